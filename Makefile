@@ -1,0 +1,77 @@
+# Every target a person or CI needs. `make` alone prints them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+  if command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,13))' 2>/dev/null; then echo $$p; break; fi; done)
+INSTALLED := $(VENV)/.installed
+LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet
+
+.PHONY: help
+help: ## Print the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(INSTALLED) ## Make .venv and install everything into it, once for each lock file
+
+$(INSTALLED): requirements/dev.txt requirements/uv.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Atelier needs Python 3.11 or 3.12 (Triton's Python backend wants numpy < 2). Install one, or name it: make setup PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "Installing into $(VENV) with $(PYTHON): some minutes and 7 GB, once."
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@test -x $(UV) || $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(UV) pip install --python $(PY) --quiet --require-hashes -r requirements/dev.txt
+	@$(UV) pip install --python $(PY) --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: demo
+demo: setup ## Train, judge, promote, serve, swap and roll back an adapter; pictures land in demo/
+	@$(PY) -m commands.demo
+
+.PHONY: test
+test: setup lint types law ## Every check and test of the project
+	@$(PY) -m pytest tests/unit tests/integration --cov --cov-report=term:skip-covered
+
+.PHONY: test-unit
+test-unit: setup ## The unit tier: no network, no server, under a minute
+	@$(PY) -m pytest tests/unit
+
+.PHONY: test-integration
+test-integration: setup ## The integration tier: real servers on loopback, the miniature
+	@$(PY) -m pytest tests/integration
+
+.PHONY: lint
+lint: setup ## Ruff: lint and format
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+
+.PHONY: format
+format: setup ## Write what `make lint` asks for
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+.PHONY: types
+types: setup ## mypy: strict on the core, every signature elsewhere
+	@$(VENV)/bin/mypy
+
+.PHONY: law
+law: setup ## The import law of the rooms
+	@$(VENV)/bin/lint-imports --no-cache
+
+.PHONY: miniature
+miniature: setup ## Draw the world and train the miniature SDXL again (hours on two cores; resumable)
+	@$(PY) -m models.miniature.build
+
+.PHONY: lock
+lock: setup ## Pin every dependency again, by hash and without addresses
+	@$(LOCK) --extra dev -o requirements/dev.txt
+	@$(LOCK) --extra train -c requirements/dev.txt -o requirements/train.txt
+	@$(LOCK) --extra serve -c requirements/dev.txt -o requirements/serve.txt
+	@echo "uv==$$($(UV) --version | cut -d' ' -f2)" | $(UV) pip compile - --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements/uv.txt
+
+.PHONY: clean
+clean: ## Remove what demo and tests leave behind (not .venv)
+	@rm -rf demo .atelier .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
