@@ -1,0 +1,66 @@
+"""What can go wrong, told apart by what the caller can do about it.
+
+Every text names the place (file, key, address) and the way out, because it is printed to the user
+as it stands. The exit codes are the command line's contract.
+"""
+
+from typing import ClassVar
+
+
+class AtelierError(Exception):
+    """Anything this program reports on purpose; all else is a bug and keeps its traceback."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class BadInput(AtelierError):
+    """What was given cannot be used; asking again with the same input fails again."""
+
+
+class RecipeError(BadInput):
+    """A recipe that cannot be trained from."""
+
+
+class DatasetError(BadInput):
+    """Pictures or captions that cannot be trained on."""
+
+
+class PolicyError(BadInput):
+    """A policy that cannot be judged by, or a recipe that loosens one."""
+
+
+class AdapterRejected(BadInput):
+    """An adapter that cannot be served whole, or is not what it says it is."""
+
+
+class BaseError(BadInput):
+    """A base model that is missing or incomplete."""
+
+
+class ReleaseError(BadInput):
+    """A release that cannot be read, or cannot go where it was asked to."""
+
+
+class Refused(AtelierError):
+    """A gate or a check said no."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class Unavailable(AtelierError):
+    """A service is away or full; the same request may succeed later.
+
+    `retry_after` is in seconds, or None where nobody can tell.
+    """
+
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, text: str, *, retry_after: float | None = None):
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class Interrupted(AtelierError):
+    """Stopped by SIGTERM, with everything needed to go on kept (128 + signal 15)."""
+
+    exit_code: ClassVar[int] = 143

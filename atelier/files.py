@@ -1,0 +1,92 @@
+"""Files that are whole or absent, and their digests.
+
+Readers in other processes never see half a file: everything is written to the side, flushed to the
+disk and renamed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace `path` by `data` in one step; the old content stays if anything fails."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with aside.open("xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def replace_folder(aside: Path, final: Path) -> None:
+    """Publish the finished folder `aside` as `final`, on the same file system.
+
+    A folder already in place is moved out of the way first and removed last, so a crash in between
+    leaves it beside the new one, never a mixture of both.
+    """
+    for folder, _, names in os.walk(aside):
+        for name in names:
+            with (Path(folder) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        _sync_folder(Path(folder))
+    final.parent.mkdir(parents=True, exist_ok=True)
+    old = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
+    if final.exists():
+        final.rename(old)
+    aside.rename(final)
+    _sync_folder(final.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_bytes(data: bytes) -> str:
+    """`sha256:<hex>` of `data`."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def sha256_file(path: Path) -> str:
+    """`sha256:<hex>` of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def digest_json(value: Any) -> str:
+    """`sha256:<hex>` of a JSON value, whatever the order of its keys."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return sha256_bytes(text.encode())
+
+
+def digest_files(root: Path, files: Iterable[Path]) -> str:
+    """`sha256:<hex>` over the names (relative to `root`) and contents of `files`."""
+    lines = sorted(f"{file.relative_to(root).as_posix()} {sha256_file(file)}\n" for file in files)
+    return sha256_bytes("".join(lines).encode())
+
+
+def digest_folder(path: Path, patterns: Sequence[str] | None = None) -> str:
+    """`sha256:<hex>` over a folder's files, or over those that match a glob of `patterns`."""
+    found = {file for pattern in patterns or ("**/*",) for file in path.glob(pattern)}
+    return digest_files(path, (file for file in found if file.is_file()))

@@ -1,0 +1,69 @@
+"""Where everything lies on one machine: `$ATELIER_HOME`, by default `.atelier` right here."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The paths below one root; nothing is created before somebody writes."""
+
+    root: Path
+
+    @classmethod
+    def find(cls) -> "Home":
+        """The home that the environment names."""
+        return cls(Path(os.environ.get("ATELIER_HOME") or ".atelier").absolute())
+
+    @property
+    def releases(self) -> Path:
+        """One file an adapter: which version serves. Written by promote, rollback and retire."""
+        return self.root / "releases"
+
+    @property
+    def replicas(self) -> Path:
+        """One file a replica: what it holds. Written by its agent."""
+        return self.root / "replicas"
+
+    @property
+    def volume(self) -> Path:
+        """What an agent shares with its engine."""
+        return self.root / "volume"
+
+    @property
+    def packages(self) -> Path:
+        """Verified packages, each in a folder named by the hex part of its digest."""
+        return self.volume / "packages"
+
+    @property
+    def wanted(self) -> Path:
+        """From the agent to the engine: what to hold."""
+        return self.volume / "wanted.json"
+
+    @property
+    def loaded(self) -> Path:
+        """From the engine to the agent: what it holds."""
+        return self.volume / "loaded.json"
+
+    @property
+    def runs(self) -> Path:
+        """Training output, `<adapter>/<run>/`."""
+        return self.root / "runs"
+
+    @property
+    def logs(self) -> Path:
+        """What the served processes print."""
+        return self.root / "logs"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow: `$MLFLOW_TRACKING_URI`, or a database here with its artifacts beside it."""
+        local = f"sqlite:///{self.root / 'mlflow.db'}"
+        return os.environ.get("MLFLOW_TRACKING_URI") or local
+
+    @property
+    def database_url(self) -> str:
+        """Keys and usage: `$ATELIER_DATABASE_URL`, or a database here."""
+        local = f"sqlite:///{self.root / 'gateway.db'}"
+        return os.environ.get("ATELIER_DATABASE_URL") or local
