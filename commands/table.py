@@ -1,0 +1,18 @@
+"""Plain columns for listings: they survive a pipe, a narrow terminal and grep."""
+
+from collections.abc import Iterable, Sequence
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Left-aligned columns, two spaces apart; only the heads when there are no rows."""
+    lines = [list(heads), *([("-" if cell is None else str(cell)) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def short(digest: str | None) -> str:
+    """The first twelve characters behind `sha256:`: enough for a person to compare."""
+    return (digest or "-").removeprefix("sha256:")[:12]
