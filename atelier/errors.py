@@ -3,6 +3,7 @@
 Every text names the place (file, key, address) and the way out, because it is printed to the user
 as it stands. The exit codes are the command line's contract.
 """
+# ruff: noqa: N818 (a name that says what happened reads better than one that ends in Error)
 
 from typing import ClassVar
 

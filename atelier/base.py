@@ -1,0 +1,124 @@
+"""Which base model: where it lies, and the digest that an adapter is tied to."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from atelier.errors import BaseError, Unavailable
+from atelier.files import digest_files
+
+INDEX = "model_index.json"
+# What the loaders read, and nothing beside it: other precisions and other frameworks' weights may
+# lie in the same folders without being the model that is served.
+_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
+_VARIANTS = ("*.fp16.*", "*.fp32.*", "*.non_ema.*", "*.msgpack.*", "openvino_*")
+
+
+def resolve_base(model: str, revision: str | None = None) -> Path:
+    """The folder of a base: a path (relative to the working directory), or a hub id to fetch."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise BaseError(f"base {model}: a folder has no revision; remove `revision`")
+        _components(folder)
+        return folder
+    if folder.is_file():
+        raise BaseError(f"base {model}: is a file; give the folder that holds {INDEX}, or a hub id")
+    if _looks_local(model):
+        near = difflib.get_close_matches(folder.name, _siblings(folder), n=1)
+        hint = f"; did you mean {folder.parent / near[0]}?" if near else ""
+        raise BaseError(f"base {model}: no such folder (seen from {Path.cwd()}){hint}")
+    return _fetch(model, revision)
+
+
+def base_digest(folder: Path) -> str:
+    """`sha256:<hex>` over `model_index.json` and the files of the components it names.
+
+    Read-mes, scorers and anything else in the folder do not change it.
+    """
+    folder = Path(folder)
+    files = [folder / INDEX]
+    for name in _components(folder):
+        inside = folder / name
+        found = {file for pattern in _PATTERNS for file in inside.glob(pattern)}
+        files += [file for file in found if not any(map(file.match, _VARIANTS))]
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise BaseError(
+            f"base {folder}: no weights; safetensors without a variant (like `.fp16.`) are needed"
+        )
+    return digest_files(folder, files)
+
+
+def _components(folder: Path) -> list[str]:
+    """The sub-folders that `model_index.json` names."""
+    index = folder / INDEX
+    try:
+        parsed: Any = json.loads(index.read_bytes())
+    except FileNotFoundError:
+        raise BaseError(
+            f"base {folder}: no {INDEX}; a base is a folder in diffusers' format"
+        ) from None
+    except ValueError as error:
+        raise BaseError(f"base {index}: not JSON ({error}); fetch it again") from error
+    names = [
+        name
+        for name, value in (parsed.items() if isinstance(parsed, dict) else ())
+        if isinstance(value, list) and not name.startswith("_") and any(value)
+    ]
+    missing = [name for name in names if not (folder / name).is_dir()]
+    if missing or not names:
+        lacking = ", ".join(missing) or "every component"
+        raise BaseError(f"base {folder}: {INDEX} names {lacking}, but no such folder is there")
+    return names
+
+
+def _looks_local(model: str) -> bool:
+    """Whether a path was meant: the hub's ids are `owner/name`, and no folder here is an owner."""
+    path = Path(model)
+    is_hub_id = len(path.parts) == 2 and not model.startswith((".", "/", "~"))
+    return not is_hub_id or Path(path.parts[0]).is_dir()
+
+
+def _siblings(folder: Path) -> list[str]:
+    parent = folder.parent
+    return [one.name for one in parent.iterdir() if one.is_dir()] if parent.is_dir() else []
+
+
+def _fetch(model: str, revision: str | None) -> Path:
+    """A snapshot of a hub model: its index first, then only the components that it names."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    def snapshot(patterns: list[str]) -> Path:
+        ignored = [f"*/{variant}" for variant in _VARIANTS]
+        return Path(
+            snapshot_download(
+                model, revision=revision, allow_patterns=patterns, ignore_patterns=ignored
+            )
+        )
+
+    try:
+        index = json.loads((snapshot([INDEX]) / INDEX).read_bytes())
+        names = [name for name, value in index.items() if isinstance(value, list) and any(value)]
+        folder = snapshot([INDEX, *(f"{name}/{end}" for name in names for end in _PATTERNS)])
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        where = f" at revision {revision}" if revision else ""
+        raise BaseError(
+            f"base {model}{where}: neither a folder here nor a model on the hub that you may read"
+        ) from error
+    except FileNotFoundError as error:
+        raise BaseError(f"base {model}: the hub's model has no {INDEX}") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise Unavailable(
+            f"base {model}: not a folder here, and the hub cannot be reached; "
+            "check the name and the network, or give a folder"
+        ) from error
+    _components(folder)
+    return folder
