@@ -2,22 +2,29 @@
 
 Nothing here is learned: the weights are drawn from a seed. The architecture keeps SDXL's
 asymmetries (two text encoders of different width and activation, two tokenizers that pad
-differently, zeros for an absent negative prompt, four latent channels, f = 8) at less than half a million
-parameters and 64 pixels.
+differently, zeros for an absent negative prompt, four latent channels, f = 8) at 64 pixels and less
+than half a million parameters.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import safe_open
 
-WORDS = (
+from atelier.adapter.manifest import BaseRef
+from atelier.adapter.package import write_package
+from atelier.base import base_digest
+
+CAPTIONS = (
     "a an the of on in at photo picture cat dog robot fish house flower hat beach forest city snow "
     "red blue green yellow small big sks thor striped night blurry"
-).split()
+)
+WORDS = CAPTIONS.split()
 TOKENS = 77
 EMBED = {"text_encoder": 16, "text_encoder_2": 24}
 
@@ -155,4 +162,70 @@ def tiny_base(folder: Path, seed: int = 0) -> Path:
             add_watermarker=False,
         )
     pipeline.save_pretrained(folder)
+    return folder
+
+
+ENDINGS = {
+    "attn": ("to_q", "to_k", "to_v", "to_out.0"),
+    "ff": ("ff.net.0.proj", "ff.net.2"),
+    "proj": ("proj_in", "proj_out"),
+    "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
+}
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
+}
+
+
+def _projections(base: Path, targets: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """Canonical module, out and in features of the targeted layers, from the files' headers."""
+    unet_endings = tuple(e for t in targets if t != "text_encoder" for e in ENDINGS[t])
+    for component, file in WEIGHTS.items():
+        endings = unet_endings if component == "unet" else ENDINGS["text_encoder"]
+        if component != "unet" and "text_encoder" not in targets:
+            continue
+        with safe_open(base / component / file, framework="numpy") as weights:
+            for key in sorted(weights.keys()):
+                module, _, kind = key.rpartition(".")
+                shape = weights.get_slice(key).get_shape()
+                if kind == "weight" and len(shape) == 2 and module.endswith(endings):
+                    inner = module.removeprefix("text_model.")
+                    prefix = component if component == "unet" else f"{component}.text_model"
+                    yield f"{prefix}.{inner}", shape[0], shape[1]
+
+
+def tiny_adapter(
+    base: Path,
+    folder: Path,
+    *,
+    name: str = "tiny",
+    rank: int = 4,
+    alpha: float | None = None,
+    seed: int = 0,
+    scale: float = 1.0,
+    targets: Sequence[str] = ("attn",),
+    trigger: str = "sks cat",
+) -> Path:
+    """Writes a package of random weights with a plain effect, and returns its folder.
+
+    `scale` is the size of the change against that of a layer's own output; without `alpha`, alpha
+    is the rank. Works on any base in diffusers' format, for its shapes come from the files.
+    """
+    random = np.random.default_rng(seed)
+    tensors: dict[str, np.ndarray] = {}
+    for module, out_features, in_features in _projections(base, targets):
+        down = random.standard_normal((rank, in_features)) / np.sqrt(in_features)
+        up = random.standard_normal((out_features, rank)) * scale / np.sqrt(rank)
+        tensors[f"{module}.lora_A.weight"] = down.astype(np.float32)
+        tensors[f"{module}.lora_B.weight"] = up.astype(np.float32)
+    write_package(
+        folder,
+        tensors,
+        name=name,
+        base=BaseRef(id=str(base.name), digest=base_digest(base)),
+        alpha=alpha,
+        targets=tuple(targets),
+        trigger=trigger,
+    )
     return folder

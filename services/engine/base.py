@@ -1,0 +1,142 @@
+"""A base checkpoint in memory: loaded once, shared by engine and trainer, never modified."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from atelier.base import base_digest, resolve_base
+from atelier.errors import BaseError
+
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The components of one SDXL checkpoint, in evaluation mode, parameters frozen."""
+
+    id: str
+    digest: str
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    text_encoder_2: Any
+    tokenizer: Any
+    tokenizer_2: Any
+    scheduler_config: Mapping[str, Any]
+    force_zeros_for_empty_prompt: bool
+    vae_digest: str | None  # of a VAE that is not the checkpoint's own
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the UNet and the text encoders; the VAE may differ (see vae.py)."""
+        return self.unet.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where every component lies."""
+        return self.unet.device
+
+    @property
+    def reduction(self) -> int:
+        """Pixels to one step of the latents, along a side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def size(self) -> int:
+        """Width and height, in pixels, that the base was trained for."""
+        return self.unet.config.sample_size * self.reduction
+
+
+def load_base(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    vae: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Base:
+    """Loads a base from a folder or a hub id; raises BaseError naming what is missing or unfit.
+
+    `vae` replaces the checkpoint's own (a folder or hub id that holds an AutoencoderKL).
+    """
+    folder = resolve_base(str(model), revision)
+    index = _index(folder)
+    vae_folder = folder / "vae" if vae is None else resolve_base(str(vae))
+    unet = _component(UNet2DConditionModel, folder / "unet", dtype)
+    _check_unet(unet, folder)
+    autoencoder = _component(AutoencoderKL, vae_folder, vae_dtype(dtype, vae_folder))
+    first = _component(CLIPTextModel, folder / "text_encoder", dtype)
+    second = _component(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype)
+    for module in (unet, autoencoder, first, second):
+        module.requires_grad_(False).eval().to(device)
+    return Base(
+        id=str(model),
+        digest=base_digest(folder),
+        unet=unet,
+        vae=autoencoder,
+        text_encoder=first,
+        text_encoder_2=second,
+        tokenizer=_tokenizer(folder / "tokenizer"),
+        tokenizer_2=_tokenizer(folder / "tokenizer_2"),
+        scheduler_config=_scheduler_config(folder, index),
+        force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)),
+        vae_digest=None if vae is None else base_digest(vae_folder),
+    )
+
+
+def vae_dtype(dtype: torch.dtype, folder: Path) -> torch.dtype:
+    """SDXL's own VAE overflows in fp16 and says so by `force_upcast`: such a one runs in fp32."""
+    config = json.loads((folder / "config.json").read_text()) if folder.is_dir() else {}
+    overflows = dtype == torch.float16 and config.get("force_upcast", True)
+    return torch.float32 if overflows else dtype
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    file = folder / "model_index.json"
+    if not file.is_file():
+        raise BaseError(f"{file}: missing; a base is a folder in diffusers' format")
+    index: dict[str, Any] = json.loads(file.read_text())
+    missing = [part for part in (*TOKENIZERS, *TEXT_ENCODERS) if not (folder / part).is_dir()]
+    if missing:
+        raise BaseError(f"{folder}: no {', '.join(missing)}; this engine serves SDXL bases")
+    return index
+
+
+def _component(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+    try:
+        return cls.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BaseError(f"{folder}: not a {cls.__name__}: {error}") from error
+
+
+def _check_unet(unet: Any, folder: Path) -> None:
+    if unet.config.addition_embed_type != "text_time":
+        raise BaseError(f"{folder}/unet: not SDXL's (addition_embed_type is not text_time)")
+    if unet.config.time_cond_proj_dim is not None:
+        raise BaseError(f"{folder}/unet: takes a guidance embedding, which is not supported")
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BaseError(f"{folder}: not a CLIP tokenizer: {error}") from error
+
+
+def _scheduler_config(folder: Path, index: Mapping[str, Any]) -> Mapping[str, Any]:
+    name = index.get("scheduler", (None, None))[1]
+    cls = getattr(diffusers, str(name), None)
+    if cls is None:
+        raise BaseError(f"{folder}/model_index.json: unknown scheduler {name!r}")
+    config: Mapping[str, Any] = cls.from_pretrained(folder / "scheduler").config
+    return config
