@@ -1,0 +1,17 @@
+"""Pictures and captions as they lie in a folder, made fit to train on or refused with the fix."""
+
+from pipelines.dataset.crop import Fitted, fit
+from pipelines.dataset.folder import Picture, PictureFolder, open_folder
+from pipelines.dataset.lint import Finding, lint
+from pipelines.dataset.pictures import open_picture
+
+__all__ = [
+    "Finding",
+    "Fitted",
+    "Picture",
+    "PictureFolder",
+    "fit",
+    "lint",
+    "open_folder",
+    "open_picture",
+]
