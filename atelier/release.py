@@ -1,0 +1,166 @@
+"""Which version of an adapter serves in an environment, and what it can go back to.
+
+A release pins version and digest, never an alias, so what serves can be read from it alone.
+"""
+
+import builtins
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from atelier.errors import ReleaseError
+from atelier.files import write_atomic
+from atelier.names import AdapterName, Digest
+
+HISTORY = 10  # as many revisions as Helm keeps
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Pin(_Plain):
+    """Exactly one version of an adapter."""
+
+    version: int = Field(ge=1)
+    digest: Digest
+
+
+class Canary(Pin):
+    """A version that takes a share of the adapter's traffic, in percent."""
+
+    percent: int = Field(ge=1, le=100)
+
+
+class Past(Pin):
+    """What served before; withdrawn if it was rolled back from, so not gone back to unasked."""
+
+    revision: int
+    reason: str
+    since: datetime
+    withdrawn: bool = False
+
+
+class Release(_Plain):
+    """One adapter's release in one environment; changes make a new one, `revision` counts them."""
+
+    adapter: AdapterName
+    base: Digest
+    version: int = Field(ge=1)
+    digest: Digest
+    canary: Canary | None = None
+    previous: tuple[Past, ...] = ()  # newest first
+    revision: int = Field(default=1, ge=1)
+    reason: str = ""
+    since: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def pin(self) -> Pin:
+        """What serves now."""
+        return Pin(version=self.version, digest=self.digest)
+
+    def with_version(self, pin: Pin, reason: str, *, base: str | None = None) -> Self:
+        """Serve `pin`; what serves now becomes the newest of the past, and a canary ends."""
+        return self._next(pin, reason, base=base)
+
+    def with_canary(self, canary: Canary | None, reason: str) -> Self:
+        """Give a share of the traffic to another version, or end that; what serves stays."""
+        fields = {"canary": canary, "reason": reason, "revision": self.revision + 1}
+        return self.model_copy(update=fields)
+
+    def rolled_back(self, revision: int | None = None, reason: str = "rolled back") -> Self:
+        """Serve again what a past revision served; by default the newest that was not withdrawn.
+
+        What serves now is marked as withdrawn, so going back twice goes back further.
+        """
+        return self._next(self._target(revision), reason, withdrawn=True)
+
+    def kept(self, count: int) -> tuple[Pin, ...]:
+        """The present pin, the canary's, then the newest distinct past ones: `count` digests."""
+        pins = [self.pin]
+        pins += [Pin(version=one.version, digest=one.digest) for one in (self.canary,) if one]
+        pins += [Pin(version=one.version, digest=one.digest) for one in self.previous]
+        return tuple({pin.digest: pin for pin in reversed(pins)}.values())[::-1][:count]
+
+    def _target(self, revision: int | None) -> Pin:
+        if revision is None:
+            good = (p for p in self.previous if not p.withdrawn and p.digest != self.digest)
+            found = next(good, None)
+            missing = "has no earlier version to go back to; `atelier retire` stops serving it"
+        else:
+            found = next((past for past in self.previous if past.revision == revision), None)
+            known = ", ".join(str(past.revision) for past in self.previous) or "none"
+            missing = f"has no revision {revision}; known are: {known}"
+        if found is None:
+            raise ReleaseError(f"release {self.adapter}: {missing}")
+        return Pin(version=found.version, digest=found.digest)
+
+    def _next(
+        self, pin: Pin, reason: str, *, base: str | None = None, withdrawn: bool = False
+    ) -> Self:
+        past = Past(
+            version=self.version,
+            digest=self.digest,
+            revision=self.revision,
+            reason=self.reason,
+            since=self.since,
+            withdrawn=withdrawn,
+        )
+        return type(self)(
+            adapter=self.adapter,
+            base=base or self.base,
+            version=pin.version,
+            digest=pin.digest,
+            previous=(past, *self.previous)[:HISTORY],
+            revision=self.revision + 1,
+            reason=reason,
+        )
+
+
+class ReleaseFolder:
+    """The environment on one machine: a file for each adapter, as a cluster has a ConfigMap."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def list(self) -> dict[str, Release]:
+        """Every release by adapter."""
+        return {file.stem: self._read(file) for file in sorted(self.path.glob("[!.]*.json"))}
+
+    def get(self, name: str) -> Release | None:
+        """The release of an adapter, or None where it is not served."""
+        file = self.path / f"{name}.json"
+        return self._read(file) if file.exists() else None
+
+    def put(self, release: Release) -> None:
+        """Write a release in one step."""
+        write_atomic(self._file(release.adapter), release.model_dump_json(indent=2) + "\n")
+
+    def remove(self, name: str) -> None:
+        """Stop serving an adapter; ReleaseError where it is not served."""
+        try:
+            self._file(name).unlink()
+        except FileNotFoundError:
+            raise ReleaseError(f"release {name}: there is none{_known(self.list())}") from None
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"{name}.json"
+
+    def _read(self, file: Path) -> Release:
+        try:
+            release = Release.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ReleaseError(
+                f"{file}: not a release ({error}); promote or retire the adapter again"
+            ) from error
+        if release.adapter != file.stem:
+            raise ReleaseError(f"{file}: is the release of {release.adapter}; rename the file")
+        return release
+
+
+def _known(names: Iterable[str]) -> str:
+    listed = ", ".join(builtins.list(names))
+    return f"; served are {listed}" if listed else "; nothing is served"
