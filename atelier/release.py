@@ -83,12 +83,18 @@ class Release(_Plain):
         pins = [self.pin]
         pins += [Pin(version=one.version, digest=one.digest) for one in (self.canary,) if one]
         pins += [Pin(version=one.version, digest=one.digest) for one in self.previous]
-        return tuple({pin.digest: pin for pin in reversed(pins)}.values())[::-1][:count]
+        distinct: dict[str, Pin] = {}
+        for pin in pins:
+            distinct.setdefault(pin.digest, pin)
+        return tuple(distinct.values())[:count]
 
     def _target(self, revision: int | None) -> Pin:
         if revision is None:
-            good = (p for p in self.previous if not p.withdrawn and p.digest != self.digest)
-            found = next(good, None)
+            newest: dict[str, Past] = {}
+            for past in self.previous:
+                newest.setdefault(past.digest, past)
+            newest.pop(self.digest, None)
+            found = next((past for past in newest.values() if not past.withdrawn), None)
             missing = "has no earlier version to go back to; `atelier retire` stops serving it"
         else:
             found = next((past for past in self.previous if past.revision == revision), None)
