@@ -1,0 +1,154 @@
+"""Judging an adapter, start to end: make the pictures, measure them, work out the verdict."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from atelier.adapter.package import Package
+from atelier.errors import AdapterRejected
+from atelier.policy import Gates, Policy
+from atelier.recipe import Recipe
+
+from .camera import Camera, Progress, save
+from .evaluation import SHEET, Evaluation, Measures, Sampling
+from .gates import verdict
+from .measures import Pair, measure
+from .references import compared
+from .scorers import Scorers
+from .sheet import contact_sheet
+from .shots import class_noun, shots
+
+_UNDER_TEST = 0  # a version that no registry gives, so nothing that serves is replaced
+
+if TYPE_CHECKING:
+    from services.engine import AdapterUse, Engine
+
+
+def evaluate(
+    package: Package,
+    policy: Policy,
+    *,
+    base: str | Path,
+    training_pictures: Recipe | Path,
+    output: Path,
+    engine: "Engine | None" = None,
+    held_back: Path | None = None,
+    gates: Gates | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Judge `package` on `base`, writing evaluation.json, sheet.png and pictures/ into `output`.
+
+    `training_pictures` are those the package was trained on, whose digest its manifest names: the
+    recipe, or their folder. `gates` (a recipe's own where a recipe is given) may only tighten the
+    policy. `held_back` is a folder of pictures of the subject that training never saw. Without an
+    `engine` one is loaded for the occasion. `cache` keeps the base's pictures between verdicts.
+    """
+    progress = progress or _silent
+    tightening = _tightening(training_pictures, gates)
+    policy.tightened(tightening)  # refuses to loosen before any picture is made
+    against = compared(package.manifest, training_pictures, held_back)
+    progress("loading the scorers", 0, 1)
+    scorers = Scorers(policy.scorers.model_dump())
+    noun = class_noun(package.manifest)
+    asked = shots(policy, trigger=package.manifest.trigger, noun=noun)
+    with _engine(base, engine) as running, _loaded(running, package) as adapter:
+        pairs = Camera(running, policy, cache, progress).pairs(asked, adapter)
+        made_by = (running.backend, running.digest)
+    progress("measuring", 0, 1)
+    measures = measure(pairs, against, scorers)
+    measured = _document(package, policy, noun, made_by, scorers, measures, tightening)
+    said = verdict(measured, policy)
+    evaluation = measured.model_copy(
+        update={"gates": said.gates, "accepted": said.accepted, "reasons": said.reasons}
+    )
+    _write(evaluation, pairs, against.training, output)
+    progress("measuring", 1, 1)
+    return evaluation
+
+
+def _silent(doing: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def _tightening(source: Recipe | Path, gates: Gates | None) -> Gates:
+    if gates is None and isinstance(source, Recipe):
+        gates = source.gates
+    return dict(gates or {})
+
+
+def _document(
+    package: Package,
+    policy: Policy,
+    noun: str,
+    made_by: tuple[str, str],
+    scorers: Scorers,
+    measures: Measures,
+    tightening: Gates,
+) -> Evaluation:
+    """All that was measured, without a verdict yet."""
+    manifest = package.manifest
+    return Evaluation(
+        adapter=manifest.name,
+        digest=package.digest,
+        base=manifest.base.digest,
+        policy=policy.digest,
+        backend=made_by[0],
+        engine_digest=made_by[1],
+        scorers=scorers.names,
+        scorer_digests=scorers.digests,
+        trigger=manifest.trigger,
+        noun=noun,
+        sampling=Sampling(
+            scheduler=policy.scheduler, steps=policy.steps, guidance_scale=policy.guidance_scale
+        ),
+        recipe_gates=dict(tightening),
+        measures=measures,
+    )
+
+
+@contextmanager
+def _engine(base: str | Path, engine: "Engine | None") -> Iterator["Engine"]:
+    """The caller's engine, left as it is, or one of our own that ends with the verdict."""
+    if engine is not None:
+        yield engine
+        return
+    from services.engine import Engine  # torch and diffusers: only where pictures are made
+
+    own = Engine.load(base)
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+@contextmanager
+def _loaded(engine: "Engine", package: Package) -> Iterator["AdapterUse"]:
+    """The adapter on the engine for as long as its pictures are made."""
+    from services.engine import AdapterUse
+
+    manifest = package.manifest
+    if manifest.base.digest != engine.base.digest:
+        raise AdapterRejected(
+            f"{package.path}: made for base {manifest.base.id} ({manifest.base.digest}), "
+            f"but {engine.base.id} is {engine.base.digest}; judge it on its own base"
+        )
+    engine.adapters.add(package, _UNDER_TEST)
+    try:
+        yield AdapterUse(manifest.name, _UNDER_TEST)
+    finally:
+        engine.adapters.remove(manifest.name, _UNDER_TEST)
+
+
+def _write(
+    evaluation: Evaluation, pairs: Sequence[Pair], training: Sequence[Image.Image], output: Path
+) -> None:
+    """The pictures first and evaluation.json last, so that it never names what is not there."""
+    for pair in pairs:
+        save(pair.adapter, output / pair.shot.file)
+        save(pair.base, output / pair.shot.base_file)
+    save(contact_sheet(evaluation, pairs, training), output / SHEET)
+    evaluation.write(output)

@@ -1,0 +1,99 @@
+"""The pictures an adapter is held against: those it was trained on, and those kept from it.
+
+Likeness to the wrong pictures proves nothing, so their digest must be the one that the package's
+manifest names.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageOps
+
+from atelier.adapter.manifest import Manifest
+from atelier.errors import DatasetError
+from atelier.files import digest_json
+from atelier.recipe import Recipe
+from pipelines.dataset import PictureFolder, open_folder, open_picture
+from pipelines.dataset.captions import FILE_NAME, METADATA
+
+from .measures import Compared
+
+ENOUGH: Final = 3  # held-back pictures; fewer say more about their poses than about the subject
+HELD_BACK: Final = "held_back"  # the folder beside a recipe that may hold them
+
+
+def compared(manifest: Manifest, source: Recipe | Path, held_back: Path | None = None) -> Compared:
+    """The pictures of a recipe or a folder; DatasetError where they are not the package's."""
+    if isinstance(source, Recipe):
+        folders = [open_folder(source.dataset_folder(s), s.dataset.captions) for s in source.stages]
+        held_back = held_back or _beside(source)
+        found = [_digest(folders)]
+    else:
+        folders = [open_folder(source)]
+        found = [_digest([open_folder(source, column)]) for column in _columns(source)]
+    _require_same(manifest, source, found)
+    files = [(f.path, picture) for f in folders for picture in f.pictures]
+    training = [_square(picture.path) for _, picture in files]
+    names = [picture.path.relative_to(root).as_posix() for root, picture in files]
+    kept = _held_back(held_back, {picture.digest for _, picture in files})
+    return Compared(
+        digest=manifest.dataset or found[0],
+        training=training,
+        training_names=names,
+        references=[_square(path) for path in kept] or training,
+        reference_names=[path.name for path in kept] or names,
+        held_back=bool(kept),
+    )
+
+
+def _square(path: Path) -> Image.Image:
+    """The middle of a picture at its own resolution, as training crops it; scorers scale it."""
+    image = open_picture(path)
+    return ImageOps.fit(image, (min(image.size), min(image.size)))
+
+
+def _digest(folders: Sequence[PictureFolder]) -> str:
+    """What the trainer wrote into the manifest for these folders, one a stage."""
+    if len(folders) == 1:
+        return folders[0].digest
+    return digest_json([folder.digest for folder in folders])
+
+
+def _columns(folder: Path) -> list[str | None]:
+    """The caption columns that a folder may have been trained with; a recipe would say which."""
+    file = folder / METADATA
+    if not file.exists():
+        return [None]
+    lines = [json.loads(line) for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+    return [None, *sorted({name for line in lines for name in line} - {FILE_NAME})]
+
+
+def _require_same(manifest: Manifest, source: Recipe | Path, found: Sequence[str]) -> None:
+    """An adapter from elsewhere names no dataset; then the given pictures are taken as they are."""
+    if manifest.dataset is None or manifest.dataset in found:
+        return
+    place = source.folder if isinstance(source, Recipe) else source
+    raise DatasetError(
+        f"{place}: these pictures have digest {found[0]}, but adapter {manifest.name} was trained "
+        f"on {manifest.dataset}; give the pictures it was trained on, or train it again"
+    )
+
+
+def _beside(recipe: Recipe) -> Path | None:
+    folder = recipe.folder / HELD_BACK
+    return folder if folder.is_dir() else None
+
+
+def _held_back(folder: Path | None, trained_on: set[str]) -> list[Path]:
+    """Pictures kept from training, if they are enough to stand for the subject."""
+    if folder is None:
+        return []
+    pictures = open_folder(folder).pictures
+    seen = [picture.path.name for picture in pictures if picture.digest in trained_on]
+    if seen:
+        raise DatasetError(
+            f"{folder}: {', '.join(seen)} was trained on; hold other pictures back, or remove it"
+        )
+    return [picture.path for picture in pictures] if len(pictures) >= ENOUGH else []

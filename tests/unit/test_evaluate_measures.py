@@ -1,0 +1,80 @@
+"""The numbers of single pictures, with features that can be worked out in the head."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.evaluate.measures import Compared, Pair, diversity, effect, measure
+from pipelines.evaluate.shots import Shot
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+WORDS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
+
+
+def plain(colour: tuple[int, int, int]) -> Image.Image:
+    return Image.new("RGB", (16, 16), colour)
+
+
+class Colours:
+    """Features are the mean colour, of unit length; a text's are the colour it names."""
+
+    def dino(self, images: Sequence[Image.Image]) -> np.ndarray:
+        rows = np.stack([np.asarray(image, dtype=float).mean(axis=(0, 1)) for image in images])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    clip_images = dino
+
+    def clip_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return np.array([WORDS[text.split()[-1]] for text in texts], dtype=float)
+
+
+def shot(role: str, number: int, seed: int, text: str = "a red") -> Shot:
+    return Shot(role, number, f"sks {text}", text, seed)  # type: ignore[arg-type]
+
+
+def against(*colours: tuple[int, int, int]) -> Compared:
+    pictures = [plain(colour) for colour in colours]
+    names = [f"{index}.png" for index in range(len(colours))]
+    return Compared("sha256:" + "a" * 64, pictures, names, pictures, names, held_back=False)
+
+
+def test_a_subject_is_compared_with_references_text_and_base() -> None:
+    pairs = [Pair(shot("subject", 0, 0), plain(RED), plain(GREEN))]
+    found = measure(pairs, against(RED, BLUE), Colours()).pictures[0]
+    assert found.values["subject"] == pytest.approx(0.5)  # like one of the two references
+    assert found.values["text"] == pytest.approx(1.0)
+    assert found.base_values["subject"] == pytest.approx(0.0)
+    assert found.base_values["text"] == pytest.approx(0.0)
+    assert "diversity" not in found.values  # one seed
+
+
+def test_references_tell_how_like_they_are_among_themselves() -> None:
+    pairs = [Pair(shot("subject", 0, 0), plain(RED), plain(GREEN))]
+    assert measure(pairs, against(RED, RED, BLUE), Colours()).references.likeness[
+        "subject"
+    ] == pytest.approx(1 / 3)
+    assert measure(pairs, against(RED), Colours()).references.likeness == {}
+
+
+def test_drift_is_the_distance_of_on_and_off_on_unrelated_prompts_only() -> None:
+    pairs = [
+        Pair(shot("subject", 0, 0), plain(RED), plain(GREEN)),
+        Pair(shot("unrelated", 0, 0), plain(BLUE), plain(BLUE)),
+        Pair(shot("unrelated", 1, 0), plain(RED), plain(BLUE)),
+    ]
+    found = measure(pairs, against(RED), Colours()).pictures
+    assert [one.values.get("drift") for one in found] == [None, 0.0, 1.0]
+    assert all("subject" not in one.values for one in found if one.role == "unrelated")
+
+
+def test_diversity_compares_seeds_of_one_prompt_only() -> None:
+    features = np.eye(3)[[0, 0, 1, 2]]
+    assert diversity(features, [0, 0, 1, 1]) == {0: 0.0, 1: 0.0, 2: 1.0, 3: 1.0}
+    assert diversity(features, [0, 1, 2, 3]) == {}
+
+
+def test_effect_is_exactly_zero_where_nothing_changed() -> None:
+    assert effect(Pair(shot("subject", 0, 0), plain(RED), plain(RED))) == 0.0
+    assert effect(Pair(shot("subject", 0, 0), plain(RED), plain(GREEN))) == pytest.approx(2 / 3)

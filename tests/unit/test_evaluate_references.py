@@ -1,0 +1,104 @@
+"""An adapter is held against the pictures it was trained on, and no others."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from atelier.adapter.manifest import BaseRef, Manifest
+from atelier.errors import DatasetError
+from atelier.recipe import Recipe
+from pipelines.dataset import open_folder
+from pipelines.evaluate.references import compared
+
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index, shade in enumerate((40, 120, 200)):
+        Image.new("RGB", (48, 32), (shade, 10, 10)).save(folder / f"{index}.png")
+    lines = [f'{{"file_name": "{index}.png", "text": "number {index}"}}' for index in range(3)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def recipe(folder: Path, captions: str | None = "text") -> Recipe:
+    stage = {
+        "method": "dreambooth",
+        "dataset": {"path": "images", "resolution": 32, "captions": captions},
+        "prompt": "a photo of {trigger}",
+        "train": {"steps": 1, "lr": 1e-3},
+    }
+    said = {"adapter": "thor-cat", "base": {"model": "m"}, "trigger": "sks", "stages": [stage]}
+    return Recipe.model_validate(said | {"folder": folder})
+
+
+def manifest(dataset: str | None) -> Manifest:
+    return Manifest(
+        name="thor-cat",
+        base=BaseRef(id="m", digest=DIGEST),
+        rank=1,
+        alpha=1.0,
+        dataset=dataset,
+        files={"adapter.safetensors": DIGEST},
+    )
+
+
+@pytest.mark.parametrize("captions", ["text", None])
+def test_recipe_and_folder_give_the_pictures_of_the_manifest(
+    pictures: Path, captions: str | None
+) -> None:
+    trained = manifest(open_folder(pictures, captions).digest)
+    by_recipe = compared(trained, recipe(pictures.parent, captions))
+    by_folder = compared(trained, pictures)
+    for found in (by_recipe, by_folder):
+        assert found.digest == trained.dataset
+        assert list(found.training_names) == ["0.png", "1.png", "2.png"]
+        assert [image.size for image in found.training] == [(32, 32)] * 3
+        assert not found.held_back
+
+
+def test_other_pictures_are_an_error_that_names_both_digests(pictures: Path) -> None:
+    trained = manifest(open_folder(pictures).digest)
+    Image.new("RGB", (32, 32), (0, 0, 9)).save(pictures / "0.png")
+    now = open_folder(pictures).digest
+    with pytest.raises(DatasetError) as caught:
+        compared(trained, pictures)
+    assert str(trained.dataset) in str(caught.value)
+    assert now in str(caught.value)
+
+
+def test_an_adapter_from_elsewhere_takes_the_pictures_it_is_given(pictures: Path) -> None:
+    assert compared(manifest(None), pictures).digest == open_folder(pictures).digest
+
+
+def held_back(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for index in range(count):
+        Image.new("RGB", (32, 32), (index, 90, 10)).save(folder / f"new-{index}.png")
+    return folder
+
+
+def test_enough_held_back_pictures_beside_the_recipe_take_the_place(pictures: Path) -> None:
+    trained = manifest(open_folder(pictures, "text").digest)
+    held_back(pictures.parent / "held_back", 3)
+    found = compared(trained, recipe(pictures.parent))
+    assert found.held_back
+    assert list(found.reference_names) == ["new-0.png", "new-1.png", "new-2.png"]
+    assert len(found.training) == 3  # copying still looks at what was trained on
+
+
+def test_too_few_held_back_pictures_are_not_trusted(pictures: Path, tmp_path: Path) -> None:
+    found = compared(manifest(None), pictures, held_back(tmp_path / "kept", 2))
+    assert not found.held_back
+    assert list(found.reference_names) == ["0.png", "1.png", "2.png"]
+
+
+def test_a_picture_that_was_trained_on_cannot_be_held_back(pictures: Path, tmp_path: Path) -> None:
+    kept = held_back(tmp_path / "kept", 3)
+    (kept / "sneaked.png").write_bytes((pictures / "1.png").read_bytes())
+    with pytest.raises(DatasetError, match=r"sneaked\.png was trained on"):
+        compared(manifest(None), pictures, kept)
