@@ -1,6 +1,6 @@
 """Pictures and captions as they lie in a folder, made fit to train on or refused with the fix."""
 
-from pipelines.dataset.crop import Fitted, fit
+from pipelines.dataset.crop import Fitted, square, whole
 from pipelines.dataset.folder import Picture, PictureFolder, open_folder
 from pipelines.dataset.lint import Finding, lint
 from pipelines.dataset.pictures import open_picture
@@ -10,8 +10,9 @@ __all__ = [
     "Fitted",
     "Picture",
     "PictureFolder",
-    "fit",
     "lint",
     "open_folder",
     "open_picture",
+    "square",
+    "whole",
 ]

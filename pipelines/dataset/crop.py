@@ -1,20 +1,21 @@
-"""From a picture of any shape to the square that training sees, and what SDXL is told about it."""
+"""From a picture of any shape to the pixels that training sees, and what SDXL is told about it."""
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from atelier.errors import RecipeError
+GRID = 32  # pixels; both sides of an uncropped picture are multiples: the VAE's 8, the UNet's 4
+MIDDLE = (0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class Fitted:
     """Pixels ready for the VAE and SDXL's size conditioning, in (height, width) order."""
 
-    pixels: npt.NDArray[np.uint8]  # [resolution, resolution, 3]
+    pixels: npt.NDArray[np.uint8]  # [height, width, 3]
     original_size: tuple[int, int]
     crop_top_left: tuple[int, int]
 
@@ -25,64 +26,32 @@ class Fitted:
         return (*self.original_size, *self.crop_top_left, height, width)
 
 
-def fit(image: Image.Image, resolution: int, mode: str = "center") -> Fitted:
-    """`image` as a square of `resolution` pixels, by one of MODES.
+def square(image: Image.Image, resolution: int, at: tuple[float, float] = MIDDLE) -> Fitted:
+    """The largest square of `image`, scaled to `resolution` pixels.
 
-    Offsets are measured in the resized picture, as diffusers' training scripts have them.
+    `at` says where it lies, from (0, 0), top left, to (1, 1), bottom right.
     """
-    if mode not in MODES:
-        raise RecipeError(f"crop: {mode!r} is not known; there are {', '.join(MODES)}")
-    square, offset = MODES[mode](image, resolution)
-    return Fitted(np.asarray(square, dtype=np.uint8), (image.height, image.width), offset)
+    return _cover(image, (resolution, resolution), at)
 
 
-def _cover(image: Image.Image, resolution: int) -> Image.Image:
-    """Resized so that the shorter side is `resolution`."""
-    scale = resolution / min(image.size)
-    size = (
-        max(resolution, round(image.width * scale)),
-        max(resolution, round(image.height * scale)),
-    )
-    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+def whole(image: Image.Image, resolution: int) -> Fitted:
+    """`image` at its own proportions, with about the area of a square of `resolution` pixels.
+
+    Both sides are rounded to the grid, so a narrow rim may be cut.
+    """
+    stretch = math.sqrt(image.width / image.height)
+    width = max(GRID, round(resolution * stretch / GRID) * GRID)
+    height = max(GRID, round(resolution / stretch / GRID) * GRID)
+    return _cover(image, (width, height), MIDDLE)
 
 
-def _window(image: Image.Image, resolution: int, top: int, left: int) -> Image.Image:
-    return image.crop((left, top, left + resolution, top + resolution))
-
-
-def _center(image: Image.Image, resolution: int) -> tuple[Image.Image, tuple[int, int]]:
-    cover = _cover(image, resolution)
-    top, left = (cover.height - resolution) // 2, (cover.width - resolution) // 2
-    return _window(cover, resolution, top, left), (top, left)
-
-
-def _top(image: Image.Image, resolution: int) -> tuple[Image.Image, tuple[int, int]]:
-    """Keeps the upper edge, where portraits have their heads."""
-    cover = _cover(image, resolution)
-    left = (cover.width - resolution) // 2
-    return _window(cover, resolution, 0, left), (0, left)
-
-
-def _squash(image: Image.Image, resolution: int) -> tuple[Image.Image, tuple[int, int]]:
-    """All of the picture, its proportions given up."""
-    size = (resolution, resolution)
-    whole = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
-    return whole, (0, 0)
-
-
-def _pad(image: Image.Image, resolution: int) -> tuple[Image.Image, tuple[int, int]]:
-    """All of the picture at its own proportions, its edge pixels drawn out to the border."""
-    scale = resolution / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    small = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
-    top, left = (resolution - size[1]) // 2, (resolution - size[0]) // 2
-    border = ((top, resolution - size[1] - top), (left, resolution - size[0] - left), (0, 0))
-    return Image.fromarray(np.pad(small, border, mode="edge")), (0, 0)
-
-
-MODES: dict[str, Callable[[Image.Image, int], tuple[Image.Image, tuple[int, int]]]] = {
-    "center": _center,
-    "top": _top,
-    "squash": _squash,
-    "pad": _pad,
-}
+def _cover(image: Image.Image, size: tuple[int, int], at: tuple[float, float]) -> Fitted:
+    """Scaled until it covers `size` (width, height), then cut; offsets are in scaled pixels."""
+    width, height = size
+    scale = max(width / image.width, height / image.height)
+    scaled = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    cover = image.resize(scaled, Image.Resampling.LANCZOS)
+    top = round((cover.height - height) * at[0])
+    left = round((cover.width - width) * at[1])
+    pixels = np.asarray(cover.crop((left, top, left + width, top + height)), dtype=np.uint8)
+    return Fitted(pixels, (image.height, image.width), (top, left))

@@ -108,7 +108,7 @@ def _about_one(path: Path, image: Image.Image, resolution: int | None) -> Iterat
     if 1 - ratio > CUT:
         text = f"a square crop loses {1 - ratio:.0%} of it"
         yield Finding(
-            "warning", path, text, "crop it around the subject yourself, or use `crop: pad`"
+            "warning", path, text, "crop it around the subject yourself, or use `crop: none`"
         )
     with Image.open(path) as stored:
         if has_transparency(stored):

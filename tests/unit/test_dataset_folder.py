@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from atelier.errors import DatasetError, RecipeError
-from pipelines.dataset import fit, lint, open_folder
+from atelier.errors import DatasetError
+from pipelines.dataset import lint, open_folder, square, whole
 from pipelines.dataset.captions import read_captions
 
 
@@ -85,31 +85,42 @@ def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
         open_folder(tmp_path / "a")
 
 
-def test_center_crop_tells_sdxl_where_it_was_cut() -> None:
-    fitted = fit(picture(0, (200, 100)), 64)
+def test_a_square_tells_sdxl_where_it_was_cut() -> None:
+    fitted = square(picture(0, (200, 100)), 64)
     assert fitted.pixels.shape == (64, 64, 3)
     assert fitted.original_size == (100, 200)
     assert fitted.crop_top_left == (0, 32)
     assert fitted.time_ids == (100, 200, 0, 32, 64, 64)
 
 
-def test_crops_show_what_they_promise() -> None:
+def test_a_square_lies_where_it_is_asked_to() -> None:
     image = Image.new("RGB", (64, 128), (0, 0, 255))
     image.paste((255, 0, 0), (0, 0, 64, 32))
-    assert (fit(image, 64, "center").pixels == (0, 0, 255)).all()
-    assert (fit(image, 64, "top").pixels[:32] == (255, 0, 0)).all()
-    assert (fit(image, 64, "squash").pixels[:8] == (255, 0, 0)).all()
-    padded = fit(image, 64, "pad").pixels
-    assert (padded[0] == (255, 0, 0)).all()
-    assert (padded[-1] == (0, 0, 255)).all()
-    with pytest.raises(RecipeError, match="'middle' is not known"):
-        fit(image, 64, "middle")
+    assert (square(image, 64).pixels == (0, 0, 255)).all()
+    assert (square(image, 64, (0.0, 0.0)).pixels[:32] == (255, 0, 0)).all()
+    assert square(image, 64, (1.0, 1.0)).crop_top_left == (64, 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((300, 300), (128, 128)),
+        ((300, 200), (160, 96)),
+        ((200, 300), (96, 160)),
+        ((900, 9), (1280, 32)),
+    ],
+)
+def test_a_whole_picture_keeps_its_proportions(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    height, width, _ = whole(picture(0, size), 128).pixels.shape
+    assert (width, height) == expected
 
 
 def test_a_picture_of_the_right_size_is_untouched() -> None:
     image = picture(3, (64, 64))
-    for mode in ("center", "top", "squash", "pad"):
-        assert np.array_equal(fit(image, 64, mode).pixels, np.asarray(image))
+    assert np.array_equal(square(image, 64).pixels, np.asarray(image))
+    assert np.array_equal(whole(image, 64).pixels, np.asarray(image))
 
 
 def test_good_pictures_get_no_remark(folder: Path) -> None:

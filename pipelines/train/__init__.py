@@ -1,0 +1,1 @@
+"""From a recipe and its pictures to an adapter package, in a run that can be killed at any step."""

@@ -1,0 +1,131 @@
+"""DreamBooth with LoRA: a rare word comes to mean the subject, and its class keeps its meaning.
+
+Ruiz et al. 2023. Half of a batch are the subject's pictures, half (where the recipe has a prior)
+are pictures that the base itself made of the class: without them every cat becomes this cat.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from atelier.adapter.lora import LoraWeights
+from pipelines.train import lora, text
+from pipelines.train.draws import Draws
+from pipelines.train.material import Material
+from pipelines.train.methods.method import Loss
+from pipelines.train.objective import Objective
+from pipelines.train.samples import Row, Samples
+
+ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+class DreamBooth:
+    """A LoRA on the UNet, and on the text encoders where the recipe's targets name them."""
+
+    def __init__(self, material: Material) -> None:
+        base, self.stage = material.base, material.stage
+        spec = self.stage.lora
+        self.objective = Objective.of(base.scheduler_config, base.device)
+        networks = {name: lora.trainable_copy(getattr(base, name)) for name in ("unet", *ENCODERS)}
+        self.layers = lora.put_into(
+            networks, spec.targets, spec.rank, spec.alpha, self.stage.train.seed
+        )
+        self.unet = networks["unet"]
+        if self.stage.train.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+            self.unet.train()  # diffusers looks at the mode; there is no dropout in it
+        self.samples = Samples(material)
+        self.encoders = [networks[name] for name in ENCODERS]
+        self.tokens = text.tokens_of((base.tokenizer, base.tokenizer_2), self.samples.prompts)
+        self.embedded: text.Embedded | None = None
+        if not set(spec.targets) & set(ENCODERS):
+            with torch.no_grad():
+                self.embedded = text.embed(self.encoders, self.tokens)
+            self.encoders = []
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """A and B of every adapted projection."""
+        return dict(lora.tensors_of(self.layers))
+
+    def adapter(self) -> dict[str, LoraWeights]:
+        """The pairs as they are now."""
+        return lora.weights_of(self.layers)
+
+    def loss(self, draws: Draws) -> Loss:
+        """Min-SNR weighted error on the subject, plus the weighted error on its class."""
+        batch = self.stage.train.batch
+        subject = self.samples.subject(draws, batch)
+        prior = self.samples.prior(draws, batch)
+        errors = self._errors([*subject, *prior], draws)
+        total = instance = errors[: len(subject)].mean()
+        parts = {"instance": instance.detach()}
+        if prior and self.stage.prior:
+            kept = errors[len(subject) :].mean()
+            total = instance + self.stage.prior.weight * kept
+            parts["prior"] = kept.detach()
+        return Loss(total, parts)
+
+    def _errors(self, rows: Sequence[Row], draws: Draws) -> Tensor:
+        """The weighted squared error of each row; rows of one shape go through together."""
+        timesteps = self._timesteps(rows, draws)
+        shapes: dict[torch.Size, list[int]] = {}
+        for index, row in enumerate(rows):
+            shapes.setdefault(row.latent.mean.shape, []).append(index)
+        embedded = self._embed([row.prompt for row in rows])
+        errors = [
+            self._group([rows[i] for i in members], members, timesteps, embedded, draws)
+            for members in shapes.values()
+        ]
+        if len(errors) == 1:
+            return errors[0]
+        order = torch.tensor([index for members in shapes.values() for index in members])
+        return torch.cat(errors)[order.argsort()]
+
+    def _group(
+        self,
+        rows: Sequence[Row],
+        members: list[int],
+        timesteps: Tensor,
+        embedded: text.Embedded,
+        draws: Draws,
+    ) -> Tensor:
+        """Errors [rows] of latents of one shape; `members` are their places in the batch."""
+        mean = torch.stack([row.latent.mean for row in rows])
+        deviation = torch.stack([row.latent.deviation for row in rows])
+        shape, device = tuple(mean.shape), mean.device
+        latents = mean + deviation * draws.normal(f"posterior {members[0]}", shape).to(device)
+        noise = draws.normal(f"noise {members[0]}", shape).to(device)
+        chosen = torch.tensor(members, device=device)
+        levels, dtype = timesteps[chosen], self.unet.dtype
+        answer = self.unet(
+            self.objective.noised(latents, noise, levels).to(dtype),
+            levels,
+            encoder_hidden_states=embedded.hidden[chosen].to(dtype),
+            added_cond_kwargs={
+                "text_embeds": embedded.pooled[chosen].to(dtype),
+                "time_ids": torch.stack([row.latent.time_ids for row in rows]).to(dtype),
+            },
+            return_dict=False,
+        )[0]
+        target = self.objective.target(latents, noise, levels)
+        error = F.mse_loss(answer.float(), target, reduction="none").mean(dim=(1, 2, 3))
+        gamma = self.stage.train.snr_gamma
+        return error if gamma is None else error * self.objective.min_snr(levels, gamma)
+
+    def _timesteps(self, rows: Sequence[Row], draws: Draws) -> Tensor:
+        """Noise levels, spread evenly over the subject's rows and over its class's."""
+        batch, levels = self.stage.train.batch, self.objective.timesteps
+        drawn = [draws.timesteps("subject levels", batch, levels)]
+        if len(rows) > batch:
+            drawn.append(draws.timesteps("class levels", batch, levels))
+        return torch.cat(drawn).to(self.objective.alphas.device)
+
+    def _embed(self, prompts: Sequence[int]) -> text.Embedded:
+        """The rows' prompts: looked up, or encoded anew where the encoders are trained."""
+        if self.embedded is not None:
+            return self.embedded.rows(prompts)
+        distinct = sorted(set(prompts))
+        fresh = text.embed(self.encoders, [tokens[distinct] for tokens in self.tokens])
+        return fresh.rows([distinct.index(prompt) for prompt in prompts])

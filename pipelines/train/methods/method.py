@@ -1,0 +1,37 @@
+"""What the loop asks of a way to train."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from atelier.adapter.lora import LoraWeights
+from pipelines.train.draws import Draws
+from pipelines.train.material import Material
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to go down along, and the parts of it that are worth watching."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """One stage in training."""
+
+    def __init__(self, material: Material) -> None: ...
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What is trained, by canonical key, in a fixed order."""
+        ...
+
+    def loss(self, draws: Draws) -> Loss:
+        """The loss of one batch; equal draws give the equal loss."""
+        ...
+
+    def adapter(self) -> dict[str, LoraWeights]:
+        """The adapter as it is now."""
+        ...

@@ -1,0 +1,105 @@
+"""The update: which rule, at which rate, in which precision, and what a resume needs of it."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import nn
+
+from atelier.errors import RecipeError
+from atelier.recipe import TrainSpec
+from pipelines.train.flat import FlatParameters
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Optimiser:
+    """AdamW over flat parameters, with a schedule, clipping, and loss scaling in fp16."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], spec: TrainSpec) -> None:
+        self.parameters = FlatParameters(parameters)
+        self.max_norm = spec.max_grad_norm
+        device = self.parameters.flat.device
+        self.rule = _rule(spec, self.parameters.flat)
+        self.schedule = get_scheduler(
+            spec.schedule,
+            self.rule,
+            step_rules=spec.step_rules,
+            num_warmup_steps=spec.warmup,
+            num_training_steps=spec.steps,
+            num_cycles=spec.cycles,
+            power=spec.power,
+        )
+        self.scaler = torch.amp.GradScaler(device.type, enabled=spec.precision == "fp16")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next update."""
+        return float(self.rule.param_groups[0]["lr"])
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the loss's gradients to what is there."""
+        self.scaler.scale(loss).backward()
+
+    def update(self) -> torch.Tensor:
+        """One step along the gradients, which are then zero; returns their norm before clipping."""
+        self.scaler.unscale_(self.rule)
+        gradient = self.parameters.gradient
+        norm = torch.linalg.vector_norm(gradient)
+        gradient.mul_((self.max_norm / (norm + 1e-6)).clamp(max=1.0))
+        self.scaler.step(self.rule)
+        self.scaler.update()
+        self.schedule.step()
+        gradient.zero_()
+        return norm
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the parameters."""
+        return {
+            "rule": self.rule.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.rule.load_state_dict(state["rule"])
+        self.schedule.load_state_dict(state["schedule"])
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """RecipeError where a number format cannot work on a device."""
+    if precision == "fp16" and device.type == "cpu":
+        raise RecipeError(
+            "train.precision: fp16 needs a GPU (on a CPU it is slow and its gradients underflow); "
+            "use fp32 here"
+        )
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise RecipeError("train.precision: this GPU has no bf16; use fp16 or fp32")
+
+
+def check_optimizer(name: str, device: torch.device) -> None:
+    """RecipeError where a rule is not installed or does not run here."""
+    if name != "adamw8bit":
+        return
+    if find_spec("bitsandbytes") is None:
+        raise RecipeError(
+            "train.optimizer: adamw8bit needs bitsandbytes, which is not installed; "
+            "`pip install bitsandbytes`, or use adamw"
+        )
+    if device.type != "cuda":
+        raise RecipeError("train.optimizer: adamw8bit saves GPU memory and needs one; use adamw")
+
+
+def _rule(spec: TrainSpec, flat: nn.Parameter) -> torch.optim.Optimizer:
+    options = {"lr": spec.lr, "weight_decay": spec.weight_decay}
+    if spec.optimizer == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        rule: torch.optim.Optimizer = AdamW8bit([flat], **options)
+        return rule
+    return torch.optim.AdamW([flat], fused=True, **options)

@@ -1,0 +1,1 @@
+"""Telling MLflow and W&B about a run, without the run ever waiting for them."""
