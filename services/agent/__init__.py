@@ -1,0 +1,1 @@
+"""The sidecar that brings released adapters, verified, onto a replica's shared volume."""

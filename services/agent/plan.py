@@ -1,0 +1,164 @@
+"""What a replica should hold and do next: decisions only, no file, no network.
+
+A release names the version that serves; the last ones stay beside it so that going back needs
+nobody. A version becomes the default only once the engine says that it is ready, so a package that
+is bad, or never arrives, leaves the last good one where it is.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from atelier.names import hex_of
+from atelier.release import Pin, Release
+from atelier.replica import Held, Replica
+from services.agent.wanted import Wanted, WantedAdapter
+
+KEPT = 3  # versions of each release: the present one, its canary, the newest past ones
+
+
+@dataclass(frozen=True)
+class Named:
+    """A version of an adapter."""
+
+    name: str
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to ask of the engine, what to fetch for it, what to throw away, what to tell."""
+
+    wanted: tuple[WantedAdapter, ...]
+    fetch: tuple[Named, ...]  # the serving versions first
+    prune: tuple[str, ...]  # digests
+    ignored: tuple[str, ...]  # releases for another base, in words
+    missing: tuple[Named, ...]  # released, not on the volume yet
+
+
+def plan(
+    releases: Mapping[str, Release],
+    *,
+    on_volume: Collection[str],
+    packages: Path,
+    asked: Wanted,
+    loaded: Replica | None,
+    unreadable: Collection[str] = (),
+) -> Plan:
+    """The next state, from what is released, what the volume holds, and what the engine says.
+
+    `on_volume` are digests of verified packages, in `packages` by their hex part. Without any word
+    of the engine its base is unknown: then everything stays as it was asked last. So do adapters
+    whose release is `unreadable` now.
+    """
+    if loaded is None:
+        return Plan(asked.adapters, fetch=(), prune=(), ignored=(), missing=())
+    ours = {name: one for name, one in releases.items() if one.base == loaded.base}
+    wanted = [one for one in asked.adapters if one.name in unreadable]
+    missing: list[Named] = []
+    for name, release in sorted(ours.items()):
+        pins = release.kept(KEPT)
+        here = [pin for pin in pins if pin.digest in on_volume]
+        missing += [Named(name, p.version, p.digest) for p in pins if p.digest not in on_volume]
+        default = _default(release, here, asked, loaded)
+        here += _still_serving(name, here, asked, on_volume, default)
+        wanted += [
+            WantedAdapter(
+                name=name,
+                version=pin.version,
+                digest=pin.digest,
+                path=str(packages / hex_of(pin.digest)),
+                default=pin.digest == default,
+            )
+            for pin in here
+        ]
+    serving = {(name, one.digest) for name, one in ours.items()}
+    return Plan(
+        wanted=tuple(wanted),
+        fetch=tuple(sorted(missing, key=lambda one: (one.name, one.digest) not in serving)),
+        prune=_prunable(releases, on_volume, wanted, asked, loaded),
+        ignored=tuple(
+            f"release {name} is for base {one.base}, this replica serves {loaded.base}"
+            for name, one in sorted(releases.items())
+            if name not in ours
+        ),
+        missing=tuple(missing),
+    )
+
+
+def _default(release: Release, here: list[Pin], asked: Wanted, loaded: Replica) -> str | None:
+    """The digest that answers by default: the released one once it is ready, else the last good."""
+    last = asked.default(release.adapter)
+    ready = [pin.digest for pin in here if _state(loaded, release.adapter, pin.digest) == "ready"]
+    failed = [pin.digest for pin in here if _state(loaded, release.adapter, pin.digest) == "failed"]
+    if release.digest in ready:
+        return release.digest
+    if last is not None and _state(loaded, release.adapter, last.digest) == "ready":
+        return last.digest
+    usable = [pin.digest for pin in here if pin.digest not in failed]
+    return next(iter([*(d for d in usable if d == release.digest), *ready, *usable]), None)
+
+
+def _still_serving(
+    name: str, here: list[Pin], asked: Wanted, on_volume: Collection[str], default: str | None
+) -> list[Pin]:
+    """The last good version, where the release no longer names it but nothing has replaced it."""
+    last = asked.default(name)
+    if last is None or last.digest != default or last.digest not in on_volume:
+        return []
+    if any(pin.digest == last.digest for pin in here):
+        return []
+    return [Pin(version=last.version, digest=last.digest)]
+
+
+def _prunable(
+    releases: Mapping[str, Release],
+    on_volume: Collection[str],
+    wanted: list[WantedAdapter],
+    asked: Wanted,
+    loaded: Replica,
+) -> tuple[str, ...]:
+    """Packages that nobody names: no release, no list that the engine may still follow, no slot."""
+    named = {pin.digest for one in releases.values() for pin in one.kept(KEPT)}
+    named |= {one.digest for one in (*wanted, *asked.adapters)}
+    named |= {held.digest for held in loaded.adapters}
+    return tuple(sorted(set(on_volume) - named))
+
+
+def _state(loaded: Replica, name: str, digest: str) -> str | None:
+    held = loaded.holds(name, digest)
+    return held.state if held else None
+
+
+def report(
+    loaded: Replica,
+    made: Plan,
+    *,
+    problems: Mapping[str, str],
+    troubles: Collection[str],
+) -> Replica:
+    """What the replica tells the others: the engine's own words, and what never reached it.
+
+    `problems` tells by digest why a package is not to be had; `troubles` are about no one package.
+    """
+    held = {(one.name, one.digest): one for one in loaded.adapters}
+    for one in made.missing:
+        error = problems.get(one.digest)
+        state = "failed" if error else "loading"
+        entry = Held.model_validate(
+            {
+                "name": one.name,
+                "version": one.version,
+                "digest": one.digest,
+                "state": state,
+                "error": error,
+            }
+        )
+        held.setdefault((one.name, one.digest), entry)
+    sentences = [*troubles, *dict.fromkeys(problems.values()), *made.ignored]
+    fields = {
+        "adapters": tuple(held.values()),
+        "error": "; ".join([*([loaded.error] if loaded.error else []), *sentences]) or None,
+    }
+    return loaded.model_copy(update=fields)
