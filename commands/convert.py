@@ -1,0 +1,121 @@
+"""Adapter files of other tools, in and out: names change, numbers do not.
+
+kohya's names lose the dots of the module path, so reading them needs the base's own list of
+modules; it comes from the headers of the base's weights, without loading any.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from atelier.adapter import keys
+from atelier.adapter.lora import LoraWeights, header_metadata, pair_up
+from atelier.adapter.manifest import BaseRef
+from atelier.adapter.package import Package, write_package
+from atelier.adapter.tensors import Array, Limits, read_header, read_tensors, write_tensors
+from atelier.base import base_digest, resolve_base
+from atelier.errors import AdapterRejected, BadInput
+
+FORMATS: Final = ("peft", "kohya")
+_BASE_LIMITS: Final = Limits(header_bytes=64 * 2**20, file_bytes=64 * 2**30)
+_VARIANTS: Final = ("*.fp16.*", "*.fp32.*", "*.non_ema.*", "openvino_*")
+
+Shape = tuple[int, ...]
+
+
+def package_from(
+    file: Path,
+    folder: Path,
+    *,
+    name: str,
+    base: str,
+    trigger: str = "",
+    class_prompt: str | None = None,
+) -> Package:
+    """The package of a LoRA file in any spelling; AdapterRejected names what has no place."""
+    base_folder = resolve_base(base)
+    shapes = projection_shapes(base_folder)
+    header = read_header(file)
+    lora = pair_up(
+        read_tensors(file), header.metadata, place=str(file), kohya=keys.kohya_modules(shapes)
+    )
+    _check_fit(lora, shapes, file, base)
+    reference = BaseRef(id=base, digest=base_digest(base_folder))
+    return write_package(
+        folder,
+        _tensors(lora, "peft"),
+        name=name,
+        base=reference,
+        trigger=trigger,
+        class_prompt=class_prompt,
+    )
+
+
+def write_for_others(package: Package, out: Path, form: str) -> None:
+    """One .safetensors file; `peft` is what `load_lora_weights` of diffusers reads."""
+    if form not in FORMATS:
+        near = difflib.get_close_matches(form, FORMATS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise BadInput(f"--format {form!r}: is not one of {', '.join(FORMATS)}{hint}")
+    lora = package.lora()
+    if not lora or package.embeddings():
+        raise BadInput(f"{package.path}: kind {package.manifest.kind} has no single-file form")
+    if form == "peft":
+        factors = {name: v for name, v in _tensors(lora, form).items() if v.ndim == 2}
+        write_tensors(out, factors, header_metadata(lora))
+    else:
+        rank, alpha = package.manifest.rank, package.manifest.alpha
+        metadata = {"ss_network_dim": str(rank), "ss_network_alpha": f"{alpha:g}"}
+        write_tensors(out, _tensors(lora, form), metadata)
+
+
+def projection_shapes(base: Path) -> dict[str, Shape]:
+    """[out_features, in_features] of every linear layer of a base, by canonical module."""
+    shapes: dict[str, Shape] = {}
+    for component in keys.COMPONENTS:
+        files = sorted((base / component).glob("*.safetensors"))
+        for file in (one for one in files if not any(map(one.match, _VARIANTS))):
+            for tensor, entry in read_header(file, _BASE_LIMITS).tensors.items():
+                module, dot, ending = tensor.rpartition(".")
+                if not dot or ending != "weight" or len(entry.shape) != 2:
+                    continue
+                key = keys.parse(f"{component}.{module}.lora_A.weight")
+                if key is not None:
+                    shapes[key.module] = entry.shape
+    return shapes
+
+
+def _check_fit(
+    lora: dict[str, LoraWeights], shapes: dict[str, Shape], file: Path, base: str
+) -> None:
+    wrong = [
+        f"{module} ({one.B.shape[0]} x {one.A.shape[1]}, the base has {_shape(shapes.get(module))})"
+        for module, one in lora.items()
+        if shapes.get(module) != (one.B.shape[0], one.A.shape[1])
+    ]
+    if wrong:
+        raise AdapterRejected(
+            f"{file}: {len(wrong)} of {len(lora)} projections do not fit base {base}: "
+            f"{'; '.join(wrong[:4])}{' …' if len(wrong) > 4 else ''}; name the base it was made for"
+        )
+
+
+def _shape(shape: Shape | None) -> str:
+    return "none" if shape is None else " x ".join(map(str, shape))
+
+
+def _tensors(lora: dict[str, LoraWeights], form: str) -> dict[str, Array]:
+    """The factors and alphas under one tool's names."""
+    tensors: dict[str, Array] = {}
+    for module, one in lora.items():
+        parts: dict[keys.Part, Array] = {
+            "lora_A.weight": one.A,
+            "lora_B.weight": one.B,
+            "alpha": np.asarray(one.alpha, dtype=np.float32),
+        }
+        for part, value in parts.items():
+            key = keys.Key(module, part)
+            tensors[keys.to_kohya(key) if form == "kohya" else str(key)] = value
+    return tensors

@@ -1,0 +1,49 @@
+"""The table of contents of the `atelier` command: every verb, and where its work is done."""
+
+import typer
+
+from commands import adapters, compare, dataset, generate, release, trace
+from commands.verb import verb
+
+app = typer.Typer(
+    name="atelier",
+    help="From a handful of pictures to a served image model that can be trusted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _group(name: str, what: str) -> typer.Typer:
+    group = typer.Typer(help=what, no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(group, name=name)
+    return group
+
+
+verb(app)(release.promote)
+verb(app)(release.rollback)
+verb(app)(release.retire)
+verb(app)(release.status)
+verb(app)(generate.generate)
+verb(app)(compare.compare)
+verb(app)(trace.trace)
+
+_adapters = _group("adapters", "Adapters: what there is, and the way in and out.")
+verb(_adapters, "list")(adapters.list_adapters)
+verb(_adapters)(adapters.inspect)
+verb(_adapters, "import")(adapters.import_adapter)
+verb(_adapters)(adapters.export)
+
+_dataset = _group("dataset", "Folders of pictures.")
+verb(_dataset)(dataset.lint)
+
+
+@app.callback()
+def about() -> None:
+    """From a handful of pictures to a served image model that can be trusted."""
+
+
+def main() -> None:
+    """The console script."""
+    app()

@@ -1,0 +1,135 @@
+"""`atelier promote | rollback | retire | status`: which version serves here, and why."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atelier.errors import Unavailable
+from atelier.home import Home
+from commands.table import short, table
+from commands.verb import Answer
+
+if TYPE_CHECKING:
+    from atelier.registry import Registry
+    from atelier.release import Release
+    from atelier.replica import Replica
+    from pipelines.promote import Standing
+
+DISAGREES = 1
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")]
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", metavar="FILE", help="By default the program's own.")
+]
+
+
+def promote(
+    name: Name,
+    version: Annotated[int, typer.Argument(min=1, help="Its version in the registry.")],
+    policy: PolicyFile = None,
+    reason: Annotated[str, typer.Option(help="Kept with the release.")] = "promoted",
+) -> Answer:
+    """Let a version serve, if its verdict allows it under this environment's policy."""
+    from atelier.policy import Policy
+    from commands.sources import open_registry
+    from pipelines.promote import promote as let_serve
+
+    home = Home.find()
+    return _answer(
+        let_serve(
+            name,
+            version,
+            registry=open_registry(home),
+            home=home,
+            policy=Policy.load(policy),
+            reason=reason,
+        )
+    )
+
+
+def rollback(
+    name: Name,
+    revision: Annotated[
+        int | None,
+        typer.Argument(min=1, help="A past revision; by default what served well before."),
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Kept with the release.")] = "rolled back",
+) -> Answer:
+    """Serve again what served before; works with the registry away."""
+    from pipelines.promote import rollback as go_back
+
+    home = Home.find()
+    registry = _registry_if_there(home)
+    return _answer(go_back(name, revision, registry=registry, home=home, reason=reason))
+
+
+def retire(name: Name) -> Answer:
+    """Stop serving an adapter; its versions stay in the registry."""
+    from pipelines.promote import retire as stop_serving
+
+    home = Home.find()
+    return _answer(stop_serving(name, registry=_registry_if_there(home), home=home))
+
+
+def status() -> Answer:
+    """Show what serves here, since when, why, and on how many replicas it is ready."""
+    from atelier.release import ReleaseFolder
+    from atelier.replica import ReplicaFolder
+
+    home = Home.find()
+    releases = ReleaseFolder(home.releases).list()
+    replicas = [one for one in ReplicaFolder(home.replicas).list().values() if one.live()]
+    adapters = [_standing_of(release, replicas) for release in releases.values()]
+    rows = [
+        (
+            one["adapter"],
+            one["version"],
+            short(one["digest"]),
+            one["revision"],
+            one["since"][:19].replace("T", " "),
+            f"{one['ready']}/{len(replicas)}",
+            one["reason"],
+        )
+        for one in adapters
+    ]
+    heads = ("ADAPTER", "VERSION", "DIGEST", "REVISION", "SINCE (UTC)", "READY", "REASON")
+    troubles = [f"{one.replica}: {one.error}" for one in replicas if one.error]
+    closing = [] if replicas else ["no replica is running; start one with `atelier serve`"]
+    data = {
+        "home": str(home.root),
+        "adapters": adapters,
+        "replicas": [one.model_dump(mode="json") for one in replicas],
+    }
+    return Answer("\n".join([table(heads, rows), *troubles, *closing]), data)
+
+
+def _standing_of(release: "Release", replicas: "list[Replica]") -> dict[str, Any]:
+    """A release, and how many of the live replicas could serve it at once."""
+    held = [one.holds(release.adapter, release.digest) for one in replicas]
+    return {
+        **release.model_dump(mode="json"),
+        "ready": sum(one is not None and one.state == "ready" for one in held),
+    }
+
+
+def _registry_if_there(home: Home) -> "Registry | None":
+    """Going back must not need the registry: without it, only its alias stays behind."""
+    from commands.sources import open_registry
+
+    try:
+        return open_registry(home)
+    except Unavailable:
+        return None
+
+
+def _answer(standing: "Standing") -> Answer:
+    data = {
+        "adapter": standing.adapter,
+        "state": standing.state,
+        "message": standing.message,
+        "version": standing.version,
+        "digest": standing.digest,
+        "alias": standing.alias,
+    }
+    return Answer(standing.message, data, DISAGREES if standing.state == "disagrees" else 0)
