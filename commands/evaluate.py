@@ -1,0 +1,121 @@
+"""`atelier evaluate`: the verdict about a package, with its numbers and pictures."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atelier.errors import BadInput
+from atelier.home import Home
+from commands.table import table
+from commands.verb import Answer
+
+if TYPE_CHECKING:
+    from atelier.adapter.package import Package
+    from atelier.recipe import Recipe
+    from pipelines.evaluate import Evaluation
+
+REFUSED = 1
+RECIPES = (Path("adapters"), Path("examples"))  # where a package's own recipe is looked for
+
+
+def evaluate(
+    package: Annotated[str, typer.Argument(metavar="PACKAGE", help="A folder or NAME[@VERSION].")],
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="By default the program's own.")
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="What it was trained by; by default looked for in adapters/, examples/."),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What it was trained on, without a recipe.")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="By default the package's own.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="By default beside the package.")
+    ] = None,
+) -> Answer:
+    """Judge a package under the operator's policy: numbers, pictures, a verdict with reasons.
+
+    A version of the registry keeps its verdict there. Exit code 1 when it is refused.
+    """
+    from atelier.policy import Policy
+    from commands.progress import progress
+    from commands.sources import AdapterRef, find, open_registry
+    from pipelines.evaluate import FILE
+    from pipelines.evaluate import evaluate as judge
+
+    home = Home.find()
+    found = find(AdapterRef.parse(package), home)
+    manifest = found.package.manifest
+    into = output or _beside(found.package, home)
+    with progress() as shown:
+        evaluation = judge(
+            found.package,
+            Policy.load(policy),
+            base=base or manifest.base.id,
+            training_pictures=pictures or _recipe(found.package, recipe),
+            output=into,
+            cache=home.root / "cache" / "pictures",
+            progress=shown,
+        )
+    if found.version is not None:
+        data = (into / FILE).read_bytes()
+        open_registry(home).attest(manifest.name, found.version, FILE, data)
+    return _answer(evaluation, into)
+
+
+def _beside(package: "Package", home: Home) -> Path:
+    """A package's folder holds nothing but the package, so the verdict goes next to it."""
+    if home.root in package.path.absolute().parents and package.path.name != "package":
+        return home.root / "evaluations" / package.path.name
+    return package.path.absolute().parent / "evaluation"
+
+
+def _recipe(package: "Package", given: Path | None) -> "Recipe":
+    """The given recipe, or the one here whose digest the package's manifest names."""
+    from atelier.recipe import RECIPE, Recipe
+
+    if given is not None:
+        return Recipe.load(given)
+    wanted = package.manifest.recipe
+    files = [file for root in RECIPES if root.is_dir() for file in sorted(root.rglob("*.yaml"))]
+    for file in files if wanted else ():
+        if file.name != RECIPE and file.parent.name != package.manifest.name:
+            continue
+        recipe = Recipe.load(file)
+        if recipe.digest == wanted:
+            return recipe
+    raise BadInput(
+        f"{package.path}: no recipe in {' or '.join(map(str, RECIPES))} has the digest that it was "
+        "trained by; name the recipe with --recipe, or the pictures with --pictures"
+    )
+
+
+def _answer(evaluation: "Evaluation", into: Path) -> Answer:
+    rows = [
+        (
+            gate.name,
+            "-" if gate.value is None else f"{gate.value:.3f}",
+            f"{gate.kind.replace('_', ' ')} {gate.threshold:g}",
+            f"{gate.ci[0]:.3f} to {gate.ci[1]:.3f}" if gate.ci else "-",
+            "passed" if gate.passed else "FAILED",
+        )
+        for gate in evaluation.gates
+    ]
+    verdict = "accepted" if evaluation.accepted else "refused"
+    lines = [
+        table(("GATE", "VALUE", "LIMIT", "95 %", ""), rows),
+        *(f"- {reason}" for reason in evaluation.reasons),
+        f"{evaluation.adapter}: {verdict}; numbers and pictures in {into}",
+    ]
+    data = {
+        "adapter": evaluation.adapter,
+        "digest": evaluation.digest,
+        "accepted": evaluation.accepted,
+        "reasons": list(evaluation.reasons),
+        "gates": [gate.model_dump(mode="json") for gate in evaluation.gates],
+        "output": str(into),
+    }
+    return Answer("\n".join(lines), data, 0 if evaluation.accepted else REFUSED)
