@@ -1,0 +1,84 @@
+"""The application: its parts, its middleware, its routes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+from fastapi import FastAPI
+
+import atelier
+from atelier.home import Home
+from services.gateway.body import BodyLimit
+from services.gateway.database import Database
+from services.gateway.deps import Parts
+from services.gateway.generation import Generation, ImageEngine
+from services.gateway.keys import KeyStore
+from services.gateway.metrics import Metrics, Observe
+from services.gateway.openapi import describe_problems
+from services.gateway.problems import install
+from services.gateway.releases import ReleaseWatch
+from services.gateway.routes import health, images, models, usage
+from services.gateway.settings import Settings
+from services.gateway.triton import TritonClient
+from services.gateway.usage import Meter
+
+DESCRIPTION = """
+Pictures by a base model and its adapters. Calls need a key (`X-API-Key` or `Authorization: Bearer`)
+made by `atelier keys create`. Every error is an RFC 9457 problem document whose `type` is stable.
+"""
+
+
+def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> FastAPI:
+    """The gateway for these settings; `engine` takes Triton's place in tests."""
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        database = Database(settings.database_url)
+        database.prepare()
+        triton = engine or TritonClient(settings.triton_url, settings.model)
+        parts = _parts(settings, database, triton, metrics)
+        await parts.releases.refresh()
+        watching = asyncio.create_task(parts.releases.run(), name="releases")
+        app.state.parts = parts
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            await parts.engine.close()
+            database.close()
+
+    app = FastAPI(
+        title="Atelier",
+        version=atelier.__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    # The last one added is the outermost: a refused body is counted and has an id too.
+    app.add_middleware(BodyLimit, limit=settings.body_limit)
+    app.add_middleware(Observe, metrics=metrics)
+    install(app)
+    for routes in (images, usage, models, health):
+        app.include_router(routes.router)
+    describe_problems(app)
+    return app
+
+
+def _parts(settings: Settings, database: Database, engine: ImageEngine, metrics: Metrics) -> Parts:
+    lifetime = timedelta(seconds=settings.reservation_lifetime)
+    releases = ReleaseWatch(Home(settings.home), poll=settings.poll)
+    meter = Meter(database, lifetime=lifetime)
+    return Parts(
+        settings=settings,
+        keys=KeyStore(database),
+        meter=meter,
+        engine=engine,
+        releases=releases,
+        metrics=metrics,
+        generation=Generation(settings, engine, releases, meter, metrics),
+    )

@@ -1,0 +1,258 @@
+"""One call from a key and a prompt to charged PNGs; every route that makes images goes this way.
+
+resolve versions → fill in the prompt → reserve → ask the engine → check its answer → encode →
+settle. A call that fails anywhere is not charged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.concurrency import run_in_threadpool
+
+from atelier.errors import AtelierError
+from services.gateway import prompts
+from services.gateway.images import encode_png
+from services.gateway.keys import KeyRecord
+from services.gateway.metrics import Metrics
+from services.gateway.problems import invalid
+from services.gateway.releases import RETRY_AFTER, AdapterLoading, ReleaseWatch, Version
+from services.gateway.schemas import GenerateImage
+from services.gateway.settings import Settings
+from services.gateway.triton import (
+    AdapterCall,
+    AdapterGone,
+    EngineBusy,
+    EngineFailed,
+    ImageAnswer,
+    ImageCall,
+)
+from services.gateway.usage import Meter, QuotaExceeded, Reserved
+
+logger = logging.getLogger(__name__)
+
+# Random seeds stay where every client's numbers are exact (JavaScript's end at 2**53).
+RANDOM_SEEDS = 2**32
+
+
+class ClientGone(AtelierError):  # noqa: N818
+    """The client hung up; its call was cancelled and not charged."""
+
+
+class ImageEngine(Protocol):
+    """What makes the pictures: Triton, or a part of a test."""
+
+    async def generate(
+        self, call: ImageCall, *, timeout: float, request_id: str
+    ) -> ImageAnswer: ...
+
+    async def ready(self) -> bool: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A call with everything decided, and the versions that it was decided for."""
+
+    call: ImageCall
+    versions: tuple[Version, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Charged pictures."""
+
+    plan: Plan
+    answer: ImageAnswer
+    pngs: tuple[bytes, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The parts that a call needs."""
+
+    settings: Settings
+    engine: ImageEngine
+    releases: ReleaseWatch
+    meter: Meter
+    metrics: Metrics
+
+    async def make(
+        self,
+        key: KeyRecord,
+        asked: GenerateImage,
+        *,
+        request_id: str,
+        gone: Callable[[], Awaitable[None]],
+    ) -> Made:
+        """Make, check, encode and charge; `gone` returns when the client has hung up."""
+        began = time.monotonic()
+        check_limits(asked, self.settings)
+        seed = secrets.randbelow(RANDOM_SEEDS) if asked.seed is None else asked.seed
+        plan = self._plan(asked, seed)
+        reserved = await self._reserve(key, asked.images)
+        try:
+            work = self._ask(asked, plan, request_id)
+            plan, answer = await unless_gone(work, gone)
+            pngs = await run_in_threadpool(_encode, plan.call, answer)
+        except BaseException:
+            await self._release(reserved)
+            raise
+        await run_in_threadpool(self.meter.settle, reserved)
+        self.metrics.delivered(len(pngs), plan.call.adapters)
+        return Made(plan, answer, pngs, time.monotonic() - began)
+
+    async def _ask(
+        self, asked: GenerateImage, plan: Plan, request_id: str
+    ) -> tuple[Plan, ImageAnswer]:
+        """Ask the engine; where the version is gone meanwhile, look again and ask once more.
+
+        A release may move and the version before it be dropped between our look and the call.
+        """
+        end = time.monotonic() + self.settings.request_timeout
+        try:
+            return plan, await self._call(plan, end, request_id)
+        except AdapterGone as error:
+            logger.info("request %s: %s; looking at the releases again", request_id, error)
+        await self.releases.refresh()
+        again = self._plan(asked, plan.call.seed)
+        try:
+            return again, await self._call(again, end, request_id)
+        except AdapterGone as error:
+            raise AdapterLoading(str(error), retry_after=RETRY_AFTER) from error
+
+    async def _call(self, plan: Plan, end: float, request_id: str) -> ImageAnswer:
+        began = time.monotonic()
+        try:
+            answer = await self.engine.generate(
+                plan.call, timeout=max(0.001, end - began), request_id=request_id
+            )
+        except EngineBusy:
+            self.metrics.queue_rejections.inc()
+            raise
+        self.metrics.engine_seconds.observe(time.monotonic() - began)
+        check_answer(plan, answer)
+        return answer
+
+    def _plan(self, asked: GenerateImage, seed: int) -> Plan:
+        """Decide versions and prompt from one look at the routes."""
+        choices = asked.choices()
+        versions = tuple(self.releases.resolve(one.name, one.version) for one in choices)
+        manifests = [one.manifest for one in versions]
+        prompt = prompts.styled(asked.prompt, asked.style, manifests)
+        prompt = prompts.triggered(prompt, manifests, fill=asked.fill_trigger)
+        call = ImageCall(
+            prompt=prompt,
+            negative_prompt=asked.negative_prompt,
+            adapters=tuple(
+                AdapterCall(version.name, version.version, choice.weight)
+                for version, choice in zip(versions, choices, strict=True)
+            ),
+            scheduler=asked.scheduler,
+            seed=seed,
+            steps=asked.steps,
+            width=asked.width,
+            height=asked.height,
+            images=asked.images,
+            guidance_scale=asked.guidance_scale,
+        )
+        return Plan(call, versions)
+
+    async def _reserve(self, key: KeyRecord, images: int) -> Reserved:
+        try:
+            return await run_in_threadpool(self.meter.reserve, key, images)
+        except QuotaExceeded:
+            self.metrics.quota_rejections.inc()
+            raise
+
+    async def _release(self, reserved: Reserved) -> None:
+        try:
+            await run_in_threadpool(self.meter.release, reserved)
+        except Exception:  # the first error is the one to tell; the reservation expires by itself
+            logger.exception("reservation %s could not be given back", reserved.id)
+
+
+def check_limits(asked: GenerateImage, settings: Settings) -> None:
+    """Refuse what this operator does not allow, naming every field at once."""
+    errors = [
+        (field, f"has {len(text.encode())} bytes, at most {settings.prompt_limit} are taken")
+        for field, text in (("prompt", asked.prompt), ("negative_prompt", asked.negative_prompt))
+        if text is not None and len(text.encode()) > settings.prompt_limit
+    ]
+    bounds = {
+        "images": (asked.images, settings.max_images),
+        "steps": (asked.steps, settings.max_steps),
+        "width": (asked.width or 0, settings.max_side),
+        "height": (asked.height or 0, settings.max_side),
+    }
+    errors += [
+        (field, f"{value} is more than the {limit} allowed here")
+        for field, (value, limit) in bounds.items()
+        if value > limit
+    ]
+    if errors:
+        raise invalid(errors)
+
+
+def check_answer(plan: Plan, answer: ImageAnswer) -> None:
+    """EngineFailed unless the pictures were made with exactly the weights that were asked for."""
+    asked = {(one.name, one.version, one.digest) for one in plan.versions}
+    used = {(one.name, one.version, one.digest) for one in answer.info.adapters}
+    if asked != used:
+        raise EngineFailed(
+            f"asked for the adapters {sorted(asked)}, the engine used {sorted(used)}"
+        )
+    if len(answer.pixels) != plan.call.images:
+        raise EngineFailed(f"asked for {plan.call.images} pictures, got {len(answer.pixels)}")
+
+
+async def unless_gone(
+    work: Awaitable[tuple[Plan, ImageAnswer]], gone: Callable[[], Awaitable[None]]
+) -> tuple[Plan, ImageAnswer]:
+    """The work's result; the work is cancelled when the client hangs up first."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone("the client hung up")
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+def _encode(call: ImageCall, answer: ImageAnswer) -> tuple[bytes, ...]:
+    return tuple(
+        encode_png(pixels, metadata(call, answer, index))
+        for index, pixels in enumerate(answer.pixels)
+    )
+
+
+def metadata(call: ImageCall, answer: ImageAnswer, index: int) -> dict[str, Any]:
+    """All that is needed to make picture `index` of the answer again."""
+    height, width = answer.pixels.shape[1:3]
+    info = answer.info
+    return {
+        "prompt": call.prompt,
+        "negative_prompt": call.negative_prompt,
+        "seed": info.seeds[index],
+        "steps": call.steps,
+        "scheduler": call.scheduler,
+        "guidance_scale": call.guidance_scale,
+        "width": width,
+        "height": height,
+        "adapters": [one.model_dump() for one in info.adapters],
+        "base": info.base,
+        "backend": info.backend,
+        "engine_digest": info.engine_digest,
+    }

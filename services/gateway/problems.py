@@ -1,0 +1,238 @@
+"""Every error that leaves the gateway, as an RFC 9457 problem document of a stable type.
+
+Known errors are translated here and nowhere else; an unknown one becomes `internal-error` with the
+request's id, and its traceback goes to the log only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from atelier.errors import AtelierError, BadInput, Unavailable
+from services.gateway import triton
+from services.gateway.keys import KeyRefused
+from services.gateway.prompts import PromptError, UnknownStyle
+from services.gateway.releases import AdapterLoading, UnknownAdapter
+from services.gateway.usage import QuotaExceeded
+
+logger = logging.getLogger(__name__)
+
+TYPE = "urn:atelier:problem:"
+MEDIA_TYPE = "application/problem+json"
+
+# The slug is a promise to clients: add, never rename.
+CATALOGUE: dict[str, tuple[int, str]] = {
+    "malformed-json": (400, "The body is not JSON"),
+    "bad-request": (400, "The request cannot be read"),
+    "key-missing": (401, "A key is needed"),
+    "key-wrong": (401, "The key is not known"),
+    "key-expired": (401, "The key has expired"),
+    "key-revoked": (401, "The key was revoked"),
+    "forbidden": (403, "Not allowed"),
+    "not-found": (404, "Nothing is here"),
+    "unknown-adapter": (404, "No such adapter"),
+    "method-not-allowed": (405, "The method does not fit"),
+    "not-acceptable": (406, "No answer of that kind"),
+    "body-too-large": (413, "The body is too large"),
+    "unsupported-media-type": (415, "The body has to be JSON"),
+    "invalid-request": (422, "A field cannot be used"),
+    "unknown-style": (422, "No such style"),
+    "quota-exceeded": (429, "The quota is used up"),
+    "internal-error": (500, "A fault of ours"),
+    "engine-failed": (502, "The image engine failed"),
+    "adapter-loading": (503, "The adapter is not ready yet"),
+    "engine-busy": (503, "The image engine is busy"),
+    "engine-away": (503, "The image engine is away"),
+    "database-away": (503, "The database is away"),
+    "timed-out": (504, "It took too long"),
+}
+BY_STATUS = {
+    400: "bad-request",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    406: "not-acceptable",
+    413: "body-too-large",
+    415: "unsupported-media-type",
+}
+SIMPLE: dict[type[AtelierError], str] = {
+    UnknownStyle: "unknown-style",
+    AdapterLoading: "adapter-loading",
+    triton.EngineBusy: "engine-busy",
+    triton.EngineAway: "engine-away",
+    triton.TimedOut: "timed-out",
+}
+
+
+class Problem(HTTPException):
+    """A problem on its way out. An HTTPException, because the framework lets only those pass."""
+
+    def __init__(
+        self,
+        slug: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        status, self.title = CATALOGUE[slug]
+        super().__init__(status, detail, dict(headers or {}))
+        self.slug = slug
+        self.members = members
+
+    def response(self, request_id: str) -> JSONResponse:
+        body = {
+            "type": TYPE + self.slug,
+            "title": self.title,
+            "status": self.status_code,
+            "detail": self.detail,
+            "instance": f"urn:atelier:request:{request_id}",
+            **self.members,
+        }
+        return JSONResponse(body, self.status_code, self.headers, media_type=MEDIA_TYPE)
+
+
+def problem_of(error: AtelierError) -> Problem:
+    """The problem that a known error is told as."""
+    headers = {}
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
+    if isinstance(error, KeyRefused):
+        fault = "" if error.reason == "missing" else ', error="invalid_token"'
+        headers["WWW-Authenticate"] = f'Bearer realm="atelier"{fault}'
+        return Problem(f"key-{error.reason}", str(error), headers=headers)
+    if isinstance(error, QuotaExceeded):
+        usage = error.usage
+        return Problem(
+            "quota-exceeded",
+            str(error),
+            quota=usage.quota,
+            images=usage.used,
+            in_progress=usage.reserved,
+        )
+    if isinstance(error, UnknownAdapter):
+        return Problem("unknown-adapter", str(error), known=error.known)
+    for kind, slug in SIMPLE.items():
+        if isinstance(error, kind):
+            return Problem(slug, str(error), headers=headers)
+    if isinstance(error, (triton.RequestRefused, PromptError)):
+        return invalid([_named(str(error))])
+    if isinstance(error, triton.EngineFailed):
+        return Problem("engine-failed", "the image engine failed; the operator's log has the cause")
+    if isinstance(error, Unavailable):
+        return Problem("engine-away", str(error), headers=headers)
+    if isinstance(error, BadInput):
+        return Problem("bad-request", str(error))
+    return Problem("internal-error", "a fault of ours; the operator finds it by this id")
+
+
+def invalid(errors: Sequence[tuple[str, str]]) -> Problem:
+    """Fields that cannot be used, each with the reason."""
+    detail = "; ".join(f"{field}: {message}" if field else message for field, message in errors)
+    listed = [{"field": field, "message": message} for field, message in errors]
+    return Problem("invalid-request", detail, errors=listed)
+
+
+def install(app: FastAPI) -> None:
+    """Give the application one answer for each kind of error."""
+
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, AtelierError)
+        problem = problem_of(error)
+        if problem.status_code >= 500 and not isinstance(error, Unavailable):
+            logger.error("request %s: %s", request_id(request), error, exc_info=error)
+        return problem.response(request_id(request))
+
+    async def of_framework(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return _of_http(request, error).response(request_id(request))
+
+    async def of_body(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return _of_validation(request, error).response(request_id(request))
+
+    async def of_database(request: Request, error: Exception) -> JSONResponse:
+        logger.error("request %s: the database failed", request_id(request), exc_info=error)
+        problem = Problem(
+            "database-away",
+            "keys and usage cannot be looked up now; nothing was charged",
+            headers={"Retry-After": "1"},
+        )
+        return problem.response(request_id(request))
+
+    async def unknown(request: Request, error: Exception) -> JSONResponse:
+        problem = Problem("internal-error", "a fault of ours; the operator finds it by this id")
+        logger.error("request %s failed", request_id(request), exc_info=error)
+        return problem.response(request_id(request))
+
+    app.add_exception_handler(AtelierError, known)
+    app.add_exception_handler(HTTPException, of_framework)
+    app.add_exception_handler(RequestValidationError, of_body)
+    app.add_exception_handler(SQLAlchemyError, of_database)
+    app.add_exception_handler(Exception, unknown)
+
+
+def request_id(request: Request) -> str:
+    """The id that the request's log lines and its answer share."""
+    return str(request.scope.get("state", {}).get("request_id", "unknown"))
+
+
+def _of_http(request: Request, error: HTTPException) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    path, method = request.url.path, request.method
+    details = {
+        404: f"there is nothing at {path}; /docs lists what there is",
+        405: f"{path} does not take {method}",
+    }
+    slug = BY_STATUS.get(error.status_code, "internal-error")
+    detail = details.get(error.status_code, str(error.detail))
+    return Problem(slug, detail, headers=error.headers)
+
+
+def _of_validation(request: Request, error: RequestValidationError) -> Problem:
+    kinds = {one["type"] for one in error.errors()}
+    if "json_invalid" in kinds:
+        cause = error.errors()[0].get("ctx", {}).get("error", "syntax error")
+        return Problem("malformed-json", f"the body is not JSON: {cause}")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and not media_type.endswith("json"):
+        text = f"send the body with Content-Type: application/json, not {media_type or 'none'!r}"
+        return Problem("unsupported-media-type", text)
+    fields = _body_fields(request)
+    return invalid([_field_error(one, fields) for one in error.errors()])
+
+
+def _body_fields(request: Request) -> list[str]:
+    """The field names that the route's body has, for a hint at a misspelt one."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    annotation = getattr(getattr(field, "field_info", None), "annotation", None)
+    return list(getattr(annotation, "model_fields", {}))
+
+
+def _field_error(error: Mapping[str, Any], fields: Sequence[str]) -> tuple[str, str]:
+    path = [part for part in error["loc"] if part != "body"]
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(
+        "."
+    )
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(path[-1]), fields, n=1)
+        message = f"there is no such field{f'; did you mean {near[0]}?' if near else ''}"
+    return name[:100], message
+
+
+def _named(text: str) -> tuple[str, str]:
+    """The field that a refusal's text begins with, as `steps: 0 is not within 1 and 150`."""
+    field, colon, message = text.partition(": ")
+    return (field, message) if colon and field.isidentifier() else ("", text)

@@ -1,0 +1,269 @@
+"""Which version of an adapter a call goes to: releases say what should serve, replicas what can.
+
+An adapter moves to its release's version only when every live replica reports that digest as
+ready; until then it stays where it was. Every call names its version, so one answer never mixes
+two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
+
+from atelier.adapter.manifest import Manifest
+from atelier.errors import BadInput, ReleaseError, Unavailable
+from atelier.files import sha256_bytes
+from atelier.home import Home
+from atelier.names import hex_of
+from atelier.release import Release, ReleaseFolder
+from atelier.replica import Replica, ReplicaFolder, ready
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER = 1.0  # seconds; loading a version takes about that
+NAMED = 20  # how many names an error lists before it only counts them
+
+
+class UnknownAdapter(BadInput):
+    """An adapter, or a version of one, that is not served here."""
+
+    def __init__(self, text: str, known: Iterable[str]) -> None:
+        self.known = sorted(known)
+        listed = ", ".join(self.known[:NAMED]) or "none"
+        more = len(self.known) - NAMED
+        super().__init__(f"{text}; known: {listed}{f' and {more} more' if more > 0 else ''}")
+
+
+class AdapterLoading(Unavailable):
+    """Released, but no version of it is ready on every replica yet."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of an adapter that can be called."""
+
+    name: str
+    version: int
+    digest: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where calls of one adapter go."""
+
+    release: Release
+    serving: Version | None
+    at_hand: Mapping[int, Version] = field(default_factory=dict)
+    canary: Version | None = None
+    trouble: str = ""  # why the release's own version does not serve
+
+    def pick(self, draw: float) -> Version | None:
+        """The version for a call; `draw` in [0, 100) decides between canary and the rest."""
+        percent = self.release.canary.percent if self.release.canary else 0
+        return self.canary if self.canary and draw < percent else self.serving
+
+
+ManifestOf = Callable[[str], Manifest | None]  # by digest
+
+
+def decide(
+    release: Release, replicas: list[Replica], manifest_of: ManifestOf, last: Route | None
+) -> Route:
+    """The adapter's route from what is known now and where it went before."""
+    if not any(replica.live() for replica in replicas):
+        # Reports that stop say nothing about the engine: go on as before.
+        return Route(
+            release,
+            last.serving if last else None,
+            last.at_hand if last else {},
+            last.canary if last else None,
+            "no replica has reported for some seconds",
+        )
+    at_hand = _at_hand(release, replicas, manifest_of)
+    by_digest = {one.digest: one for one in at_hand.values()}
+    target = by_digest.get(release.digest)
+    canary = by_digest.get(release.canary.digest) if release.canary else None
+    if target:
+        return Route(release, target, at_hand, canary)
+    trouble = _trouble(release, replicas)
+    if last and last.serving:
+        return Route(release, last.serving, at_hand, canary, trouble)
+    # A gateway that has just started, in the middle of a roll-out: what served before.
+    past = [by_digest.get(one.digest) for one in release.previous if not one.withdrawn]
+    return Route(release, next((one for one in past if one), None), at_hand, canary, trouble)
+
+
+def _at_hand(
+    release: Release, replicas: list[Replica], manifest_of: ManifestOf
+) -> dict[int, Version]:
+    """The versions that every live replica holds ready."""
+    name = release.adapter
+    pins = {
+        (held.version, held.digest)
+        for one in replicas
+        for held in one.adapters
+        if held.name == name
+    }
+    found: dict[int, Version] = {}
+    for version, digest in sorted(pins):
+        if ready(replicas, name, digest, base=release.base):
+            manifest = manifest_of(digest)
+            if manifest:
+                found[version] = Version(name, version, digest, manifest)
+    return found
+
+
+def _trouble(release: Release, replicas: list[Replica]) -> str:
+    """Why the release's version does not serve, in the replicas' own words."""
+    live = [one for one in replicas if one.live()]
+    if all(one.base != release.base for one in live):
+        return f"it was made for another base ({release.base}) than the one that is served"
+    for one in live:
+        held = one.holds(release.adapter, release.digest)
+        if held is None or held.state != "ready":
+            reason = (held and held.error) or one.error or "not loaded yet"
+            return f"version {release.version} on replica {one.replica}: {reason}"
+    return f"the package of version {release.version} cannot be read"
+
+
+class ReleaseWatch:
+    """Looks at the home's releases and replicas every `poll` seconds and keeps the routes."""
+
+    def __init__(
+        self,
+        home: Home,
+        *,
+        poll: float,
+        draw: Callable[[], float] = lambda: random.random() * 100,
+    ) -> None:
+        self._home = home
+        self._releases = ReleaseFolder(home.releases)
+        self._replicas = ReplicaFolder(home.replicas)
+        self._poll = poll
+        self._draw = draw
+        self._read: dict[str, tuple[tuple[int, ...], Release]] = {}
+        self._manifests: dict[str, Manifest] = {}
+        self._lock = threading.Lock()
+        self.routes: Mapping[str, Route] = {}
+        self.replicas: tuple[Replica, ...] = ()  # the live ones
+
+    def resolve(self, name: str, version: int | None = None) -> Version:
+        """The version that a call of `name` (or `name@version`) goes to."""
+        route = self.routes.get(name)
+        if route is None:
+            near = difflib.get_close_matches(name, self.routes, n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise UnknownAdapter(f"adapter {name!r} is not served here{hint}", self.routes)
+        if version is not None:
+            if version not in route.at_hand:
+                known = [f"{name}@{one}" for one in route.at_hand]
+                raise UnknownAdapter(f"adapter {name}: version {version} is not at hand", known)
+            return route.at_hand[version]
+        picked = route.pick(self._draw())
+        if picked is None:
+            text = f"adapter {name} is not ready: {route.trouble}"
+            raise AdapterLoading(text, retry_after=RETRY_AFTER)
+        return picked
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            await asyncio.sleep(self._poll)
+            try:
+                await self.refresh()
+            except Exception:  # one bad look must not end all later ones
+                logger.exception("looking at the releases failed; the last routes stay")
+
+    async def refresh(self) -> None:
+        await run_in_threadpool(self.look)
+
+    def look(self) -> None:
+        """Read what changed and decide every route anew."""
+        with self._lock:
+            releases = self._list()
+            replicas = [one for one in self._replicas.list().values() if one.live()]
+            routes = {
+                name: decide(release, replicas, self._manifest, self.routes.get(name))
+                for name, release in releases.items()
+            }
+            self._log_changes(routes)
+            self._forget_manifests(routes)
+            self.routes, self.replicas = routes, tuple(replicas)
+
+    def _list(self) -> dict[str, Release]:
+        """Every release; files are parsed when they change, a broken one stays what it was."""
+        found: dict[str, Release] = {}
+        for file in sorted(self._home.releases.glob("[!.]*.json")):
+            name = file.stem
+            try:
+                stat = file.stat()
+                stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+                if self._read.get(name, ((), None))[0] != stamp:
+                    release = self._releases.get(name)
+                    if release is not None:
+                        self._read[name] = (stamp, release)
+            except FileNotFoundError:  # retired while we looked
+                continue
+            except (OSError, ReleaseError) as error:
+                logger.warning("%s; the last good release stays", error)
+            if name in self._read:
+                found[name] = self._read[name][1]
+        self._read = {name: self._read[name] for name in found}
+        return found
+
+    def _manifest(self, digest: str) -> Manifest | None:
+        """The verified manifest of a package on the shared volume, None where it is not there."""
+        if digest not in self._manifests:
+            file = self._home.packages / hex_of(digest) / "manifest.json"
+            try:
+                data = file.read_bytes()
+                if sha256_bytes(data) != digest:
+                    raise ValueError("its digest is another one")
+                self._manifests[digest] = Manifest.model_validate_json(data)
+            except FileNotFoundError:
+                return None
+            except (OSError, ValueError, ValidationError) as error:
+                logger.warning("%s cannot be used: %s", file, error)
+                return None
+        return self._manifests[digest]
+
+    def _forget_manifests(self, routes: Mapping[str, Route]) -> None:
+        used = {
+            one.digest
+            for route in routes.values()
+            for one in (*route.at_hand.values(), route.serving, route.canary)
+            if one
+        }
+        self._manifests = {digest: self._manifests[digest] for digest in used}
+
+    def _log_changes(self, routes: Mapping[str, Route]) -> None:
+        for name in sorted({*routes, *self.routes}):
+            old, new = self.routes.get(name), routes.get(name)
+            if _label(old) != _label(new):
+                logger.info("adapter %s: %s -> %s", name, _label(old), _label(new))
+            if new and new.trouble and (old is None or old.trouble != new.trouble):
+                logger.warning("adapter %s: %s", name, new.trouble)
+
+
+def _label(route: Route | None) -> str:
+    if route is None:
+        return "not released"
+    one = route.serving
+    return f"version {one.version} ({hex_of(one.digest)[:12]})" if one else "nothing ready"
+
+
+def parse_reference(text: str) -> tuple[str, int | None]:
+    """`name` or `name@version`; ValueError otherwise."""
+    name, at, version = text.partition("@")
+    if not name or (at and not (version.isascii() and version.isdigit() and int(version) > 0)):
+        raise ValueError(f"{text!r} is neither name nor name@version")
+    return name, int(version) if at else None

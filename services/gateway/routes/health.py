@@ -1,0 +1,46 @@
+"""What probes and Prometheus ask, without a key: `/healthz`, `/readyz`, `/metrics`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from services.gateway.deps import Parts, PartsDep
+from services.gateway.schemas import Health
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """The process answers. Nothing else is asked, so that a database's trouble restarts nobody."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", responses={503: {"model": Health, "description": "Not all is there."}})
+async def readyz(parts: PartsDep, response: Response) -> Health:
+    """Calls would succeed: the image engine and the database answer."""
+    engine, database = await asyncio.gather(parts.engine.ready(), _database_ready(parts))
+    checks = {"engine": engine, "database": database}
+    if not all(checks.values()):
+        response.status_code = 503
+        response.headers["Retry-After"] = "1"
+        return Health(status="unready", checks=checks)
+    return Health(status="ok", checks=checks)
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(parts: PartsDep) -> Response:
+    return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _database_ready(parts: Parts) -> bool:
+    try:
+        await run_in_threadpool(parts.keys.ping)
+    except SQLAlchemyError:
+        return False
+    return True

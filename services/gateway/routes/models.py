@@ -1,0 +1,44 @@
+"""`GET /v1/models`: the adapters that are released here, in the shape of OpenAI's list."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from services.gateway.deps import CurrentKey, PartsDep
+from services.gateway.openapi import documented
+from services.gateway.releases import Route
+from services.gateway.schemas import Model, ModelList
+
+BASE = "base"
+
+router = APIRouter(tags=["models"])
+
+
+@router.get(
+    "/v1/models",
+    responses=documented("key-missing", "key-wrong", "key-expired", "key-revoked", "database-away"),
+)
+async def models(parts: PartsDep, _key: CurrentKey) -> ModelList:
+    """Every released adapter with the version that serves, its trigger words and styles."""
+    bases = {replica.base for replica in parts.releases.replicas}
+    listed = [Model(id=BASE, created=0, digest=digest) for digest in sorted(bases)]
+    listed += [_model(name, route) for name, route in sorted(parts.releases.routes.items())]
+    return ModelList(data=listed)
+
+
+def _model(name: str, route: Route) -> Model:
+    serving = route.serving
+    created = int(route.release.since.timestamp())
+    trouble = route.trouble or None
+    if serving is None:
+        return Model(id=name, created=created, ready=False, trouble=trouble)
+    return Model(
+        id=name,
+        created=created,
+        version=serving.version,
+        versions=sorted({*route.at_hand, serving.version}),
+        digest=serving.digest,
+        trigger=serving.manifest.trigger,
+        styles=serving.manifest.styles,
+        trouble=trouble,
+    )

@@ -1,0 +1,229 @@
+"""The only way to the engine: Triton's V2 protocol over gRPC, its statuses made into typed errors.
+
+gRPC and not HTTP, because a call given up here (the client hung up, the time is over) is then
+cancelled in the engine as well, between two of its steps.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc.aio as grpc
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE
+from tritonclient.utils import InferenceServerException
+
+from atelier.errors import AtelierError, BadInput, Unavailable
+
+READY_SECONDS = 2.0
+RETRY_AFTER = 1.0  # where the engine does not say when to come back
+RETRY_TEXT = re.compile(r"\(retry after ([0-9.]+) s\)")
+SEED_MODULUS = 2**64
+NUMPY_TYPES = {"INT64": np.int64, "INT32": np.int32, "FP32": np.float32}
+# A restarted Triton is found again within a second; gRPC would wait up to two minutes.
+CHANNEL = [
+    ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
+    ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_SIZE),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+]
+
+
+class RequestRefused(BadInput):
+    """The engine says that it can never answer this request; its text names the field."""
+
+
+class AdapterGone(BadInput):
+    """The engine does not hold that version of that adapter (any more)."""
+
+
+class EngineAway(Unavailable):
+    """Triton does not answer, or its model is not loaded."""
+
+
+class EngineBusy(Unavailable):
+    """The engine's queue is full, or it is stopping."""
+
+
+class TimedOut(AtelierError):  # noqa: N818
+    """No picture within the time a request may take."""
+
+
+class EngineFailed(AtelierError):  # noqa: N818
+    """A fault behind the gateway that the caller can do nothing about."""
+
+
+@dataclass(frozen=True)
+class AdapterCall:
+    """One adapter of a call, always with its version: nothing is left to the engine's default."""
+
+    name: str
+    version: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class ImageCall:
+    """One call of the model `atelier`; sides of None are the base's own size."""
+
+    prompt: str
+    negative_prompt: str | None
+    adapters: tuple[AdapterCall, ...]
+    scheduler: str
+    seed: int
+    steps: int
+    width: int | None
+    height: int | None
+    images: int
+    guidance_scale: float
+
+
+class UsedAdapter(BaseModel):
+    """An adapter as the engine says it used it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    version: int | None
+    digest: str
+    weight: float
+
+
+class Info(BaseModel):
+    """The INFO output: what made the pictures."""
+
+    model_config = ConfigDict(frozen=True)
+
+    seeds: tuple[int, ...]
+    adapters: tuple[UsedAdapter, ...]
+    base: str = ""
+    backend: str
+    engine_digest: str
+    warnings: tuple[str, ...] = ()
+    timings: dict[str, float] = {}
+
+
+@dataclass(frozen=True)
+class ImageAnswer:
+    """Pictures uint8 [image, height, width, 3] and what made them."""
+
+    pixels: NDArray[np.uint8]
+    info: Info
+
+
+class TritonClient:
+    """One channel to one Triton address. Use it in the event loop that made it."""
+
+    def __init__(self, address: str, model: str) -> None:
+        self._client = grpc.InferenceServerClient(address, channel_args=CHANNEL)
+        self._address = address
+        self._model = model
+
+    async def generate(self, call: ImageCall, *, timeout: float, request_id: str) -> ImageAnswer:
+        """Pictures for the call, or one of this module's errors; `timeout` in seconds.
+
+        Cancelling the awaiting task cancels the call in the engine.
+        """
+        began = time.monotonic()
+        try:
+            result = await self._client.infer(
+                self._model,
+                tensors(call),
+                request_id=request_id,
+                timeout=round(timeout * 1e6),  # the engine's own deadline, in microseconds
+                client_timeout=timeout,
+            )
+        except InferenceServerException as error:
+            late = time.monotonic() - began >= timeout
+            raise self._translated(error, late=late) from error
+        try:
+            return _answer(result)
+        except (ValueError, TypeError, LookupError, ValidationError) as error:
+            raise EngineFailed(f"Triton at {self._address} answered in another shape") from error
+
+    async def ready(self) -> bool:
+        """Whether the model can be called now."""
+        try:
+            return bool(
+                await self._client.is_model_ready(self._model, client_timeout=READY_SECONDS)
+            )
+        except InferenceServerException:
+            return False
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _translated(self, error: InferenceServerException, *, late: bool) -> AtelierError:
+        status = str(error.status()).removeprefix("StatusCode.")
+        text = str(error.message() or "").strip()
+        if status in {"DEADLINE_EXCEEDED", "CANCELLED"} or (late and status == "UNAVAILABLE"):
+            return TimedOut("the picture was not ready in the time that a request may take")
+        if "unknown model" in text or "is not ready" in text:
+            return EngineAway("the model is not loaded yet", retry_after=RETRY_AFTER)
+        if status == "NOT_FOUND":
+            return AdapterGone(text)
+        if status == "INVALID_ARGUMENT":
+            return RequestRefused(text)
+        if status == "UNAVAILABLE":
+            told = RETRY_TEXT.search(text)
+            if told:
+                return EngineBusy(RETRY_TEXT.sub("", text).strip(), retry_after=float(told[1]))
+            return EngineAway("the image engine does not answer", retry_after=RETRY_AFTER)
+        return EngineFailed(f"Triton at {self._address} answered {status}: {text}")
+
+
+def tensors(call: ImageCall) -> list[Any]:
+    """The V2 inputs of a call (DESIGN §5); what is None is not sent."""
+    adapters = [
+        {"name": one.name, "version": one.version, "weight": one.weight} for one in call.adapters
+    ]
+    inputs = [
+        _text("PROMPT", call.prompt),
+        _text("ADAPTERS", json.dumps(adapters)),
+        _text("SCHEDULER", call.scheduler),
+        _number("SEED", "INT64", _signed(call.seed)),
+        _number("STEPS", "INT32", call.steps),
+        _number("IMAGES", "INT32", call.images),
+        _number("GUIDANCE_SCALE", "FP32", call.guidance_scale),
+    ]
+    if call.negative_prompt is not None:
+        inputs.append(_text("NEGATIVE_PROMPT", call.negative_prompt))
+    for name, side in (("WIDTH", call.width), ("HEIGHT", call.height)):
+        if side is not None:
+            inputs.append(_number(name, "INT32", side))
+    return inputs
+
+
+def _signed(seed: int) -> int:
+    """The same 64 bits as V2's INT64."""
+    return seed - SEED_MODULUS if seed >= SEED_MODULUS // 2 else seed
+
+
+def _text(name: str, value: str) -> Any:
+    tensor = grpc.InferInput(name, [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([value.encode()], dtype=np.object_))
+    return tensor
+
+
+def _number(name: str, datatype: str, value: float) -> Any:
+    tensor = grpc.InferInput(name, [1], datatype)
+    tensor.set_data_from_numpy(np.array([value], dtype=NUMPY_TYPES[datatype]))
+    return tensor
+
+
+def _answer(result: Any) -> ImageAnswer:
+    pixels = result.as_numpy("IMAGE")
+    info = Info.model_validate_json(result.as_numpy("INFO").reshape(-1)[0])
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+        raise ValueError(f"IMAGE is {pixels.dtype} {pixels.shape}, not uint8 [N, H, W, 3]")
+    if len(info.seeds) != len(pixels):
+        raise ValueError(f"{len(pixels)} pictures and {len(info.seeds)} seeds")
+    return ImageAnswer(pixels, info)
