@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,6 +32,17 @@ class Identity:
     dataset: str
     stage: int = 0
 
+    def check(self, found: Mapping[str, Any], place: Path) -> None:
+        """BadInput naming both sides where what lies at `place` belongs to something else."""
+        wanted = asdict(self)
+        other = [name for name in wanted if found.get(name) != wanted[name]]
+        if other:
+            told = ", ".join(f"{name} {found.get(name)} (now {wanted[name]})" for name in other)
+            raise BadInput(
+                f"{place}: belongs to {told}; train what has changed into another --output, or "
+                "change it back to go on"
+            )
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -41,6 +52,7 @@ class Checkpoint:
     position: int
     weights: Mapping[str, torch.Tensor]
     optimiser: Mapping[str, Any]
+    threads: int  # of the CPU; another number may round sums otherwise
 
 
 class Checkpoints:
@@ -68,7 +80,7 @@ class Checkpoints:
                 "position": checkpoint.position,
                 "identity": asdict(self.identity),
                 "state": sha256_file(aside / STATE),
-                "threads": torch.get_num_threads(),
+                "threads": checkpoint.threads,
                 "torch": torch.__version__,
             }
             (aside / MANIFEST).write_text(json.dumps(about, indent=2))
@@ -88,26 +100,20 @@ class Checkpoints:
             about = _manifest(folder)
             if about is None:
                 continue
-            self._check(folder, about["identity"])
+            self.identity.check(about["identity"], folder)
             state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
             _restore_random(state["random"])
             return Checkpoint(
-                about["step"], about["position"], state["weights"], state["optimiser"]
+                about["step"],
+                about["position"],
+                state["weights"],
+                state["optimiser"],
+                about["threads"],
             )
         return None
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
-
-    def _check(self, folder: Path, found: Mapping[str, Any]) -> None:
-        wanted = asdict(self.identity)
-        other = [name for name in wanted if found.get(name) != wanted[name]]
-        if other:
-            told = ", ".join(f"{name} {found.get(name)} (now {wanted[name]})" for name in other)
-            raise BadInput(
-                f"{folder}: belongs to {told}; train what has changed into another --output, or "
-                "change it back to go on"
-            )
 
 
 def _not_written(final: Path, error: Exception) -> Exception:
@@ -132,7 +138,7 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 def _random_state() -> dict[str, Any]:
     """Of every generator that a library could draw from; ours need none (see draws.py)."""
-    name, words, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    name, words, place, has_gauss, gauss = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": list(random.getstate()[1]),

@@ -60,7 +60,10 @@ class Loop:
             self._unread.append(self._update(step))
             if len(self._unread) >= self._watch or step + 1 == self.spec.steps:
                 self.look(report)
-            if after(step + 1):
+            paused = time.perf_counter()
+            stop = after(step + 1)
+            self._looked += time.perf_counter() - paused
+            if stop:
                 return step + 1
         return self.spec.steps
 

@@ -6,7 +6,6 @@ products, where PEFT's layer takes some thirty operations.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -62,9 +61,9 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.weight, self.bias = frozen.weight, frozen.bias
         self.in_features, self.out_features = frozen.in_features, frozen.out_features
-        place = {"dtype": torch.float32, "device": frozen.weight.device}
-        self.A = nn.Parameter(torch.empty(rank, frozen.in_features, **place))
-        self.B = nn.Parameter(torch.zeros(frozen.out_features, rank, **place))
+        device = frozen.weight.device
+        self.A = nn.Parameter(torch.empty(rank, frozen.in_features, device=device))
+        self.B = nn.Parameter(torch.zeros(frozen.out_features, rank, device=device))
         self.alpha, self.scale = alpha, alpha / rank
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,22 +74,13 @@ class LoraLinear(nn.Module):
         return y
 
 
-def trainable_copy(module: nn.Module) -> nn.Module:
-    """The same network with the same memory for its weights: what is put into it stays there."""
-    shared: dict[int, Any] = {
-        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
-        for parameter in module.parameters()
-    }
-    shared |= {id(buffer): buffer for buffer in module.buffers()}
-    return deepcopy(module, shared)
-
-
 def put_into(
     networks: Mapping[str, nn.Module], targets: Iterable[str], rank: int, alpha: float, seed: int
 ) -> dict[str, LoraLinear]:
     """Replaces the projections that `targets` mean; returns the new layers by canonical module.
 
-    `networks` are trainable copies by component name. RecipeError where a target matches nothing.
+    `networks` share their weights with the base (`services.engine.banked.share`). RecipeError
+    where a target matches nothing.
     """
     layers: dict[str, LoraLinear] = {}
     for target in targets:

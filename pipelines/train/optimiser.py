@@ -96,10 +96,9 @@ def check_optimizer(name: str, device: torch.device) -> None:
 
 
 def _rule(spec: TrainSpec, flat: nn.Parameter) -> torch.optim.Optimizer:
-    options = {"lr": spec.lr, "weight_decay": spec.weight_decay}
     if spec.optimizer == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit
 
-        rule: torch.optim.Optimizer = AdamW8bit([flat], **options)
+        rule: torch.optim.Optimizer = AdamW8bit([flat], lr=spec.lr, weight_decay=spec.weight_decay)
         return rule
-    return torch.optim.AdamW([flat], fused=True, **options)
+    return torch.optim.AdamW([flat], lr=spec.lr, weight_decay=spec.weight_decay, fused=True)

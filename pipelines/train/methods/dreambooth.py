@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atelier.adapter.lora import LoraWeights
-from pipelines.train import lora, text
+from pipelines.train import lora
 from pipelines.train.draws import Draws
 from pipelines.train.material import Material
 from pipelines.train.methods.method import Loss
 from pipelines.train.objective import Objective
 from pipelines.train.samples import Row, Samples
+from pipelines.train.text import Embedded
+from services.engine.banked import share
+from services.engine.text import encode, tokenize
 
 ENCODERS = ("text_encoder", "text_encoder_2")
 
@@ -28,7 +31,7 @@ class DreamBooth:
         base, self.stage = material.base, material.stage
         spec = self.stage.lora
         self.objective = Objective.of(base.scheduler_config, base.device)
-        networks = {name: lora.trainable_copy(getattr(base, name)) for name in ("unet", *ENCODERS)}
+        networks = {name: share(getattr(base, name)) for name in ("unet", *ENCODERS)}
         self.layers = lora.put_into(
             networks, spec.targets, spec.rank, spec.alpha, self.stage.train.seed
         )
@@ -38,11 +41,12 @@ class DreamBooth:
             self.unet.train()  # diffusers looks at the mode; there is no dropout in it
         self.samples = Samples(material)
         self.encoders = [networks[name] for name in ENCODERS]
-        self.tokens = text.tokens_of((base.tokenizer, base.tokenizer_2), self.samples.prompts)
-        self.embedded: text.Embedded | None = None
+        tokenizers = (base.tokenizer, base.tokenizer_2)
+        self.tokens = [tokenize(one, self.samples.prompts) for one in tokenizers]
+        self.embedded: Embedded | None = None
         if not set(spec.targets) & set(ENCODERS):
             with torch.no_grad():
-                self.embedded = text.embed(self.encoders, self.tokens)
+                self.embedded = Embedded(*encode(self.encoders, self.tokens))
             self.encoders = []
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -88,7 +92,7 @@ class DreamBooth:
         rows: Sequence[Row],
         members: list[int],
         timesteps: Tensor,
-        embedded: text.Embedded,
+        embedded: Embedded,
         draws: Draws,
     ) -> Tensor:
         """Errors [rows] of latents of one shape; `members` are their places in the batch."""
@@ -122,10 +126,10 @@ class DreamBooth:
             drawn.append(draws.timesteps("class levels", batch, levels))
         return torch.cat(drawn).to(self.objective.alphas.device)
 
-    def _embed(self, prompts: Sequence[int]) -> text.Embedded:
+    def _embed(self, prompts: Sequence[int]) -> Embedded:
         """The rows' prompts: looked up, or encoded anew where the encoders are trained."""
         if self.embedded is not None:
             return self.embedded.rows(prompts)
         distinct = sorted(set(prompts))
-        fresh = text.embed(self.encoders, [tokens[distinct] for tokens in self.tokens])
+        fresh = Embedded(*encode(self.encoders, [ids[distinct] for ids in self.tokens]))
         return fresh.rows([distinct.index(prompt) for prompt in prompts])

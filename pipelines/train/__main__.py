@@ -1,0 +1,67 @@
+"""One training as a process: what a Job runs.
+
+python -m pipelines.train adapters/thor-cat/recipe.yaml --output run --resume
+python -m pipelines.train --deliver run
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from atelier.errors import AtelierError
+from atelier.home import Home
+from atelier.names import hex_of
+from atelier.recipe import Recipe
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Trains or delivers; the exit code is the command line's contract (see atelier.errors)."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.deliver is not None:
+            _deliver(options.deliver)
+        else:
+            _train(options)
+    except AtelierError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def default_output(recipe: Recipe) -> Path:
+    """Equal recipes train into one folder, so that `--resume` finds what there is."""
+    return Home.find().runs / recipe.adapter / hex_of(recipe.digest)[:12]
+
+
+def _train(options: argparse.Namespace) -> None:
+    recipe = Recipe.load(options.recipe)
+    from transformers.utils import logging
+
+    from pipelines.train.job import train
+    from pipelines.train.progress import watcher
+
+    logging.disable_progress_bar()
+    output = options.output or default_output(recipe)
+    train(recipe, output=output, resume=options.resume, progress=watcher(), until=options.until)
+
+
+def _deliver(folder: Path) -> None:
+    from pipelines.train.tracking.tracker import deliver
+
+    deliver(folder, Home.find())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.train", description=__doc__)
+    parser.add_argument("recipe", nargs="?", type=Path, help="the recipe.yaml to train")
+    parser.add_argument("--output", type=Path, help="the run's folder (default: in the home)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run that lies there")
+    parser.add_argument("--until", type=int, help="stop, with a checkpoint, after this step")
+    parser.add_argument(
+        "--deliver", type=Path, metavar="RUN", help="only tell MLflow and W&B what is outstanding"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

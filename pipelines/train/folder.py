@@ -1,0 +1,73 @@
+"""The folder of one run: what lies where in it, whose it is, and that only one process writes."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from atelier.adapter.package import Package
+from atelier.errors import BadInput
+from atelier.files import write_atomic
+from atelier.recipe import Recipe
+from pipelines.train.checkpoint import Identity
+from pipelines.train.tracking.tracker import ABOUT
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths below one root."""
+
+    root: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """What a killed run goes on from."""
+        return self.root / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Validation pictures."""
+        return self.root / "samples"
+
+    @property
+    def package(self) -> Path:
+        """The result."""
+        return self.root / "package"
+
+    @property
+    def about(self) -> Path:
+        """What the run is made from, the recipe with all its defaults included."""
+        return self.root / ABOUT
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """BadInput where another process is writing here."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BadInput(
+                    f"{self.root}: another process is training into it; wait for it, or name "
+                    "another --output"
+                ) from error
+            yield
+
+    def begin(self, recipe: Recipe, identity: Identity, *, resume: bool) -> None:
+        """BadInput where another run lies here, or this one and nobody asked to go on with it."""
+        if not self.about.exists():
+            told = {"identity": asdict(identity), "recipe": recipe.model_dump(mode="json")}
+            write_atomic(self.about, json.dumps(told, indent=2, ensure_ascii=False))
+            return
+        if not resume:
+            raise BadInput(
+                f"{self.root}: a run lies here already; go on with it by --resume, or name another "
+                "--output"
+            )
+        identity.check(json.loads(self.about.read_text())["identity"], self.root)
+
+    def finished(self) -> Package | None:
+        """The package of a run that has ended."""
+        return Package.open(self.package) if self.package.is_dir() else None

@@ -1,0 +1,289 @@
+"""One training from beginning to end: check, prepare, train, pack, tell."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atelier.adapter.manifest import BaseRef
+from atelier.adapter.package import Package, write_package
+from atelier.errors import Interrupted, RecipeError, Unavailable
+from atelier.home import Home
+from atelier.recipe import Recipe, Stage
+from pipelines.dataset import PictureFolder, open_folder
+from pipelines.train.checkpoint import Checkpoint, Checkpoints, Identity
+from pipelines.train.folder import RunFolder
+from pipelines.train.loop import Loop, Report
+from pipelines.train.material import Material
+from pipelines.train.methods import METHODS, Method
+from pipelines.train.optimiser import DTYPES, Optimiser, check_optimizer, check_precision
+from pipelines.train.prior import ClassPictures, class_pictures
+from pipelines.train.progress import Silence, Watcher
+from pipelines.train.stopping import Stopping
+from pipelines.train.tracking.tracker import RunTracker, Tracker
+from pipelines.train.validation import draw
+from services.engine import Engine, EngineSettings
+from services.engine.base import Base, load_base
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """`run_id` is MLflow's, None where it is not told; `seconds` are of this call."""
+
+    package: Package
+    run_id: str | None
+    steps: int
+    seconds: float
+
+
+def train(
+    recipe: Recipe,
+    *,
+    output: Path,
+    resume: bool = False,
+    tracker: Tracker | None = None,
+    progress: Watcher | None = None,
+    until: int | None = None,
+) -> TrainResult:
+    """Trains `recipe` into the run folder `output`; the package lies in `output/package`.
+
+    Raises BadInput for what cannot be trained, Refused where the loss is no number, Interrupted
+    (with a checkpoint) on SIGTERM or after step `until`, and Unavailable where the disk is full or
+    a tracking server could not be told: then the package is whole all the same.
+    """
+    started = time.monotonic()
+    stage = _only_stage(recipe)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_precision(stage.train.precision, device)
+    check_optimizer(stage.train.optimizer, device)
+    pictures = open_folder(recipe.dataset_folder(stage), stage.dataset.captions)
+    folder = RunFolder(output.absolute())
+    with folder.claimed(), Stopping() as stopping:
+        base = load_base(
+            recipe.base.model,
+            revision=recipe.base.revision,
+            vae=recipe.base.vae,
+            device=device,
+            dtype=DTYPES[stage.train.precision],
+        )
+        identity = Identity(recipe.digest, base.digest, pictures.digest)
+        folder.begin(recipe, identity, resume=resume)
+        told = tracker or RunTracker(folder.root, recipe.tracking, recipe.adapter, Home.find())
+        job = _Job(
+            recipe, stage, base, pictures, folder, identity, told, progress or Silence(), stopping
+        )
+        with job.telling():
+            package = folder.finished() or job.train(until)
+            job.conclude(package)
+    return TrainResult(package, told.run_id, stage.train.steps, time.monotonic() - started)
+
+
+@dataclass
+class _Job:
+    """What one training holds on to."""
+
+    recipe: Recipe
+    stage: Stage
+    base: Base
+    pictures: PictureFolder
+    folder: RunFolder
+    identity: Identity
+    tracker: Tracker
+    watcher: Watcher
+    stopping: Stopping
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Draws class and validation pictures; made when the first is wanted."""
+        settings = EngineSettings(
+            slots=2, max_rank=self.stage.lora.rank, max_batch=16, device=str(self.base.device)
+        )
+        return Engine(self.base, settings)
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """The tracker learns how it ended, whatever happens."""
+        params = _flat(self.recipe.model_dump(mode="json", exclude={"stages", "folder"}))
+        params |= _flat(self.stage.model_dump(mode="json"))
+        self.tracker.begin(params, self._lineage())
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self.tracker.end("stopped" if isinstance(error, Interrupted) else "failed")
+            except Unavailable as away:  # the reason for ending comes first; nothing is lost
+                self.watcher.note(str(away))
+            raise
+        finally:
+            self.watcher.end()
+        self.tracker.end("finished")
+
+    def train(self, until: int | None) -> Package:
+        """All updates that are left, then the package."""
+        spec = self.stage.train
+        material = Material(
+            self.base, self.recipe, self.stage, self.pictures, self._class_pictures()
+        )
+        method = METHODS[self.stage.method](material)
+        optimiser = Optimiser(method.trainable(), spec)
+        kept = Checkpoints(self.folder.checkpoints, self.identity, self.recipe.checkpoint.keep)
+        start = self._restored(kept, optimiser)
+        loop = Loop(method, optimiser, spec)
+
+        def after(step: int) -> bool:
+            stop = self.stopping.asked or step == until
+            if not stop and self._draws_at(step):
+                self._draw(method, step)
+            if stop or step % self.recipe.checkpoint.every == 0:
+                loop.look(self._report)  # a loss that is no number must not be kept
+                kept.save(_snapshot(optimiser, step, step * spec.accumulate))
+            return stop
+
+        self.watcher.begin(start, spec.steps)
+        done = loop.run(start, self._report, after)
+        if done < spec.steps:
+            raise Interrupted(
+                f"stopped after step {done} of {spec.steps}; `--resume --output "
+                f"{self.folder.root}` goes on from there"
+            )
+        return self._pack(method)
+
+    def conclude(self, package: Package) -> None:
+        """The result is told; harmless where it was told before."""
+        self.tracker.package(
+            package.path, {"atelier.digest": package.digest, "atelier.adapter": self.recipe.adapter}
+        )
+        self.watcher.note(f"{package.path}: {package.digest}")
+
+    def _class_pictures(self) -> PictureFolder | None:
+        prior = self.stage.prior
+        if prior is None:
+            return None
+        wanted = ClassPictures(
+            base=self.base.digest,
+            vae=self.base.vae_digest,
+            precision=str(self.base.dtype).removeprefix("torch."),
+            prompt=self.recipe.fill(prior.prompt),
+            count=prior.images,
+            size=self.stage.dataset.resolution,
+            seed=self.stage.train.seed,
+        )
+
+        def told(done: int, of: int) -> None:
+            if self.stopping.asked:
+                raise Interrupted("stopped while class pictures were drawn; --resume goes on")
+            if done < of:
+                self.watcher.note(f"class pictures: {done} of {of}")
+
+        cache = Home.find().root / "cache" / "class-pictures"
+        return class_pictures(wanted, cache, lambda: self.engine, told)
+
+    def _restored(self, kept: Checkpoints, optimiser: Optimiser) -> int:
+        """The number of updates that a checkpoint brought back; 0 without one."""
+        found = kept.latest()
+        if found is None:
+            return 0
+        optimiser.parameters.load(found.weights)
+        optimiser.restore(found.optimiser)
+        threads = torch.get_num_threads()
+        if found.threads != threads:
+            self.watcher.note(
+                f"going on with {threads} threads instead of {found.threads}: the last bits may "
+                "differ from an unbroken run"
+            )
+        return found.step
+
+    def _draws_at(self, step: int) -> bool:
+        validation = self.recipe.validation
+        if validation is None:
+            return False
+        return step % validation.every == 0 or step == self.stage.train.steps
+
+    def _draw(self, method: Method, step: int) -> None:
+        samples = draw(self.engine, self.recipe, method.adapter(), step, self.folder.samples)
+        for sample in samples:
+            self.tracker.picture(step, sample.index, sample.prompt, sample.path)
+
+    def _report(self, report: Report) -> None:
+        values = {"loss": report.loss, "lr": report.rate, "grad_norm": report.norm}
+        values |= {f"loss_{name}": value for name, value in report.parts.items()}
+        self.tracker.metrics(report.step, values | {"seconds_per_step": report.seconds})
+        self.watcher.update(report)
+
+    def _pack(self, method: Method) -> Package:
+        return write_package(
+            self.folder.package,
+            {name: tensor.detach().cpu().numpy() for name, tensor in method.trainable().items()},
+            name=self.recipe.adapter,
+            base=BaseRef(id=self.base.id, digest=self.base.digest),
+            alpha=self.stage.lora.alpha,
+            targets=self.stage.lora.targets,
+            trigger=self.recipe.trigger,
+            class_prompt=self.stage.prior.prompt if self.stage.prior else None,
+            styles=self.recipe.styles,
+            dataset=self.pictures.digest,
+            recipe=self.recipe.digest,
+            git_commit=_git_commit(self.recipe.folder),
+        )
+
+    def _lineage(self) -> dict[str, str]:
+        commit = _git_commit(self.recipe.folder)
+        return {
+            "atelier.recipe": self.recipe.digest,
+            "atelier.base": self.base.digest,
+            "atelier.dataset": self.pictures.digest,
+            "atelier.output": str(self.folder.root),
+        } | ({"atelier.git_commit": commit} if commit else {})
+
+
+def _only_stage(recipe: Recipe) -> Stage:
+    """The stage to train; RecipeError for what is not built yet."""
+    if len(recipe.stages) > 1:
+        raise RecipeError(
+            f"{recipe.adapter}: {len(recipe.stages)} stages; one is what can be trained so far: "
+            "keep stages.0 and train the rest as recipes of their own"
+        )
+    stage = recipe.stages[0]
+    if stage.method not in METHODS:
+        raise RecipeError(
+            f"{recipe.adapter}: stages.0.method {stage.method} is not built yet; built: "
+            f"{', '.join(METHODS)}"
+        )
+    return stage
+
+
+def _snapshot(optimiser: Optimiser, step: int, position: int) -> Checkpoint:
+    weights = {name: tensor.cpu() for name, tensor in optimiser.parameters.named().items()}
+    return Checkpoint(step, position, weights, optimiser.state(), torch.get_num_threads())
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `train.lr` and so on, without what is not set."""
+    if not isinstance(value, dict):
+        return {} if value is None else {prefix: value}
+    return {
+        key: one
+        for name, inner in value.items()
+        for key, one in _flat(inner, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def _git_commit(folder: Path) -> str | None:
+    """The commit that is checked out where the recipe lies; None outside a repository."""
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None

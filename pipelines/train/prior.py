@@ -1,0 +1,84 @@
+"""Pictures of the subject's class, drawn by the base itself through our engine, and kept.
+
+The same base, prompt, seed and size give the same pictures, so they are made once for all runs.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from atelier.files import digest_json, write_atomic
+from atelier.names import hex_of
+from pipelines.dataset import PictureFolder, open_folder
+from services.engine import Engine, ImageRequest
+
+GROUP = 8  # pictures that are drawn together and kept together
+
+
+@dataclass(frozen=True)
+class ClassPictures:
+    """What decides about them; two equal ones are the same pictures."""
+
+    base: str
+    vae: str | None
+    precision: str
+    prompt: str
+    count: int
+    size: int
+    seed: int
+    steps: int = 25
+    guidance_scale: float = 5.0
+    scheduler: str = "euler"
+
+    def request(self, index: int) -> ImageRequest:
+        """The picture of that number; each has a seed of its own."""
+        return ImageRequest(
+            prompt=self.prompt,
+            seed=self.seed + index,
+            steps=self.steps,
+            width=self.size,
+            height=self.size,
+            guidance_scale=self.guidance_scale,
+            scheduler=self.scheduler,
+        )
+
+
+def class_pictures(
+    wanted: ClassPictures,
+    cache: Path,
+    engine: Callable[[], Engine],
+    told: Callable[[int, int], None],
+) -> PictureFolder:
+    """The pictures, from the cache or drawn now; `told(done, of)` is called between groups.
+
+    A group is kept whole or not at all, because which pictures are drawn together decides about
+    their last bits, and a run that goes on must see the pictures that it began with.
+    """
+    folder = cache / hex_of(digest_json(asdict(wanted)))[:16]
+    write_atomic(folder / "wanted.json", json.dumps(asdict(wanted), indent=2))
+    for first in range(0, wanted.count, GROUP):
+        numbers = range(first, min(first + GROUP, wanted.count))
+        final = folder / f"{first:05d}"
+        if not final.is_dir():
+            told(first, wanted.count)
+            results = engine().generate_many([wanted.request(number) for number in numbers])
+            images = [Image.fromarray(result.images[0]) for result in results]
+            _keep(final, dict(zip(numbers, images, strict=True)))
+    told(wanted.count, wanted.count)
+    return open_folder(folder)
+
+
+def _keep(final: Path, images: dict[int, Image.Image]) -> None:
+    """Writes a group to the side and renames it; the one that was first stays."""
+    aside = final.with_name(f".{final.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    for number, image in images.items():
+        data = BytesIO()
+        image.save(data, format="PNG")
+        write_atomic(aside / f"{number:05d}.png", data.getvalue())
+    aside.rename(final)
