@@ -212,7 +212,8 @@ def _floats(data: npt.NDArray[np.uint8], entry: Entry) -> Array:
         values: Array = (halves << 16).view(np.float32)
     else:
         width = _WIDTHS[entry.dtype]
-        values = np.frombuffer(data.tobytes(), dtype=f"<f{width}").astype(np.float32)
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite: refused later
+            values = np.frombuffer(data.tobytes(), dtype=f"<f{width}").astype(np.float32)
     return values.reshape(entry.shape)
 
 
