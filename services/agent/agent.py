@@ -14,7 +14,7 @@ from atelier.errors import AtelierError
 from atelier.replica import Replica, ReplicaFolder
 from services.agent.fetching import Fetching
 from services.agent.packages import PackageShelf
-from services.agent.plan import Named, Plan, plan, report
+from services.agent.plan import PACKAGES, Named, Plan, plan, report
 from services.agent.releases import Released, ReleaseSource
 from services.agent.wanted import Wanted
 
@@ -39,7 +39,7 @@ class Agent:
         self._volume = volume
         self._releases = releases
         self._reports = reports
-        self._shelf = PackageShelf(volume / "packages")
+        self._shelf = PackageShelf(volume / PACKAGES)
         self._shelf.sweep()
         self._fetch = fetch
         self._fetching = Fetching(self._bring)
@@ -59,7 +59,6 @@ class Agent:
         made = plan(
             self._known.releases if self._known else {},
             on_volume=good,
-            packages=self._shelf.folder,
             asked=asked,
             loaded=loaded if self._known else None,
             unreadable=self._known.unreadable if self._known else (),

@@ -7,13 +7,13 @@ is bad, or never arrives, leaves the last good one where it is.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from atelier.names import hex_of
 from atelier.release import Pin, Release
 from atelier.replica import Held, Replica
 from services.agent.wanted import Wanted, WantedAdapter
 
+PACKAGES = "packages"  # on the volume, which agent and engine may have mounted elsewhere
 KEPT = 3  # versions of each release: the present one, its canary, the newest past ones
 
 
@@ -41,15 +41,14 @@ def plan(
     releases: Mapping[str, Release],
     *,
     on_volume: Collection[str],
-    packages: Path,
     asked: Wanted,
     loaded: Replica | None,
     unreadable: Collection[str] = (),
 ) -> Plan:
     """The next state, from what is released, what the volume holds, and what the engine says.
 
-    `on_volume` are digests of verified packages, in `packages` by their hex part. Without any word
-    of the engine its base is unknown: then everything stays as it was asked last. So do adapters
+    `on_volume` are the digests of the verified packages there. Without any word of the engine its
+    base is unknown: then everything stays as it was asked last. So do adapters
     whose release is `unreadable` now.
     """
     if loaded is None:
@@ -68,7 +67,7 @@ def plan(
                 name=name,
                 version=pin.version,
                 digest=pin.digest,
-                path=str(packages / hex_of(pin.digest)),
+                path=f"{PACKAGES}/{hex_of(pin.digest)}",
                 default=pin.digest == default,
             )
             for pin in here

@@ -16,7 +16,7 @@ class WantedAdapter(BaseModel):
     name: AdapterName
     version: int
     digest: Digest
-    path: str  # of the verified package
+    path: str  # of the verified package, from the volume
     default: bool = False
 
 

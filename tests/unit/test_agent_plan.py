@@ -24,7 +24,6 @@ from services.agent.wanted import Wanted, WantedAdapter
 
 BASE = "sha256:" + "b" * 64
 OTHER_BASE = "sha256:" + "c" * 64
-PACKAGES = Path("/volume/packages")
 
 
 def digest(version: int) -> str:
@@ -58,7 +57,7 @@ def asked(*versions: int, default: int, adapter: str = "thor-cat") -> Wanted:
             name=adapter,
             version=version,
             digest=digest(version),
-            path=str(PACKAGES / hex_of(digest(version))),
+            path=f"packages/{hex_of(digest(version))}",
             default=version == default,
         )
         for version in versions
@@ -79,7 +78,6 @@ def make(release: Release, on_volume: set[int], was: Wanted, engine: Replica | N
     return plan(
         {release.adapter: release},
         on_volume={digest(version) for version in on_volume},
-        packages=PACKAGES,
         asked=was,
         loaded=engine,
     )
@@ -151,7 +149,7 @@ def test_nothing_changes_before_the_engine_has_said_which_base_it_serves() -> No
 
 def test_a_retired_adapter_leaves_and_is_pruned_only_when_the_engine_let_go() -> None:
     def retired(was: Wanted, engine: Replica):
-        return plan({}, on_volume={digest(1)}, packages=PACKAGES, asked=was, loaded=engine)
+        return plan({}, on_volume={digest(1)}, asked=was, loaded=engine)
 
     first = retired(asked(1, default=1), loaded((1, "ready")))
     assert (first.wanted, first.prune) == ((), ())
@@ -174,7 +172,6 @@ def test_an_unreadable_release_keeps_what_was_asked_for_it() -> None:
     made = plan(
         {},
         on_volume={digest(1)},
-        packages=PACKAGES,
         asked=was,
         loaded=loaded((1, "ready")),
         unreadable=("thor-cat",),
@@ -325,7 +322,7 @@ def test_a_release_reaches_the_volume_verified_and_the_engine_is_asked(rig: Rig)
     rig.settle(lambda: rig.wanted().adapters)
     (only,) = rig.wanted().adapters
     assert (only.version, only.digest, only.default) == (1, made.digest, True)
-    assert Package.open(Path(only.path), digest=made.digest).digest == made.digest
+    assert Package.open(rig.volume / only.path, digest=made.digest).digest == made.digest
     rig.engine((made, 1, "ready"))
     rig.agent.sync()
     assert rig.report().holds("thor-cat", made.digest).state == "ready"
