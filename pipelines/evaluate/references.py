@@ -13,9 +13,8 @@ from PIL import Image, ImageOps
 
 from atelier.adapter.manifest import Manifest
 from atelier.errors import DatasetError
-from atelier.files import digest_json
 from atelier.recipe import Recipe
-from pipelines.dataset import PictureFolder, open_folder, open_picture
+from pipelines.dataset import open_folder, open_picture
 from pipelines.dataset.captions import FILE_NAME, METADATA
 
 from .measures import Compared
@@ -27,17 +26,17 @@ HELD_BACK: Final = "held_back"  # the folder beside a recipe that may hold them
 def compared(manifest: Manifest, source: Recipe | Path, held_back: Path | None = None) -> Compared:
     """The pictures of a recipe or a folder; DatasetError where they are not the package's."""
     if isinstance(source, Recipe):
-        folders = [open_folder(source.dataset_folder(s), s.dataset.captions) for s in source.stages]
+        stage = source.stages[-1]  # whose subject the adapter was given last
+        folder = open_folder(source.dataset_folder(stage), stage.dataset.captions)
         held_back = held_back or _beside(source)
-        found = [_digest(folders)]
+        found = [folder.digest]
     else:
-        folders = [open_folder(source)]
-        found = [_digest([open_folder(source, column)]) for column in _columns(source)]
+        folder = open_folder(source)
+        found = [open_folder(source, column).digest for column in _columns(source)]
     _require_same(manifest, source, found)
-    files = [(f.path, picture) for f in folders for picture in f.pictures]
-    training = [_square(picture.path) for _, picture in files]
-    names = [picture.path.relative_to(root).as_posix() for root, picture in files]
-    kept = _held_back(held_back, {picture.digest for _, picture in files})
+    training = [_square(picture.path) for picture in folder.pictures]
+    names = [picture.path.relative_to(folder.path).as_posix() for picture in folder.pictures]
+    kept = _held_back(held_back, {picture.digest for picture in folder.pictures})
     return Compared(
         digest=manifest.dataset or found[0],
         training=training,
@@ -52,13 +51,6 @@ def _square(path: Path) -> Image.Image:
     """The middle of a picture at its own resolution, as training crops it; scorers scale it."""
     image = open_picture(path)
     return ImageOps.fit(image, (min(image.size), min(image.size)))
-
-
-def _digest(folders: Sequence[PictureFolder]) -> str:
-    """What the trainer wrote into the manifest for these folders, one a stage."""
-    if len(folders) == 1:
-        return folders[0].digest
-    return digest_json([folder.digest for folder in folders])
 
 
 def _columns(folder: Path) -> list[str | None]:

@@ -25,11 +25,11 @@ GOOD, BAD = (20, 120, 50), (175, 30, 30)
 
 @dataclass(frozen=True)
 class Row:
-    """A label and its tiles; rows of one prompt stand together below `title`."""
+    """A label and its tiles. `titles` stand above it, each at its column, and may fill the next."""
 
     label: str
     tiles: Sequence[Image.Image]
-    title: str = ""
+    titles: Sequence[tuple[int, str]] = ()
 
 
 @dataclass
@@ -43,23 +43,35 @@ class Page:
     )
 
     def write(self, text: str, colour: tuple[int, int, int] = INK) -> None:
-        """One line of text, cut where the page ends."""
-        pen = ImageDraw.Draw(self.image)
-        while text and pen.textlength(text, font=self.font) > self.image.width - 2 * GAP:
-            text = text[:-2].rstrip("…") + "…" if len(text) > 2 else ""
-        pen.text((GAP, self.y), text, fill=colour, font=self.font)
+        """One line of text."""
+        self._text(GAP, text, self.image.width - GAP, colour)
         self.y += LINE
 
     def show(self, row: Row) -> None:
-        """A row of tiles, with its title above and its label at its left."""
-        if row.title:
+        """A row of tiles, with its titles above and its label at its left."""
+        if row.titles:
             self.y += GAP
-            self.write(row.title)
+            ends = [_left(column) - GAP for column, _ in row.titles[1:]] + [self.image.width - GAP]
+            for (column, text), end in zip(row.titles, ends, strict=True):
+                self._text(_left(column), text, end, INK)
+            self.y += LINE
         pen = ImageDraw.Draw(self.image)
         pen.text((GAP, self.y + TILE // 2 - 8), row.label, fill=GREY, font=self.font)
         for column, tile in enumerate(row.tiles):
-            self.image.paste(_small(tile), (LABEL + column * (TILE + GAP), self.y))
+            self.image.paste(_small(tile), (_left(column), self.y))
         self.y += TILE + GAP
+
+    def _text(self, x: int, text: str, end: int, colour: tuple[int, int, int]) -> None:
+        """Cut where the room ends."""
+        pen, whole = ImageDraw.Draw(self.image), text
+        while text and x + pen.textlength(text, font=self.font) > end:
+            whole = whole[:-1]
+            text = f"{whole.rstrip()}…" if whole else ""
+        pen.text((x, self.y), text, fill=colour, font=self.font)
+
+
+def _left(column: int) -> int:
+    return LABEL + column * (TILE + GAP)
 
 
 def contact_sheet(
@@ -68,7 +80,7 @@ def contact_sheet(
     """The page. Pictures of any size become tiles of 128 pixels."""
     rows = _rows(pairs, training, columns := max(COLUMNS, *_seeds(pairs)))
     lines = _lines(evaluation)
-    titles = sum(bool(row.title) for row in rows)
+    titles = sum(bool(row.titles) for row in rows)
     height = 2 * GAP + len(lines) * LINE + titles * (LINE + GAP) + len(rows) * (TILE + GAP)
     size = (LABEL + columns * (TILE + GAP) + GAP, height)
     page = Page(Image.new("RGB", size, PAPER))
@@ -102,26 +114,29 @@ def _prompt(pair: Pair) -> tuple[str, int]:
 
 
 def _rows(pairs: Sequence[Pair], training: Sequence[Image.Image], columns: int) -> list[Row]:
-    """Prompts fill lines of `columns` tiles, so a page with few seeds does not become a ribbon."""
-    prompts = [list(group) for _, group in groupby(pairs, key=_prompt)]
+    """Prompts side by side as long as they fit, so few seeds do not make a ribbon of a page."""
     rows: list[Row] = []
-    while prompts:
-        line = [prompts.pop(0)]
-        role = line[0][0].shot.role
-        while (
-            prompts
-            and prompts[0][0].shot.role == role
-            and sum(map(len, line)) + len(prompts[0]) <= columns
-        ):
-            line.append(prompts.pop(0))
-        flat = [pair for group in line for pair in group]
-        title = f"{role}: " + "  |  ".join(group[0].shot.prompt for group in line)
-        rows.append(Row("base", [pair.base for pair in flat], title))
-        rows.append(Row("adapter", [pair.adapter for pair in flat]))
+    line: list[Pair] = []
+    titles: list[tuple[int, str]] = []
+    for (role, _), group in groupby(pairs, key=_prompt):
+        found = list(group)
+        if line and (line[0].shot.role != role or len(line) + len(found) > columns):
+            rows += _two(line, titles)
+            line, titles = [], []
+        titles = [*titles, (len(line), found[0].shot.prompt)]
+        line = [*line, *found]
+    rows += _two(line, titles)
     for start in range(0, len(training), columns):
-        shown = training[start : start + columns]
-        rows.append(Row("training", shown, "" if start else "training pictures"))
+        title = () if start else ((0, "training pictures"),)
+        rows.append(Row("training", training[start : start + columns], title))
     return rows
+
+
+def _two(line: Sequence[Pair], titles: Sequence[tuple[int, str]]) -> list[Row]:
+    return [
+        Row("base", [pair.base for pair in line], titles),
+        Row("adapter", [pair.adapter for pair in line]),
+    ]
 
 
 def _small(image: Image.Image) -> Image.Image:

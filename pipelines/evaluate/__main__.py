@@ -1,0 +1,44 @@
+"""One verdict as a process: what a Job runs. Exit code 1 where the adapter is refused.
+
+python -m pipelines.evaluate run/package --recipe adapters/thor-cat/recipe.yaml --output verdict
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from atelier.adapter.package import Package
+from atelier.errors import AtelierError, Refused
+from atelier.policy import Policy
+from atelier.recipe import Recipe
+from pipelines.evaluate import evaluate
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Judges; the exit code is the command line's contract (see atelier.errors)."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.evaluate", description=__doc__)
+    parser.add_argument("package", type=Path, help="the adapter package's folder")
+    parser.add_argument("--recipe", type=Path, required=True, help="what it was trained by")
+    parser.add_argument("--policy", type=Path, help="the environment's (default: the program's)")
+    parser.add_argument("--output", type=Path, required=True, help="where the verdict is written")
+    options = parser.parse_args(arguments)
+    try:
+        recipe = Recipe.load(options.recipe)
+        judged = evaluate(
+            Package.open(options.package),
+            Policy.load(options.policy),
+            base=recipe.base.model,
+            training_pictures=recipe,
+            output=options.output,
+        )
+        print("\n".join(judged.reasons))
+        if not judged.accepted:
+            raise Refused(f"{judged.adapter}: refused; see {options.output}")
+    except AtelierError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Promotion and the ways back: which version of an adapter serves on this machine.
+
+A promotion is one that the registry's verdict, worked out again under this environment's policy,
+allows. It writes the release, waits for every live replica to report the digest, makes a smoke
+picture, and only then moves the environment's alias (see settle.py, which also finishes or takes
+back what was killed in between). Going back needs nobody: not the registry, not a verdict.
+"""
+
+import time
+from typing import Final
+
+from atelier.errors import BadInput, Refused
+from atelier.home import Home
+from atelier.policy import Policy
+from atelier.registry import Registry, VersionInfo
+from atelier.release import Canary, Pin, Release, ReleaseFolder
+from atelier.replica import ReplicaFolder
+from pipelines.evaluate import FILE, Evaluation, verdict
+from pipelines.intent import Intent, IntentFolder
+from pipelines.settle import ENVIRONMENT, Settler, Smoke, Standing, settle
+
+__all__ = ["Smoke", "Standing", "promote", "retire", "rollback", "settle"]
+
+WAIT: Final = 60.0  # seconds for replicas to fetch, verify and load a package
+LOOK: Final = 0.1  # seconds between two looks at the replicas' reports
+
+
+def promote(
+    name: str,
+    version: int,
+    *,
+    registry: Registry,
+    home: Home,
+    policy: Policy,
+    canary: int | None = None,
+    smoke: Smoke | None = None,
+    wait: float = WAIT,
+    reason: str = "promoted",
+    environment: str = ENVIRONMENT,
+) -> Standing:
+    """Let a version serve, wholly or to `canary` percent; Refused, and taken back, if it cannot.
+
+    Without a live replica the release is written and stands as pending: replicas load it when they
+    start, and `settle` moves the alias then.
+    """
+    info = registry.version(name, version)
+    evaluation = approved(registry, info, policy)
+    _require_base_served(home, name, evaluation.base)
+    pin = Pin(version=info.version, digest=info.digest)
+    _write(home, name, pin, evaluation.base, canary, reason)
+    settler = Settler(name, home, registry, smoke=smoke, environment=environment)
+    standing = _wait(settler, wait)
+    serves = standing.version == version if canary is None else standing.state != "restored"
+    if standing.state == "restored" or not serves:
+        raise Refused(standing.message)
+    if standing.retry:
+        raise Refused(_take_back(settler, f"{standing.message} after {wait:g} s").message)
+    return standing
+
+
+def approved(registry: Registry, info: VersionInfo, policy: Policy) -> Evaluation:
+    """The version's evaluation, its verdict worked out again under `policy`; else Refused."""
+    label = f"{info.name}@{info.version}"
+    data = registry.attestation(info.name, info.version, FILE)
+    if data is None:
+        raise Refused(f"{label}: nobody has judged it; run `atelier evaluate` on its package first")
+    evaluation = Evaluation.parse(data, f"{FILE} of {label}")
+    if (evaluation.adapter, evaluation.digest) != (info.name, info.digest):
+        raise Refused(
+            f"{label}: its evaluation speaks of {evaluation.adapter} {evaluation.digest}, "
+            f"but the version is {info.digest}; evaluate this package"
+        )
+    said = verdict(evaluation, policy)
+    if not said.accepted:
+        raise Refused(f"{label} is refused by the policy:\n- " + "\n- ".join(said.reasons))
+    return evaluation
+
+
+def rollback(
+    name: str,
+    revision: int | None = None,
+    *,
+    registry: Registry | None,
+    home: Home,
+    smoke: Smoke | None = None,
+    wait: float = WAIT,
+    reason: str = "rolled back",
+    environment: str = ENVIRONMENT,
+) -> Standing:
+    """Serve what a past revision served, by default the last good one; the alias follows.
+
+    The release is written first and never taken back. With the registry away it moves all the
+    same, and the answer says that the alias is still to follow.
+    """
+    releases, intents = ReleaseFolder(home.releases), IntentFolder(home)
+    with intents.locked(name):
+        releases.put(_released(releases, name).rolled_back(revision, reason))
+        intents.remove(name)  # whatever was under way has been overtaken
+    return _wait(Settler(name, home, registry, smoke=smoke, environment=environment), wait)
+
+
+def retire(
+    name: str,
+    *,
+    registry: Registry | None,
+    home: Home,
+    environment: str = ENVIRONMENT,
+) -> Standing:
+    """Stop serving an adapter; its versions stay in the registry."""
+    releases, intents = ReleaseFolder(home.releases), IntentFolder(home)
+    with intents.locked(name):
+        _released(releases, name)
+        intents.put(Intent(adapter=name, doing="retire"))
+        releases.remove(name)
+    return Settler(name, home, registry, environment=environment).run()
+
+
+def _released(releases: ReleaseFolder, name: str) -> Release:
+    release = releases.get(name)
+    if release is None:
+        served = ", ".join(releases.list()) or "none"
+        raise BadInput(f"{name}: is not served here; served are: {served}")
+    return release
+
+
+def _require_base_served(home: Home, name: str, base: str) -> None:
+    """An adapter for another base than the live replicas' would wait for ever."""
+    live = [one for one in ReplicaFolder(home.replicas).list().values() if one.live()]
+    if live and all(one.base != base for one in live):
+        raise Refused(
+            f"{name}: made for base {base}, but {live[0].replica} serves base {live[0].base}; "
+            "serve that base, or train the adapter on this one"
+        )
+
+
+def _write(home: Home, name: str, pin: Pin, base: str, canary: int | None, reason: str) -> None:
+    """The intent, then the release. Nothing where the release says it already."""
+    releases, intents = ReleaseFolder(home.releases), IntentFolder(home)
+    with intents.locked(name):
+        before = releases.get(name)
+        intent = Intent(
+            adapter=name,
+            doing="promote" if canary is None else "canary",
+            version=pin.version,
+            digest=pin.digest,
+            before=before.revision if before else None,
+            base_before=before.base if before else None,
+        )
+        if canary is not None:
+            if before is None:
+                raise BadInput(f"{name}: a canary needs a version that serves; promote one first")
+            if before.pin == pin:
+                raise BadInput(f"{name}: version {pin.version} serves already; nothing to try out")
+            share = Canary(version=pin.version, digest=pin.digest, percent=canary)
+            after = before.with_canary(share, reason)
+        elif before is None:
+            after = Release(adapter=name, base=base, reason=reason, **pin.model_dump())
+        elif before.pin == pin and before.canary is None:
+            return
+        else:
+            after = before.with_version(pin, reason, base=base)
+        intents.put(intent)
+        releases.put(after)
+
+
+def _wait(settler: Settler, seconds: float) -> Standing:
+    """Settle until nothing more can be expected, or until the time is over."""
+    deadline = time.monotonic() + seconds
+    while True:
+        standing = settler.run()
+        if not standing.retry or time.monotonic() >= deadline:
+            return standing
+        time.sleep(LOOK)
+
+
+def _take_back(settler: Settler, why: str) -> Standing:
+    """End a promotion that took too long, unless it came through or was overtaken meanwhile."""
+    release, intent = settler.releases.get(settler.name), settler.intents.get(settler.name)
+    if release is not None and intent is not None:
+        settler.restore(release, intent, why)
+    return settler.run()
