@@ -64,13 +64,18 @@ def _components(folder: Path) -> list[str]:
     names = [
         name
         for name, value in (parsed.items() if isinstance(parsed, dict) else ())
-        if isinstance(value, list) and not name.startswith("_") and any(value)
+        if _is_part(value) and not name.startswith("_")
     ]
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing or not names:
         lacking = ", ".join(missing) or "every component"
         raise BaseError(f"base {folder}: {INDEX} names {lacking}, but no such folder is there")
     return names
+
+
+def _is_part(value: Any) -> bool:
+    """Whether an entry of the index names a component's classes: `[null, null]` is one left out."""
+    return isinstance(value, list) and any(value)
 
 
 def _looks_local(model: str) -> bool:
@@ -105,16 +110,16 @@ def _fetch(model: str, revision: str | None) -> Path:
         )
 
     try:
-        index = json.loads((snapshot([INDEX]) / INDEX).read_bytes())
-        names = [name for name, value in index.items() if isinstance(value, list) and any(value)]
+        index = snapshot([INDEX]) / INDEX
+        if not index.exists():
+            raise BaseError(f"base {model}: the hub's model has no {INDEX}")
+        names = [name for name, value in json.loads(index.read_bytes()).items() if _is_part(value)]
         folder = snapshot([INDEX, *(f"{name}/{end}" for name in names for end in _PATTERNS)])
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         where = f" at revision {revision}" if revision else ""
         raise BaseError(
             f"base {model}{where}: neither a folder here nor a model on the hub that you may read"
         ) from error
-    except FileNotFoundError as error:
-        raise BaseError(f"base {model}: the hub's model has no {INDEX}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise Unavailable(
             f"base {model}: not a folder here, and the hub cannot be reached; "

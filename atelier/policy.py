@@ -44,9 +44,7 @@ class Gate(_Plain):
     def _limits_something(self) -> Self:
         if not self.limits:
             raise ValueError("a gate needs at least one of min, max, min_delta, max_delta")
-        for low, high in ((self.min, self.max), (self.min_delta, self.max_delta)):
-            if low is not None and high is not None and low > high:
-                raise ValueError(f"nothing is both at least {low:g} and at most {high:g}")
+        _refuse_contradiction(self.limits)
         return self
 
     @property
@@ -63,7 +61,17 @@ class Gate(_Plain):
             looser = value < mine if name.startswith("min") else value > mine
             if looser:
                 raise ValueError(f"{name} {value:g} is looser than the policy's {mine:g}")
-        return Gate.model_validate({**self.limits, **other.limits})
+        limits = {**self.limits, **other.limits}
+        _refuse_contradiction(limits)
+        return Gate.model_validate(limits)
+
+
+def _refuse_contradiction(limits: Mapping[str, float]) -> None:
+    for low, high in (("min", "max"), ("min_delta", "max_delta")):
+        if low in limits and high in limits and limits[low] > limits[high]:
+            raise ValueError(
+                f"nothing is both at least {limits[low]:g} and at most {limits[high]:g}"
+            )
 
 
 Gates = dict[Measure, Gate]

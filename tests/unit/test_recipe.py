@@ -1,0 +1,236 @@
+"""A recipe says everything once; a mistake in it is named with its line, key and way out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from atelier.errors import RecipeError
+from atelier.recipe import Recipe, find_recipes
+
+# DESIGN's own example.
+RECIPE = """\
+adapter: thor-cat
+base: {model: models/miniature, revision: null, vae: null}
+trigger: sks cat
+styles: {portrait: "{prompt}, close-up"}
+stages:
+  - method: dreambooth
+    dataset: {path: images, resolution: 128, crop: center, repeats: 1, captions: text}
+    prompt: a photo of {trigger} {caption}
+    prior: {prompt: a photo of a cat, images: 32, weight: 1.0}
+    lora: {rank: 16, alpha: 16, targets: [attn, ff, proj]}
+    train: {steps: 300, batch: 4, accumulate: 1, lr: 1.0e-4, optimizer: adamw, snr_gamma: 5}
+validation: {prompts: ["{trigger} on the beach"], every: 100, seed: 0}
+checkpoint: {every: 50, keep: 2}
+gates: {subject: {min: 0.65}}
+tracking: {mlflow: true, wandb: {project: atelier, mode: offline}}
+"""
+LEAST = """\
+adapter: least
+base: {model: m}
+stages:
+  - method: dreambooth
+    dataset: {path: images, resolution: 64}
+    prompt: a photo of sks cat
+    train: {steps: 1, lr: 1e-4}
+"""
+
+
+def load(folder: Path, text: str) -> Recipe:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return Recipe.load(path)
+
+
+def mistakes(folder: Path, text: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(folder, text)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def test_everything_that_is_written_is_read(tmp_path: Path) -> None:
+    recipe = load(tmp_path, RECIPE)
+    (stage,) = recipe.stages
+    assert (recipe.adapter, recipe.base.model, recipe.trigger) == (
+        "thor-cat",
+        "models/miniature",
+        "sks cat",
+    )
+    assert recipe.dataset_folder(stage) == tmp_path / "images"
+    assert (stage.lora.rank, stage.lora.alpha, stage.lora.targets) == (
+        16,
+        16.0,
+        ("attn", "ff", "proj"),
+    )
+    assert (stage.train.lr, stage.train.snr_gamma, stage.train.steps) == (1e-4, 5.0, 300)
+    assert stage.prior is not None and stage.prior.images == 32
+    assert recipe.validation is not None and recipe.validation.every == 100
+    assert recipe.checkpoint.keep == 2
+    assert recipe.gates["subject"].limits == {"min": 0.65}
+    assert recipe.tracking.wandb is not None and recipe.tracking.wandb.mode == "offline"
+
+
+def test_defaults(tmp_path: Path) -> None:
+    """Pinned, because a changed default changes what old recipes mean."""
+    recipe = load(tmp_path, LEAST)
+    (stage,) = recipe.stages
+    assert stage.train.model_dump() == {
+        "steps": 1,
+        "lr": 1e-4,
+        "batch": 1,
+        "accumulate": 1,
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "schedule": "constant",
+        "warmup": 0,
+        "cycles": 1,
+        "power": 1.0,
+        "step_rules": None,
+        "snr_gamma": None,
+        "precision": "fp32",
+        "seed": 0,
+        "gradient_checkpointing": False,
+        "max_grad_norm": 1.0,
+    }
+    assert stage.lora.model_dump() == {"rank": 16, "alpha": 16.0, "targets": ("attn",)}
+    assert stage.prior is None
+    assert recipe.checkpoint.model_dump() == {"every": 100, "keep": 2}
+    assert recipe.tracking.model_dump() == {"mlflow": True, "wandb": None}
+
+
+def test_alpha_follows_the_rank(tmp_path: Path) -> None:
+    text = LEAST.replace("prompt:", "lora: {rank: 8}\n    prompt:")
+    assert load(tmp_path, text).stages[0].lora.alpha == 8.0
+
+
+def test_numbers_are_yaml_1_2s(tmp_path: Path) -> None:
+    """PyYAML alone would read 1e-4 as text and `off` as false."""
+    for written in ("1e-4", "1E-4", "0.0001", "1.0e-4", "+1.e-4"):
+        assert load(tmp_path, LEAST.replace("1e-4", written)).stages[0].train.lr == 1e-4
+    assert "is 'off'" in mistakes(tmp_path, RECIPE.replace("mode: offline", "mode: off"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("lr: 1.0e-4", "learning_rate: 1", "recipe.yaml:11: stages.0.train.lr: missing"),
+        ("steps: 300", "stepz: 300", "stages.0.train.stepz: unknown key; did you mean steps?"),
+        ("trigger:", "triger:", "recipe.yaml:3: triger: unknown key; did you mean trigger?"),
+        ("rank: 16", "rnk: 16", "recipe.yaml:10: stages.0.lora.rnk: unknown key; did you mean ra"),
+        ("min: 0.65", "mim: 0.65", "gates.subject.mim: unknown key; did you mean min?"),
+        ("{subject:", "{subjekt:", "recipe.yaml:14: gates.subjekt: must be 'subject', 'image'"),
+        ("lr: 1.0e-4", "lr: fast", "recipe.yaml:11: stages.0.train.lr: must be a valid number, is"),
+        ("lr: 1.0e-4", "lr: 0", "stages.0.train.lr: must be greater than 0, is 0"),
+        ("lr: 1.0e-4", "lr: .inf", "stages.0.train.lr: must be a finite number, is inf"),
+        ("steps: 300", "steps: 0", "stages.0.train.steps: must be greater than or equal to 1"),
+        ("steps: 300", "steps: yes", "stages.0.train.steps: must be a valid integer, is 'yes'"),
+        ("steps: 300", "steps: 3.5", "stages.0.train.steps: must be a valid integer, is 3.5"),
+        ("rank: 16", "rank: true", "stages.0.lora.rank: must be a valid integer, is True"),
+        ("method: dreambooth", "method: dreamboth", "is 'dreamboth'; did you mean dreambooth?"),
+        ("optimizer: adamw", "optimizer: lion", "must be 'adamw' or 'adamw8bit', is 'lion'"),
+        ("[attn, ff", "[atn, ff", "stages.0.lora.targets.0: must be"),
+        ("targets: [attn, ff, proj]", "targets: []", "stages.0.lora.targets: must not be empty"),
+        ("resolution: 128", "resolution: 130", "dataset.resolution: must be a multiple of 8, is"),
+        ("{caption}", "{capton}", "stages.0: prompt has {capton}; what can be filled in is {capt"),
+        ("{trigger} on", "{caption} on", "validation.prompts: a prompt has {caption}"),
+        ("of {trigger}", "of {trigger", "stages.0: prompt 'a photo of {trigger {caption}"),
+        ("{prompt}, close-up", "close-up", "styles: style portrait must hold {prompt}"),
+        ("trigger: sks cat", "trigger: ''", "trigger is empty, but the prompt 'a photo of {tr"),
+        ("thor-cat", "Thor Cat", "recipe.yaml:1: adapter: 'Thor Cat' is no adapter name: at most"),
+        ("thor-cat", "a" * 54, "is no adapter name: at most 53"),
+        ("thor-cat", "../evil", "is no adapter name"),
+        ("seed: 0}", "seed: 18446744073709551616}", "validation.seed: must be less than 18446744"),
+        ("mlflow: true", "mlflow: 1", "tracking.mlflow: must be a valid boolean, is 1"),
+        ("keep: 2}", "keep: 2, keep: 3}", "recipe.yaml:13: checkpoint.keep: given twice; keep one"),
+        ("keep: 2}", "keep: 2", "recipe.yaml:14: not valid YAML"),
+        ("accumulate: 1", "warmup: 300", "stages.0.train: warmup 300 must be less than steps 300"),
+        ("accumulate: 1", "schedule: piecewise_constant", "step_rules go together"),
+        ("accumulate: 1", 'step_rules: "1:2,0.1"', "step_rules go together"),
+        ("keep: 2}", "keep: 2, folder: x}", "checkpoint.folder: unknown key"),
+        ("adapter:", "folder: /etc\nadapter:", "recipe.yaml:1: folder: unknown key"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, told: str) -> None:
+    assert old in RECIPE
+    text = mistakes(tmp_path, RECIPE.replace(old, new, 1))
+    assert told in text
+    assert "validation error" not in text
+
+
+def test_only_the_root_of_a_mistake_is_told(tmp_path: Path) -> None:
+    assert len(mistakes(tmp_path, RECIPE.replace("steps: 300", "steps: 0")).splitlines()) == 1
+    two = RECIPE.replace("steps: 300", "steps: 0").replace("rank: 16", "rank: 0")
+    assert len(mistakes(tmp_path, two).splitlines()) == 2
+
+
+def test_step_rules(tmp_path: Path) -> None:
+    rules = 'accumulate: 1, schedule: piecewise_constant, step_rules: "{}"'
+    text = RECIPE.replace("accumulate: 1", rules.format("1:100,0.1:200,0.01"))
+    assert load(tmp_path, text).stages[0].train.step_rules == "1:100,0.1:200,0.01"
+    assert "must read like" in mistakes(
+        tmp_path, RECIPE.replace("accumulate: 1", rules.format("1-100"))
+    )
+
+
+def test_a_stage_without_any_words_is_refused(tmp_path: Path) -> None:
+    text = LEAST.replace("    prompt: a photo of sks cat\n", "")
+    assert "needs a prompt for all pictures, or dataset.captions" in mistakes(tmp_path, text)
+    assert load(tmp_path, text.replace("64}", "64, captions: text}")).stages[0].prompt is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("", "adapter: missing"), ("- a", "must be a mapping"), ("text", "must be a mapping")],
+)
+def test_documents_that_are_no_recipe(tmp_path: Path, text: str, told: str) -> None:
+    assert told in mistakes(tmp_path, text)
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    load(tmp_path, LEAST)
+    for path, told in (
+        (tmp_path / "recpie.yaml", f"no such file; did you mean {tmp_path}/recipe.yaml?"),
+        (tmp_path, f"is a folder, not a file; did you mean {tmp_path}/recipe.yaml?"),
+        (tmp_path / "no" / "recipe.yaml", "no such file"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            Recipe.load(path)
+        assert str(caught.value) == f"{path}: {told}"
+    (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match="not text in UTF-8"):
+        Recipe.load(tmp_path / "recipe.yaml")
+
+
+def test_the_digest_covers_content_not_place_nor_spelling(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    recipe = load(tmp_path, RECIPE)
+    assert load(tmp_path / "other", f"# a comment\n{RECIPE}").digest == recipe.digest
+    data: dict[str, Any] = yaml.safe_load(RECIPE)
+    data["stages"][0]["train"]["lr"] = 1e-4
+    reordered = yaml.safe_dump(data, sort_keys=True)
+    assert load(tmp_path / "other", reordered).digest == recipe.digest
+    assert load(tmp_path, RECIPE.replace("seed: 0", "seed: 1")).digest != recipe.digest
+
+
+def test_filling_leaves_no_gaps(tmp_path: Path) -> None:
+    recipe = load(tmp_path, RECIPE)
+    assert recipe.fill("a photo of {trigger} {caption}") == "a photo of sks cat"
+    assert recipe.fill("{caption}, {trigger} .", "in snow") == "in snow, sks cat."
+
+
+def test_two_recipes_for_one_adapter_are_both_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        load(tmp_path / name, LEAST.replace("least", f"one-{name}"))
+    assert [recipe.adapter for recipe in find_recipes(tmp_path)] == ["one-a", "one-b"]
+    load(tmp_path / "b", LEAST.replace("least", "one-a"))
+    with pytest.raises(RecipeError, match=r"a/recipe\.yaml and .*b/recipe\.yaml are both for ada"):
+        find_recipes(tmp_path)
+
+
+def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:
+    recipe = load(tmp_path, LEAST)
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.trigger = "other"
