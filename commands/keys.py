@@ -16,6 +16,7 @@ from commands.verb import Answer, verb
 from services.gateway.keys import KeyRecord, KeyStore, utc_now
 
 app = typer.Typer(
+    name="keys",
     help="API keys of the gateway: create, list, revoke.",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -11,12 +11,12 @@ from fastapi import FastAPI
 
 import atelier
 from atelier.home import Home
-from services.gateway.body import BodyLimit
 from services.gateway.database import Database
 from services.gateway.deps import Parts
 from services.gateway.generation import Generation, ImageEngine
 from services.gateway.keys import KeyStore
-from services.gateway.metrics import Metrics, Observe
+from services.gateway.metrics import Metrics
+from services.gateway.middleware import BodyLimit, Observe
 from services.gateway.openapi import describe_problems
 from services.gateway.problems import install
 from services.gateway.releases import ReleaseWatch

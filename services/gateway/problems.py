@@ -165,21 +165,22 @@ def install(app: FastAPI) -> None:
         logger.error("request %s: the database failed", request_id(request), exc_info=error)
         problem = Problem(
             "database-away",
-            "keys and usage cannot be looked up now; nothing was charged",
+            "keys and usage cannot be looked up now",
             headers={"Retry-After": "1"},
         )
-        return problem.response(request_id(request))
-
-    async def unknown(request: Request, error: Exception) -> JSONResponse:
-        problem = Problem("internal-error", "a fault of ours; the operator finds it by this id")
-        logger.error("request %s failed", request_id(request), exc_info=error)
         return problem.response(request_id(request))
 
     app.add_exception_handler(AtelierError, known)
     app.add_exception_handler(HTTPException, of_framework)
     app.add_exception_handler(RequestValidationError, of_body)
     app.add_exception_handler(SQLAlchemyError, of_database)
-    app.add_exception_handler(Exception, unknown)
+
+
+def unknown_problem(error: Exception, request_id: str) -> JSONResponse:
+    """The answer to a bug of ours: the client gets the id, the log the traceback."""
+    logger.error("request %s failed", request_id, exc_info=error)
+    problem = Problem("internal-error", "a fault of ours; the operator finds it by this id")
+    return problem.response(request_id)
 
 
 def request_id(request: Request) -> str:

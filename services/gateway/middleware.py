@@ -1,0 +1,94 @@
+"""What happens to every request, whatever its address: an id, a count, a bound on its body."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.gateway.metrics import Metrics
+from services.gateway.problems import Problem, unknown_problem
+
+logger = logging.getLogger(__name__)
+
+METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
+
+
+class Observe:
+    """Gives a request its id (`X-Request-ID`), counts and times it, and answers where a bug ends it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        status, started = 500, False
+        began = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                started = True
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        self._metrics.running.inc()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if started:
+                raise  # half an answer is out; the server can only close the connection
+            await unknown_problem(error, request_id)(scope, receive, send_with_id)
+        finally:
+            self._metrics.running.dec()
+            self._count(scope, status, time.perf_counter() - began, request_id)
+
+    def _count(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._metrics.requests.labels(method, route, str(status)).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        logger.info("%s %s %s %d %.3fs", request_id, method, route, status, seconds)
+
+
+class BodyLimit:
+    """Refuses a body with 413: at once where its length is announced, else when it grows over."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self._limit:
+            response = self._problem().response(scope["state"]["request_id"])
+            await response(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            if message["type"] == "http.request":
+                seen += len(message.get("body", b""))
+                if seen > self._limit:
+                    raise self._problem()
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _problem(self) -> Problem:
+        # the rest of the body is not read, so the connection cannot be used again
+        text = f"a body may have at most {self._limit} bytes"
+        return Problem("body-too-large", text, headers={"Connection": "close"}, limit=self._limit)

@@ -1,0 +1,392 @@
+"""The application as a client meets it, in process: answers, charges, and every kind of problem."""
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from sqlalchemy.exc import OperationalError
+
+from atelier.release import ReleaseFolder
+from services.gateway import triton
+from services.gateway.app import create_app
+from services.gateway.images import read_metadata
+from services.gateway.keys import KeyStore, utc_now
+from services.gateway.problems import CATALOGUE
+from tests.gateway import BASE, PaintedEngine, Stage, digests, manifest_of
+
+ONE, TWO = manifest_of(1), manifest_of(2)
+
+
+class Client:
+    """A client with a key, its gateway, and the stage behind it."""
+
+    def __init__(self, stage: Stage, engine: PaintedEngine, client: TestClient, key: str) -> None:
+        self.stage = stage
+        self.engine = engine
+        self.http = client
+        self.key = key
+
+    def make(self, **body: Any) -> Any:
+        return self.post({"prompt": "a cat on the beach", "seed": 7, **body})
+
+    def post(self, body: Any, **headers: str) -> Any:
+        given = {"X-API-Key": self.key, **headers}
+        return self.http.post("/generate_image", json=body, headers=given)
+
+    def usage(self) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        found: dict[str, Any] = self.http.get("/api_key_usage", headers=headers).json()
+        return found
+
+    def metric(self, name: str, **labels: str) -> float:
+        registry = self.http.app.state.parts.metrics.registry  # type: ignore[attr-defined]
+        return registry.get_sample_value(f"atelier_gateway_{name}", labels) or 0.0
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    stage = Stage(tmp_path)
+    stage.load(ONE, 1)
+    stage.release(ONE, 1)
+    return stage
+
+
+@pytest.fixture
+def client(stage: Stage) -> Iterator[Client]:
+    engine = PaintedEngine(lambda: digests([(1, ONE), (2, TWO)]))
+    settings = stage.settings(body_limit=2048, prompt_limit=500, max_images=4)
+    key, _ = KeyStore(settings.database_url).create("tests", quota=10)
+    app = create_app(settings, engine=engine)
+    with TestClient(app, raise_server_exceptions=False) as http:
+        yield Client(stage, engine, http, key)
+
+
+def problem(response: Any, slug: str) -> dict[str, Any]:
+    """The problem document, checked for what every one has."""
+    body: dict[str, Any] = response.json()
+    assert body["type"] == f"urn:atelier:problem:{slug}", body
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.status_code == body["status"] == CATALOGUE[slug][0]
+    assert body["title"] and body["detail"]
+    assert body["instance"] == f"urn:atelier:request:{response.headers['x-request-id']}"
+    assert "Traceback" not in response.text and "site-packages" not in response.text
+    return body
+
+
+def test_pictures_with_everything_that_made_them(client: Client) -> None:
+    response = client.make(adapter="thor-cat", style="portrait", images=2, steps=3)
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["prompt"] == "a sks cat on the beach, close-up"
+    assert answer["adapters"] == [
+        {"name": "thor-cat", "version": 1, "digest": ONE.digest, "weight": 1.0}
+    ]
+    assert [image["seed"] for image in answer["images"]] == [7, 8]
+    assert answer["warnings"] == [] and answer["timings"]["gateway"] > 0
+    png = base64.b64decode(answer["images"][1]["png"])
+    told = read_metadata(png)
+    assert told is not None and (told["seed"], told["base"]) == (8, BASE)
+    assert told["prompt"] == answer["prompt"]
+    assert np.asarray(Image.open(io.BytesIO(png)))[0, 0].tolist() == [1, 1, 1]
+    assert client.usage() | {"images": 2, "in_progress": 0, "remaining": 8} == client.usage()
+
+
+def test_one_picture_as_png(client: Client) -> None:
+    body = {"prompt": "雪", "seed": 7, "adapter": "thor-cat@1"}
+    response = client.post(body, Accept="image/png")
+    assert response.headers["content-type"] == "image/png"
+    assert response.headers["x-atelier-seed"] == "7"
+    assert json.loads(response.headers["x-atelier-adapters"])[0]["digest"] == ONE.digest
+    assert json.loads(response.headers["x-atelier-prompt"]) == "sks cat, 雪"
+    told = read_metadata(response.content)
+    assert told is not None and told["seed"] == 7
+
+
+def test_base_alone_gets_no_trigger(client: Client) -> None:
+    answer = client.make().json()
+    assert (answer["prompt"], answer["adapters"]) == ("a cat on the beach", [])
+
+
+def test_a_seed_left_out_is_drawn_and_told(client: Client) -> None:
+    seeds = {client.make(seed=None).json()["images"][0]["seed"] for _ in range(3)}
+    assert len(seeds) == 3 and all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_warnings_of_the_engine_reach_the_client(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint = client.engine.paint
+    cut = "prompt: 12 words beyond the 77 tokens were left out: on the far side"
+
+    def warn(call: triton.ImageCall) -> triton.ImageAnswer:
+        answer = paint(call)
+        info = answer.info.model_copy(update={"warnings": (cut,)})
+        return triton.ImageAnswer(answer.pixels, info)
+
+    monkeypatch.setattr(client.engine, "paint", warn)
+    assert client.make().json()["warnings"] == [cut]
+    png = client.post({"prompt": "x"}, Accept="image/png")
+    assert json.loads(png.headers["x-atelier-warnings"]) == [cut]
+
+
+def test_every_call_names_its_version(client: Client) -> None:
+    client.make(adapters=[{"name": "thor-cat", "weight": 0.4}])
+    assert client.engine.calls[-1].adapters == (triton.AdapterCall("thor-cat", 1, 0.4),)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": "x\0y"}, "prompt"),
+        ({"prompt": "é" * 251}, "prompt"),
+        ({"prompt": "x", "negative_prompt": "é" * 251}, "negative_prompt"),
+        ({"prompt": "x", "steps": 0}, "steps"),
+        ({"prompt": "x", "steps": 151}, "steps"),
+        ({"prompt": "x", "steps": 2.5}, "steps"),
+        ({"prompt": "x", "steps": "3"}, "steps"),
+        ({"prompt": "x", "steps": True}, "steps"),
+        ({"prompt": "x", "width": 100}, "width"),
+        ({"prompt": "x", "height": 8}, "height"),
+        ({"prompt": "x", "height": 4096}, "height"),
+        ({"prompt": "x", "seed": -1}, "seed"),
+        ({"prompt": "x", "seed": 2**64}, "seed"),
+        ({"prompt": "x", "images": 5}, "images"),  # the operator's limit
+        ({"prompt": "x", "images": 9}, "images"),  # the engine's
+        ({"prompt": "x", "guidance_scale": 51}, "guidance_scale"),
+        ({"prompt": "x", "adapter": "cat@x"}, "adapter"),
+        ({"prompt": "x", "adapters": [{"name": "Cat!"}]}, "adapters[0].name"),
+        ({"prompt": "x", "adapters": [{"name": "cat", "weight": 99}]}, "adapters[0].weight"),
+        ({"prompt": "x", "adapters": [{"name": "a"}] * 2}, ""),
+        ({"prompt": "x", "adapter": "a", "adapters": []}, ""),
+        ({"prompt": "{trigger}"}, "prompt"),
+        ([], ""),
+    ],
+)
+def test_a_bad_field_is_named_and_costs_nothing(client: Client, body: Any, field: str) -> None:
+    said = problem(client.post(body), "invalid-request")
+    assert [error["field"] for error in said["errors"]] == [field]
+    assert client.engine.calls == [] and client.usage()["images"] == 0
+
+
+def test_every_bad_field_is_named_at_once_with_a_hint(client: Client) -> None:
+    said = problem(client.post({"promt": "x", "steps": 0}), "invalid-request")
+    assert {error["field"] for error in said["errors"]} == {"prompt", "promt", "steps"}
+    assert "promt: there is no such field; did you mean prompt?" in said["detail"]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"prompt": "x"', "nonsense"])
+def test_a_body_that_is_no_json(client: Client, text: str) -> None:
+    headers = {"X-API-Key": client.key, "Content-Type": "application/json"}
+    response = client.http.post("/generate_image", content=text, headers=headers)
+    problem(response, "malformed-json" if text else "invalid-request")
+
+
+def test_not_a_number_is_no_guidance(client: Client) -> None:
+    headers = {"X-API-Key": client.key, "Content-Type": "application/json"}
+    text = '{"prompt": "x", "guidance_scale": NaN}'
+    said = problem(
+        client.http.post("/generate_image", content=text, headers=headers), "invalid-request"
+    )
+    assert said["errors"][0]["field"] == "guidance_scale"
+
+
+def test_half_a_character_is_no_prompt(client: Client) -> None:
+    headers = {"X-API-Key": client.key, "Content-Type": "application/json"}
+    text = '{"prompt": "\\ud800"}'
+    response = client.http.post("/generate_image", content=text, headers=headers)
+    assert problem(response, "invalid-request")["errors"][0]["field"] == "prompt"
+
+
+def test_a_form_is_told_to_be_json(client: Client) -> None:
+    response = client.http.post(
+        "/generate_image", data={"prompt": "x"}, headers={"X-API-Key": client.key}
+    )
+    problem(response, "unsupported-media-type")
+
+
+def test_a_body_over_the_limit(client: Client) -> None:
+    said = problem(client.post({"prompt": "x" * 4000}), "body-too-large")
+    assert said["limit"] == 2048
+
+
+def test_an_answer_that_cannot_be_given(client: Client) -> None:
+    problem(client.post({"prompt": "x"}, Accept="text/html"), "not-acceptable")
+    said = problem(client.post({"prompt": "x", "images": 2}, Accept="image/png"), "invalid-request")
+    assert said["errors"][0]["field"] == "images"
+
+
+def test_addresses_and_methods_that_are_not_there(client: Client) -> None:
+    problem(client.http.get("/nothing"), "not-found")
+    response = client.http.get("/generate_image")
+    problem(response, "method-not-allowed")
+    assert response.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Authorization": "Basic x"}, {"Authorization": "Bearer"}, {"X-API-Key": ""}]
+)
+@pytest.mark.parametrize("path", ["/generate_image", "/api_key_usage", "/v1/models"])
+def test_no_key(client: Client, path: str, headers: dict[str, str]) -> None:
+    method = "POST" if path == "/generate_image" else "GET"
+    response = client.http.request(method, path, json={"prompt": "x"}, headers=headers)
+    problem(response, "key-missing")
+    assert response.headers["www-authenticate"] == 'Bearer realm="atelier"'
+
+
+def test_a_wrong_a_revoked_and_an_expired_key(client: Client) -> None:
+    def with_key(key: str) -> Any:
+        return client.http.get("/api_key_usage", headers={"X-API-Key": key})
+
+    response = with_key("atl_abcdefgh_wrong")
+    problem(response, "key-wrong")
+    assert 'error="invalid_token"' in response.headers["www-authenticate"]
+    store = client.http.app.state.parts.keys  # type: ignore[attr-defined]
+    key, record = store.create("short")
+    assert with_key(key).status_code == 200
+    store.revoke(record.id)
+    problem(with_key(key), "key-revoked")
+    old = KeyStore(store._database, clock=lambda: utc_now().replace(year=2020))
+    expired, _ = old.create("old", expires=utc_now().replace(year=2021))
+    problem(with_key(expired), "key-expired")
+
+
+def test_the_quota_ends(client: Client) -> None:
+    for _ in range(5):
+        assert client.make(images=2).status_code == 200
+    said = problem(client.make(), "quota-exceeded")
+    assert (said["quota"], said["images"], said["in_progress"]) == (10, 10, 0)
+    assert client.metric("quota_rejections_total") == 1
+
+
+def test_unknown_adapter_version_and_style(client: Client) -> None:
+    assert problem(client.make(adapter="nobody"), "unknown-adapter")["known"] == ["thor-cat"]
+    assert problem(client.make(adapter="thor-cat@9"), "unknown-adapter")["known"] == ["thor-cat@1"]
+    problem(client.make(adapter="thor-cat", style="sketch"), "unknown-style")
+    assert client.usage()["images"] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "slug", "retry"),
+    [
+        (triton.RequestRefused("scheduler: 'x' is not one of euler"), "invalid-request", None),
+        (triton.EngineBusy("32 requests wait", retry_after=2.2), "engine-busy", "3"),
+        (triton.EngineAway("no answer", retry_after=1.0), "engine-away", "1"),
+        (triton.TimedOut("too late"), "timed-out", None),
+        (triton.EngineFailed("secret /path broke"), "engine-failed", None),
+        (ZeroDivisionError("secret /path"), "internal-error", None),
+        (OperationalError("secret", {}, Exception("/path")), "database-away", "1"),
+    ],
+)
+def test_what_goes_wrong_behind_is_told_and_not_charged(
+    client: Client, error: Exception, slug: str, retry: str | None
+) -> None:
+    client.engine.errors = [error]
+    response = client.make()
+    said = problem(response, slug)
+    assert "secret" not in response.text
+    assert response.headers.get("retry-after") == retry
+    if slug == "invalid-request":
+        assert said["errors"] == [{"field": "scheduler", "message": "'x' is not one of euler"}]
+    assert (client.usage()["images"], client.usage()["in_progress"]) == (0, 0)
+    assert client.metric("queue_rejections_total") == (1 if slug == "engine-busy" else 0)
+
+
+def test_a_picture_of_other_weights_is_not_delivered(client: Client) -> None:
+    client.engine._digests = lambda: {("thor-cat", 1): TWO.digest}
+    problem(client.make(adapter="thor-cat"), "engine-failed")
+    assert client.usage()["images"] == 0
+
+
+def test_a_version_dropped_between_look_and_call_is_looked_up_once_more(client: Client) -> None:
+    """The release moves to version 2 and 1 is pruned just before the engine is asked."""
+
+    def move() -> None:
+        client.engine.before = lambda: None
+        client.stage.load(TWO, 2)
+        client.stage.release(TWO, 2)
+        client.stage.drop("thor-cat", 1)
+        client.engine.errors = [triton.AdapterGone("thor-cat: no version 1")]
+
+    client.engine.before = move
+    answer = client.make(adapter="thor-cat").json()
+    assert [one["version"] for one in answer["adapters"]] == [2]
+    assert [call.adapters[0].version for call in client.engine.calls] == [1, 2]
+    assert len({call.seed for call in client.engine.calls}) == 1
+    assert client.usage()["images"] == 1
+
+
+def test_a_version_that_stays_gone_is_a_503_and_a_pinned_one_a_404(client: Client) -> None:
+    client.engine.errors = [triton.AdapterGone("no version 1")] * 2
+    response = client.make(adapter="thor-cat")
+    problem(response, "adapter-loading")
+    assert response.headers["retry-after"] == "1"
+    client.engine.before = lambda: client.stage.drop("thor-cat", 1)
+    client.engine.errors = [triton.AdapterGone("no version 1")]
+    problem(client.make(adapter="thor-cat@1"), "unknown-adapter")
+    assert client.usage()["in_progress"] == 0
+
+
+def test_models_in_openais_shape(client: Client) -> None:
+    listed = client.http.get("/v1/models", headers={"X-API-Key": client.key}).json()
+    assert listed["object"] == "list"
+    base, cat = listed["data"]
+    assert (base["id"], base["digest"]) == ("base", BASE)
+    assert (cat["id"], cat["version"], cat["digest"]) == ("thor-cat", 1, ONE.digest)
+    assert (cat["trigger"], set(cat["styles"])) == ("sks cat", {"portrait", "frozen"})
+    assert cat["object"] == "model" and cat["created"] > 0 and cat["ready"]
+
+
+def test_models_say_what_waits(client: Client) -> None:
+    other = manifest_of(3, name="thumbs-up")
+    client.stage.release(other, 3)
+    client.http.app.state.parts.releases.look()  # type: ignore[attr-defined]
+    listed = client.http.get("/v1/models", headers={"X-API-Key": client.key}).json()["data"]
+    waiting = next(one for one in listed if one["id"] == "thumbs-up")
+    assert not waiting["ready"] and "not loaded yet" in waiting["trouble"]
+    ReleaseFolder(client.stage.home.releases).remove("thumbs-up")
+
+
+def test_health_and_readiness(client: Client) -> None:
+    assert client.http.get("/healthz").json()["status"] == "ok"
+    assert client.http.get("/readyz").status_code == 200
+    client.engine.up = False
+    response = client.http.get("/readyz")
+    assert response.status_code == 503
+    assert response.json()["checks"] == {"engine": False, "database": True}
+
+
+def test_metrics_count_by_known_labels_only(client: Client) -> None:
+    client.make(adapter="thor-cat", images=2)
+    client.http.get("/nothing/of/that/kind")
+    client.http.request("BREW", "/generate_image")
+    assert client.metric("images_total") == 2
+    assert client.metric("adapter_images_total", adapter="thor-cat", version="1") == 2
+    labels = {"method": "POST", "route": "/generate_image", "status": "200"}
+    assert client.metric("requests_total", **labels) == 1
+    text = client.http.get("/metrics").text
+    assert 'route="unmatched",status="404"' in text and 'method="other"' in text
+    assert "of/that/kind" not in text and "BREW" not in text and "beach" not in text
+
+
+def test_documentation_has_examples_and_every_problem(client: Client) -> None:
+    assert client.http.get("/docs").status_code == 200
+    schema = client.http.get("/openapi.json").json()
+    post = schema["paths"]["/generate_image"]["post"]
+    assert set(post["requestBody"]["content"]["application/json"]["examples"]) >= {"base", "two"}
+    documents = post["responses"]["401"]["content"]["application/problem+json"]
+    assert set(documents["examples"]) == {"key-missing", "key-wrong", "key-expired", "key-revoked"}
+    name = documents["schema"]["$ref"].rpartition("/")[2]
+    assert {"type", "title", "status"} <= set(schema["components"]["schemas"][name]["properties"])
+    for path, operations in schema["paths"].items():
+        if path not in ("/healthz", "/readyz"):
+            assert all(one["security"] for one in operations.values()), path
