@@ -42,6 +42,10 @@ class Cancelled(AtelierError):  # noqa: N818
     """The engine was closed before the request was done."""
 
 
+class Diverged(AtelierError):  # noqa: N818
+    """The latents left the range of the numbers they are kept in; there is no picture."""
+
+
 @dataclass(frozen=True)
 class AdapterUse:
     """One adapter of a request; without a version, the default at the moment of submission."""

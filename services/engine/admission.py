@@ -1,0 +1,138 @@
+"""From a waiting request to images to draw: slot, weights in the bank, prompts encoded."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from services.engine.bank import Bank
+from services.engine.base import Base
+from services.engine.flight import BankKey, Flight, Image, initial_noise
+from services.engine.layout import Layout
+from services.engine.schedulers import Sampler
+from services.engine.slots import Slots
+from services.engine.stats import EngineStats
+from services.engine.store import AdapterStore
+from services.engine.text import Embedding, TextEncoders
+
+
+class Admission:
+    """The only writer of the bank, and the only owner of its slots."""
+
+    def __init__(
+        self,
+        base: Base,
+        layout: Layout,
+        *,
+        store: AdapterStore,
+        bank: Bank,
+        text: TextEncoders,
+        slots: int,
+        patience: int,
+        stats: EngineStats,
+    ) -> None:
+        self._base, self._store, self._bank, self._text = base, store, bank, text
+        self._text_mask = layout.text_mask
+        self._slots: Slots[BankKey] = Slots(slots)
+        self._patience = patience
+        self._stats = stats
+
+    def claim(self, flight: Flight, *, may_take: bool) -> bool:
+        """Gives a request its slot with the weights in it; False while it has to wait.
+
+        Without `may_take`, only the base may go ahead. Raises what its adapters cannot be loaded
+        for.
+        """
+        if not all(self._store.ready(entry) for entry in flight.entries):
+            return False
+        if not flight.key:
+            flight.slot = 0
+            return True
+        grant = self._slots.acquire(flight.key) if may_take else None
+        if grant is None:
+            flight.passed_over += 1
+            return False
+        flight.slot = grant.slot
+        if grant.fresh:
+            self._write(flight, grant.slot)
+        return True
+
+    def starved(self, flight: Flight) -> bool:
+        """Whether younger requests must leave the slots alone until this one has its own."""
+        return flight.passed_over > self._patience
+
+    def prepare(self, flight: Flight) -> None:
+        """Encodes the prompts and draws the noise of every image."""
+        started = time.monotonic()
+        flight.seconds["queued"] = started - flight.submitted
+        conditions = self._encode(flight)
+        flight.seconds["encode"] = time.monotonic() - started
+        flight.images = [
+            self._image(flight, i, seed, conditions) for i, seed in enumerate(flight.seeds())
+        ]
+
+    def leave(self, flight: Flight) -> None:
+        """Returns everything that a request holds; the weights stay in the bank while idle."""
+        if flight.slot:
+            self._slots.release(flight.key)
+        for entry in flight.entries:
+            self._store.release(entry)
+
+    @property
+    def slots_in_use(self) -> int:
+        """Slots that may not be overwritten now."""
+        return self._slots.in_use
+
+    def _write(self, flight: Flight, slot: int) -> None:
+        started = time.monotonic()
+        weights = {entry.uid: entry.weights for entry in flight.entries}
+        try:
+            self._bank.write(slot, [(weights[uid], weight) for uid, weight in flight.key])
+        except Exception:
+            self._slots.release(flight.key)
+            self._slots.forget(flight.key)  # half-written: nobody may find it
+            flight.slot = None
+            raise
+        self._stats.swapped(time.monotonic() - started)
+
+    def _encode(self, flight: Flight) -> tuple[Embedding, ...]:
+        """The conditions of one image's rows: (negative, prompt) with guidance, else (prompt,)."""
+        request, zeros = flight.request, self._base.force_zeros_for_empty_prompt
+        absent = request.negative_prompt is None and zeros
+        negatives = [request.negative_prompt or ""] if flight.guided and not absent else []
+        prompts = [*negatives, request.prompt]
+        named = zip(("negative_prompt",) * len(negatives) + ("prompt",), prompts, strict=True)
+        flight.warnings = tuple(w for name, p in named for w in self._text.warnings(p, name))
+
+        acting = {entry.uid for entry in flight.entries if entry.mask & self._text_mask}
+        weights = tuple((uid, weight) for uid, weight in flight.key if uid in acting)
+        slot = flight.slot if weights and flight.slot else 0
+        conditions = self._text.embed(prompts, weights, slot, self._bank.view((slot,)))
+        if flight.guided and absent:
+            conditions = [conditions[-1].zeros(), *conditions]
+        return tuple(conditions)
+
+    def _image(
+        self, flight: Flight, index: int, seed: int, conditions: tuple[Embedding, ...]
+    ) -> Image:
+        base, request = self._base, flight.request
+        channels = base.unet.config.in_channels
+        noise, generator = initial_noise(
+            seed, (1, channels, *flight.shape), base.dtype, base.device
+        )
+        config = base.scheduler_config
+        sampler = Sampler(request.scheduler, config, request.steps, generator)
+        height, width = (side * base.reduction for side in flight.shape)
+        size = (height, width, 0, 0, height, width)  # original size, crop, target size
+        return Image(
+            flight=flight,
+            seed=seed,
+            order=flight.order * 100 + index,
+            shape=flight.shape,
+            conditions=conditions,
+            time_ids=torch.tensor(size, dtype=base.dtype, device=base.device),
+            slot=flight.slot or 0,
+            sampler=sampler,
+            latents=noise * sampler.init_noise_sigma,
+        )

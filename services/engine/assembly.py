@@ -1,0 +1,43 @@
+"""Rows of a UNet call from images, and back: the tensor side of scheduling."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from services.engine.backends.protocol import Backend
+from services.engine.bank import Bank
+from services.engine.flight import Image
+from services.engine.scheduling import padded
+from services.engine.stats import EngineStats
+
+
+def predict(
+    images: Sequence[Image], backend: Backend, bank: Bank, stats: EngineStats
+) -> tuple[Tensor, ...]:
+    """One UNet call for images of one latent shape: for each, [its rows, 4, height, width]."""
+    started = time.monotonic()
+    counts = [image.rows for image in images]
+    rows = sum(counts)
+    spare = padded(rows, backend.ladder) - rows  # repeats of the first row; their answers are lost
+    owners = [image for image in images for _ in range(image.rows)]
+    owners += owners[:1] * spare
+    conditions = [condition for image in images for condition in image.conditions]
+    conditions += conditions[:1] * spare
+    scaled = {image: image.sampler.scaled(image.latents) for image in images}
+    latents = torch.cat([scaled[owner] for owner in owners])
+    timesteps = torch.stack([owner.sampler.timestep for owner in owners])
+    predicted = backend.denoise(
+        latents,
+        timesteps.to(latents.device, torch.float32),
+        torch.stack([condition.text for condition in conditions]),
+        torch.stack([condition.pooled for condition in conditions]),
+        torch.stack([owner.time_ids for owner in owners]),
+        [owner.slot for owner in owners],
+        bank,
+    )
+    stats.called(rows, time.monotonic() - started)
+    return predicted[:rows].split(counts)

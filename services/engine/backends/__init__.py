@@ -1,0 +1,17 @@
+"""Who computes the UNet: one protocol, one file each."""
+
+from __future__ import annotations
+
+from services.engine.backends.protocol import Backend
+from services.engine.backends.torch import TorchBackend
+from services.engine.base import Base
+from services.engine.layout import Layout
+
+BACKENDS = {"torch": TorchBackend}
+
+
+def make_backend(name: str, base: Base, layout: Layout) -> Backend:
+    """The backend of a name; ValueError names those there are."""
+    if name not in BACKENDS:
+        raise ValueError(f"backend: {name!r} is not one of {', '.join(BACKENDS)}")
+    return BACKENDS[name](base, layout)

@@ -1,0 +1,103 @@
+"""The device tensors that hold adapters: what makes an adapter data instead of a model.
+
+For each group of projections (one component, one shape) there is a pair of tensors
+`A[layer, slot, rank, in]` and `B[layer, slot, rank, out]`. `B` is stored transposed, so that a
+narrower rank is a slice of whole rows on both sides. Slot 0 is all zeros. Lower ranks are padded
+with zeros. Several weighted adapters share one slot: they lie beside one another along the rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.engine.layout import Layout
+from services.engine.weights import HostWeights
+
+INDEXABLE = 2**31 - 1  # elements; TensorRT and many kernels index with 32 bits
+
+
+@dataclass(frozen=True)
+class BankView:
+    """The bank as one forward reads it: tensors cut to `rank`, and the projections to touch."""
+
+    A: tuple[Tensor, ...]  # by group: [layer, slot, rank, in]
+    B: tuple[Tensor, ...]  # by group: [layer, slot, rank, out]
+    mask: int  # bits of the projections that any row's adapter changes
+
+
+class Bank:
+    """Slots 0 … slots of the bank's tensors, on one device."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        slots: int,
+        max_rank: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        self.layout = layout
+        self.max_rank = max_rank
+        self._A: list[Tensor] = []
+        self._B: list[Tensor] = []
+        for group in layout.groups:
+            width = max(group.in_features, group.out_features)
+            if group.layers * (slots + 1) * max_rank * width > INDEXABLE:
+                raise ValueError(
+                    f"slots={slots} and max_rank={max_rank} give a bank tensor of more than 2³¹ "
+                    "elements; lower one of them"
+                )
+            shape = (group.layers, slots + 1, max_rank)
+            for side, features in ((self._A, group.in_features), (self._B, group.out_features)):
+                side.append(torch.zeros(*shape, features, dtype=dtype, device=device))
+        self._rank = [0] * (slots + 1)
+        self._mask = [0] * (slots + 1)
+
+    @torch.no_grad()
+    def write(self, slot: int, parts: Sequence[tuple[HostWeights, float]]) -> None:
+        """Fills a slot with weighted adapters; their ranks together must fit `max_rank`."""
+        rank = sum(weights.rank for weights, _ in parts)
+        if not 0 < slot < len(self._rank) or rank > self.max_rank:
+            raise ValueError(f"slot {slot}, rank {rank}: outside the bank")
+        stale = max(rank, self._rank[slot])  # above it the slot is zero already
+        self._rank[slot], self._mask[slot] = stale, 0  # until every copy is done
+        for group in range(len(self._A)):
+            start = 0
+            for weights, weight in parts:
+                rows = slice(start, start + weights.rank)
+                A, B = self._A[group][:, slot, rows], self._B[group][:, slot, rows]
+                start += weights.rank
+                if group in weights.A:
+                    A.copy_(weights.A[group], non_blocking=True)
+                    B.copy_(weights.B[group], non_blocking=True)
+                    if weight != 1.0:
+                        B.mul_(weight)
+                else:
+                    A.zero_()
+                    B.zero_()
+            self._A[group][:, slot, start:stale].zero_()
+            self._B[group][:, slot, start:stale].zero_()
+        self._rank[slot] = rank
+        for weights, _ in parts:
+            self._mask[slot] |= weights.mask
+
+    def view(self, slots: Iterable[int]) -> BankView:
+        """What a batch with these slots has to read: nothing at all where all are slot 0."""
+        used = set(slots)
+        rank = max(self._rank[slot] for slot in used)
+        mask = 0
+        for slot in used:
+            mask |= self._mask[slot]
+        return BankView(
+            tuple(A[:, :, :rank] for A in self._A), tuple(B[:, :, :rank] for B in self._B), mask
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory."""
+        return sum(t.nbytes for t in (*self._A, *self._B))
