@@ -1,0 +1,111 @@
+"""Triton's door to the engine: tensors become a request, its picture is sent when it is done."""
+
+import logging
+import os
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils  # Triton's, on the path of the model's process only
+
+from atelier.errors import AtelierError, Unavailable
+from services.engine import Engine, EngineSettings, ImageResult
+from services.engine.volume import VolumeWatcher
+from services.triton.answers import Answers, error_code, error_text
+from services.triton.control import ControlFolder
+from services.triton.keeper import Keeper
+from services.triton.metrics import Mirror
+from services.triton.settings import ModelSettings
+from services.triton.tensors import INPUTS, info, parse
+
+ENGINE_ENDED = 70  # EX_SOFTWARE
+
+
+class TritonPythonModel:
+    """One engine; Triton calls initialize once, execute for requests, finalize once."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        logging.basicConfig(
+            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s"
+        )
+        settings = ModelSettings.read(os.environ)
+        self._drain_seconds = settings.drain_seconds
+        self._control = ControlFolder(settings.control) if settings.control else None
+        if self._control:
+            self._control.announce(os.getpid())
+        try:
+            self._engine = Engine.load(settings.base, settings=EngineSettings(**settings.engine))
+        except AtelierError as error:
+            raise pb_utils.TritonModelException(str(error)) from None
+        self._engine.start()
+        self._watcher = VolumeWatcher(self._engine, settings.volume, settings.replica)
+        self._watcher.poll()  # what is released already is loaded before the first request
+        self._watcher.start()
+        self._answers: Answers[ImageResult] = Answers(self._send)
+        self._draining = threading.Event()
+        metrics = Mirror(pb_utils, self._engine.metrics)
+        chores = (
+            self._answers.cancel_abandoned,
+            self._drain_when_asked,
+            self._end_if_dead,
+            metrics.update,
+        )
+        self._keeper = Keeper(chores)
+        self._keeper.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Returns None: every answer goes by its request's sender, whenever it is done."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                self._answers.expect(sender, self._submit(request))
+            except Exception as error:
+                self._answers.refuse(sender, error)
+
+    def finalize(self) -> None:
+        """The server unloads the model: finish what runs, within the time there is."""
+        self._drain()
+        self._keeper.stop()
+        self._watcher.stop()
+        self._engine.close(drain=False)
+        self._answers.close()
+
+    def _submit(self, request: Any) -> Any:
+        if self._draining.is_set():
+            raise Unavailable("this server is stopping; ask another one", retry_after=1.0)
+        found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
+        tensors = {name: tensor.as_numpy() for name, tensor in found.items() if tensor is not None}
+        return self._engine.submit(parse(tensors, timeout_us=request.timeout()))
+
+    def _send(self, sender: Any, outcome: ImageResult | BaseException) -> None:
+        if isinstance(outcome, BaseException):
+            code = getattr(pb_utils.TritonError, error_code(outcome))
+            error = pb_utils.TritonError(error_text(outcome), code)
+            response = pb_utils.InferenceResponse(error=error)
+        else:
+            told = np.array([info(outcome, base=self._engine.base.digest)], dtype=np.object_)
+            pictures = pb_utils.Tensor("IMAGE", outcome.images)
+            response = pb_utils.InferenceResponse([pictures, pb_utils.Tensor("INFO", told)])
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _drain_when_asked(self) -> None:
+        if self._control and not self._draining.is_set() and self._control.asked_to_drain():
+            # its own thread: the keeper goes on cancelling what nobody waits for
+            threading.Thread(target=self._drain, name="drain", daemon=True).start()
+            self._draining.wait()
+
+    def _end_if_dead(self) -> None:
+        """A model whose engine has ended would take requests for ever and answer none."""
+        if not self._draining.is_set() and not self._engine.alive():
+            logging.critical("the engine has ended; ending the model's process")
+            os._exit(ENGINE_ENDED)
+
+    def _drain(self) -> None:
+        self._draining.set()
+        if not self._answers.wait_until_empty(self._drain_seconds):
+            logging.warning("stopping with %d requests unanswered", len(self._answers))
+            self._engine.close(drain=False)
+            self._answers.wait_until_empty(1.0)
+        if self._control:
+            self._control.say_drained()

@@ -1,0 +1,257 @@
+"""Starts, watches and stops a real Triton server that serves the engine.
+
+What the server itself does not do is done here: it notices that its model process died (Triton
+goes on calling itself ready, and answers nothing any more), it drains before it stops (Triton waits
+its whole exit timeout for an idle keep-alive connection, and then ends in the middle of the work),
+and nothing of it outlives it.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atelier.errors import AtelierError, Unavailable
+from atelier.files import sha256_bytes
+from atelier.home import Home
+from atelier.names import hex_of
+from services.triton.control import ControlFolder
+from services.triton.process import alive, free_port, roll, spawn, stop, tail
+from services.triton.runtime import Runtime, find_runtime
+
+MODEL = "atelier"
+SHARED_MEMORY = Path("/dev/shm")
+SHARED_BYTES = 16 * 2**20  # to begin with, and each growth: a 1024-pixel picture has 3 MiB
+_LAST_WORDS = 2.0  # seconds that an idle server gets between SIGTERM and SIGKILL
+
+
+@dataclass(frozen=True)
+class TritonSettings:
+    """How to run the server; a port 0 is chosen freely. What the engine reads is `model`."""
+
+    host: str = "127.0.0.1"
+    http_port: int = 0
+    grpc_port: int = 0
+    metrics_port: int = 0
+    replica: str = "local"
+    drain_seconds: float = 25.0  # for what is running when it is told to stop
+    start_seconds: float = 600.0  # a real base takes minutes to load from a cold disk
+    executable: str | None = None  # None: the wheel's server
+    model: dict[str, str] = field(default_factory=dict)  # ATELIER_* of services/triton/settings.py
+
+
+class TritonServer:
+    """One server of one home. Use it as a context manager, or start() and stop() it."""
+
+    def __init__(self, home: Home, base: Path, settings: TritonSettings | None = None):
+        self.home = home
+        self.base = Path(base)
+        self.settings = settings or TritonSettings()
+        host = self.settings.host
+        self.http_port = self.settings.http_port or free_port(host)
+        self.grpc_port = self.settings.grpc_port or free_port(host)
+        self.metrics_port = self.settings.metrics_port or free_port(host)
+        self.log = home.logs / "tritonserver.log"
+        self._folder = home.root / "triton"
+        self._control = ControlFolder(self._folder / "control")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = contextlib.ExitStack()
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process."""
+        return self._process.pid if self._process else None
+
+    @property
+    def http_url(self) -> str:
+        """Where HTTP answers, with the scheme."""
+        return f"http://{self._reachable_host}:{self.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        """Where gRPC answers, as tritonclient wants it."""
+        return f"{self._reachable_host}:{self.grpc_port}"
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start the server; with `wait`, return once the model is ready.
+
+        Raises Unavailable with the end of Triton's log if it ends or does not become ready.
+        """
+        self._lock.enter_context(self._only_one())
+        try:
+            self._control.clear()
+            self._remove_shared_memory()
+            roll(self.log)
+            runtime = find_runtime(self._folder, executable=self.settings.executable)
+            self._process = spawn(
+                self._command(runtime),
+                env=runtime.environment({**os.environ, **self._model_environment()}),
+                log=self.log,
+                when_orphaned=signal.SIGKILL,
+            )
+            if wait:
+                self.wait_ready()
+        except BaseException:
+            self.stop(drain=False)
+            raise
+
+    def wait_ready(self) -> None:
+        """Return once the model is ready; Unavailable with the log's end if it never is."""
+        deadline = time.monotonic() + self.settings.start_seconds
+        while not self.ready():
+            if (why := self.failure()) is not None:
+                raise Unavailable(f"Triton did not start: {why}")
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"Triton is not ready after {self.settings.start_seconds:.0f} s; "
+                    f"the end of {self.log}:\n{tail(self.log)}"
+                )
+            time.sleep(0.1)
+
+    def ready(self) -> bool:
+        """Whether the server and its model answer, and the model's process lives."""
+        paths = ("/v2/health/ready", f"/v2/models/{MODEL}/ready")
+        return self.failure() is None and all(_answers(self.http_url + path) for path in paths)
+
+    def failure(self) -> str | None:
+        """Why it can no longer serve, with the log's end; None while it can."""
+        if self._process is None:
+            return "it was not started"
+        code = self._process.poll()
+        if code is not None:
+            how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+            return f"tritonserver ended ({how}); the end of {self.log}:\n{tail(self.log)}"
+        worker = self._control.worker()
+        if worker is not None and not alive(worker):
+            return (
+                f"the model's process {worker} died inside tritonserver; the end of {self.log}:\n"
+                f"{tail(self.log)}"
+            )
+        return None
+
+    def stop(self, *, drain: bool = True) -> None:
+        """Let running requests finish (within `drain_seconds`), then end every process of it."""
+        process, self._process = self._process, None
+        try:
+            if process is not None:
+                worker = self._control.worker()
+                if drain and worker is not None and process.poll() is None and alive(worker):
+                    self._control.drain(timeout=self.settings.drain_seconds + 1.0)
+                stop(process, grace=_LAST_WORDS if drain else 0.0)
+                _end(worker)
+                self._remove_shared_memory()
+        finally:
+            self._lock.close()
+
+    def __enter__(self) -> "TritonServer":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def _reachable_host(self) -> str:
+        return "127.0.0.1" if self.settings.host in ("0.0.0.0", "") else self.settings.host
+
+    @property
+    def _shared_prefix(self) -> str:
+        digest = sha256_bytes(str(self.home.root.resolve()).encode())
+        return f"atelier_{hex_of(digest)[:12]}_"
+
+    def _command(self, runtime: Runtime) -> list[str]:
+        settings = self.settings
+        options = {
+            "model-repository": self._repository(),
+            "http-address": settings.host,
+            "http-port": self.http_port,
+            "grpc-address": settings.host,
+            "grpc-port": self.grpc_port,
+            "metrics-address": settings.host,
+            "metrics-port": self.metrics_port,
+            "strict-readiness": "true",
+            "exit-on-error": "true",
+            "exit-timeout-secs": round(settings.drain_seconds) + 5,
+            "log-format": "ISO8601",
+        }
+        if runtime.backends is not None:
+            options["backend-directory"] = runtime.backends
+        shared = {
+            "shm-region-prefix-name": self._shared_prefix,
+            "shm-default-byte-size": SHARED_BYTES,
+            "shm-growth-byte-size": SHARED_BYTES,
+        }
+        return [
+            str(runtime.executable),
+            *(f"--{name}={value}" for name, value in options.items()),
+            *(f"--backend-config=python,{name}={value}" for name, value in shared.items()),
+        ]
+
+    def _repository(self) -> Path:
+        """A model repository of our one model: Triton takes every folder in one for a model."""
+        repository = self._folder / "models"
+        link = repository / MODEL
+        repository.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(__file__).resolve().parent / MODEL)
+        return repository
+
+    def _model_environment(self) -> dict[str, str]:
+        return {
+            **self.settings.model,
+            "ATELIER_BASE": str(self.base.absolute()),
+            "ATELIER_VOLUME": str(self.home.volume),
+            "ATELIER_REPLICA": self.settings.replica,
+            "ATELIER_CONTROL": str(self._control.path),
+            "ATELIER_DRAIN_SECONDS": str(self.settings.drain_seconds),
+        }
+
+    @contextlib.contextmanager
+    def _only_one(self) -> Iterator[None]:
+        """Hold the home's lock; the kernel lets go of it whenever this process ends."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise AtelierError(
+                    f"{self.home.root}: already served by another process; stop that one, "
+                    "or set ATELIER_HOME to another folder"
+                ) from error
+            yield
+
+    def _remove_shared_memory(self) -> None:
+        """What a killed server leaves: only this home's, and only while no server of it runs."""
+        for region in SHARED_MEMORY.glob(f"{self._shared_prefix}*"):
+            if region.is_dir():
+                shutil.rmtree(region, ignore_errors=True)
+            else:
+                region.unlink(missing_ok=True)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2.0) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _end(worker: int | None) -> None:
+    """Give the model's process a moment to notice that its server is gone, then kill it."""
+    if worker is None:
+        return
+    deadline = time.monotonic() + _LAST_WORDS
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if alive(worker):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)

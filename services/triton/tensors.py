@@ -1,0 +1,104 @@
+"""The V2 tensors of a request and of an answer, as DESIGN §5 fixes them; no server needed."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from services.engine import AdapterUse, ImageRequest, ImageResult, RequestError
+
+Tensors = Mapping[str, NDArray[Any]]
+
+TEXTS = ("PROMPT", "NEGATIVE_PROMPT", "ADAPTERS", "SCHEDULER")
+NUMBERS = ("SEED", "STEPS", "WIDTH", "HEIGHT", "IMAGES", "GUIDANCE_SCALE")
+INPUTS = (*TEXTS, *NUMBERS)
+_EXAMPLE = '[{"name": "thor-cat", "version": 2, "weight": 0.8}]'
+SEED_MODULUS = 2**64
+SAME_NAME = {"NEGATIVE_PROMPT", "SCHEDULER", "STEPS", "WIDTH", "HEIGHT", "IMAGES", "GUIDANCE_SCALE"}
+
+
+class _Use(BaseModel):
+    """One entry of ADAPTERS."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    version: Annotated[int, Field(ge=1)] | None = None
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+
+_USES: TypeAdapter[list[_Use]] = TypeAdapter(list[_Use])
+
+
+def parse(tensors: Tensors, *, timeout_us: int = 0) -> ImageRequest:
+    """The request that the inputs ask for; what is absent takes ImageRequest's default.
+
+    `timeout_us` is the V2 parameter `timeout`, 0 without one. Raises RequestError naming the input;
+    values out of range are the engine's to refuse.
+    """
+    if "PROMPT" not in tensors:
+        raise RequestError("PROMPT: missing; send one string")
+    values: dict[str, Any] = {name: _text(name, tensors[name]) for name in TEXTS if name in tensors}
+    values |= {name: _number(name, tensors[name]) for name in NUMBERS if name in tensors}
+    given = {name.lower(): values[name] for name in SAME_NAME if name in values}
+    return ImageRequest(
+        prompt=values["PROMPT"],
+        adapters=_adapters(values.get("ADAPTERS", "")),
+        # V2 has no unsigned seed wide enough on every client: the same 64 bits, as torch reads them
+        seed=values.get("SEED", 0) % SEED_MODULUS,
+        deadline=timeout_us / 1e6 if timeout_us > 0 else None,
+        **given,
+    )
+
+
+def info(result: ImageResult, *, base: str) -> bytes:
+    """The INFO output: all that is needed to make the same pictures again, as JSON."""
+    used = [
+        {"name": one.name, "version": one.version, "digest": one.digest, "weight": one.weight}
+        for one in result.adapters
+    ]
+    value = {
+        "seeds": list(result.seeds),
+        "adapters": used,
+        "base": base,
+        "backend": result.backend,
+        "engine_digest": result.engine_digest,
+        "warnings": list(result.warnings),
+        "timings": {name: round(seconds, 6) for name, seconds in result.timings.items()},
+    }
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def _one(name: str, tensor: NDArray[Any]) -> Any:
+    if tensor.size != 1:
+        raise RequestError(f"{name}: has {tensor.size} values; send exactly one")
+    return tensor.reshape(-1)[0]
+
+
+def _text(name: str, tensor: NDArray[Any]) -> str:
+    value = _one(name, tensor)
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{name}: is not UTF-8 text ({error.reason})") from error
+
+
+def _number(name: str, tensor: NDArray[Any]) -> int | float:
+    value: int | float = _one(name, tensor).item()
+    return value
+
+
+def _adapters(text: str) -> tuple[AdapterUse, ...]:
+    if not text.strip():
+        return ()
+    try:
+        uses = _USES.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
+        )
+        raise RequestError(f"ADAPTERS{place}: {first['msg']}; send JSON like {_EXAMPLE}") from error
+    return tuple(AdapterUse(use.name, use.version, use.weight) for use in uses)
