@@ -1,5 +1,18 @@
-"""From a recipe and its pictures to an adapter package, in a run that can be killed at any step."""
+"""From a recipe and its pictures to an adapter package, in a run that can be killed at any step.
 
-from pipelines.train.job import TrainResult, train
+Names are imported when they are asked for: a wrong recipe is told without waiting for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.train.job import TrainResult, train
 
 __all__ = ["TrainResult", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("pipelines.train.job"), name)

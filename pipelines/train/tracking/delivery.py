@@ -40,9 +40,8 @@ class Delivery:
         if self._thread.is_alive():  # in the middle of a call that hangs; it dies with the process
             self._away.setdefault("tracking", Unavailable("does not answer"))
         else:
-            self._not_before.clear()
-            while not self._round() and time.monotonic() < deadline:
-                time.sleep(min(1.0, patience / 4))
+            while not self._round(at_once=True) and time.monotonic() < deadline:
+                time.sleep(min(0.5, patience / 4))
             for sink in self.sinks:
                 sink.close()
         if self._away:
@@ -58,11 +57,11 @@ class Delivery:
         while not self._stop.wait(PAUSE):
             self._round()
 
-    def _round(self) -> bool:
+    def _round(self, *, at_once: bool = False) -> bool:
         """One attempt at every sink; whether all is told everywhere."""
         now = time.monotonic()
         for sink in self.sinks:
-            if now < self._not_before.get(sink.name, 0.0):
+            if now < self._not_before.get(sink.name, 0.0) and not at_once:
                 continue
             try:
                 self._deliver(sink)

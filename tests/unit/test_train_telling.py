@@ -1,0 +1,134 @@
+"""The journal, its delivery to places that are away, and what whoever waits is shown."""
+
+import io
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from atelier.errors import Unavailable
+from pipelines.train.loop import Report
+from pipelines.train.progress import Lines
+from pipelines.train.stopping import Stopping
+from pipelines.train.tracking.delivery import Delivery
+from pipelines.train.tracking.journal import Event, Journal
+
+
+class Place:
+    """A sink that is away for its first calls."""
+
+    def __init__(self, name: str = "mlflow", away: int = 0) -> None:
+        self.name, self.away = name, away
+        self.told: list[Event] = []
+        self.linked: dict[str, str] = {}
+        self.begun = 0
+
+    def send(self, events: Sequence[Event]) -> None:
+        self.told += events
+
+    def identity(self) -> dict[str, str]:
+        if self.away:
+            self.away -= 1
+            raise Unavailable(f"{self.name} is away")
+        self.begun += 1
+        return {f"{self.name}.run_id": f"run-{self.begun}"}
+
+    def link(self, tags: dict[str, str]) -> None:
+        self.linked |= tags
+
+    def close(self) -> None:
+        pass
+
+
+def journal(folder: Path) -> Journal:
+    made = Journal(folder / "log.jsonl")
+    made.append("params", lr=0.1)
+    for step in (1, 2, 3):
+        made.metrics(step, {"loss": 1.0 / step})
+    return made
+
+
+def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
+    journal(tmp_path).close()
+    again = Journal(tmp_path / "log.jsonl")
+    again.metrics(2, {"loss": 9.0})  # told in the life before
+    again.metrics(4, {"loss": 0.25})
+    steps = [event.data["step"] for event in again.since(1)]
+    assert steps == [1, 2, 3, 4]
+    assert again.has("params", lr=0.1)
+    assert not again.has("params", lr=0.2)
+
+
+def test_half_a_line_is_dropped(tmp_path: Path) -> None:
+    journal(tmp_path).close()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"number": 4, "ti')
+    again = Journal(tmp_path / "log.jsonl")
+    again.metrics(4, {"loss": 0.25})
+    again.close()
+    assert [event.number for event in Journal(tmp_path / "log.jsonl").since(0)] == [0, 1, 2, 3, 4]
+
+
+def test_everything_is_delivered_once_and_in_order(tmp_path: Path) -> None:
+    place = Place()
+    made = journal(tmp_path)
+    Delivery(made, [place], tmp_path / "state.json").finish(patience=1)
+    assert [event.number for event in place.told] == [0, 1, 2, 3]
+    made.metrics(4, {"loss": 0.2})
+    later = Place()
+    Delivery(made, [later], tmp_path / "state.json").finish(patience=1)
+    assert [event.number for event in later.told] == [4]
+    assert later.begun == 0  # the run goes on; no second one is begun
+
+
+def test_a_place_that_comes_back_is_told_all(tmp_path: Path) -> None:
+    place = Place(away=1)
+    Delivery(journal(tmp_path), [place], tmp_path / "state.json").finish(patience=30)
+    assert len(place.told) == 4
+
+
+def test_a_place_that_stays_away_is_named_with_the_way_to_deliver(tmp_path: Path) -> None:
+    here, away = Place("wandb"), Place("mlflow", away=1000)
+    made = journal(tmp_path)
+    with pytest.raises(Unavailable, match=r"mlflow is away.*--deliver") as told:
+        Delivery(made, [here, away], tmp_path / "state.json").finish(patience=0.1)
+    assert told.value.exit_code == 3
+    assert len(here.told) == 4
+    away.away = 0
+    Delivery(made, [here, away], tmp_path / "state.json").finish(patience=1)
+    assert len(away.told) == 4
+    assert len(here.told) == 4
+
+
+def test_places_learn_of_one_another(tmp_path: Path) -> None:
+    one, other = Place("mlflow"), Place("wandb")
+    Delivery(journal(tmp_path), [one, other], tmp_path / "state.json").finish(patience=1)
+    assert one.linked == {"wandb.run_id": "run-1"}
+    assert other.linked == {"mlflow.run_id": "run-1"}
+
+
+def test_lines_tell_loss_speed_and_time_left() -> None:
+    page = io.StringIO()
+    lines = Lines(Console(file=page, width=200))
+    lines.note("class pictures: 0 of [8]")
+    lines.begin(10, 20)
+    for step in range(11, 21):
+        lines.update(Report(step, 0.5, 1e-4, 0.1, 0.25))
+    lines.end()
+    told = page.getvalue().splitlines()
+    assert told[0] == "class pictures: 0 of [8]"
+    assert "going on after 10" in told[1]
+    assert told[-1] == "step 20/20  loss 0.5000  4.00 it/s  0:00 left"
+    assert len(told) == 3
+
+
+def test_sigterm_asks_to_stop_and_then_means_what_it_meant() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Stopping() as stopping:
+        assert not stopping.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopping.asked
+    assert signal.getsignal(signal.SIGTERM) is before
