@@ -209,9 +209,9 @@ def tiny_adapter(
 ) -> Path:
     """Writes a package of random weights with a plain effect, and returns its folder.
 
-    `scale` (times alpha/rank) is the size of the change against a layer's own output: from about 1.4
-    on the tiny UNet turns chaotic and magnifies rounding. Without `alpha`, alpha
-    is the rank. Works on any base in diffusers' format, for its shapes come from the files.
+    `scale` (times alpha/rank) is the size of the change against a layer's own output: from about
+    1.4 on, the tiny UNet turns chaotic and magnifies rounding. Without `alpha`, alpha is the rank.
+    Works on any base in diffusers' format, for its shapes come from the files.
     """
     random = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {}

@@ -86,7 +86,7 @@ class Admission:
 
     def _write(self, flight: Flight, slot: int) -> None:
         started = time.monotonic()
-        weights = {entry.uid: entry.weights for entry in flight.entries}
+        weights = {entry.uid: entry.weights for entry in flight.entries if entry.weights}
         try:
             self._bank.write(slot, [(weights[uid], weight) for uid, weight in flight.key])
         except Exception:

@@ -11,7 +11,6 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import diffusers
-import numpy as np
 import torch
 
 from atelier.errors import Unavailable
@@ -21,10 +20,9 @@ from services.engine.assembly import predict
 from services.engine.backends import make_backend
 from services.engine.bank import Bank
 from services.engine.base import Base, load_base
-from services.engine.flight import Flight, Image
+from services.engine.flight import Flight, Image, names
 from services.engine.layout import layout_of
 from services.engine.request import (
-    AdapterUsed,
     Cancelled,
     DeadlineExceeded,
     Diverged,
@@ -209,8 +207,8 @@ class Engine:
         stats.running = sum(len(flight.images) for flight in running)
         stats.slots_in_use = self._admission.slots_in_use
         stats.bank_bytes, stats.host_bytes = self._bank.nbytes, self.adapters.nbytes
-        stats.running_adapters = _names(running)
-        stats.waiting_adapters = _names(waiting)
+        stats.running_adapters = names(running)
+        stats.waiting_adapters = names(waiting)
         return stats
 
     def metrics(self) -> str:
@@ -342,20 +340,7 @@ class Engine:
                 self._fail(image.flight, Diverged("latents: not finite; lower weights or guidance"))
 
     def _answer(self, flight: Flight) -> None:
-        total = time.monotonic() - flight.submitted
-        flight.seconds["denoise"] = total - sum(flight.seconds.values())
-        flight.seconds["total"] = total
-        uses = zip(flight.entries, flight.request.adapters, strict=True)
-        pixels = [image.pixels for image in flight.images if image.pixels is not None]
-        result = ImageResult(
-            images=np.stack(pixels),
-            seeds=flight.seeds(),
-            adapters=tuple(AdapterUsed(e.name, e.version, e.digest, u.weight) for e, u in uses),
-            backend=self._backend.name,
-            engine_digest=self.digest,
-            warnings=flight.warnings,
-            timings=dict(flight.seconds),
-        )
+        result = flight.result(backend=self.backend, engine_digest=self.digest)
         self._leave(flight)
         self._stats.finished(len(flight.images))
         if flight.future.set_running_or_notify_cancel():
@@ -417,7 +402,3 @@ class Engine:
                     time.sleep(IDLE)
                 else:
                     self._turn()
-
-
-def _names(flights: Sequence[Flight]) -> tuple[str, ...]:
-    return tuple(sorted({entry.name for flight in flights for entry in flight.entries}))

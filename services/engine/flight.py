@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.engine.request import SEEDS, ImageRequest, ImageResult
+from services.engine.request import SEEDS, AdapterUsed, ImageRequest, ImageResult
 from services.engine.schedulers import Sampler
 from services.engine.scheduling import Shape
 from services.engine.store import Entry
@@ -69,7 +70,7 @@ class Flight:
     slot: int | None = None  # None until admitted
     images: list[Image] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @property
     def key(self) -> BankKey:
@@ -94,6 +95,22 @@ class Flight:
         deadline = self.request.deadline
         return deadline is not None and time.monotonic() > self.submitted + deadline
 
+    def result(self, *, backend: str, engine_digest: str) -> ImageResult:
+        """The answer, once every image has its pixels."""
+        total = time.monotonic() - self.submitted
+        self.seconds["denoise"] = total - sum(self.seconds.values())
+        self.seconds["total"] = total
+        uses = zip(self.entries, self.request.adapters, strict=True)
+        return ImageResult(
+            images=np.stack([image.pixels for image in self.images if image.pixels is not None]),
+            seeds=self.seeds(),
+            adapters=tuple(AdapterUsed(e.name, e.version, e.digest, u.weight) for e, u in uses),
+            backend=backend,
+            engine_digest=engine_digest,
+            warnings=self.warnings,
+            timings=dict(self.seconds),
+        )
+
     def seeds(self) -> tuple[int, ...]:
         """One seed an image."""
         return tuple((self.request.seed + i) % SEEDS for i in range(self.request.images))
@@ -105,3 +122,8 @@ def initial_noise(
     """Unit noise as diffusers draws it: on the CPU, so that every device starts from the same."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=dtype).to(device), generator
+
+
+def names(flights: Iterable[Flight]) -> tuple[str, ...]:
+    """The adapters that some requests hold, sorted."""
+    return tuple(sorted({entry.name for flight in flights for entry in flight.entries}))

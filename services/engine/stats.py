@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ class EngineStats:
     """Counters since the engine was made, and gauges as of the last look. Seconds and bytes."""
 
     requests: Counter[str] = field(default_factory=Counter)  # by outcome
-    seconds: Counter[str] = field(default_factory=Counter)  # by phase
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by phase
     images: int = 0
     calls: int = 0  # of the UNet
     rows: int = 0  # of those calls, without padding
