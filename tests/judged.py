@@ -1,4 +1,6 @@
-"""A judged adapter made up from numbers: verdicts and promotions are tested without pictures."""
+"""For tests of verdicts and promotions: numbers without pictures, scorers without training."""
+
+from pathlib import Path
 
 from atelier.policy import Policy
 from pipelines.evaluate import Evaluation
@@ -72,3 +74,41 @@ def replaced(one: Evaluation, index: int, **values: float) -> Evaluation:
     pictures[index] = pictures[index].model_copy(update={"values": pictures[index].values | values})
     measures = one.measures.model_copy(update={"pictures": tuple(pictures)})
     return one.model_copy(update={"measures": measures})
+
+
+SCORED = 32  # pixels, each way, that the tiny scorers look at
+
+
+def tiny_scorers(folder: Path, tokenizer_folder: Path) -> dict[str, str]:
+    """A random CLIP and a random ViT, saved as a policy's real ones are; their names for it."""
+    import torch
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        CLIPTokenizer,
+        ViTConfig,
+        ViTImageProcessor,
+        ViTModel,
+    )
+
+    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
+    small = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    vision = small | {"image_size": SCORED, "patch_size": 8}
+    text = small | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+        dino = ViTModel(ViTConfig(**vision), add_pooling_layer=False)
+    size = {"height": SCORED, "width": SCORED}
+    clip.save_pretrained(folder / "clip")
+    tokenizer.save_pretrained(folder / "clip")
+    CLIPImageProcessor(size=size, crop_size=size).save_pretrained(folder / "clip")
+    dino.save_pretrained(folder / "dino")
+    ViTImageProcessor(size=size).save_pretrained(folder / "dino")
+    return {"clip": str(folder / "clip"), "dino": str(folder / "dino")}

@@ -12,9 +12,8 @@ from atelier.errors import AdapterRejected, PolicyError
 from atelier.policy import Gate, Policy
 from pipelines.evaluate import Evaluation, evaluate, verdict
 from services.engine import Engine, EngineSettings
+from tests.judged import tiny_scorers
 from tests.tiny import tiny_adapter, tiny_base
-
-SIDE = 32  # pixels that the tiny scorers look at
 
 
 @pytest.fixture(scope="module")
@@ -29,39 +28,7 @@ def engine(base: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def scorers(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A random CLIP and a random ViT, saved as the policy's real ones are."""
-    import torch
-    from transformers import (
-        CLIPConfig,
-        CLIPImageProcessor,
-        CLIPModel,
-        CLIPTokenizer,
-        ViTConfig,
-        ViTImageProcessor,
-        ViTModel,
-    )
-
-    folder = tmp_path_factory.mktemp("scorers")
-    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
-    small = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
-    vision = small | {"image_size": SIDE, "patch_size": 8}
-    text = small | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-        dino = ViTModel(ViTConfig(**vision), add_pooling_layer=False)
-    size = {"height": SIDE, "width": SIDE}
-    clip.save_pretrained(folder / "clip")
-    tokenizer.save_pretrained(folder / "clip")
-    CLIPImageProcessor(size=size, crop_size=size).save_pretrained(folder / "clip")
-    dino.save_pretrained(folder / "dino")
-    ViTImageProcessor(size=size).save_pretrained(folder / "dino")
-    return {"clip": str(folder / "clip"), "dino": str(folder / "dino")}
+    return tiny_scorers(tmp_path_factory.mktemp("scorers"), base / "tokenizer")
 
 
 @pytest.fixture(scope="module")

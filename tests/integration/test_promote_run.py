@@ -1,0 +1,87 @@
+"""The whole pipeline in one call: from a recipe to a release, or to a refusal with its reasons."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from atelier.home import Home
+from atelier.registry import Registry
+from atelier.release import ReleaseFolder
+from pipelines.run import main
+from tests.judged import tiny_scorers
+from tests.tiny import tiny_base
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, its scorers, a recipe with two pictures, and two policies."""
+    folder = tmp_path_factory.mktemp("place")
+    base = tiny_base(folder / "base")
+    draw = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    for index in range(2):
+        pixels = draw.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{index}.png")
+    stage = {
+        "method": "dreambooth",
+        "dataset": {"path": "images", "resolution": 64},
+        "prompt": "a photo of {trigger}",
+        "lora": {"rank": 2, "targets": ["attn"]},
+        "train": {"steps": 2, "lr": 0.05},
+    }
+    recipe = {
+        "adapter": "thor-cat",
+        "base": {"model": str(base)},
+        "trigger": "sks cat",
+        "stages": [stage],
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for name, limit in (("mild", 0.0001), ("strict", 0.99)):
+        policy = {
+            "scorers": tiny_scorers(folder / "scorers", base / "tokenizer"),
+            "seeds": [0],
+            "steps": 2,
+            "prompts": {"subject": ["{trigger}"], "unrelated": ["a red robot"]},
+            "gates": {"effect": {"min": limit}},
+        }
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(policy))
+    return folder
+
+
+def test_a_recipe_becomes_a_release_and_a_refused_one_stays_a_candidate(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = Home.find()
+    strict = [str(place / "recipe.yaml"), "--policy", str(place / "strict.yaml")]
+    assert main(strict) == 1
+    told = capsys.readouterr().err
+    assert "thor-cat@1 is refused" in told
+    assert "effect on the picture" in told
+    registry = Registry(home.tracking_uri)
+    candidate = registry.version("thor-cat", "candidate")
+    assert candidate.version == 1
+    assert registry.attestation("thor-cat", 1, "evaluation.json") is not None
+    assert (registry.attestation("thor-cat", 1, "sheet.png") or b"").startswith(b"\x89PNG")
+    assert ReleaseFolder(home.releases).list() == {}
+
+    # The same recipe under a milder policy: nothing is trained again, the version is the same.
+    mild = [str(place / "recipe.yaml"), "--policy", str(place / "mild.yaml"), "--resume"]
+    assert main(mild) == 0
+    assert "version 1 is released" in capsys.readouterr().out
+    release = ReleaseFolder(home.releases).get("thor-cat")
+    assert release is not None
+    assert (release.version, release.digest) == (1, candidate.digest)
+
+
+def test_a_recipe_with_unreadable_pictures_ends_before_training(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    (tmp_path / "recipe.yaml").write_text((place / "recipe.yaml").read_text())
+    assert main([str(tmp_path / "recipe.yaml"), "--policy", str(place / "mild.yaml")]) == 2
+    assert "cut.png" in capsys.readouterr().err
+    assert not Home.find().runs.exists()
