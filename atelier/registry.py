@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from atelier.adapter.package import Package
+from atelier.adapter.package import MANIFEST, Package
 from atelier.errors import AdapterRejected, BadInput
-from atelier.files import replace_folder
+from atelier.files import replace_folder, sha256_bytes
 from atelier.names import hex_of
 from atelier.tracking import Tracking
 
@@ -203,12 +203,26 @@ class Registry(Tracking):
         return run_id
 
     def _upload(self, package: Package, run_id: str) -> str:
-        """Store the package with its run, never over another one; the folder it went to."""
+        """Store the package with its run, never over another one; the folder it went to.
+
+        A training that has finished has stored it already.
+        """
         folder = "package"
-        if folder in self.files(run_id):
-            folder = f"package-{hex_of(package.digest)[:12]}"
-        self.log_folder(run_id, package.path, folder)
+        manifest = self.read(run_id, f"{folder}/{MANIFEST}")
+        if manifest is not None and sha256_bytes(manifest) != package.digest:
+            folder, manifest = f"package-{hex_of(package.digest)[:12]}", None
+        if manifest is None or not self._is_whole(package, run_id, folder):
+            self.log_folder(run_id, package.path, folder)
         return folder
+
+    def _is_whole(self, package: Package, run_id: str, folder: str) -> bool:
+        """Whether every file of the package is stored in its full size."""
+        with self._asking(f"list the files of run {run_id}"):
+            stored = {
+                one.path: one.file_size for one in self._client.list_artifacts(run_id, folder)
+            }
+        here = {f"{folder}/{file.name}": file.stat().st_size for file in package.path.iterdir()}
+        return all(stored.get(path) == size for path, size in here.items())
 
 
 def lineage(package: Package) -> dict[str, str]:

@@ -208,12 +208,11 @@ def _naturals(value: Any) -> TypeGuard[list[int]]:
 def _floats(data: npt.NDArray[np.uint8], entry: Entry) -> Array:
     """Bytes as float32; bfloat16 is the upper half of a float32."""
     if entry.dtype == "BF16":
-        halves = np.frombuffer(data.tobytes(), dtype="<u2").astype(np.uint32)
+        halves = np.frombuffer(data, dtype="<u2").astype(np.uint32)
         values: Array = (halves << 16).view(np.float32)
     else:
-        width = _WIDTHS[entry.dtype]
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite: refused later
-            values = np.frombuffer(data.tobytes(), dtype=f"<f{width}").astype(np.float32)
+            values = np.frombuffer(data, dtype=f"<f{_WIDTHS[entry.dtype]}").astype(np.float32)
     return values.reshape(entry.shape)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from atelier.adapter.manifest import BaseRef
-from atelier.adapter.package import ADAPTER, Package, write_package
+from atelier.adapter.package import ADAPTER, MANIFEST, Package, write_package
 from atelier.errors import AdapterRejected, BadInput, Unavailable
 from atelier.home import Home
 from atelier.registry import Registry
@@ -113,6 +113,24 @@ def test_two_packages_of_one_run_stay_apart(registry: Registry, tmp_path: Path) 
     versions = [registry.register(one, run_id=run_id) for one in packages]
     for one, version in zip(packages, versions, strict=True):
         assert registry.fetch("stages", version, tmp_path / f"v{version}").digest == one.digest
+
+
+def test_what_training_stored_is_not_stored_again(registry: Registry, tmp_path: Path) -> None:
+    run_id = registry.start_run("atelier/stored", "trained")
+    made = package(tmp_path / "made", "stored", 1)
+    registry.log_folder(run_id, made.path, "package")
+    version = registry.register(made, run_id=run_id)
+    assert registry.files(run_id) == ("package",)
+    assert registry.fetch("stored", version, tmp_path / "into").digest == made.digest
+
+
+def test_half_of_an_upload_is_completed(registry: Registry, tmp_path: Path) -> None:
+    run_id = registry.start_run("atelier/half", "killed while it stored")
+    made = package(tmp_path / "made", "half", 1)
+    registry.log_file(run_id, made.path / MANIFEST, "package")
+    version = registry.register(made, run_id=run_id)
+    assert registry.files(run_id) == ("package",)
+    assert registry.fetch("half", version, tmp_path / "into").digest == made.digest
 
 
 def test_aliases_move_and_go(registry: Registry, tmp_path: Path) -> None:
