@@ -5,16 +5,16 @@ modules; it comes from the headers of the base's weights, without loading any.
 """
 
 import difflib
+import shutil
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from atelier.adapter import keys
-from atelier.adapter.lora import LoraWeights, header_metadata, pair_up
+from atelier.adapter.lora import LoraWeights
 from atelier.adapter.manifest import BaseRef
-from atelier.adapter.package import Package, write_package
-from atelier.adapter.tensors import Array, Limits, read_header, read_tensors, write_tensors
+from atelier.adapter.package import ADAPTER, Package, write_package
+from atelier.adapter.single import read_single, tensors_of, write_kohya
+from atelier.adapter.tensors import Limits, read_header
 from atelier.base import base_digest, resolve_base
 from atelier.errors import AdapterRejected, BadInput
 
@@ -37,17 +37,13 @@ def package_from(
     """The package of a LoRA file in any spelling; AdapterRejected names what has no place."""
     base_folder = resolve_base(base)
     shapes = projection_shapes(base_folder)
-    header = read_header(file)
-    lora = pair_up(
-        read_tensors(file), header.metadata, place=str(file), kohya=keys.kohya_modules(shapes)
-    )
+    lora = read_single(file, shapes)
     _check_fit(lora, shapes, file, base)
-    reference = BaseRef(id=base, digest=base_digest(base_folder))
     return write_package(
         folder,
-        _tensors(lora, "peft"),
+        tensors_of(lora),
         name=name,
-        base=reference,
+        base=BaseRef(id=base, digest=base_digest(base_folder)),
         trigger=trigger,
         class_prompt=class_prompt,
     )
@@ -59,16 +55,13 @@ def write_for_others(package: Package, out: Path, form: str) -> None:
         near = difflib.get_close_matches(form, FORMATS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BadInput(f"--format {form!r}: is not one of {', '.join(FORMATS)}{hint}")
-    lora = package.lora()
-    if not lora or package.embeddings():
+    if package.manifest.kind != "lora":
         raise BadInput(f"{package.path}: kind {package.manifest.kind} has no single-file form")
-    if form == "peft":
-        factors = {name: v for name, v in _tensors(lora, form).items() if v.ndim == 2}
-        write_tensors(out, factors, header_metadata(lora))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if form == "kohya":
+        write_kohya(out, package.lora(), package.manifest)
     else:
-        rank, alpha = package.manifest.rank, package.manifest.alpha
-        metadata = {"ss_network_dim": str(rank), "ss_network_alpha": f"{alpha:g}"}
-        write_tensors(out, _tensors(lora, form), metadata)
+        shutil.copyfile(package.path / ADAPTER, out)  # a package's own file is one of those
 
 
 def projection_shapes(base: Path) -> dict[str, Shape]:
@@ -104,18 +97,3 @@ def _check_fit(
 
 def _shape(shape: Shape | None) -> str:
     return "none" if shape is None else " x ".join(map(str, shape))
-
-
-def _tensors(lora: dict[str, LoraWeights], form: str) -> dict[str, Array]:
-    """The factors and alphas under one tool's names."""
-    tensors: dict[str, Array] = {}
-    for module, one in lora.items():
-        parts: dict[keys.Part, Array] = {
-            "lora_A.weight": one.A,
-            "lora_B.weight": one.B,
-            "alpha": np.asarray(one.alpha, dtype=np.float32),
-        }
-        for part, value in parts.items():
-            key = keys.Key(module, part)
-            tensors[keys.to_kohya(key) if form == "kohya" else str(key)] = value
-    return tensors

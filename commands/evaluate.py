@@ -42,10 +42,12 @@ def evaluate(
     """
     from atelier.policy import Policy
     from commands.progress import progress
+    from commands.quiet import quiet_loading
     from commands.sources import AdapterRef, find, open_registry
     from pipelines.evaluate import FILE
     from pipelines.evaluate import evaluate as judge
 
+    quiet_loading()
     home = Home.find()
     found = find(AdapterRef.parse(package), home)
     manifest = found.package.manifest

@@ -2,7 +2,19 @@
 
 import typer
 
-from commands import adapters, compare, dataset, generate, release, trace
+from commands import (
+    adapters,
+    compare,
+    dataset,
+    evaluate,
+    generate,
+    keys,
+    release,
+    run,
+    serve,
+    trace,
+    train,
+)
 from commands.verb import verb
 
 app = typer.Typer(
@@ -21,10 +33,14 @@ def _group(name: str, what: str) -> typer.Typer:
     return group
 
 
+verb(app)(train.train)
+verb(app)(evaluate.evaluate)
+verb(app)(run.run)
 verb(app)(release.promote)
 verb(app)(release.rollback)
 verb(app)(release.retire)
 verb(app)(release.status)
+verb(app)(serve.serve)
 verb(app)(generate.generate)
 verb(app)(compare.compare)
 verb(app)(trace.trace)
@@ -37,6 +53,9 @@ verb(_adapters)(adapters.export)
 
 _dataset = _group("dataset", "Folders of pictures.")
 verb(_dataset)(dataset.lint)
+
+
+app.add_typer(keys.app, name="keys")
 
 
 @app.callback()

@@ -32,17 +32,19 @@ def promote(
 ) -> Answer:
     """Let a version serve, if its verdict allows it under this environment's policy."""
     from atelier.policy import Policy
+    from commands.smoke import smoke_check
     from commands.sources import open_registry
     from pipelines.promote import promote as let_serve
 
     home = Home.find()
-    return _answer(
+    return answer(
         let_serve(
             name,
             version,
             registry=open_registry(home),
             home=home,
             policy=Policy.load(policy),
+            smoke=smoke_check(home),
             reason=reason,
         )
     )
@@ -57,11 +59,19 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Kept with the release.")] = "rolled back",
 ) -> Answer:
     """Serve again what served before; works with the registry away."""
+    from commands.smoke import smoke_check
     from pipelines.promote import rollback as go_back
 
     home = Home.find()
-    registry = _registry_if_there(home)
-    return _answer(go_back(name, revision, registry=registry, home=home, reason=reason))
+    standing = go_back(
+        name,
+        revision,
+        registry=_registry_if_there(home),
+        home=home,
+        smoke=smoke_check(home),
+        reason=reason,
+    )
+    return answer(standing)
 
 
 def retire(name: Name) -> Answer:
@@ -69,7 +79,7 @@ def retire(name: Name) -> Answer:
     from pipelines.promote import retire as stop_serving
 
     home = Home.find()
-    return _answer(stop_serving(name, registry=_registry_if_there(home), home=home))
+    return answer(stop_serving(name, registry=_registry_if_there(home), home=home))
 
 
 def status() -> Answer:
@@ -123,7 +133,8 @@ def _registry_if_there(home: Home) -> "Registry | None":
         return None
 
 
-def _answer(standing: "Standing") -> Answer:
+def answer(standing: "Standing") -> Answer:
+    """Where an adapter stands now, as a verb says it."""
     data = {
         "adapter": standing.adapter,
         "state": standing.state,

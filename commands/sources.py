@@ -52,9 +52,9 @@ class Found:
 
     @property
     def label(self) -> str:
-        """How it is called beside its pictures."""
-        name = self.package.manifest.name
-        return f"{name} {self.version}" if self.version else f"{name} ({self.package.path.name})"
+        """How it is called beside its pictures: without a version, by its digest's beginning."""
+        which = self.version or hex_of(self.package.digest)[:7]
+        return f"{self.package.manifest.name} {which}"
 
 
 def find(ref: AdapterRef, home: Home) -> Found:

@@ -60,8 +60,10 @@ class Studio:
 @contextmanager
 def studio(found: Sequence[Found], base: str | None) -> Iterator[Studio]:
     """Load the base (by default the adapters' own) and the adapters; close the engine after."""
+    from commands.quiet import quiet_loading
     from services.engine import Engine  # torch and diffusers: seconds, so only where needed
 
+    quiet_loading()
     own = found[0].package.manifest.base.id if found else MINIATURE
     engine = Engine.load(base or own)
     try:

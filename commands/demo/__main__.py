@@ -1,0 +1,104 @@
+"""`python -m commands.demo`: runs the demo; at a terminal, leaves the gateway up till Ctrl-C."""
+
+import argparse
+import fcntl
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from atelier.errors import BadInput
+from commands.errors import report
+
+OURS = ("home", "evaluation-1", "evaluation-2", "contact-sheet.png", "loss.png", "report.html")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stopped)
+    try:
+        with _only_one(options.output):
+            _fresh(options.output)
+            _run(options)
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, as_json=False, debug=options.debug)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    from atelier.policy import Policy  # after the environment is set: MLflow reads it on import
+    from commands.demo.clock import duration
+    from commands.demo.story import Demo
+
+    policy = Policy.load(options.policy)
+    demo = Demo(options.output, options.example, policy=policy, port=options.port)
+    try:
+        running, key = demo.run()
+        print(f"\nall of it in {duration(demo.clock.seconds)}: {options.output / 'report.html'}")
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            _show(running.gateway, key)
+    finally:
+        demo.close()
+
+
+def _show(gateway: str, key: str) -> None:
+    """The gateway stays up for whoever wants to try it."""
+    print(
+        f"\nThe gateway runs at {gateway} (its API at {gateway}/docs) with the key\n  {key}\n\n"
+        f"  curl -s {gateway}/generate_image -H 'X-API-Key: {key}' -H 'Accept: image/png' \\\n"
+        "    -H 'Content-Type: application/json' --output cat.png \\\n"
+        '    -d \'{"prompt": "a cat in the snow", "adapter": "thor-cat"}\'\n\n'
+        "Ctrl-C stops it.",
+        flush=True,
+    )
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        print("\nstopping")
+
+
+def _fresh(output: Path) -> None:
+    """Remove what an earlier demo left, and nothing else; keep to this folder alone."""
+    for name in OURS:
+        found = output / name
+        if found.is_dir():
+            shutil.rmtree(found)
+        else:
+            found.unlink(missing_ok=True)
+    for variable in ("MLFLOW_TRACKING_URI", "ATELIER_DATABASE_URL"):
+        os.environ.pop(variable, None)
+    os.environ["ATELIER_HOME"] = str((output / "home").absolute())
+
+
+@contextmanager
+def _only_one(output: Path) -> Iterator[None]:
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadInput(f"{output}: a demo is running there; stop it first") from error
+        yield
+
+
+def _stopped(number: int, frame: object) -> None:
+    """SIGTERM unwinds like Ctrl-C, so that what serves is stopped too."""
+    raise SystemExit(128 + number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m commands.demo", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="default: demo")
+    parser.add_argument("--example", type=Path, default=Path("examples/thor-cat"))
+    parser.add_argument("--policy", type=Path, help="default: the program's own")
+    parser.add_argument("--port", type=int, default=0, help="the gateway's; default: a free one")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Tells each step as it begins and how long it took, and remembers it for the report."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+
+@dataclass
+class Step:
+    """One step of the demo; `seconds` is known once it is over."""
+
+    name: str
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+class Clock:
+    """Steps in their order, printed as they happen."""
+
+    def __init__(self, steps: int, out: TextIO | None = None) -> None:
+        self.steps: list[Step] = []
+        self._total = steps
+        self._out = out or sys.stdout
+        self._began = time.monotonic()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Step]:
+        """One step; what is appended to its notes is printed when it ends."""
+        step = Step(name)
+        self.steps.append(step)
+        self._print(f"[{len(self.steps):2}/{self._total}] {name}")
+        began = time.monotonic()
+        yield step
+        step.seconds = time.monotonic() - began
+        for note in step.notes:
+            self._print(f"        {note}")
+        self._print(f"        {duration(step.seconds)}")
+
+    @property
+    def seconds(self) -> float:
+        """Since the clock was made."""
+        return time.monotonic() - self._began
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """`0.42 s`, `12.3 s` or `2 min 05 s`: as much as a person wants to know."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"

@@ -1,0 +1,57 @@
+"""The loss of both trainings, from the runs' own logs, as one picture."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+WINDOW = 25  # steps; single steps of a diffusion loss say little
+COLOURS = ("#2f6f8f", "#c8553d")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One training's loss by step."""
+
+    name: str
+    steps: tuple[int, ...]
+    losses: tuple[float, ...]
+
+    @classmethod
+    def read(cls, name: str, log: Path) -> "Curve":
+        """From a run's `log.jsonl`."""
+        points = []
+        for line in log.read_text("utf-8").splitlines():
+            event = json.loads(line)
+            if event["kind"] == "metrics" and "loss" in event["data"]["values"]:
+                points.append((event["data"]["step"], event["data"]["values"]["loss"]))
+        return cls(name, tuple(step for step, _ in points), tuple(loss for _, loss in points))
+
+
+def plot(curves: Sequence[Curve], file: Path) -> None:
+    """Every curve, faint as it was and smoothed over WINDOW steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 3.2), dpi=160, layout="constrained", facecolor="#fcfbf8")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_facecolor("#fcfbf8")
+    for curve, colour in zip(curves, COLOURS, strict=False):
+        axes.plot(curve.steps, curve.losses, color=colour, alpha=0.18, linewidth=0.8)
+        smooth, first = _smoothed(curve.losses), len(curve.losses) - len(_smoothed(curve.losses))
+        axes.plot(curve.steps[first:], smooth, color=colour, linewidth=1.8, label=curve.name)
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"loss, mean of {WINDOW} steps")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6e3da", linewidth=0.8)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    figure.savefig(file)
+
+
+def _smoothed(losses: Sequence[float]) -> list[float]:
+    width = min(WINDOW, max(1, len(losses)))
+    return [float(x) for x in np.convolve(losses, np.ones(width) / width, mode="valid")]

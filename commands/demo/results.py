@@ -1,0 +1,112 @@
+"""What the demo leaves behind: contact sheet, loss plot, report, each in its file."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from PIL import Image
+
+from commands.demo.clock import Clock
+from commands.demo.curves import Curve, plot
+from commands.demo.making import Made, in_words
+from commands.demo.pictures import Photographer
+from commands.demo.prompts import FRESH, SHEET, Ask
+from commands.demo.report import Judged, Report, SheetRow
+from commands.demo.swap import Swap
+from commands.grid import GridRow, grid
+from pipelines.dataset import open_folder
+
+SHEET_FILE: Final = "contact-sheet.png"
+LOSS_FILE: Final = "loss.png"
+REPORT_FILE: Final = "report.html"
+
+Pictures = Sequence[bytes]  # one PNG for each prompt
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that was made and measured."""
+
+    versions: tuple[Made, Made]
+    same: tuple[Pictures, Pictures, Pictures, Pictures]  # base, version 1, version 2, rolled back
+    fresh: tuple[Pictures, Pictures, Pictures]  # version 1, version 2, rolled back
+    swap: Swap
+    rollback_seconds: float
+    usage: dict[str, Any]
+
+
+def leave(results: Results, folder: Path, clock: Clock, camera: Photographer) -> list[str]:
+    """Write the files into `folder`; their paths."""
+    first, second = results.versions
+    columns = ("base", f"version {first.version}", f"version {second.version}", "after rollback")
+    rows = _rows(SHEET, results.same, camera)
+    pictures = [
+        GridRow(row.prompt, f"seed {row.seed}", [_image(png) for png in row.pictures])
+        for row in rows
+    ]
+    grid(columns, pictures).save(folder / SHEET_FILE)
+    curves = [Curve.read(f"version {made.version}", made.log) for made in results.versions]
+    plot(curves, folder / LOSS_FILE)
+    report = Report(
+        adapter=first.recipe.adapter,
+        trigger=first.recipe.trigger,
+        columns=columns,
+        rows=rows,
+        training_pictures=_training_pictures(first),
+        fresh=_rows(FRESH, results.fresh, camera),
+        judged=[_judged(made) for made in results.versions],
+        swap=results.swap,
+        rollback_seconds=results.rollback_seconds,
+        steps=clock.steps,
+        seconds=clock.seconds,
+        loss_plot=folder / LOSS_FILE,
+        facts=_facts(results),
+    )
+    report.write(folder / REPORT_FILE)
+    return [str(folder / name) for name in (SHEET_FILE, LOSS_FILE, REPORT_FILE)]
+
+
+def _rows(
+    asks: Sequence[Ask], columns: Sequence[Pictures], camera: Photographer
+) -> tuple[SheetRow, ...]:
+    return tuple(
+        SheetRow(camera.words(ask), ask.seed, tuple(column[place] for column in columns))
+        for place, ask in enumerate(asks)
+    )
+
+
+def _judged(made: Made) -> Judged:
+    return Judged(
+        version=made.version,
+        digest=made.package.digest,
+        training=in_words(made.recipe),
+        gates=made.evaluation.gates,
+        accepted=made.evaluation.accepted,
+    )
+
+
+def _training_pictures(made: Made) -> tuple[Path, ...]:
+    stage = made.recipe.stages[0]
+    folder = open_folder(made.recipe.dataset_folder(stage), stage.dataset.captions)
+    return tuple(picture.path for picture in folder.pictures)
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    first, second = results.versions
+    manifest, evaluation = first.package.manifest, first.evaluation
+    return [
+        ("base", f"{manifest.base.id} {manifest.base.digest}"),
+        ("dataset", manifest.dataset or "unknown"),
+        (f"version {first.version}", first.package.digest),
+        (f"version {second.version}", second.package.digest),
+        ("engine", f"{evaluation.backend} {evaluation.engine_digest}"),
+        ("policy", evaluation.policy),
+        ("git commit", manifest.git_commit or "none"),
+        ("pictures on the key", str(results.usage.get("images"))),
+    ]
+
+
+def _image(png: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(png))

@@ -1,0 +1,107 @@
+"""The demo in its order: two versions of one adapter, from pictures to served and back again."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from atelier.home import Home
+from atelier.policy import Policy
+from atelier.recipe import Recipe
+from atelier.registry import Registry
+from commands.client import GatewayClient
+from commands.demo.clock import Clock, Step
+from commands.demo.making import Made, Workshop
+from commands.demo.pictures import Photographer, require_different, require_same
+from commands.demo.prompts import FRESH, SHEET, TRAFFIC
+from commands.demo.results import Results, leave
+from commands.demo.server import Served, served
+from commands.demo.swap import swap_under_traffic
+from commands.quiet import quiet_loading
+from commands.smoke import smoke_check
+from pipelines.promote import promote, rollback
+from services.gateway.keys import KeyStore
+
+STEPS: Final = 14
+RECIPES: Final = ("recipe.yaml", "version-2.yaml")
+
+
+@dataclass
+class Demo:
+    """One run of the demo; `folder` is where everything is left, `example` what it begins with."""
+
+    folder: Path
+    example: Path
+    policy: Policy = field(default_factory=Policy.load)
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        self.home = Home((self.folder / "home").absolute())
+        self.clock = Clock(STEPS)
+        self._stack = ExitStack()
+
+    def run(self) -> tuple[Served, str]:
+        """Every step. The gateway goes on running until `close`: its addresses and a key."""
+        quiet_loading()
+        recipes = [Recipe.load(self.example / name) for name in RECIPES]
+        registry, step = Registry(self.home.tracking_uri), self.clock.step
+        workshop = Workshop(self.folder, self.home, registry, self.policy, self.clock)
+        first = workshop.make(recipes[0], 1)
+        with step("start Triton, the agent and the gateway") as now:
+            running = self._stack.enter_context(served(self.home, recipes[0].base.model, self.port))
+            now.notes.append(f"gateway {running.gateway}, Triton {running.triton}")
+        with step(f"promote version {first.version}") as now:
+            self._promote(registry, first, now)
+        with step("make a key, and pictures over HTTP: the base, then version 1"):
+            key, _ = KeyStore(self.home.database_url).create("demo")
+            client, name = GatewayClient(running.gateway, key), first.recipe.adapter
+            camera = Photographer(client, first.recipe.trigger)
+            base, before = camera.take(SHEET, None), camera.take(SHEET, name)
+        second = workshop.make(recipes[1], 2)
+        with step("swap to version 2 while clients go on asking") as now:
+            shots = [(camera.words(ask), ask.seed) for ask in TRAFFIC]
+            swap = swap_under_traffic(
+                client, shots, first, second, lambda: self._promote(registry, second, now)
+            )
+            now.notes.append(str(swap))
+        with step("pictures over HTTP: version 2, the same seeds") as now:
+            middle = camera.take(SHEET, name)
+            fresh_first = camera.take(FRESH, f"{name}@{first.version}")
+            fresh_second = camera.take(FRESH, name)
+            now.notes.append(require_different(before, middle, "compared with version 1"))
+        with step("roll back to version 1") as back:
+            standing = rollback(
+                name, registry=registry, home=self.home, smoke=smoke_check(self.home)
+            )
+            back.notes.append(standing.message)
+        with step("the same seeds again, and prompts not used before") as now:
+            after, again = camera.take(SHEET, name), camera.take(FRESH, name)
+            now.notes.append(require_same(before, after, "the same seeds as version 1"))
+            now.notes.append(require_same(fresh_first, again, "prompts not used before"))
+            now.notes.append(require_different(fresh_second, again, "compared with version 2"))
+        with step("contact sheet, loss plot and report") as now:
+            results = Results(
+                versions=(first, second),
+                same=(base, before, middle, after),
+                fresh=(fresh_first, fresh_second, again),
+                swap=swap,
+                rollback_seconds=back.seconds,
+                usage=client.usage(),
+            )
+            now.notes += leave(results, self.folder, self.clock, camera)
+        return running, key
+
+    def close(self) -> None:
+        """Stop what serves."""
+        self._stack.close()
+
+    def _promote(self, registry: Registry, made: Made, now: Step) -> None:
+        standing = promote(
+            made.recipe.adapter,
+            made.version,
+            registry=registry,
+            home=self.home,
+            policy=self.policy,
+            smoke=smoke_check(self.home),
+        )
+        now.notes.append(standing.message)

@@ -1,0 +1,76 @@
+"""The change of version under traffic, measured from the clients' side."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from atelier.errors import Refused
+from commands.client import GatewayClient
+from commands.demo.clock import duration
+from commands.demo.making import Made
+from commands.demo.traffic import Pixels, Seen, Shot, Traffic, apart, ask, strangers
+
+AROUND: Final = 50  # answers before the swap begins, and of the new version after it
+
+
+@dataclass(frozen=True)
+class Swap:
+    """What the clients saw of the change of version. Times in seconds."""
+
+    seen: Sequence[Seen]
+    began: float  # since the traffic began
+    seconds: float  # until the promotion was verified and the alias moved
+    first_picture: float  # from the promotion's beginning to the first picture of the new version
+    before: int
+    after: int
+    largest_difference: int  # of any pixel to that of the digest its answer names, of 255
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.seen)} requests, none failed: {self.before} by the old version, "
+            f"{self.after} by the new; its first picture after {duration(self.first_picture)}, "
+            f"verified after {duration(self.seconds)}"
+        )
+
+
+def swap_under_traffic(
+    client: GatewayClient, shots: list[Shot], first: Made, second: Made, promote: Callable[[], None]
+) -> Swap:
+    """Promote `second` while clients go on asking; Refused where any request or picture suffers."""
+    name = first.recipe.adapter
+    known = _pictures(client, name, first, shots)
+    with Traffic(client, name, shots) as traffic:
+        traffic.wait_for(AROUND)
+        began = traffic.now
+        promote()
+        seconds = traffic.now - began
+        traffic.wait_for(AROUND, version=second.version)
+    if traffic.failures:
+        raise Refused(f"{len(traffic.failures)} requests failed, first: {traffic.failures[0]}")
+    known |= _pictures(client, name, second, shots)
+    strange = strangers(traffic.seen, known)
+    if strange:
+        raise Refused(f"{len(strange)} pictures are not those of the digest their answer names")
+    new = [one for one in traffic.seen if one.version == second.version]
+    return Swap(
+        seen=tuple(traffic.seen),
+        began=began,
+        seconds=seconds,
+        first_picture=min(one.came for one in new) - began,
+        before=len(traffic.seen) - len(new),
+        after=len(new),
+        largest_difference=max(
+            apart(one.pixels, known[one.shot, one.digest]) for one in traffic.seen
+        ),
+    )
+
+
+def _pictures(
+    client: GatewayClient, name: str, made: Made, shots: list[Shot]
+) -> dict[tuple[Shot, str], Pixels]:
+    """What every shot looks like by one version, asked for by its number."""
+    pictures = {}
+    for shot in shots:
+        _, digest, pixels = ask(client, f"{name}@{made.version}", shot)
+        pictures[shot, digest] = pixels
+    return pictures

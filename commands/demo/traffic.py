@@ -1,0 +1,128 @@
+"""Requests that go on while the version changes, and the proof that each picture is of one version.
+
+Every request asks for one of a few prompts and seeds, whose pictures by either version are known
+afterwards: so each answer can be held against the digest that it names.
+"""
+
+import io
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from atelier.errors import AtelierError
+from commands.client import GatewayClient
+
+CLIENTS: Final = 3
+STEPS: Final = 6  # of denoising: traffic is about the swap, not about beauty
+TOLERANCE: Final = 2  # of 255: other requests in the same batch may move the last bit of a float
+
+Pixels: TypeAlias = NDArray[np.uint8]
+Shot: TypeAlias = tuple[str, int]  # prompt, seed
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One answer: when it was asked for and came (seconds since the traffic began), and of what."""
+
+    asked: float
+    came: float
+    shot: Shot
+    version: int
+    digest: str
+    pixels: Pixels
+
+
+@dataclass
+class Traffic:
+    """A few clients that ask without a pause until they are told to stop; nothing is retried."""
+
+    client: GatewayClient
+    adapter: str
+    shots: Sequence[Shot]
+    seen: list[Seen] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._began = time.monotonic()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(number,), daemon=True)
+            for number in range(CLIENTS)
+        ]
+
+    def __enter__(self) -> "Traffic":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def now(self) -> float:
+        """Seconds since the traffic began."""
+        return time.monotonic() - self._began
+
+    @property
+    def count(self) -> int:
+        """Answers and failures so far."""
+        return len(self.seen) + len(self.failures)
+
+    def wait_for(self, count: int, *, version: int | None = None) -> None:
+        """Until so many more answers came, of that version where one is named."""
+        before = self._of(version)
+        while self._of(version) < before + count and not self.failures:
+            time.sleep(0.05)
+
+    def _of(self, version: int | None) -> int:
+        with self._lock:
+            return sum(version in (None, one.version) for one in self.seen)
+
+    def _ask(self, number: int) -> None:
+        turn = number
+        while not self._stop.is_set():
+            shot = self.shots[turn % len(self.shots)]
+            turn += 1
+            asked = self.now
+            try:
+                seen = ask(self.client, self.adapter, shot)
+            except AtelierError as error:
+                with self._lock:
+                    self.failures.append(f"{asked:.2f} s: {error}")
+                continue
+            with self._lock:
+                version, digest, pixels = seen
+                self.seen.append(Seen(asked, self.now, shot, version, digest, pixels))
+
+
+def ask(client: GatewayClient, adapter: str, shot: Shot) -> tuple[int, str, Pixels]:
+    """The version, the digest and the pixels of one picture of the traffic."""
+    prompt, seed = shot
+    answer = client.generate(prompt=prompt, seed=seed, adapter=adapter, steps=STEPS)
+    used: dict[str, Any] = answer.body["adapters"][0]
+    return used["version"], used["digest"], pixels_of(answer.pictures[0].png)
+
+
+def pixels_of(png: bytes) -> Pixels:
+    """[height, width, 3] of a PNG."""
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def apart(one: Pixels, other: Pixels) -> int:
+    """The largest difference of any pixel, of 255."""
+    return int(np.abs(one.astype(np.int16) - other.astype(np.int16)).max())
+
+
+def strangers(seen: Sequence[Seen], known: dict[tuple[Shot, str], Pixels]) -> list[Seen]:
+    """The answers whose picture is not that of the digest they name."""
+    return [one for one in seen if apart(one.pixels, known[one.shot, one.digest]) > TOLERANCE]
