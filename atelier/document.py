@@ -1,7 +1,8 @@
 """YAML that people write, read so that every mistake is named where it was made.
 
-PyYAML alone reads YAML 1.1: `1e-4` is text there, `off` is false, and of two equal keys the last
-silently wins. Here numbers and booleans are YAML 1.2's, and a key given twice is an error.
+PyYAML alone reads YAML 1.1: `1e-4` is text there, `off` is false, `010` is eight, `1:30` is ninety,
+and of two equal keys the last silently wins. Here numbers and booleans are YAML 1.2's decimal ones,
+and a key given twice is an error.
 """
 
 import difflib
@@ -24,8 +25,9 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML with 1.2's scalars and without duplicate keys."""
 
 
+_REPLACED = (":bool", ":float", ":int")
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if not tag.endswith((":bool", ":float"))]
+    first: [(tag, pattern) for tag, pattern in found if not tag.endswith(_REPLACED)]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -35,6 +37,9 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?((\.\d+|\d+\.\d*)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|nan))$", re.I),
     list("-+0123456789."),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9]\d*)$"), list("-+0123456789")
 )
 
 
@@ -52,7 +57,7 @@ def load(path: Path, model: type[Model], error: type[BadInput]) -> Model:
         raise error(f"{path}: not valid YAML: {problem}") from problem
     if not isinstance(value, dict):
         raise error(f"{path}: must be a mapping (`key: value` lines), is a {type(value).__name__}")
-    _refuse_doubles(path, node, (), error)
+    _refuse_doubles(path, node, (), error, set())
     try:
         return model.model_validate(value)
     except ValidationError as problem:
@@ -81,8 +86,13 @@ def _names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
 
-def _refuse_doubles(path: Path, node: yaml.Node | None, loc: Loc, error: type[BadInput]) -> None:
-    """Raise where a mapping has a key twice."""
+def _refuse_doubles(
+    path: Path, node: yaml.Node | None, loc: Loc, error: type[BadInput], visited: set[int]
+) -> None:
+    """Raise where a mapping has a key twice; a node that aliases repeat is visited once."""
+    if id(node) in visited:
+        return
+    visited.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
@@ -90,10 +100,10 @@ def _refuse_doubles(path: Path, node: yaml.Node | None, loc: Loc, error: type[Ba
                 place = f"{path}:{key.start_mark.line + 1}: {_dotted((*loc, key.value))}"
                 raise error(f"{place}: given twice; keep one")
             seen.add(key.value)
-            _refuse_doubles(path, value, (*loc, key.value), error)
+            _refuse_doubles(path, value, (*loc, key.value), error, visited)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            _refuse_doubles(path, value, (*loc, index), error)
+            _refuse_doubles(path, value, (*loc, index), error, visited)
 
 
 def _deepest(problems: Sequence[Any]) -> list[Any]:

@@ -11,12 +11,12 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import get_peft_model_state_dict
-from tiny import tiny_base
 
 from atelier.adapter import keys
 from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import ADAPTER, Package, write_package
 from atelier.adapter.single import read_single, tensors_of, write_kohya
+from tests.tiny import tiny_base
 
 BASE = BaseRef(id="tiny", digest="sha256:" + "0" * 64)
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")

@@ -126,7 +126,7 @@ RANKS = st.dictionaries(st.sampled_from([Q, V, TE, TE2]), st.integers(1, 5), min
 ALPHAS = st.floats(0.25, 64, width=32)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(RANKS, st.data(), st.booleans())
 def test_any_ranks_and_alphas_round_trip(
     tmp_path_factory: pytest.TempPathFactory, ranks: dict[str, int], data: Any, halves: bool
@@ -242,7 +242,7 @@ def test_another_package_than_the_pinned_one_is_refused(tmp_path: Path) -> None:
     assert "no such folder" in refused(tmp_path / "none")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from([MANIFEST, ADAPTER]), st.integers(0, 10_000), st.integers(1, 255))
 def test_no_changed_byte_goes_unseen(
     tmp_path_factory: pytest.TempPathFactory, name: str, place: int, change: int

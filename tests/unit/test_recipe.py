@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from atelier.errors import RecipeError
 from atelier.recipe import Recipe, find_recipes
@@ -109,6 +111,8 @@ def test_numbers_are_yaml_1_2s(tmp_path: Path) -> None:
     """PyYAML alone would read 1e-4 as text and `off` as false."""
     for written in ("1e-4", "1E-4", "0.0001", "1.0e-4", "+1.e-4"):
         assert load(tmp_path, LEAST.replace("1e-4", written)).stages[0].train.lr == 1e-4
+    assert "is '010'" in mistakes(tmp_path, LEAST.replace("steps: 1", "steps: 010"))
+    assert "is '1:30'" in mistakes(tmp_path, LEAST.replace("steps: 1", "steps: 1:30"))
     assert "is 'off'" in mistakes(tmp_path, RECIPE.replace("mode: offline", "mode: off"))
 
 
@@ -163,6 +167,28 @@ def test_only_the_root_of_a_mistake_is_told(tmp_path: Path) -> None:
     assert len(mistakes(tmp_path, RECIPE.replace("steps: 300", "steps: 0")).splitlines()) == 1
     two = RECIPE.replace("steps: 300", "steps: 0").replace("rank: 16", "rank: 0")
     assert len(mistakes(tmp_path, two).splitlines()) == 2
+
+
+def test_anchors_are_read_and_cannot_go_round(tmp_path: Path) -> None:
+    stage = LEAST[LEAST.index("  - method") :].replace("  - method", "  - &one\n    method")
+    again = "  - {<<: *one, prompt: another}\n"
+    stages = load(tmp_path, LEAST.split("  - method")[0] + stage + again).stages
+    assert [one.prompt for one in stages] == ["a photo of sks cat", "another"]
+    assert "recipe.yaml:3: stages.0: must be" in mistakes(
+        tmp_path, LEAST.split("stages:")[0] + "stages: &all [*all]\n"
+    )
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, len(RECIPE) - 1), st.integers(0, 6), st.text("{}[]:,&*!|>'\"#-?\n\t 0a\x00é"))
+def test_any_scribble_is_a_recipe_or_a_recipe_error(
+    tmp_path_factory: pytest.TempPathFactory, place: int, cut: int, scribble: str
+) -> None:
+    folder = tmp_path_factory.mktemp("scribble")
+    try:
+        load(folder, RECIPE[:place] + scribble + RECIPE[place + cut :])
+    except RecipeError as error:
+        assert str(error).startswith(f"{folder}/recipe.yaml")
 
 
 def test_step_rules(tmp_path: Path) -> None:
