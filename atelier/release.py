@@ -134,12 +134,23 @@ class ReleaseFolder:
 
     def list(self) -> dict[str, Release]:
         """Every release by adapter."""
-        return {file.stem: self._read(file) for file in sorted(self.path.glob("[!.]*.json"))}
+        names = sorted(file.stem for file in self.path.glob("[!.]*.json"))
+        return {name: one for name in names if (one := self.get(name)) is not None}
 
     def get(self, name: str) -> Release | None:
         """The release of an adapter, or None where it is not served."""
-        file = self.path / f"{name}.json"
-        return self._read(file) if file.exists() else None
+        file = self._file(name)
+        try:
+            release = Release.model_validate_json(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            raise ReleaseError(
+                f"{file}: not a release ({_short(error)}); promote or retire the adapter again"
+            ) from error
+        if release.adapter != name:
+            raise ReleaseError(f"{file}: is the release of {release.adapter}; rename the file")
+        return release
 
     def put(self, release: Release) -> None:
         """Write a release in one step."""
@@ -155,16 +166,12 @@ class ReleaseFolder:
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.json"
 
-    def _read(self, file: Path) -> Release:
-        try:
-            release = Release.model_validate_json(file.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ReleaseError(
-                f"{file}: not a release ({error}); promote or retire the adapter again"
-            ) from error
-        if release.adapter != file.stem:
-            raise ReleaseError(f"{file}: is the release of {release.adapter}; rename the file")
-        return release
+
+def _short(error: OSError | ValidationError) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return ": ".join([".".join(map(str, first["loc"])), first["msg"]]).lstrip(": ")
+    return str(error.strerror)
 
 
 def _known(names: Iterable[str]) -> str:

@@ -37,15 +37,18 @@ class Package:
     def open(cls, path: Path, *, digest: str | None = None) -> "Package":
         """Verify the folder `path`; with `digest`, also that it is exactly that package."""
         path = Path(path)
-        manifest = _read_manifest(path)
-        _check_files(path, manifest)
-        found = manifest.digest
-        if digest is not None and digest != found:
-            raise AdapterRejected(
-                f"{path}: is package {found}, not {digest}; fetch it again from the registry"
-            )
-        package = cls(path, manifest, found)
-        package._check_content()
+        try:
+            manifest = _read_manifest(path)
+            if digest is not None and digest != manifest.digest:
+                raise AdapterRejected(
+                    f"{path}: is package {manifest.digest}, not {digest}; fetch it again from the "
+                    "registry"
+                )
+            _check_files(path, manifest)
+            package = cls(path, manifest, manifest.digest)
+            package._check_content()
+        except OSError as error:  # it was removed, or the disk failed, while it was read
+            raise AdapterRejected(f"{path}: cannot be read ({error.strerror})") from error
         return package
 
     def lora(self) -> dict[str, LoraWeights]:
@@ -167,6 +170,8 @@ def _write_files(
 
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
+    if file.is_symlink():
+        raise AdapterRejected(f"{file}: is a link; a package holds its files itself")
     if not path.is_dir():
         raise AdapterRejected(f"{path}: no such folder; a package is a folder with {MANIFEST}")
     try:

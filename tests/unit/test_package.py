@@ -202,6 +202,11 @@ def _link(folder: Path) -> None:
     (folder / ADAPTER).symlink_to(folder.parent / "elsewhere")
 
 
+def _link_manifest(folder: Path) -> None:
+    (folder / MANIFEST).rename(folder.parent / "elsewhere")
+    (folder / MANIFEST).symlink_to(folder.parent / "elsewhere")
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -210,6 +215,7 @@ def _link(folder: Path) -> None:
         (_flip, "it was changed or damaged: fetch the package again"),
         (_nan, f"infinite values in {Q}.lora_B.weight"),
         (_link, "missing, or not a plain file"),
+        (_link_manifest, "manifest.json: is a link"),
         (lambda f: (f / ADAPTER).unlink(), "missing, or not a plain file"),
         (lambda f: (f / "run.py").write_text("x"), "holds run.py, which manifest.json does not"),
         (lambda f: (f / ".hidden").write_text("x"), "holds .hidden"),
