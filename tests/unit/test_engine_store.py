@@ -1,0 +1,155 @@
+"""The host tier: versions beside one another, defaults, bounds and loads in the background."""
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from atelier.adapter.lora import LoraWeights
+from atelier.adapter.manifest import BaseRef
+from atelier.adapter.package import Package, write_package
+from atelier.errors import AdapterRejected, Unavailable
+from services.engine.layout import layout_of
+from services.engine.request import AdapterUse, UnknownAdapter
+from services.engine.store import AdapterStore
+
+BASE = "sha256:" + "0" * 64
+BYTES = 2 * 4 * 2 * 8 * 4  # of one adapter below: A and B, two layers at rank 4, width 8, fp32
+
+
+class Block(nn.Module):
+    """Two projections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_q, self.to_k = nn.Linear(8, 8), nn.Linear(8, 8)
+
+
+def make_store(memory: int = 10**6) -> tuple[AdapterStore, threading.Event]:
+    loaded = threading.Event()
+    parts = SimpleNamespace(unet=Block(), text_encoder=nn.Module(), text_encoder_2=nn.Module())
+    store = AdapterStore(
+        layout_of(parts),
+        base_digest=BASE,
+        max_rank=8,
+        dtype=torch.float32,
+        memory=memory,
+        on_ready=loaded.set,
+    )
+    return store, loaded
+
+
+def package(folder: Path, name: str, seed: int = 0, base: str = BASE) -> Package:
+    random = np.random.default_rng(seed)
+    tensors = {
+        f"unet.{module}.{part}.weight": random.standard_normal(shape).astype(np.float32)
+        for module in ("to_q", "to_k")
+        for part, shape in (("lora_A", (4, 8)), ("lora_B", (8, 4)))
+    }
+    path = folder / f"{name}-{seed}-{base[-1]}"
+    return write_package(path, tensors, name=name, base=BaseRef(id="tiny", digest=base))
+
+
+def test_versions_lie_beside_one_another_and_the_default_moves_alone(tmp_path: Path) -> None:
+    store, _ = make_store()
+    first, second = package(tmp_path, "cat", 1), package(tmp_path, "cat", 2)
+    store.add(first, 1)
+    store.add(second, 2)
+    before = store.acquire(AdapterUse("cat"))
+    store.default("cat", 2)
+    after, explicit = store.acquire(AdapterUse("cat")), store.acquire(AdapterUse("cat", 1))
+    assert (before.digest, after.digest) == (first.digest, second.digest)
+    assert explicit is before
+    assert [(i.version, i.default, i.users) for i in store.list()] == [(1, False, 2), (2, True, 1)]
+
+
+def test_a_version_never_changes_its_content(tmp_path: Path) -> None:
+    store, _ = make_store()
+    store.add(package(tmp_path, "cat", 1), 1)
+    again = store.add(package(tmp_path, "cat", 1), 1)
+    assert len(store.list()) == 1 and again.version == 1
+    with pytest.raises(AdapterRejected, match="cat@1: held as"):
+        store.add(package(tmp_path, "cat", 2), 1)
+
+
+def test_without_a_version_the_newest_replaces(tmp_path: Path) -> None:
+    store, _ = make_store()
+    pair = LoraWeights(np.ones((2, 8), np.float32), np.ones((8, 2), np.float32), 2.0)
+    store.add_tensors("draft", {"unet.to_q": pair})
+    held = store.acquire(AdapterUse("draft"))
+    info = store.add_tensors("draft", {"unet.to_k": pair})
+    assert store.acquire(AdapterUse("draft")).digest == info.digest != held.digest
+    assert held.weights is not None  # whoever holds it still may draw
+    assert len(store.list()) == 1
+
+
+def test_removal_leaves_the_rest_a_default(tmp_path: Path) -> None:
+    store, _ = make_store()
+    for version in (1, 2, 3):
+        store.add(package(tmp_path, "cat", version), version)
+    store.default("cat", 3)
+    held = store.acquire(AdapterUse("cat"))
+    store.remove("cat", 3)
+    assert held.weights is not None
+    assert store.acquire(AdapterUse("cat")).version == 2
+    with pytest.raises(UnknownAdapter, match="no version 3 here; held: 1, 2"):
+        store.acquire(AdapterUse("cat", 3))
+    with pytest.raises(UnknownAdapter):
+        store.remove("cat", 3)
+    with pytest.raises(UnknownAdapter):
+        store.default("cat", 3)
+
+
+def test_an_unknown_name_is_told_the_nearest(tmp_path: Path) -> None:
+    store, _ = make_store()
+    store.add(package(tmp_path, "thor-cat"), 1)
+    with pytest.raises(UnknownAdapter, match="did you mean thor-cat"):
+        store.acquire(AdapterUse("thor-cap"))
+
+
+def test_another_base_is_refused(tmp_path: Path) -> None:
+    store, _ = make_store()
+    with pytest.raises(AdapterRejected, match="train it on this base"):
+        store.add(package(tmp_path, "cat", base="sha256:" + "1" * 64))
+    assert store.list() == ()
+
+
+def test_memory_is_bounded_and_what_was_dropped_comes_back_in_the_background(
+    tmp_path: Path,
+) -> None:
+    store, loaded = make_store(memory=2 * BYTES)
+    for name in ("a", "b", "c"):
+        store.add(package(tmp_path, name), 1)
+    assert {i.name: i.resident for i in store.list()} == {"a": False, "b": True, "c": True}
+    assert store.nbytes == 2 * BYTES
+    entry = store.acquire(AdapterUse("a"))
+    assert loaded.wait(10)
+    assert store.ready(entry)
+    assert {i.name: i.resident for i in store.list()} == {"a": True, "b": False, "c": True}
+    store.close()
+
+
+def test_memory_in_use_is_never_dropped(tmp_path: Path) -> None:
+    store, _ = make_store(memory=2 * BYTES)
+    for name in ("a", "b"):
+        store.add(package(tmp_path, name), 1)
+        store.acquire(AdapterUse(name))
+    with pytest.raises(Unavailable, match="host_memory"):
+        store.add(package(tmp_path, "c"), 1)
+
+
+def test_a_package_that_changed_on_disk_is_not_loaded_again(tmp_path: Path) -> None:
+    store, loaded = make_store(memory=BYTES)
+    first = package(tmp_path, "a")
+    store.add(first, 1)
+    store.add(package(tmp_path, "b"), 1)  # drops a
+    (first.path / "adapter.safetensors").write_bytes(b"\x00" * 64)
+    entry = store.acquire(AdapterUse("a", 1))
+    assert loaded.wait(10)
+    with pytest.raises(AdapterRejected):
+        store.ready(entry)
+    store.close()
