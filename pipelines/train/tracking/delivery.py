@@ -31,14 +31,18 @@ class Delivery:
         """Begins to deliver in the background."""
         self._thread.start()
 
-    def finish(self, patience: float = 20.0) -> None:
-        """Delivers the rest; Unavailable after `patience` seconds, with what to do then."""
+    def finish(self, *, patience: float = 20.0, slowness: float = 120.0) -> None:
+        """Delivers the rest; Unavailable, with what to do then, where that cannot be done.
+
+        A place that is away is asked again for `patience` seconds; one that is only slow, or whose
+        client is, gets `slowness`.
+        """
         self._stop.set()
         deadline = time.monotonic() + patience
         if self._thread.is_alive():
-            self._thread.join(patience)
-        if self._thread.is_alive():  # in the middle of a call that hangs; it dies with the process
-            self._away.setdefault("tracking", Unavailable("does not answer"))
+            self._thread.join(slowness)
+        if self._thread.is_alive():  # in the middle of a call; it dies with the process
+            self._away.setdefault("tracking", Unavailable(f"no answer in {slowness:g} s"))
         else:
             while not self._round(at_once=True) and time.monotonic() < deadline:
                 time.sleep(min(0.5, patience / 4))

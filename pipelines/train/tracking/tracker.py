@@ -88,7 +88,10 @@ class RunTracker:
         self.journal.append("end", how=how)
         self.journal.sync()
         try:
-            self.delivery.finish(patience=20.0 if how == "finished" else 5.0)
+            if how == "finished":
+                self.delivery.finish()
+            else:
+                self.delivery.finish(patience=5.0, slowness=5.0)
         finally:
             self.journal.close()
 

@@ -1,0 +1,393 @@
+"""Our trainer and diffusers' train_dreambooth_lora_sdxl.py, side by side, to the same loss.
+
+Both get the same base, pictures, prompt, batch, rank, rate, precision and threads, each in a
+process of its own that starts with nothing: imports, class pictures and preparation count. Both
+leave a checkpoint every so many steps; the bench notes when each appears, and afterwards measures
+every checkpoint with one yardstick: the mean squared error of the predicted noise on pictures that
+neither has seen, at fixed noise levels with fixed noise. The goal is the loss at which diffusers
+ends; the time to it is read off between checkpoints.
+
+    python bench/training.py --diffusers /tmp/train_dreambooth_lora_sdxl.py \\
+        --base models/miniature --pictures examples/thor-cat/images
+
+diffusers' script is not part of this project: take `examples/dreambooth` of its repository.
+Processor seconds are told beside wall seconds: other work on the machine distorts them less. With
+--together both run at the same time, one thread each, so that it distorts both alike.
+"""
+
+import argparse
+import copy
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from atelier.adapter.keys import canonical  # noqa: E402
+from pipelines.dataset import open_picture, square  # noqa: E402
+from pipelines.train.draws import generator  # noqa: E402
+from pipelines.train.latents import encode  # noqa: E402
+from pipelines.train.objective import Objective  # noqa: E402
+from services.engine.base import Base, load_base  # noqa: E402
+from services.engine.text import encode_prompts  # noqa: E402
+
+LEVELS = 20  # noise levels of the yardstick, evenly spread
+NOISES = 2  # noises a picture and level
+
+
+@dataclass
+class Mark:
+    """One checkpoint: when it was there, and how good it is."""
+
+    step: int
+    wall: float  # seconds since the process began
+    processor: float  # seconds of all its threads
+    weights: Path
+    loss: float = float("nan")
+
+
+@dataclass
+class Trainer:
+    """A process to be measured. `marks_in` finds (step, file) of what it has written so far."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    marks_in: Callable[[], list[tuple[int, Path]]]
+    marks: list[Mark] = field(default_factory=list)
+    wall: float = 0.0
+    processor: float = 0.0
+    peak_mib: float = 0.0
+
+
+def main() -> None:
+    """Run, measure, tell."""
+    options = _options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    held = _split(options)
+    trainers = [_diffusers(options), _ours(options, "ours", ["attn"], options.lr)]
+    if options.recommended_lr:
+        targets = ["attn", "ff", "proj"]
+        trainers.append(_ours(options, "recommended", targets, options.recommended_lr))
+    _run(trainers, together=options.together)
+    yardstick = Yardstick(load_base(str(options.base)), held, options)
+    start = yardstick.loss({})
+    for trainer in trainers:
+        for mark in trainer.marks:
+            mark.loss = yardstick.loss(_weights(mark.weights))
+    report = _report(options, trainers, start)
+    (options.out / "training.json").write_text(json.dumps(report, indent=2, default=str))
+    print(_table(report))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--diffusers", type=Path, required=True, help="the script")
+    parser.add_argument("--base", type=Path, default=ROOT / "models/miniature")
+    parser.add_argument("--pictures", type=Path, default=ROOT / "examples/thor-cat/images")
+    parser.add_argument("--prompt", default="a photo of a sks cat")
+    parser.add_argument("--class-prompt", default="a photo of a cat")
+    parser.add_argument("--class-images", type=int, default=32)
+    parser.add_argument("--hold-out", type=int, default=4, help="every n-th picture is not shown")
+    parser.add_argument("--resolution", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--recommended-lr", type=float, help="also run our recipe's own settings")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--together", action="store_true", help="at the same time, not in turn")
+    parser.add_argument("--out", type=Path, default=Path("bench-training"))
+    return parser.parse_args()
+
+
+def _split(options: argparse.Namespace) -> list[Path]:
+    """Copies the pictures to train on to a folder of their own; returns those held back."""
+    endings = {".png", ".jpg", ".jpeg", ".webp"}
+    every = sorted(p for p in options.pictures.iterdir() if p.suffix.lower() in endings)
+    held = every[options.hold_out - 1 :: options.hold_out]
+    seen = [path for path in every if path not in held]
+    if not held:
+        sys.exit(f"{options.pictures}: {len(every)} pictures are too few to hold one back")
+    shutil.rmtree(options.out / "pictures", ignore_errors=True)
+    (options.out / "pictures").mkdir()
+    for path in seen:
+        shutil.copy(path, options.out / "pictures")
+    return held
+
+
+def _environment(options: argparse.Namespace, name: str) -> dict[str, str]:
+    threads = "1" if options.together else str(options.threads)
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": threads,
+        "PYTHONPATH": str(ROOT),
+        "ATELIER_HOME": str((options.out / f"home-{name}").absolute()),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def _diffusers(options: argparse.Namespace) -> Trainer:
+    output = options.out / "diffusers"
+    shutil.rmtree(output, ignore_errors=True)
+    shutil.rmtree(options.out / "class", ignore_errors=True)
+    flags: dict[str, Any] = {
+        "pretrained_model_name_or_path": options.base,
+        "instance_data_dir": options.out / "pictures",
+        "instance_prompt": options.prompt,
+        "class_data_dir": options.out / "class",
+        "class_prompt": options.class_prompt,
+        "num_class_images": options.class_images,
+        "sample_batch_size": 8,
+        "prior_loss_weight": 1.0,
+        "resolution": options.resolution,
+        "train_batch_size": options.batch,
+        "max_train_steps": options.steps,
+        "learning_rate": options.lr,
+        "lr_scheduler": "constant",
+        "lr_warmup_steps": 0,
+        "rank": options.rank,
+        "snr_gamma": 5.0,
+        "mixed_precision": "no",
+        "seed": 0,
+        "checkpointing_steps": options.every,
+        "output_dir": output,
+    }
+    command = [sys.executable, str(options.diffusers), "--with_prior_preservation"]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    name = "pytorch_lora_weights.safetensors"
+
+    def marks() -> list[tuple[int, Path]]:
+        found = output.glob(f"checkpoint-*/{name}")
+        return [(int(path.parent.name.split("-")[1]), path) for path in found]
+
+    return Trainer("diffusers", command, _environment(options, "diffusers"), marks)
+
+
+def _ours(options: argparse.Namespace, name: str, targets: list[str], rate: float) -> Trainer:
+    output = options.out / name
+    shutil.rmtree(output, ignore_errors=True)
+    shutil.rmtree(options.out / f"home-{name}", ignore_errors=True)
+    recipe = {
+        "adapter": "bench",
+        "base": {"model": str(options.base.absolute())},
+        "stages": [
+            {
+                "method": "dreambooth",
+                "dataset": {
+                    "path": str((options.out / "pictures").absolute()),
+                    "resolution": options.resolution,
+                },
+                "prompt": options.prompt,
+                "prior": {"prompt": options.class_prompt, "images": options.class_images},
+                "lora": {"rank": options.rank, "targets": targets},
+                "train": {
+                    "steps": options.steps,
+                    "batch": options.batch,
+                    "lr": rate,
+                    "snr_gamma": 5.0,
+                },
+            }
+        ],
+        "checkpoint": {"every": options.every, "keep": options.steps},
+        "tracking": {"mlflow": False},
+    }
+    file = options.out / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "pipelines.train", str(file), "--output", str(output)]
+
+    def marks() -> list[tuple[int, Path]]:
+        found = [
+            (int(path.parent.name.split("-")[1]), path)
+            for path in output.glob("checkpoints/step-*/state.pt")
+        ]
+        return [*found, *((options.steps, path) for path in output.glob("package/adapter.*"))]
+
+    return Trainer(name, command, _environment(options, name), marks)
+
+
+def _run(trainers: Sequence[Trainer], *, together: bool) -> None:
+    if not together:
+        for trainer in trainers:
+            _watch(trainer)
+        return
+    threads = [threading.Thread(target=_watch, args=(trainer,)) for trainer in trainers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _watch(trainer: Trainer) -> None:
+    """Runs it and notes when its checkpoints appear; ends the bench where it fails."""
+    started = time.monotonic()
+    log = Path(trainer.environment["ATELIER_HOME"]).parent / f"{trainer.name}.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            trainer.command, env=trainer.environment, stdout=out, stderr=subprocess.STDOUT
+        )
+    known: set[Path] = set()
+    while True:
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        wall = time.monotonic() - started
+        used = usage.ru_utime + usage.ru_stime if ended else _processor_seconds(process.pid)
+        for step, path in sorted(trainer.marks_in()):
+            if path not in known:
+                known.add(path)
+                trainer.marks.append(Mark(step, wall, used, path))
+        if ended:
+            break
+        time.sleep(0.1)
+    if os.waitstatus_to_exitcode(status):
+        sys.exit(f"{trainer.name} failed:\n{log.read_text()[-3000:]}")
+    trainer.wall, trainer.processor, trainer.peak_mib = wall, used, usage.ru_maxrss / 1024
+
+
+def _processor_seconds(pid: int) -> float:
+    """Of all threads so far, from /proc (fields 14 and 15 of its stat, in clock ticks)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    """Factors by canonical key, from either trainer's checkpoint; both have alpha = rank."""
+    if path.suffix == ".pt":
+        weights: dict[str, Tensor] = torch.load(path, weights_only=True)["weights"]
+        return weights
+    return {canonical(name) or name: tensor.float() for name, tensor in load_file(path).items()}
+
+
+class Yardstick:
+    """The error on held-back pictures, at fixed levels with fixed noise: the lower the better."""
+
+    def __init__(self, base: Base, held: Sequence[Path], options: argparse.Namespace) -> None:
+        self.base = base
+        self.objective = Objective.of(base.scheduler_config, base.device)
+        fitted = [square(open_picture(path), options.resolution) for path in held]
+        self.latents = encode(base.vae, fitted, [str(path) for path in held])
+        self.hidden, self.pooled = encode_prompts(base, [options.prompt])
+
+    @torch.no_grad()
+    def loss(self, weights: dict[str, Tensor]) -> float:
+        """The mean squared error of the base with these factors merged in."""
+        unet = copy.deepcopy(self.base.unet)
+        for name, down in weights.items():
+            if name.endswith(".lora_A.weight"):
+                module = name.removesuffix(".lora_A.weight")
+                linear = unet.get_submodule(module.removeprefix("unet."))
+                linear.weight += weights[f"{module}.lora_B.weight"] @ down
+        levels = torch.linspace(0, self.objective.timesteps - 1, LEVELS).long()
+        errors = []
+        for place, latent in enumerate(self.latents):
+            for number in range(NOISES):
+                source = generator(0, "yardstick", place, number)
+                noise = torch.randn((LEVELS, *latent.mean.shape), generator=source)
+                clean = latent.mean.expand_as(noise)
+                answer = unet(
+                    self.objective.noised(clean, noise, levels),
+                    levels,
+                    encoder_hidden_states=self.hidden.expand(LEVELS, -1, -1),
+                    added_cond_kwargs={
+                        "text_embeds": self.pooled.expand(LEVELS, -1),
+                        "time_ids": latent.time_ids.expand(LEVELS, -1),
+                    },
+                    return_dict=False,
+                )[0]
+                target = self.objective.target(clean, noise, levels)
+                errors.append((answer - target).square().mean().item())
+        return sum(errors) / len(errors)
+
+
+def _reached(trainer: Trainer, start: float, goal: float, of: Callable[[Mark], float]) -> float:
+    """When a trainer's loss first was at the goal, read off between two checkpoints."""
+    before, seconds = start, 0.0
+    for mark in trainer.marks:
+        if mark.loss <= goal:
+            share = (before - goal) / (before - mark.loss) if before > mark.loss else 1.0
+            return seconds + share * (of(mark) - seconds)
+        before, seconds = mark.loss, of(mark)
+    return float("inf")
+
+
+def _pace(trainer: Trainer, of: Callable[[Mark], float]) -> float:
+    """Seconds a step between the first and the last checkpoint."""
+    first, last = trainer.marks[0], trainer.marks[-1]
+    return (of(last) - of(first)) / max(1, last.step - first.step)
+
+
+def _wall(mark: Mark) -> float:
+    return mark.wall
+
+
+def _processor(mark: Mark) -> float:
+    return mark.processor
+
+
+def _report(
+    options: argparse.Namespace, trainers: Sequence[Trainer], start: float
+) -> dict[str, Any]:
+    goal = trainers[0].marks[-1].loss
+    found = {}
+    for trainer in trainers:
+        found[trainer.name] = {
+            "seconds_to_goal": _reached(trainer, start, goal, _wall),
+            "processor_seconds_to_goal": _reached(trainer, start, goal, _processor),
+            "seconds_a_step": _pace(trainer, _wall),
+            "processor_seconds_a_step": _pace(trainer, _processor),
+            "seconds": trainer.wall,
+            "processor_seconds": trainer.processor,
+            "peak_mib": trainer.peak_mib,
+            "marks": [asdict(mark) for mark in trainer.marks],
+        }
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "options": vars(options),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "commit": commit.stdout.strip(),
+        "loss_before": start,
+        "goal": goal,
+        "trainers": found,
+    }
+
+
+def _table(report: dict[str, Any]) -> str:
+    rows = [
+        f"loss of the base {report['loss_before']:.5f}, goal {report['goal']:.5f} "
+        f"({report['machine']})",
+        "",
+        "| trainer | to the goal | processor | ratio | a step | processor | peak | last loss |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    first = next(iter(report["trainers"].values()))
+    for name, one in report["trainers"].items():
+        ratio = first["seconds_to_goal"] / one["seconds_to_goal"]
+        saved = first["processor_seconds_to_goal"] / one["processor_seconds_to_goal"]
+        rows.append(
+            f"| {name} | {one['seconds_to_goal']:.0f} s | {one['processor_seconds_to_goal']:.0f} s "
+            f"| {ratio:.2f}x, {saved:.2f}x | {one['seconds_a_step']:.3f} s "
+            f"| {one['processor_seconds_a_step']:.3f} s | {one['peak_mib']:.0f} MiB "
+            f"| {one['marks'][-1]['loss']:.5f} |"
+        )
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()
