@@ -92,3 +92,20 @@ def test_a_hub_that_cannot_be_reached_is_away(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Unavailable, match="not a folder here, and the hub cannot be reached"):
         resolve_base("somebody/some-model")
+
+
+def test_a_hub_model_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache as the hub's own client lays it out, because the network is not for tests."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    stored = tmp_path / "cache" / "models--somebody--some-model"
+    snapshot = base(stored / "snapshots" / ("0" * 40))
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text("0" * 40)
+    assert resolve_base("somebody/some-model") == snapshot
+    assert resolve_base("somebody/some-model", "0" * 40) == snapshot
+    (snapshot / "model_index.json").unlink()
+    with pytest.raises(BaseError, match=r"the hub's model has no model_index\.json"):
+        resolve_base("somebody/some-model")
