@@ -87,7 +87,7 @@ class Checkpoints:
             replace_folder(aside, final)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
             shutil.rmtree(aside, ignore_errors=True)
-            raise _not_written(final, error) from error
+            raise disk_full(error, final) or error from error
         for old in self._folders()[: -self.keep]:
             shutil.rmtree(old)
         return final
@@ -116,15 +116,19 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"))
 
 
-def _not_written(final: Path, error: Exception) -> Exception:
-    number = error.errno if isinstance(error, OSError) else None
-    if number in _NO_ROOM or "No space" in str(error) or isinstance(error, RuntimeError):
-        free = shutil.disk_usage(final.parent).free // 2**20 if final.parent.is_dir() else 0
-        return Unavailable(
-            f"{final}: the checkpoint does not fit on its disk ({free} MiB free; {error}); earlier "
-            "ones are whole: make room, then go on with --resume"
-        )
-    return error
+def disk_full(error: OSError | RuntimeError, path: Path) -> Unavailable | None:
+    """What to say where writing failed for want of room; None where it failed otherwise.
+
+    torch reports what it could not write as RuntimeError, without a reason.
+    """
+    if isinstance(error, OSError) and error.errno not in _NO_ROOM:
+        return None
+    existing = next(one for one in (path, *path.parents) if one.exists())
+    free = shutil.disk_usage(existing).free // 2**20
+    return Unavailable(
+        f"{path}: does not fit on its disk ({free} MiB free; {error}); earlier checkpoints are "
+        "whole: make room, then go on with --resume"
+    )
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from atelier.errors import Interrupted, RecipeError, Unavailable
 from atelier.home import Home
 from atelier.recipe import Recipe, Stage
 from pipelines.dataset import PictureFolder, open_folder
-from pipelines.train.checkpoint import Checkpoint, Checkpoints, Identity
+from pipelines.train.checkpoint import Checkpoint, Checkpoints, Identity, disk_full
 from pipelines.train.folder import RunFolder
 from pipelines.train.loop import Loop, Report
 from pipelines.train.material import Material
@@ -78,9 +78,12 @@ def train(
         job = _Job(
             recipe, stage, base, pictures, folder, identity, told, progress or Silence(), stopping
         )
-        with job.telling():
-            package = folder.finished() or job.train(until)
-            job.conclude(package)
+        try:
+            with job.telling():
+                package = folder.finished() or job.train(until)
+                job.conclude(package)
+        except OSError as error:
+            raise disk_full(error, folder.root) or error from error
     return TrainResult(package, told.run_id, stage.train.steps, time.monotonic() - started)
 
 
@@ -115,9 +118,10 @@ class _Job:
         try:
             yield
         except BaseException as error:
+            stopped = isinstance(error, Interrupted | KeyboardInterrupt)
             try:
-                self.tracker.end("stopped" if isinstance(error, Interrupted) else "failed")
-            except Unavailable as away:  # the reason for ending comes first; nothing is lost
+                self.tracker.end("stopped" if stopped else "failed")
+            except (Unavailable, OSError) as away:  # the reason for ending comes first
                 self.watcher.note(str(away))
             raise
         finally:
