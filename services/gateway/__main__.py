@@ -7,7 +7,9 @@ ATELIER_GATEWAY_SHUTDOWN_TIMEOUT seconds, then the process exits with 0.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+from types import FrameType
 
 import uvicorn
 
@@ -38,8 +40,19 @@ def main() -> int:
         server_header=False,
     )
     server = uvicorn.Server(config)
+    end_calmly(server)
     server.run()
     return 0 if server.started else 3
+
+
+def end_calmly(server: uvicorn.Server) -> None:
+    """Make an asked-for end an exit with 0: uvicorn raises its signal once more when it is done."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
 
 
 def check_database(settings: Settings) -> None:

@@ -17,7 +17,7 @@ METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 
 
 class Observe:
-    """Gives a request its id (`X-Request-ID`), counts and times it, and answers where a bug ends it."""
+    """Gives a request its id (`X-Request-ID`), counts it, times it, and answers for our bugs."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

@@ -1,0 +1,288 @@
+"""The gateway as a process: bodies that stream, clients that hang up, engines that fail, an end."""
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from services.gateway.images import read_metadata
+from services.gateway.keys import KeyStore
+from tests.gateway import digests, manifest_of
+from tests.integration.gateway.conftest import Gateway, Setting, run_gateway
+from tests.integration.gateway.v2 import Call, V2Server, wait_for
+
+ONE, TWO = manifest_of(1), manifest_of(2)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+    """One gateway for this file: starting one takes seconds of both cores."""
+    setting = Setting(
+        tmp_path_factory.mktemp("gateway"),
+        ATELIER_GATEWAY_REQUEST_TIMEOUT="3",
+        ATELIER_GATEWAY_BODY_LIMIT="4096",
+    )
+    setting.start()
+    yield setting
+    setting.close()
+
+
+@pytest.fixture
+def gateway(shared: Setting) -> Gateway:
+    return shared.gateways[0]
+
+
+@pytest.fixture
+def v2(shared: Setting) -> Iterator[V2Server]:
+    yield shared.v2
+    shared.v2.on_call = lambda call: None
+
+
+@pytest.fixture
+def key(shared: Setting) -> str:
+    """A new one for each test, so that its usage starts at nothing."""
+    return KeyStore(shared.database_url).create("tests")[0]
+
+
+def slug(response: httpx.Response) -> str:
+    """The problem's kind."""
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    assert "Traceback" not in response.text
+    return str(response.json()["type"]).rpartition(":")[2]
+
+
+def refuse(code: grpc.StatusCode, text: str) -> Callable[[Call], None]:
+    return lambda call: call.fail(code, text)
+
+
+def test_what_the_engine_says_becomes_what_the_client_hears(
+    gateway: Gateway, v2: V2Server, key: str
+) -> None:
+    response = gateway.make(key, seed=2**64 - 1, steps=4, width=64)
+    assert response.status_code == 200
+    sent = v2.calls[-1]
+    assert (sent.inputs["SEED"], sent.inputs["STEPS"], sent.inputs["WIDTH"]) == (-1, 4, 64)
+    assert "HEIGHT" not in sent.inputs and sent.timeout_us == pytest.approx(3e6, rel=0.1)
+
+    code = grpc.StatusCode
+    cases: list[tuple[grpc.StatusCode, str, str, str | None]] = [
+        (code.INVALID_ARGUMENT, "steps: 0 is not within 1 and 150", "invalid-request", None),
+        (code.UNAVAILABLE, "64 wait (retry after 2.5 s)", "engine-busy", "3"),
+        (code.NOT_FOUND, "Request for unknown model: 'atelier' is not found", "engine-away", "1"),
+        (code.UNAVAILABLE, "Request for unknown model: it is not ready", "engine-away", "1"),
+        (code.CANCELLED, "the request was cancelled", "timed-out", None),
+        (code.INTERNAL, "internal error: ValueError: /secret/path", "engine-failed", None),
+    ]
+    for status, text, kind, retry in cases:
+        v2.on_call = refuse(status, text)
+        response = gateway.make(key)
+        assert slug(response) == kind, text
+        assert response.headers.get("retry-after") == retry
+        assert "secret" not in response.text
+    usage = gateway.usage(key)
+    assert (usage["images"], usage["in_progress"]) == (1, 0)
+    text = gateway.http.get("/metrics").text
+    assert "atelier_gateway_queue_rejections_total 1.0" in text
+    assert "/secret/path" in gateway.log.read_text()  # the operator does see the cause
+
+
+def test_a_call_that_takes_too_long_is_ended_in_the_engine_as_well(
+    gateway: Gateway, v2: V2Server, key: str
+) -> None:
+    ended = threading.Event()
+
+    def sleep(call: Call) -> None:
+        call.context.add_callback(ended.set)
+        ended.wait(30)
+
+    v2.on_call = sleep
+    began = time.monotonic()
+    assert slug(gateway.make(key)) == "timed-out"
+    assert 2.5 < time.monotonic() - began < 15
+    assert ended.wait(10)
+
+
+def test_a_client_that_hangs_up_stops_its_call_and_pays_nothing(
+    gateway: Gateway, v2: V2Server, key: str
+) -> None:
+    cancelled = threading.Event()
+
+    def sleep(call: Call) -> None:
+        call.context.add_callback(cancelled.set)
+        cancelled.wait(30)
+
+    v2.on_call = sleep
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"http://127.0.0.1:{gateway.port}/generate_image",
+            json={"prompt": "a cat"},
+            headers={"X-API-Key": key},
+            timeout=0.7,
+        )
+    assert cancelled.wait(2.0)  # well before the three seconds that a call may take
+    wait_for(lambda: gateway.usage(key)["in_progress"] == 0)
+    assert gateway.usage(key)["images"] == 0
+
+
+def test_a_streamed_body_is_bounded_although_nobody_announced_its_length(
+    gateway: Gateway, key: str
+) -> None:
+    sent = []
+
+    def endless() -> Iterator[bytes]:
+        yield b'{"prompt": "'
+        for _ in range(100_000):
+            sent.append(1)
+            yield b"x" * 1024
+
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as connection:
+        connection.sendall(
+            b"POST /generate_image HTTP/1.1\r\nHost: x\r\nX-API-Key: " + key.encode() + b"\r\n"
+            b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        answer = b""
+        try:
+            for chunk in endless():
+                connection.sendall(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        try:
+            while data := connection.recv(65536):
+                answer += data
+        except ConnectionResetError:
+            pass
+    assert len(sent) < 100_000  # it was stopped, not read to its end
+    assert b"413" in answer.split(b"\r\n", 1)[0] or answer == b""
+
+    headers = {"X-API-Key": key, "Content-Type": "application/json"}
+    small = (b'{"prompt": "', b"x" * 5000, b'"}')
+    response = gateway.http.post("/generate_image", content=iter(small), headers=headers)
+    assert slug(response) == "body-too-large"
+    assert gateway.make(key).status_code == 200
+
+
+def test_an_engine_that_comes_later_is_found_within_seconds(
+    gateway: Gateway, shared: Setting, key: str
+) -> None:
+    shared.v2.stop()
+    response = gateway.make(key)
+    assert (slug(response), response.headers["retry-after"]) == ("engine-away", "1")
+    assert gateway.http.get("/readyz").json()["checks"] == {"engine": False, "database": True}
+    shared.v2 = V2Server(port=shared.v2.port)
+    wait_for(lambda: gateway.http.get("/readyz").status_code == 200, 15)
+    assert gateway.make(key).status_code == 200
+
+
+def test_a_swap_under_traffic_loses_nothing_and_mixes_nothing(
+    gateway: Gateway, shared: Setting, v2: V2Server, key: str
+) -> None:
+    """Version 2 is released and loaded, 1 is dropped, while calls run: each shows one version."""
+    stage = shared.stage
+    for version, manifest in ((1, ONE), (2, TWO)):
+        stage.package(manifest)
+        v2.digests |= digests([(version, manifest)])
+    stage.load(ONE, 1)
+    stage.release(ONE, 1)
+    versions: list[int] = []
+    failed: list[Any] = []
+    gone: set[int] = set()
+    done = threading.Event()
+
+    def engine(call: Call) -> None:
+        time.sleep(0.05)
+        missing = [one for one in call.adapters if one["version"] in gone]
+        if missing:
+            call.fail(grpc.StatusCode.NOT_FOUND, f"adapter {missing[0]['name']}: no such version")
+
+    v2.on_call = engine
+
+    def ask() -> None:
+        headers = {"X-API-Key": key, "Accept": "image/png"}
+        while not done.is_set():
+            stage.report()
+            body = {"prompt": "a cat", "adapter": "thor-cat"}
+            response = gateway.http.post("/generate_image", json=body, headers=headers)
+            if response.status_code != 200:
+                failed.append(response.text)
+                continue
+            (used,) = (read_metadata(response.content) or {})["adapters"]
+            colour = int(_pixels(response.content)[0, 0, 0])
+            if colour != used["version"]:
+                failed.append((colour, used))
+            versions.append(colour)
+
+    wait_for(lambda: "thor-cat" in _models(gateway, key))
+    with ThreadPoolExecutor(4) as threads:
+        asking = [threads.submit(ask) for _ in range(4)]
+        wait_for(lambda: len(versions) > 20)
+        stage.release(TWO, 2)
+        stage.load(TWO, 2)
+        wait_for(lambda: 2 in versions)
+        stage.drop("thor-cat", 1)
+        gone.add(1)
+        seen = len(versions)
+        wait_for(lambda: len(versions) > seen + 20)
+        done.set()
+        for one in asking:
+            one.result()
+    assert failed == []
+    assert set(versions[-10:]) == {2} and versions[0] == 1
+
+
+def test_sigterm_finishes_what_runs_and_takes_nothing_new(
+    gateway: Gateway, v2: V2Server, key: str
+) -> None:
+    running = threading.Event()
+
+    def slow(call: Call) -> None:
+        running.set()
+        time.sleep(1.5)
+
+    v2.on_call = slow
+    with ThreadPoolExecutor(1) as thread:
+        call = thread.submit(gateway.make, key)
+        assert running.wait(20)
+        gateway.process.terminate()
+        wait_for(lambda: _refused(gateway.port), 10)
+        assert not call.done()
+        assert call.result().status_code == 200
+    assert gateway.process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ATELIER_TRITON_URL", "http://127.0.0.1:8000"), ("ATELIER_GATEWAY_PORTS", "80")],
+)
+def test_a_setting_that_makes_no_sense_is_one_line_and_exit_2(
+    tmp_path: Path, variable: str, value: str
+) -> None:
+    ended = run_gateway(ATELIER_HOME=str(tmp_path), **{variable: value})
+    assert ended.returncode == 2
+    assert variable in ended.stderr and len(ended.stderr.strip().splitlines()) == 1
+
+
+def _models(gateway: Gateway, key: str) -> set[str]:
+    listed = gateway.http.get("/v1/models", headers={"X-API-Key": key}).json()["data"]
+    return {one["id"] for one in listed if one["ready"]}
+
+
+def _pixels(png: bytes) -> Any:
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def _refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
