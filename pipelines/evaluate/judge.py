@@ -50,11 +50,11 @@ def evaluate(
     tightening = _tightening(training_pictures, gates)
     policy.tightened(tightening)  # refuses to loosen before any picture is made
     against = compared(package.manifest, training_pictures, held_back)
-    progress("loading the scorers", 0, 1)
-    scorers = Scorers(policy.scorers.model_dump())
     noun = class_noun(package.manifest)
     asked = shots(policy, trigger=package.manifest.trigger, noun=noun)
     with _engine(base, training_pictures, engine) as running, _loaded(running, package) as adapter:
+        progress("loading the scorers", 0, 1)
+        scorers = Scorers(policy.scorers.model_dump(), str(running.base.device))
         pairs = Camera(running, policy, cache, progress).pairs(asked, adapter)
         made_by = (running.backend, running.digest)
     progress("measuring", 0, 1)

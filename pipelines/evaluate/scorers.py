@@ -4,7 +4,8 @@ Both are named by the operator's policy, as folders or hub ids, and load by tran
 classes: `openai/clip-vit-large-patch14` and `facebook/dino-vits16` for the real base.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,19 +22,21 @@ class Scorers:
     """Both networks, in evaluation mode on one device."""
 
     def __init__(self, names: Mapping[str, str], device: str = "cpu"):
-        import transformers  # heavy: only where pictures are really judged
+        import torch  # heavy, both: only where pictures are really judged
+        import transformers
 
         self.names = {"clip": str(names["clip"]), "dino": str(names["dino"])}
         self.device = device
-        self._clip = self._load("clip", transformers.CLIPModel.from_pretrained)
+        self._clip = self._load("clip", transformers.CLIPModel.from_pretrained, dtype=torch.float32)
         self._clip_pixels = self._load("clip", transformers.AutoImageProcessor.from_pretrained)
         self._words = self._load("clip", transformers.AutoTokenizer.from_pretrained)
-        self._dino = self._load("dino", transformers.AutoModel.from_pretrained)
+        self._dino = self._load("dino", transformers.AutoModel.from_pretrained, dtype=torch.float32)
         self._dino_pixels = self._load("dino", transformers.AutoImageProcessor.from_pretrained)
 
-    def _load(self, role: str, loader: Callable[..., Any]) -> Any:
+    def _load(self, role: str, loader: Callable[..., Any], **how: Any) -> Any:
         try:
-            loaded = loader(self.names[role])
+            with _quiet():
+                loaded = loader(self.names[role], **how)
         except (OSError, ValueError) as error:
             raise PolicyError(
                 f"scorers.{role}: {self.names[role]} cannot be loaded "
@@ -94,6 +97,22 @@ class Scorers:
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         )
         return getattr(output, "pooler_output", output)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading prints bars, and a table about the ViT's pooler, which is left out on purpose."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _digest(name: str, config: Any) -> str:
