@@ -73,9 +73,9 @@ def _translated(error: urllib.error.HTTPError) -> AtelierError:
     except ValueError:
         said = str(error.reason)
     text = f"the gateway says {error.code}: {said}"
-    if error.code in (401, 403):
+    if error.code in (401, 403, 429):  # no key that works, or its quota is used up
         return Refused(text)
-    if error.code in (408, 429) or error.code >= 500:
+    if error.code >= 500:
         wait = error.headers.get("Retry-After", "")
         return Unavailable(text, retry_after=float(wait) if wait.isdigit() else None)
     return BadInput(text)
