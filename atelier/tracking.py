@@ -31,6 +31,7 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 _REACH_SECONDS = 3.0
+_SQLITE = b"SQLite format 3\0"  # how every such file begins
 _BATCH = 100  # MLflow takes at most 100 parameters and 1000 metrics in one call
 _CALLER_AT_FAULT = frozenset(
     {
@@ -163,8 +164,6 @@ class Tracking:
     def _asking(self, what: str) -> Iterator[None]:
         """The boundary: MLflow's errors become the two kinds that callers can act on."""
         from mlflow.exceptions import MlflowException
-        from requests import RequestException
-        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
@@ -173,12 +172,19 @@ class Tracking:
             if error.error_code in _CALLER_AT_FAULT:
                 raise BadInput(text) from error
             raise Unavailable(f"{text}; try again when it is back", retry_after=5) from error
-        except (RequestException, SQLAlchemyError, OSError) as error:
+        except Exception as error:
+            # MLflow lets errors of its database toolkit through, which the core may not import.
+            if not isinstance(error, OSError) and not _is_of(error, "sqlalchemy"):
+                raise
             raise Unavailable(
                 f"MLflow at {self.uri} could not {what}: {_first_line(error)}; "
                 "check MLFLOW_TRACKING_URI, or try again when it is back",
                 retry_after=5,
             ) from error
+
+
+def _is_of(error: Exception, package: str) -> bool:
+    return type(error).__module__.partition(".")[0] == package
 
 
 def _first_line(error: Exception) -> str:
@@ -187,14 +193,23 @@ def _first_line(error: Exception) -> str:
 
 
 def _local_database(uri: str) -> Path | None:
-    """The file of an sqlite address, its folder made."""
+    """The file of an sqlite address, its folder made.
+
+    What is no database is noticed here: MLflow would try to open it for minutes.
+    """
     if not uri.startswith("sqlite:///"):
         return None
     database = Path(uri.removeprefix("sqlite:///")).absolute()
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
+        start = b""
+        if database.exists():
+            with database.open("rb") as file:
+                start = file.read(len(_SQLITE))
     except OSError as error:
-        raise Unavailable(f"MLflow at {uri}: {error.strerror} ({database.parent})") from error
+        raise Unavailable(f"MLflow at {uri}: {error.strerror} ({error.filename})") from error
+    if start and start != _SQLITE:
+        raise BadInput(f"MLflow at {uri}: {database} is no SQLite database; move it out of the way")
     return database
 
 

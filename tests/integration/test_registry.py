@@ -1,12 +1,15 @@
 """The registry against real MLflow: a local database, a real server, and one that is away."""
 
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +255,27 @@ def test_a_home_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(Unavailable, match=r"File exists|Not a directory"):
         Registry(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")
+
+
+def test_a_database_that_is_none_is_noticed_quickly(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database at all")
+    (tmp_path / "folder.db").mkdir()
+    with pytest.raises(BadInput, match="is no SQLite database; move it out of the way"):
+        Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with pytest.raises(Unavailable, match="Is a directory"):
+        Registry(f"sqlite:///{tmp_path / 'folder.db'}")
+
+
+def test_a_database_that_breaks_later_is_unavailable(local: str, tmp_path: Path) -> None:
+    """The tables go while a session stands: an error of the database toolkit itself."""
+    Registry(local)  # makes its tables, where no other test has
+    database = Path(shutil.copy(local.removeprefix("sqlite:///"), tmp_path / "mlflow.db"))
+    registry = Registry(f"sqlite:///{database}")
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute("DROP TABLE experiments")
+    with pytest.raises(Unavailable, match="start a run"):
+        registry.start_run("any", "run")
 
 
 # Just enough of a server to let a client begin: no experiments.
