@@ -54,7 +54,7 @@ def promote(
     if standing.state == "restored" or not serves:
         raise Refused(standing.message)
     if standing.retry:
-        raise Refused(_take_back(settler, f"{standing.message} after {wait:g} s").message)
+        raise Refused(_take_back(settler, pin, f"{standing.message} after {wait:g} s").message)
     return standing
 
 
@@ -173,9 +173,9 @@ def _wait(settler: Settler, seconds: float) -> Standing:
         time.sleep(LOOK)
 
 
-def _take_back(settler: Settler, why: str) -> Standing:
+def _take_back(settler: Settler, pin: Pin, why: str) -> Standing:
     """End a promotion that took too long, unless it came through or was overtaken meanwhile."""
     release, intent = settler.releases.get(settler.name), settler.intents.get(settler.name)
-    if release is not None and intent is not None:
+    if release is not None and intent is not None and intent.digest == pin.digest:
         settler.restore(release, intent, why)
     return settler.run()

@@ -101,8 +101,8 @@ def verdict(evaluation: Evaluation, policy: Policy) -> Verdict:
     not be compared with its limits.
     """
     require_same_protocol(evaluation, policy)
-    limits = _limits(policy.gates, evaluation.recipe_gates)
-    gates = tuple(_judge(evaluation.measures, *limit) for limit in limits)
+    wanted = limits(policy.gates, evaluation.recipe_gates)
+    gates = tuple(_judge(evaluation.measures, *limit) for limit in wanted)
     failed = [_reason(gate) for gate in gates if not gate.passed]
     close = [_close(gate) for gate in gates if gate.passed and _is_close(gate)]
     first = [] if failed else [f"all {len(gates)} gates passed"]
@@ -139,12 +139,13 @@ def require_same_protocol(evaluation: Evaluation, policy: Policy) -> None:
         )
 
 
-def _limits(
-    policy: Mapping[Measure, Gate], recipe: Mapping[Measure, Gate]
-) -> list[tuple[Measure, Kind, float]]:
-    """Every limit, the stricter one where the policy and the recipe both set it."""
+def limits(*wanted: Mapping[Measure, Gate]) -> list[tuple[Measure, Kind, float]]:
+    """Every limit that somebody sets, the strictest where several do.
+
+    Raises PolicyError for a limit that has no meaning.
+    """
     found: dict[tuple[Measure, Kind], float] = {}
-    for gates in (policy, recipe):
+    for gates in wanted:
         for name, kind, limit in _each_limit(gates):
             before = found.get((name, kind), limit)
             found[name, kind] = max(before, limit) if kind.startswith("min") else min(before, limit)

@@ -1,5 +1,6 @@
 """Judging an adapter, start to end: make the pictures, measure them, work out the verdict."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +13,13 @@ from atelier.policy import Gates, Policy
 from atelier.recipe import Recipe
 
 from .camera import Camera, Progress, save
-from .evaluation import SHEET, Evaluation, Measures, Sampling
-from .gates import verdict
+from .evaluation import FILE, SHEET, Evaluation, Measures, Sampling
+from .gates import limits, verdict
 from .measures import Pair, measure
 from .references import compared
 from .scorers import Scorers
 from .sheet import contact_sheet
-from .shots import class_noun, shots
+from .shots import PICTURES, class_noun, shots
 
 _UNDER_TEST = 0  # a version that no registry gives, so nothing that serves is replaced
 
@@ -48,7 +49,7 @@ def evaluate(
     """
     progress = progress or _silent
     tightening = _tightening(training_pictures, gates)
-    policy.tightened(tightening)  # refuses to loosen before any picture is made
+    limits(policy.tightened(tightening).gates)  # what cannot be judged ends before any picture
     against = compared(package.manifest, training_pictures, held_back)
     noun = class_noun(package.manifest)
     asked = shots(policy, trigger=package.manifest.trigger, noun=noun)
@@ -152,7 +153,9 @@ def _loaded(engine: "Engine", package: Package) -> Iterator["AdapterUse"]:
 def _write(
     evaluation: Evaluation, pairs: Sequence[Pair], training: Sequence[Image.Image], output: Path
 ) -> None:
-    """The pictures first and evaluation.json last, so that it never names what is not there."""
+    """An older verdict goes first and evaluation.json comes last: it names only what is there."""
+    (output / FILE).unlink(missing_ok=True)
+    shutil.rmtree(output / PICTURES, ignore_errors=True)
     for pair in pairs:
         save(pair.adapter, output / pair.shot.file)
         save(pair.base, output / pair.shot.base_file)

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from atelier.adapter.manifest import Manifest
 from atelier.policy import Policy
 
 Role = Literal["subject", "unrelated"]
+
+PICTURES: Final = "pictures"  # the folder beside evaluation.json
 
 _OPENING = re.compile(
     r"^(?:(?:a|an|the)\s+)?(?:photo|picture|image|drawing|painting)\s+of\s+(?:(?:a|an|the)\s+)?",
@@ -29,12 +31,12 @@ class Shot:
     @property
     def file(self) -> str:
         """Where the adapter's picture lies beside evaluation.json."""
-        return f"pictures/{self.role}-{self.number}-seed-{self.seed}.png"
+        return f"{PICTURES}/{self.role}-{self.number}-seed-{self.seed}.png"
 
     @property
     def base_file(self) -> str:
         """Where the base's picture of the same prompt and seed lies."""
-        return f"pictures/{self.role}-{self.number}-seed-{self.seed}-base.png"
+        return f"{PICTURES}/{self.role}-{self.number}-seed-{self.seed}-base.png"
 
 
 def class_noun(manifest: Manifest) -> str:
