@@ -1,8 +1,12 @@
 """Every test works in a home of its own, away from the user's, and never on the network."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.integration.checkout import DemoRun
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +25,11 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> "DemoRun":
+    """The demo on a tiny base, once for all tests that look at what it did or use what it left."""
+    from tests.integration.checkout import make_checkout, run_demo  # torch: not for unit tests
+
+    return run_demo(make_checkout(tmp_path_factory.mktemp("checkout")))
