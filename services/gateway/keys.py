@@ -154,7 +154,7 @@ class KeyStore:
 
     def _find(self, key: str) -> ApiKey | None:
         parts = key.split("_", 2) if len(key) <= KEY_LENGTH and key.isascii() else []
-        if len(parts) != 3 or parts[0] != PREFIX:
+        if len(parts) != 3 or parts[0] != PREFIX or not parts[1].isalnum():
             return None
         with self._database.read() as session:
             return session.get(ApiKey, parts[1])

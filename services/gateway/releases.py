@@ -36,9 +36,10 @@ class UnknownAdapter(BadInput):
     """An adapter, or a version of one, that is not served here."""
 
     def __init__(self, text: str, known: Iterable[str]) -> None:
-        self.known = sorted(known)
-        listed = ", ".join(self.known[:NAMED]) or "none"
-        more = len(self.known) - NAMED
+        names = sorted(known)
+        self.known = names[:NAMED]
+        listed = ", ".join(self.known) or "none"
+        more = len(names) - NAMED
         super().__init__(f"{text}; known: {listed}{f' and {more} more' if more > 0 else ''}")
 
 

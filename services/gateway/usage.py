@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from atelier.errors import Refused
@@ -111,10 +111,20 @@ class Meter:
                 _return(session, reserved.key_id, reserved.images)
 
     def usage(self, key: KeyRecord) -> Usage:
-        """Where the key stands, expired reservations not counted."""
-        with self._database.write() as session:
-            self._drop_expired(session, key.id)
-            return _usage(session, key.id)
+        """Where the key stands, expired reservations not counted. It only looks."""
+        expired = (
+            select(func.coalesce(func.sum(Reservation.images), 0))
+            .where(Reservation.key_id == key.id, Reservation.expires_at <= self._clock())
+            .scalar_subquery()
+        )
+        with self._database.read() as session:
+            # one statement, so that both tables are seen at the same moment
+            quota, used, reserved = session.execute(
+                select(ApiKey.quota, ApiKey.used, ApiKey.reserved - expired).where(
+                    ApiKey.id == key.id
+                )
+            ).one()
+        return Usage(quota, used, reserved)
 
     def _drop_expired(self, session: Session, key_id: str) -> bool:
         """Give back what crashed requests held; whether there was anything."""

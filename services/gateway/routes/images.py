@@ -23,6 +23,7 @@ from services.gateway.schemas import (
 
 JSON = "application/json"
 PNG = "image/png"
+LONGEST_WARNING = 300  # proxies take a few KiB of headers
 CLIENT_CLOSED = 499  # nginx's number for it; nobody is there to read it but the log
 
 router = APIRouter(tags=["images"])
@@ -119,14 +120,14 @@ def _as_json(made: Made) -> Response:
 
 
 def _as_png(made: Made) -> Response:
-    """The picture alone; what JSON would have said is in headers (ASCII) and in its iTXt chunk."""
+    """The picture alone. What is short is told in headers (ASCII), all of it in the iTXt chunk."""
     headers = {
         "X-Atelier-Seed": str(made.answer.info.seeds[0]),
         "X-Atelier-Adapters": json.dumps([one.model_dump() for one in _adapters(made)]),
-        "X-Atelier-Prompt": json.dumps(made.plan.call.prompt),
     }
     if made.answer.info.warnings:
-        headers["X-Atelier-Warnings"] = json.dumps(list(made.answer.info.warnings))
+        told = [text[:LONGEST_WARNING] for text in made.answer.info.warnings]
+        headers["X-Atelier-Warnings"] = json.dumps(told)
     return Response(made.pngs[0], media_type=PNG, headers=headers)
 
 

@@ -80,7 +80,6 @@ def test_reserving_settling_and_expiring_at_the_same_time(database_url: str) -> 
                 held = meter.reserve(record, images)
                 if draw.random() < 0.2:
                     late[0] += 2 * LIFETIME  # every reservation of that moment expires
-                    meter.usage(record)
                 if draw.random() < 0.6:
                     meter.settle(held)
                     with lock:
