@@ -1,0 +1,53 @@
+"""Make the miniature SDXL from nothing: `python -m models.miniature.build` (see README.md)."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .progress import Progress
+from .stages import STAGES, Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    chosen = _parser().parse_args(arguments)
+    torch.set_num_threads(os.cpu_count() or 1)
+    settings = Settings(
+        work=chosen.work,
+        output=chosen.output,
+        workers=1 if torch.cuda.is_available() else chosen.workers,
+        pictures=chosen.pictures,
+        vae_steps=chosen.vae_steps,
+        decoder_steps=chosen.decoder_steps,
+        denoiser_steps=chosen.denoiser_steps,
+        classifier_steps=chosen.classifier_steps,
+        clip_steps=chosen.clip_steps,
+        dino_steps=chosen.dino_steps,
+    )
+    settings.work.mkdir(parents=True, exist_ok=True)
+    progress = Progress()
+    for name in chosen.stages or STAGES:
+        progress.say(f"== {name}: {STAGES[name].__doc__}")
+        STAGES[name](settings, progress)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="models.miniature.build", description=__doc__)
+    parser.add_argument("stages", nargs="*", metavar="stage", help=f"of {', '.join(STAGES)}; all")
+    parser.add_argument("--work", type=Path, default=Path("build/miniature"), help="kept state")
+    parser.add_argument("--output", type=Path, default=Path("models/miniature"))
+    parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--pictures", type=int, default=24000, help="drawn for the denoiser")
+    parser.add_argument("--vae-steps", type=int, default=3000)
+    parser.add_argument("--decoder-steps", type=int, default=1000)
+    parser.add_argument("--denoiser-steps", type=int, default=16000)
+    parser.add_argument("--classifier-steps", type=int, default=900)
+    parser.add_argument("--clip-steps", type=int, default=1200)
+    parser.add_argument("--dino-steps", type=int, default=1200)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

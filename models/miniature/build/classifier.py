@@ -1,0 +1,106 @@
+"""The judge of the quality figures: what kind, colour and place does a picture show?
+
+Trained on drawn pictures only, apart from every part of the pipeline it judges.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .data import Drawn
+from .progress import Progress
+from .team import Team
+from .trainer import Run, load_average, train
+from .vae import as_input
+from .world import COLOURS, FIGURES, PLACES, Scene
+
+ASPECTS: Final[dict[str, tuple[str, ...]]] = {
+    "kind": tuple(FIGURES),
+    "colour": tuple(COLOURS),
+    "place": tuple(PLACES),
+}
+BATCH: Final[int] = 64
+LEARNING_RATE: Final[float] = 3e-3
+
+
+class Classifier(nn.Module):
+    """Pixels [batch, 3, 128, 128] in [-1, 1] to one row of logits for each aspect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 16, 32, 64, 96, 128)
+        blocks: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            blocks += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.ReLU()]
+        self.body = nn.Sequential(*blocks, nn.Flatten(), nn.Dropout(0.2))
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(128 * 16, len(values)) for name, values in ASPECTS.items()}
+        )
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.body(pixels)
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def labels(scenes: tuple[Scene, ...] | list[Scene]) -> dict[str, torch.Tensor]:
+    """int64 [count] for each aspect."""
+    columns = zip(*(scene.combination for scene in scenes), strict=True)
+    return {
+        name: torch.tensor([values.index(value) for value in column])
+        for (name, values), column in zip(ASPECTS.items(), columns, strict=True)
+    }
+
+
+def classifier_run(work: Path, steps: int) -> Run:
+    return Run("classifier", work / "classifier.pt", steps, LEARNING_RATE, decay=0.98, seed=5)
+
+
+def train_classifier(
+    drawn: Drawn, run: Run, device: torch.device, progress: Progress
+) -> Classifier:
+    torch.manual_seed(5)
+    model = Classifier().to(device)
+    truth = labels(drawn.scenes)
+
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        rows = torch.randint(len(drawn), (BATCH,), generator=generator)
+        pixels = roughen(as_input(drawn.pictures[rows]), generator).to(device)
+        answers = model(pixels)
+        losses = [F.cross_entropy(answers[name], truth[name][rows].to(device)) for name in ASPECTS]
+        return torch.stack(losses).sum()
+
+    train(run, {"classifier": model}, loss, Team(), progress)
+    return model.eval()
+
+
+def load_classifier(run: Run) -> Classifier:
+    model = Classifier()
+    load_average(run.state, {"classifier": model})
+    return model.eval()
+
+
+def roughen(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A little noise on all, a little blur on half: what generated pictures have, drawn ones not.
+
+    Without it a judge may lean on the drawings' perfect edges.
+    """
+    if torch.rand((), generator=generator) < 0.5:
+        pixels = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    noise = torch.randn(pixels.shape, generator=generator)
+    return pixels + 0.06 * noise
+
+
+@torch.no_grad()
+def classify(
+    model: Classifier, pictures: torch.Tensor, device: torch.device
+) -> dict[str, list[str]]:
+    """The value of every aspect that the classifier sees in uint8 pictures [count, 3, 128, 128]."""
+    seen: dict[str, list[str]] = {name: [] for name in ASPECTS}
+    for batch in pictures.split(100):
+        for name, logits in model(as_input(batch).to(device)).items():
+            seen[name] += [ASPECTS[name][index] for index in logits.argmax(1).tolist()]
+    return seen

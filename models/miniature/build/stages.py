@@ -1,0 +1,157 @@
+"""The build, stage by stage: each finds what the one before left, and goes on where it was cut."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from .card import write_card
+from .classifier import classifier_run, load_classifier, train_classifier
+from .data import Drawn, load_drawn
+from .diffusion import denoiser_run, new_denoiser, train_denoiser
+from .examples import write_example
+from .judges import (
+    clip_run,
+    save_clip,
+    save_twins,
+    train_clip,
+    train_twins,
+    twins_run,
+)
+from .latents import encode_pictures, load_latents, scaling_factor
+from .pipeline import assemble, save_pipeline
+from .progress import Progress
+from .quality import measure
+from .team import Team, run_team
+from .text import new_tokenizers
+from .trainer import load_average
+from .vae import decoder_run, load_vae, train_decoder, train_vae, vae_run
+
+COMMON: Final[int] = 24_000  # pictures for the VAE and the judges
+CHARACTERS: Final[int] = 6_000  # pictures of random individuals
+SUBJECTS: Final[int] = 2_000  # pictures of common subjects in several places
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a build makes, where, and how long it trains."""
+
+    work: Path
+    output: Path
+    workers: int
+    pictures: int  # for the denoiser
+    vae_steps: int
+    decoder_steps: int
+    denoiser_steps: int
+    classifier_steps: int
+    clip_steps: int
+    dino_steps: int
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def stage_vae(settings: Settings, progress: Progress) -> None:
+    """Train the autoencoder."""
+    for source, count in (("common", COMMON), ("characters", CHARACTERS)):
+        load_drawn(settings.work, source, count, progress)  # drawn once, before the workers start
+    run_team(_vae_member, settings.workers, settings)
+
+
+def _vae_member(team: Team, settings: Settings) -> None:
+    progress = Progress(quiet=not team.leads)
+    drawn = [_drawn(settings, "common", COMMON), _drawn(settings, "characters", CHARACTERS)]
+    run = vae_run(settings.work, settings.vae_steps)
+    train_vae(team, drawn, run, settings.device, progress)
+
+
+def stage_decoder(settings: Settings, progress: Progress) -> None:
+    """Train the decoder further on the latents as they are."""
+    run_team(_decoder_member, settings.workers, settings)
+
+
+def _decoder_member(team: Team, settings: Settings) -> None:
+    progress = Progress(quiet=not team.leads)
+    drawn = [_drawn(settings, "common", COMMON), _drawn(settings, "characters", CHARACTERS)]
+    run = decoder_run(settings.work, settings.decoder_steps)
+    train_decoder(team, load_vae(settings.work), drawn, run, settings.device, progress)
+
+
+def stage_latents(settings: Settings, progress: Progress) -> None:
+    """Encode the pictures once."""
+    encode_pictures(settings.work, settings.pictures, settings.workers, progress)
+
+
+def stage_denoiser(settings: Settings, progress: Progress) -> None:
+    """Train UNet and text encoders."""
+    run_team(_denoiser_member, settings.workers, settings)
+
+
+def _denoiser_member(team: Team, settings: Settings) -> None:
+    tokenizers = new_tokenizers()
+    latents = load_latents(settings.work, settings.pictures, tokenizers)
+    run = denoiser_run(settings.work, settings.denoiser_steps)
+    progress = Progress(quiet=not team.leads)
+    train_denoiser(team, new_denoiser(tokenizers[0]), latents, run, settings.device, progress)
+
+
+def stage_save(settings: Settings, progress: Progress) -> None:
+    """Save the pipeline from the last checkpoint's averaged weights, also in mid-training."""
+    tokenizers = new_tokenizers()
+    model, vae = new_denoiser(tokenizers[0]), load_vae(settings.work)
+    step = load_average(denoiser_run(settings.work, 0).state, model.modules())
+    vae.register_to_config(scaling_factor=scaling_factor(settings.work))
+    save_pipeline(assemble(vae, model, tokenizers), settings.output)
+    progress.say(f"saved the pipeline at step {step} of the denoiser")
+
+
+def stage_judges(settings: Settings, progress: Progress) -> None:
+    """Train the classifier and the two scorers, and save the scorers beside the pipeline."""
+    common = load_drawn(settings.work, "common", COMMON, progress)
+    characters = load_drawn(settings.work, "characters", CHARACTERS, progress)
+    subjects = load_drawn(settings.work, "subjects", SUBJECTS, progress)
+    individuals = Drawn(
+        torch.cat([characters.pictures, subjects.pictures]), characters.scenes + subjects.scenes
+    )
+    tokenizer = new_tokenizers()[0]
+    device, work, scorers = settings.device, settings.work, settings.output / "scorers"
+    scorers.mkdir(parents=True, exist_ok=True)
+    train_classifier(common, classifier_run(work, settings.classifier_steps), device, progress)
+    twins = train_twins(individuals, twins_run(work, settings.dino_steps), device, progress)
+    save_twins(twins, scorers / "dino")
+    clip = train_clip(
+        [common, characters], tokenizer, clip_run(work, settings.clip_steps), device, progress
+    )
+    save_clip(clip, tokenizer, scorers / "clip")
+
+
+def stage_examples(settings: Settings, progress: Progress) -> None:
+    """Draw the demo's character for its adapter."""
+    folder = settings.output.resolve().parents[1] / "examples" / "thor-cat" / "images"
+    write_example(folder)
+    progress.say(f"drew {folder}")
+
+
+def stage_quality(settings: Settings, progress: Progress) -> None:
+    """Measure everything, and write the model card with its figures and pictures."""
+    classifier = load_classifier(classifier_run(settings.work, 0))
+    figures = measure(settings.output, classifier, settings.work, settings.device, progress)
+    write_card(settings.output, figures)
+
+
+STAGES: Final = {
+    "vae": stage_vae,
+    "decoder": stage_decoder,
+    "latents": stage_latents,
+    "denoiser": stage_denoiser,
+    "save": stage_save,
+    "judges": stage_judges,
+    "examples": stage_examples,
+    "quality": stage_quality,
+}
+
+
+def _drawn(settings: Settings, source: str, count: int) -> Drawn:
+    return load_drawn(settings.work, source, count, Progress(quiet=True))

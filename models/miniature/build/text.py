@@ -1,0 +1,105 @@
+"""Words for the model: a CLIP byte-pair tokenizer learnt from captions, and two text encoders.
+
+They differ as SDXL's two do: in width, in activation, in the projection, in what pads a short
+prompt (the end token in the first, `!` in the second).
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from .world import caption, common_scene
+
+LENGTH: Final[int] = 77
+_START: Final[str] = "<|startoftext|>"
+_END: Final[str] = "<|endoftext|>"
+_MERGED_WORDS: Final[int] = 256
+# Words that no caption of the world has but that prompts do: pieces of their own, untrained.
+_PROMPT_WORDS: Final[str] = "close up portrait high quality best detailed cute style of the and"
+
+
+def new_tokenizers() -> tuple[CLIPTokenizer, CLIPTokenizer]:
+    """The two tokenizers: the same words, other padding."""
+    vocabulary, merges = _learn_pairs(_corpus())
+    first, second = (
+        CLIPTokenizer(vocabulary, merges, pad_token=pad, model_max_length=LENGTH)
+        for pad in (_END, "!")
+    )
+    return first, second
+
+
+def _corpus() -> list[str]:
+    rng = Random("words")
+    scenes = [common_scene(rng) for _ in range(4000)]
+    return [caption(scene, rng) for scene in scenes] + [_PROMPT_WORDS] * 40
+
+
+def _learn_pairs(texts: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's own layout: every byte, every byte at a word's end, merged pairs, start and end."""
+    bare = CLIPTokenizer().backend_tokenizer  # for CLIP's normalizer and word splitting
+    bare.model = models.BPE(end_of_word_suffix="</w>", unk_token=_END)
+    byte_signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(byte_signs) + _MERGED_WORDS,
+        initial_alphabet=byte_signs,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    bare.train_from_iterator(texts, trainer)
+    merges = _merges(bare)
+    merged = ["".join(pair) for pair in merges]
+    words = [*byte_signs, *(f"{sign}</w>" for sign in byte_signs), *merged, _START, _END]
+    return {word: index for index, word in enumerate(dict.fromkeys(words))}, merges
+
+
+def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return [tuple(pair) if not isinstance(pair, str) else tuple(pair.split(" ")) for pair in merges]
+
+
+@dataclass
+class TextEncoders:
+    """Both encoders and what SDXL takes from them."""
+
+    first: CLIPTextModel
+    second: CLIPTextModelWithProjection
+
+    def __call__(self, ids: torch.Tensor, ids_2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids int64 [batch, 77] twice to states [batch, 77, 160] and pooled [batch, 96]."""
+        first = self.first(ids, output_hidden_states=True)
+        second = self.second(ids_2, output_hidden_states=True)
+        states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        return states, second.text_embeds
+
+
+def new_text_encoders(tokenizer: CLIPTokenizer) -> TextEncoders:
+    """Small as the world's language is, with the shapes and asymmetries of SDXL's pair."""
+    shared = {
+        "vocab_size": len(tokenizer),
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": LENGTH,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    first = CLIPTextConfig(
+        hidden_size=64, intermediate_size=256, projection_dim=64, hidden_act="quick_gelu", **shared
+    )
+    second = CLIPTextConfig(
+        hidden_size=96, intermediate_size=384, projection_dim=96, hidden_act="gelu", **shared
+    )
+    return TextEncoders(CLIPTextModel(first), CLIPTextModelWithProjection(second))
+
+
+def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """int64 [count, 77], padded and cut as the pipelines do."""
+    return tokenizer(
+        texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+    ).input_ids

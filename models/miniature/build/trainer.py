@@ -1,0 +1,106 @@
+"""The training loop that the VAE, the denoiser and the judges share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .average import Average
+from .files import load_state, save_state
+from .progress import Progress
+from .schedule import cosine
+from .team import Team
+
+
+@dataclass(frozen=True)
+class Run:
+    """How long and how fast to train, and where the state is kept."""
+
+    name: str
+    state: Path
+    steps: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    decay: float = 0.999  # of the averaged weights
+    seed: int = 0
+    checkpoint_every: int = 200
+
+
+Loss = Callable[[int, torch.Generator], torch.Tensor]
+
+
+def train(
+    run: Run, modules: Mapping[str, nn.Module], loss: Loss, team: Team, progress: Progress
+) -> None:
+    """Train the modules together on `loss(step, generator)`; leaves averaged weights in them.
+
+    Goes on from the state on disk where there is one. With more steps than that state was made
+    for it simply trains on: the learning rate takes up the longer cosine at its step.
+    """
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    optimizer = torch.optim.AdamW(
+        parameters, run.learning_rate, (0.9, 0.99), weight_decay=run.weight_decay, fused=True
+    )
+    average = Average(parameters, run.decay)
+    first = _resume(run, modules, optimizer, average)
+    with progress.bar(run.name, run.steps, first) as bar:
+        for step in range(first, run.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = run.learning_rate * cosine(step, run.steps)
+            value = loss(step, team.generator(run.seed, step))
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            team.average_gradients(parameters)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            average.update(parameters, step)
+            done = step + 1
+            if team.leads and (done % run.checkpoint_every == 0 or done == run.steps):
+                save_state(run.state, _state(modules, optimizer, average, done))
+            bar.advance(value.item())
+    average.copy_to(parameters)
+
+
+def load_average(state_path: Path, modules: Mapping[str, nn.Module]) -> int:
+    """Put a state's averaged weights into the modules; returns its step, 0 where none is."""
+    state = load_state(state_path)
+    if state is None:
+        return 0
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    average = Average(parameters, 0.0)
+    average.load(state["average"])
+    average.copy_to(parameters)
+    return int(state["step"])
+
+
+def _resume(
+    run: Run,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+) -> int:
+    state = load_state(run.state)
+    if state is None:
+        return 0
+    for name, module in modules.items():
+        module.load_state_dict(state["modules"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    average.load(state["average"])
+    return int(state["step"])
+
+
+def _state(
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    step: int,
+) -> dict[str, Any]:
+    return {
+        "modules": {name: module.state_dict() for name, module in modules.items()},
+        "optimizer": optimizer.state_dict(),
+        "average": average.weights,
+        "step": step,
+    }

@@ -1,0 +1,145 @@
+"""The autoencoder: 128-pixel pictures to 16x16 latents with four channels, as SDXL's does.
+
+Latents must first of all tell colours, and left alone the encoder takes long to find that out.
+So for the first part of the run a linear guide reads the mean colour of each 8x8 patch from its
+latent, with a weight that falls to nothing; the guide itself is thrown away.
+
+Trained on random 64-pixel crops (one offset a batch): every step sees sixteen pictures for the
+price of four, and a convolutional VAE without attention does not mind.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import nn
+
+from .data import Drawn
+from .progress import Progress
+from .team import Team
+from .trainer import Run, load_average, train
+
+BATCH: Final[int] = 16
+CROP: Final[int] = 64
+LEARNING_RATE: Final[float] = 2.5e-3
+KL_WEIGHT: Final[float] = 1e-6
+GUIDE_UNTIL: Final[float] = 0.7  # part of the run in which the guide counts
+
+
+def new_vae() -> AutoencoderKL:
+    """SDXL's autoencoder, small; no attention in the middle, since crops must do."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 96),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,  # eight channels a group: fewer would wash flat colours out
+        sample_size=128,
+        mid_block_add_attention=False,
+    )
+
+
+def as_input(pictures: torch.Tensor) -> torch.Tensor:
+    """uint8 [count, 3, height, width] to float in [-1, 1], channels last."""
+    return (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def vae_run(work: Path, steps: int) -> Run:
+    return Run("vae", work / "vae.pt", steps, LEARNING_RATE, 1e-4, decay=0.998, seed=1)
+
+
+def train_vae(
+    team: Team,
+    drawn: list[Drawn],
+    run: Run,
+    device: torch.device,
+    progress: Progress,
+) -> AutoencoderKL:
+    """Train, or go on from the last checkpoint, and return the averaged weights."""
+    torch.manual_seed(0)
+    vae = new_vae().to(device, memory_format=torch.channels_last)
+    guide = nn.Conv2d(4, 3, 1).to(device)
+
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        pixels = _crops(drawn, BATCH // team.size, generator).to(device)
+        posterior = vae.encode(pixels).latent_dist
+        restored = vae.decode(posterior.sample(generator)).sample
+        error = F.l1_loss(restored, pixels) + F.mse_loss(restored, pixels)
+        guided = F.mse_loss(guide(posterior.mean), F.avg_pool2d(pixels, 8))
+        weight = max(0.0, 1 - step / (GUIDE_UNTIL * run.steps))
+        return error + weight * guided + KL_WEIGHT * posterior.kl().mean()
+
+    train(run, {"vae": vae, "guide": guide}, loss, team, progress)
+    return vae.eval()
+
+
+def decoder_run(work: Path, steps: int) -> Run:
+    return Run("decoder", work / "decoder.pt", steps, 1e-3, 1e-4, decay=0.998, seed=4)
+
+
+def train_decoder(
+    team: Team,
+    vae: AutoencoderKL,
+    drawn: list[Drawn],
+    run: Run,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    """Train the decoder alone: better pictures from the same latents, so the UNet stays right."""
+    vae.requires_grad_(False).to(device, memory_format=torch.channels_last)
+    parts = _decoding_parts(vae)
+    for part in parts.values():
+        part.requires_grad_(True)
+
+    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
+        pixels = _crops(drawn, BATCH // team.size, generator).to(device)
+        with torch.no_grad():
+            latents = vae.encode(pixels).latent_dist.sample(generator)
+        restored = vae.decode(latents).sample
+        return 0.5 * F.l1_loss(restored, pixels) + 2 * F.mse_loss(restored, pixels)
+
+    train(run, parts, loss, team, progress)
+
+
+def load_vae(work: Path) -> AutoencoderKL:
+    """The averaged weights of the last checkpoints, of the whole and of the decoder alone."""
+    vae = new_vae()
+    load_average(vae_run(work, 0).state, {"vae": vae, "guide": nn.Conv2d(4, 3, 1)})
+    load_average(decoder_run(work, 0).state, _decoding_parts(vae))
+    return vae.eval()
+
+
+def _decoding_parts(vae: AutoencoderKL) -> dict[str, nn.Module]:
+    return {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
+
+
+def _crops(drawn: list[Drawn], count: int, generator: torch.Generator) -> torch.Tensor:
+    """A batch of crops, half of the batches mirrored, all sources mixed by their size."""
+    sizes = [len(source) for source in drawn]
+    rows = torch.randint(sum(sizes), (count,), generator=generator)
+    left, top, mirrored = torch.randint(0, 65, (3,), generator=generator).tolist()
+    crops = []
+    for row in rows.tolist():
+        source = 0
+        while row >= sizes[source]:
+            row, source = row - sizes[source], source + 1
+        crops.append(drawn[source].pictures[row, :, top : top + CROP, left : left + CROP])
+    batch = torch.stack(crops)
+    return as_input(batch.flip(-1) if mirrored % 2 else batch)
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, pictures: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Reconstruction PSNR in dB of every picture, from the posterior's mean."""
+    values = []
+    for batch in pictures.split(50):
+        pixels = as_input(batch).to(device)
+        restored = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+        error = (((restored - pixels) / 2) ** 2).mean((1, 2, 3))
+        values.append(-10 * torch.log10(error).cpu())
+    return torch.cat(values)

@@ -1,0 +1,58 @@
+"""Words for a scene, in the several ways a person would put it."""
+
+from random import Random
+
+from .palette import ACCENTS
+from .places import PHRASES
+from .scene import Scene
+
+_OPENINGS = ("a photo of", "a photo of", "a drawing of", "a picture of", "", "", "")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def caption(scene: Scene, rng: Random) -> str:
+    """A caption that mostly tells everything and sometimes leaves something out.
+
+    What is left out becomes free, so the model also learns each attribute's own distribution.
+    Now and then a meaningless word stands before the kind, so that an unknown word alone does
+    not throw the picture off; adapters give such words their meaning.
+    """
+    subject = scene.subject
+    words = []
+    if rng.random() < 0.04:
+        words.append("".join(rng.choice(_LETTERS) for _ in range(rng.randint(3, 5))))
+    if subject.pattern != "plain" and rng.random() < 0.9:
+        words.append(subject.pattern)
+    if rng.random() < 0.93:
+        words.append(_colours(scene))
+    noun = " ".join([*words, subject.kind])
+    wear = subject.headgear or subject.neckwear
+    if wear and rng.random() < 0.93:
+        noun += f" wearing a {wear}" if rng.random() < 0.6 else f" with a {wear}"
+    where = PHRASES[scene.place] if rng.random() < 0.92 else ""
+    return _sentence(_article(noun), where, rng)
+
+
+def plain_caption(scene: Scene) -> str:
+    """The one caption that tells kind, colours, pattern, wear and place."""
+    subject = scene.subject
+    words = [] if subject.pattern == "plain" else [subject.pattern]
+    noun = " ".join([*words, _colours(scene), subject.kind])
+    wear = subject.headgear or subject.neckwear
+    return f"{_article(noun + f' wearing a {wear}' if wear else noun)} {PHRASES[scene.place]}"
+
+
+def _colours(scene: Scene) -> str:
+    colour, accent = scene.subject.colour, scene.subject.accent
+    return colour if accent == ACCENTS[colour] else f"{colour} and {accent}"
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _sentence(noun: str, where: str, rng: Random) -> str:
+    opening = rng.choice(_OPENINGS)
+    if where and rng.random() < 0.08:
+        return f"{where}, {noun}"
+    return " ".join(part for part in (opening, noun, where) if part)

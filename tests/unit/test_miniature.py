@@ -1,0 +1,125 @@
+"""The miniature's build: shapes as SDXL's, training that resumes, words that all tokenise."""
+
+import json
+
+import pytest
+import torch
+
+from models.miniature.build.examples import SHOWN, write_example
+from models.miniature.build.files import replacing
+from models.miniature.build.progress import Progress
+from models.miniature.build.schedule import cosine
+from models.miniature.build.team import Team
+from models.miniature.build.text import new_text_encoders, new_tokenizers, token_ids
+from models.miniature.build.trainer import Run, load_average, train
+from models.miniature.build.vae import new_vae, psnr
+from models.miniature.build.world import PLACES
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return new_tokenizers()
+
+
+def test_every_word_tokenises(tokenizers):
+    first, second = tokenizers
+    for text in ("a sks cat", "ünïcode 猫 42", "close-up, high quality"):
+        ids = first(text).input_ids
+        assert first.unk_token_id not in ids[1:-1]
+        assert ids == second(text).input_ids
+    assert first.tokenize("a photo of an orange cat") == [
+        f"{word}</w>" for word in ("a", "photo", "of", "an", "orange", "cat")
+    ]
+
+
+def test_tokenizers_pad_as_sdxl_does(tokenizers):
+    first, second = (token_ids(tok, ["a cat"])[0] for tok in tokenizers)
+    assert len(first) == len(second) == 77
+    assert set(first[4:].tolist()) == {tokenizers[0].eos_token_id}
+    assert set(second[4:].tolist()) == {tokenizers[1].convert_tokens_to_ids("!")}
+
+
+def test_text_encoders_give_sdxl_shapes(tokenizers):
+    states, pooled = new_text_encoders(tokenizers[0])(
+        *(token_ids(tok, ["a red cat", "a blue boat in space"]) for tok in tokenizers)
+    )
+    assert states.shape == (2, 77, 160)
+    assert pooled.shape == (2, 96)
+    assert not torch.allclose(pooled[0], pooled[1])
+
+
+def test_the_vae_is_eight_times_smaller_and_four_deep():
+    vae = new_vae().eval()
+    pictures = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    latent = vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mean
+    assert latent.shape == (1, 4, 8, 8)
+    assert psnr(vae, pictures, torch.device("cpu")).shape == (2,)
+
+
+def _fit(run, module):
+    target = torch.arange(4.0)
+
+    def loss(step, generator):
+        inputs = torch.randn(8, 4, generator=generator)
+        return (module(inputs).squeeze(1) - inputs @ target).pow(2).mean()
+
+    train(run, {"module": module}, loss, Team(), Progress(quiet=True))
+
+
+def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path):
+    def module():
+        torch.manual_seed(0)
+        return torch.nn.Linear(4, 1)
+
+    whole, broken = module(), module()
+    _fit(Run("whole", tmp_path / "whole.pt", 20, 0.1, checkpoint_every=10), whole)
+    cut = Run("cut", tmp_path / "cut.pt", 20, 0.1, checkpoint_every=7)
+
+    def stopping(step, generator):
+        if step == 9:
+            raise KeyboardInterrupt
+        inputs = torch.randn(8, 4, generator=generator)
+        return (broken(inputs).squeeze(1) - inputs @ torch.arange(4.0)).pow(2).mean()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, {"module": broken}, stopping, Team(), Progress(quiet=True))
+    resumed = torch.nn.Linear(4, 1)
+    _fit(cut, resumed)
+    assert torch.equal(whole.weight, resumed.weight)
+    saved = torch.nn.Linear(4, 1)
+    assert load_average(cut.state, {"module": saved}) == 20
+    assert torch.equal(saved.weight, resumed.weight)
+
+
+def test_the_learning_rate_rises_and_falls():
+    rates = [cosine(step, 1000) for step in range(1000)]
+    assert rates[0] < 0.02 and max(rates) > 0.97 and rates[-1] < 0.02
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    kept = tmp_path / "state"
+    kept.write_text("old")
+    with pytest.raises(RuntimeError), replacing(kept) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert kept.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    kept = tmp_path / "part"
+    kept.mkdir()
+    (kept / "gone").touch()
+    with replacing(kept) as aside:
+        aside.mkdir()
+        (aside / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["part"]
+    assert [path.name for path in kept.iterdir()] == ["new"]
+
+
+def test_examples_leave_places_to_imagine(tmp_path):
+    write_example(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    assert len(lines) == 8
+    assert all((tmp_path / line["file_name"]).exists() for line in lines)
+    assert len(set(PLACES) - set(SHOWN)) >= 3
