@@ -60,7 +60,7 @@ class Report:
         environment = Environment(
             autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        environment.filters |= {"png": data_uri, "duration": duration}
+        environment.filters |= {"png": data_uri, "duration": _unbroken}
         page = environment.from_string(source).render(
             report=self,
             hero=[row.pictures[self._hero] for row in self.rows[:3]],
@@ -74,6 +74,11 @@ class Report:
     def _hero(self) -> int:
         """The column that opens the page: the first version."""
         return 1
+
+
+def _unbroken(seconds: float) -> str:
+    """A duration that no line break tears apart."""
+    return duration(seconds).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def data_uri(picture: bytes | Path) -> str:

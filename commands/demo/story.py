@@ -56,6 +56,7 @@ class Demo:
             key, _ = KeyStore(self.home.database_url).create("demo")
             client, name = GatewayClient(running.gateway, key), first.recipe.adapter
             camera = Photographer(client, first.recipe.trigger)
+            camera.wait_for(name, first.version)
             base, before = camera.take(SHEET, None), camera.take(SHEET, name)
         second = workshop.make(recipes[1], 2)
         with step("swap to version 2 while clients go on asking") as now:
@@ -73,7 +74,8 @@ class Demo:
             standing = rollback(
                 name, registry=registry, home=self.home, smoke=smoke_check(self.home)
             )
-            back.notes.append(standing.message)
+            camera.wait_for(name, first.version)
+            back.notes += [standing.message, "until a client was answered by it:"]
         with step("the same seeds again, and prompts not used before") as now:
             after, again = camera.take(SHEET, name), camera.take(FRESH, name)
             now.notes.append(require_same(before, after, "the same seeds as version 1"))
