@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.engine.request import SEEDS, AdapterUsed, ImageRequest, ImageResult
+from services.engine.request import SEEDS, AdapterUsed, Diverged, ImageRequest, ImageResult
 from services.engine.schedulers import Sampler
 from services.engine.scheduling import Shape
 from services.engine.store import Entry
@@ -54,6 +54,8 @@ class Image:
             negative, prompt = predicted.chunk(2)
             predicted = negative + self.flight.request.guidance_scale * (prompt - negative)
         self.latents = self.sampler.step(predicted, self.latents)
+        if self.denoised and not torch.isfinite(self.latents).all():
+            raise Diverged("latents: not finite; lower the adapters' weights or the guidance")
 
 
 @dataclass(eq=False)

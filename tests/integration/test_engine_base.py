@@ -1,0 +1,68 @@
+"""Bases: what cannot be served is refused with the name of what is wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from atelier.errors import BaseError
+from services.engine import load_base
+from services.engine.base import vae_dtype
+
+
+@pytest.fixture
+def broken(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "base"))
+
+
+def edit(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_base_knows_its_own_size_and_rules(tiny_model: Path) -> None:
+    base = load_base(tiny_model)
+    assert (base.size, base.reduction, base.dtype) == (64, 8, torch.float32)
+    assert base.force_zeros_for_empty_prompt
+    assert not any(p.requires_grad for p in base.unet.parameters())
+    assert not base.unet.training
+
+
+def test_what_is_missing_is_named(broken: Path) -> None:
+    (broken / "text_encoder_2" / "model.safetensors").unlink()
+    with pytest.raises(BaseError, match="text_encoder_2"):
+        load_base(broken)
+    with pytest.raises(BaseError, match="no such folder"):
+        load_base(broken / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"addition_embed_type": None}, "not SDXL's"), ({"time_cond_proj_dim": 16}, "guidance")],
+)
+def test_another_architecture_is_named(broken: Path, change: dict, said: str) -> None:
+    edit(broken / "unet" / "config.json", **change)
+    with pytest.raises(BaseError, match=said):
+        load_base(broken)
+
+
+def test_an_unknown_scheduler_is_named(broken: Path) -> None:
+    edit(broken / "model_index.json", scheduler=["diffusers", "MagicScheduler"])
+    with pytest.raises(BaseError, match="MagicScheduler"):
+        load_base(broken)
+
+
+def test_a_vae_may_be_replaced_and_the_digest_tells(tiny_model: Path, broken: Path) -> None:
+    base = load_base(tiny_model, vae=str(broken / "vae"))
+    assert base.vae_digest is not None
+    assert base.digest == load_base(tiny_model).digest
+
+
+def test_a_vae_that_overflows_in_half_precision_runs_in_full(broken: Path) -> None:
+    folder = broken / "vae"
+    edit(folder / "config.json", force_upcast=True)
+    assert vae_dtype(torch.float16, folder) == torch.float32
+    assert vae_dtype(torch.bfloat16, folder) == torch.bfloat16
+    edit(folder / "config.json", force_upcast=False)
+    assert vae_dtype(torch.float16, folder) == torch.float16
