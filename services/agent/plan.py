@@ -54,14 +54,17 @@ def plan(
     if loaded is None:
         return Plan(asked.adapters, fetch=(), prune=(), ignored=(), missing=())
     ours = {name: one for name, one in releases.items() if one.base == loaded.base}
+    # a package that is damaged on the volume serves on from memory while it is fetched anew
+    in_memory = {one.digest for one in loaded.adapters if one.state == "ready"}
+    at_hand = in_memory | set(on_volume)
     wanted = [one for one in asked.adapters if one.name in unreadable]
     missing: list[Named] = []
     for name, release in sorted(ours.items()):
         pins = release.kept(KEPT)
-        here = [pin for pin in pins if pin.digest in on_volume]
+        here = [pin for pin in pins if pin.digest in at_hand]
         missing += [Named(name, p.version, p.digest) for p in pins if p.digest not in on_volume]
         default = _default(release, here, asked, loaded)
-        here += _still_serving(name, here, asked, on_volume, default)
+        here += _still_serving(name, here, asked, at_hand, default)
         wanted += [
             WantedAdapter(
                 name=name,
@@ -100,11 +103,11 @@ def _default(release: Release, here: list[Pin], asked: Wanted, loaded: Replica) 
 
 
 def _still_serving(
-    name: str, here: list[Pin], asked: Wanted, on_volume: Collection[str], default: str | None
+    name: str, here: list[Pin], asked: Wanted, at_hand: Collection[str], default: str | None
 ) -> list[Pin]:
     """The last good version, where the release no longer names it but nothing has replaced it."""
     last = asked.default(name)
-    if last is None or last.digest != default or last.digest not in on_volume:
+    if last is None or last.digest != default or last.digest not in at_hand:
         return []
     if any(pin.digest == last.digest for pin in here):
         return []

@@ -125,6 +125,14 @@ def test_a_first_version_is_the_default_while_it_loads() -> None:
     assert default_of(made.wanted) == 1
 
 
+def test_what_the_engine_holds_serves_on_while_its_damaged_package_is_fetched_anew() -> None:
+    was = asked(1, 2, default=2)
+    made = make(released(1, 2), {1}, was, loaded((1, "ready"), (2, "ready")))
+    assert sorted(versions_of(made.wanted)) == [1, 2]
+    assert default_of(made.wanted) == 2
+    assert [one.version for one in made.fetch] == [2]
+
+
 def test_a_canary_is_at_hand_but_not_the_default() -> None:
     release = released(1).with_canary(Canary(version=2, digest=digest(2), percent=10), "try")
     made = make(release, {1, 2}, asked(1, default=1), loaded((1, "ready"), (2, "ready")))
