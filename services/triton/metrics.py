@@ -63,10 +63,20 @@ class Mirror:
             return
         self._due = time.monotonic() + PERIOD
         report = Report.read(self._report())
-        present = {(sample.name, sample.labels) for sample in report.samples}
-        self._metrics = {key: one for key, one in self._metrics.items() if key in present}
+        outdated = self._forget_families(report)
         for sample in report.samples:
             self._set(report, sample)
+        outdated.clear()  # only now: a scrape in between would find neither the old nor the new
+
+    def _forget_families(self, report: Report) -> list[Any]:
+        """Take out the families that have a metric which the report no longer names.
+
+        Triton lets go of a metric only together with its family.
+        """
+        present = {(sample.name, sample.labels) for sample in report.samples}
+        names = {name for name, labels in self._metrics if (name, labels) not in present}
+        old = [key for key in self._metrics if key[0] in names]
+        return [self._metrics.pop(key) for key in old] + [self._families.pop(n) for n in names]
 
     def _set(self, report: Report, sample: Sample) -> None:
         key = (sample.name, sample.labels)

@@ -21,6 +21,7 @@ from services.engine import Engine, ImageRequest
 from services.triton import TritonServer, TritonSettings
 from services.triton.process import alive
 from services.triton.server import SHARED_MEMORY
+from tests.integration.conftest import TwoVersions
 from tests.integration.stack import ServedStack, v2_inputs
 
 STATUS = {  # HTTP status and gRPC status of the same refusal
@@ -163,11 +164,21 @@ def test_a_client_that_hangs_up_costs_nothing_after_its_picture(stack: ServedSta
     assert (metrics["atelier_engine_images_running"], metrics[waiting]) == (0.0, 0.0)
 
 
-def test_the_router_can_see_which_adapters_run(stack: ServedStack) -> None:
-    (line,) = [name for name in stack.metrics() if name.startswith("lora_requests_info")]
-    assert 'max_lora="8"' in line
-    assert "running_lora_adapters=" in line
-    assert "waiting_lora_adapters=" in line
+def test_the_router_can_see_what_runs_and_only_that(stack: ServedStack, thor: TwoVersions) -> None:
+    stack.release("thor", thor.pins[0])
+
+    def told() -> list[str]:
+        return [name for name in stack.metrics() if name.startswith("lora_requests_info")]
+
+    idle = 'lora_requests_info{max_lora="8",running_lora_adapters="",waiting_lora_adapters=""}'
+    stack.wait_for(lambda: told() == [idle], "an idle engine's report")
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(stack.grpc, prompt="a cat", steps=150, adapters=[{"name": "thor"}])
+        busy = idle.replace('running_lora_adapters=""', 'running_lora_adapters="thor"')
+        stack.wait_for(lambda: told() == [busy] or running.done(), "a busy engine's report")
+        assert not running.done()
+        running.result()
+    stack.wait_for(lambda: told() == [idle], "an idle engine's report")  # the old one is gone
 
 
 def server(home: Path, base: Path) -> TritonServer:
