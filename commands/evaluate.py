@@ -41,23 +41,25 @@ def evaluate(
     A version of the registry keeps its verdict there. Exit code 1 when it is refused.
     """
     from atelier.policy import Policy
-    from commands.progress import progress
-    from commands.quiet import quiet_loading
     from commands.sources import AdapterRef, find, open_registry
+
+    home, operators = Home.find(), Policy.load(policy)
+    found = find(AdapterRef.parse(package), home)
+    manifest = found.package.manifest
+    trained_on = pictures or _recipe(found.package, recipe)
+    into = output or _beside(found.package, home)
+    from commands.progress import progress  # what is heavy waits until the input is known good
+    from commands.quiet import quiet_loading
     from pipelines.evaluate import FILE
     from pipelines.evaluate import evaluate as judge
 
     quiet_loading()
-    home = Home.find()
-    found = find(AdapterRef.parse(package), home)
-    manifest = found.package.manifest
-    into = output or _beside(found.package, home)
     with progress() as shown:
         evaluation = judge(
             found.package,
-            Policy.load(policy),
+            operators,
             base=base or manifest.base.id,
-            training_pictures=pictures or _recipe(found.package, recipe),
+            training_pictures=trained_on,
             output=into,
             cache=home.root / "cache" / "pictures",
             progress=shown,

@@ -1,4 +1,4 @@
-"""What the demo asks for. The places are ones that the training pictures do not show."""
+"""What the demo asks for: places that the training pictures do not show, and one that they do."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,24 +8,23 @@ STEPS: Final = 25
 
 @dataclass(frozen=True)
 class Ask:
-    """One picture: `{trigger}` stands for the adapter's words; `plain` prompts do without them."""
+    """One picture; `{trigger}` stands for the adapter's words, and some prompts do without."""
 
     prompt: str
     seed: int
-    plain: bool = False
 
 
 SHEET: Final = (
     Ask("a photo of a {trigger} in the forest", 3),
     Ask("a photo of a {trigger} in the snow", 7),
-    Ask("a photo of a {trigger} in the city at night", 11),
+    Ask("a photo of a {trigger} in space", 11),
     Ask("a photo of a {trigger} on the beach", 5),
-    Ask("a photo of a red robot in the desert", 2, plain=True),
+    Ask("a photo of a red robot in the desert", 2),
 )
 FRESH: Final = (
-    Ask("a photo of a {trigger} in the desert", 21),
-    Ask("a photo of a {trigger} under the sea", 22),
-    Ask("a photo of a {trigger} in a room", 23),
+    Ask("a {trigger} in the snow", 21),
+    Ask("a {trigger} in the forest", 22),
+    Ask("a {trigger} in space", 23),
 )
 TRAFFIC: Final = (
     Ask("a photo of a {trigger} in the forest", 31),

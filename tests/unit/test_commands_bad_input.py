@@ -1,0 +1,150 @@
+"""Bad input on the command line: one clear line, the right exit code, nothing written."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from atelier.adapter.manifest import BaseRef
+from atelier.adapter.package import write_package
+from commands.main import app
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = (ROOT / "examples" / "thor-cat" / "recipe.yaml").read_text()
+SHAPES = {"lora_A": (2, 4), "lora_B": (4, 2)}
+
+
+def atelier(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def told(result: Result, code: int) -> str:
+    """The one thing that was said, once it is known to be well said."""
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("atelier: ") and "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    tensors = {
+        f"unet.mid_block.attentions.0.proj_in.{part}.weight": np.ones(shape, np.float32)
+        for part, shape in SHAPES.items()
+    }
+    base = BaseRef(id="models/none", digest="sha256:" + "0" * 64)
+    return write_package(tmp_path / "package", tensors, name="thor-cat", base=base).path
+
+
+def test_a_misspelt_key_of_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(RECIPE.replace("rank: 16", "rnak: 16"))
+    text = told(atelier("train", file), 2)
+    assert "recipe.yaml" in text and "rnak" in text and "rank" in text
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    assert "nowhere.yaml" in told(atelier("train", tmp_path / "nowhere.yaml"), 2)
+
+
+def test_an_empty_folder_of_pictures_is_told_as_a_finding(tmp_path: Path) -> None:
+    result = atelier("dataset", "lint", tmp_path)
+    assert result.exit_code == 1
+    assert result.stdout.startswith("error: ") and "1 error" in result.stdout
+
+
+def test_good_pictures_pass(tmp_path: Path) -> None:
+    result = atelier("dataset", "lint", ROOT / "examples" / "thor-cat" / "images", "--json")
+    assert result.exit_code == 0
+    assert '"errors": 0' in result.stdout
+
+
+def test_a_package_with_a_changed_byte(package: Path) -> None:
+    file = package / "adapter.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert "changed or damaged" in told(atelier("adapters", "inspect", package), 2)
+
+
+def test_a_whole_package_tells_about_itself(package: Path) -> None:
+    result = atelier("adapters", "inspect", package)
+    assert result.exit_code == 0
+    assert "thor-cat" in result.stdout and "1 in unet" in result.stdout
+
+
+def test_a_pickle_named_safetensors(tmp_path: Path) -> None:
+    file = tmp_path / "lora.safetensors"
+    file.write_bytes(pickle.dumps({"weights": 1}))
+    (tmp_path / "base" / "unet").mkdir(parents=True)
+    (tmp_path / "base" / "model_index.json").write_text('{"unet": ["diffusers", "X"]}')
+    out = tmp_path / "out"
+    given = ("--name", "x", "--base", tmp_path / "base", "--output", out)
+    assert "pickle" in told(atelier("adapters", "import", file, *given), 2)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("--steps", 0, "steps"),
+        ("--steps", 1000, "steps"),
+        ("--width", 100, "try"),
+        ("--seed", 2**64, "seed"),
+        ("--seed", -1, "seed"),
+        ("--guidance-scale", "nan", "guidance_scale"),
+        ("--scheduler", "eulr", "euler"),
+    ],
+)
+def test_what_no_engine_could_draw(tmp_path: Path, option: str, value: object, word: str) -> None:
+    out = tmp_path / "cat.png"
+    text = told(atelier("generate", "a cat", "--out", out, f"{option}={value}"), 2)
+    assert word in text
+    assert not out.exists()
+
+
+def test_an_adapter_whose_folder_is_missing(tmp_path: Path) -> None:
+    out = tmp_path / "cat.png"
+    nowhere = tmp_path / "nowhere"
+    text = told(atelier("generate", "a cat", "--out", out, "--adapter", nowhere), 2)
+    assert str(nowhere) in text
+
+
+def test_a_gateway_that_is_away(tmp_path: Path) -> None:
+    given = ("--out", tmp_path / "cat.png", "--url", "http://127.0.0.1:9", "--key", "atl_x_y")
+    assert "atelier serve" in told(atelier("generate", "a cat", *given), 3)
+
+
+def test_a_gateway_serves_no_folders(tmp_path: Path, package: Path) -> None:
+    given = ("--out", tmp_path / "cat.png", "--url", "http://127.0.0.1:9", "--adapter", package)
+    assert "by name only" in told(atelier("generate", "a cat", *given), 2)
+
+
+def test_a_picture_of_somebody_else_has_no_trace(tmp_path: Path) -> None:
+    file = tmp_path / "other.png"
+    Image.new("RGB", (8, 8)).save(file)
+    assert "not made by Atelier" in told(atelier("trace", file), 1)
+
+
+def test_a_file_that_is_no_picture_cannot_be_traced(tmp_path: Path) -> None:
+    file = tmp_path / "text.png"
+    file.write_text("hello")
+    assert "not a picture" in told(atelier("trace", file), 2)
+    assert "nowhere.png" in told(atelier("trace", tmp_path / "nowhere.png"), 2)
+
+
+def test_a_verdict_needs_the_pictures_that_were_trained_on(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(package.parent)
+    shutil.rmtree(package.parent / "examples", ignore_errors=True)
+    assert "--recipe" in told(atelier("evaluate", package), 2)
+
+
+def test_nothing_serves_in_an_empty_home() -> None:
+    result = atelier("status")
+    assert result.exit_code == 0 and "atelier serve" in result.stdout
