@@ -29,6 +29,7 @@ def promote(
     version: Annotated[int, typer.Argument(min=1, help="Its version in the registry.")],
     policy: PolicyFile = None,
     reason: Annotated[str, typer.Option(help="Kept with the release.")] = "promoted",
+    wait: Annotated[float, typer.Option(help="Seconds for the replicas to be ready.")] = 120.0,
 ) -> Answer:
     """Let a version serve, if its verdict allows it under this environment's policy."""
     from atelier.policy import Policy
@@ -45,6 +46,7 @@ def promote(
             home=home,
             policy=Policy.load(policy),
             smoke=smoke_check(home),
+            wait=wait,
             reason=reason,
         )
     )

@@ -23,6 +23,7 @@ from pipelines.promote import promote, rollback
 from services.gateway.keys import KeyStore
 
 STEPS: Final = 14
+PATIENCE: Final = 300.0  # seconds for a replica on a slow machine to have a version ready
 RECIPES: Final = ("recipe.yaml", "version-2.yaml")
 
 
@@ -105,5 +106,6 @@ class Demo:
             home=self.home,
             policy=self.policy,
             smoke=smoke_check(self.home),
+            wait=PATIENCE,
         )
         now.notes.append(standing.message)
