@@ -49,7 +49,9 @@ def survey(home: Home, name: str, digest: str, base: str, since: datetime) -> Se
     held = {one.replica: one.holds(name, digest) for one in mine}
     noticed = {one.replica: one.heartbeat > since.timestamp() + NOTICED for one in mine}
     failed = [
-        f"{who}: {h.error}" for who, h in held.items() if h and h.state == "failed" and noticed[who]
+        f"failed on {who}: {h.error or 'no reason given'}"
+        for who, h in held.items()
+        if h and h.state == "failed" and noticed[who]
     ]
     if failed:
         return Seen("failed", "; ".join(failed))
@@ -238,8 +240,11 @@ class Settler:
         if known.away or self.registry is None:
             text = f"{text}; alias {self.environment} is still to be removed: {known.problem}"
             return Standing(self.name, "pending", text, alias=known.alias)
-        if known.alias is not None:
-            self.registry.remove_alias(self.name, self.environment)
+        try:
+            if known.alias is not None:
+                self.registry.remove_alias(self.name, self.environment)
+        except Unavailable as error:
+            return Standing(self.name, "pending", f"{text}; {error}", alias=known.alias)
         self._forget(intent)
         return Standing(self.name, "retired", text)
 
@@ -288,5 +293,5 @@ class Settler:
             version=release.version,
             digest=release.digest,
             alias=known.alias,
-            retry=retry,
+            retry=retry and not self._taken_back,
         )

@@ -4,10 +4,10 @@ Features that recognise a subject score a faithful adapter high and are no use h
 another beach is what was wanted. A copy agrees in where things are, so two views are correlated
 pixel by pixel over small shifts and mirroring: colours at 32 pixels, and contours (less a blur) at
 48. Carlini et al., "Extracting Training Data from Diffusion Models" (2023), measure pixels as well.
-On the miniature's drawn world, blurred, shifted, brightened and mirrored copies have 0.91 on
-average, the same character in another place 0.52; 0.89 keeps nine copies of ten out and lets all of
-the latter through (a redrawing in the same place and nearly the same pose passes for a copy once in
-six times).
+On the miniature's drawn world a training picture given back, softened and noisy as
+a VAE leaves it, has 0.995 or more, and about 0.92 when it is shifted, mirrored and relit as well;
+the same character drawn anew has up to 0.94 in a place that was shown and 0.86 in another; other
+characters have less than 0.63. So 0.95 tells giving back from drawing.
 """
 
 from collections.abc import Sequence

@@ -135,6 +135,8 @@ class _Job:
             self.base, self.recipe, self.stage, self.pictures, self._class_pictures()
         )
         method = METHODS[self.stage.method](material)
+        for remark in method.remarks:
+            self.watcher.note(remark)
         optimiser = Optimiser(method.trainable(), spec)
         kept = Checkpoints(self.folder.checkpoints, self.identity, self.recipe.checkpoint.keep)
         start = self._restored(kept, optimiser)

@@ -37,7 +37,7 @@ class Samples:
         if stage.prior and material.class_pictures:
             own = material.class_pictures.pictures
             fitted = [square(open_picture(p.path), stage.dataset.resolution) for p in own]
-            place = self._place(stage.prior.prompt)
+            place = self._place(recipe.fill(stage.prior.prompt))
             encoded = encode(material.base.vae, fitted, [str(p.path) for p in own])
             self._prior = [Row(latent, place) for latent in encoded]
 

@@ -19,7 +19,7 @@ from pipelines.train.objective import Objective
 from pipelines.train.samples import Row, Samples
 from pipelines.train.text import Embedded
 from services.engine.banked import share
-from services.engine.text import encode, tokenize
+from services.engine.text import dropped, encode, tokenize
 
 ENCODERS = ("text_encoder", "text_encoder_2")
 
@@ -43,6 +43,10 @@ class DreamBooth:
         self.encoders = [networks[name] for name in ENCODERS]
         tokenizers = (base.tokenizer, base.tokenizer_2)
         self.tokens = [tokenize(one, self.samples.prompts) for one in tokenizers]
+        ends = {prompt: dropped(base.tokenizer, prompt)[1] for prompt in self.samples.prompts}
+        self.remarks = [
+            f"{p!r}: {end!r} is beyond 77 tokens, unseen" for p, end in ends.items() if end
+        ]
         self.embedded: Embedded | None = None
         if not set(spec.targets) & set(ENCODERS):
             with torch.no_grad():

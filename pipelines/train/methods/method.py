@@ -20,7 +20,9 @@ class Loss:
 
 
 class Method(Protocol):
-    """One stage in training."""
+    """One stage in training; `remarks` are what whoever waits should know before it begins."""
+
+    remarks: list[str]
 
     def __init__(self, material: Material) -> None: ...
 
