@@ -73,6 +73,7 @@ class Trainer:
     wall: float = 0.0
     processor: float = 0.0
     peak_mib: float = 0.0
+    failure: str = ""
 
 
 def main() -> None:
@@ -85,6 +86,9 @@ def main() -> None:
         targets = ["attn", "ff", "proj"]
         trainers.append(_ours(options, "recommended", targets, options.recommended_lr))
     _run(trainers, together=options.together)
+    failures = [trainer.failure for trainer in trainers if trainer.failure]
+    if failures:
+        sys.exit("\n".join(failures))
     yardstick = Yardstick(load_base(str(options.base)), held, options)
     start = yardstick.loss({})
     for trainer in trainers:
@@ -235,7 +239,7 @@ def _run(trainers: Sequence[Trainer], *, together: bool) -> None:
 
 
 def _watch(trainer: Trainer) -> None:
-    """Runs it and notes when its checkpoints appear; ends the bench where it fails."""
+    """Runs it and notes when its checkpoints appear, or why it failed."""
     started = time.monotonic()
     log = Path(trainer.environment["ATELIER_HOME"]).parent / f"{trainer.name}.log"
     with log.open("w") as out:
@@ -255,7 +259,7 @@ def _watch(trainer: Trainer) -> None:
             break
         time.sleep(0.1)
     if os.waitstatus_to_exitcode(status):
-        sys.exit(f"{trainer.name} failed:\n{log.read_text()[-3000:]}")
+        trainer.failure = f"{trainer.name} failed:\n{log.read_text()[-3000:]}"
     trainer.wall, trainer.processor, trainer.peak_mib = wall, used, usage.ru_maxrss / 1024
 
 
@@ -311,7 +315,7 @@ class Yardstick:
                 )[0]
                 target = self.objective.target(clean, noise, levels)
                 errors.append((answer - target).square().mean().item())
-        return sum(errors) / len(errors)
+        return float(sum(errors) / len(errors))
 
 
 def _reached(trainer: Trainer, start: float, goal: float, of: Callable[[Mark], float]) -> float:

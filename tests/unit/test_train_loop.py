@@ -30,6 +30,7 @@ class Bowl:
     def __init__(self, spoilt_at: int | None = None) -> None:
         self.point = nn.Parameter(torch.zeros(3))
         self.spoilt_at = spoilt_at
+        self.remarks: list[str] = []
         self.seen: list[tuple[int, int]] = []
 
     def trainable(self) -> dict[str, nn.Parameter]:
