@@ -17,10 +17,13 @@ class Keeper:
     A Python model of a killed server lives on otherwise, with the weights in its memory.
     """
 
-    def __init__(self, chores: Sequence[Callable[[], object]], *, period: float = PERIOD):
+    def __init__(
+        self, chores: Sequence[Callable[[], object]], *, server: int, period: float = PERIOD
+    ):
+        """`server` is the parent process, noted before the long load that it may not survive."""
         self._chores = chores
+        self._server = server
         self._period = period
-        self._parent = os.getppid()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
@@ -36,7 +39,7 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._ended.wait(self._period):
-            if os.getppid() != self._parent:
+            if os.getppid() != self._server:
                 os._exit(ORPHANED)
             for chore in self._chores:
                 try:

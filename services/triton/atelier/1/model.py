@@ -29,6 +29,7 @@ class TritonPythonModel:
         logging.basicConfig(
             stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s"
         )
+        server = os.getppid()
         settings = ModelSettings.read(os.environ)
         self._drain_seconds = settings.drain_seconds
         self._control = ControlFolder(settings.control) if settings.control else None
@@ -51,7 +52,7 @@ class TritonPythonModel:
             self._end_if_dead,
             metrics.update,
         )
-        self._keeper = Keeper(chores)
+        self._keeper = Keeper(chores, server=server)
         self._keeper.start()
 
     def execute(self, requests: list[Any]) -> None:
