@@ -20,26 +20,36 @@ SMALL_SEED = 2**31  # drawn seeds stay short enough to read out
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="Where the picture goes.")],
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[@VERSION][=WEIGHT] or FOLDER[=WEIGHT]; may be repeated."),
+        typer.Option(
+            metavar="ADAPTER", help="NAME[@VERSION][=WEIGHT] or FOLDER[=WEIGHT]; may be repeated."
+        ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="The base model; by default the adapter's own.")
+        str | None, typer.Option(metavar="MODEL", help="The base; by default the adapter's own.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="By default one is drawn, and told.")] = None,
-    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 30,
-    scheduler: Annotated[str, typer.Option(help="euler, ddim, pndm, lms, dpm++ …")] = "euler",
-    guidance_scale: Annotated[float, typer.Option(help="1 follows the prompt loosely.")] = 5.0,
-    width: Annotated[int | None, typer.Option(help="Pixels; by default the base's own.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels; by default the base's own.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
-    style: Annotated[str | None, typer.Option(help="A style of the adapter.")] = None,
-    url: Annotated[str | None, typer.Option(help="Ask the gateway at this address.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="By default drawn, and told.")
+    ] = None,
+    steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps.")] = 30,
+    scheduler: Annotated[
+        str, typer.Option(metavar="NAME", help="euler, ddim, pndm, lms, dpm++ …")
+    ] = "euler",
+    guidance_scale: Annotated[
+        float, typer.Option(metavar="G", help="How closely it follows the prompt.")
+    ] = 5.0,
+    width: Annotated[int | None, typer.Option(metavar="W", help="Pixels; the base's own.")] = None,
+    height: Annotated[int | None, typer.Option(metavar="H", help="Pixels; the base's own.")] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(metavar="P", help="What not to draw.")
+    ] = None,
+    style: Annotated[str | None, typer.Option(metavar="NAME", help="A style of it.")] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Ask this gateway.")] = None,
     key: Annotated[
-        str | None, typer.Option(envvar="ATELIER_KEY", help="The gateway's API key.")
+        str | None, typer.Option(metavar="KEY", envvar="ATELIER_KEY", help="The gateway's API key.")
     ] = None,
 ) -> Answer:
     """Make one picture, here or by a gateway."""

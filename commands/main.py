@@ -1,7 +1,10 @@
 """The table of contents of the `atelier` command: every verb, and where its work is done."""
 
+from typing import Annotated
+
 import typer
 
+from atelier import __version__
 from commands import (
     adapters,
     compare,
@@ -58,11 +61,22 @@ verb(_dataset)(dataset.lint)
 app.add_typer(keys.app, name="keys")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"atelier {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def about() -> None:
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
     """From a handful of pictures to a served image model that can be trusted."""
 
 
 def main() -> None:
     """The console script."""
-    app()
+    app(prog_name="atelier")

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atelier.errors import AtelierError
+from atelier.errors import AtelierError, Unavailable
 from commands.client import GatewayClient
 
 CLIENTS: Final = 3
+PATIENCE: Final = 600.0  # seconds
 STEPS: Final = 6  # of denoising: traffic is about the swap, not about beauty
 TOLERANCE: Final = 2  # of 255: other requests in the same batch may move the last bit of a float
 
@@ -79,8 +80,11 @@ class Traffic:
 
     def wait_for(self, count: int, *, version: int | None = None) -> None:
         """Until so many more answers came, of that version where one is named."""
-        before = self._of(version)
+        before, deadline = self._of(version), time.monotonic() + PATIENCE
         while self._of(version) < before + count and not self.failures:
+            if time.monotonic() > deadline:
+                which = f" of version {version}" if version else ""
+                raise Unavailable(f"no {count} pictures{which} came within {PATIENCE:.0f} s")
             time.sleep(0.05)
 
     def _of(self, version: int | None) -> int:
@@ -125,4 +129,9 @@ def apart(one: Pixels, other: Pixels) -> int:
 
 def strangers(seen: Sequence[Seen], known: dict[tuple[Shot, str], Pixels]) -> list[Seen]:
     """The answers whose picture is not that of the digest they name."""
-    return [one for one in seen if apart(one.pixels, known[one.shot, one.digest]) > TOLERANCE]
+
+    def strange(one: Seen) -> bool:
+        pixels = known.get((one.shot, one.digest))
+        return pixels is None or apart(one.pixels, pixels) > TOLERANCE
+
+    return [one for one in seen if strange(one)]

@@ -59,6 +59,8 @@ def test_a_picture_of_another_version_is_found_out() -> None:
     assert strangers(honest, known) == []
     liar = seen(2, 10, 2)
     assert strangers([*honest, liar], known) == [liar]
+    nobody = Seen(0, 1, SHOT, 3, "sha256:" + "3" * 64, pixels_of(png(10)))
+    assert strangers([nobody], known) == [nobody], "a digest that nobody promoted"
 
 
 def test_apart_is_the_largest_difference_of_any_pixel() -> None:
