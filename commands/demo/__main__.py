@@ -40,18 +40,18 @@ def _run(options: argparse.Namespace) -> None:
         running, key = demo.run()
         print(f"\nall of it in {duration(demo.clock.seconds)}: {options.output / 'report.html'}")
         if sys.stdin.isatty() and sys.stdout.isatty():
-            _show(running.gateway, key)
+            _show(running.gateway, key, demo.adapter)
     finally:
         demo.close()
 
 
-def _show(gateway: str, key: str) -> None:
+def _show(gateway: str, key: str, adapter: str) -> None:
     """The gateway stays up for whoever wants to try it."""
     print(
         f"\nThe gateway runs at {gateway} (its API at {gateway}/docs) with the key\n  {key}\n\n"
         f"  curl -s {gateway}/generate_image -H 'X-API-Key: {key}' -H 'Accept: image/png' \\\n"
         "    -H 'Content-Type: application/json' --output cat.png \\\n"
-        '    -d \'{"prompt": "a cat in the snow", "adapter": "thor-cat"}\'\n\n'
+        f'    -d \'{{"prompt": "a photo of a {{trigger}} in the snow", "adapter": "{adapter}"}}\'\n\n'
         "Ctrl-C stops it.",
         flush=True,
     )

@@ -39,12 +39,13 @@ class Demo:
     def __post_init__(self) -> None:
         self.home = Home((self.folder / "home").absolute())
         self.clock = Clock(STEPS)
+        self.recipes = [Recipe.load(self.example / name) for name in RECIPES]
         self._stack = ExitStack()
 
     def run(self) -> tuple[Served, str]:
         """Every step. The gateway goes on running until `close`: its addresses and a key."""
         quiet_loading()
-        recipes = [Recipe.load(self.example / name) for name in RECIPES]
+        recipes = self.recipes
         registry, step = Registry(self.home.tracking_uri), self.clock.step
         workshop = Workshop(self.folder, self.home, registry, self.policy, self.clock)
         first = workshop.make(recipes[0], 1)
@@ -93,6 +94,11 @@ class Demo:
             )
             now.notes += leave(results, self.folder, self.clock, camera)
         return running, key
+
+    @property
+    def adapter(self) -> str:
+        """The name that both versions serve under."""
+        return self.recipes[0].adapter
 
     def close(self) -> None:
         """Stop what serves."""
