@@ -48,12 +48,8 @@ def check_pictures(recipe: Recipe) -> None:
     """Say what is wrong with the pictures before an hour is spent on them."""
     for stage in recipe.stages:
         data, folder = stage.dataset, recipe.dataset_folder(stage)
-        errors = [
-            str(finding)
-            for finding in lint(folder, resolution=data.resolution, captions=data.captions)
-            if finding.severity == "error"
-        ]
-        if errors:
+        found = lint(folder, resolution=data.resolution, captions=data.captions)
+        if errors := [str(finding) for finding in found if finding.severity == "error"]:
             raise DatasetError("\n".join(errors))
 
 
