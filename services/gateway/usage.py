@@ -20,6 +20,9 @@ from services.gateway.database import Database
 from services.gateway.keys import Clock, KeyRecord, KeyRefused, utc_now
 from services.gateway.tables import ApiKey, Reservation
 
+# No object of these tables is kept in a session here, so there is none to bring up to date.
+PLAIN = {"synchronize_session": False}
+
 
 @dataclass(frozen=True)
 class Reserved:
@@ -87,7 +90,7 @@ class Meter:
             )
         return reserved
 
-    def settle(self, reserved: Reserved) -> Usage:
+    def settle(self, reserved: Reserved) -> None:
         """Charge the images as delivered. QuotaExceeded: the reservation expired and its room has
         gone to others, so they must not be delivered."""
         with self._database.write() as session:
@@ -101,8 +104,8 @@ class Meter:
                     reserved=ApiKey.reserved - reserved.images,
                     used=ApiKey.used + reserved.images,
                 )
+                .execution_options(**PLAIN)
             )
-            return _usage(session, reserved.key_id)
 
     def release(self, reserved: Reserved) -> None:
         """Give the images back: none was delivered. Doing so twice changes nothing."""
@@ -133,6 +136,7 @@ class Meter:
             delete(Reservation)
             .where(Reservation.key_id == key_id, Reservation.expires_at <= self._clock())
             .returning(Reservation.images)
+            .execution_options(**PLAIN)
         ).all()
         if expired:
             _return(session, key_id, sum(expired))
@@ -147,6 +151,7 @@ def _hold(session: Session, key_id: str, images: int) -> bool:
         .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None), room)
         .values(reserved=ApiKey.reserved + images)
         .returning(ApiKey.id)
+        .execution_options(**PLAIN)
     )
     return held.one_or_none() is not None
 
@@ -163,14 +168,20 @@ def _take_back(session: Session, reserved: Reserved) -> bool:
     """Delete the reservation; False where it had expired and was dropped, or was settled."""
     _lock(session, reserved.key_id)
     gone = session.scalars(
-        delete(Reservation).where(Reservation.id == reserved.id).returning(Reservation.id)
+        delete(Reservation)
+        .where(Reservation.id == reserved.id)
+        .returning(Reservation.id)
+        .execution_options(**PLAIN)
     )
     return gone.one_or_none() is not None
 
 
 def _return(session: Session, key_id: str, images: int) -> None:
     session.execute(
-        update(ApiKey).where(ApiKey.id == key_id).values(reserved=ApiKey.reserved - images)
+        update(ApiKey)
+        .where(ApiKey.id == key_id)
+        .values(reserved=ApiKey.reserved - images)
+        .execution_options(**PLAIN)
     )
 
 
