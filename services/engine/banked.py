@@ -51,10 +51,11 @@ class BankedLinear(nn.Linear):
             return output
         A = binding.A[place.group][place.layer].index_select(0, binding.slots)  # [row, rank, in]
         B = binding.B[place.group][place.layer].index_select(0, binding.slots)  # [row, rank, out]
-        if input.dim() == 2:
-            narrow = torch.bmm(input.unsqueeze(1), A.mT)
-            return torch.baddbmm(output.unsqueeze(1), narrow, B).squeeze(1)
-        return torch.baddbmm(output, torch.bmm(input, A.mT), B)
+        rows = input if input.dim() == 3 else input.unsqueeze(1)
+        narrow = torch.bmm(rows, A.mT)  # [row, token, rank]
+        # In place: the output is new and nobody else's, and a second one would cost as much again.
+        output.view(len(rows), -1, self.out_features).baddbmm_(narrow, B)
+        return output
 
 
 def share(module: Any) -> Any:

@@ -81,6 +81,8 @@ def load_base(
     second = _component(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype)
     for module in (unet, autoencoder, first, second):
         module.requires_grad_(False).eval().to(device)
+    for convolutional in (unet, autoencoder):  # 5 to 20 % faster; the values stay as they are
+        convolutional.to(memory_format=torch.channels_last)
     return Base(
         id=str(model),
         digest=base_digest(folder),
