@@ -51,7 +51,7 @@ def _show(gateway: str, key: str, adapter: str) -> None:
         f"\nThe gateway runs at {gateway} (its API at {gateway}/docs) with the key\n  {key}\n\n"
         f"  curl -s {gateway}/generate_image -H 'X-API-Key: {key}' -H 'Accept: image/png' \\\n"
         "    -H 'Content-Type: application/json' --output cat.png \\\n"
-        f'    -d \'{{"prompt": "a photo of a {{trigger}} in the snow", "adapter": "{adapter}"}}\'\n\n'
+        f'    -d \'{{"prompt": "a {{trigger}} in the snow", "adapter": "{adapter}"}}\'\n\n'
         "Ctrl-C stops it.",
         flush=True,
     )

@@ -15,7 +15,7 @@ from atelier.errors import Unavailable
 from atelier.home import Home
 from services.triton.process import spawn, stop, tail
 
-START_SECONDS: Final = 300.0
+START_SECONDS: Final = 1200.0  # `atelier serve` has limits of its own, and ends when it meets one
 STOP_SECONDS: Final = 60.0
 
 
