@@ -87,7 +87,10 @@ class Checkpoints:
             replace_folder(aside, final)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
             shutil.rmtree(aside, ignore_errors=True)
-            raise disk_full(error, final) or error from error
+            full = disk_full(error, final)
+            if full is None:
+                raise
+            raise full from error
         for old in self._folders()[: -self.keep]:
             shutil.rmtree(old)
         return final

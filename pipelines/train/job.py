@@ -1,5 +1,6 @@
 """One training from beginning to end: check, prepare, train, pack, tell."""
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def train(
     check_optimizer(stage.train.optimizer, device)
     pictures = open_folder(recipe.dataset_folder(stage), stage.dataset.captions)
     folder = RunFolder(output.absolute())
-    with folder.claimed(), Stopping() as stopping:
+    with folder.claimed(), _repeatable(device), Stopping() as stopping:
         base = load_base(
             recipe.base.model,
             revision=recipe.base.revision,
@@ -83,7 +84,10 @@ def train(
                 package = folder.finished() or job.train(until)
                 job.conclude(package)
         except OSError as error:
-            raise disk_full(error, folder.root) or error from error
+            full = disk_full(error, folder.root)
+            if full is None:
+                raise
+            raise full from error
     return TrainResult(package, told.run_id, stage.train.steps, time.monotonic() - started)
 
 
@@ -246,6 +250,21 @@ class _Job:
             "atelier.dataset": self.pictures.digest,
             "atelier.output": str(self.folder.root),
         } | ({"atelier.git_commit": commit} if commit else {})
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """On a GPU, the same numbers from the same work; on a CPU that is so already."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _only_stage(recipe: Recipe) -> Stage:

@@ -96,16 +96,16 @@ class Bar:
             TimeRemainingColumn(),
             console=console,
         )
-        self._task = self._progress.add_task("preparing", total=None, numbers="")
-        self._progress.start()
+        self._task = self._progress.add_task("training", total=None, numbers="", start=False)
 
     def note(self, text: str) -> None:
         """A line above the bar."""
         self._progress.console.print(text, markup=False, highlight=False)
 
     def begin(self, done: int, steps: int) -> None:
-        """The bar gets its length."""
-        self._progress.reset(self._task, total=steps, completed=done, description="training")
+        """The bar appears."""
+        self._progress.reset(self._task, total=steps, completed=done)
+        self._progress.start()
 
     def update(self, report: Report) -> None:
         """The bar moves."""
