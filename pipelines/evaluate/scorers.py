@@ -38,9 +38,13 @@ class Scorers:
             with _quiet():
                 loaded = loader(self.names[role], **how)
         except (OSError, ValueError) as error:
+            name, why = self.names[role], str(error).splitlines()[0]
+            kind = (
+                "folder" if Path(name).is_dir() else f"no folder in {Path.cwd()}, and as a hub id"
+            )
             raise PolicyError(
-                f"scorers.{role}: {self.names[role]} cannot be loaded "
-                f"({str(error).splitlines()[0]}); name a folder or a hub id in the policy"
+                f"scorers.{role}: {name} ({kind}) cannot be loaded ({why}); "
+                "name a folder or a hub id in the policy"
             ) from error
         return loaded.eval().to(self.device) if hasattr(loaded, "parameters") else loaded
 

@@ -8,7 +8,6 @@ ATELIER_CHARACTER_SEED to repeat a run.
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -29,6 +28,8 @@ BASE = Path("models/miniature")
 DEMO = Path("examples/thor-cat/recipe.yaml")
 SHOWN = ("room", "desert", "sea", "space")  # none of those that the policy asks for
 PICTURES = 8
+STEPS = 300  # the demo takes more
+SEEDS = 2  # of the policy's, for each prompt
 STRANGERS = 7  # other characters of its kind that it must not be taken for
 KINDS = ("cat", "rabbit", "robot")
 
@@ -57,16 +58,17 @@ class Learnt:
 
 
 def recipe(folder: Path, kind: str) -> Recipe:
-    """The demo's recipe, for this character."""
+    """The demo's recipe for this character, shorter."""
     demo = Recipe.load(DEMO)
     (stage,) = demo.stages
     assert stage.prior is not None
     prior = stage.prior.model_copy(update={"prompt": f"a photo of a {kind}"})
+    shorter = stage.train.model_copy(update={"steps": STEPS})
     return demo.model_copy(
         update={
             "adapter": "character",
             "trigger": f"sks {kind}",
-            "stages": (stage.model_copy(update={"prior": prior}),),
+            "stages": (stage.model_copy(update={"prior": prior, "train": shorter}),),
             "validation": None,
             "tracking": TrackingSpec(mlflow=False),
             "folder": folder,
@@ -86,17 +88,18 @@ def draw_pictures(subject: Character, folder: Path, rng: Random) -> None:
 
 
 @pytest.fixture(scope="module")
-def learnt(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Learnt]:
+def learnt(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Learnt:
     seed = int(os.environ.get("ATELIER_CHARACTER_SEED") or time.time_ns() % 1_000_000)
     kind = KINDS[seed % len(KINDS)]
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(f"\ncharacter seed {seed}: a {kind} (ATELIER_CHARACTER_SEED={seed} repeats it)")
     folder = tmp_path_factory.mktemp(f"character-{seed}")
     draw_pictures(character(seed, kind), folder / "images", Random(seed))
-    said, policy = recipe(folder, kind), Policy.load()
-    trained = train(said, output=folder / "run")
+    said, whole = recipe(folder, kind), Policy.load()
+    policy = whole.model_copy(update={"seeds": whole.seeds[:SEEDS]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATELIER_HOME", str(folder / "home"))
+        trained = train(said, output=folder / "run")
     judged = evaluate(
         trained.package,
         policy,
@@ -104,7 +107,7 @@ def learnt(
         training_pictures=said,
         output=folder / "evaluation",
     )
-    yield Learnt(seed, kind, folder, policy, judged)
+    return Learnt(seed, kind, folder, policy, judged)
 
 
 def test_it_is_accepted_under_the_policy(learnt: Learnt) -> None:
