@@ -235,7 +235,7 @@ class Engine:
         room = self.settings.inflight - sum(len(flight.images) for flight in self._running)
         may_take = True
         for flight in list(self._waiting):
-            if room <= 0:
+            if flight.request.images > room:
                 return
             try:
                 if self._admission.claim(flight, may_take=may_take):
