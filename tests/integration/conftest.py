@@ -7,7 +7,6 @@
 - `thor`: an adapter registered there in two versions that draw differently.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from atelier.adapter.package import Package
 from atelier.release import Pin
 from services.engine import Engine
+from services.triton.process import alive
 from tests.integration.stack import ServedStack
 from tests.tiny import tiny_adapter, tiny_base
 
@@ -51,9 +51,10 @@ def stack(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     served = ServedStack(tmp_path_factory.mktemp("stack"), tiny_model, env=env)
     served.start()
     yield served
-    if "ATELIER_KEEP_LOGS" in os.environ:
-        print(served.said())
-    served.stop()
+    processes = served.processes()
+    code = served.stop()
+    assert code == 0, served.said()
+    assert not [pid for pid in processes if alive(pid)]
 
 
 @pytest.fixture(scope="session")
