@@ -9,7 +9,14 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+    TimeoutError,
+)
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -20,11 +27,16 @@ from services.gateway.tables import SCHEMA_VERSION, SchemaVersion, Table
 BUSY_SECONDS = 10
 CONNECT_SECONDS = 3
 POOL_SIZE = 10
+RETRY_AFTER = 1.0
 # Any constant: it is the name of the lock under which two starting gateways create the schema.
 SCHEMA_LOCK = 0x61746C
 
 # The execution option by which the sqlite hook below tells a look from a change.
 READ_ONLY = "atelier_read_only"
+
+
+class DatabaseAway(Unavailable):
+    """The database cannot be reached, is full or broken, or is busy for too long."""
 
 
 class Database:
@@ -37,37 +49,51 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that commits on leaving the block, and rolls back on an error."""
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+        with (
+            self._translated(),
+            Session(self._engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction for looking only: on sqlite it waits for no writer."""
         engine = self._engine.execution_options(**{READ_ONLY: True})
-        with Session(engine, expire_on_commit=False) as session:
+        with self._translated(), Session(engine, expire_on_commit=False) as session:
             yield session
 
     def prepare(self) -> None:
         """Create the schema where there is none, and refuse one of another version."""
-        try:
-            with self.write() as session:
-                if not _is_sqlite(self.url):
-                    session.execute(
-                        text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK}
-                    )
-                Table.metadata.create_all(session.connection())
-                found = session.scalars(select(SchemaVersion.version)).all()
-                if not found:
-                    session.execute(insert(SchemaVersion).values(version=SCHEMA_VERSION))
-        except OperationalError as error:
-            raise Unavailable(
-                f"cannot open the database {self}: {error.orig}. Check ATELIER_DATABASE_URL."
-            ) from error
+        with self.write() as session:
+            if not _is_sqlite(self.url):
+                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
+            Table.metadata.create_all(session.connection())
+            found = session.scalars(select(SchemaVersion.version)).all()
+            if not found:
+                session.execute(insert(SchemaVersion).values(version=SCHEMA_VERSION))
         if found and found != [SCHEMA_VERSION]:
             raise BadInput(
                 f"the database {self} has schema {found[0]}, this gateway needs {SCHEMA_VERSION}: "
                 "run the gateway version that made it, or point ATELIER_DATABASE_URL elsewhere."
             )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """A database that cannot be asked is DatabaseAway; a wrong statement of ours is not."""
+        try:
+            yield
+        except (OperationalError, InterfaceError, TimeoutError) as error:
+            raise self._away(error) from error
+        except DatabaseError as error:
+            if type(error) is not DatabaseError:  # its children tell of our statements
+                raise
+            raise self._away(error) from error
+
+    def _away(self, error: SQLAlchemyError) -> DatabaseAway:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        text = f"the database {self} does not answer: {reason}; see ATELIER_DATABASE_URL"
+        return DatabaseAway(text, retry_after=RETRY_AFTER)
 
     def close(self) -> None:
         self._engine.dispose()

@@ -148,7 +148,7 @@ class KeyStore:
         return record
 
     def ping(self) -> None:
-        """Look at the table, to know that the database answers; its own error if not."""
+        """Look at the table, to know that the database answers; DatabaseAway if not."""
         with self._database.read() as session:
             session.execute(select(ApiKey.id).limit(1))
 

@@ -15,11 +15,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from atelier.errors import AtelierError, BadInput, Unavailable
 from services.gateway import triton
+from services.gateway.database import DatabaseAway
 from services.gateway.keys import KeyRefused
 from services.gateway.prompts import PromptError, UnknownStyle
 from services.gateway.releases import AdapterLoading, UnknownAdapter
@@ -122,6 +122,9 @@ def problem_of(error: AtelierError) -> Problem:
         )
     if isinstance(error, UnknownAdapter):
         return Problem("unknown-adapter", str(error), known=error.known)
+    if isinstance(error, DatabaseAway):  # its text names the database, which is not for clients
+        text = "keys and usage cannot be looked up now"
+        return Problem("database-away", text, headers=headers)
     for kind, slug in SIMPLE.items():
         if isinstance(error, kind):
             return Problem(slug, str(error), headers=headers)
@@ -149,7 +152,8 @@ def install(app: FastAPI) -> None:
     async def known(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, AtelierError)
         problem = problem_of(error)
-        if problem.status_code >= 500 and not isinstance(error, Unavailable):
+        told = isinstance(error, Unavailable) and not isinstance(error, DatabaseAway)
+        if problem.status_code >= 500 and not told:
             logger.error("request %s: %s", request_id(request), error, exc_info=error)
         return problem.response(request_id(request))
 
@@ -161,19 +165,9 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return _of_validation(request, error).response(request_id(request))
 
-    async def of_database(request: Request, error: Exception) -> JSONResponse:
-        logger.error("request %s: the database failed", request_id(request), exc_info=error)
-        problem = Problem(
-            "database-away",
-            "keys and usage cannot be looked up now",
-            headers={"Retry-After": "1"},
-        )
-        return problem.response(request_id(request))
-
     app.add_exception_handler(AtelierError, known)
     app.add_exception_handler(HTTPException, of_framework)
     app.add_exception_handler(RequestValidationError, of_body)
-    app.add_exception_handler(SQLAlchemyError, of_database)
 
 
 def unknown_problem(error: Exception, request_id: str) -> JSONResponse:

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from sqlalchemy.exc import OperationalError
 
 from atelier.release import ReleaseFolder
 from services.gateway import triton
 from services.gateway.app import create_app
+from services.gateway.database import DatabaseAway
 from services.gateway.images import read_metadata
 from services.gateway.keys import KeyStore, utc_now
 from services.gateway.problems import CATALOGUE
@@ -306,7 +306,7 @@ def test_unknown_adapter_version_and_style(refusing: Client) -> None:
         (triton.TimedOut("too late"), "timed-out", None),
         (triton.EngineFailed("secret /path broke"), "engine-failed", None),
         (ZeroDivisionError("secret /path"), "internal-error", None),
-        (OperationalError("secret", {}, Exception("/path")), "database-away", "1"),
+        (DatabaseAway("secret", retry_after=1.0), "database-away", "1"),
     ],
 )
 def test_what_goes_wrong_behind_is_told_and_not_charged(

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 from typer.testing import CliRunner
 
 from atelier.errors import BadInput
 from commands import keys as command
-from services.gateway.database import Database
+from services.gateway.database import Database, DatabaseAway
 from services.gateway.keys import KeyRefused, KeyStore, utc_now
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -135,6 +136,19 @@ def test_another_schema_is_refused_with_both_numbers(url: str, store: KeyStore) 
         session.execute(text("UPDATE schema_version SET version = 99"))
     with pytest.raises(BadInput, match="schema 99, this gateway needs 1"):
         KeyStore(url)
+
+
+def test_what_is_no_database_is_told_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("no database at all " * 100)
+    with pytest.raises(DatabaseAway, match=r"notes\.txt does not answer: file is not a database"):
+        KeyStore(f"sqlite:///{file}")
+    assert file.read_text().startswith("no database at all")
+
+
+def test_a_wrong_statement_of_ours_stays_a_fault(url: str, store: KeyStore) -> None:
+    with pytest.raises(IntegrityError), Database(url).write() as session:
+        session.execute(text("INSERT INTO api_keys (id) VALUES ('x')"))
 
 
 def test_command_creates_lists_and_revokes() -> None:

@@ -84,6 +84,11 @@ def test_a_style_may_hold_the_trigger() -> None:
     assert triggered(text, [made]) == "at night, a film still of sks cat"
 
 
+def test_a_style_without_the_placeholder_is_added_behind() -> None:
+    made = CAT.model_copy(update={"styles": {"ink": "drawn in ink"}})
+    assert styled("a cat", "ink", [made]) == "a cat, drawn in ink"
+
+
 def test_unknown_style_names_the_known_ones() -> None:
     with pytest.raises(UnknownStyle, match=r"'sketch'.*known: frozen, portrait"):
         styled("a cat", "sketch", [CAT])

@@ -6,9 +6,9 @@ import asyncio
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
+from services.gateway.database import DatabaseAway
 from services.gateway.deps import Parts, PartsDep
 from services.gateway.schemas import Health
 
@@ -41,6 +41,6 @@ async def metrics(parts: PartsDep) -> Response:
 async def _database_ready(parts: Parts) -> bool:
     try:
         await run_in_threadpool(parts.keys.ping)
-    except SQLAlchemyError:
+    except DatabaseAway:
         return False
     return True
