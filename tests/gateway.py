@@ -1,11 +1,14 @@
-"""A home as agents and promotions leave it, and an engine that paints without a model."""
+"""A home as agents and promotions leave it, an engine that paints without a model, a client."""
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from fastapi.testclient import TestClient
 
 from atelier.adapter.manifest import BaseRef, Manifest
 from atelier.files import write_atomic
@@ -13,6 +16,8 @@ from atelier.home import Home
 from atelier.names import hex_of
 from atelier.release import Release, ReleaseFolder
 from atelier.replica import Held, Replica, ReplicaFolder
+from services.gateway.app import create_app
+from services.gateway.keys import KeyStore
 from services.gateway.settings import Settings
 from services.gateway.triton import ImageAnswer, ImageCall, Info, UsedAdapter
 
@@ -144,3 +149,46 @@ class PaintedEngine:
 def digests(manifests: Iterable[tuple[int, Manifest]]) -> dict[tuple[str, int], str]:
     """What an engine knows of the versions it holds."""
     return {(manifest.name, version): manifest.digest for version, manifest in manifests}
+
+
+ONE, TWO = manifest_of(1), manifest_of(2)
+
+
+class Client:
+    """A client with a key, its gateway, and the stage behind it."""
+
+    def __init__(self, stage: Stage, engine: PaintedEngine, client: TestClient, key: str) -> None:
+        self.stage = stage
+        self.engine = engine
+        self.http = client
+        self.key = key
+
+    def make(self, **body: Any) -> Any:
+        return self.post({"prompt": "a cat on the beach", "seed": 7, **body})
+
+    def post(self, body: Any, **headers: str) -> Any:
+        given = {"X-API-Key": self.key, **headers}
+        return self.http.post("/generate_image", json=body, headers=given)
+
+    def usage(self) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        found: dict[str, Any] = self.http.get("/api_key_usage", headers=headers).json()
+        return found
+
+    def metric(self, name: str, **labels: str) -> float:
+        registry = self.http.app.state.parts.metrics.registry  # type: ignore[attr-defined]
+        return registry.get_sample_value(f"atelier_gateway_{name}", labels) or 0.0
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[Client]:
+    """A gateway with `thor-cat` in version 1, and a key for ten pictures."""
+    stage = Stage(root)
+    stage.load(ONE, 1)
+    stage.release(ONE, 1)
+    engine = PaintedEngine(lambda: digests([(1, ONE), (2, TWO)]))
+    settings = stage.settings(body_limit=2048, prompt_limit=500, max_images=4)
+    key, _ = KeyStore(settings.database_url).create("tests", quota=10)
+    app = create_app(settings, engine=engine)
+    with TestClient(app, raise_server_exceptions=False) as http:
+        yield Client(stage, engine, http, key)

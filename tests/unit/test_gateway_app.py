@@ -5,65 +5,20 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
 from PIL import Image
 
 from atelier.release import ReleaseFolder
 from services.gateway import triton
-from services.gateway.app import create_app
 from services.gateway.database import DatabaseAway
 from services.gateway.images import read_metadata
 from services.gateway.keys import KeyStore, utc_now
 from services.gateway.problems import CATALOGUE
-from tests.gateway import BASE, PaintedEngine, Stage, digests, manifest_of
-
-ONE, TWO = manifest_of(1), manifest_of(2)
-
-
-class Client:
-    """A client with a key, its gateway, and the stage behind it."""
-
-    def __init__(self, stage: Stage, engine: PaintedEngine, client: TestClient, key: str) -> None:
-        self.stage = stage
-        self.engine = engine
-        self.http = client
-        self.key = key
-
-    def make(self, **body: Any) -> Any:
-        return self.post({"prompt": "a cat on the beach", "seed": 7, **body})
-
-    def post(self, body: Any, **headers: str) -> Any:
-        given = {"X-API-Key": self.key, **headers}
-        return self.http.post("/generate_image", json=body, headers=given)
-
-    def usage(self) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {self.key}"}
-        found: dict[str, Any] = self.http.get("/api_key_usage", headers=headers).json()
-        return found
-
-    def metric(self, name: str, **labels: str) -> float:
-        registry = self.http.app.state.parts.metrics.registry  # type: ignore[attr-defined]
-        return registry.get_sample_value(f"atelier_gateway_{name}", labels) or 0.0
-
-
-@contextmanager
-def serving(root: Path) -> Iterator[Client]:
-    """A gateway with `thor-cat` in version 1, and a key for ten pictures."""
-    stage = Stage(root)
-    stage.load(ONE, 1)
-    stage.release(ONE, 1)
-    engine = PaintedEngine(lambda: digests([(1, ONE), (2, TWO)]))
-    settings = stage.settings(body_limit=2048, prompt_limit=500, max_images=4)
-    key, _ = KeyStore(settings.database_url).create("tests", quota=10)
-    app = create_app(settings, engine=engine)
-    with TestClient(app, raise_server_exceptions=False) as http:
-        yield Client(stage, engine, http, key)
+from tests.gateway import BASE, ONE, TWO, Client, manifest_of, serving
 
 
 @pytest.fixture

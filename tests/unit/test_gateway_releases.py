@@ -14,9 +14,8 @@ from services.gateway.releases import (
     UnknownAdapter,
     parse_reference,
 )
-from tests.gateway import Stage, manifest_of
+from tests.gateway import ONE, TWO, Stage, manifest_of
 
-ONE, TWO = manifest_of(1), manifest_of(2)
 POLL = 0.02
 
 

@@ -17,11 +17,9 @@ from PIL import Image
 
 from services.gateway.images import read_metadata
 from services.gateway.keys import KeyStore
-from tests.gateway import digests, manifest_of
+from tests.gateway import ONE, TWO, digests
 from tests.integration.gateway.conftest import Gateway, Setting, run_gateway
 from tests.integration.gateway.v2 import Call, V2Server, wait_for
-
-ONE, TWO = manifest_of(1), manifest_of(2)
 
 
 @pytest.fixture(scope="module")
