@@ -3,6 +3,7 @@
 import argparse
 import fcntl
 import functools
+import importlib
 import logging
 import os
 import signal
@@ -43,6 +44,8 @@ def run(home: Home, replica: str, tracking_uri: str) -> None:
         fetch=functools.partial(fetch, tracking_uri),
     )
     logger.info("replica %s: releases in %s, registry %s", replica, home.releases, tracking_uri)
+    # MLflow's client takes seconds to import: not in the middle of the first release
+    threading.Thread(target=importlib.import_module, args=("mlflow",), daemon=True).start()
     while not ended.wait(POLL_SECONDS):
         try:
             agent.sync()

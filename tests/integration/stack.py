@@ -157,7 +157,8 @@ class ServedStack:
         if old is None or old.pin != pin:
             self.releases.put(old.with_version(pin, "test") if old else first)
         if wait:
-            self.wait_for(lambda: self.serves(name, pin), f"{name}@{pin.version}")
+            # the first release of all has the agent import MLflow's client
+            self.wait_for(lambda: self.serves(name, pin), f"{name}@{pin.version}", PATIENCE)
 
     def rollback(self, name: str) -> None:
         """Serve what served before."""
