@@ -169,6 +169,7 @@ ENDINGS = {
     "attn": ("to_q", "to_k", "to_v", "to_out.0"),
     "ff": ("ff.net.0.proj", "ff.net.2"),
     "proj": ("proj_in", "proj_out"),
+    "time": ("_embedding.linear_1", "_embedding.linear_2"),
     "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
 }
 WEIGHTS = {

@@ -23,7 +23,7 @@ from tests.tiny import tiny_adapter
 TOLERANCE = 2  # of 255
 PLAIN = 10  # of 255, mean over the picture: what an adapter must change to count
 PROMPT = "a photo of a cat on the beach"
-EVERYWHERE = ("attn", "ff", "proj", "text_encoder")
+EVERYWHERE = ("attn", "ff", "proj", "time", "text_encoder")
 
 
 @pytest.fixture(scope="module")
