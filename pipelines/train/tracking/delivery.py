@@ -31,7 +31,7 @@ class Delivery:
         """Begins to deliver in the background."""
         self._thread.start()
 
-    def finish(self, *, patience: float = 20.0, slowness: float = 120.0) -> None:
+    def finish(self, *, patience: float = 10.0, slowness: float = 120.0) -> None:
         """Delivers the rest; Unavailable, with what to do then, where that cannot be done.
 
         A place that is away is asked again for `patience` seconds; one that is only slow, or whose

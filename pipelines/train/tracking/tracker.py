@@ -105,7 +105,8 @@ def deliver(folder: Path, home: Home) -> None:
     spec = TrackingSpec.model_validate(told["tracking"])
     journal = Journal(folder / LOG)
     try:
-        Delivery(journal, _sinks(folder, spec, told["adapter"], home), folder / STATE).finish()
+        sinks = _sinks(folder, spec, told["adapter"], home)
+        Delivery(journal, sinks, folder / STATE).finish(patience=3.0)  # somebody waits for it
     finally:
         journal.close()
 

@@ -1,0 +1,180 @@
+"""Trainings that go wrong or are asked for much: what is said, and what is kept."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from atelier.adapter.package import Package
+from atelier.errors import RecipeError, Refused, Unavailable
+from atelier.recipe import Recipe
+from pipelines.dataset import open_folder
+from pipelines.train import train
+from pipelines.train.__main__ import main
+from pipelines.train.draws import Draws
+from pipelines.train.material import Material
+from pipelines.train.methods import METHODS
+from pipelines.train.methods.dreambooth import DreamBooth
+from pipelines.train.tracking.delivery import read_state
+from services.engine import load_base
+from tests.training import ROOT, Saboteur, Server, last_step, make_studio, recipe
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, pictures, and a home of the module's own."""
+    return make_studio(tmp_path_factory.mktemp("studio"))
+
+
+@pytest.fixture(autouse=True)
+def _home(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module's home, which keeps the class pictures."""
+    monkeypatch.setenv("ATELIER_HOME", str(studio / "home"))
+
+
+def test_the_command_answers_143_to_sigterm(studio: Path, tmp_path: Path) -> None:
+    recipe(studio)
+    file = next(p for p in studio.glob("*.yaml") if Recipe.load(p) == recipe(studio))
+
+    def term() -> None:
+        while last_step(tmp_path / "run") < 2:
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=term, daemon=True).start()
+    assert main([str(file), "--output", str(tmp_path / "run")]) == 143
+
+
+def test_mlflow_being_away_costs_no_training(
+    studio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    asked = recipe(studio, tracking={"mlflow": True}, stages__0__train__steps=3)
+    output = tmp_path / "run"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # where nobody listens
+    with pytest.raises(Unavailable, match=r"--deliver") as told:
+        train(asked, output=output)
+    assert told.value.exit_code == 3
+    assert Package.open(output / "package").manifest.name == "tiny-cat"
+    assert main(["--deliver", str(output)]) == 3
+    back = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", back)
+    assert main(["--deliver", str(output)]) == 0
+    client = MlflowClient(back)
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["loss"] > 0
+    assert client.list_artifacts(run.info.run_id, "package")
+
+
+def test_mlflow_going_away_in_mid_run_is_told_the_rest_later(
+    studio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recipe(studio, tracking={"mlflow": True}, stages__0__train__steps=4)
+    output, server = tmp_path / "run", Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+
+    def take_away() -> None:
+        while "mlflow" not in read_state(output / "delivery.json"):
+            time.sleep(0.1)
+        server.__exit__()
+
+    server.__enter__()
+    with pytest.raises(Unavailable, match="--deliver"):
+        train(asked, output=output, progress=Saboteur(2, take_away))
+    assert Package.open(output / "package").manifest.name == "tiny-cat"
+    begun = read_state(output / "delivery.json")["mlflow"]["identity"]["mlflow.run_id"]
+    with server:
+        assert main(["--deliver", str(output)]) == 0
+        from mlflow import MlflowClient
+
+        client = MlflowClient(server.url)
+        (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        assert run.info.run_id == begun
+        assert run.info.status == "FINISHED"
+        curve = client.get_metric_history(begun, "loss")
+        assert sorted({point.step for point in curve}) == [1, 2, 3, 4]
+        assert {one.path for one in client.list_artifacts(begun, "package")}
+
+
+def test_a_loss_that_is_no_number_stops_the_run(studio: Path, tmp_path: Path) -> None:
+    wild = recipe(studio, stages__0__train__lr=1e30, stages__0__train__warmup=0)
+    with pytest.raises(Refused, match=r"step \d+: the loss is (nan|inf).*learning rate"):
+        train(wild, output=tmp_path / "run")
+    assert not (tmp_path / "run/package").exists()
+
+
+def test_what_is_not_built_is_said(studio: Path, tmp_path: Path) -> None:
+    twice = recipe(studio)
+    twice = twice.model_copy(update={"stages": twice.stages * 2})
+    with pytest.raises(RecipeError, match="2 stages; one is what can be trained so far"):
+        train(twice, output=tmp_path / "run")
+    other = recipe(studio, stages__0__method="text_to_image")
+    with pytest.raises(RecipeError, match="text_to_image is not built yet; built: dreambooth"):
+        train(other, output=tmp_path / "run")
+    half = recipe(studio, stages__0__train__precision="fp16")
+    with pytest.raises(RecipeError, match="fp16 needs a GPU"):
+        train(half, output=tmp_path / "run")
+
+
+def prepared(studio: Path, **changes: Any) -> DreamBooth:
+    asked = recipe(studio, stages__0__prior=None, **changes)
+    stage = asked.stages[0]
+    pictures = open_folder(asked.dataset_folder(stage), stage.dataset.captions)
+    method = METHODS[stage.method](Material(load_base(studio / "base"), asked, stage, pictures))
+    assert isinstance(method, DreamBooth)
+    return method
+
+
+def test_checkpointed_activations_give_the_same_gradients(studio: Path) -> None:
+    gradients = []
+    for saving in (False, True):
+        method = prepared(studio, stages__0__train__gradient_checkpointing=saving)
+        for parameter in method.trainable().values():
+            parameter.data.normal_(generator=torch.Generator().manual_seed(1))
+        loss = method.loss(Draws(0, 0, 0)).total
+        loss.backward()
+        gradients.append([p.grad for p in method.trainable().values()])
+    for plain, saved in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, saved)
+
+
+def test_a_prompt_that_is_cut_is_remarked(studio: Path) -> None:
+    method = prepared(studio, stages__0__prompt="a photo of {trigger} " + "the hat " * 60)
+    assert len(method.remarks) == 1
+    assert "beyond 77 tokens" in method.remarks[0]
+    assert prepared(studio).remarks == []
+
+
+def test_random_crops_differ_from_repeat_to_repeat(studio: Path) -> None:
+    method = prepared(studio, stages__0__dataset={
+        "path": "images", "resolution": 64, "crop": "random", "repeats": 3, "captions": "text",
+    })  # fmt: skip
+    rows = [row for step in range(8) for row in method.samples.subject(Draws(0, 0, step), 2)]
+    corners = {tuple(row.latent.time_ids[2:4].tolist()) for row in rows}
+    assert len(corners) > 3
+    assert method.samples.prompts == ["a photo of sks cat on the beach", "a photo of sks cat"]
+
+
+def test_the_example_trains_the_miniature(studio: Path, tmp_path: Path) -> None:
+    example = Recipe.load(ROOT / "examples/thor-cat/recipe.yaml").model_dump(mode="json")
+    stage = example["stages"][0]
+    stage["train"] |= {"steps": 2, "warmup": 0, "batch": 2}
+    stage |= {"prior": None, "dataset": stage["dataset"] | {"path": str(studio / "images")}}
+    example["base"]["model"] = str(ROOT / "models/miniature")
+    example |= {"tracking": {"mlflow": False, "wandb": None}, "validation": None}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(example))
+    result = train(Recipe.load(file), output=tmp_path / "run")
+    lora = result.package.lora()
+    adapted = " ".join(lora)
+    assert all(end in adapted for end in ("attn2.to_k", "ff.net.2", "proj_in"))
+    assert all(np.abs(pair.B).max() > 0 for pair in lora.values())

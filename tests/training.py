@@ -1,0 +1,134 @@
+"""What tests of training share: a studio to train in, a recipe with everything in it, saboteurs."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from atelier.errors import Unavailable
+from atelier.recipe import Recipe
+from atelier.tracking import Tracking
+from pipelines.train.loop import Report
+from pipelines.train.progress import Silence
+from tests.tiny import tiny_base
+
+ROOT = Path(__file__).parents[1]
+STEPS = 10
+
+TOLD: dict[str, Any] = {
+    "tracking": {"mlflow": True, "wandb": {"project": "atelier", "mode": "offline"}},
+    "validation": {"prompts": ["{trigger} on the beach"], "every": 5, "steps": 2},
+}
+
+
+def make_studio(folder: Path) -> Path:
+    """A base, five captioned pictures of different shapes, and a home of the module's own."""
+    tiny_base(folder / "base")
+    (folder / "images").mkdir()
+    lines = []
+    for index in range(5):
+        noise = np.random.default_rng(index).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        size = (96, 96) if index < 3 else (128, 80)
+        Image.fromarray(noise).resize(size).save(folder / f"images/{index}.png")
+        lines.append(json.dumps({"file_name": f"{index}.png", "text": "on the beach"}))
+    (folder / "images/metadata.jsonl").write_text("\n".join(lines[:4]))
+    return folder
+
+
+def recipe(studio: Path, **changes: Any) -> Recipe:
+    """Every feature at once: text encoders, prior, accumulation, shapes, alpha ≠ rank."""
+    document: dict[str, Any] = {
+        "adapter": "tiny-cat",
+        "base": {"model": str(studio / "base")},
+        "trigger": "sks cat",
+        "styles": {"night": "{prompt} at night"},
+        "stages": [
+            {
+                "method": "dreambooth",
+                "dataset": {
+                    "path": "images", "resolution": 64, "crop": "none", "captions": "text",
+                },
+                "prompt": "a photo of {trigger} {caption}",
+                "prior": {"prompt": "a photo of a cat", "images": 3},
+                "lora": {
+                    "rank": 4,
+                    "alpha": 2,
+                    "targets": ["attn", "ff", "proj", "text_encoder", "text_encoder_2"],
+                },
+                "train": {
+                    "steps": STEPS, "batch": 2, "accumulate": 2, "lr": 0.01, "snr_gamma": 5.0,
+                    "schedule": "cosine", "warmup": 2,
+                },
+            }
+        ],
+        "checkpoint": {"every": 4, "keep": 2},
+        "tracking": {"mlflow": False},
+    }  # fmt: skip
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place: Any = document
+        for parent in parents:
+            place = place[int(parent)] if isinstance(place, list) else place[parent]
+        place[last] = value
+    file = studio / f"{abs(hash(json.dumps(document, sort_keys=True)))}.yaml"
+    file.write_text(yaml.safe_dump(document))
+    return Recipe.load(file)
+
+
+def last_step(output: Path) -> int:
+    log = output / "log.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    events = [json.loads(line) for line in lines if line.endswith("}")]
+    return max((e["data"]["step"] for e in events if e["kind"] == "metrics"), default=0)
+
+
+class Saboteur(Silence):
+    """Does something to the process when a step is reached."""
+
+    def __init__(self, step: int, act: Any) -> None:
+        self.step, self.act = step, act
+
+    def update(self, report: Report) -> None:
+        if report.step == self.step:
+            self.act()
+
+
+class Server:
+    """A real `mlflow server` that can be taken away and brought back at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        self.url, self.folder = f"http://127.0.0.1:{port}", folder
+        self.command = [sys.executable, "-m", "mlflow", "server", "--port", str(port)]
+        self.command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
+        self.command += ["--artifacts-destination", str(folder / "artifacts")]
+
+    def __enter__(self) -> Tracking:
+        log = (self.folder / "server.log").open("a")
+        env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self.process = subprocess.Popen(
+            self.command, stdout=log, stderr=log, start_new_session=True, env=env
+        )
+        log.close()
+        for _ in range(800):
+            try:
+                return Tracking(self.url)
+            except Unavailable:
+                assert self.process.poll() is None, (self.folder / "server.log").read_text()
+                time.sleep(0.5)
+        raise AssertionError((self.folder / "server.log").read_text())
+
+    def __exit__(self, *_: object) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(30)
