@@ -8,11 +8,14 @@ from pathlib import Path
 import torch
 
 from .progress import Progress
-from .stages import STAGES, Settings
+from .stages import OTHER_STAGES, STAGES, Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    chosen = _parser().parse_args(arguments)
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.stages) - {*STAGES, *OTHER_STAGES}:
+        parser.error(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}, adopt")
     torch.set_num_threads(os.cpu_count() or 1)
     settings = Settings(
         work=chosen.work,
@@ -28,9 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     settings.work.mkdir(parents=True, exist_ok=True)
     progress = Progress()
+    known = {**STAGES, **OTHER_STAGES}
     for name in chosen.stages or STAGES:
-        progress.say(f"== {name}: {STAGES[name].__doc__}")
-        STAGES[name](settings, progress)
+        progress.say(f"== {name}: {known[name].__doc__}")
+        known[name](settings, progress)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,9 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vae-steps", type=int, default=3000)
     parser.add_argument("--decoder-steps", type=int, default=1000)
     parser.add_argument("--denoiser-steps", type=int, default=16000)
-    parser.add_argument("--classifier-steps", type=int, default=900)
-    parser.add_argument("--clip-steps", type=int, default=1200)
-    parser.add_argument("--dino-steps", type=int, default=1200)
+    parser.add_argument("--classifier-steps", type=int, default=600)
+    parser.add_argument("--clip-steps", type=int, default=2000)
+    parser.add_argument("--dino-steps", type=int, default=800)
     return parser
 
 

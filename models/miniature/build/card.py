@@ -41,7 +41,7 @@ def _aspects(figures: Figures) -> str:
     rows = {
         "drawn pictures, held-out combinations (the classifier itself)": figures.classifier,
         "generated, 200 random captions": figures.captions["random"],
-        "generated, 200 captions of held-out combinations": figures.captions["held-out"],
+        "generated, 60 captions of held-out combinations": figures.captions["held-out"],
         "generated, captions shuffled among the pictures": figures.captions["shuffled"],
         "chance": chance,
         "CLIP scorer choosing among captions of held-out pictures": figures.clip,

@@ -31,11 +31,11 @@ from .team import Team
 from .text import token_ids
 from .trainer import Run, train
 from .vae import as_input
-from .world import SIZE, caption, plain_caption
+from .world import PLACES, SIZE, caption, plain_caption
 
 PATCH: Final[int] = 16
-CLIP_BATCH: Final[int] = 96
-TWIN_PAIRS: Final[int] = 64
+CLIP_BATCH: Final[int] = 64
+TWIN_PAIRS: Final[int] = 48
 TEMPERATURE: Final[float] = 0.1
 _PIXELS: Final[dict[str, object]] = {
     "image_mean": [0.5, 0.5, 0.5],
@@ -58,8 +58,8 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
         pad_token_id=tokenizer.pad_token_id,
     )
     vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=256,
+        hidden_size=96,
+        intermediate_size=192,
         num_hidden_layers=3,
         num_attention_heads=4,
         image_size=SIZE,
@@ -78,7 +78,11 @@ def clip_run(work: Path, steps: int) -> Run:
 def train_clip(
     drawn: list[Drawn], tokenizer: CLIPTokenizer, run: Run, device: torch.device, progress: Progress
 ) -> CLIPModel:
-    """Contrastive training on pictures and their captions, half full and half as people put it."""
+    """Contrastive training on pictures and their captions.
+
+    Half of the batches show one place only and have full captions, so that the background tells
+    nothing and the subject must; the others are as people put them.
+    """
     torch.manual_seed(7)
     model = new_clip(tokenizer).to(device)
     rng = Random("clip")
@@ -87,9 +91,13 @@ def train_clip(
     free = token_ids(tokenizer, [caption(scene, rng) for scene in scenes])
     longest = int((torch.cat([full, free]) != tokenizer.eos_token_id).sum(1).max()) + 1
     pictures = torch.cat([source.pictures for source in drawn])
+    everything = torch.arange(len(scenes))
+    places = [torch.tensor([scene.place == place for scene in scenes]) for place in PLACES]
+    at_place = [everything[mask] for mask in places]
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        rows = torch.randint(len(scenes), (CLIP_BATCH,), generator=generator)
+        pool = at_place[step // 2 % len(at_place)] if step % 2 else everything
+        rows = pool[torch.randint(len(pool), (CLIP_BATCH,), generator=generator)]
         words = (full if step % 2 else free)[rows, :longest]
         pixels = as_input(pictures[rows]).to(device)
         return model(input_ids=words.to(device), pixel_values=pixels, return_loss=True).loss
@@ -103,9 +111,9 @@ def new_twins() -> ViTModel:
     return ViTModel(
         ViTConfig(
             hidden_size=128,
-            num_hidden_layers=4,
+            num_hidden_layers=3,
             num_attention_heads=4,
-            intermediate_size=384,
+            intermediate_size=256,
             image_size=SIZE,
             patch_size=PATCH,
         ),

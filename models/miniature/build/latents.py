@@ -67,8 +67,11 @@ def load_latents(
 
 
 def scaling_factor(work: Path) -> float:
-    """What gives latents unit variance; from the first shard alone, so that it never changes."""
-    return float(1 / np.load(_path(work, 0))[:, 0].astype(np.float32).std())
+    """What gives latents unit variance; settled once, since the UNet learns by it."""
+    settled = work / "scaling_factor.txt"
+    if not settled.exists():
+        settled.write_text(repr(float(1 / np.load(_path(work, 0))[:, 0].astype(np.float32).std())))
+    return float(settled.read_text())
 
 
 def _path(work: Path, shard: int) -> Path:

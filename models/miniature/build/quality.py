@@ -22,9 +22,10 @@ from .vae import psnr
 from .world import Scene, common_scene, plain_caption
 
 CAPTIONS: Final[int] = 200
+HELD_OUT_CAPTIONS: Final[int] = 60
 DRAWN: Final[int] = 500
 CHOICES: Final[int] = 150  # pictures on which CLIP chooses among captions
-STEPS: Final[int] = 25
+STEPS: Final[int] = 20
 GUIDANCE: Final[float] = 4.0
 _BATCH: Final[int] = 20
 
@@ -57,7 +58,7 @@ def measure(
     rng = Random("quality")
     asked = {
         "random": [common_scene(rng) for _ in range(CAPTIONS)],
-        "held-out": list(islice(held_out_scenes(rng), CAPTIONS)),
+        "held-out": list(islice(held_out_scenes(rng), HELD_OUT_CAPTIONS)),
     }
     captions: dict[str, Shares] = {}
     pictures: dict[str, torch.Tensor] = {}

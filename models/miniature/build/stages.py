@@ -1,15 +1,18 @@
 """The build, stage by stage: each finds what the one before left, and goes on where it was cut."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import nn
 
 from .card import write_card
 from .classifier import classifier_run, load_classifier, train_classifier
 from .data import Drawn, load_drawn
-from .diffusion import denoiser_run, new_denoiser, train_denoiser
+from .diffusion import Denoiser, denoiser_run, new_denoiser, train_denoiser
 from .examples import write_example
 from .judges import (
     clip_run,
@@ -24,8 +27,8 @@ from .pipeline import assemble, save_pipeline
 from .progress import Progress
 from .quality import measure
 from .team import Team, run_team
-from .text import new_tokenizers
-from .trainer import load_average
+from .text import TextEncoders, new_tokenizers
+from .trainer import adopt, load_average
 from .vae import decoder_run, load_vae, train_decoder, train_vae, vae_run
 
 COMMON: Final[int] = 24_000  # pictures for the VAE and the judges
@@ -47,6 +50,12 @@ class Settings:
     classifier_steps: int
     clip_steps: int
     dino_steps: int
+
+    @property
+    def scorers(self) -> Path:
+        folder = self.output / "scorers"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     @property
     def device(self) -> torch.device:
@@ -107,24 +116,45 @@ def stage_save(settings: Settings, progress: Progress) -> None:
     progress.say(f"saved the pipeline at step {step} of the denoiser")
 
 
-def stage_judges(settings: Settings, progress: Progress) -> None:
-    """Train the classifier and the two scorers, and save the scorers beside the pipeline."""
+def stage_classifier(settings: Settings, progress: Progress) -> None:
+    """Train the classifier that measures the pipeline."""
     common = load_drawn(settings.work, "common", COMMON, progress)
+    run = classifier_run(settings.work, settings.classifier_steps)
+    train_classifier(common, run, settings.device, progress)
+
+
+def stage_dino(settings: Settings, progress: Progress) -> None:
+    """Train the encoder that tells individuals apart, and save it."""
     characters = load_drawn(settings.work, "characters", CHARACTERS, progress)
     subjects = load_drawn(settings.work, "subjects", SUBJECTS, progress)
     individuals = Drawn(
         torch.cat([characters.pictures, subjects.pictures]), characters.scenes + subjects.scenes
     )
+    run = twins_run(settings.work, settings.dino_steps)
+    save_twins(train_twins(individuals, run, settings.device, progress), settings.scorers / "dino")
+
+
+def stage_clip(settings: Settings, progress: Progress) -> None:
+    """Train the CLIP scorer, and save it."""
+    sources = (("common", COMMON), ("characters", CHARACTERS))
+    drawn = [load_drawn(settings.work, name, count, progress) for name, count in sources]
     tokenizer = new_tokenizers()[0]
-    device, work, scorers = settings.device, settings.work, settings.output / "scorers"
-    scorers.mkdir(parents=True, exist_ok=True)
-    train_classifier(common, classifier_run(work, settings.classifier_steps), device, progress)
-    twins = train_twins(individuals, twins_run(work, settings.dino_steps), device, progress)
-    save_twins(twins, scorers / "dino")
-    clip = train_clip(
-        [common, characters], tokenizer, clip_run(work, settings.clip_steps), device, progress
-    )
-    save_clip(clip, tokenizer, scorers / "clip")
+    run = clip_run(settings.work, settings.clip_steps)
+    clip = train_clip(drawn, tokenizer, run, settings.device, progress)
+    save_clip(clip, tokenizer, settings.scorers / "clip")
+
+
+def stage_adopt(settings: Settings, progress: Progress) -> None:
+    """Take up the saved pipeline where the work folder is lost: its weights become the state."""
+    pipeline = StableDiffusionXLPipeline.from_pretrained(settings.output)
+    steps = json.loads((settings.output / "quality.json").read_text())["steps"]
+    vae = {"vae": pipeline.vae, "guide": nn.Conv2d(4, 3, 1)}
+    adopt(vae_run(settings.work, 0).state, vae, steps["vae"])
+    model = Denoiser(pipeline.unet, TextEncoders(pipeline.text_encoder, pipeline.text_encoder_2))
+    adopt(denoiser_run(settings.work, 0).state, model.modules(), steps["denoiser"])
+    factor = settings.work / "scaling_factor.txt"
+    factor.write_text(repr(pipeline.vae.config.scaling_factor))
+    progress.say(f"took up {settings.output} at step {steps['denoiser']} of the denoiser")
 
 
 def stage_examples(settings: Settings, progress: Progress) -> None:
@@ -141,16 +171,19 @@ def stage_quality(settings: Settings, progress: Progress) -> None:
     write_card(settings.output, figures)
 
 
-STAGES: Final = {
+STAGES: Final = {  # those of a build from nothing, in order
     "vae": stage_vae,
     "decoder": stage_decoder,
     "latents": stage_latents,
     "denoiser": stage_denoiser,
     "save": stage_save,
-    "judges": stage_judges,
+    "classifier": stage_classifier,
+    "dino": stage_dino,
+    "clip": stage_clip,
     "examples": stage_examples,
     "quality": stage_quality,
 }
+OTHER_STAGES: Final = {"adopt": stage_adopt}
 
 
 def _drawn(settings: Settings, source: str, count: int) -> Drawn:

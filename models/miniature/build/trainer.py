@@ -76,6 +76,14 @@ def load_average(state_path: Path, modules: Mapping[str, nn.Module]) -> int:
     return int(state["step"])
 
 
+def adopt(state_path: Path, modules: Mapping[str, nn.Module], step: int) -> None:
+    """Make weights that were saved elsewhere a state to go on from, the optimiser's memory lost."""
+    average = [p.detach() for module in modules.values() for p in module.parameters()]
+    weights = {name: module.state_dict() for name, module in modules.items()}
+    state = {"modules": weights, "optimizer": None, "average": average, "step": step}
+    save_state(state_path, state)
+
+
 def _resume(
     run: Run,
     modules: Mapping[str, nn.Module],
@@ -87,7 +95,8 @@ def _resume(
         return 0
     for name, module in modules.items():
         module.load_state_dict(state["modules"][name])
-    optimizer.load_state_dict(state["optimizer"])
+    if state["optimizer"] is not None:
+        optimizer.load_state_dict(state["optimizer"])
     average.load(state["average"])
     return int(state["step"])
 
