@@ -95,7 +95,7 @@ def generate(
                 guidance_scale=GUIDANCE,
                 generator=[torch.Generator().manual_seed(start + n) for n in range(len(batch))],
             ).images
-            rows += [torch.from_numpy(np.asarray(image)).permute(2, 0, 1) for image in images]
+            rows += [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]
             bar.advance()
     return torch.stack(rows)
 

@@ -27,7 +27,7 @@ from .pipeline import assemble, save_pipeline
 from .progress import Progress
 from .quality import measure
 from .team import Team, run_team
-from .text import TextEncoders, new_tokenizers
+from .text import TextEncoders, settled_tokenizers
 from .trainer import adopt, load_average
 from .vae import decoder_run, load_vae, train_decoder, train_vae, vae_run
 
@@ -95,11 +95,12 @@ def stage_latents(settings: Settings, progress: Progress) -> None:
 
 def stage_denoiser(settings: Settings, progress: Progress) -> None:
     """Train UNet and text encoders."""
+    settled_tokenizers(settings.work)  # learnt once, before the workers start
     run_team(_denoiser_member, settings.workers, settings)
 
 
 def _denoiser_member(team: Team, settings: Settings) -> None:
-    tokenizers = new_tokenizers()
+    tokenizers = settled_tokenizers(settings.work)
     latents = load_latents(settings.work, settings.pictures, tokenizers)
     run = denoiser_run(settings.work, settings.denoiser_steps)
     progress = Progress(quiet=not team.leads)
@@ -108,7 +109,7 @@ def _denoiser_member(team: Team, settings: Settings) -> None:
 
 def stage_save(settings: Settings, progress: Progress) -> None:
     """Save the pipeline from the last checkpoint's averaged weights, also in mid-training."""
-    tokenizers = new_tokenizers()
+    tokenizers = settled_tokenizers(settings.work)
     model, vae = new_denoiser(tokenizers[0]), load_vae(settings.work)
     step = load_average(denoiser_run(settings.work, 0).state, model.modules())
     vae.register_to_config(scaling_factor=scaling_factor(settings.work))
@@ -138,7 +139,7 @@ def stage_clip(settings: Settings, progress: Progress) -> None:
     """Train the CLIP scorer, and save it."""
     sources = (("common", COMMON), ("characters", CHARACTERS))
     drawn = [load_drawn(settings.work, name, count, progress) for name, count in sources]
-    tokenizer = new_tokenizers()[0]
+    tokenizer = settled_tokenizers(settings.work)[0]
     run = clip_run(settings.work, settings.clip_steps)
     clip = train_clip(drawn, tokenizer, run, settings.device, progress)
     save_clip(clip, tokenizer, settings.scorers / "clip")
@@ -147,11 +148,16 @@ def stage_clip(settings: Settings, progress: Progress) -> None:
 def stage_adopt(settings: Settings, progress: Progress) -> None:
     """Take up the saved pipeline where the work folder is lost: its weights become the state."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(settings.output)
-    steps = json.loads((settings.output / "quality.json").read_text())["steps"]
+    measured = settings.output / "quality.json"
+    steps = {"vae": 0, "denoiser": 0}
+    if measured.exists():
+        steps = json.loads(measured.read_text())["steps"]
     vae = {"vae": pipeline.vae, "guide": nn.Conv2d(4, 3, 1)}
     adopt(vae_run(settings.work, 0).state, vae, steps["vae"])
     model = Denoiser(pipeline.unet, TextEncoders(pipeline.text_encoder, pipeline.text_encoder_2))
     adopt(denoiser_run(settings.work, 0).state, model.modules(), steps["denoiser"])
+    pipeline.tokenizer.save_pretrained(settings.work / "tokenizer")
+    pipeline.tokenizer_2.save_pretrained(settings.work / "tokenizer_2")
     factor = settings.work / "scaling_factor.txt"
     factor.write_text(repr(pipeline.vae.config.scaling_factor))
     progress.say(f"took up {settings.output} at step {steps['denoiser']} of the denoiser")

@@ -7,6 +7,7 @@ prompt (the end token in the first, `!` in the second).
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -14,6 +15,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from .files import replacing
 from .world import caption, common_scene
 
 LENGTH: Final[int] = 77
@@ -31,6 +33,17 @@ def new_tokenizers() -> tuple[CLIPTokenizer, CLIPTokenizer]:
         CLIPTokenizer(vocabulary, merges, pad_token=pad, model_max_length=LENGTH)
         for pad in (_END, "!")
     )
+    return first, second
+
+
+def settled_tokenizers(work: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
+    """The tokenizers of this build, learnt once: pairs of equal frequency fall in any order."""
+    folders = [work / "tokenizer", work / "tokenizer_2"]
+    if not folders[-1].exists():
+        for tokenizer, folder in zip(new_tokenizers(), folders, strict=True):
+            with replacing(folder) as aside:
+                tokenizer.save_pretrained(aside)
+    first, second = (CLIPTokenizer.from_pretrained(folder) for folder in folders)
     return first, second
 
 
