@@ -81,12 +81,16 @@ def roll(log: Path) -> None:
 
 
 def tail(log: Path, lines: int = 20, *, limit: int = 64 * 1024) -> str:
-    """The last `lines` lines of a log, indented; what there is, if it cannot be read."""
+    """The last `lines` lines of a log, indented; what there is, if it cannot be read.
+
+    Triton's tables of settings are left out: they would push the reason of a failed start away.
+    """
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - limit))
             text = file.read().decode(errors="replace")
     except OSError as error:
         return f"    ({log}: {error.strerror})"
-    last = [line.rstrip()[:400] for line in text.splitlines() if line.strip()][-lines:]
+    told = [line for line in text.splitlines() if line.strip() and line[0] not in "+|"]
+    last = [line.rstrip()[:400] for line in told][-lines:]
     return "\n".join(f"    {line}" for line in last) or f"    ({log} is empty)"
