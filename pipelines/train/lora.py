@@ -15,14 +15,12 @@ from atelier.adapter.keys import canonical
 from atelier.adapter.lora import LoraWeights
 from atelier.errors import RecipeError
 from pipelines.train.draws import generator
+from services.engine.layout import UNET_TARGETS
 
 # Ends of module names, by the recipe's targets, below the component they belong to.
-_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
 TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "attn": ("unet", _ATTENTION),
-    "ff": ("unet", ("ff.net.0.proj", "ff.net.2")),
-    "proj": ("unet", ("proj_in", "proj_out")),
+    **{target: ("unet", UNET_TARGETS[target]) for target in ("attn", "ff", "proj")},
     "text_encoder": ("text_encoder", _TEXT),
     "text_encoder_2": ("text_encoder_2", _TEXT),
 }
