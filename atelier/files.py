@@ -1,15 +1,17 @@
-"""Files that are whole or absent, and their digests.
+"""Files that are whole or absent, locks, and digests.
 
 Readers in other processes never see half a file: everything is written to the side, flushed to the
 disk and renamed.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,24 @@ def replace_folder(aside: Path, final: Path) -> None:
     _sync_folder(final.parent)
     if old.exists():
         shutil.rmtree(old)
+
+
+@contextmanager
+def locked(path: Path, *, busy: Exception | None = None, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of the file `path`, alone or with others who share it.
+
+    Raises `busy` where it cannot be had at once; without it, waits. The kernel lets go of the lock
+    however this process ends. The file stays: removing it would give the next two a lock each.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, kind | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            assert busy is not None
+            raise busy from None
+        yield
 
 
 def _sync_folder(folder: Path) -> None:

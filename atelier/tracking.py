@@ -3,19 +3,19 @@
 MLflow is imported when it is first needed: that takes seconds, and most of the program never does.
 """
 
-import fcntl
 import logging
 import os
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from atelier.errors import BadInput, Unavailable
+from atelier.files import locked
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -237,15 +237,11 @@ def _nobody(uri: str) -> str:
     )
 
 
-@contextmanager
-def _alone(database: Path | None) -> Iterator[None]:
+def _alone(database: Path | None) -> AbstractContextManager[None]:
     """One process at a time makes the tables of a new local database."""
     if database is None:
-        yield
-        return
-    with database.with_name(f"{database.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        return nullcontext()
+    return locked(database.with_name(f"{database.name}.lock"))
 
 
 def _client_class() -> Any:

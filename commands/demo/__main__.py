@@ -1,16 +1,14 @@
 """`python -m commands.demo`: runs the demo; at a terminal, leaves the gateway up till Ctrl-C."""
 
 import argparse
-import fcntl
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from atelier.errors import BadInput
+from atelier.files import locked
 from commands.errors import report
 
 OURS = ("home", "evaluation-1", "evaluation-2", "contact-sheet.png", "loss.png", "report.html")
@@ -20,8 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     """The exit code."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _stopped)
+    busy = BadInput(f"{options.output}: a demo is running there; stop it first")
     try:
-        with _only_one(options.output):
+        with locked(options.output / ".lock", busy=busy):
             _fresh(options.output)
             _run(options)
     except (Exception, KeyboardInterrupt) as error:
@@ -72,17 +71,6 @@ def _fresh(output: Path) -> None:
     for variable in ("MLFLOW_TRACKING_URI", "ATELIER_DATABASE_URL"):
         os.environ.pop(variable, None)
     os.environ["ATELIER_HOME"] = str((output / "home").absolute())
-
-
-@contextmanager
-def _only_one(output: Path) -> Iterator[None]:
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BadInput(f"{output}: a demo is running there; stop it first") from error
-        yield
 
 
 def _stopped(number: int, frame: object) -> None:

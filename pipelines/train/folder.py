@@ -1,6 +1,5 @@
 """The folder of one run: what lies where in it, whose it is, and that only one process writes."""
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from atelier.adapter.package import Package
 from atelier.errors import BadInput
-from atelier.files import write_atomic
+from atelier.files import locked, write_atomic
 from atelier.recipe import Recipe
 from pipelines.train.checkpoint import Identity
 from pipelines.train.tracking.tracker import ABOUT
@@ -44,15 +43,11 @@ class RunFolder:
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """BadInput where another process is writing here."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BadInput(
-                    f"{self.root}: another process is training into it; wait for it, or name "
-                    "another --output"
-                ) from error
+        busy = BadInput(
+            f"{self.root}: another process is training into it; wait for it, or name another "
+            "--output"
+        )
+        with locked(self.root / ".lock", busy=busy):
             yield
 
     def begin(self, recipe: Recipe, identity: Identity, *, resume: bool) -> None:

@@ -1,7 +1,6 @@
 """Runs one replica's agent until told to stop: `python -m services.agent --home DIR`."""
 
 import argparse
-import fcntl
 import functools
 import importlib
 import logging
@@ -10,9 +9,9 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import IO
 
 from atelier.errors import AtelierError
+from atelier.files import locked
 from atelier.home import Home
 from atelier.registry import Registry
 from atelier.release import ReleaseFolder
@@ -31,8 +30,13 @@ def fetch(tracking_uri: str, name: str, version: int, folder: Path) -> None:
 
 
 def run(home: Home, replica: str, tracking_uri: str) -> None:
-    """Sync until SIGTERM or SIGINT."""
-    lock = _only_one(home.volume)  # held until this function returns
+    """Sync until SIGTERM or SIGINT; two agents of one volume would undo each other's work."""
+    busy = AtelierError(f"{home.volume}: another agent keeps this volume; stop it first")
+    with locked(home.volume / ".agent.lock", busy=busy):
+        _run_alone(home, replica, tracking_uri)
+
+
+def _run_alone(home: Home, replica: str, tracking_uri: str) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -52,19 +56,6 @@ def run(home: Home, replica: str, tracking_uri: str) -> None:
         except OSError:  # a full or absent disk passes; the replica goes on meanwhile
             logger.exception("a round failed")
     agent.close()
-    lock.close()
-
-
-def _only_one(volume: Path) -> IO[str]:
-    """The volume's lock; two agents of one volume would undo each other's work."""
-    volume.mkdir(parents=True, exist_ok=True)
-    lock = (volume / ".agent.lock").open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise AtelierError(f"{volume}: another agent keeps this volume; stop it first") from error
-    return lock
 
 
 def main(argv: list[str] | None = None) -> int:

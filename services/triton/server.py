@@ -7,7 +7,6 @@ and nothing of it outlives it.
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -15,12 +14,11 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from atelier.errors import AtelierError, Unavailable
-from atelier.files import sha256_bytes
+from atelier.files import locked, sha256_bytes
 from atelier.home import Home
 from atelier.names import hex_of
 from services.triton.control import ControlFolder
@@ -85,7 +83,11 @@ class TritonServer:
 
         Raises Unavailable with the end of Triton's log if it ends or does not become ready.
         """
-        self._lock.enter_context(self._only_one())
+        busy = AtelierError(
+            f"{self.home.root}: already served by another process; stop that one, "
+            "or set ATELIER_HOME to another folder"
+        )
+        self._lock.enter_context(locked(self._folder / "lock", busy=busy))
         try:
             self._control.clear()
             self._remove_shared_memory()
@@ -213,20 +215,6 @@ class TritonServer:
             "ATELIER_CONTROL": str(self._control.path),
             "ATELIER_DRAIN_SECONDS": str(self.settings.drain_seconds),
         }
-
-    @contextlib.contextmanager
-    def _only_one(self) -> Iterator[None]:
-        """Hold the home's lock; the kernel lets go of it whenever this process ends."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise AtelierError(
-                    f"{self.home.root}: already served by another process; stop that one, "
-                    "or set ATELIER_HOME to another folder"
-                ) from error
-            yield
 
     def _remove_shared_memory(self) -> None:
         """What a killed server leaves: only this home's, and only while no server of it runs."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -118,3 +119,42 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     assert writer.returncode == 0
     assert reads > 0
     assert os.listdir(tmp_path) == ["shared.json"]  # noqa: PTH208 (hidden files as well)
+
+
+HOLDER = (
+    "import sys, time, pathlib\n"
+    "from atelier.files import locked\n"
+    "with locked(pathlib.Path(sys.argv[1]), shared=sys.argv[2] == 'shared'):\n"
+    "    print('held', flush=True)\n"
+    "    time.sleep(60)\n"
+)
+
+
+@pytest.mark.parametrize("kind", ["alone", "shared"])
+def test_a_lock_is_refused_while_another_process_lives_that_holds_it(
+    tmp_path: Path, kind: str
+) -> None:
+    lock = tmp_path / "deep" / "lock"
+    busy = RuntimeError("it is held")
+    command = [sys.executable, "-c", HOLDER, str(lock), kind]
+    holder = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(RuntimeError, match="it is held"), files.locked(lock, busy=busy):
+            pass
+        if kind == "shared":
+            with files.locked(lock, busy=busy, shared=True):
+                pass
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.communicate()
+    with files.locked(lock, busy=busy):
+        pass
+
+
+def test_what_goes_wrong_inside_a_lock_is_not_taken_for_a_busy_one(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError), files.locked(tmp_path / "lock", busy=ValueError()):
+        raise BlockingIOError
+    with files.locked(tmp_path / "lock", busy=ValueError()):
+        pass
