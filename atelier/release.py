@@ -38,6 +38,7 @@ class Canary(Pin):
 class Past(Pin):
     """What served before; withdrawn if it was rolled back from, so not gone back to unasked."""
 
+    base: Digest
     revision: int
     reason: str
     since: datetime
@@ -74,21 +75,26 @@ class Release(_Plain):
     def rolled_back(self, revision: int | None = None, reason: str = "rolled back") -> Self:
         """Serve again what a past revision served; by default the newest that was not withdrawn.
 
-        What serves now is marked as withdrawn, so going back twice goes back further.
+        The base goes back with it. What serves now is marked as withdrawn, so going back twice
+        goes back further.
         """
-        return self._next(self._target(revision), reason, withdrawn=True)
+        past = self._target(revision)
+        pin = Pin(version=past.version, digest=past.digest)
+        return self._next(pin, reason, base=past.base, withdrawn=True)
 
     def kept(self, count: int) -> tuple[Pin, ...]:
-        """The present pin, the canary's, then the newest distinct past ones: `count` digests."""
-        pins = [self.pin]
-        pins += [Pin(version=one.version, digest=one.digest) for one in (self.canary,) if one]
-        pins += [Pin(version=one.version, digest=one.digest) for one in self.previous]
-        distinct: dict[str, Pin] = {}
-        for pin in pins:
-            distinct.setdefault(pin.digest, pin)
+        """The present pin, the canary's, then the newest distinct past ones: `count` digests.
+
+        All on this release's base: those of another would not fit where it serves.
+        """
+        beside = [self.canary] if self.canary else []
+        past = [one for one in self.previous if one.base == self.base]
+        distinct = {self.digest: self.pin}
+        for one in (*beside, *past):
+            distinct.setdefault(one.digest, Pin(version=one.version, digest=one.digest))
         return tuple(distinct.values())[:count]
 
-    def _target(self, revision: int | None) -> Pin:
+    def _target(self, revision: int | None) -> Past:
         if revision is None:
             newest: dict[str, Past] = {}
             for past in self.previous:
@@ -102,12 +108,13 @@ class Release(_Plain):
             missing = f"has no revision {revision}; known are: {known}"
         if found is None:
             raise ReleaseError(f"release {self.adapter}: {missing}")
-        return Pin(version=found.version, digest=found.digest)
+        return found
 
     def _next(
         self, pin: Pin, reason: str, *, base: str | None = None, withdrawn: bool = False
     ) -> Self:
         past = Past(
+            base=self.base,
             version=self.version,
             digest=self.digest,
             revision=self.revision,

@@ -25,7 +25,6 @@ class Intent(BaseModel):
     version: int | None = None
     digest: Digest | None = None
     before: int | None = None  # revision of the release that it replaces; None where there was none
-    base_before: Digest | None = None
 
 
 class IntentFolder:

@@ -45,7 +45,7 @@ def promote(
     """
     info = registry.version(name, version)
     evaluation = approved(registry, info, policy)
-    _require_base_served(home, name, evaluation.base)
+    _require_base_served(home, f"{name}@{version}", evaluation.base)
     pin = Pin(version=info.version, digest=info.digest)
     _write(home, name, pin, evaluation.base, canary, reason)
     settler = Settler(name, home, registry, smoke=smoke, environment=environment)
@@ -89,12 +89,15 @@ def rollback(
 ) -> Standing:
     """Serve what a past revision served, by default the last good one; the alias follows.
 
-    The release is written first and never taken back. With the registry away it moves all the
+    The release is written first and never taken back; Refused before that where the version was
+    made for another base than the live replicas serve. With the registry away it moves all the
     same, and the answer says that the alias is still to follow.
     """
     releases, intents = ReleaseFolder(home.releases), IntentFolder(home)
     with intents.locked(name):
-        releases.put(_released(releases, name).rolled_back(revision, reason))
+        back = _released(releases, name).rolled_back(revision, reason)
+        _require_base_served(home, f"{name}@{back.version}", back.base)
+        releases.put(back)
         intents.remove(name)  # whatever was under way has been overtaken
     return _wait(Settler(name, home, registry, smoke=smoke, environment=environment), wait)
 
@@ -123,12 +126,12 @@ def _released(releases: ReleaseFolder, name: str) -> Release:
     return release
 
 
-def _require_base_served(home: Home, name: str, base: str) -> None:
+def _require_base_served(home: Home, label: str, base: str) -> None:
     """An adapter for another base than the live replicas' would wait for ever."""
     live = [one for one in ReplicaFolder(home.replicas).list().values() if one.live()]
     if live and all(one.base != base for one in live):
         raise Refused(
-            f"{name}: made for base {base}, but {live[0].replica} serves base {live[0].base}; "
+            f"{label}: made for base {base}, but {live[0].replica} serves base {live[0].base}; "
             "serve that base, or train the adapter on this one"
         )
 
@@ -144,13 +147,17 @@ def _write(home: Home, name: str, pin: Pin, base: str, canary: int | None, reaso
             version=pin.version,
             digest=pin.digest,
             before=before.revision if before else None,
-            base_before=before.base if before else None,
         )
         if canary is not None:
             if before is None:
                 raise BadInput(f"{name}: a canary needs a version that serves; promote one first")
             if before.pin == pin:
                 raise BadInput(f"{name}: version {pin.version} serves already; nothing to try out")
+            if before.base != base:
+                raise Refused(
+                    f"{name}@{pin.version}: made for base {base}, but version {before.version} "
+                    f"serves on {before.base}; two bases cannot share one adapter's traffic"
+                )
             share = Canary(version=pin.version, digest=pin.digest, percent=canary)
             after = before.with_canary(share, reason)
         elif before is None:

@@ -175,9 +175,7 @@ class Settler:
             elif intent.before is None:
                 self.releases.remove(self.name)
             else:
-                back = release.rolled_back(intent.before, why)
-                base = intent.base_before or back.base
-                self.releases.put(back.model_copy(update={"base": base}))
+                self.releases.put(release.rolled_back(intent.before, why))
             self.intents.remove(self.name)
             self._taken_back = f"version {intent.version} was taken back before it served: {why}"
 

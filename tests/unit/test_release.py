@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from atelier.errors import ReleaseError
 from atelier.release import HISTORY, Canary, Pin, Release, ReleaseFolder
 
-BASE = "sha256:" + "0" * 64
+BASE, OTHER_BASE = "sha256:" + "0" * 64, "sha256:" + "1" * 64
 
 
 def pin(version: int) -> Pin:
@@ -75,6 +75,15 @@ def test_kept_are_the_newest_distinct_ones() -> None:
     assert release(1, 2, 1, 3).kept(3) == (pin(3), pin(1), pin(2))
     assert release(1, 2, 3, 4).kept(2) == (pin(4), pin(3))
     assert release(1).kept(3) == (pin(1),)
+
+
+def test_going_back_over_a_change_of_base_takes_the_base_along() -> None:
+    moved = release(1, 2).with_version(pin(3), "trained anew", base=OTHER_BASE)
+    assert [past.base for past in moved.previous] == [BASE, BASE]
+    assert moved.kept(3) == (pin(3),)  # the others fit no replica of this base
+    back = moved.rolled_back()
+    assert (back.version, back.base, back.previous[0].base) == (2, BASE, OTHER_BASE)
+    assert back.kept(3) == (pin(2), pin(1))
 
 
 def test_history_is_bounded() -> None:

@@ -1,0 +1,100 @@
+"""The ways back: what served before serves again, or nothing does, and the alias follows."""
+
+import pytest
+
+from atelier.errors import AtelierError, BadInput, Refused
+from atelier.release import ReleaseFolder
+from pipelines.promote import retire, rollback, settle
+from tests.judged import DIGEST as BASE
+from tests.promoted import Adapter
+
+OTHER_BASE = "sha256:" + "e" * 64
+
+
+def test_rollback_serves_the_previous_version_and_the_alias_follows(cat: Adapter) -> None:
+    cat.report(v1="ready", v2="ready")
+    cat.promote(1)
+    cat.promote(2)
+    assert (cat.released, cat.alias) == (2, 2)
+    standing = rollback(cat.name, registry=cat.registry, home=cat.home, reason="smudged")
+    assert standing.state == "serving"
+    assert (cat.released, cat.alias) == (1, 1)
+    with pytest.raises(AtelierError, match="no earlier version"):
+        rollback(cat.name, registry=cat.registry, home=cat.home)
+
+
+def test_rollback_needs_no_registry_and_says_that_the_alias_is_to_follow(cat: Adapter) -> None:
+    cat.report(v1="ready", v2="ready")
+    cat.promote(1)
+    cat.promote(2)
+    standing = rollback(cat.name, registry=None, home=cat.home)
+    assert (standing.state, cat.released) == ("pending", 1)
+    assert "registry is away" in standing.message
+    assert cat.alias == 2
+    assert settle(cat.home, cat.registry)[0].state == "serving"
+    assert cat.alias == 1
+
+
+def test_a_rollback_is_never_taken_back_by_a_stumbling_replica(cat: Adapter) -> None:
+    cat.report(v1="ready", v2="ready")
+    cat.promote(1)
+    cat.promote(2)
+    cat.report(v1="failed", v2="ready")
+    standing = rollback(cat.name, registry=cat.registry, home=cat.home, wait=0.2)
+    assert standing.state == "pending"
+    assert "shapes do not fit" in standing.message
+    assert (cat.released, cat.alias) == (1, 2)
+
+
+def test_a_rollback_overtakes_a_promotion_that_waits(cat: Adapter) -> None:
+    cat.report(v1="ready")
+    cat.promote(1)
+    cat.report(v1="ready", v2="ready")
+    cat.promote(2)
+    third = cat.add(3)
+    cat.report(v1="ready", v2="ready", **{f"v{third}": "ready"})
+
+    def smoke(name: str, version: int) -> None:  # somebody rolls back while version 3 is checked
+        if version == third:
+            rollback(name, registry=cat.registry, home=cat.home)
+
+    with pytest.raises(Refused, match="version 2 is released"):
+        cat.promote(third, smoke=smoke)
+    assert (cat.released, cat.alias, cat.under_way) == (2, 2, False)
+
+
+def test_retire_ends_release_and_alias(cat: Adapter) -> None:
+    cat.report(v1="ready")
+    cat.promote(1)
+    assert retire(cat.name, registry=cat.registry, home=cat.home).state == "retired"
+    assert (cat.released, cat.alias, cat.under_way) == (None, None, False)
+    with pytest.raises(BadInput, match="not served here"):
+        retire(cat.name, registry=cat.registry, home=cat.home)
+
+
+def test_retire_without_the_registry_leaves_the_alias_to_settle(cat: Adapter) -> None:
+    cat.report(v1="ready")
+    cat.promote(1)
+    assert retire(cat.name, registry=None, home=cat.home).state == "pending"
+    assert (cat.released, cat.alias) == (None, 1)
+    assert settle(cat.home, cat.registry)[0].state == "retired"
+    assert (cat.alias, cat.under_way) == (None, False)
+
+
+def test_going_back_to_another_base_takes_the_base_along(cat: Adapter) -> None:
+    cat.report(v1="ready")
+    cat.promote(1)
+    later = cat.add(4, base=OTHER_BASE)
+    cat.report(base=OTHER_BASE, **{f"v{later}": "ready"})
+    assert cat.promote(later).state == "serving"
+    with pytest.raises(Refused) as caught:
+        rollback(cat.name, registry=cat.registry, home=cat.home)
+    assert f"{cat.name}@1: made for base {BASE}" in str(caught.value)
+    assert f"r0 serves base {OTHER_BASE}" in str(caught.value)
+    assert (cat.released, cat.alias) == (later, later)
+
+    cat.report(v1="ready")  # the old base serves again
+    assert rollback(cat.name, registry=cat.registry, home=cat.home).state == "serving"
+    release = ReleaseFolder(cat.home.releases).get(cat.name)
+    assert release is not None
+    assert (release.version, release.base, cat.alias) == (1, BASE, 1)

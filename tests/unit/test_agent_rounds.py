@@ -1,0 +1,239 @@
+"""The agent's rounds on a real volume, with a registry of folders; no server."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atelier.adapter.manifest import BaseRef
+from atelier.adapter.package import Package, write_package
+from atelier.errors import Unavailable
+from atelier.files import write_atomic
+from atelier.names import hex_of
+from atelier.release import Pin, Release, ReleaseFolder
+from atelier.replica import Held, Replica, ReplicaFolder
+from services.agent.agent import Agent
+from services.agent.fetching import Fetching
+from services.agent.packages import PackageShelf
+from services.agent.plan import Named
+from services.agent.releases import LocalReleases
+from services.agent.wanted import Wanted
+
+BASE = "sha256:" + "b" * 64
+
+
+class Clock:
+    """A time that passes when told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def until(condition, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.01)
+
+
+def test_a_failed_fetch_is_tried_again_later_and_later() -> None:
+    clock, attempts = Clock(), []
+
+    def fetch(one: Named) -> None:
+        attempts.append(clock.now)
+        raise Unavailable("the registry is away")
+
+    fetching = Fetching(fetch, clock=clock)
+    pin = Named("thor-cat", 1, f"sha256:{1:064x}")
+    for second in range(16):
+        clock.now = float(second)
+        before = len(attempts)
+        fetching.want([pin])
+        if fetching._running:
+            until(lambda: (fetching.collect(), not fetching._running)[1])
+        assert len(attempts) - before <= 1
+    assert attempts == [0.0, 1.0, 3.0, 7.0, 15.0]
+    assert fetching.problems == {pin.digest: "the registry is away"}
+    fetching.want([])
+    assert fetching.problems == {}
+    fetching.close()
+
+
+def package(folder: Path, seed: int) -> Package:
+    """A package small enough to be written a hundred times."""
+    random = np.random.default_rng(seed)
+    key = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    tensors = {
+        f"{key}.lora_A.weight": random.normal(size=(2, 8)).astype(np.float32),
+        f"{key}.lora_B.weight": random.normal(size=(8, 2)).astype(np.float32),
+    }
+    return write_package(
+        folder, tensors, name="thor-cat", base=BaseRef(id="tiny", digest=BASE), alpha=2.0
+    )
+
+
+class Rig:
+    """An agent with a registry of folders and an engine that the test plays."""
+
+    def __init__(self, root: Path):
+        self.volume = root / "volume"
+        self.registry = root / "registry"
+        self.releases = ReleaseFolder(root / "releases")
+        self.reports = ReplicaFolder(root / "replicas")
+        self.away = False
+        self.fetched: list[int] = []
+        self.agent = self.new_agent()
+        self.engine()
+
+    def new_agent(self) -> Agent:
+        return Agent(
+            replica="one",
+            volume=self.volume,
+            releases=LocalReleases(self.releases),
+            reports=self.reports,
+            fetch=self.fetch,
+        )
+
+    def fetch(self, name: str, version: int, folder: Path) -> None:
+        if self.away:
+            raise Unavailable(f"fetch {name}@{version}: the registry is away")
+        self.fetched.append(version)
+        shutil.copytree(self.registry / str(version), folder)
+
+    def publish(self, version: int, *, serve: bool = True) -> Package:
+        made = package(self.registry / str(version), seed=version)
+        pin = Pin(version=version, digest=made.digest)
+        old = self.releases.get("thor-cat")
+        new = old.with_version(pin, "promoted") if old else None
+        first = Release(adapter="thor-cat", base=BASE, version=version, digest=made.digest)
+        if serve:
+            self.releases.put(new or first)
+        return made
+
+    def engine(self, *held: tuple[Package, int, str]) -> None:
+        """The engine says what it holds."""
+        adapters = tuple(
+            Held.model_validate(
+                {"name": "thor-cat", "version": version, "digest": one.digest, "state": state}
+            )
+            for one, version, state in held
+        )
+        said = Replica(
+            replica="x",
+            base=BASE,
+            backend="torch",
+            engine_digest="e",
+            heartbeat=time.time(),
+            adapters=adapters,
+        )
+        write_atomic(self.volume / "loaded.json", said.model_dump_json())
+
+    def wanted(self) -> Wanted:
+        return Wanted.read(self.volume / "wanted.json")
+
+    def report(self) -> Replica:
+        return self.reports.list()["one"]
+
+    def settle(self, condition) -> None:
+        until(lambda: (self.agent.sync(), condition())[1])
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    made.agent.close()
+
+
+def test_a_release_reaches_the_volume_verified_and_the_engine_is_asked(rig: Rig) -> None:
+    made = rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    (only,) = rig.wanted().adapters
+    assert (only.version, only.digest, only.default) == (1, made.digest, True)
+    assert Package.open(rig.volume / only.path, digest=made.digest).digest == made.digest
+    rig.engine((made, 1, "ready"))
+    rig.agent.sync()
+    assert rig.report().holds("thor-cat", made.digest).state == "ready"
+    assert rig.report().error is None
+    generation = rig.wanted().generation
+    rig.agent.sync()
+    assert rig.wanted().generation == generation  # nothing new, nothing written
+
+
+def test_a_package_that_is_not_what_the_release_pins_is_never_visible(rig: Rig) -> None:
+    good = rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    rig.engine((good, 1, "ready"))
+    bad = rig.publish(2)
+    weights = rig.registry / "2" / "adapter.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    rig.settle(lambda: bad.digest in rig.agent._fetching.problems)
+    assert rig.wanted().default("thor-cat").version == 1
+    assert sorted(path.name for path in (rig.volume / "packages").iterdir()) == [
+        hex_of(good.digest)
+    ]
+    failed = rig.report().holds("thor-cat", bad.digest)
+    assert (failed.state, "digest" in failed.error) == ("failed", True)
+
+
+def test_the_registry_being_away_is_told_and_what_serves_goes_on(rig: Rig) -> None:
+    good = rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    rig.engine((good, 1, "ready"))
+    rig.away = True
+    rig.publish(2)
+    rig.settle(lambda: rig.report().error)
+    assert rig.report().error == "fetch thor-cat@2: the registry is away"
+    assert rig.report().holds("thor-cat", good.digest).state == "ready"
+    assert rig.wanted().default("thor-cat").version == 1
+    rig.away = False
+    rig.settle(lambda: len(rig.wanted().adapters) == 2)
+    rig.agent.sync()
+    assert rig.report().error is None
+
+
+def test_a_package_damaged_on_the_volume_is_fetched_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.agent.packages.RESCAN_SECONDS", 0.0)
+    made = rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    rig.engine((made, 1, "ready"))
+    rig.away = True
+    file = rig.volume / "packages" / hex_of(made.digest) / "adapter.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+    rig.settle(lambda: rig.report().error)
+    assert "adapter.safetensors" in rig.report().error
+    rig.away = False
+    rig.settle(lambda: rig.fetched == [1, 1] and rig.report().error is None)
+    assert Package.open(file.parent, digest=made.digest)
+
+
+def test_a_broken_release_file_costs_only_its_own_adapter(rig: Rig) -> None:
+    good = rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    rig.engine((good, 1, "ready"))
+    was = rig.wanted().adapters
+    (rig.releases.path / "thor-cat.json").write_text("{")
+    rig.agent.sync()
+    assert rig.wanted().adapters == was
+    assert "thor-cat.json" in rig.report().error
+    rig.agent.close()
+    rig.agent = rig.new_agent()  # one that has never read it whole
+    rig.agent.sync()
+    assert rig.wanted().adapters == was
+
+
+def test_what_a_killed_agent_left_half_done_is_swept_away(tmp_path: Path) -> None:
+    shelf = PackageShelf(tmp_path / "packages")
+    (shelf.folder / ".0123.half").mkdir(parents=True)
+    (shelf.folder / ("a" * 64)).mkdir()
+    shelf.sweep()
+    assert [path.name for path in shelf.folder.iterdir()] == ["a" * 64]
+    good, bad = shelf.scan()
+    assert (good, list(bad)) == (frozenset(), ["sha256:" + "a" * 64])
