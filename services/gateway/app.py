@@ -13,6 +13,7 @@ import atelier
 from atelier.home import Home
 from services.gateway.database import Database
 from services.gateway.deps import Parts
+from services.gateway.docs import install_docs
 from services.gateway.generation import Generation, ImageEngine
 from services.gateway.keys import KeyStore
 from services.gateway.metrics import Metrics
@@ -57,6 +58,7 @@ def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> Fast
         version=atelier.__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # ours, without a CDN
         redoc_url=None,
     )
     # The last one added is the outermost: a refused body is counted and has an id too.
@@ -65,6 +67,7 @@ def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> Fast
     install(app)
     for routes in (images, usage, models, health):
         app.include_router(routes.router)
+    install_docs(app)
     describe_problems(app)
     return app
 
