@@ -77,8 +77,14 @@ def client(stack: ServedStack, cat: Pin) -> Iterator[Client]:
     with httpx.Client(
         base_url=stack.addresses["gateway"], headers=headers, timeout=300, limits=limits
     ) as http:
-        stack.wait_for(lambda: NAME in http.get("/v1/models").text, "the gateway to route")
+        stack.wait_for(lambda: routed(http) == cat.version, "the gateway to route")
         yield Client(http, key)
+
+
+def routed(http: httpx.Client) -> int | None:
+    """The version that calls go to; an adapter is listed before any of it is ready."""
+    listed = http.get("/v1/models").json()["data"]
+    return next((one["version"] for one in listed if one["id"] == NAME), None)
 
 
 def pixels(png: bytes) -> np.ndarray:
