@@ -8,6 +8,7 @@ import string
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from atelier import document
@@ -17,6 +18,7 @@ from atelier.names import AdapterName
 from atelier.policy import Gates
 
 RECIPE = "recipe.yaml"
+ADAPTERS = "adapters"  # the folder whose recipes a push trains, one folder an adapter
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Natural = Annotated[int, Field(strict=True, ge=0)]
@@ -217,9 +219,13 @@ class Recipe(_Written):
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
-        """Read a recipe; RecipeError names file, line and key of every mistake."""
+        """Read a recipe; RecipeError names file, line and key of every mistake.
+
+        In `adapters/` it must be the only one for its adapter.
+        """
         path = Path(path)
         written = document.load(path, _Written, RecipeError)
+        _refuse_twin(path, written.adapter)
         return cls.model_validate({**dict(written), "folder": path.parent})
 
     @property
@@ -237,18 +243,25 @@ class Recipe(_Written):
         return re.sub(r"\s+([,.;:!?])", r"\1", " ".join(text.split()))
 
 
-def find_recipes(root: Path) -> tuple[Recipe, ...]:
-    """Every `recipe.yaml` below `root`; RecipeError where two are for one adapter."""
-    found: dict[str, tuple[Path, Recipe]] = {}
-    for path in sorted(root.rglob(RECIPE)):
-        recipe = Recipe.load(path)
-        if recipe.adapter in found:
+def _refuse_twin(path: Path, name: str) -> None:
+    """RecipeError where another folder of `adapters/` has a recipe for the same adapter."""
+    folder = path.absolute().parent
+    if folder.parent.name != ADAPTERS or path.name != RECIPE:
+        return
+    for other in sorted(folder.parent.glob(f"*/{RECIPE}")):
+        if other.parent != folder and _adapter_of(other) == name:
             raise RecipeError(
-                f"{found[recipe.adapter][0]} and {path} are both for adapter {recipe.adapter}; "
-                "rename one, or remove it"
+                f"{path} and {other} are both for adapter {name}; rename one, or remove it"
             )
-        found[recipe.adapter] = (path, recipe)
-    return tuple(recipe for _, recipe in found.values())
+
+
+def _adapter_of(path: Path) -> object:
+    """The name in a recipe that may be broken otherwise; its own reader will say so."""
+    try:
+        written = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return written.get("adapter") if isinstance(written, dict) else None
 
 
 def _check_fields(template: str, what: str, known: set[str]) -> None:

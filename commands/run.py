@@ -25,7 +25,9 @@ def run(
     found, operators = Recipe.load(recipe), Policy.load(policy)
     from commands.quiet import quiet_loading
     from commands.release import answer
+    from commands.smoke import smoke_check
     from pipelines.run import run as whole
 
     quiet_loading()
-    return answer(whole(found, operators, Home.find(), resume=resume))
+    home = Home.find()
+    return answer(whole(found, operators, home, resume=resume, smoke=smoke_check(home)))

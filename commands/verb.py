@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.errors import report
+from atelier.boundary import report
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

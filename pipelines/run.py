@@ -10,7 +10,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from atelier.errors import AtelierError, DatasetError, Refused
+from atelier.boundary import answered
+from atelier.errors import DatasetError, Refused
 from atelier.home import Home
 from atelier.names import hex_of
 from atelier.policy import Policy
@@ -18,12 +19,19 @@ from atelier.recipe import Recipe
 from atelier.registry import Registry
 from pipelines.dataset import lint
 from pipelines.evaluate import FILE, SHEET, Evaluation, evaluate
-from pipelines.promote import Standing, promote
+from pipelines.promote import Smoke, Standing, promote
 from pipelines.train import TrainResult, train
 from pipelines.train.progress import watcher
 
 
-def run(recipe: Recipe, policy: Policy, home: Home, *, resume: bool = False) -> Standing:
+def run(
+    recipe: Recipe,
+    policy: Policy,
+    home: Home,
+    *,
+    resume: bool = False,
+    smoke: Smoke | None = None,
+) -> Standing:
     """Train, judge, register and promote; Refused with the reasons where the verdict says no."""
     policy.tightened(recipe.gates)  # a recipe that asks for less than the operator ends here
     output = home.runs / recipe.adapter / hex_of(recipe.digest)[:12]
@@ -41,7 +49,9 @@ def run(recipe: Recipe, policy: Policy, home: Home, *, resume: bool = False) -> 
     version = register(trained, judged, output / "evaluation", registry)
     if not judged.accepted:
         raise Refused(f"{recipe.adapter}@{version} is refused:\n- " + "\n- ".join(judged.reasons))
-    return promote(recipe.adapter, version, registry=registry, home=home, policy=policy)
+    return promote(
+        recipe.adapter, version, registry=registry, home=home, policy=policy, smoke=smoke
+    )
 
 
 def check_pictures(recipe: Recipe) -> None:
@@ -68,14 +78,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("recipe", type=Path, help="the recipe.yaml to train and serve")
     parser.add_argument("--policy", type=Path, help="the environment's (default: the program's)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         recipe, policy = Recipe.load(options.recipe), Policy.load(options.policy)
         print(run(recipe, policy, Home.find(), resume=options.resume).message)
-    except AtelierError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return answered(work, debug=options.debug)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
+from atelier.boundary import report
 from atelier.errors import BadInput
 from atelier.files import locked
-from commands.errors import report
 
 OURS = ("home", "evaluation-1", "evaluation-2", "contact-sheet.png", "loss.png", "report.html")
 

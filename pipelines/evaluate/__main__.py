@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from atelier.adapter.package import Package
-from atelier.errors import AtelierError, Refused
+from atelier.boundary import answered
+from atelier.errors import Refused
 from atelier.policy import Policy
 from atelier.recipe import Recipe
 from pipelines.evaluate import evaluate
@@ -21,8 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipe", type=Path, required=True, help="what it was trained by")
     parser.add_argument("--policy", type=Path, help="the environment's (default: the program's)")
     parser.add_argument("--output", type=Path, required=True, help="where the verdict is written")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         recipe = Recipe.load(options.recipe)
         judged = evaluate(
             Package.open(options.package),
@@ -34,10 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(judged.reasons))
         if not judged.accepted:
             raise Refused(f"{judged.adapter}: refused; see {options.output}")
-    except AtelierError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return answered(work, debug=options.debug)
 
 
 if __name__ == "__main__":

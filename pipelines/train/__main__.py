@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from atelier.errors import AtelierError
+from atelier.boundary import answered
 from atelier.home import Home
 from atelier.names import hex_of
 from atelier.recipe import Recipe
@@ -16,16 +16,18 @@ from atelier.recipe import Recipe
 
 def main(arguments: list[str] | None = None) -> int:
     """Trains or delivers; the exit code is the command line's contract (see atelier.errors)."""
-    options = _parser().parse_args(arguments)
-    try:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.recipe is None) == (options.deliver is None):
+        parser.error("give either a RECIPE or --deliver RUN")
+
+    def work() -> None:
         if options.deliver is not None:
             _deliver(options.deliver)
         else:
             _train(options)
-    except AtelierError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+
+    return answered(work, debug=options.debug)
 
 
 def default_output(recipe: Recipe) -> Path:
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--deliver", type=Path, metavar="RUN", help="only tell MLflow and W&B what is outstanding"
     )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 

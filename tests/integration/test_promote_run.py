@@ -85,3 +85,12 @@ def test_a_recipe_with_unreadable_pictures_ends_before_training(
     assert main([str(tmp_path / "recipe.yaml"), "--policy", str(place / "mild.yaml")]) == 2
     assert "cut.png" in capsys.readouterr().err
     assert not Home.find().runs.exists()
+
+
+def test_what_is_no_error_of_ours_is_a_line_and_no_refusal_either(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ATELIER_HOME", str(place / "mild.yaml"))  # a file
+    assert main([str(place / "recipe.yaml"), "--policy", str(place / "mild.yaml")]) == 2
+    told = capsys.readouterr().err
+    assert "mild.yaml" in told and "Traceback" not in told

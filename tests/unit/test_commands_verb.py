@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from atelier.boundary import explain
 from atelier.errors import (
     AdapterRejected,
     AtelierError,
@@ -16,7 +17,6 @@ from atelier.errors import (
     Refused,
     Unavailable,
 )
-from commands.errors import explain
 from commands.table import short, table
 from commands.verb import Answer, verb
 

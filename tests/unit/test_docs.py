@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from atelier.boundary import INTERNAL, KEYBOARD
 from atelier.errors import AtelierError, Interrupted, Refused, Unavailable
-from commands.errors import INTERNAL, KEYBOARD
 from services.gateway.problems import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atelier.errors import RecipeError
-from atelier.recipe import Recipe, find_recipes
+from atelier.recipe import Recipe
 
 # DESIGN's own example.
 RECIPE = """\
@@ -95,6 +95,7 @@ def test_defaults(tmp_path: Path) -> None:
         "seed": 0,
         "gradient_checkpointing": False,
         "max_grad_norm": 1.0,
+        "lr_ratio": 1.0,
     }
     assert stage.lora.model_dump() == {"rank": 16, "alpha": 16.0, "targets": ("attn",)}
     assert stage.prior is None
@@ -247,13 +248,20 @@ def test_filling_leaves_no_gaps(tmp_path: Path) -> None:
 
 
 def test_two_recipes_for_one_adapter_are_both_named(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        load(tmp_path / name, LEAST.replace("least", f"one-{name}"))
-    assert [recipe.adapter for recipe in find_recipes(tmp_path)] == ["one-a", "one-b"]
-    load(tmp_path / "b", LEAST.replace("least", "one-a"))
-    with pytest.raises(RecipeError, match=r"a/recipe\.yaml and .*b/recipe\.yaml are both for ada"):
-        find_recipes(tmp_path)
+    adapters = tmp_path / "adapters"
+    for name in ("a", "b", "broken"):
+        (adapters / name).mkdir(parents=True)
+    load(adapters / "a", LEAST)
+    (adapters / "broken" / "recipe.yaml").write_text("adapter: [least\n")
+    assert load(adapters / "b", LEAST.replace("least", "another")).adapter == "another"
+    with pytest.raises(RecipeError, match=r"b/recipe\.yaml and .*a/recipe\.yaml are both for ada"):
+        load(adapters / "b", LEAST)
+
+
+def test_versions_of_a_recipe_may_lie_side_by_side(tmp_path: Path) -> None:
+    for folder in (tmp_path / "examples" / "a", tmp_path / "examples" / "b"):
+        folder.mkdir(parents=True)
+        assert load(folder, LEAST).adapter == "least"
 
 
 def test_a_recipe_cannot_be_changed(tmp_path: Path) -> None:

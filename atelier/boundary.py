@@ -1,9 +1,10 @@
-"""The one error boundary of the command line: known errors become a line and an exit code."""
+"""The one error boundary of every command: known errors become a line and an exit code."""
 
 import errno
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from atelier.errors import AtelierError
@@ -53,3 +54,12 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
         body = {"kind": failure.kind, "message": failure.message, "exit_code": failure.exit_code}
         print(json.dumps({"error": body}))
     return failure.exit_code
+
+
+def answered(work: Callable[[], None], *, debug: bool = False) -> int:
+    """Do the work; the exit code of a process that does nothing else."""
+    try:
+        work()
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, as_json=False, debug=debug)
+    return 0
