@@ -27,6 +27,11 @@ class Home:
         return self.root / "replicas"
 
     @property
+    def gateways(self) -> Path:
+        """One file a gateway: where it sends calls. Written by itself."""
+        return self.root / "gateways"
+
+    @property
     def volume(self) -> Path:
         """What an agent shares with its engine."""
         return self.root / "volume"

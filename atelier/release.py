@@ -141,8 +141,12 @@ class ReleaseFolder:
 
     def list(self) -> dict[str, Release]:
         """Every release by adapter."""
-        names = sorted(file.stem for file in self.path.glob("[!.]*.json"))
+        names = sorted(self.names())
         return {name: one for name in names if (one := self.get(name)) is not None}
+
+    def names(self) -> set[str]:
+        """The adapters that are released, their releases readable or not."""
+        return {file.stem for file in self.path.glob("[!.]*.json")}
 
     def get(self, name: str) -> Release | None:
         """The release of an adapter, or None where it is not served."""

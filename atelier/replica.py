@@ -22,6 +22,7 @@ class Held(BaseModel):
     version: int
     digest: Digest
     state: Literal["ready", "loading", "failed"]
+    default: bool = False  # whether it answers calls that name no version
     error: str | None = None
 
 

@@ -3,14 +3,12 @@
 Whoever finds an intent after a crash knows what was being done, and the way back.
 """
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from atelier.files import write_atomic
+from atelier.files import locked, write_atomic
 from atelier.home import Home
 from atelier.names import AdapterName, Digest
 
@@ -53,10 +51,21 @@ class IntentFolder:
         """The adapters with something under way."""
         return {file.stem for file in self.path.glob("[!.]*.json")}
 
-    @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
+    def locked(self, name: str) -> AbstractContextManager[None]:
         """Read and write one adapter's release and intent undisturbed. Released by a crash too."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / f".{name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return locked(self.path / f".{name}.lock")
+
+    def worked_on(self, name: str) -> AbstractContextManager[None]:
+        """Held by a command for as long as it sees its own work on an adapter through.
+
+        Commands do not keep one another out: going back must overtake a promotion that waits.
+        """
+        return locked(self.path / f".{name}.work", shared=True)
+
+    def is_worked_on(self, name: str) -> bool:
+        """Whether a command is at it, which also tells somebody how it went."""
+        try:
+            with locked(self.path / f".{name}.work", busy=BlockingIOError()):
+                return False
+        except BlockingIOError:
+            return True

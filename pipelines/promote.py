@@ -1,9 +1,9 @@
 """Promotion and the ways back: which version of an adapter serves on this machine.
 
 A promotion is one that the registry's verdict, worked out again under this environment's policy,
-allows. It writes the release, waits for every live replica to report the digest, makes a smoke
-picture, and only then moves the environment's alias (see settle.py, which also finishes or takes
-back what was killed in between). Going back needs nobody: not the registry, not a verdict.
+allows. It writes the release, waits until every live replica and gateway answers by it, makes a
+smoke picture, and only then moves the environment's alias (see settle.py, which also finishes or
+takes back what was killed in between). Going back needs nobody: not the registry, not a verdict.
 """
 
 import time
@@ -21,7 +21,7 @@ from pipelines.settle import ENVIRONMENT, Settler, Smoke, Standing, settle
 
 __all__ = ["Smoke", "Standing", "promote", "retire", "rollback", "settle"]
 
-WAIT: Final = 60.0  # seconds for replicas to fetch, verify and load a package
+WAIT: Final = 60.0  # seconds for replicas to fetch, verify and load a package, gateways to follow
 LOOK: Final = 0.1  # seconds between two looks at the replicas' reports
 
 
@@ -47,14 +47,15 @@ def promote(
     evaluation = approved(registry, info, policy)
     _require_base_served(home, f"{name}@{version}", evaluation.base)
     pin = Pin(version=info.version, digest=info.digest)
-    _write(home, name, pin, evaluation.base, canary, reason)
     settler = Settler(name, home, registry, smoke=smoke, environment=environment)
-    standing = _wait(settler, wait)
-    serves = standing.version == version if canary is None else standing.state != "restored"
-    if standing.state == "restored" or not serves:
-        raise Refused(standing.message)
-    if standing.retry:
-        raise Refused(_take_back(settler, pin, f"{standing.message} after {wait:g} s").message)
+    with IntentFolder(home).worked_on(name):
+        _write(home, name, pin, evaluation.base, canary, reason)
+        standing = _wait(settler, wait)
+        serves = standing.version == version if canary is None else standing.state != "restored"
+        if standing.state == "restored" or not serves:
+            raise Refused(standing.message)
+        if standing.retry:
+            raise Refused(_take_back(settler, pin, f"{standing.message} after {wait:g} s").message)
     return standing
 
 
@@ -94,12 +95,14 @@ def rollback(
     same, and the answer says that the alias is still to follow.
     """
     releases, intents = ReleaseFolder(home.releases), IntentFolder(home)
-    with intents.locked(name):
-        back = _released(releases, name).rolled_back(revision, reason)
-        _require_base_served(home, f"{name}@{back.version}", back.base)
-        releases.put(back)
-        intents.remove(name)  # whatever was under way has been overtaken
-    return _wait(Settler(name, home, registry, smoke=smoke, environment=environment), wait)
+    settler = Settler(name, home, registry, smoke=smoke, environment=environment)
+    with intents.worked_on(name):
+        with intents.locked(name):
+            back = _released(releases, name).rolled_back(revision, reason)
+            _require_base_served(home, f"{name}@{back.version}", back.base)
+            releases.put(back)
+            intents.remove(name)  # whatever was under way has been overtaken
+        return _wait(settler, wait)
 
 
 def retire(
@@ -107,15 +110,18 @@ def retire(
     *,
     registry: Registry | None,
     home: Home,
+    wait: float = WAIT,
     environment: str = ENVIRONMENT,
 ) -> Standing:
-    """Stop serving an adapter; its versions stay in the registry."""
+    """Stop serving an adapter, and wait until nothing answers by it; its versions stay."""
     releases, intents = ReleaseFolder(home.releases), IntentFolder(home)
-    with intents.locked(name):
-        _released(releases, name)
-        intents.put(Intent(adapter=name, doing="retire"))
-        releases.remove(name)
-    return Settler(name, home, registry, environment=environment).run()
+    settler = Settler(name, home, registry, environment=environment)
+    with intents.worked_on(name):
+        with intents.locked(name):
+            _released(releases, name)
+            intents.put(Intent(adapter=name, doing="retire"))
+            releases.remove(name)
+        return _wait(settler, wait)
 
 
 def _released(releases: ReleaseFolder, name: str) -> Release:

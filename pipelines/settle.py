@@ -8,7 +8,6 @@ touches nothing; `settle` does what it says.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from enum import Enum
 from typing import Final, Literal
 
@@ -16,56 +15,21 @@ from atelier.errors import AtelierError, BadInput, Unavailable
 from atelier.home import Home
 from atelier.registry import Registry
 from atelier.release import Release, ReleaseFolder
-from atelier.replica import ReplicaFolder
 from pipelines.intent import Intent, IntentFolder
+from pipelines.survey import Seen, survey, survey_gone
 
 ENVIRONMENT: Final = "local"
-NOTICED: Final = 1.5  # seconds within which a replica has seen a new release and says so
 ROUNDS: Final = 5  # how often a release may change under our hands before we leave it to the next
 
 State = Literal["serving", "pending", "restored", "retired", "disagrees"]
 Smoke = Callable[[str, int], None]  # makes a picture by name and version; raises if it cannot
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the live replicas of a base say about one digest."""
-
-    state: Literal["absent", "loading", "ready", "failed"]
-    told: str  # by whom, in words
-
-
-def survey(home: Home, name: str, digest: str, base: str, since: datetime) -> Seen:
-    """Ask every live replica's report. One failure outweighs the rest, then one that still loads.
-
-    A failure reported before the replica can have noticed what was released at `since` is that of
-    an earlier attempt, and counts as loading.
-    """
-    live = [one for one in ReplicaFolder(home.replicas).list().values() if one.live()]
-    mine = [one for one in live if one.base == base]
-    if not mine:
-        other = f"; live ones serve another base ({live[0].base})" if live else ""
-        return Seen("absent", f"no live replica of base {base}{other}")
-    held = {one.replica: one.holds(name, digest) for one in mine}
-    noticed = {one.replica: one.heartbeat > since.timestamp() + NOTICED for one in mine}
-    failed = [
-        f"failed on {who}: {h.error or 'no reason given'}"
-        for who, h in held.items()
-        if h and h.state == "failed" and noticed[who]
-    ]
-    if failed:
-        return Seen("failed", "; ".join(failed))
-    waiting = [who for who, h in held.items() if h is None or h.state != "ready"]
-    if waiting:
-        return Seen("loading", f"not yet ready on {', '.join(waiting)}")
-    return Seen("ready", f"ready on {', '.join(held)}")
-
-
 class Step(Enum):
     """What is to be done next about one adapter."""
 
     NOTHING = "release and alias agree"
-    WAIT = "replicas are not ready"
+    WAIT = "replicas or gateways have not followed yet"
     VERIFY = "check that it serves, then move the alias"
     RESTORE = "the new version failed before it served: take the release back"
     FORGET = "the intent was overtaken or never began"
@@ -80,14 +44,14 @@ def decide(release: Release | None, intent: Intent | None, seen: Seen, alias: in
     """
     if release is None:
         if intent is not None and intent.doing == "retire":
-            return Step.UNALIAS
+            return Step.WAIT if seen.state == "loading" else Step.UNALIAS
         return Step.NOTHING if intent is None else Step.FORGET
     if intent is not None:
         if not _is_under_way(intent, release):
             return Step.FORGET
         steps = {"failed": Step.RESTORE, "ready": Step.VERIFY}
         return steps.get(seen.state, Step.WAIT)
-    if alias == release.version:
+    if alias == release.version and seen.state != "loading":
         return Step.NOTHING
     return Step.VERIFY if seen.state == "ready" else Step.WAIT
 
@@ -119,12 +83,24 @@ def settle(
     smoke: Smoke | None = None,
     environment: str = ENVIRONMENT,
 ) -> list[Standing]:
-    """Bring every adapter of this home as far as it can be brought now. Safe to repeat."""
-    names = set(ReleaseFolder(home.releases).list()) | IntentFolder(home).names()
-    return [
-        Settler(name, home, registry, smoke=smoke, environment=environment).run()
-        for name in sorted(names)
-    ]
+    """Bring every adapter of this home as far as it can be brought now. Safe to repeat.
+
+    What a command works on is left to it: it tells its user how that went. One adapter's trouble
+    costs the others nothing.
+    """
+    intents = IntentFolder(home)
+    standings = []
+    for name in sorted(ReleaseFolder(home.releases).names() | intents.names()):
+        if intents.is_worked_on(name):
+            told = f"{name}: another command is working on it"
+            standings.append(Standing(name, "pending", told, retry=True))
+            continue
+        settler = Settler(name, home, registry, smoke=smoke, environment=environment)
+        try:
+            standings.append(settler.run())
+        except AtelierError as error:
+            standings.append(Standing(name, "pending", f"{name}: {error}"))
+    return standings
 
 
 @dataclass(frozen=True)
@@ -189,16 +165,20 @@ class Settler:
         if step is Step.FORGET:
             self._forget(intent)
             return None
+        if release is None and step is Step.WAIT:
+            told = f"{self.name} is not released; {seen.told}"
+            return Standing(self.name, "pending", told, alias=known.alias, retry=True)
         if release is None:
             return self._without_release(intent, known)
         if step is Step.WAIT:
-            loading = seen.state == "loading"
-            return self._standing("pending", release, known, seen.told, retry=loading)
+            state: State = "disagrees" if known.problem and not known.away else "pending"
+            told = known.problem if state == "disagrees" else seen.told
+            return self._standing(state, release, known, told, retry=seen.state == "loading")
         if step is Step.RESTORE and intent is not None:
             self.restore(release, intent, seen.told)
             return None
         if known.problem:
-            state: State = "pending" if known.away else "disagrees"
+            state = "pending" if known.away else "disagrees"
             return self._standing(state, release, known, known.problem)
         if step is Step.VERIFY:
             return self._verify(release, intent, known)
@@ -248,10 +228,8 @@ class Settler:
 
     def _seen(self, release: Release | None, intent: Intent | None) -> Seen:
         if release is None:
-            return Seen("absent", "nothing is released")
-        wanted = release.canary if intent is not None and intent.doing == "canary" else None
-        digest = (wanted or release).digest
-        return survey(self.home, self.name, digest, release.base, release.since)
+            return survey_gone(self.home, self.name)
+        return survey(self.home, release, canary=intent is not None and intent.doing == "canary")
 
     def _known(self, release: Release | None) -> _Known:
         """Which version the alias names, and whether the registry means what the release pins."""

@@ -65,14 +65,18 @@ class Adapter:
         self.digests[version] = made.digest
         return version
 
-    def report(self, *, base: str = BASE, **states: State) -> None:
-        """A live replica that holds versions as told: `report(v1="ready")`."""
+    def report(self, *, base: str = BASE, default: int | None = None, **states: State) -> None:
+        """A live replica that holds versions as told: `report(v1="ready")`.
+
+        It answers by the `default` version; without it, by whichever ready one is released next.
+        """
         held = tuple(
             Held(
                 name=self.name,
                 version=int(v[1:]),
                 digest=self.digests[int(v[1:])],
                 state=state,
+                default=state == "ready" and default in (None, int(v[1:])),
                 error="shapes do not fit" if state == "failed" else None,
             )
             for v, state in states.items()

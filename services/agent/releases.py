@@ -34,11 +34,11 @@ class LocalReleases:
         """Every file by itself."""
         releases: dict[str, Release] = {}
         unreadable: dict[str, str] = {}
-        for file in sorted(self._folder.path.glob("[!.]*.json")):
+        for name in sorted(self._folder.names()):
             try:
-                found = self._folder.get(file.stem)
+                found = self._folder.get(name)
             except AtelierError as error:
-                unreadable[file.stem] = str(error)
+                unreadable[name] = str(error)
             else:
-                releases |= {file.stem: found} if found else {}
+                releases |= {name: found} if found else {}
         return Released(releases, unreadable)

@@ -102,6 +102,13 @@ class VolumeWatcher:
 
     def write(self) -> None:
         """Writes `loaded.json` as things stand."""
+        answering = {
+            (info.name, info.version) for info in self._engine.adapters.list() if info.default
+        }
+        adapters = tuple(
+            held.model_copy(update={"default": identity in answering})
+            for identity, held in self._held.copy().items()
+        )
         with self._lock:
             write_atomic(
                 self._volume / "loaded.json",
@@ -114,7 +121,7 @@ class VolumeWatcher:
                     generation=self._generation,
                     heartbeat=time.time(),
                     error=self._error,
-                    adapters=tuple(self._held.copy().values()),
+                    adapters=adapters,
                 ).model_dump_json(indent=2),
             )
 

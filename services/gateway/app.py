@@ -50,6 +50,7 @@ def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> Fast
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+            parts.releases.close()
             await parts.engine.close()
             database.close()
 

@@ -2,7 +2,7 @@
 
 An adapter moves to its release's version only when every live replica reports that digest as
 ready; until then it stays where it was. Every call names its version, so one answer never mixes
-two.
+two. Where calls go is told in the home, so that whoever released a version can wait for it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from starlette.concurrency import run_in_threadpool
 from atelier.adapter.manifest import Manifest
 from atelier.errors import BadInput, ReleaseError, Unavailable
 from atelier.files import sha256_bytes
+from atelier.gateways import GatewayFolder, Routed
 from atelier.home import Home
 from atelier.names import hex_of
 from atelier.release import Release, ReleaseFolder
 from atelier.replica import Replica, ReplicaFolder, ready
+from services.gateway.report import Reporter
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +151,7 @@ class ReleaseWatch:
         self._home = home
         self._releases = ReleaseFolder(home.releases)
         self._replicas = ReplicaFolder(home.replicas)
+        self._reporter = Reporter(GatewayFolder(home.gateways))
         self._poll = poll
         self._draw = draw
         self._read: dict[str, tuple[tuple[int, ...], Release]] = {}
@@ -199,6 +202,12 @@ class ReleaseWatch:
             self._log_changes(routes)
             self._forget_manifests(routes)
             self.routes, self.replicas = routes, tuple(replicas)
+            self._reporter.tell({name: _routed(route) for name, route in routes.items()})
+
+    def close(self) -> None:
+        """Say no more where calls go."""
+        with self._lock:
+            self._reporter.close()
 
     def _list(self) -> dict[str, Release]:
         """Every release; files are parsed when they change, a broken one stays what it was."""
@@ -253,6 +262,13 @@ class ReleaseWatch:
                 logger.info("adapter %s: %s -> %s", name, _label(old), _label(new))
             if new and new.trouble and (old is None or old.trouble != new.trouble):
                 logger.warning("adapter %s: %s", name, new.trouble)
+
+
+def _routed(route: Route) -> Routed:
+    return Routed(
+        serving=route.serving.digest if route.serving else None,
+        canary=route.canary.digest if route.canary else None,
+    )
 
 
 def _label(route: Route | None) -> str:

@@ -97,8 +97,9 @@ def test_wanted_is_loaded_switched_and_removed(
     held = engine.adapters.acquire(AdapterUse("cat"))
 
     want(tmp_path, 2, 2, *packages)
-    assert [h.state for h in loaded(tmp_path, 2).adapters] == ["ready"] * 3
-    assert default_of(engine) == 2
+    report = loaded(tmp_path, 2)
+    assert [h.state for h in report.adapters] == ["ready"] * 3
+    assert [h.version for h in report.adapters if h.default] == [2] == [default_of(engine)]
     assert held.version == 1
 
     want(tmp_path, 3, 2, *packages[:2])

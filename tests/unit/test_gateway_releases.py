@@ -1,11 +1,13 @@
 """Which version a call goes to: only one that every live replica holds, and never a mixture."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 
 from atelier.files import write_atomic
+from atelier.gateways import Gateway, GatewayFolder, Routed
 from atelier.names import hex_of
 from atelier.release import Canary, ReleaseFolder
 from services.gateway.releases import (
@@ -248,3 +250,32 @@ def test_reference(text: str, parsed: tuple[str, int | None]) -> None:
 def test_reference_that_cannot_be_read(text: str) -> None:
     with pytest.raises(ValueError, match="neither name nor name@version"):
         parse_reference(text)
+
+
+def test_where_calls_go_is_told_for_as_long_as_it_runs(stage: Stage, watch: ReleaseWatch) -> None:
+    folder = GatewayFolder(stage.home.gateways)
+    folder.put(Gateway(gateway="killed", heartbeat=time.time() - 60))
+    stage.load(ONE, 1)
+    stage.release(ONE, 1)
+    watch.look()
+    (told,) = folder.list().values()
+    assert told.live()
+    assert told.routes["thor-cat"] == Routed(serving=ONE.digest)
+    release = stage.release(TWO, 2)
+    watch.look()
+    assert folder.list()[told.gateway].routes["thor-cat"].serving == ONE.digest  # not loaded yet
+    stage.load(TWO, 2)
+    share = Canary(version=1, digest=ONE.digest, percent=10)
+    ReleaseFolder(stage.home.releases).put(release.with_canary(share, "tried"))
+    watch.look()
+    route = folder.list()[told.gateway].routes["thor-cat"]
+    assert route == Routed(serving=TWO.digest, canary=ONE.digest)
+    watch.close()
+    assert folder.list() == {}
+
+
+def test_it_routes_on_where_that_cannot_be_told(stage: Stage, watch: ReleaseWatch) -> None:
+    stage.load(ONE, 1)
+    stage.release(ONE, 1)
+    stage.home.gateways.write_text("a file where the folder should be")
+    assert serving(watch) == 1

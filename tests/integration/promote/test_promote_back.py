@@ -66,6 +66,7 @@ def test_a_rollback_overtakes_a_promotion_that_waits(cat: Adapter) -> None:
 def test_retire_ends_release_and_alias(cat: Adapter) -> None:
     cat.report(v1="ready")
     cat.promote(1)
+    cat.report()
     assert retire(cat.name, registry=cat.registry, home=cat.home).state == "retired"
     assert (cat.released, cat.alias, cat.under_way) == (None, None, False)
     with pytest.raises(BadInput, match="not served here"):
@@ -75,10 +76,60 @@ def test_retire_ends_release_and_alias(cat: Adapter) -> None:
 def test_retire_without_the_registry_leaves_the_alias_to_settle(cat: Adapter) -> None:
     cat.report(v1="ready")
     cat.promote(1)
+    cat.report()
     assert retire(cat.name, registry=None, home=cat.home).state == "pending"
     assert (cat.released, cat.alias) == (None, 1)
     assert settle(cat.home, cat.registry)[0].state == "retired"
     assert (cat.alias, cat.under_way) == (None, False)
+
+
+def test_retire_waits_until_nothing_answers_by_it(cat: Adapter) -> None:
+    cat.report(v1="ready")
+    cat.promote(1)
+    standing = retire(cat.name, registry=cat.registry, home=cat.home, wait=0.3)
+    assert (standing.state, cat.alias, cat.under_way) == ("pending", 1, True)
+    assert "still answering by it: r0" in standing.message
+    cat.report()
+    assert settle(cat.home, cat.registry)[0].state == "retired"
+    assert (cat.alias, cat.under_way) == (None, False)
+
+
+def test_rollback_waits_for_what_answers_even_where_the_alias_never_moved(cat: Adapter) -> None:
+    cat.report(v1="ready")
+    cat.promote(1)
+    cat.report(v1="ready", v2="loading")
+    with pytest.raises(Refused):
+        cat.promote(2)
+    cat.report(v1="ready", v2="ready", default=2)  # it came up in the very last moment
+    standing = settle(cat.home, cat.registry)[0]
+    assert (standing.state, cat.released, cat.alias) == ("pending", 1, 1)
+    assert "another version still answers on r0" in standing.message
+
+
+def test_what_a_command_works_on_is_left_to_it(cat: Adapter) -> None:
+    cat.report(v1="ready")
+    cat.promote(1)
+    asked = []
+
+    def smoke(name: str, version: int) -> None:  # `serve` looks while version 2 is tried out
+        asked.append(settle(cat.home, cat.registry)[0])
+
+    cat.report(v1="ready", v2="ready")
+    assert cat.promote(2, smoke=smoke).state == "serving"
+    (standing,) = asked
+    assert (standing.state, standing.retry) == ("pending", True)
+    assert "another command is working on it" in standing.message
+    assert settle(cat.home, cat.registry)[0].state == "serving"
+
+
+def test_one_release_that_cannot_be_read_costs_the_others_nothing(cat: Adapter) -> None:
+    cat.report(v1="ready")
+    cat.promote(1)
+    (cat.home.releases / "broken.json").write_text("{")
+    broken, whole = settle(cat.home, cat.registry)
+    assert (broken.adapter, broken.state) == ("broken", "pending")
+    assert "promote or retire the adapter again" in broken.message
+    assert whole.state == "serving"
 
 
 def test_going_back_to_another_base_takes_the_base_along(cat: Adapter) -> None:

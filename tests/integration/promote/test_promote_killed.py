@@ -102,6 +102,7 @@ def test_killed_while_retiring_it_serves_or_it_does_not(shared: Adapter, tmp_pat
         adapter = shared.at(Home(tmp_path / str(number)))
         adapter.report(v1="ready")
         adapter.promote(1)
+        adapter.report()  # it is quick to let go
         return adapter
 
     def act(adapter: Adapter) -> object:

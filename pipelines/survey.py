@@ -1,0 +1,82 @@
+"""What the running replicas and gateways say about one adapter."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from atelier.gateways import GatewayFolder
+from atelier.home import Home
+from atelier.release import Release
+from atelier.replica import Replica, ReplicaFolder
+
+NOTICED: Final = 1.5  # seconds within which a replica has seen a new release and says so
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How far a release has come: `ready` where every live replica and gateway answers by it."""
+
+    state: Literal["absent", "loading", "ready", "failed"]
+    told: str  # by whom, in words
+
+
+def survey(home: Home, release: Release, *, canary: bool = False) -> Seen:
+    """Ask every live report about the release's version, or about its canary.
+
+    One failure outweighs the rest, then one that still loads. A failure reported before the replica
+    can have noticed the release is that of an earlier attempt, and counts as loading.
+    """
+    name, pin = release.adapter, release.canary if canary and release.canary else release.pin
+    live = _live_replicas(home)
+    mine = [one for one in live if one.base == release.base]
+    if not mine:
+        other = f"; live ones serve another base ({live[0].base})" if live else ""
+        return Seen("absent", f"no live replica of base {release.base}{other}")
+    held = {one.replica: one.holds(name, pin.digest) for one in mine}
+    since = release.since.timestamp() + NOTICED
+    noticed = {one.replica: one.heartbeat > since for one in mine}
+    failed = [
+        f"failed on {who}: {h.error or 'no reason given'}"
+        for who, h in held.items()
+        if h and h.state == "failed" and noticed[who]
+    ]
+    if failed:
+        return Seen("failed", "; ".join(failed))
+    if waiting := [who for who, h in held.items() if h is None or h.state != "ready"]:
+        return Seen("loading", f"not yet ready on {', '.join(waiting)}")
+    if not canary and (others := [who for who, h in held.items() if h and not h.default]):
+        return Seen("loading", f"another version still answers on {', '.join(others)}")
+    if elsewhere := _routing_elsewhere(home, name, pin.digest, canary=canary):
+        return Seen("loading", f"not yet routed by gateway {', '.join(elsewhere)}")
+    return Seen("ready", f"ready on {', '.join(held)}")
+
+
+def survey_gone(home: Home, name: str) -> Seen:
+    """Whether anything still answers by an adapter that is no longer released."""
+    replicas = [
+        one.replica
+        for one in _live_replicas(home)
+        if any(held.name == name and held.default for held in one.adapters)
+    ]
+    gateways = [
+        one.gateway
+        for one in GatewayFolder(home.gateways).list().values()
+        if one.live() and name in one.routes
+    ]
+    if replicas or gateways:
+        return Seen("loading", f"still answering by it: {', '.join(gateways + replicas)}")
+    return Seen("absent", "nothing is released")
+
+
+def _live_replicas(home: Home) -> list[Replica]:
+    return [one for one in ReplicaFolder(home.replicas).list().values() if one.live()]
+
+
+def _routing_elsewhere(home: Home, name: str, digest: str, *, canary: bool) -> list[str]:
+    """The live gateways that do not send the adapter's calls to that digest."""
+    found = []
+    for one in GatewayFolder(home.gateways).list().values():
+        route = one.routes.get(name)
+        goes_to = route and (route.canary if canary else route.serving)
+        if one.live() and goes_to != digest:
+            found.append(one.gateway)
+    return found
