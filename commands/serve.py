@@ -4,139 +4,25 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
-import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from atelier.base import resolve_base
-from atelier.errors import BadInput, Unavailable
+from atelier.errors import BadInput
 from atelier.files import write_atomic
 from atelier.home import Home
 from atelier.replica import ReplicaFolder
+from commands.supervisor import Service, Supervisor
 from commands.verb import Answer
-from services.triton.process import free_port, roll, spawn, tail
+from services.triton.process import free_port
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a restart, doubled by each further one
-SETTLED = 30.0  # seconds after which an earlier end is forgiven
-PERIOD = 0.1
 BASE = "models/miniature"
-
-
-@dataclass(frozen=True)
-class Service:
-    """A process to keep: how to start it, and how to tell that it does its work."""
-
-    name: str
-    argv: Sequence[str]
-    env: Mapping[str, str]
-    log: Path
-    ready: Callable[[], bool]
-    start_seconds: float = 60.0
-    grace: float = 10.0  # seconds between SIGTERM and SIGKILL
-
-
-@dataclass
-class _Kept:
-    """A service and its process now."""
-
-    service: Service
-    process: "subprocess.Popen[bytes] | None" = None
-    began: float = 0.0
-    ends: int = 0  # in a row, without having settled in between
-    again: float | None = None  # when to start it anew
-
-
-@dataclass
-class Supervisor:
-    """Starts services in order, restarts those that end, and stops all in reverse order."""
-
-    services: Sequence[Service]
-    say: Callable[[str], None]
-    told: threading.Event = field(default_factory=threading.Event)
-    _hurry: bool = False
-
-    def __post_init__(self) -> None:
-        self._kept = [_Kept(service) for service in self.services]
-
-    def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Until told to stop. Raises Unavailable with the log's end if one cannot start at all."""
-        try:
-            for kept in self._kept:
-                self._start(kept)
-                self._wait_ready(kept)
-                if self.told.is_set():
-                    return
-                self.say(f"{kept.service.name} is ready")
-            on_ready()
-            while not self.told.wait(PERIOD):
-                for kept in self._kept:
-                    self._look_after(kept)
-        finally:
-            self._stop_all()
-
-    def stop(self, *_: object) -> None:
-        """Tell it to stop, from a signal or another thread; a second time: at once."""
-        self._hurry = self.told.is_set()
-        self.told.set()
-
-    def pid(self, name: str) -> int | None:
-        """The process of a service, None while it has none."""
-        found = next(kept for kept in self._kept if kept.service.name == name)
-        return found.process.pid if found.process else None
-
-    def _start(self, kept: _Kept) -> None:
-        service = kept.service
-        if kept.ends == 0:
-            roll(service.log)
-        kept.process = spawn(service.argv, env=service.env, log=service.log)
-        kept.began, kept.again = time.monotonic(), None
-
-    def _wait_ready(self, kept: _Kept) -> None:
-        service, process = kept.service, kept.process
-        deadline = time.monotonic() + service.start_seconds
-        while not (self.told.is_set() or service.ready()):
-            if process is not None and process.poll() is not None:
-                raise Unavailable(f"{_obituary(service, process)} before it was ready")
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"{service.name} is not ready after {service.start_seconds:.0f} s; the end of "
-                    f"{service.log}:\n{tail(service.log)}"
-                )
-            time.sleep(PERIOD)
-
-    def _look_after(self, kept: _Kept) -> None:
-        process, now = kept.process, time.monotonic()
-        if process is None:
-            if kept.again is not None and now >= kept.again:
-                self._start(kept)
-        elif process.poll() is not None:
-            kept.ends = 1 if now - kept.began > SETTLED else kept.ends + 1
-            wait = min(FIRST_WAIT * 2 ** (kept.ends - 1), LONGEST_WAIT)
-            kept.process, kept.again = None, now + wait
-            self.say(f"{_obituary(kept.service, process)}\nstarting it again in {wait:g} s")
-
-    def _stop_all(self) -> None:
-        for kept in reversed(self._kept):
-            process, kept.process = kept.process, None
-            if process is None:
-                continue
-            process.terminate()
-            deadline = time.monotonic() + kept.service.grace
-            while process.poll() is None and not self._hurry and time.monotonic() < deadline:
-                time.sleep(0.02)
-            if process.poll() is None:
-                self.say(f"{kept.service.name} did not end in time and is killed")
-                process.kill()
-            process.wait()
 
 
 def serve(
@@ -151,8 +37,8 @@ def serve(
 ) -> Answer:
     """Serve one base and every released adapter, until Ctrl-C or SIGTERM.
 
-    The engine's own settings are ATELIER_SLOTS, ATELIER_MAX_BATCH, ATELIER_MAX_RANK,
-    ATELIER_DEVICE, ATELIER_PRECISION.
+    Promotions that were left open are finished, see logs/settling.log. The engine's own settings
+    are ATELIER_SLOTS, ATELIER_MAX_BATCH, ATELIER_MAX_RANK, ATELIER_DEVICE, ATELIER_PRECISION.
     """
     home = Home.find()
     addresses = Addresses(
@@ -264,6 +150,15 @@ def plan_services(
                 grace=40.0,
             )
         )
+    services.append(
+        Service(
+            name="settling",
+            argv=_module("commands.settling"),
+            env=shared,
+            log=home.logs / "settling.log",
+            ready=lambda: True,  # nobody waits for it
+        )
+    )
     return services
 
 
@@ -301,9 +196,3 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _obituary(service: Service, process: "subprocess.Popen[bytes]") -> str:
-    code = process.returncode
-    how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-    return f"{service.name} ended ({how}); the end of {service.log}:\n{tail(service.log)}"

@@ -14,8 +14,9 @@ import pytest
 
 from atelier.errors import BadInput, Unavailable
 from atelier.home import Home
-from commands import serve
-from commands.serve import Addresses, Service, Supervisor, plan_services
+from commands import serve, supervisor
+from commands.serve import Addresses, plan_services
+from commands.supervisor import Service, Supervisor
 from services.triton.process import alive
 
 SLEEP = "exec sleep 60"
@@ -83,7 +84,7 @@ def test_services_start_in_order_and_end_in_reverse(tmp_path: Path) -> None:
 def test_one_that_ends_is_named_with_its_last_words_and_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(supervisor, "FIRST_WAIT", 0.05)
     with Running(service("one", SLEEP, tmp_path), service("two", SLEEP, tmp_path)) as running:
         one, two = pids(running)
         os.kill(two, signal.SIGKILL)
@@ -98,8 +99,8 @@ def test_one_that_ends_is_named_with_its_last_words_and_started_again(
 def test_one_that_ends_again_and_again_waits_longer_and_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "FIRST_WAIT", 0.02)
-    monkeypatch.setattr(serve, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(supervisor, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(supervisor, "LONGEST_WAIT", 0.1)
     with Running(service("one", "sleep 0.3; exit 7", tmp_path)) as running:
         running.until(lambda: len(running.said) >= 6)
     waits = [text.rpartition("again in ")[2] for text in running.said[1:6]]
@@ -156,15 +157,15 @@ def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
 def test_a_replica_is_triton_then_agent_then_gateway(tmp_path: Path) -> None:
     addresses = Addresses(gateway=1, http=2, grpc=3, metrics=4)
     planned = plan_services(Home(tmp_path), tmp_path / "base", addresses, replica="r1")
-    assert [one.name for one in planned] == ["triton", "agent", "gateway"]
-    triton, agent, gateway = (one.env for one in planned)
+    assert [one.name for one in planned] == ["triton", "agent", "gateway", "settling"]
+    triton, agent, gateway, settling = (one.env for one in planned)
     assert triton["ATELIER_BASE"] == str(tmp_path / "base")
     assert triton["ATELIER_TRITON_GRPC_PORT"] == "3"
     assert gateway["ATELIER_TRITON_URL"] == "grpc://127.0.0.1:3"
     assert {env["ATELIER_REPLICA"] for env in (triton, agent, gateway)} == {"r1"}
-    assert len({env["MLFLOW_TRACKING_URI"] for env in (triton, agent, gateway)}) == 1
+    assert len({env["MLFLOW_TRACKING_URI"] for env in (triton, agent, gateway, settling)}) == 1
     alone = plan_services(Home(tmp_path), tmp_path, addresses, replica="r1", gateway=False)
-    assert [one.name for one in alone] == ["triton", "agent"]
+    assert [one.name for one in alone] == ["triton", "agent", "settling"]
 
 
 def test_a_port_in_use_is_told_before_anything_starts() -> None:
