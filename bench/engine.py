@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import logging
 import platform
+import shlex
 import statistics
 import sys
 import tempfile
@@ -207,6 +208,7 @@ def main() -> None:
     with torch.inference_mode():
         unet_calls(base, layout, options.rank, options.rounds)
     requests(options.base, base, layout, options.rank, max(3, options.rounds // 5))
+    print(f"\nagain: python {shlex.join(sys.argv)}")
 
 
 if __name__ == "__main__":

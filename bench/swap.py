@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -207,7 +208,7 @@ def main() -> None:
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     chosen.output.write_text(json.dumps(found, indent=2) + "\n")
     json.dump(found, sys.stdout, indent=2)
-    print()
+    print(f"\nagain: python -m bench.swap {shlex.join(sys.argv[1:])}")
 
 
 if __name__ == "__main__":
