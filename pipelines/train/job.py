@@ -185,14 +185,13 @@ class _Job:
             seed=self.stage.train.seed,
         )
 
-        def told(done: int, of: int) -> None:
-            if self.stopping.asked:
-                raise Interrupted("stopped while class pictures were drawn; --resume goes on")
-            if done < of:
-                self.watcher.note(f"class pictures: {done} of {of}")
-
-        cache = Home.find().root / "cache" / "class-pictures"
-        return class_pictures(wanted, cache, lambda: self.engine, told)
+        return class_pictures(
+            wanted,
+            Home.find().root / "cache" / "class-pictures",
+            lambda: self.engine,
+            told=lambda done, of: self.watcher.note(f"class pictures: {done} of {of}"),
+            check=lambda: self.stopping.check("class pictures were drawn"),
+        )
 
     def _restored(self, kept: Checkpoints, optimiser: Optimiser) -> int:
         """The number of updates that a checkpoint brought back; 0 without one."""

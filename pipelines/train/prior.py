@@ -5,7 +5,7 @@ The same base, prompt, seed and size give the same pictures, so they are made on
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -53,8 +53,12 @@ def class_pictures(
     cache: Path,
     engine: Callable[[], Engine],
     told: Callable[[int, int], None],
+    check: Callable[[], None],
 ) -> PictureFolder:
-    """The pictures, from the cache or drawn now; `told(done, of)` is called between groups.
+    """The pictures, from the cache or drawn now.
+
+    `told(done, of)` is called before each group that is drawn, `check()` before each of the UNet's
+    calls; what it raises ends the drawing.
 
     A group is kept whole or not at all, because which pictures are drawn together decides about
     their last bits, and a run that goes on must see the pictures that it began with.
@@ -66,11 +70,25 @@ def class_pictures(
         final = folder / f"{first:05d}"
         if not final.is_dir():
             told(first, wanted.count)
-            results = engine().generate_many([wanted.request(number) for number in numbers])
-            images = [Image.fromarray(result.images[0]) for result in results]
-            _keep(final, dict(zip(numbers, images, strict=True)))
-    told(wanted.count, wanted.count)
+            requests = [wanted.request(number) for number in numbers]
+            _keep(final, dict(zip(numbers, _drawn(engine(), requests, check), strict=True)))
     return open_folder(folder)
+
+
+def _drawn(
+    engine: Engine, requests: Sequence[ImageRequest], check: Callable[[], None]
+) -> list[Image.Image]:
+    """One picture a request, drawn together."""
+    futures = [engine.submit(request) for request in requests]
+    try:
+        while not all(future.done() for future in futures):
+            check()
+            engine.step()
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+    return [Image.fromarray(future.result().images[0]) for future in futures]
 
 
 def _keep(final: Path, images: dict[int, Image.Image]) -> None:

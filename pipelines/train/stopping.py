@@ -5,6 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from atelier.errors import Interrupted
+
 
 class Stopping:
     """While it is entered, SIGTERM sets `asked` instead of ending the process.
@@ -19,6 +21,11 @@ class Stopping:
     def ask(self) -> None:
         """Stop at the next safe place."""
         self.asked = True
+
+    def check(self, what: str) -> None:
+        """Interrupted where somebody asked to stop; `what` is said to be unfinished."""
+        if self.asked:
+            raise Interrupted(f"stopped while {what}; --resume goes on")
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -18,6 +18,7 @@ from atelier.files import sha256_file
 from atelier.recipe import Recipe
 from pipelines.dataset import open_folder
 from pipelines.train import TrainResult, train
+from pipelines.train.progress import Silence
 from services.engine import Engine, EngineSettings, load_base
 from tests.training import ROOT, STEPS, TOLD, Saboteur, make_studio, recipe
 
@@ -202,6 +203,26 @@ def test_killed_anywhere_it_ends_bit_for_bit_where_the_unbroken_run_ends(
     assert len(runs_of(studio, output)) == 1
     for sample in (output / "samples").iterdir():
         assert sample.read_bytes() == (studio / "unbroken/samples" / sample.name).read_bytes()
+
+
+class ImpatientFromTheStart(Silence):
+    """Asks to stop as soon as class pictures are begun."""
+
+    def note(self, text: str) -> None:
+        if text.startswith("class pictures"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_waits_for_no_class_picture(
+    studio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATELIER_HOME", str(tmp_path / "home"))
+    asked = recipe(studio, stages__0__train__steps=3, stages__0__train__warmup=0)
+    with pytest.raises(Interrupted, match="while class pictures were drawn; --resume goes on"):
+        train(asked, output=tmp_path / "run", progress=ImpatientFromTheStart())
+    assert not list((tmp_path / "home/cache/class-pictures").rglob("*.png"))
+    assert train(asked, output=tmp_path / "run", resume=True).steps == 3
+    assert len(list((tmp_path / "home/cache/class-pictures").rglob("*.png"))) == 3
 
 
 def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(
