@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,15 +14,17 @@ from atelier.errors import Unavailable
 from pipelines.train.loop import Report
 from pipelines.train.progress import Lines
 from pipelines.train.stopping import Stopping
+from pipelines.train.tracking import delivery
 from pipelines.train.tracking.delivery import Delivery
 from pipelines.train.tracking.journal import Event, Journal
+from pipelines.train.tracking.sinks import MlflowSink, WandbSink
 
 
 class Place:
     """A sink that is away for its first calls."""
 
-    def __init__(self, name: str = "mlflow", away: int = 0) -> None:
-        self.name, self.away = name, away
+    def __init__(self, name: str = "mlflow", away: int = 0, local: bool = False) -> None:
+        self.name, self.away, self.local = name, away, local
         self.told: list[Event] = []
         self.linked: dict[str, str] = {}
         self.begun = 0
@@ -101,6 +104,49 @@ def test_a_place_that_stays_away_is_named_with_the_way_to_deliver(tmp_path: Path
     Delivery(made, [here, away], tmp_path / "state.json").finish(patience=1)
     assert len(away.told) == 4
     assert len(here.told) == 4
+
+
+class Slow(Place):
+    """A sink that answers when it is let, and says when it is asked."""
+
+    def __init__(self, *, local: bool) -> None:
+        super().__init__(local=local)
+        self.asked, self.let = threading.Event(), threading.Event()
+
+    def identity(self) -> dict[str, str]:
+        self.asked.set()
+        self.let.wait()
+        return super().identity()
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_local_place_is_waited_for_however_slow_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local: bool
+) -> None:
+    monkeypatch.setattr(delivery, "PAUSE", 0.01)
+    monkeypatch.setattr(delivery, "SLOWNESS", 0.01)
+    place = Slow(local=local)
+    one = Delivery(journal(tmp_path), [place], tmp_path / "state.json")
+    one.start()
+    assert place.asked.wait(30)
+    if local:
+        threading.Timer(0.3, place.let.set).start()
+        one.finish()
+        assert len(place.told) == 4
+    else:
+        with pytest.raises(Unavailable, match=r"no answer in 0\.01 s.*--deliver"):
+            one.finish()
+        place.let.set()
+
+
+def test_what_lies_on_this_machine_is_local(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for uri, local in (("sqlite:////home/mlflow.db", True), ("http://127.0.0.1:5000", False)):
+        assert MlflowSink(uri, "experiment", "run", None).local == local
+    for mode, local in (("offline", True), ("online", False)):
+        assert WandbSink("atelier", mode, "run", "id", tmp_path).local == local
 
 
 def test_places_learn_of_one_another(tmp_path: Path) -> None:

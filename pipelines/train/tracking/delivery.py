@@ -13,6 +13,7 @@ from pipelines.train.tracking.journal import Journal
 from pipelines.train.tracking.sinks import Sink
 
 PAUSE = 2.0  # seconds between rounds: curves need not be fresher, and MLflow's work is not free
+SLOWNESS = 120.0  # seconds that a place beyond this machine may take over one round
 AGAIN = 5.0  # seconds before a sink that was away is asked again
 
 
@@ -31,19 +32,22 @@ class Delivery:
         """Begins to deliver in the background."""
         self._thread.start()
 
-    def finish(self, *, patience: float = 10.0, slowness: float = 120.0) -> None:
+    def finish(self, *, patience: float = 10.0, slowness: float | None = None) -> None:
         """Delivers the rest; Unavailable, with what to do then, where that cannot be done.
 
-        A place that is away is asked again for `patience` seconds; one that is only slow, or whose
-        client is, gets `slowness`.
+        A place that is away is asked again for `patience` seconds. A call in progress gets
+        `slowness` seconds; where that is not given, as long as it takes if every place is local
+        (making a new database takes a slow machine minutes, and nobody there can be away).
         """
+        if slowness is None and not all(sink.local for sink in self.sinks):
+            slowness = SLOWNESS
         self._stop.set()
-        deadline = time.monotonic() + patience
         if self._thread.is_alive():
             self._thread.join(slowness)
         if self._thread.is_alive():  # in the middle of a call; it dies with the process
             self._away.setdefault("tracking", Unavailable(f"no answer in {slowness:g} s"))
         else:
+            deadline = time.monotonic() + patience
             while not self._round(at_once=True) and time.monotonic() < deadline:
                 time.sleep(min(0.5, patience / 4))
             for sink in self.sinks:

@@ -16,6 +16,7 @@ class Sink(Protocol):
     """One place that is told; every method may raise Unavailable and is then called again."""
 
     name: str
+    local: bool  # on this machine: it can be slow, but not away
 
     def send(self, events: Sequence[Event]) -> None:
         """Tells the events, in order; telling some of them twice must not matter."""
@@ -41,6 +42,7 @@ class MlflowSink:
 
     def __init__(self, uri: str, experiment: str, run_name: str, run_id: str | None) -> None:
         self.uri, self.experiment, self.run_name, self.run_id = uri, experiment, run_name, run_id
+        self.local = uri.startswith("sqlite:")
         self._tracking: Tracking | None = None
         self._running = False
 
@@ -104,6 +106,7 @@ class WandbSink:
         self.project, self.run_name, self.run_id, self.folder = project, run_name, run_id, folder
         # Whoever runs it has the last word: WANDB_MODE=offline or disabled is obeyed.
         self.mode: Any = os.environ.get("WANDB_MODE") or mode
+        self.local = self.mode != "online"
         self._run: Any = None
 
     def send(self, events: Sequence[Event]) -> None:
