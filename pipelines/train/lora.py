@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from atelier.adapter.keys import canonical
 from atelier.adapter.lora import LoraWeights
 from atelier.errors import RecipeError
 from pipelines.train.draws import generator
-from services.engine.layout import UNET_TARGETS
+from services.engine.layout import UNET_TARGETS, canonical_path
 
 # Ends of module names, by the recipe's targets, below the component they belong to.
 _TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -93,7 +92,7 @@ def put_into(
             parent, _, child = name.rpartition(".")
             layer = LoraLinear(linear, rank, alpha)
             setattr(networks[component].get_submodule(parent), child, layer)
-            layers[_canonical_module(component, name)] = layer
+            layers[canonical_path(component, name)] = layer
     for module, layer in layers.items():
         noise = torch.randn(layer.A.shape, generator=generator(seed, "init", module))
         layer.A.data.copy_(noise / rank)
@@ -121,15 +120,6 @@ def _matching(network: nn.Module, ends: tuple[str, ...]) -> Iterator[tuple[str, 
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear) and any(f".{name}".endswith(f".{end}") for end in ends):
             yield name, module
-
-
-def _canonical_module(component: str, name: str) -> str:
-    key = canonical(f"{component}.{name}.lora_A.weight")
-    if key is None:
-        raise RecipeError(
-            f"{component}.{name}: has no name that adapters know; choose other targets"
-        )
-    return key.removesuffix(".lora_A.weight")
 
 
 def _numpy(tensor: Tensor) -> Any:
