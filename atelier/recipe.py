@@ -94,6 +94,8 @@ class TrainSpec(_Plain):
 
     steps: Count
     lr: Positive
+    # B's rate over A's. LoRA+ (Hayou et al. 2024): at 1, plain LoRA, B learns too slowly.
+    lr_ratio: Positive = 1.0
     batch: Count = 1
     accumulate: Count = 1
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"

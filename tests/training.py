@@ -65,8 +65,8 @@ def recipe(studio: Path, **changes: Any) -> Recipe:
                     "targets": ["attn", "ff", "proj", "text_encoder", "text_encoder_2"],
                 },
                 "train": {
-                    "steps": STEPS, "batch": 2, "accumulate": 2, "lr": 0.01, "snr_gamma": 5.0,
-                    "schedule": "cosine", "warmup": 2,
+                    "steps": STEPS, "batch": 2, "accumulate": 2, "lr": 0.01, "lr_ratio": 2.0,
+                    "snr_gamma": 5.0, "schedule": "cosine", "warmup": 2,
                 },
             }
         ],

@@ -46,7 +46,7 @@ class Loop:
         self, method: Method, optimiser: Optimiser, spec: TrainSpec, stage: int = 0
     ) -> None:
         self.method, self.optimiser, self.spec, self.stage = method, optimiser, spec, stage
-        on_gpu = optimiser.parameters.flat.is_cuda
+        on_gpu = optimiser.parameters.values.is_cuda
         self._watch = WATCH if on_gpu else 1
         self._unread: list[_Unread] = []
         self._looked = time.perf_counter()

@@ -13,16 +13,30 @@ from atelier.recipe import TrainSpec
 from pipelines.train.flat import FlatParameters
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+UP = ".lora_B.weight"  # how canonical keys of a B end
 
 
 class Optimiser:
-    """AdamW over flat parameters, with a schedule, clipping, and loss scaling in fp16."""
+    """AdamW over flat parameters, with a schedule, clipping, and loss scaling in fp16.
+
+    The B of every low-rank pair moves at `lr_ratio` times the rate of the rest (LoRA+).
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], spec: TrainSpec) -> None:
-        self.parameters = FlatParameters(parameters)
+        ratios = {n: spec.lr_ratio if n.endswith(UP) else 1.0 for n in parameters}
+        found = sorted(set(ratios.values()))
+        self.parameters = FlatParameters(
+            [{n: p for n, p in parameters.items() if ratios[n] == ratio} for ratio in found]
+        )
         self.max_norm = spec.max_grad_norm
-        device = self.parameters.flat.device
-        self.rule = _rule(spec, self.parameters.flat)
+        device = self.parameters.values.device
+        self.rule = _rule(
+            spec,
+            [
+                {"params": [group], "lr": ratio * spec.lr}
+                for group, ratio in zip(self.parameters.groups, found, strict=True)
+            ],
+        )
         self.schedule = get_scheduler(
             spec.schedule,
             self.rule,
@@ -95,10 +109,10 @@ def check_optimizer(name: str, device: torch.device) -> None:
         raise RecipeError("train.optimizer: adamw8bit saves GPU memory and needs one; use adamw")
 
 
-def _rule(spec: TrainSpec, flat: nn.Parameter) -> torch.optim.Optimizer:
+def _rule(spec: TrainSpec, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     if spec.optimizer == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit
 
-        rule: torch.optim.Optimizer = AdamW8bit([flat], lr=spec.lr, weight_decay=spec.weight_decay)
+        rule: torch.optim.Optimizer = AdamW8bit(groups, weight_decay=spec.weight_decay)
         return rule
-    return torch.optim.AdamW([flat], lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, weight_decay=spec.weight_decay, fused=True)

@@ -77,12 +77,24 @@ def test_a_loss_that_is_no_number_stops_with_step_and_advice() -> None:
 def test_gradients_are_clipped_as_torch_clips_them() -> None:
     bowl = Bowl()
     optimiser = Optimiser(bowl.trainable(), spec(max_grad_norm=0.5))
-    optimiser.rule = torch.optim.SGD([optimiser.parameters.flat], lr=1.0)
+    optimiser.rule = torch.optim.SGD(optimiser.parameters.groups, lr=1.0)
     gradient = torch.tensor([3.0, 0.0, 4.0])
     optimiser.parameters.gradient.copy_(gradient)
     assert optimiser.update() == pytest.approx(5.0)
     torch.testing.assert_close(bowl.point.data, -gradient / 10)
     assert optimiser.parameters.gradient.abs().sum() == 0
+
+
+def test_b_moves_faster_by_the_ratio_that_the_recipe_gives() -> None:
+    pair = {f"m.lora_{side}.weight": nn.Parameter(torch.zeros(2, 2)) for side in "BA"}
+    optimiser = Optimiser(pair, spec(lr=0.1, lr_ratio=4.0, schedule="linear", max_grad_norm=1e9))
+    for parameter in pair.values():
+        assert parameter.grad is not None
+        parameter.grad.fill_(1.0)
+    optimiser.update()
+    torch.testing.assert_close(pair["m.lora_A.weight"].data, torch.full((2, 2), -0.1))
+    torch.testing.assert_close(pair["m.lora_B.weight"].data, torch.full((2, 2), -0.4))
+    assert optimiser.rate == pytest.approx(0.1 * 29 / 30)
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,8 @@ def test_flat_parameters_train_as_single_ones_do() -> None:
     torch.manual_seed(0)
     ours = {"a": nn.Parameter(torch.randn(3, 2)), "b": nn.Parameter(torch.randn(4))}
     plain = [nn.Parameter(p.detach().clone()) for p in ours.values()]
-    flat = FlatParameters(ours)
-    rules = torch.optim.AdamW([flat.flat], lr=0.1), torch.optim.AdamW(plain, lr=0.1)
+    flat = FlatParameters([{"b": ours["b"]}, {"a": ours["a"]}])
+    rules = torch.optim.AdamW(flat.groups, lr=0.1), torch.optim.AdamW(plain, lr=0.1)
     for _ in range(3):
         for tensors in (list(ours.values()), plain):
             (tensors[0].square().sum() + (tensors[1] ** 3).sum()).backward()
@@ -120,9 +120,9 @@ def test_flat_parameters_train_as_single_ones_do() -> None:
 
 def test_flat_parameters_load_what_they_named() -> None:
     ours = {"a": nn.Parameter(torch.ones(3, 2)), "b": nn.Parameter(torch.ones(4))}
-    flat = FlatParameters(ours)
+    flat = FlatParameters([ours])
     kept = {name: tensor.clone() for name, tensor in flat.named().items()}
-    flat.flat.data.zero_()
+    flat.values.zero_()
     assert ours["a"].sum() == 0
     flat.load(kept)
     assert ours["a"].sum() == 6
