@@ -5,13 +5,15 @@ import json
 import pytest
 import torch
 
+from models.miniature.build.__main__ import main
 from models.miniature.build.examples import SHOWN, write_example
-from models.miniature.build.files import replacing
+from models.miniature.build.files import StateError, replacing
 from models.miniature.build.progress import Progress
 from models.miniature.build.schedule import cosine
+from models.miniature.build.steps import record_steps, recorded_steps
 from models.miniature.build.team import Team
 from models.miniature.build.text import new_text_encoders, new_tokenizers, token_ids
-from models.miniature.build.trainer import Run, load_average, train
+from models.miniature.build.trainer import Run, adopt, load_average, steps_of, train
 from models.miniature.build.vae import new_vae, psnr
 from models.miniature.build.world import PLACES
 
@@ -68,8 +70,8 @@ def _fit(run, module):
 
 def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path):
     def module():
-        torch.manual_seed(0)
-        return torch.nn.Linear(4, 1)
+        torch.manual_seed(0)  # dropout draws for itself, from the global generator
+        return torch.nn.Sequential(torch.nn.Dropout(0.2), torch.nn.Linear(4, 1))
 
     whole, broken = module(), module()
     _fit(Run("whole", tmp_path / "whole.pt", 20, 0.1, checkpoint_every=10), whole)
@@ -83,12 +85,45 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train(cut, {"module": broken}, stopping, Team(), Progress(quiet=True))
-    resumed = torch.nn.Linear(4, 1)
+    resumed, saved = module(), module()
+    torch.manual_seed(77)  # another process's
     _fit(cut, resumed)
-    assert torch.equal(whole.weight, resumed.weight)
-    saved = torch.nn.Linear(4, 1)
+    assert torch.equal(whole[1].weight, resumed[1].weight)
     assert load_average(cut.state, {"module": saved}) == 20
-    assert torch.equal(saved.weight, resumed.weight)
+    assert torch.equal(saved[1].weight, resumed[1].weight)
+
+
+def test_nothing_trained_is_never_taken_for_weights(tmp_path):
+    with pytest.raises(StateError, match=r"vae\.pt is missing: run the stage vae first"):
+        load_average(tmp_path / "vae.pt", {"vae": torch.nn.Linear(1, 1)})
+    assert steps_of(tmp_path / "vae.pt") == 0
+
+
+def test_saving_nothing_leaves_the_model_alone(tmp_path, capsys):
+    work, output = tmp_path / "work", tmp_path / "model"
+    with pytest.raises(SystemExit) as ended:
+        main(["save", "--work", str(work), "--output", str(output)])
+    assert ended.value.code == 2
+    assert "save: " in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_adopting_never_overwrites_a_training(tmp_path):
+    state, linear = tmp_path / "vae.pt", torch.nn.Linear(2, 1)
+    adopt(state, {"module": linear}, 5)
+    with pytest.raises(StateError, match="go on without adopt"):
+        adopt(state, {"module": torch.nn.Linear(2, 1)}, 6)
+    again = torch.nn.Linear(2, 1)
+    assert load_average(state, {"module": again}) == 5
+    assert torch.equal(linear.weight, again.weight)
+
+
+def test_steps_are_kept_for_each_part(tmp_path):
+    assert recorded_steps(tmp_path) == {}
+    record_steps(tmp_path, vae=3, clip=4)
+    record_steps(tmp_path, vae=5, denoiser=6)
+    assert recorded_steps(tmp_path) == {"vae": 5, "clip": 4, "denoiser": 6}
+    assert [path.name for path in tmp_path.iterdir()] == ["steps.json"]
 
 
 def test_the_learning_rate_rises_and_falls():

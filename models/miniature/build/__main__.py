@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from .files import StateError
 from .progress import Progress
 from .stages import OTHER_STAGES, STAGES, Settings
 
@@ -34,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = {**STAGES, **OTHER_STAGES}
     for name in chosen.stages or STAGES:
         progress.say(f"== {name}: {known[name].__doc__}")
-        known[name](settings, progress)
+        try:
+            known[name](settings, progress)
+        except StateError as error:
+            parser.exit(2, f"{name}: {error}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,6 +10,10 @@ from typing import Any
 import torch
 
 
+class StateError(Exception):
+    """The state folder does not hold what a stage needs, or holds what it would overwrite."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to that takes the place of `path` when the block ends well."""

@@ -1,8 +1,9 @@
 """What the miniature is worth, in figures: measured on the saved folder as anyone would load it."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import prod
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -15,27 +16,40 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 
 from .classifier import ASPECTS, Classifier, classify
 from .data import POSES, Drawn, held_out_scenes, load_drawn
-from .files import load_state
 from .progress import Progress
+from .sampling import Sampling, generate
 from .sheets import write_sheets
+from .steps import recorded_steps
 from .vae import psnr
-from .world import Scene, common_scene, plain_caption
-
-CAPTIONS: Final[int] = 200
-HELD_OUT_CAPTIONS: Final[int] = 60
-DRAWN: Final[int] = 500
-CHOICES: Final[int] = 150  # pictures on which CLIP chooses among captions
-STEPS: Final[int] = 20
-GUIDANCE: Final[float] = 4.0
-_BATCH: Final[int] = 20
+from .world import ACCENTS, Scene, common_scene, plain_caption
 
 Shares = dict[str, float]
+
+# The world draws every aspect evenly and apart from the others, so whatever a picture shows, a
+# caption drawn for another one agrees with it this often.
+CHANCE: Final[Shares] = {
+    **{name: 1 / len(values) for name, values in ASPECTS.items()},
+    "all": 1 / prod(len(values) for values in ASPECTS.values()),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured, and how pictures are asked for."""
+
+    captions: int = 200  # drawn as for training, so a tenth of them are held-out combinations
+    held_out: int = 100  # captions of held-out combinations alone
+    drawn: int = 500  # pictures for the classifier, the VAE and the scorers
+    reconstructed: int = 200  # of them, by the VAE
+    choices: int = 150  # of them, on which CLIP chooses among captions
+    sampling: Sampling = field(default_factory=Sampling)
 
 
 @dataclass(frozen=True)
 class Figures:
     """Everything the model card tells; shares are between 0 and 1."""
 
+    sizes: Sizes
     psnr: dict[str, float]
     classifier: Shares
     captions: dict[str, Shares]
@@ -47,82 +61,62 @@ class Figures:
 
 
 def measure(
-    folder: Path, classifier: Classifier, work: Path, device: torch.device, progress: Progress
+    folder: Path,
+    classifier: Classifier,
+    work: Path,
+    sizes: Sizes,
+    workers: int,
+    device: torch.device,
+    progress: Progress,
 ) -> Figures:
     """Measure the pipeline and the scorers in `folder`; draws the card's pictures on the way."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder).to(device)
-    pipeline.set_progress_bar_config(disable=True)
     classifier.to(device)
-    drawn = load_drawn(work, "held-out", DRAWN, progress)
-    strangers = load_drawn(work, "strangers", DRAWN, progress)
+    drawn = load_drawn(work, "held-out", sizes.drawn, progress)
+    strangers = load_drawn(work, "strangers", sizes.drawn, progress)
     rng = Random("quality")
-    asked = {
-        "random": [common_scene(rng) for _ in range(CAPTIONS)],
-        "held-out": list(islice(held_out_scenes(rng), HELD_OUT_CAPTIONS)),
-    }
-    captions: dict[str, Shares] = {}
-    pictures: dict[str, torch.Tensor] = {}
-    for name, scenes in asked.items():
-        pictures[name] = generate(pipeline, [plain_caption(s) for s in scenes], progress)
-        captions[name] = right(classifier, pictures[name], scenes, device)
-    shuffled = asked["random"][1:] + asked["random"][:1]
-    captions["shuffled"] = right(classifier, pictures["random"], shuffled, device)
-    write_sheets(folder / "pictures", pipeline.vae, drawn, pictures["random"], asked["random"])
+    asked = [common_scene(rng) for _ in range(sizes.captions)]
+    unseen = list(islice(held_out_scenes(rng), sizes.held_out))
+    captions = [plain_caption(scene) for scene in (*asked, *unseen)]
+    pictures = generate(folder, captions, sizes.sampling, workers, device)
+    own, shuffled = agreement(classify(classifier, pictures[: len(asked)], device), asked)
+    held_out, _ = agreement(classify(classifier, pictures[len(asked) :], device), unseen)
+    itself, _ = agreement(classify(classifier, drawn.pictures, device), drawn.scenes)
+    write_sheets(folder / "pictures", pipeline.vae, drawn, pictures[: len(asked)], asked)
     return Figures(
-        psnr=_psnr(pipeline.vae, drawn, strangers, device),
-        classifier=right(classifier, drawn.pictures, drawn.scenes, device),
-        captions=captions,
-        clip=_clip_choices(folder / "scorers" / "clip", drawn, device),
+        sizes=sizes,
+        psnr=_psnr(pipeline.vae, drawn, strangers, sizes.reconstructed, device),
+        classifier=itself,
+        captions={"random": own, "held-out": held_out, "shuffled": shuffled, "chance": CHANCE},
+        clip=_clip_choices(folder / "scorers" / "clip", drawn, sizes.choices, device),
         dino=_individuals(folder / "scorers" / "dino", strangers, device),
         parameters=_parameters(pipeline),
         megabytes=sum(p.stat().st_size for p in folder.rglob("*.safetensors")) / 1e6,
-        steps=_steps(work),
+        steps=recorded_steps(folder),
     )
 
 
-def generate(
-    pipeline: StableDiffusionXLPipeline, prompts: Sequence[str], progress: Progress
-) -> torch.Tensor:
-    """uint8 [prompts, 3, 128, 128]: the picture of each prompt, its seed its number."""
-    rows = []
-    starts = range(0, len(prompts), _BATCH)
-    with progress.bar("generate", len(starts)) as bar:
-        for start in starts:
-            batch = list(prompts[start : start + _BATCH])
-            images = pipeline(
-                batch,
-                num_inference_steps=STEPS,
-                guidance_scale=GUIDANCE,
-                generator=[torch.Generator().manual_seed(start + n) for n in range(len(batch))],
-            ).images
-            rows += [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]
-            bar.advance()
-    return torch.stack(rows)
-
-
-def right(
-    classifier: Classifier, pictures: torch.Tensor, scenes: Iterable[Scene], device: torch.device
-) -> Shares:
-    """The share of pictures in which the classifier sees each aspect, and all, as in the scene."""
-    seen = classify(classifier, pictures, device)
-    wanted = list(scenes)
-    shares: Shares = {}
-    every = np.ones(len(wanted), bool)
-    for position, name in enumerate(ASPECTS):
-        hits = np.array(
-            [s.combination[position] == value for s, value in zip(wanted, seen[name], strict=True)]
-        )
-        shares[name], every = float(hits.mean()), every & hits
-    shares["all"] = float(every.mean())
-    shares["mean"] = float(np.mean([shares[name] for name in ASPECTS]))
-    return shares
+def agreement(seen: dict[str, list[str]], scenes: Sequence[Scene]) -> tuple[Shares, Shares]:
+    """How often each aspect, and all at once, is seen as in the picture's own scene, and as in the
+    others': what shuffling the captions gives, over all ways to pair a picture with a stranger's.
+    """
+    shown = {
+        name: np.array([scene.combination[position] for scene in scenes])
+        for position, name in enumerate(ASPECTS)
+    }
+    # [pictures, scenes]: whether the picture shows what the scene asks for
+    same = {name: np.array(seen[name])[:, None] == shown[name] for name in ASPECTS}
+    same["all"] = np.logical_and.reduce(list(same.values()))
+    others = ~np.eye(len(scenes), dtype=bool)
+    own = {name: float(one.diagonal().mean()) for name, one in same.items()}
+    return own, {name: float(one[others].mean()) for name, one in same.items()}
 
 
 def _psnr(
-    vae: torch.nn.Module, drawn: Drawn, strangers: Drawn, device: torch.device
+    vae: torch.nn.Module, drawn: Drawn, strangers: Drawn, count: int, device: torch.device
 ) -> dict[str, float]:
-    held_out = psnr(vae, drawn.pictures[:CAPTIONS], device)
-    characters = psnr(vae, strangers.pictures[:CAPTIONS], device)
+    held_out = psnr(vae, drawn.pictures[:count], device)
+    characters = psnr(vae, strangers.pictures[:count], device)
     return {
         "held-out": held_out.mean().item(),
         "held-out, worst twentieth": held_out.quantile(0.05).item(),
@@ -131,32 +125,38 @@ def _psnr(
 
 
 @torch.no_grad()
-def _clip_choices(folder: Path, drawn: Drawn, device: torch.device) -> Shares:
+def _clip_choices(folder: Path, drawn: Drawn, count: int, device: torch.device) -> Shares:
     """How often, among captions that differ in one aspect alone, the true one scores highest."""
     clip = CLIPModel.from_pretrained(folder).eval().to(device)
     words = AutoTokenizer.from_pretrained(folder)
     pixels = AutoImageProcessor.from_pretrained(folder)
-    shown = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in drawn.pictures[:CHOICES]]
+    shown = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in drawn.pictures[:count]]
     images = _features(clip.get_image_features(**pixels(shown, return_tensors="pt").to(device)))
     shares = {}
     for position, (name, values) in enumerate(ASPECTS.items()):
         texts = [
-            plain_caption(_with(scene, name, value))
-            for scene in drawn.scenes[:CHOICES]
+            plain_caption(swapped(scene, name, value))
+            for scene in drawn.scenes[:count]
             for value in values
         ]
         tokens = words(texts, padding=True, return_tensors="pt").to(device)
-        features = _features(clip.get_text_features(**tokens)).view(CHOICES, len(values), -1)
+        features = _features(clip.get_text_features(**tokens)).view(count, len(values), -1)
         chosen = (features @ images[:, :, None]).squeeze(-1).argmax(1).tolist()
-        truth = [s.combination[position] for s in drawn.scenes[:CHOICES]]
+        truth = [s.combination[position] for s in drawn.scenes[:count]]
         shares[name] = float(np.mean([values[c] == t for c, t in zip(chosen, truth, strict=True)]))
     return shares
 
 
-def _with(scene: Scene, aspect: str, value: str) -> Scene:
+def swapped(scene: Scene, aspect: str, value: str) -> Scene:
+    """The scene with another value of one aspect; a colour brings its usual second colour along,
+    since a caption would name any other."""
     if aspect == "place":
         return replace(scene, place=value)
-    return replace(scene, subject=replace(scene.subject, **{aspect: value}))
+    subject = replace(scene.subject, **{aspect: value})
+    usual = scene.subject.accent == ACCENTS[scene.subject.colour]
+    if aspect == "colour" and (usual or subject.accent == value):
+        subject = replace(subject, accent=ACCENTS[value])
+    return replace(scene, subject=subject)
 
 
 @torch.no_grad()
@@ -199,10 +199,3 @@ def _parameters(pipeline: StableDiffusionXLPipeline) -> dict[str, int]:
         for name, part in pipeline.components.items()
         if isinstance(part, torch.nn.Module)
     }
-
-
-def _steps(work: Path) -> dict[str, int]:
-    """How long each part has been trained."""
-    names = ("vae", "decoder", "denoiser", "classifier", "clip", "dino")
-    states = {name: load_state(work / f"{name}.pt") for name in names}
-    return {name: int(state["step"]) if state else 0 for name, state in states.items()}

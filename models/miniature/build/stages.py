@@ -1,7 +1,6 @@
 """The build, stage by stage: each finds what the one before left, and goes on where it was cut."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -25,15 +24,12 @@ from .judges import (
 from .latents import encode_pictures, load_latents, scaling_factor
 from .pipeline import assemble, save_pipeline
 from .progress import Progress
-from .quality import measure
+from .quality import Sizes, measure
+from .steps import record_steps, recorded_steps
 from .team import Team, run_team
 from .text import TextEncoders, settled_tokenizers
-from .trainer import adopt, load_average
+from .trainer import adopt, load_average, steps_of
 from .vae import decoder_run, load_vae, train_decoder, train_vae, vae_run
-
-COMMON: Final[int] = 24_000  # pictures for the VAE and the judges
-CHARACTERS: Final[int] = 6_000  # pictures of random individuals
-SUBJECTS: Final[int] = 2_000  # pictures of common subjects in several places
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,10 @@ class Settings:
     classifier_steps: int
     clip_steps: int
     dino_steps: int
+    common: int = 24_000  # pictures for the VAE and the judges
+    characters: int = 6_000  # pictures of random individuals
+    subjects: int = 2_000  # pictures of common subjects in several places
+    sizes: Sizes = field(default_factory=Sizes)
 
     @property
     def scorers(self) -> Path:
@@ -64,14 +64,13 @@ class Settings:
 
 def stage_vae(settings: Settings, progress: Progress) -> None:
     """Train the autoencoder."""
-    for source, count in (("common", COMMON), ("characters", CHARACTERS)):
-        load_drawn(settings.work, source, count, progress)  # drawn once, before the workers start
+    _mixed(settings, progress)  # drawn once, before the workers start
     run_team(_vae_member, settings.workers, settings)
 
 
 def _vae_member(team: Team, settings: Settings) -> None:
     progress = Progress(quiet=not team.leads)
-    drawn = [_drawn(settings, "common", COMMON), _drawn(settings, "characters", CHARACTERS)]
+    drawn = _mixed(settings, progress)
     run = vae_run(settings.work, settings.vae_steps)
     train_vae(team, drawn, run, settings.device, progress)
 
@@ -83,7 +82,7 @@ def stage_decoder(settings: Settings, progress: Progress) -> None:
 
 def _decoder_member(team: Team, settings: Settings) -> None:
     progress = Progress(quiet=not team.leads)
-    drawn = [_drawn(settings, "common", COMMON), _drawn(settings, "characters", CHARACTERS)]
+    drawn = _mixed(settings, progress)
     run = decoder_run(settings.work, settings.decoder_steps)
     train_decoder(team, load_vae(settings.work), drawn, run, settings.device, progress)
 
@@ -111,47 +110,50 @@ def stage_save(settings: Settings, progress: Progress) -> None:
     """Save the pipeline from the last checkpoint's averaged weights, also in mid-training."""
     tokenizers = settled_tokenizers(settings.work)
     model, vae = new_denoiser(tokenizers[0]), load_vae(settings.work)
+    runs = vae_run(settings.work, 0), decoder_run(settings.work, 0)
+    steps = {run.name: steps_of(run.state) for run in runs if run.state.exists()}
     step = load_average(denoiser_run(settings.work, 0).state, model.modules())
     vae.register_to_config(scaling_factor=scaling_factor(settings.work))
     save_pipeline(assemble(vae, model, tokenizers), settings.output)
+    record_steps(settings.output, denoiser=step, **steps)
     progress.say(f"saved the pipeline at step {step} of the denoiser")
 
 
 def stage_classifier(settings: Settings, progress: Progress) -> None:
     """Train the classifier that measures the pipeline."""
-    common = load_drawn(settings.work, "common", COMMON, progress)
+    common = load_drawn(settings.work, "common", settings.common, progress)
     run = classifier_run(settings.work, settings.classifier_steps)
     train_classifier(common, run, settings.device, progress)
+    record_steps(settings.output, classifier=steps_of(run.state))
 
 
 def stage_dino(settings: Settings, progress: Progress) -> None:
     """Train the encoder that tells individuals apart, and save it."""
-    characters = load_drawn(settings.work, "characters", CHARACTERS, progress)
-    subjects = load_drawn(settings.work, "subjects", SUBJECTS, progress)
+    characters = load_drawn(settings.work, "characters", settings.characters, progress)
+    subjects = load_drawn(settings.work, "subjects", settings.subjects, progress)
     individuals = Drawn(
         torch.cat([characters.pictures, subjects.pictures]), characters.scenes + subjects.scenes
     )
     run = twins_run(settings.work, settings.dino_steps)
     save_twins(train_twins(individuals, run, settings.device, progress), settings.scorers / "dino")
+    record_steps(settings.output, dino=steps_of(run.state))
 
 
 def stage_clip(settings: Settings, progress: Progress) -> None:
     """Train the CLIP scorer, and save it."""
-    sources = (("common", COMMON), ("characters", CHARACTERS))
-    drawn = [load_drawn(settings.work, name, count, progress) for name, count in sources]
+    drawn = _mixed(settings, progress)
     tokenizer = settled_tokenizers(settings.work)[0]
     run = clip_run(settings.work, settings.clip_steps)
     clip = train_clip(drawn, tokenizer, run, settings.device, progress)
     save_clip(clip, tokenizer, settings.scorers / "clip")
+    record_steps(settings.output, clip=steps_of(run.state))
 
 
 def stage_adopt(settings: Settings, progress: Progress) -> None:
     """Take up the saved pipeline where the work folder is lost: its weights become the state."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(settings.output)
-    measured = settings.output / "quality.json"
-    steps = {"vae": 0, "denoiser": 0}
-    if measured.exists():
-        steps = json.loads(measured.read_text())["steps"]
+    steps = {"vae": 0, "denoiser": 0, **recorded_steps(settings.output)}
+    torch.manual_seed(0)
     vae = {"vae": pipeline.vae, "guide": nn.Conv2d(4, 3, 1)}
     adopt(vae_run(settings.work, 0).state, vae, steps["vae"])
     model = Denoiser(pipeline.unet, TextEncoders(pipeline.text_encoder, pipeline.text_encoder_2))
@@ -173,7 +175,15 @@ def stage_examples(settings: Settings, progress: Progress) -> None:
 def stage_quality(settings: Settings, progress: Progress) -> None:
     """Measure everything, and write the model card with its figures and pictures."""
     classifier = load_classifier(classifier_run(settings.work, 0))
-    figures = measure(settings.output, classifier, settings.work, settings.device, progress)
+    figures = measure(
+        settings.output,
+        classifier,
+        settings.work,
+        settings.sizes,
+        settings.workers,
+        settings.device,
+        progress,
+    )
     write_card(settings.output, figures)
 
 
@@ -192,5 +202,9 @@ STAGES: Final = {  # those of a build from nothing, in order
 OTHER_STAGES: Final = {"adopt": stage_adopt}
 
 
-def _drawn(settings: Settings, source: str, count: int) -> Drawn:
-    return load_drawn(settings.work, source, count, Progress(quiet=True))
+def _mixed(settings: Settings, progress: Progress) -> list[Drawn]:
+    """Common pictures and random individuals, for what must know both."""
+    return [
+        load_drawn(settings.work, "common", settings.common, progress),
+        load_drawn(settings.work, "characters", settings.characters, progress),
+    ]

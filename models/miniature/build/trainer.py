@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .average import Average
-from .files import load_state, save_state
+from .files import StateError, load_state, save_state
 from .progress import Progress
 from .schedule import cosine
 from .team import Team
@@ -50,7 +50,9 @@ def train(
         for step in range(first, run.steps):
             for group in optimizer.param_groups:
                 group["lr"] = run.learning_rate * cosine(step, run.steps)
-            value = loss(step, team.generator(run.seed, step))
+            generator = team.generator(run.seed, step)
+            torch.manual_seed(generator.initial_seed())  # for layers that draw: dropout
+            value = loss(step, generator)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             team.average_gradients(parameters)
@@ -65,10 +67,13 @@ def train(
 
 
 def load_average(state_path: Path, modules: Mapping[str, nn.Module]) -> int:
-    """Put a state's averaged weights into the modules; returns its step, 0 where none is."""
+    """Put a state's averaged weights into the modules; returns its step.
+
+    Raises StateError where nothing was trained: untrained weights are not to be saved.
+    """
     state = load_state(state_path)
     if state is None:
-        return 0
+        raise StateError(f"{state_path} is missing: run the stage {state_path.stem} first")
     parameters = [p for module in modules.values() for p in module.parameters()]
     average = Average(parameters, 0.0)
     average.load(state["average"])
@@ -76,8 +81,19 @@ def load_average(state_path: Path, modules: Mapping[str, nn.Module]) -> int:
     return int(state["step"])
 
 
+def steps_of(state_path: Path) -> int:
+    """How long a state has been trained; 0 where there is none."""
+    state = load_state(state_path)
+    return int(state["step"]) if state else 0
+
+
 def adopt(state_path: Path, modules: Mapping[str, nn.Module], step: int) -> None:
-    """Make weights that were saved elsewhere a state to go on from, the optimiser's memory lost."""
+    """Make weights that were saved elsewhere a state to go on from, the optimiser's memory lost.
+
+    Raises StateError where there is a state: it may be further on.
+    """
+    if state_path.exists():
+        raise StateError(f"{state_path} is there: go on without adopt, or name another --work")
     average = [p.detach() for module in modules.values() for p in module.parameters()]
     weights = {name: module.state_dict() for name, module in modules.items()}
     state = {"modules": weights, "optimizer": None, "average": average, "step": step}

@@ -110,7 +110,9 @@ def load_vae(work: Path) -> AutoencoderKL:
     """The averaged weights of the last checkpoints, of the whole and of the decoder alone."""
     vae = new_vae()
     load_average(vae_run(work, 0).state, {"vae": vae, "guide": nn.Conv2d(4, 3, 1)})
-    load_average(decoder_run(work, 0).state, _decoding_parts(vae))
+    further = decoder_run(work, 0).state
+    if further.exists():
+        load_average(further, _decoding_parts(vae))
     return vae.eval()
 
 
