@@ -34,6 +34,9 @@ def serve(
     triton_metrics_port: Annotated[int, typer.Option(help="0 for a free one.")] = 0,
     replica: Annotated[str, typer.Option(help="This replica's name.")] = "local",
     gateway: Annotated[bool, typer.Option(help="Also run the gateway.")] = True,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes of the gateway, on one port.")
+    ] = 1,
 ) -> Answer:
     """Serve one base and every released adapter, until Ctrl-C or SIGTERM.
 
@@ -49,7 +52,9 @@ def serve(
         host=host,
     )
     folder = Path(resolve_base(base)).absolute()
-    services = plan_services(home, folder, addresses, replica=replica, gateway=gateway)
+    services = plan_services(
+        home, folder, addresses, replica=replica, workers=workers if gateway else 0
+    )
     supervisor = Supervisor(services, say=lambda text: print(text, file=sys.stderr, flush=True))
     note = home.root / "serve.json"
     before = {
@@ -86,9 +91,9 @@ class Addresses:
 
 
 def plan_services(
-    home: Home, base: Path, addresses: Addresses, *, replica: str, gateway: bool = True
+    home: Home, base: Path, addresses: Addresses, *, replica: str, workers: int = 1
 ) -> list[Service]:
-    """The processes of one replica, in the order in which they start."""
+    """What runs for one replica, in the order in which it starts; no gateway for 0 workers."""
     shared = {
         **os.environ,
         "ATELIER_HOME": str(home.root),
@@ -112,6 +117,7 @@ def plan_services(
         "ATELIER_TRITON_URL": f"grpc://127.0.0.1:{addresses.grpc}",
         "ATELIER_GATEWAY_HOST": addresses.host,
         "ATELIER_GATEWAY_PORT": str(addresses.gateway),
+        "ATELIER_GATEWAY_WORKERS": str(workers),
     }
     reports = ReplicaFolder(home.replicas)
     urls = addresses.to_json(gateway=True)
@@ -139,7 +145,7 @@ def plan_services(
             ready=reported,
         ),
     ]
-    if gateway:
+    if workers:
         services.append(
             Service(
                 name="gateway",

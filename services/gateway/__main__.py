@@ -1,4 +1,4 @@
-"""`python -m services.gateway`: settings from the environment, one uvicorn server, a calm end.
+"""`python -m services.gateway`: settings from the environment, uvicorn, a calm end.
 
 SIGTERM or Ctrl-C: no new connection is taken, running requests are finished within
 ATELIER_GATEWAY_SHUTDOWN_TIMEOUT seconds, then the process exits with 0.
@@ -12,11 +12,13 @@ import sys
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from atelier.errors import AtelierError
 from services.gateway.app import create_app
 from services.gateway.database import Database
 from services.gateway.settings import Settings
+from services.gateway.workers import end_with_parent, run_workers
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -25,24 +27,41 @@ def main() -> int:
     """Serve until told to stop; the exit code."""
     try:
         settings = Settings.from_environment()
-        logging.basicConfig(level=settings.log_level.upper(), format=FORMAT, stream=sys.stderr)
+        log_to_stderr(settings)
         check_database(settings)
     except AtelierError as error:
         print(f"atelier gateway: {error}", file=sys.stderr)
         return error.exit_code
     config = uvicorn.Config(
-        create_app(settings),
+        "services.gateway.__main__:worker_app",
+        factory=True,
         host=settings.host,
         port=settings.port,
-        log_config=None,  # ours, above
+        workers=settings.workers,
+        log_config=None,  # ours
         access_log=False,  # the middleware writes one line a request, with its id
         timeout_graceful_shutdown=round(settings.shutdown_timeout),
         server_header=False,
     )
+    if settings.workers > 1:
+        return run_workers(config)
     server = uvicorn.Server(config)
     end_calmly(server)
     server.run()
     return 0 if server.started else 3
+
+
+def worker_app() -> FastAPI:
+    """The application of this process, be it the only one or one of several."""
+    settings = Settings.from_environment()
+    log_to_stderr(settings)
+    end_with_parent()
+    return create_app(settings)
+
+
+def log_to_stderr(settings: Settings) -> None:
+    """One format for our lines and uvicorn's."""
+    logging.basicConfig(level=settings.log_level.upper(), format=FORMAT, stream=sys.stderr)
 
 
 def end_calmly(server: uvicorn.Server) -> None:

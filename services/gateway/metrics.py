@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from services.gateway.triton import AdapterCall
+from services.gateway.workers import shared_metrics
 
 # From a refused call to the longest picture; the factor between two is at most 2.5.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
@@ -35,7 +36,10 @@ class Metrics:
             registry=self.registry,
         )
         self.running = Gauge(
-            "atelier_gateway_requests_running", "Requests being answered.", registry=self.registry
+            "atelier_gateway_requests_running",
+            "Requests being answered.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.images = Counter(
             "atelier_gateway_images", "Images delivered and charged.", registry=self.registry
@@ -62,6 +66,10 @@ class Metrics:
             "Calls refused because the key's quota had no room.",
             registry=self.registry,
         )
+
+    def text(self) -> bytes:
+        """What Prometheus reads: of all workers, where there are several."""
+        return generate_latest(shared_metrics() or self.registry)
 
     def delivered(self, images: int, adapters: Iterable[AdapterCall]) -> None:
         """Count images that were charged."""

@@ -35,6 +35,7 @@ class Settings(BaseModel):
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "atelier"
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    workers: Annotated[int, Field(ge=1, le=64)] = 1  # processes that share the port
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
     body_limit: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 256 * 1024
     prompt_limit: Annotated[int, Field(ge=1, le=10_000)] = 4000

@@ -17,6 +17,7 @@ def test_defaults(tmp_path: Path) -> None:
         "model": "atelier",
         "host": "127.0.0.1",
         "port": 8080,
+        "workers": 1,
         "log_level": "info",
         "body_limit": 256 * 1024,
         "prompt_limit": 4000,

@@ -161,10 +161,11 @@ def test_a_replica_is_triton_then_agent_then_gateway(tmp_path: Path) -> None:
     triton, agent, gateway, settling = (one.env for one in planned)
     assert triton["ATELIER_BASE"] == str(tmp_path / "base")
     assert triton["ATELIER_TRITON_GRPC_PORT"] == "3"
+    assert gateway["ATELIER_GATEWAY_WORKERS"] == "1"
     assert gateway["ATELIER_TRITON_URL"] == "grpc://127.0.0.1:3"
     assert {env["ATELIER_REPLICA"] for env in (triton, agent, gateway)} == {"r1"}
     assert len({env["MLFLOW_TRACKING_URI"] for env in (triton, agent, gateway, settling)}) == 1
-    alone = plan_services(Home(tmp_path), tmp_path, addresses, replica="r1", gateway=False)
+    alone = plan_services(Home(tmp_path), tmp_path, addresses, replica="r1", workers=0)
     assert [one.name for one in alone] == ["triton", "agent", "settling"]
 
 

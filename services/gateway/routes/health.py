@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 
 from services.gateway.database import DatabaseAway
@@ -35,7 +35,7 @@ async def readyz(parts: PartsDep, response: Response) -> Health:
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(parts: PartsDep) -> Response:
-    return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(parts.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _database_ready(parts: Parts) -> bool:
