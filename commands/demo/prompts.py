@@ -1,4 +1,6 @@
-"""What the demo asks for: places that the training pictures do not show, and one that they do."""
+"""What the demo asks for: the character in places that its pictures do not show and in one that
+they do, and what has to stay as it was: others of its kind, and anything else.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +21,7 @@ SHEET: Final = (
     Ask("a photo of a {trigger} in the snow", 7),
     Ask("a photo of a {trigger} in space", 11),
     Ask("a photo of a {trigger} on the beach", 5),
+    Ask("a photo of a cat in the forest", 4),
     Ask("a photo of a red robot in the desert", 2),
 )
 FRESH: Final = (

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 from atelier.adapter.package import Package
 from atelier.errors import AdapterRejected, PolicyError
 from atelier.policy import Gate, Policy
+from commands.main import app
 from pipelines.evaluate import Evaluation, evaluate, verdict
 from services.engine import Engine, EngineSettings
 from tests.judged import tiny_scorers
@@ -219,3 +222,18 @@ def test_a_scorer_that_is_not_there_is_named(
             output=tmp_path / "evaluation",
             engine=engine,
         )
+
+
+def test_the_command_ends_with_1_and_the_reasons_where_it_is_refused(
+    base: Path, policy: Policy, pictures: Path, tmp_path: Path
+) -> None:
+    refused = package(base, tmp_path / "package", scale=0.0)
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(policy.model_dump(mode="json")))
+    said = ["evaluate", str(refused.path), "--pictures", str(pictures), "--json"]
+    said += ["--policy", str(tmp_path / "policy.yaml"), "--base", str(base)]
+    answer = CliRunner().invoke(app, said)
+    assert answer.exit_code == 1, answer.stderr
+    told = json.loads(answer.stdout)
+    assert told["accepted"] is False
+    assert "changes nothing" in told["reasons"][0]
+    assert (tmp_path / "evaluation" / "evaluation.json").exists()
