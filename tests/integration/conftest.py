@@ -1,6 +1,7 @@
 """Fixtures that integration tests share. Starting a stack takes seconds, so there is one a session.
 
 - `tiny_model`: the folder of a random tiny SDXL base (64 pixels), made once.
+- `cats`: the packages of an adapter `cat` on it, in three versions.
 - `oracle`: the engine on that base in this process, for reference pictures.
 - `stack`: `atelier serve` on that base (Triton, agent, gateway, MLflow): see ServedStack. Use
   adapters of a name of your own, and leave it serving when you are done.
@@ -34,6 +35,16 @@ class TwoVersions:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights are drawn from a seed; nothing is learned."""
     return tiny_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="session")
+def cats(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Package]:
+    """Read only: damage a copy."""
+    folder = tmp_path_factory.mktemp("cats")
+    return [
+        Package.open(tiny_adapter(tiny_model, folder / str(seed), name="cat", seed=seed))
+        for seed in (1, 2, 3)
+    ]
 
 
 @pytest.fixture(scope="session")

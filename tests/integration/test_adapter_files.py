@@ -16,21 +16,15 @@ from atelier.adapter import keys
 from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import ADAPTER, Package, write_package
 from atelier.adapter.single import read_single, tensors_of, write_kohya
-from tests.tiny import tiny_base
 
 BASE = BaseRef(id="tiny", digest="sha256:" + "0" * 64)
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 TARGETS = (".to_q", ".to_out.0", ".ff.net.2", ".proj_in", ".q_proj", ".fc1")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
 @pytest.fixture
-def pipeline(folder: Path) -> StableDiffusionXLPipeline:
-    return StableDiffusionXLPipeline.from_pretrained(folder)
+def pipeline(tiny_model: Path) -> StableDiffusionXLPipeline:
+    return StableDiffusionXLPipeline.from_pretrained(tiny_model)
 
 
 def linears(pipeline: StableDiffusionXLPipeline) -> dict[str, tuple[int, int]]:

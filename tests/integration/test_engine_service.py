@@ -39,16 +39,6 @@ def base(tiny_model: Path) -> Base:
     return load_base(tiny_model)
 
 
-@pytest.fixture(scope="module")
-def cats(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Package]:
-    """Two versions of one adapter."""
-    folder = tmp_path_factory.mktemp("cats")
-    return [
-        Package.open(tiny_adapter(tiny_model, folder / str(seed), name="cat", seed=seed))
-        for seed in (1, 2)
-    ]
-
-
 @pytest.fixture
 def engine(base: Base, cats: list[Package]) -> Iterator[Engine]:
     engine = Engine(base, EngineSettings(queue=3, inflight=2, max_rank=8))

@@ -10,21 +10,11 @@ import pytest
 from atelier.adapter.package import Package
 from atelier.replica import Replica
 from services.engine import AdapterUse, Base, Engine, EngineSettings, VolumeWatcher, load_base
-from tests.tiny import tiny_adapter
 
 
 @pytest.fixture(scope="module")
 def base(tiny_model: Path) -> Base:
     return load_base(tiny_model)
-
-
-@pytest.fixture(scope="module")
-def packages(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Package]:
-    folder = tmp_path_factory.mktemp("packages")
-    return [
-        Package.open(tiny_adapter(tiny_model, folder / str(seed), name="cat", seed=seed))
-        for seed in (1, 2, 3)
-    ]
 
 
 @pytest.fixture
@@ -82,9 +72,9 @@ def default_of(engine: Engine) -> int | None:
 
 
 def test_wanted_is_loaded_switched_and_removed(
-    engine: Engine, watcher: VolumeWatcher, packages: list[Package], tmp_path: Path
+    engine: Engine, watcher: VolumeWatcher, cats: list[Package], tmp_path: Path
 ) -> None:
-    want(tmp_path, 1, 1, packages[0])
+    want(tmp_path, 1, 1, cats[0])
     report = loaded(tmp_path, 1)
     assert (report.replica, report.base, report.engine_digest) == (
         "r1",
@@ -92,33 +82,33 @@ def test_wanted_is_loaded_switched_and_removed(
         engine.digest,
     )
     assert [(h.version, h.digest, h.state) for h in report.adapters] == [
-        (1, packages[0].digest, "ready")
+        (1, cats[0].digest, "ready")
     ]
     held = engine.adapters.acquire(AdapterUse("cat"))
 
-    want(tmp_path, 2, 2, *packages)
+    want(tmp_path, 2, 2, *cats)
     report = loaded(tmp_path, 2)
     assert [h.state for h in report.adapters] == ["ready"] * 3
     assert [h.version for h in report.adapters if h.default] == [2] == [default_of(engine)]
     assert held.version == 1
 
-    want(tmp_path, 3, 2, *packages[:2])
+    want(tmp_path, 3, 2, *cats[:2])
     assert len(loaded(tmp_path, 3).adapters) == 2
     assert [info.version for info in engine.adapters.list()] == [1, 2]
 
 
 def test_a_bad_package_is_reported_and_the_last_good_default_stays(
-    engine: Engine, watcher: VolumeWatcher, packages: list[Package], tmp_path: Path
+    engine: Engine, watcher: VolumeWatcher, cats: list[Package], tmp_path: Path
 ) -> None:
-    want(tmp_path, 1, 1, packages[0])
+    want(tmp_path, 1, 1, cats[0])
     loaded(tmp_path, 1)
     bad = {
         "adapters": [
             {
                 "name": "cat",
                 "version": 2,
-                "digest": packages[1].digest,
-                "path": str(packages[2].path),  # another package than the digest says
+                "digest": cats[1].digest,
+                "path": str(cats[2].path),  # another package than the digest says
                 "default": True,
             }
         ],
@@ -129,18 +119,18 @@ def test_a_bad_package_is_reported_and_the_last_good_default_stays(
     states = {held.version: held.state for held in report.adapters}
     assert states == {1: "ready", 2: "failed"}
     (failed,) = [held for held in report.adapters if held.version == 2]
-    assert failed.error is not None and packages[2].digest in failed.error
+    assert failed.error is not None and cats[2].digest in failed.error
     assert default_of(engine) == 1  # though nobody wants version 1 any more
 
-    want(tmp_path, 3, 2, packages[0], packages[1])
+    want(tmp_path, 3, 2, cats[0], cats[1])
     loaded(tmp_path, 3)
     assert default_of(engine) == 2
 
 
 def test_a_wanted_list_that_is_no_json_changes_nothing(
-    engine: Engine, watcher: VolumeWatcher, packages: list[Package], tmp_path: Path
+    engine: Engine, watcher: VolumeWatcher, cats: list[Package], tmp_path: Path
 ) -> None:
-    want(tmp_path, 1, 1, packages[0])
+    want(tmp_path, 1, 1, cats[0])
     loaded(tmp_path, 1)
     (tmp_path / "wanted.json").write_text('{"adapters": [')
     report = _until(tmp_path, lambda r: r.error is not None)
@@ -150,20 +140,18 @@ def test_a_wanted_list_that_is_no_json_changes_nothing(
 
 
 def test_a_change_is_obeyed_soon_and_the_heart_beats(
-    engine: Engine, watcher: VolumeWatcher, packages: list[Package], tmp_path: Path
+    engine: Engine, watcher: VolumeWatcher, cats: list[Package], tmp_path: Path
 ) -> None:
     first = _until(tmp_path, lambda r: True)
     assert _until(tmp_path, lambda r: r.heartbeat > first.heartbeat, seconds=10).live()
     began = time.monotonic()
-    want(tmp_path, 1, 1, packages[0])
+    want(tmp_path, 1, 1, cats[0])
     loaded(tmp_path, 1)
     # 0.3 s to notice; the rest is for verifying and loading on a busy machine.
     assert time.monotonic() - began < 5
 
 
-def test_a_dead_engine_does_not_look_alive(
-    base: Base, packages: list[Package], tmp_path: Path
-) -> None:
+def test_a_dead_engine_does_not_look_alive(base: Base, cats: list[Package], tmp_path: Path) -> None:
     engine = Engine(base)
     watcher = VolumeWatcher(engine, tmp_path, "r1")
     watcher.start()
