@@ -14,6 +14,8 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 
+from atelier.base import base_digest
+
 from .classifier import ASPECTS, Classifier, classify
 from .data import POSES, Drawn, held_out_scenes, load_drawn
 from .progress import Progress
@@ -49,6 +51,7 @@ class Sizes:
 class Figures:
     """Everything the model card tells; shares are between 0 and 1."""
 
+    base: str  # the digest of the weights that were measured
     sizes: Sizes
     psnr: dict[str, float]
     classifier: Shares
@@ -84,6 +87,7 @@ def measure(
     itself, _ = agreement(classify(classifier, drawn.pictures, device), drawn.scenes)
     write_sheets(folder / "pictures", pipeline.vae, drawn, pictures[: len(asked)], asked)
     return Figures(
+        base=base_digest(folder),
         sizes=sizes,
         psnr=_psnr(pipeline.vae, drawn, strangers, sizes.reconstructed, device),
         classifier=itself,
