@@ -9,6 +9,7 @@ from atelier.errors import BaseError, Unavailable
 from atelier.files import digest_files
 
 INDEX = "model_index.json"
+VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 # What the loaders read, and nothing beside it: other precisions and other frameworks' weights may
 # lie in the same folders without being the model that is served.
 _PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
@@ -30,6 +31,19 @@ def resolve_base(model: str, revision: str | None = None) -> Path:
         hint = f"; did you mean {folder.parent / near[0]}?" if near else ""
         raise BaseError(f"base {model}: no such folder (seen from {Path.cwd()}){hint}")
     return _fetch(model, revision)
+
+
+def resolve_vae(vae: str) -> Path:
+    """The folder of a VAE of its own: a path, or a hub id like `madebyollin/sdxl-vae-fp16-fix`."""
+    folder = Path(vae).expanduser()
+    if not folder.is_dir():
+        if _looks_local(vae):
+            raise BaseError(f"vae {vae}: no such folder (seen from {Path.cwd()})")
+        folder = _snapshot("vae", vae, None, list(VAE_FILES))
+    missing = [name for name in VAE_FILES if not (folder / name).is_file()]
+    if missing:
+        raise BaseError(f"vae {vae}: no {' and no '.join(missing)}; give an AutoencoderKL's folder")
+    return folder
 
 
 def base_digest(folder: Path) -> str:
@@ -92,6 +106,18 @@ def _siblings(folder: Path) -> list[str]:
 
 def _fetch(model: str, revision: str | None) -> Path:
     """A snapshot of a hub model: its index first, then only the components that it names."""
+    index = _snapshot("base", model, revision, [INDEX]) / INDEX
+    if not index.exists():
+        raise BaseError(f"base {model}: the hub's model has no {INDEX}")
+    names = [name for name, value in json.loads(index.read_bytes()).items() if _is_part(value)]
+    wanted = [INDEX, *(f"{name}/{end}" for name in names for end in _PATTERNS)]
+    folder = _snapshot("base", model, revision, wanted)
+    _components(folder)
+    return folder
+
+
+def _snapshot(kind: str, model: str, revision: str | None, patterns: list[str]) -> Path:
+    """Those files of a hub model, without variants, from the cache or the network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -101,29 +127,22 @@ def _fetch(model: str, revision: str | None) -> Path:
         RevisionNotFoundError,
     )
 
-    def snapshot(patterns: list[str]) -> Path:
-        ignored = [f"*/{variant}" for variant in _VARIANTS]
+    try:
         return Path(
             snapshot_download(
-                model, revision=revision, allow_patterns=patterns, ignore_patterns=ignored
+                model,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=[f"*/{variant}" for variant in _VARIANTS],
             )
         )
-
-    try:
-        index = snapshot([INDEX]) / INDEX
-        if not index.exists():
-            raise BaseError(f"base {model}: the hub's model has no {INDEX}")
-        names = [name for name, value in json.loads(index.read_bytes()).items() if _is_part(value)]
-        folder = snapshot([INDEX, *(f"{name}/{end}" for name in names for end in _PATTERNS)])
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         where = f" at revision {revision}" if revision else ""
         raise BaseError(
-            f"base {model}{where}: neither a folder here nor a model on the hub that you may read"
+            f"{kind} {model}{where}: neither a folder here nor a model on the hub that you may read"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise Unavailable(
-            f"base {model}: not a folder here, and the hub cannot be reached; "
+            f"{kind} {model}: not a folder here, and the hub cannot be reached; "
             "check the name and the network, or give a folder"
         ) from error
-    _components(folder)
-    return folder

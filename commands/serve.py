@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from atelier.base import resolve_base
+from atelier.base import resolve_base, resolve_vae
 from atelier.errors import BadInput
 from atelier.files import write_atomic
 from atelier.home import Home
@@ -21,12 +21,20 @@ from atelier.replica import ReplicaFolder
 from commands.supervisor import Service, Supervisor
 from commands.verb import Answer
 from services.triton.process import free_port
+from services.triton.runtime import find_runtime
+from services.triton.settings import drain_seconds, engine_settings
 
 BASE = "models/miniature"
 
 
 def serve(
     base: Annotated[str, typer.Option(help="Base model: a folder or a hub id.")] = BASE,
+    revision: Annotated[
+        str | None, typer.Option(help="Of a base from the hub: a commit, tag or branch.")
+    ] = None,
+    vae: Annotated[
+        str | None, typer.Option(help="In place of the base's own: a folder or a hub id.")
+    ] = None,
     port: Annotated[int, typer.Option(help="The gateway's port; 0 for a free one.")] = 8080,
     host: Annotated[str, typer.Option(help="The gateway's address.")] = "127.0.0.1",
     triton_http_port: Annotated[int, typer.Option(help="0 for a free one.")] = 0,
@@ -40,8 +48,10 @@ def serve(
 ) -> Answer:
     """Serve one base and every released adapter, until Ctrl-C or SIGTERM.
 
-    Promotions that were left open are finished, see logs/settling.log. The engine's own settings
-    are ATELIER_SLOTS, ATELIER_MAX_BATCH, ATELIER_MAX_RANK, ATELIER_DEVICE, ATELIER_PRECISION.
+    Name the base, revision and VAE of the recipe: a version serves only where it is drawn with
+    those that it was judged with. Promotions that were left open are finished, see
+    logs/settling.log. The engine's own settings are ATELIER_SLOTS, ATELIER_MAX_BATCH,
+    ATELIER_MAX_RANK, ATELIER_DEVICE, ATELIER_PRECISION.
     """
     home = Home.find()
     addresses = Addresses(
@@ -51,9 +61,11 @@ def serve(
         metrics=_own_port("127.0.0.1", triton_metrics_port, "--triton-metrics-port"),
         host=host,
     )
-    folder = Path(resolve_base(base)).absolute()
+    engine_settings(os.environ)
+    find_runtime(home.root / "triton", executable=os.environ.get("ATELIER_TRITONSERVER") or None)
+    model = Model(resolve_base(base, revision), resolve_vae(vae) if vae else None)
     services = plan_services(
-        home, folder, addresses, replica=replica, workers=workers if gateway else 0
+        home, model, addresses, replica=replica, workers=workers if gateway else 0
     )
     supervisor = Supervisor(services, say=lambda text: print(text, file=sys.stderr, flush=True))
     note = home.root / "serve.json"
@@ -67,6 +79,14 @@ def serve(
         for number, handler in before.items():
             signal.signal(number, handler)
     return Answer(text="stopped", data={"stopped": True})
+
+
+@dataclass(frozen=True)
+class Model:
+    """The folders of what draws: the base, and a VAE where it is not the base's own."""
+
+    base: Path
+    vae: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -91,9 +111,12 @@ class Addresses:
 
 
 def plan_services(
-    home: Home, base: Path, addresses: Addresses, *, replica: str, workers: int = 1
+    home: Home, model: Model, addresses: Addresses, *, replica: str, workers: int = 1
 ) -> list[Service]:
-    """What runs for one replica, in the order in which it starts; no gateway for 0 workers."""
+    """What runs for one replica, in the order in which it starts; no gateway for 0 workers.
+
+    BadInput names the environment's variable that one of them could not use.
+    """
     shared = {
         **os.environ,
         "ATELIER_HOME": str(home.root),
@@ -108,7 +131,9 @@ def plan_services(
         "PYTHONUNBUFFERED": "1",
     }
     triton = {
-        "ATELIER_BASE": str(base),
+        "ATELIER_BASE": str(model.base.absolute()),
+        "ATELIER_REVISION": "",  # a folder has none
+        "ATELIER_VAE": str(model.vae.absolute()) if model.vae else "",
         "ATELIER_TRITON_HTTP_PORT": str(addresses.http),
         "ATELIER_TRITON_GRPC_PORT": str(addresses.grpc),
         "ATELIER_TRITON_METRICS_PORT": str(addresses.metrics),
@@ -121,7 +146,7 @@ def plan_services(
     }
     reports = ReplicaFolder(home.replicas)
     urls = addresses.to_json(gateway=True)
-    drain = float(os.environ.get("ATELIER_DRAIN_SECONDS") or 25)
+    drain = drain_seconds(os.environ)
 
     def reported() -> bool:
         report = reports.list().get(replica)
@@ -146,6 +171,9 @@ def plan_services(
         ),
     ]
     if workers:
+        from services.gateway.settings import Settings  # brings sqlalchemy: for this verb alone
+
+        Settings.from_environment({**shared, **front})
         services.append(
             Service(
                 name="gateway",

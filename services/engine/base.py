@@ -13,12 +13,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from atelier.base import base_digest, resolve_base
+from atelier.base import VAE_FILES, base_digest, resolve_base, resolve_vae
 from atelier.errors import BaseError
 from atelier.files import digest_folder
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
-VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
@@ -73,7 +72,7 @@ def load_base(
     """
     folder = resolve_base(str(model), revision)
     index = _index(folder)
-    vae_folder = folder / "vae" if vae is None else _vae_folder(str(vae))
+    vae_folder = folder / "vae" if vae is None else resolve_vae(str(vae))
     unet = _component(UNet2DConditionModel, folder / "unet", dtype)
     _check_unet(unet, folder)
     autoencoder = _component(AutoencoderKL, vae_folder, vae_dtype(dtype, vae_folder))
@@ -103,22 +102,6 @@ def vae_dtype(dtype: torch.dtype, folder: Path) -> torch.dtype:
     config = json.loads((folder / "config.json").read_text()) if folder.is_dir() else {}
     overflows = dtype == torch.float16 and config.get("force_upcast", True)
     return torch.float32 if overflows else dtype
-
-
-def _vae_folder(vae: str) -> Path:
-    """A VAE of its own: a folder, or a hub id such as `madebyollin/sdxl-vae-fp16-fix`."""
-    folder = Path(vae).expanduser()
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(vae, allow_patterns=list(VAE_FILES)))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise BaseError(
-            f"vae {vae}: neither a folder here nor a model that the hub can give: {error}"
-        ) from error
 
 
 def _index(folder: Path) -> dict[str, Any]:

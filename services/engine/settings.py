@@ -1,12 +1,20 @@
-"""How large an engine is; checked when it is made."""
+"""How large an engine is; checked when it is made. Needs torch only to name a device or format."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-import torch
+from atelier.errors import BadInput
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+if TYPE_CHECKING:
+    import torch
+
+BACKENDS: Final = ("torch",)  # each a file of backends/
+PRECISIONS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # torch's names
+_COUNTS = ("slots", "max_rank", "inflight", "queue", "patience", "decode_batch")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -28,22 +36,38 @@ class EngineSettings:
     backend: str = "torch"
 
     def __post_init__(self) -> None:
-        for name in ("slots", "max_rank", "inflight", "queue", "patience", "decode_batch"):
+        """Raises ValueError: the field, a colon, and what it must be."""
+        for name in _COUNTS:
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is less than 1")
+                raise ValueError(f"{name}: must be at least 1")
         if self.max_batch < 2:
-            raise ValueError("max_batch: guidance needs 2 rows")
+            raise ValueError("max_batch: must be at least 2, for guidance takes two rows")
+        if not _DEVICE.fullmatch(self.device):
+            raise ValueError("device: must be auto, cpu, cuda or cuda:N")
         if self.precision not in ("auto", *PRECISIONS):
-            raise ValueError(f"precision: {self.precision!r} is not auto, {', '.join(PRECISIONS)}")
+            raise ValueError(f"precision: must be one of auto, {', '.join(PRECISIONS)}")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend: must be one of {', '.join(BACKENDS)}")
 
     def torch_device(self) -> torch.device:
-        """The device meant by `device`."""
+        """The device meant by `device`; BadInput where this machine has none such."""
+        import torch
+
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        device = torch.device(self.device)
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise BadInput(
+                f"device {self.device}: torch sees {torch.cuda.device_count()} GPUs here; "
+                "use auto or cpu"
+            )
+        return device
 
     def torch_dtype(self) -> torch.dtype:
         """The number format meant by `precision`."""
+        import torch
+
         if self.precision == "auto":
             return torch.float16 if self.torch_device().type == "cuda" else torch.float32
-        return PRECISIONS[self.precision]
+        dtype: torch.dtype = getattr(torch, PRECISIONS[self.precision])
+        return dtype

@@ -9,12 +9,12 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 
-from atelier.base import resolve_base
+from atelier.base import resolve_base, resolve_vae
 from atelier.errors import AtelierError, BadInput
 from atelier.home import Home
 from services.triton.server import TritonServer, TritonSettings
+from services.triton.settings import drain_seconds, engine_settings
 
 
 def settings_from(environment: Mapping[str, str]) -> TritonSettings:
@@ -32,7 +32,7 @@ def settings_from(environment: Mapping[str, str]) -> TritonSettings:
         grpc_port=port("ATELIER_TRITON_GRPC_PORT", 8001),
         metrics_port=port("ATELIER_TRITON_METRICS_PORT", 8002),
         replica=environment.get("ATELIER_REPLICA") or "local",
-        drain_seconds=float(environment.get("ATELIER_DRAIN_SECONDS") or 25),
+        drain_seconds=drain_seconds(environment),
         executable=environment.get("ATELIER_TRITONSERVER") or None,
     )
 
@@ -42,10 +42,14 @@ def serve() -> None:
     model = os.environ.get("ATELIER_BASE")
     if not model:
         raise BadInput("ATELIER_BASE is not set; give the base's folder or its hub id")
+    settings = settings_from(os.environ)
+    engine_settings(os.environ)  # the model's, refused here before a server is there for it
+    folder = resolve_base(model, os.environ.get("ATELIER_REVISION") or None)
+    vae = os.environ.get("ATELIER_VAE")
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
-    server = TritonServer(Home.find(), Path(resolve_base(model)), settings_from(os.environ))
+    server = TritonServer(Home.find(), folder, settings, vae=resolve_vae(vae) if vae else None)
     server.start(wait=False)
     try:
         while not told.wait(0.2):

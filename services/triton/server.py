@@ -24,6 +24,7 @@ from atelier.names import hex_of
 from services.triton.control import ControlFolder
 from services.triton.process import alive, free_port, roll, spawn, stop, tail
 from services.triton.runtime import Runtime, find_runtime
+from services.triton.settings import DRAIN_SECONDS
 
 MODEL = "atelier"
 SHARED_MEMORY = Path("/dev/shm")
@@ -40,7 +41,7 @@ class TritonSettings:
     grpc_port: int = 0
     metrics_port: int = 0
     replica: str = "local"
-    drain_seconds: float = 25.0  # for what is running when it is told to stop
+    drain_seconds: float = DRAIN_SECONDS  # for what is running when it is told to stop
     start_seconds: float = 600.0  # a real base takes minutes to load from a cold disk
     executable: str | None = None  # None: the wheel's server
     model: dict[str, str] = field(default_factory=dict)  # ATELIER_* of services/triton/settings.py
@@ -49,9 +50,17 @@ class TritonSettings:
 class TritonServer:
     """One server of one home. Use it as a context manager, or start() and stop() it."""
 
-    def __init__(self, home: Home, base: Path, settings: TritonSettings | None = None):
+    def __init__(
+        self,
+        home: Home,
+        base: Path,
+        settings: TritonSettings | None = None,
+        *,
+        vae: Path | None = None,  # in place of the base's own
+    ):
         self.home = home
         self.base = Path(base)
+        self.vae = vae
         self.settings = settings or TritonSettings()
         host = self.settings.host
         self.http_port = self.settings.http_port or free_port(host)
@@ -210,6 +219,7 @@ class TritonServer:
         return {
             **self.settings.model,
             "ATELIER_BASE": str(self.base.absolute()),
+            "ATELIER_VAE": str(self.vae.absolute()) if self.vae else "",
             "ATELIER_VOLUME": str(self.home.volume),
             "ATELIER_REPLICA": self.settings.replica,
             "ATELIER_CONTROL": str(self._control.path),

@@ -1,14 +1,20 @@
-"""What the model reads from its environment: Triton passes it no other arguments of ours."""
+"""What the model reads from its environment: Triton passes it no other arguments of ours.
+
+Whoever starts a server reads the same here first, so that nonsense ends before Triton begins.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from atelier.errors import BadInput
+from services.engine.settings import EngineSettings
 
+DRAIN_SECONDS: Final = 25.0
+_LONGEST_DRAIN: Final = 86_400.0
 # Environment variable: the engine setting it fills, and how to read it.
-_ENGINE: dict[str, tuple[str, type]] = {
+_ENGINE: dict[str, tuple[str, type[int] | type[str]]] = {
     "ATELIER_SLOTS": ("slots", int),
     "ATELIER_MAX_BATCH": ("max_batch", int),
     "ATELIER_MAX_RANK": ("max_rank", int),
@@ -21,34 +27,59 @@ _ENGINE: dict[str, tuple[str, type]] = {
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Where things lie, and what of the engine's settings is not left at its default."""
+    """Where things lie, and how the engine is to be."""
 
     base: str
+    vae: str | None  # in place of the base's own
     volume: Path
     replica: str
     control: Path | None  # None: nobody keeps this server, so nobody asks it to drain
     drain_seconds: float
-    engine: dict[str, Any]
+    engine: EngineSettings
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "ModelSettings":
-        """Raises BadInput naming the variable that is missing or cannot be read."""
-        given = {
-            key: _as(kind, variable, environment[variable])
-            for variable, (key, kind) in _ENGINE.items()
-            if environment.get(variable)
-        }
+        """Raises BadInput naming the variable that is missing or cannot be used."""
         control = environment.get("ATELIER_CONTROL")
         return cls(
             base=_required(environment, "ATELIER_BASE"),
+            vae=environment.get("ATELIER_VAE") or None,
             volume=Path(_required(environment, "ATELIER_VOLUME")),
             replica=environment.get("ATELIER_REPLICA") or "local",
             control=Path(control) if control else None,
-            drain_seconds=_as(
-                float, "ATELIER_DRAIN_SECONDS", environment.get("ATELIER_DRAIN_SECONDS") or "25"
-            ),
-            engine=given,
+            drain_seconds=drain_seconds(environment),
+            engine=engine_settings(environment),
         )
+
+
+def engine_settings(environment: Mapping[str, str]) -> EngineSettings:
+    """Defaults for what is not said; BadInput names the variable and what it must be."""
+    given: dict[str, int | str] = {}
+    for variable, (field, kind) in _ENGINE.items():
+        if text := environment.get(variable):
+            try:
+                given[field] = kind(text)
+            except ValueError:
+                raise BadInput(f"{variable}={text}: must be a whole number") from None
+            try:
+                EngineSettings(**{field: given[field]})  # type: ignore[arg-type]
+            except ValueError as error:
+                raise BadInput(f"{variable}={text}: {str(error).partition(': ')[2]}") from None
+    return EngineSettings(**given)  # type: ignore[arg-type]
+
+
+def drain_seconds(environment: Mapping[str, str]) -> float:
+    """How long a stopping server may go on with what runs."""
+    text = environment.get("ATELIER_DRAIN_SECONDS") or str(DRAIN_SECONDS)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds <= _LONGEST_DRAIN:  # not-a-number is not between either
+        raise BadInput(
+            f"ATELIER_DRAIN_SECONDS={text}: must be seconds, from 0 to {_LONGEST_DRAIN:.0f}"
+        )
+    return seconds
 
 
 def _required(environment: Mapping[str, str], name: str) -> str:
@@ -56,10 +87,3 @@ def _required(environment: Mapping[str, str], name: str) -> str:
     if not value:
         raise BadInput(f"{name} is not set; give the base's folder and the shared volume")
     return value
-
-
-def _as(kind: type, name: str, text: str) -> Any:
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise BadInput(f"{name}={text}: not a number") from error

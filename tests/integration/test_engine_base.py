@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from atelier.errors import BaseError
-from services.engine import load_base
+from atelier.errors import BadInput, BaseError
+from services.engine import Engine, EngineSettings, load_base, settings
+from services.engine.backends import BACKENDS
 from services.engine.base import vae_dtype
 
 
@@ -57,6 +58,15 @@ def test_a_vae_may_be_replaced_and_the_digest_tells(tiny_model: Path, broken: Pa
     base = load_base(tiny_model, vae=str(broken / "vae"))
     assert base.vae_digest is not None
     assert base.digest == load_base(tiny_model).digest
+
+
+def test_the_settings_name_the_backends_that_there_are() -> None:
+    assert tuple(BACKENDS) == settings.BACKENDS
+
+
+def test_a_device_that_is_not_here_is_bad_input(tiny_model: Path) -> None:
+    with pytest.raises(BadInput, match=r"device cuda:99: torch sees \d+ GPUs here"):
+        Engine.load(tiny_model, settings=EngineSettings(device="cuda:99"))
 
 
 def test_a_vae_that_overflows_in_half_precision_runs_in_full(broken: Path) -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import write_package
+from atelier.home import Home
 from commands.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,10 +81,8 @@ def test_a_whole_package_tells_about_itself(package: Path) -> None:
 def test_a_pickle_named_safetensors(tmp_path: Path) -> None:
     file = tmp_path / "lora.safetensors"
     file.write_bytes(pickle.dumps({"weights": 1}))
-    (tmp_path / "base" / "unet").mkdir(parents=True)
-    (tmp_path / "base" / "model_index.json").write_text('{"unet": ["diffusers", "X"]}')
     out = tmp_path / "out"
-    given = ("--name", "x", "--base", tmp_path / "base", "--output", out)
+    given = ("--name", "x", "--base", some_base(tmp_path), "--output", out)
     assert "pickle" in told(atelier("adapters", "import", file, *given), 2)
     assert not out.exists()
 
@@ -143,6 +142,44 @@ def test_a_verdict_needs_the_pictures_that_were_trained_on(
     monkeypatch.chdir(package.parent)
     shutil.rmtree(package.parent / "examples", ignore_errors=True)
     assert "--recipe" in told(atelier("evaluate", package), 2)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "word"),
+    [
+        ("ATELIER_PRECISION", "fp8", "must be one of auto, fp32, fp16, bf16"),
+        ("ATELIER_SLOTS", "0", "must be at least 1"),
+        ("ATELIER_DRAIN_SECONDS", "x", "must be seconds"),
+        ("ATELIER_TRITONSERVER", "/nowhere/tritonserver", "no such program"),
+        ("ATELIER_GATEWAY_MAX_STEPS", "many", "valid integer"),
+    ],
+)
+def test_settings_that_no_replica_could_serve_by(
+    package: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, word: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    text = told(atelier("serve", "--base", some_base(package.parent), "--port", 0), 2)
+    assert variable in text and word in text and text.count("\n") == 1
+    assert not (Home.find().root / "logs").exists()  # nothing was started
+
+
+def test_a_base_or_a_vae_that_cannot_be_served(tmp_path: Path) -> None:
+    base = some_base(tmp_path)
+    assert "a folder has no revision" in told(
+        atelier("serve", "--base", base, "--revision", "main", "--port", 0), 2
+    )
+    vae = tmp_path / "vae"
+    assert "no such folder" in told(atelier("serve", "--base", base, "--vae", vae), 2)
+    vae.mkdir()
+    assert "no config.json" in told(atelier("serve", "--base", base, "--vae", vae), 2)
+    assert not (Home.find().root / "logs").exists()
+
+
+def some_base(folder: Path) -> Path:
+    """Enough of one to be found."""
+    (folder / "base" / "unet").mkdir(parents=True)
+    (folder / "base" / "model_index.json").write_text('{"unet": ["diffusers", "X"]}')
+    return folder / "base"
 
 
 def test_nothing_serves_in_an_empty_home() -> None:

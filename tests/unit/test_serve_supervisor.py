@@ -15,7 +15,7 @@ import pytest
 from atelier.errors import BadInput, Unavailable
 from atelier.home import Home
 from commands import serve, supervisor
-from commands.serve import Addresses, plan_services
+from commands.serve import Addresses, Model, plan_services
 from commands.supervisor import Service, Supervisor
 from services.triton.process import alive
 
@@ -156,16 +156,18 @@ def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
 
 def test_a_replica_is_triton_then_agent_then_gateway(tmp_path: Path) -> None:
     addresses = Addresses(gateway=1, http=2, grpc=3, metrics=4)
-    planned = plan_services(Home(tmp_path), tmp_path / "base", addresses, replica="r1")
+    model = Model(tmp_path / "base", tmp_path / "vae")
+    planned = plan_services(Home(tmp_path), model, addresses, replica="r1")
     assert [one.name for one in planned] == ["triton", "agent", "gateway", "settling"]
     triton, agent, gateway, settling = (one.env for one in planned)
     assert triton["ATELIER_BASE"] == str(tmp_path / "base")
+    assert triton["ATELIER_VAE"] == str(tmp_path / "vae")
     assert triton["ATELIER_TRITON_GRPC_PORT"] == "3"
     assert gateway["ATELIER_GATEWAY_WORKERS"] == "1"
     assert gateway["ATELIER_TRITON_URL"] == "grpc://127.0.0.1:3"
     assert {env["ATELIER_REPLICA"] for env in (triton, agent, gateway)} == {"r1"}
     assert len({env["MLFLOW_TRACKING_URI"] for env in (triton, agent, gateway, settling)}) == 1
-    alone = plan_services(Home(tmp_path), tmp_path, addresses, replica="r1", workers=0)
+    alone = plan_services(Home(tmp_path), Model(tmp_path), addresses, replica="r1", workers=0)
     assert [one.name for one in alone] == ["triton", "agent", "settling"]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from atelier.errors import BadInput
-from services.triton.__main__ import settings_from
+from services.engine.settings import EngineSettings
+from services.triton.__main__ import main, settings_from
 from services.triton.runtime import Runtime, find_runtime
 from services.triton.settings import ModelSettings
 
@@ -14,7 +15,8 @@ NEEDED = {"ATELIER_BASE": "models/miniature", "ATELIER_VOLUME": "/volume"}
 
 def test_the_model_takes_the_engines_defaults_for_what_is_not_said() -> None:
     settings = ModelSettings.read(NEEDED)
-    assert settings.engine == {}
+    assert settings.engine == EngineSettings()
+    assert settings.vae is None
     assert (settings.replica, settings.control, settings.drain_seconds) == ("local", None, 25.0)
 
 
@@ -22,6 +24,7 @@ def test_the_model_reads_what_is_said() -> None:
     said = {
         **NEEDED,
         "ATELIER_REPLICA": "pod-1",
+        "ATELIER_VAE": "/vae",
         "ATELIER_SLOTS": "4",
         "ATELIER_MAX_RANK": "16",
         "ATELIER_DEVICE": "cuda:1",
@@ -30,7 +33,8 @@ def test_the_model_reads_what_is_said() -> None:
         "ATELIER_QUEUE": "",  # as a chart leaves a value that nobody set
     }
     settings = ModelSettings.read(said)
-    assert settings.engine == {"slots": 4, "max_rank": 16, "device": "cuda:1"}
+    assert settings.engine == EngineSettings(slots=4, max_rank=16, device="cuda:1")
+    assert settings.vae == "/vae"
     assert (settings.replica, settings.control) == ("pod-1", Path("/control"))
     assert settings.drain_seconds == 5.0
 
@@ -39,13 +43,31 @@ def test_the_model_reads_what_is_said() -> None:
     ("change", "named"),
     [
         ({"ATELIER_BASE": ""}, "ATELIER_BASE is not set"),
-        ({"ATELIER_SLOTS": "many"}, "ATELIER_SLOTS=many"),
-        ({"ATELIER_DRAIN_SECONDS": "soon"}, "ATELIER_DRAIN_SECONDS=soon"),
+        ({"ATELIER_SLOTS": "many"}, "ATELIER_SLOTS=many: must be a whole number"),
+        ({"ATELIER_SLOTS": "0"}, "ATELIER_SLOTS=0: must be at least 1"),
+        ({"ATELIER_MAX_BATCH": "1"}, "ATELIER_MAX_BATCH=1: must be at least 2"),
+        ({"ATELIER_PRECISION": "fp8"}, "ATELIER_PRECISION=fp8: must be one of auto, fp32"),
+        ({"ATELIER_DEVICE": "gpu"}, "ATELIER_DEVICE=gpu: must be auto, cpu, cuda"),
+        ({"ATELIER_BACKEND": "tensorrt9"}, "ATELIER_BACKEND=tensorrt9: must be one of torch"),
+        ({"ATELIER_DRAIN_SECONDS": "soon"}, "ATELIER_DRAIN_SECONDS=soon: must be seconds"),
+        ({"ATELIER_DRAIN_SECONDS": "nan"}, "ATELIER_DRAIN_SECONDS=nan"),
+        ({"ATELIER_DRAIN_SECONDS": "-1"}, "ATELIER_DRAIN_SECONDS=-1"),
     ],
 )
 def test_a_variable_that_cannot_be_read_is_named(change: dict[str, str], named: str) -> None:
     with pytest.raises(BadInput, match=named):
         ModelSettings.read({**NEEDED, **change})
+
+
+def test_the_server_is_not_started_for_settings_that_its_model_cannot_use(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ATELIER_BASE", "models/miniature")
+    monkeypatch.setenv("ATELIER_PRECISION", "fp8")
+    assert main() == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("services.triton: ATELIER_PRECISION=fp8")
 
 
 def test_the_server_listens_on_loopback_unless_told_otherwise() -> None:

@@ -11,7 +11,5 @@ BACKENDS = {"torch": TorchBackend}
 
 
 def make_backend(name: str, base: Base, layout: Layout) -> Backend:
-    """The backend of a name; ValueError names those there are."""
-    if name not in BACKENDS:
-        raise ValueError(f"backend: {name!r} is not one of {', '.join(BACKENDS)}")
+    """The backend of a name that EngineSettings takes."""
     return BACKENDS[name](base, layout)

@@ -10,7 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # Triton's, on the path of the model's process only
 
 from atelier.errors import AtelierError, Unavailable
-from services.engine import Engine, EngineSettings, ImageResult
+from services.engine import Engine, ImageResult
 from services.engine.volume import VolumeWatcher
 from services.triton.answers import Answers, error_code, error_text
 from services.triton.control import ControlFolder
@@ -30,15 +30,15 @@ class TritonPythonModel:
             stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s"
         )
         server = os.getppid()
-        settings = ModelSettings.read(os.environ)
-        self._drain_seconds = settings.drain_seconds
-        self._control = ControlFolder(settings.control) if settings.control else None
-        if self._control:
-            self._control.announce(os.getpid())
         try:
-            self._engine = Engine.load(settings.base, settings=EngineSettings(**settings.engine))
+            settings = ModelSettings.read(os.environ)
+            self._control = ControlFolder(settings.control) if settings.control else None
+            if self._control:
+                self._control.announce(os.getpid())
+            self._engine = Engine.load(settings.base, vae=settings.vae, settings=settings.engine)
         except AtelierError as error:
             raise pb_utils.TritonModelException(str(error)) from None
+        self._drain_seconds = settings.drain_seconds
         self._engine.start()
         self._watcher = VolumeWatcher(self._engine, settings.volume, settings.replica)
         self._watcher.poll()  # what is released already is loaded before the first request
