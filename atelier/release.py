@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from atelier.errors import ReleaseError
 from atelier.files import write_atomic
 from atelier.names import AdapterName, Digest
+from atelier.replica import Replica
 
 HISTORY = 10  # as many revisions as Helm keeps
 
@@ -39,6 +40,7 @@ class Past(Pin):
     """What served before; withdrawn if it was rolled back from, so not gone back to unasked."""
 
     base: Digest
+    vae: Digest | None = None
     revision: int
     reason: str
     since: datetime
@@ -50,6 +52,7 @@ class Release(_Plain):
 
     adapter: AdapterName
     base: Digest
+    vae: Digest | None = None  # that its pictures were judged with; None: the base's own
     version: int = Field(ge=1)
     digest: Digest
     canary: Canary | None = None
@@ -63,9 +66,19 @@ class Release(_Plain):
         """What serves now."""
         return Pin(version=self.version, digest=self.digest)
 
-    def with_version(self, pin: Pin, reason: str, *, base: str | None = None) -> Self:
-        """Serve `pin`; what serves now becomes the newest of the past, and a canary ends."""
-        return self._next(pin, reason, base=base)
+    def fits(self, replica: Replica) -> bool:
+        """Whether it draws with the base and the VAE that the version was judged with."""
+        return (replica.base, replica.vae) == (self.base, self.vae)
+
+    def with_version(
+        self, pin: Pin, reason: str, *, base: str | None = None, vae: str | None = None
+    ) -> Self:
+        """Serve `pin`; what serves now becomes the newest of the past, and a canary ends.
+
+        Without a `base` on the same one, and with the same VAE.
+        """
+        base, vae = (base, vae) if base else (self.base, self.vae)
+        return self._next(pin, reason, base=base, vae=vae)
 
     def with_canary(self, canary: Canary | None, reason: str) -> Self:
         """Give a share of the traffic to another version, or end that; what serves stays."""
@@ -75,12 +88,12 @@ class Release(_Plain):
     def rolled_back(self, revision: int | None = None, reason: str = "rolled back") -> Self:
         """Serve again what a past revision served; by default the newest that was not withdrawn.
 
-        The base goes back with it. What serves now is marked as withdrawn, so going back twice
+        Base and VAE go back with it. What serves now is marked as withdrawn, so going back twice
         goes back further.
         """
         past = self._target(revision)
         pin = Pin(version=past.version, digest=past.digest)
-        return self._next(pin, reason, base=past.base, withdrawn=True)
+        return self._next(pin, reason, base=past.base, vae=past.vae, withdrawn=True)
 
     def kept(self, count: int) -> tuple[Pin, ...]:
         """The present pin, the canary's, then the newest distinct past ones: `count` digests.
@@ -111,10 +124,11 @@ class Release(_Plain):
         return found
 
     def _next(
-        self, pin: Pin, reason: str, *, base: str | None = None, withdrawn: bool = False
+        self, pin: Pin, reason: str, *, base: str, vae: str | None, withdrawn: bool = False
     ) -> Self:
         past = Past(
             base=self.base,
+            vae=self.vae,
             version=self.version,
             digest=self.digest,
             revision=self.revision,
@@ -124,7 +138,8 @@ class Release(_Plain):
         )
         return type(self)(
             adapter=self.adapter,
-            base=base or self.base,
+            base=base,
+            vae=vae,
             version=pin.version,
             digest=pin.digest,
             previous=(past, *self.previous)[:HISTORY],

@@ -33,6 +33,7 @@ class Replica(BaseModel):
 
     replica: str
     base: Digest
+    vae: Digest | None = None  # None: the base's own
     backend: str
     engine_digest: str
     heartbeat: float  # seconds since the epoch
@@ -51,21 +52,19 @@ class Replica(BaseModel):
         return min(found, key=lambda held: held.state != "ready", default=None)
 
 
-def ready(
-    replicas: Iterable[Replica],
-    name: str,
-    digest: str,
-    *,
-    base: str | None = None,
-    now: float | None = None,
-) -> bool:
-    """Whether every live replica (of `base`, where given) can serve the adapter's digest at once.
+def ready(replicas: Iterable[Replica], name: str, digest: str, *, now: float | None = None) -> bool:
+    """Whether every live replica can serve the adapter's digest at once; without one, nothing is.
 
-    Without any live replica nothing is ready.
+    Give it those that the release is for (`Release.fits`).
     """
-    live = [one for one in replicas if one.live(now) and base in (None, one.base)]
+    live = [one for one in replicas if one.live(now)]
     held = [one.holds(name, digest) for one in live]
     return bool(held) and all(one is not None and one.state == "ready" for one in held)
+
+
+def drawn_with(base: str, vae: str | None) -> str:
+    """What decides how pictures look beside the adapter, for errors that name both sides."""
+    return f"base {base} and {f'VAE {vae}' if vae else 'its own VAE'}"
 
 
 class ReplicaFolder:

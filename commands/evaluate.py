@@ -32,6 +32,9 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="What it was trained on, without a recipe.")
     ] = None,
     base: Annotated[str | None, typer.Option(help="By default the package's own.")] = None,
+    vae: Annotated[
+        str | None, typer.Option(help="In place of the base's own; by default the recipe's.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="By default beside the package.")
     ] = None,
@@ -59,6 +62,7 @@ def evaluate(
             found.package,
             operators,
             base=base or manifest.base.id,
+            vae=vae,
             training_pictures=trained_on,
             output=into,
             cache=home.root / "cache" / "pictures",

@@ -7,6 +7,8 @@ takes back what was killed in between). Going back needs nobody: not the registr
 """
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from atelier.errors import BadInput, Refused
@@ -14,7 +16,7 @@ from atelier.home import Home
 from atelier.policy import Policy
 from atelier.registry import Registry, VersionInfo
 from atelier.release import Canary, Pin, Release, ReleaseFolder
-from atelier.replica import ReplicaFolder
+from atelier.replica import Replica, ReplicaFolder, drawn_with
 from pipelines.evaluate import FILE, Evaluation, verdict
 from pipelines.intent import Intent, IntentFolder
 from pipelines.settle import ENVIRONMENT, Settler, Smoke, Standing, settle
@@ -45,18 +47,18 @@ def promote(
     """
     info = registry.version(name, version)
     evaluation = approved(registry, info, policy)
-    _require_base_served(home, f"{name}@{version}", evaluation.base)
+    live = _require_served(home, f"{name}@{version}", evaluation.base, evaluation.vae)
     pin = Pin(version=info.version, digest=info.digest)
     settler = Settler(name, home, registry, smoke=smoke, environment=environment)
     with IntentFolder(home).worked_on(name):
-        _write(home, name, pin, evaluation.base, canary, reason)
+        _write(home, name, pin, evaluation, canary, reason)
         standing = _wait(settler, wait)
         serves = standing.version == version if canary is None else standing.state != "restored"
         if standing.state == "restored" or not serves:
             raise Refused(standing.message)
         if standing.retry:
             raise Refused(_take_back(settler, pin, f"{standing.message} after {wait:g} s").message)
-    return standing
+    return replace(standing, message=standing.message + _other_engines(live, evaluation))
 
 
 def approved(registry: Registry, info: VersionInfo, policy: Policy) -> Evaluation:
@@ -91,15 +93,15 @@ def rollback(
     """Serve what a past revision served, by default the last good one; the alias follows.
 
     The release is written first and never taken back; Refused before that where the version was
-    made for another base than the live replicas serve. With the registry away it moves all the
-    same, and the answer says that the alias is still to follow.
+    judged on another base or VAE than the live replicas serve. With the registry away it moves all
+    the same, and the answer says that the alias is still to follow.
     """
     releases, intents = ReleaseFolder(home.releases), IntentFolder(home)
     settler = Settler(name, home, registry, smoke=smoke, environment=environment)
     with intents.worked_on(name):
         with intents.locked(name):
             back = _released(releases, name).rolled_back(revision, reason)
-            _require_base_served(home, f"{name}@{back.version}", back.base)
+            _require_served(home, f"{name}@{back.version}", back.base, back.vae)
             releases.put(back)
             intents.remove(name)  # whatever was under way has been overtaken
         return _wait(settler, wait)
@@ -132,21 +134,48 @@ def _released(releases: ReleaseFolder, name: str) -> Release:
     return release
 
 
-def _require_base_served(home: Home, label: str, base: str) -> None:
-    """An adapter for another base than the live replicas' would wait for ever."""
+def _require_served(home: Home, label: str, base: str, vae: str | None) -> list[Replica]:
+    """The live replicas that draw as it was judged; Refused where there are only others.
+
+    Base and VAE decide what a picture is of; a version for others would wait for ever.
+    """
     live = [one for one in ReplicaFolder(home.replicas).list().values() if one.live()]
-    if live and all(one.base != base for one in live):
+    fit = [one for one in live if (one.base, one.vae) == (base, vae)]
+    if live and not fit:
+        served = drawn_with(live[0].base, live[0].vae)
         raise Refused(
-            f"{label}: made for base {base}, but {live[0].replica} serves base {live[0].base}; "
-            "serve that base, or train the adapter on this one"
+            f"{label}: judged on {drawn_with(base, vae)}, but {live[0].replica} serves {served}; "
+            "serve what it was judged on (`atelier serve` has --base, --revision and --vae), "
+            "or train and judge it on what is served"
         )
+    return fit
 
 
-def _write(home: Home, name: str, pin: Pin, base: str, canary: int | None, reason: str) -> None:
+def _other_engines(live: Sequence[Replica], evaluation: Evaluation) -> str:
+    """A remark, no refusal, where precision, device, backend or a library's version differ.
+
+    A verdict drawn on a GPU may let an adapter serve on another: what differs then is rounding, and
+    the engine's tests hold every backend to the same pictures within a tolerance.
+    """
+    others = [one for one in live if one.engine_digest != evaluation.engine_digest]
+    if not others:
+        return ""
+    where = ", ".join(f"{one.replica} ({one.backend} {one.engine_digest})" for one in others)
+    return (
+        f"; judged by another engine ({evaluation.backend} {evaluation.engine_digest}) than that "
+        f"of {where}: the same base and VAE, another backend, precision, device or library version"
+    )
+
+
+def _write(
+    home: Home, name: str, pin: Pin, evaluation: Evaluation, canary: int | None, reason: str
+) -> None:
     """The intent, then the release. Nothing where the release says it already."""
     releases, intents = ReleaseFolder(home.releases), IntentFolder(home)
+    base, vae = evaluation.base, evaluation.vae
     with intents.locked(name):
         before = releases.get(name)
+        same_drawing = before is not None and (before.base, before.vae) == (base, vae)
         intent = Intent(
             adapter=name,
             doing="promote" if canary is None else "canary",
@@ -159,19 +188,20 @@ def _write(home: Home, name: str, pin: Pin, base: str, canary: int | None, reaso
                 raise BadInput(f"{name}: a canary needs a version that serves; promote one first")
             if before.pin == pin:
                 raise BadInput(f"{name}: version {pin.version} serves already; nothing to try out")
-            if before.base != base:
+            if not same_drawing:
                 raise Refused(
-                    f"{name}@{pin.version}: made for base {base}, but version {before.version} "
-                    f"serves on {before.base}; two bases cannot share one adapter's traffic"
+                    f"{name}@{pin.version}: judged on {drawn_with(base, vae)}, but version "
+                    f"{before.version} on {drawn_with(before.base, before.vae)}; "
+                    "one adapter's traffic cannot be shared by two"
                 )
             share = Canary(version=pin.version, digest=pin.digest, percent=canary)
             after = before.with_canary(share, reason)
         elif before is None:
-            after = Release(adapter=name, base=base, reason=reason, **pin.model_dump())
-        elif before.pin == pin and before.canary is None:
+            after = Release(adapter=name, base=base, vae=vae, reason=reason, **pin.model_dump())
+        elif before.pin == pin and before.canary is None and same_drawing:
             return
         else:
-            after = before.with_version(pin, reason, base=base)
+            after = before.with_version(pin, reason, base=base, vae=vae)
         intents.put(intent)
         releases.put(after)
 

@@ -6,7 +6,7 @@ from typing import Final, Literal
 from atelier.gateways import GatewayFolder
 from atelier.home import Home
 from atelier.release import Release
-from atelier.replica import Replica, ReplicaFolder
+from atelier.replica import Replica, ReplicaFolder, drawn_with
 
 NOTICED: Final = 1.5  # seconds within which a replica has seen a new release and says so
 
@@ -27,10 +27,10 @@ def survey(home: Home, release: Release, *, canary: bool = False) -> Seen:
     """
     name, pin = release.adapter, release.canary if canary and release.canary else release.pin
     live = _live_replicas(home)
-    mine = [one for one in live if one.base == release.base]
+    mine = [one for one in live if release.fits(one)]
     if not mine:
-        other = f"; live ones serve another base ({live[0].base})" if live else ""
-        return Seen("absent", f"no live replica of base {release.base}{other}")
+        other = f"; served is {drawn_with(live[0].base, live[0].vae)}" if live else ""
+        return Seen("absent", f"no live replica of {drawn_with(release.base, release.vae)}{other}")
     held = {one.replica: one.holds(name, pin.digest) for one in mine}
     since = release.since.timestamp() + NOTICED
     noticed = {one.replica: one.heartbeat > since for one in mine}

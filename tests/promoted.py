@@ -59,13 +59,25 @@ class Adapter:
         """Register a version, judged by good numbers unless `changes` says otherwise."""
         made = package(self.folder / f"{seed}", self.name, seed)
         version = self.registry.register(made, run_id=None)
-        said = {"adapter": self.name, "digest": made.digest} | changes
-        document = evaluation(policy(), **said).to_json().encode()
-        self.registry.attest(self.name, version, "evaluation.json", document)
         self.digests[version] = made.digest
+        self.judge(version, **changes)
         return version
 
-    def report(self, *, base: str = BASE, default: int | None = None, **states: State) -> None:
+    def judge(self, version: int, **changes: Any) -> None:
+        """Attest a verdict in place of the last one."""
+        said = {"adapter": self.name, "digest": self.digests[version]} | changes
+        document = evaluation(policy(), **said).to_json().encode()
+        self.registry.attest(self.name, version, "evaluation.json", document)
+
+    def report(
+        self,
+        *,
+        base: str = BASE,
+        vae: str | None = None,
+        engine: str = "engine",  # that of tests/judged.py
+        default: int | None = None,
+        **states: State,
+    ) -> None:
         """A live replica that holds versions as told: `report(v1="ready")`.
 
         It answers by the `default` version; without it, by whichever ready one is released next.
@@ -84,8 +96,9 @@ class Adapter:
         replica = Replica(
             replica="r0",
             base=base,
+            vae=vae,
             backend="torch",
-            engine_digest="e",
+            engine_digest=engine,
             heartbeat=time.time() + 3600,  # alive for as long as the test runs
             adapters=held,
         )

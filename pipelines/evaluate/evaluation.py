@@ -82,6 +82,7 @@ class Evaluation(_Plain):
     adapter: AdapterName
     digest: Digest
     base: Digest
+    vae: Digest | None = None  # that drew the pictures in place of the base's own
     policy: Digest  # under which the gates below were worked out
     backend: str
     engine_digest: str

@@ -32,6 +32,7 @@ def evaluate(
     policy: Policy,
     *,
     base: str | Path,
+    vae: str | None = None,
     training_pictures: Recipe | Path,
     output: Path,
     engine: "Engine | None" = None,
@@ -44,8 +45,9 @@ def evaluate(
 
     `training_pictures` are those the package was trained on, whose digest its manifest names: the
     recipe, or their folder. `gates` (a recipe's own where a recipe is given) may only tighten the
-    policy. `held_back` is a folder of pictures of the subject that training never saw. Without an
-    `engine` one is loaded for the occasion. `cache` keeps the base's pictures between verdicts.
+    policy. `vae` (by default the recipe's) replaces the base's own. `held_back` is a folder of
+    pictures of the subject that training never saw. Without an `engine` one is loaded for the
+    occasion, else base and VAE are that one's. `cache` keeps the base's pictures between verdicts.
     """
     progress = progress or _silent
     tightening = _tightening(training_pictures, gates)
@@ -53,11 +55,14 @@ def evaluate(
     against = compared(package.manifest, training_pictures, held_back)
     noun = class_noun(package.manifest)
     asked = shots(policy, trigger=package.manifest.trigger, noun=noun)
-    with _engine(base, training_pictures, engine) as running, _loaded(running, package) as adapter:
+    with (
+        _engine(base, vae, training_pictures, engine) as running,
+        _loaded(running, package) as adapter,
+    ):
         progress("loading the scorers", 0, 1)
         scorers = Scorers(policy.scorers.model_dump(), str(running.base.device))
         pairs = Camera(running, policy, cache, progress).pairs(asked, adapter)
-        made_by = (running.backend, running.digest)
+        made_by = (running.base.vae_digest, running.backend, running.digest)
     progress("measuring", 0, 1)
     measures = measure(pairs, against, scorers)
     measured = _document(package, policy, noun, made_by, scorers, measures, tightening)
@@ -84,7 +89,7 @@ def _document(
     package: Package,
     policy: Policy,
     noun: str,
-    made_by: tuple[str, str],
+    made_by: tuple[str | None, str, str],
     scorers: Scorers,
     measures: Measures,
     tightening: Gates,
@@ -95,9 +100,10 @@ def _document(
         adapter=manifest.name,
         digest=package.digest,
         base=manifest.base.digest,
+        vae=made_by[0],
         policy=policy.digest,
-        backend=made_by[0],
-        engine_digest=made_by[1],
+        backend=made_by[1],
+        engine_digest=made_by[2],
         scorers=scorers.names,
         scorer_digests=scorers.digests,
         trigger=manifest.trigger,
@@ -111,7 +117,9 @@ def _document(
 
 
 @contextmanager
-def _engine(base: str | Path, source: Recipe | Path, engine: "Engine | None") -> Iterator["Engine"]:
+def _engine(
+    base: str | Path, vae: str | None, source: Recipe | Path, engine: "Engine | None"
+) -> Iterator["Engine"]:
     """The caller's engine, left as it is, or one of our own that ends with the verdict."""
     if engine is not None:
         yield engine
@@ -125,7 +133,7 @@ def _engine(base: str | Path, source: Recipe | Path, engine: "Engine | None") ->
         load_base(
             base,
             revision=named.revision if named and same else None,
-            vae=named.vae if named else None,
+            vae=vae or (named.vae if named else None),
             device=settings.torch_device(),
             dtype=settings.torch_dtype(),
         ),

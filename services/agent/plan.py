@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from atelier.names import hex_of
 from atelier.release import Pin, Release
-from atelier.replica import Held, Replica
+from atelier.replica import Held, Replica, drawn_with
 from services.agent.wanted import Wanted, WantedAdapter
 
 PACKAGES = "packages"  # on the volume, which agent and engine may have mounted elsewhere
@@ -33,7 +33,7 @@ class Plan:
     wanted: tuple[WantedAdapter, ...]
     fetch: tuple[Named, ...]  # the serving versions first
     prune: tuple[str, ...]  # digests
-    ignored: tuple[str, ...]  # releases for another base, in words
+    ignored: tuple[str, ...]  # releases for another base or VAE, in words
     missing: tuple[Named, ...]  # released, not on the volume yet
 
 
@@ -53,7 +53,7 @@ def plan(
     """
     if loaded is None:
         return Plan(asked.adapters, fetch=(), prune=(), ignored=(), missing=())
-    ours = {name: one for name, one in releases.items() if one.base == loaded.base}
+    ours = {name: one for name, one in releases.items() if one.fits(loaded)}
     # a package that is damaged on the volume serves on from memory while it is fetched anew
     in_memory = {one.digest for one in loaded.adapters if one.state == "ready"}
     at_hand = in_memory | set(on_volume)
@@ -81,7 +81,8 @@ def plan(
         fetch=tuple(sorted(missing, key=lambda one: (one.name, one.digest) not in serving)),
         prune=_prunable(releases, on_volume, wanted, asked, loaded),
         ignored=tuple(
-            f"release {name} is for base {one.base}, this replica serves {loaded.base}"
+            f"release {name} is for {drawn_with(one.base, one.vae)}, "
+            f"this replica serves {drawn_with(loaded.base, loaded.vae)}"
             for name, one in sorted(releases.items())
             if name not in ours
         ),

@@ -116,6 +116,7 @@ class VolumeWatcher:
                     replica=self._replica,
                     pid=os.getpid(),
                     base=self._engine.base.digest,
+                    vae=self._engine.base.vae_digest,
                     backend=self._engine.backend,
                     engine_digest=self._engine.digest,
                     generation=self._generation,

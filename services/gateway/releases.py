@@ -25,7 +25,7 @@ from atelier.gateways import GatewayFolder, Routed
 from atelier.home import Home
 from atelier.names import hex_of
 from atelier.release import Release, ReleaseFolder
-from atelier.replica import Replica, ReplicaFolder, ready
+from atelier.replica import Replica, ReplicaFolder, drawn_with, ready
 from services.gateway.report import Reporter
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def _at_hand(
     }
     found: dict[int, Version] = {}
     for version, digest in sorted(pins):
-        if ready(replicas, name, digest, base=release.base):
+        if ready(filter(release.fits, replicas), name, digest):
             manifest = manifest_of(digest)
             if manifest:
                 found[version] = Version(name, version, digest, manifest)
@@ -128,8 +128,9 @@ def _at_hand(
 def _trouble(release: Release, replicas: list[Replica]) -> str:
     """Why the release's version does not serve, in the replicas' own words."""
     live = [one for one in replicas if one.live()]
-    if all(one.base != release.base for one in live):
-        return f"it was made for another base ({release.base}) than the one that is served"
+    if not any(map(release.fits, live)):
+        served = drawn_with(live[0].base, live[0].vae) if live else "nothing"
+        return f"it is for {drawn_with(release.base, release.vae)}; served is {served}"
     for one in live:
         held = one.holds(release.adapter, release.digest)
         if held is None or held.state != "ready":

@@ -54,9 +54,15 @@ class Picture:
 class ServedStack:
     """`atelier serve` on free ports, in a home of its own."""
 
-    def __init__(self, root: Path, base: Path, *, env: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        root: Path,
+        base: Path | str,
+        *options: str,  # of `atelier serve`
+        env: Mapping[str, str] | None = None,
+    ):
         self.home = Home(root / "home")
-        self.base = base
+        self._options = ("--base", str(base), *options)
         self.releases = ReleaseFolder(self.home.releases)
         self._log = root / "serve.log"
         self._env = dict(env or {})
@@ -75,7 +81,7 @@ class ServedStack:
 
     def start(self) -> None:
         """Returns once all three answer."""
-        command = [sys.executable, "-m", "commands", "serve", "--base", str(self.base)]
+        command = [sys.executable, "-m", "commands", "serve", *self._options]
         env = {
             **os.environ,
             **self._env,

@@ -127,10 +127,18 @@ def test_a_release_for_another_base_is_ignored_and_told() -> None:
     made = make(released(1, base=OTHER_BASE), set(), Wanted(), loaded())
     assert (made.wanted, made.fetch) == ((), ())
     assert made.ignored == (
-        f"release thor-cat is for base {OTHER_BASE}, this replica serves {BASE}",
+        f"release thor-cat is for base {OTHER_BASE} and its own VAE, "
+        f"this replica serves base {BASE} and its own VAE",
     )
     told = report(loaded(), made, problems={}, troubles=())
     assert told.error == made.ignored[0]
+
+
+def test_a_release_that_was_judged_with_another_vae_is_ignored() -> None:
+    judged = released(1).model_copy(update={"vae": "sha256:" + "5" * 64})
+    made = make(judged, {1}, asked(1, default=1), loaded((1, "ready")))
+    assert made.wanted == ()
+    assert "VAE sha256:555" in made.ignored[0]
 
 
 def test_nothing_changes_before_the_engine_has_said_which_base_it_serves() -> None:

@@ -189,13 +189,16 @@ def test_a_changed_manifest_is_not_used(stage: Stage, watch: ReleaseWatch) -> No
         watch.resolve("thor-cat")
 
 
-def test_a_release_for_another_base_is_said_to_be_one(stage: Stage, watch: ReleaseWatch) -> None:
+@pytest.mark.parametrize("field", ["base", "vae"])
+def test_a_release_for_another_base_or_vae_is_said_to_be_one(
+    stage: Stage, watch: ReleaseWatch, field: str
+) -> None:
     stage.load(ONE, 1)
     other = "sha256:" + "cd" * 32
-    release = stage.release(ONE, 1).model_copy(update={"base": other})
+    release = stage.release(ONE, 1).model_copy(update={field: other})
     ReleaseFolder(stage.home.releases).put(release)
     watch.look()
-    with pytest.raises(AdapterLoading, match="made for another base"):
+    with pytest.raises(AdapterLoading, match=f"it is for base .*{other}.*; served is base "):
         watch.resolve("thor-cat")
 
 

@@ -9,8 +9,10 @@ from pydantic import ValidationError
 
 from atelier.errors import ReleaseError
 from atelier.release import HISTORY, Canary, Pin, Release, ReleaseFolder
+from atelier.replica import Replica
 
 BASE, OTHER_BASE = "sha256:" + "0" * 64, "sha256:" + "1" * 64
+VAE = "sha256:" + "5" * 64
 
 
 def pin(version: int) -> Pin:
@@ -84,6 +86,24 @@ def test_going_back_over_a_change_of_base_takes_the_base_along() -> None:
     back = moved.rolled_back()
     assert (back.version, back.base, back.previous[0].base) == (2, BASE, OTHER_BASE)
     assert back.kept(3) == (pin(2), pin(1))
+
+
+def test_the_vae_stays_comes_and_goes_back_like_the_base() -> None:
+    moved = release(1).with_version(pin(2), "judged anew", base=BASE, vae=VAE)
+    assert moved.with_version(pin(3), "promoted").vae == VAE
+    assert moved.with_version(pin(3), "promoted", base=BASE).vae is None
+    assert moved.rolled_back().vae is None
+    assert moved.rolled_back().rolled_back(2).vae == VAE
+
+
+def test_it_fits_who_draws_with_its_base_and_vae() -> None:
+    judged = release(1).with_version(pin(2), "judged anew", base=BASE, vae=VAE)
+    for base, vae in ((BASE, VAE), (BASE, None), (OTHER_BASE, VAE)):
+        told = Replica(
+            replica="r", base=base, vae=vae, backend="torch", engine_digest="e", heartbeat=0
+        )
+        assert judged.fits(told) == ((base, vae) == (BASE, VAE))
+        assert release(1).fits(told) == ((base, vae) == (BASE, None))
 
 
 def test_history_is_bounded() -> None:

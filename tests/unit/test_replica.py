@@ -4,14 +4,14 @@ from pathlib import Path
 
 from atelier.replica import Held, Replica, ReplicaFolder, ready
 
-BASE, OTHER = "sha256:" + "0" * 64, "sha256:" + "f" * 64
+BASE = "sha256:" + "0" * 64
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 NOW = 1000.0
 
 
-def replica(name: str, *held: Held, beat: float = NOW, base: str = BASE) -> Replica:
+def replica(name: str, *held: Held, beat: float = NOW) -> Replica:
     return Replica(
-        replica=name, base=base, backend="torch", engine_digest="e", heartbeat=beat, adapters=held
+        replica=name, base=BASE, backend="torch", engine_digest="e", heartbeat=beat, adapters=held
     )
 
 
@@ -19,8 +19,8 @@ def held(digest: str, state: str = "ready", name: str = "cat") -> Held:
     return Held.model_validate({"name": name, "version": 1, "digest": digest, "state": state})
 
 
-def is_ready(*replicas: Replica, base: str | None = None) -> bool:
-    return ready(replicas, "cat", TWO, base=base, now=NOW + 1)
+def is_ready(*replicas: Replica) -> bool:
+    return ready(replicas, "cat", TWO, now=NOW + 1)
 
 
 def test_all_live_replicas_must_hold_it() -> None:
@@ -36,13 +36,6 @@ def test_the_dead_do_not_count_and_nobody_is_not_ready() -> None:
     assert is_ready(replica("a", held(TWO)), dead)
     assert not is_ready(dead)
     assert not is_ready()
-
-
-def test_replicas_of_another_base_do_not_count() -> None:
-    other = replica("b", base=OTHER)
-    assert not is_ready(replica("a", held(TWO)), other)
-    assert is_ready(replica("a", held(TWO)), other, base=BASE)
-    assert not is_ready(other, base=BASE)
 
 
 def test_a_ready_entry_counts_beside_a_failed_one_of_the_same_digest() -> None:

@@ -28,6 +28,7 @@ def replica(
     state: str,
     *,
     base: str = BASE,
+    vae: str | None = None,
     age: float = 0.0,
     default: bool = True,
 ) -> None:
@@ -37,6 +38,7 @@ def replica(
     told = Replica(
         replica=name,
         base=base,
+        vae=vae,
         backend="torch",
         engine_digest="e",
         heartbeat=time.time() - age,
@@ -124,3 +126,10 @@ def test_replicas_of_another_base_do_not_count_and_are_named(home: Home) -> None
     assert seen.state == "absent"
     assert BASE in seen.told
     assert OTHER_BASE in seen.told
+
+
+def test_replicas_that_draw_with_another_vae_do_not_count(home: Home) -> None:
+    replica(home, "r0", "ready", vae=OTHER_BASE)
+    seen = look(home)
+    assert seen.state == "absent"
+    assert f"VAE {OTHER_BASE}" in seen.told

@@ -128,6 +128,54 @@ def test_an_adapter_for_another_base_is_refused_at_once(cat: Adapter) -> None:
     assert BASE in str(caught.value)
 
 
+def test_a_version_judged_with_another_vae_is_refused_at_once(cat: Adapter) -> None:
+    vae = "sha256:" + "5" * 64
+    cat.report(vae=vae, v1="ready")
+    with pytest.raises(
+        Refused, match=f"its own VAE, but r0 serves base .* and VAE {vae}"
+    ) as caught:
+        cat.promote(1)
+    assert "--vae" in str(caught.value)
+    assert cat.released is None
+    judged = cat.add(7, vae=vae)
+    cat.report(vae=vae, **{f"v{judged}": "ready"})
+    assert cat.promote(judged).state == "serving"
+
+
+def test_promoted_before_anything_ran_it_waits_for_the_vae_it_was_judged_with(cat: Adapter) -> None:
+    assert cat.promote(1).state == "pending"
+    cat.report(vae="sha256:" + "5" * 64, v1="ready")
+    (standing,) = settle(cat.home, cat.registry)
+    assert standing.state == "pending" and "and VAE sha256:555" in standing.message
+    assert cat.alias is None
+    cat.report(v1="ready")
+    assert [one.state for one in settle(cat.home, cat.registry)] == ["serving"]
+
+
+def test_a_version_judged_anew_with_another_vae_is_a_new_revision(cat: Adapter) -> None:
+    vae = "sha256:" + "5" * 64
+    cat.report(v1="ready")
+    cat.promote(1)
+    cat.judge(1, vae=vae)
+    cat.report(vae=vae, v1="ready")
+    assert cat.promote(1).state == "serving"
+    release = ReleaseFolder(cat.home.releases).get(cat.name)
+    assert release is not None
+    assert (release.version, release.revision, release.vae) == (1, 2, vae)
+    cat.judge(1)
+
+
+def test_another_engine_on_the_same_base_and_vae_is_told_and_may_serve(cat: Adapter) -> None:
+    cat.report(v1="ready")
+    assert "another engine" not in cat.promote(1).message
+    cat.report(v1="ready", v2="ready", engine="sha256:gpu")
+    standing = cat.promote(2)
+    assert standing.state == "serving"
+    assert "judged by another engine (torch engine) than that of r0 (torch sha256:gpu)" in (
+        standing.message
+    )
+
+
 def test_a_canary_is_tried_beside_what_serves(cat: Adapter) -> None:
     cat.report(v1="ready", v2="ready")
     with pytest.raises(BadInput, match="needs a version that serves"):
@@ -159,7 +207,7 @@ def test_a_canary_that_fails_ends_and_the_rest_serves_on(cat: Adapter) -> None:
 def test_a_canary_for_another_base_is_refused(cat: Adapter) -> None:
     cat.promote(1)
     other = cat.add(5, base="sha256:" + "e" * 64)
-    with pytest.raises(Refused, match=f"thor-cat@{other}: made for base .*two bases cannot share"):
+    with pytest.raises(Refused, match=f"thor-cat@{other}: judged on base .*cannot be shared"):
         cat.promote(other, canary=10)
     release = ReleaseFolder(cat.home.releases).get(cat.name)
     assert release is not None

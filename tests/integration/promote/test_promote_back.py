@@ -140,7 +140,7 @@ def test_going_back_to_another_base_takes_the_base_along(cat: Adapter) -> None:
     assert cat.promote(later).state == "serving"
     with pytest.raises(Refused) as caught:
         rollback(cat.name, registry=cat.registry, home=cat.home)
-    assert f"{cat.name}@1: made for base {BASE}" in str(caught.value)
+    assert f"{cat.name}@1: judged on base {BASE}" in str(caught.value)
     assert f"r0 serves base {OTHER_BASE}" in str(caught.value)
     assert (cat.released, cat.alias) == (later, later)
 
