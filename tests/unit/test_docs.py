@@ -3,11 +3,16 @@
 import re
 from pathlib import Path
 
+from typer.testing import CliRunner
+
 from atelier.boundary import INTERNAL, KEYBOARD
 from atelier.errors import AtelierError, Interrupted, Refused, Unavailable
+from commands.main import app
 from services.gateway.problems import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+OPTION = re.compile(r"--[a-z][a-z-]*")
 ERRORS = (ROOT / "docs" / "errors.md").read_text()
 
 
@@ -20,6 +25,32 @@ def test_every_exit_code_is_explained() -> None:
     codes = {int(code) for code in re.findall(r"^\| (\d+) \| ", ERRORS, re.M)}
     kinds = (AtelierError, Refused, Unavailable, Interrupted)
     assert codes == {0, INTERNAL, KEYBOARD, *(kind.exit_code for kind in kinds)}
+
+
+def told_by_help(*verb: str) -> set[str]:
+    """The options that a verb's --help names."""
+    shown = CliRunner().invoke(app, [*verb, "--help"])
+    assert shown.exit_code == 0, f"README: `atelier {' '.join(verb)}`: {shown.output}"
+    return set(OPTION.findall(shown.stdout))
+
+
+def test_the_options_that_the_readmes_prose_names_exist() -> None:
+    """Its blocks of commands run in tests/integration/test_readme.py. What a base from the hub needs
+    is not in them; with those options `serve` runs on tiny bases, see tests/integration/stack.py.
+    """
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S)
+    spans = re.findall(r"`([^`]+)`", prose)
+    calls = [span.split() for span in spans if re.match(r"atelier [a-z]", span)]
+    assert {"--base", "--vae"} <= {word for call in calls for word in call if call[1] == "serve"}
+    for _, verb, *rest in calls:
+        assert set(filter(OPTION.fullmatch, rest)) <= told_by_help(verb)
+    loose = {span for span in spans if OPTION.fullmatch(span)}
+    assert {"--policy", "--revision"} <= loose
+    known = {verb: told_by_help(verb) for verb in ("train", "serve", "evaluate", "promote")}
+    for option in loose:
+        assert any(option in told for told in known.values()), option
+    assert {"--policy"} <= known["evaluate"] & known["promote"]
+    assert {"--revision"} <= known["serve"]
 
 
 def test_links_lead_somewhere() -> None:
