@@ -1,16 +1,12 @@
 """Pictures over HTTP, and what must be equal or must differ between them."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from atelier.errors import Refused, Unavailable
+from atelier.errors import Refused
 from commands.client import GatewayClient
 from commands.demo.prompts import STEPS, Ask
 from commands.demo.traffic import apart, pixels_of
-
-PATIENCE: Final = 30.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -24,17 +20,6 @@ class Photographer:
     def take(self, asks: Sequence[Ask], adapter: str | None) -> list[bytes]:
         """A PNG for each, by `name` or `name@version`, or by the base alone."""
         return [self._one(ask, adapter) for ask in asks]
-
-    def wait_for(self, adapter: str, version: int) -> None:
-        """Until the gateway answers by that version; it follows a release within a second."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            answer = self.client.generate(
-                prompt=self.trigger, seed=0, steps=1, guidance_scale=1.0, adapter=adapter
-            )
-            if answer.body["adapters"][0]["version"] == version:
-                return
-        raise Unavailable(f"the gateway does not serve {adapter}@{version} after {PATIENCE:.0f} s")
 
     def words(self, ask: Ask) -> str:
         """The prompt as it is sent."""

@@ -11,43 +11,64 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from atelier.errors import Unavailable
+from atelier.errors import Refused, Unavailable
 from atelier.home import Home
-from services.triton.process import spawn, stop, tail
+from atelier.recipe import BaseSpec
+from atelier.replica import ReplicaFolder
+from services.triton.process import alive, spawn, stop, tail
 
 START_SECONDS: Final = 1200.0  # `atelier serve` has limits of its own, and ends when it meets one
 STOP_SECONDS: Final = 60.0
+REPLICA: Final = "local"  # as `atelier serve` calls it where it is not told otherwise
 
 
 @dataclass(frozen=True)
 class Served:
-    """Where what runs answers, and its processes."""
+    """Where what runs answers, and what ran when it was first ready."""
 
     gateway: str
     triton: str
-    pids: dict[str, int]
+    home: Home
+    pids: dict[str, int]  # by name; `model` is the engine's, inside Triton
+
+    def require_unrestarted(self) -> str:
+        """A sentence, if every process is still the one that was there first; Refused otherwise."""
+        pids = self.pids | _engine(self.home)
+        ended = [name for name, pid in self.pids.items() if pids[name] != pid or not alive(pid)]
+        if ended:
+            raise Refused(f"{', '.join(ended)} restarted; the logs are in {self.home.logs}")
+        return "no process restarted: " + ", ".join(f"{name} {pid}" for name, pid in pids.items())
 
 
 @contextmanager
-def served(home: Home, base: str, port: int = 0) -> Iterator[Served]:
+def served(home: Home, base: BaseSpec, port: int = 0) -> Iterator[Served]:
     """Start Triton, agent and gateway on this home; stop them however the block ends."""
     log = home.logs / "serve.log"
-    argv = [sys.executable, "-m", "commands", "serve", "--base", base, "--port", str(port)]
+    argv = [sys.executable, "-m", "commands", "serve", "--port", str(port), "--base", base.model]
+    for option, value in (("--revision", base.revision), ("--vae", base.vae)):
+        argv += [option, value] if value else []
     process = spawn(argv, log=log, env={**os.environ, "ATELIER_HOME": str(home.root)})
     try:
-        yield _addresses(process, home.root / "serve.json", log)
+        yield _addresses(process, home, log)
     finally:
         stop(process, grace=STOP_SECONDS)
 
 
-def _addresses(process: "subprocess.Popen[bytes]", note: Path, log: Path) -> Served:
+def _engine(home: Home) -> dict[str, int]:
+    """The process of the engine, as the replica's report has it."""
+    report = ReplicaFolder(home.replicas).list().get(REPLICA)
+    return {"model": report.pid} if report and report.pid else {}
+
+
+def _addresses(process: "subprocess.Popen[bytes]", home: Home, log: Path) -> Served:
     """What `atelier serve` writes down once everything is ready."""
-    deadline = time.monotonic() + START_SECONDS
+    note, deadline = home.root / "serve.json", time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise Unavailable(f"`atelier serve` ended; the end of {log}:\n{tail(log)}")
         if note.exists():
             found = json.loads(note.read_bytes())
-            return Served(found["gateway"], found["triton_http"], found["pids"])
+            pids = found["pids"] | _engine(home)
+            return Served(found["gateway"], found["triton_http"], home, pids)
         time.sleep(0.1)
     raise Unavailable(f"not ready after {START_SECONDS:.0f} s; the end of {log}:\n{tail(log)}")

@@ -50,7 +50,7 @@ class Demo:
         workshop = Workshop(self.folder, self.home, registry, self.policy, self.clock)
         first = workshop.make(recipes[0], 1)
         with step("start Triton, the agent and the gateway") as now:
-            running = self._stack.enter_context(served(self.home, recipes[0].base.model, self.port))
+            running = self._stack.enter_context(served(self.home, recipes[0].base, self.port))
             now.notes.append(f"gateway {running.gateway}, Triton {running.triton}")
         with step(f"promote version {first.version}") as now:
             self._promote(registry, first, now)
@@ -58,7 +58,6 @@ class Demo:
             key, _ = KeyStore(self.home.database_url).create("demo")
             client, name = GatewayClient(running.gateway, key), first.recipe.adapter
             camera = Photographer(client, first.recipe.trigger)
-            camera.wait_for(name, first.version)
             base, before = camera.take(SHEET, None), camera.take(SHEET, name)
         second = workshop.make(recipes[1], 2)
         with step("swap to version 2 while clients go on asking") as now:
@@ -66,7 +65,7 @@ class Demo:
             swap = swap_under_traffic(
                 client, shots, first, second, lambda: self._promote(registry, second, now)
             )
-            now.notes.append(str(swap))
+            now.notes += [str(swap), running.require_unrestarted()]
         with step("pictures over HTTP: version 2, the same seeds") as now:
             middle = camera.take(SHEET, name)
             fresh_first = camera.take(FRESH, f"{name}@{first.version}")
@@ -76,8 +75,7 @@ class Demo:
             standing = rollback(
                 name, registry=registry, home=self.home, smoke=smoke_check(self.home)
             )
-            camera.wait_for(name, first.version)
-            back.notes += [standing.message, "until a client was answered by it:"]
+            back.notes += [standing.message, running.require_unrestarted()]
         with step("the same seeds again, and prompts not used before") as now:
             after, again = camera.take(SHEET, name), camera.take(FRESH, name)
             now.notes.append(require_same(before, after, "the same seeds as version 1"))

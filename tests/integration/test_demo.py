@@ -37,6 +37,14 @@ def test_the_swap_lost_no_request_and_the_rollback_is_exact(demo_run: DemoRun) -
     assert demo_run.out.count("every picture differs") == 2
 
 
+def test_no_process_restarted_for_the_swap_or_the_rollback(demo_run: DemoRun) -> None:
+    told = re.findall(r"no process restarted: (.+)", demo_run.out)
+    assert len(told) == 2 and told[0] == told[1]
+    pids = {name: int(pid) for name, pid in (one.split() for one in told[0].split(", "))}
+    assert {"triton", "model", "agent", "gateway"} <= set(pids)
+    assert len(set(pids.values())) == len(pids)
+
+
 def test_it_leaves_sheet_plot_verdicts_and_report(demo_run: DemoRun) -> None:
     with Image.open(demo_run.folder / "contact-sheet.png") as sheet:
         assert sheet.width > 4 * 128 and sheet.height > 5 * 128

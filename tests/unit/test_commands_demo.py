@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 from PIL import Image
 
 from atelier.errors import Refused
+from atelier.home import Home
+from atelier.replica import Replica, ReplicaFolder
 from commands.demo.__main__ import OURS, _fresh
 from commands.demo.clock import Clock, Step, duration
 from commands.demo.curves import Curve, plot
 from commands.demo.pictures import require_different, require_same
 from commands.demo.report import Judged, Report, SheetRow
+from commands.demo.server import Served
 from commands.demo.swap import Swap
 from commands.demo.traffic import Seen, apart, pixels_of, strangers
 from pipelines.evaluate import GateResult
@@ -32,6 +36,38 @@ def png(grey: int) -> bytes:
 
 def seen(version: int, grey: int, at: float) -> Seen:
     return Seen(at, at + 0.5, SHOT, version, DIGESTS[version - 1], pixels_of(png(grey)))
+
+
+def test_a_process_that_ended_or_was_replaced_is_found_out(tmp_path: Path) -> None:
+    """The note of `serve` is written once; a restarted process shows by its old one being gone."""
+    home = Home(tmp_path)
+    sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    gateway, model = (one.pid for one in sleepers)
+    held = Replica(
+        replica="local",
+        base=DIGESTS[0],
+        backend="torch",
+        engine_digest="e",
+        heartbeat=0,
+        pid=model,
+    )
+    try:
+        ReplicaFolder(home.replicas).put(held)
+        running = Served("http://g", "http://t", home, {"gateway": gateway, "model": model})
+        said = f"no process restarted: gateway {gateway}, model {model}"
+        assert running.require_unrestarted() == said
+        ReplicaFolder(home.replicas).put(held.model_copy(update={"pid": model + 1}))
+        with pytest.raises(Refused, match=r"^model restarted"):
+            running.require_unrestarted()
+        ReplicaFolder(home.replicas).put(held)
+        sleepers[0].kill()
+        sleepers[0].wait()
+        with pytest.raises(Refused, match=r"^gateway restarted"):
+            running.require_unrestarted()
+    finally:
+        for one in sleepers:
+            one.kill()
+            one.wait()
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ def told_by_help(*verb: str) -> set[str]:
 
 
 def test_the_options_that_the_readmes_prose_names_exist() -> None:
-    """Its blocks of commands run in tests/integration/test_readme.py. What a base from the hub needs
-    is not in them; with those options `serve` runs on tiny bases, see tests/integration/stack.py.
+    """Its blocks of commands run in tests/integration/test_readme.py. What needs a base from the
+    hub is not in them; `serve` runs with those options in tests/integration/test_serving_vae.py.
     """
     prose = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S)
     spans = re.findall(r"`([^`]+)`", prose)
