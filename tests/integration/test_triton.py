@@ -181,8 +181,8 @@ def test_the_router_can_see_what_runs_and_only_that(stack: ServedStack, thor: Tw
     stack.wait_for(lambda: told() == [idle], "an idle engine's report")  # the old one is gone
 
 
-def server(home: Path, base: Path) -> TritonServer:
-    model = {"OMP_NUM_THREADS": "1"}
+def server(home: Path, base: Path, **variables: str) -> TritonServer:
+    model = {"OMP_NUM_THREADS": "1", **variables}
     return TritonServer(Home(home), base, TritonSettings(start_seconds=420, model=model))
 
 
@@ -239,3 +239,13 @@ def test_a_base_that_cannot_be_loaded_ends_the_start_with_the_reason(tmp_path: P
         started.start()
     assert started.pid is None
     assert shared_memory(started) == []
+
+
+def test_a_setting_that_the_model_cannot_use_is_told_without_a_stack(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    """Whoever starts a server reads them before; here the model is the first."""
+    started = server(tmp_path / "own", tiny_model, ATELIER_PRECISION="fp8")
+    with pytest.raises(Unavailable, match="ATELIER_PRECISION=fp8: must be one of auto"):
+        started.start()
+    assert "Traceback" not in started.log.read_text()
