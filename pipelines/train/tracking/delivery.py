@@ -14,6 +14,7 @@ from pipelines.train.tracking.sinks import Sink
 
 PAUSE = 2.0  # seconds between rounds: curves need not be fresher, and MLflow's work is not free
 SLOWNESS = 120.0  # seconds that a place beyond this machine may take over one round
+LOCAL = 1200.0  # seconds for one that is on this machine
 AGAIN = 5.0  # seconds before a sink that was away is asked again
 
 
@@ -36,11 +37,11 @@ class Delivery:
         """Delivers the rest; Unavailable, with what to do then, where that cannot be done.
 
         A place that is away is asked again for `patience` seconds. A call in progress gets
-        `slowness` seconds; where that is not given, as long as it takes if every place is local
-        (making a new database takes a slow machine minutes, and nobody there can be away).
+        `slowness` seconds; where that is not given, many minutes if every place is local (making
+        a new database takes a slow machine long, and nobody there can be away).
         """
-        if slowness is None and not all(sink.local for sink in self.sinks):
-            slowness = SLOWNESS
+        if slowness is None:
+            slowness = LOCAL if all(sink.local for sink in self.sinks) else SLOWNESS
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(slowness)
