@@ -19,6 +19,7 @@ from atelier.errors import AtelierError, Unavailable
 from atelier.home import Home
 from services.engine import Engine, ImageRequest
 from services.triton import TritonServer, TritonSettings
+from services.triton.keeper import PERIOD
 from services.triton.process import alive
 from services.triton.server import SHARED_MEMORY
 from tests.integration.conftest import TwoVersions
@@ -149,6 +150,7 @@ def test_a_full_queue_says_when_to_come_back_and_cancelled_calls_leave_it(
 
 def test_a_client_that_hangs_up_costs_nothing_after_its_picture(stack: ServedStack) -> None:
     """Triton tells a model nothing of a lost HTTP connection: the picture is made and dropped."""
+    time.sleep(5 * PERIOD)  # Triton shows what the engine counted a period ago
     done = outcomes(stack, "done")
     connection = http.client.HTTPConnection(stack.addresses["triton_http"].removeprefix("http://"))
     inputs = [
@@ -159,9 +161,11 @@ def test_a_client_that_hangs_up_costs_nothing_after_its_picture(stack: ServedSta
     time.sleep(0.1)
     connection.close()
     stack.wait_for(lambda: outcomes(stack, "done") > done, "the dropped picture")
+    time.sleep(5 * PERIOD)
     metrics = stack.metrics()
     waiting = "atelier_engine_requests_waiting"
     assert (metrics["atelier_engine_images_running"], metrics[waiting]) == (0.0, 0.0)
+    assert outcomes(stack, "done") == done + 1
 
 
 def test_the_router_can_see_what_runs_and_only_that(stack: ServedStack, thor: TwoVersions) -> None:
