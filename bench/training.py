@@ -3,9 +3,9 @@
 Both get the same base, pictures, prompt, batch, rank, rate, precision and threads, each in a
 process of its own that starts with nothing: imports, class pictures and preparation count. Both
 leave a checkpoint every so many steps; the bench notes when each appears, and afterwards measures
-every checkpoint with one yardstick: the mean squared error of the predicted noise on pictures that
-neither has seen, at fixed noise levels with fixed noise. The goal is the loss at which diffusers
-ends; the time to it is read off between checkpoints.
+every checkpoint with one yardstick: the mean squared error of the predicted noise on pictures of
+the subject and of its class that neither has seen, at fixed noise levels with fixed noise. The goal
+is the loss at which diffusers ends; the time to it is read off between checkpoints.
 
 Ours runs twice. `ours` adapts the same layers at the same rate. `recommended` is what
 pipelines/train/README.md recommends, and diffusers' script cannot do: the feed-forward and
@@ -27,6 +27,7 @@ import copy
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from typing import Any
 
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -51,9 +53,11 @@ from pipelines.dataset import open_picture, square  # noqa: E402
 from pipelines.train.draws import generator  # noqa: E402
 from pipelines.train.latents import encode  # noqa: E402
 from pipelines.train.objective import Objective  # noqa: E402
+from services.engine import Engine, EngineSettings, ImageRequest  # noqa: E402
 from services.engine.base import Base, load_base  # noqa: E402
 from services.engine.text import encode_prompts  # noqa: E402
 
+UNUSED = 1_000_000  # a seed beyond those of both trainers' class pictures
 LEVELS = 20  # noise levels of the yardstick, evenly spread
 NOISES = 2  # noises a picture and level
 
@@ -109,6 +113,7 @@ def main() -> None:
     report = _report(options, trainers, start)
     (options.out / "training.json").write_text(json.dumps(report, indent=2, default=str))
     print(_table(report))
+    print(f"\nagain: python {shlex.join(sys.argv)}")
 
 
 def _options() -> argparse.Namespace:
@@ -296,15 +301,37 @@ def _weights(path: Path | None) -> dict[str, Tensor]:
     return {canonical(name) or name: tensor.float() for name, tensor in load_file(path).items()}
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """A held-back picture and the words it is shown with."""
+
+    latent: Tensor  # [4, h, w]
+    time_ids: Tensor
+    hidden: Tensor
+    pooled: Tensor
+
+
 class Yardstick:
-    """The error on held-back pictures, at fixed levels with fixed noise: the lower the better."""
+    """The error on pictures that no trainer has seen, at fixed levels with fixed noise.
+
+    Half of it is the subject's, half the class's, as in the objective that both train on: who
+    forgets the class is not the faster one.
+    """
 
     def __init__(self, base: Base, held: Sequence[Path], options: argparse.Namespace) -> None:
         self.base = base
         self.objective = Objective.of(base.scheduler_config, base.device)
-        fitted = [square(open_picture(path), options.resolution) for path in held]
-        self.latents = encode(base.vae, fitted, [str(path) for path in held])
-        self.hidden, self.pooled = encode_prompts(base, [options.prompt])
+        subject = [square(open_picture(path), options.resolution) for path in held]
+        kind = _class_pictures(base, options, len(subject))
+        self.halves = (
+            self._shown(subject, options.prompt),
+            self._shown(kind, options.class_prompt),
+        )
+
+    def _shown(self, pictures: Sequence[Image.Image], prompt: str) -> list[_Shown]:
+        (hidden, pooled), names = encode_prompts(self.base, [prompt]), [prompt] * len(pictures)
+        latents = encode(self.base.vae, pictures, names)
+        return [_Shown(one.mean, one.time_ids, hidden, pooled) for one in latents]
 
     @torch.no_grad()
     def loss(self, weights: dict[str, Tensor]) -> float:
@@ -315,26 +342,42 @@ class Yardstick:
                 module = name.removesuffix(".lora_A.weight")
                 linear = unet.get_submodule(module.removeprefix("unet."))
                 linear.weight += weights[f"{module}.lora_B.weight"] @ down
-        levels = torch.linspace(0, self.objective.timesteps - 1, LEVELS).long()
-        errors = []
-        for place, latent in enumerate(self.latents):
-            for number in range(NOISES):
-                source = generator(0, "yardstick", place, number)
-                noise = torch.randn((LEVELS, *latent.mean.shape), generator=source)
-                clean = latent.mean.expand_as(noise)
-                answer = unet(
-                    self.objective.noised(clean, noise, levels),
-                    levels,
-                    encoder_hidden_states=self.hidden.expand(LEVELS, -1, -1),
-                    added_cond_kwargs={
-                        "text_embeds": self.pooled.expand(LEVELS, -1),
-                        "time_ids": latent.time_ids.expand(LEVELS, -1),
-                    },
-                    return_dict=False,
-                )[0]
-                target = self.objective.target(clean, noise, levels)
-                errors.append((answer - target).square().mean().item())
+        errors = [
+            self._error(unet, shown, generator(0, "yardstick", half, place, number))
+            for half, pictures in enumerate(self.halves)
+            for place, shown in enumerate(pictures)
+            for number in range(NOISES)
+        ]
         return float(sum(errors) / len(errors))
+
+    def _error(self, unet: Any, shown: _Shown, source: torch.Generator) -> float:
+        levels = torch.linspace(0, self.objective.timesteps - 1, LEVELS).long()
+        noise = torch.randn((LEVELS, *shown.latent.shape), generator=source)
+        clean = shown.latent.expand_as(noise)
+        answer = unet(
+            self.objective.noised(clean, noise, levels),
+            levels,
+            encoder_hidden_states=shown.hidden.expand(LEVELS, -1, -1),
+            added_cond_kwargs={
+                "text_embeds": shown.pooled.expand(LEVELS, -1),
+                "time_ids": shown.time_ids.expand(LEVELS, -1),
+            },
+            return_dict=False,
+        )[0]
+        target = self.objective.target(clean, noise, levels)
+        return float((answer - target).square().mean())
+
+
+def _class_pictures(base: Base, options: argparse.Namespace, count: int) -> list[Image.Image]:
+    """Others of the class, by the base itself, from seeds that no trainer uses."""
+    engine = Engine(base, EngineSettings(slots=1))
+    requests = [
+        ImageRequest(options.class_prompt, seed=UNUSED + number, steps=25)
+        for number in range(count)
+    ]
+    drawn = [Image.fromarray(one.images[0]) for one in engine.generate_many(requests)]
+    engine.close()
+    return [square(picture, options.resolution) for picture in drawn]
 
 
 def _reached(trainer: Trainer, goal: float, of: Callable[[Mark], float]) -> float:
