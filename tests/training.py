@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,18 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
-from atelier.errors import Unavailable
+from atelier.errors import Interrupted, Unavailable
 from atelier.recipe import Recipe
 from atelier.tracking import Tracking
+from pipelines.train import TrainResult, train
 from pipelines.train.loop import Report
 from pipelines.train.progress import Silence
 from tests.tiny import tiny_base
 
 ROOT = Path(__file__).parents[1]
 STEPS = 10
+
+# cuBLAS reads it once, and on a machine with a GPU other tests may come before a training.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 TOLD: dict[str, Any] = {
     "tracking": {"mlflow": True, "wandb": {"project": "atelier", "mode": "offline"}},
@@ -84,11 +90,30 @@ def recipe(studio: Path, **changes: Any) -> Recipe:
     return Recipe.load(file)
 
 
-def last_step(output: Path) -> int:
+def file_of(studio: Path, asked: Recipe) -> Path:
+    """Where `recipe` wrote it."""
+    return next(file for file in studio.glob("*.yaml") if Recipe.load(file) == asked)
+
+
+def unbroken_and_resumed(asked: Recipe, folder: Path, *, until: int) -> tuple[TrainResult, ...]:
+    """The recipe trained in one go, and again with a stop after step `until`."""
+    unbroken = train(asked, output=folder / "unbroken")
+    with pytest.raises(Interrupted):
+        train(asked, output=folder / "resumed", until=until)
+    return unbroken, train(asked, output=folder / "resumed", resume=True)
+
+
+def metrics(output: Path) -> list[dict[str, float]]:
+    """What was told of each step so far, the step's number included."""
     log = output / "log.jsonl"
     lines = log.read_text().splitlines() if log.exists() else []
-    events = [json.loads(line) for line in lines if line.endswith("}")]
-    return max((e["data"]["step"] for e in events if e["kind"] == "metrics"), default=0)
+    told = [json.loads(line) for line in lines if line.endswith("}")]
+    data = [event["data"] for event in told if event["kind"] == "metrics"]
+    return [{"step": one["step"], **one["values"]} for one in data]
+
+
+def last_step(output: Path) -> int:
+    return int(max((told["step"] for told in metrics(output)), default=0))
 
 
 class Saboteur(Silence):
@@ -100,6 +125,44 @@ class Saboteur(Silence):
     def update(self, report: Report) -> None:
         if report.step == self.step:
             self.act()
+
+
+class SmallDisk:
+    """A disk that can be filled: a tmpfs in a mount namespace that a waiting process holds.
+
+    That needs no privilege, but a kernel that lets users make namespaces. Where it does not, the
+    size of files is limited instead.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        script = 'mount -t tmpfs -o size=64m tmpfs "$0" && echo mounted && exec cat'
+        apart = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(folder)]
+        self._holder = subprocess.Popen(
+            apart, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._holder.stdout is not None
+        self._mounted = self._holder.stdout.readline() == "mounted\n"
+        self.folder = Path(f"/proc/{self._holder.pid}/root{folder}") if self._mounted else folder
+        self._ballast = self.folder / "ballast"
+
+    def leave(self, room: int) -> list[str]:
+        """Leaves `room` bytes; what to put before a command that has to make do with them."""
+        if not self._mounted:
+            return ["prlimit", f"--fsize={room}"]
+        with self._ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(self.folder).free - room)
+        return []
+
+    def make_room(self) -> None:
+        """Empty again, but for what others wrote."""
+        self._ballast.unlink(missing_ok=True)
+
+    def __enter__(self) -> "SmallDisk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._holder.communicate(timeout=60)  # `cat` ends with its input, and the disk with it
 
 
 class Server:

@@ -6,6 +6,7 @@ process leaves half-written has another name and is removed by the next.
 
 import errno
 import json
+import math
 import random
 import shutil
 from collections.abc import Mapping
@@ -65,14 +66,14 @@ class Checkpoints:
         """Writes it, then drops the oldest ones; Unavailable where the disk is full."""
         final = self.folder / f"step-{checkpoint.step:08d}"
         aside = self.folder / f".writing-{checkpoint.step:08d}"
+        state = {
+            "weights": dict(checkpoint.weights),
+            "optimiser": dict(checkpoint.optimiser),
+            "random": _random_state(),
+        }
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
-            state = {
-                "weights": dict(checkpoint.weights),
-                "optimiser": dict(checkpoint.optimiser),
-                "random": _random_state(),
-            }
             with (aside / STATE).open("wb") as file:
                 torch.save(state, file)
             about = {
@@ -85,9 +86,9 @@ class Checkpoints:
             }
             (aside / MANIFEST).write_text(json.dumps(about, indent=2))
             replace_folder(aside, final)
-        except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        except (OSError, RuntimeError) as error:
             shutil.rmtree(aside, ignore_errors=True)
-            full = disk_full(error, final)
+            full = disk_full(error, final, _nbytes(state))
             if full is None:
                 raise
             raise full from error
@@ -119,19 +120,30 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"))
 
 
-def disk_full(error: OSError | RuntimeError, path: Path) -> Unavailable | None:
-    """What to say where writing failed for want of room; None where it failed otherwise.
+def disk_full(
+    error: OSError | RuntimeError, path: Path, needed: int | None = None
+) -> Unavailable | None:
+    """What to say where `needed` bytes found no room; None where writing failed otherwise.
 
-    torch reports what it could not write as RuntimeError, without a reason.
+    torch.save raises a RuntimeError of its own over the OSError that stopped it.
     """
-    if isinstance(error, OSError) and error.errno not in _NO_ROOM:
+    reason = error if isinstance(error, OSError) else error.__context__
+    if not isinstance(reason, OSError) or reason.errno not in _NO_ROOM:
         return None
     existing = next(one for one in (path, *path.parents) if one.exists())
     free = shutil.disk_usage(existing).free // 2**20
+    takes = "" if needed is None else f"takes {math.ceil(needed / 2**20)} MiB, "
     return Unavailable(
-        f"{path}: does not fit on its disk ({free} MiB free; {error}); earlier checkpoints are "
-        "whole: make room, then go on with --resume"
+        f"{path}: does not fit on its disk ({takes}{free} MiB free: {reason.strerror}); earlier "
+        "checkpoints are whole: make room, then go on with --resume"
     )
+
+
+def _nbytes(value: object) -> int:
+    """Of all tensors in nested mappings."""
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    return sum(map(_nbytes, value.values())) if isinstance(value, Mapping) else 0
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
