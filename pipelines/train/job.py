@@ -253,13 +253,16 @@ class _Job:
 
 @contextmanager
 def _repeatable(device: torch.device) -> Iterator[None]:
-    """On a GPU, the same numbers from the same work; on a CPU that is so already."""
+    """On a GPU, the same numbers from the same work; on a CPU that is so already.
+
+    Strictly: where torch is to warn only, attention's gradients are still summed in any order.
+    """
     if device.type != "cuda":
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:

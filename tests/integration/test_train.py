@@ -12,15 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-from atelier.adapter.package import Package
+from atelier.adapter.package import ADAPTER, Package
+from atelier.adapter.tensors import read_header
 from atelier.errors import BadInput, Interrupted
-from atelier.files import sha256_file
-from atelier.recipe import Recipe
 from pipelines.dataset import open_folder
 from pipelines.train import TrainResult, train
 from pipelines.train.progress import Silence
 from services.engine import Engine, EngineSettings, load_base
-from tests.training import ROOT, STEPS, TOLD, Saboteur, make_studio, recipe
+from tests.training import (
+    ROOT,
+    STEPS,
+    TOLD,
+    Saboteur,
+    file_of,
+    make_studio,
+    metrics,
+    recipe,
+    unbroken_and_resumed,
+)
 
 # Kills its own process in the middle of things: at the n-th backward pass, or at the first flush of
 # a file whose path holds a text.
@@ -187,7 +196,7 @@ def killed(run: list[str], *, passes: int = 0, flush: str = "nothing") -> bool:
 def test_killed_anywhere_it_ends_bit_for_bit_where_the_unbroken_run_ends(
     studio: Path, unbroken: TrainResult, tmp_path: Path
 ) -> None:
-    file = next(p for p in studio.glob("*.yaml") if Recipe.load(p) == recipe(studio, **TOLD))
+    file = file_of(studio, recipe(studio, **TOLD))
     output = tmp_path / "killed"
     run = [str(file), "--output", str(output), "--resume"]
     assert killed(run, passes=6)  # step 3, between its two batches, before any checkpoint
@@ -195,11 +204,9 @@ def test_killed_anywhere_it_ends_bit_for_bit_where_the_unbroken_run_ends(
     left = sorted(path.name for path in (output / "checkpoints").iterdir())
     assert left == [".writing-00000008", "step-00000004"]
     assert killed(run, passes=2 * 5)  # step 9, after the checkpoint that it writes this time
-    ended = subprocess.run([sys.executable, "-m", "pipelines.train", *run], cwd=ROOT, check=False)
-    assert ended.returncode == 0
+    ended = train(recipe(studio, **TOLD), output=output, resume=True)
     assert not list((output / "checkpoints").glob(".writing-*"))
-    own, other = output / "package", unbroken.package.path
-    assert sha256_file(own / "adapter.safetensors") == sha256_file(other / "adapter.safetensors")
+    assert ended.package.digest == unbroken.package.digest
     assert len(runs_of(studio, output)) == 1
     for sample in (output / "samples").iterdir():
         assert sample.read_bytes() == (studio / "unbroken/samples" / sample.name).read_bytes()
@@ -240,3 +247,22 @@ def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(
     ours, theirs = result.package.lora(), unbroken.package.lora()
     assert all(np.array_equal(ours[m].A, theirs[m].A) for m in theirs)
     assert all(np.array_equal(ours[m].B, theirs[m].B) for m in theirs)
+
+
+def test_bf16_trains_what_fp32_trains_and_resumes_bit_for_bit(
+    studio: Path, unbroken: TrainResult, tmp_path: Path
+) -> None:
+    asked = recipe(studio, stages__0__train__precision="bf16", stages__0__train__steps=3)
+    whole, resumed = unbroken_and_resumed(asked, tmp_path, until=2)
+    assert resumed.package.digest == whole.package.digest
+    header = read_header(whole.package.path / ADAPTER)
+    assert {entry.dtype for entry in header.tensors.values()} == {"F32"}  # the pairs' own format
+    lora = whole.package.lora()
+    assert all(np.isfinite(pair.A).all() and np.isfinite(pair.B).all() for pair in lora.values())
+    assert all(pair.B.any() for module, pair in lora.items() if module.startswith("unet."))
+    # Same pictures and noise: the first loss is fp32's but for the rounding of eight bits.
+    first, wide = (
+        metrics(run)[0]["loss_instance"] for run in (tmp_path / "unbroken", studio / "unbroken")
+    )
+    assert first == pytest.approx(wide, rel=0.01)
+    assert first != wide
