@@ -7,6 +7,8 @@ UV := $(VENV)/bin/uv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
   if command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,13))' 2>/dev/null; then echo $$p; break; fi; done)
 INSTALLED := $(VENV)/.installed
+# Two workers of one thread each: threads of small tensors spend their time waiting for one another.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet
 
@@ -32,15 +34,15 @@ demo: setup ## Train, judge, promote, serve, swap and roll back an adapter; pict
 
 .PHONY: test
 test: setup lint types law ## Every check and test of the project
-	@$(PY) -m pytest tests/unit tests/integration --cov --cov-report=term:skip-covered
+	@$(PYTEST) tests/unit tests/integration --cov --cov-report=term:skip-covered
 
 .PHONY: test-unit
 test-unit: setup ## The unit tier: no network, no server, under a minute
-	@$(PY) -m pytest tests/unit
+	@$(PYTEST) tests/unit
 
 .PHONY: test-integration
 test-integration: setup ## The integration tier: real servers on loopback, the miniature
-	@$(PY) -m pytest tests/integration
+	@$(PYTEST) tests/integration
 
 .PHONY: lint
 lint: setup ## Ruff: lint and format

@@ -15,6 +15,25 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
+SHARED = ("demo_run", "stack")  # fixtures too dear to be made by two workers
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests, and all tests of a dear fixture, run in one worker."""
+    for item in items:
+        needs = getattr(item, "fixturenames", ())
+        group = next((name for name in SHARED if name in needs), str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured or drew at random (`record_property`)."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                terminalreporter.write_line(f"{report.nodeid}: {name} {value}")
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fresh ATELIER_HOME, no tracking server of the user's, no hub, no cloud of W&B."""

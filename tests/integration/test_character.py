@@ -8,6 +8,7 @@ ATELIER_CHARACTER_SEED to repeat a run.
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -86,11 +87,9 @@ def draw_pictures(subject: Character, folder: Path, rng: Random) -> None:
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Learnt:
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
     seed = int(os.environ.get("ATELIER_CHARACTER_SEED") or time.time_ns() % 1_000_000)
     kind = KINDS[seed % len(KINDS)]
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\ncharacter seed {seed}: a {kind} (ATELIER_CHARACTER_SEED={seed} repeats it)")
     folder = tmp_path_factory.mktemp(f"character-{seed}")
     draw_pictures(character(seed, kind), folder / "images", Random(seed))
     said, whole = recipe(folder, kind), Policy.load()
@@ -108,7 +107,10 @@ def learnt(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     return Learnt(seed, kind, folder, policy, judged)
 
 
-def test_it_is_accepted_under_the_policy(learnt: Learnt) -> None:
+def test_it_is_accepted_under_the_policy(
+    learnt: Learnt, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("ATELIER_CHARACTER_SEED", f"{learnt.seed}, a {learnt.kind}")
     assert learnt.evaluation.accepted, (learnt.seed, learnt.evaluation.reasons)
 
 

@@ -28,7 +28,8 @@ def test_the_default_comes_with_the_program() -> None:
     assert {"subject", "text", "drift", "copying", "effect"} <= set(policy.gates)
     assert policy.signature == "off"
     assert all("{trigger}" in prompt for prompt in policy.prompts.subject)
-    assert not any("{" in prompt for prompt in policy.prompts.unrelated)
+    assert not any("{trigger}" in prompt for prompt in policy.prompts.unrelated)
+    assert any("{class}" in prompt for prompt in policy.prompts.unrelated)  # others of its kind stay
 
 
 @pytest.mark.parametrize(
