@@ -29,7 +29,7 @@ def test_the_default_comes_with_the_program() -> None:
     assert policy.signature == "off"
     assert all("{trigger}" in prompt for prompt in policy.prompts.subject)
     assert not any("{trigger}" in prompt for prompt in policy.prompts.unrelated)
-    assert any("{class}" in prompt for prompt in policy.prompts.unrelated)  # others of its kind stay
+    assert any("{class}" in prompt for prompt in policy.prompts.unrelated)
 
 
 @pytest.mark.parametrize(
