@@ -15,14 +15,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
-SHARED = ("demo_run", "stack")  # fixtures too dear to be made by two workers
+# Fixtures of which there can be only one at a time, or that are too dear to be made twice.
+SHARED = {
+    "demo_run": "demo",
+    "stack": "stack",
+    "postgres": "postgres",
+    "database_url": "postgres",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests, and all tests of a dear fixture, run in one worker."""
+    """A file's tests, and all tests of a shared fixture, run in one worker."""
     for item in items:
         needs = getattr(item, "fixturenames", ())
-        group = next((name for name in SHARED if name in needs), str(item.path))
+        group = next((SHARED[name] for name in SHARED if name in needs), str(item.path))
         item.add_marker(pytest.mark.xdist_group(group))
 
 
