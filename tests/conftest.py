@@ -24,6 +24,7 @@ SHARED = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests, and all tests of a shared fixture, run in one worker."""
     for item in items:

@@ -80,4 +80,4 @@ def test_the_engine_draws_what_diffusers_draws(tmp_path: Path) -> None:
         assert np.abs(drawn - np.asarray(oracle)).max() <= TOLERANCE
         pictures.append(drawn)
     engine.close()
-    assert np.abs(pictures[0] - pictures[1]).mean() > 10  # of 255: the adapter is plainly there
+    assert np.abs(pictures[0] - pictures[1]).mean() > 5  # of 255: the adapter is plainly there
