@@ -11,6 +11,8 @@ from commands.table import short, table
 from commands.verb import Answer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from atelier.registry import Registry
     from atelier.release import Release
     from atelier.replica import Replica
@@ -91,7 +93,7 @@ def status() -> Answer:
 
     home = Home.find()
     releases = ReleaseFolder(home.releases).list()
-    replicas = [one for one in ReplicaFolder(home.replicas).list().values() if one.live()]
+    replicas = ReplicaFolder(home.replicas).live()
     adapters = [_standing_of(release, replicas) for release in releases.values()]
     rows = [
         (
@@ -116,7 +118,7 @@ def status() -> Answer:
     return Answer("\n".join([table(heads, rows), *troubles, *closing]), data)
 
 
-def _standing_of(release: "Release", replicas: "list[Replica]") -> dict[str, Any]:
+def _standing_of(release: "Release", replicas: "Sequence[Replica]") -> dict[str, Any]:
     """A release, and how many of the live replicas could serve it at once."""
     held = [one.holds(release.adapter, release.digest) for one in replicas]
     return {

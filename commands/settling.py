@@ -18,6 +18,7 @@ from atelier.home import Home
 from atelier.replica import ReplicaFolder
 from commands.smoke import smoke_check
 from commands.sources import open_registry
+from pipelines.intent import IntentFolder
 
 if TYPE_CHECKING:
     from atelier.registry import Registry
@@ -84,14 +85,14 @@ class _State:
 
 
 def _state(home: Home) -> _State:
-    folders = (home.releases, home.root / "promotions")
+    folders = (home.releases, IntentFolder(home).path)
     files = [file for folder in folders for file in folder.glob("[!.]*.json")]
-    replicas = [one for one in ReplicaFolder(home.replicas).list().values() if one.live()]
-    gateways = [one for one in GatewayFolder(home.gateways).list().values() if one.live()]
     return _State(
         files=sorted((str(file), _written(file)) for file in files),
-        replicas=[(one.replica, one.base, one.adapters) for one in replicas],
-        gateways=[(one.gateway, one.routes) for one in gateways],
+        replicas=[
+            (one.replica, one.base, one.adapters) for one in ReplicaFolder(home.replicas).live()
+        ],
+        gateways=[(one.gateway, one.routes) for one in GatewayFolder(home.gateways).live()],
     )
 
 

@@ -23,17 +23,16 @@ def train(
     SIGTERM writes a checkpoint and ends with exit code 143.
     """
     from atelier.home import Home
-    from atelier.names import hex_of
     from atelier.recipe import Recipe
 
     found = Recipe.load(recipe)  # before the seconds that torch takes to load
     from commands.quiet import quiet_loading
     from pipelines.train import train as run
+    from pipelines.train.folder import RunFolder
     from pipelines.train.progress import watcher
 
     quiet_loading()
-    # Equal recipes train into one folder, so that --resume finds what there is.
-    into = output or Home.find().runs / found.adapter / hex_of(found.digest)[:12]
+    into = output or RunFolder.of(found, Home.find()).root
     result = run(found, output=into, resume=resume, progress=watcher())
     package = result.package
     lines = [f"{package.path}  {short(package.digest)}, {result.steps} steps"]

@@ -134,12 +134,12 @@ def _released(releases: ReleaseFolder, name: str) -> Release:
     return release
 
 
-def _require_served(home: Home, label: str, base: str, vae: str | None) -> list[Replica]:
+def _require_served(home: Home, label: str, base: str, vae: str | None) -> Sequence[Replica]:
     """The live replicas that draw as it was judged; Refused where there are only others.
 
     Base and VAE decide what a picture is of; a version for others would wait for ever.
     """
-    live = [one for one in ReplicaFolder(home.replicas).list().values() if one.live()]
+    live = ReplicaFolder(home.replicas).live()
     fit = [one for one in live if (one.base, one.vae) == (base, vae)]
     if live and not fit:
         served = drawn_with(live[0].base, live[0].vae)

@@ -13,7 +13,6 @@ from pathlib import Path
 from atelier.boundary import answered
 from atelier.errors import DatasetError, Refused
 from atelier.home import Home
-from atelier.names import hex_of
 from atelier.policy import Policy
 from atelier.recipe import Recipe
 from atelier.registry import Registry
@@ -21,6 +20,7 @@ from pipelines.dataset import lint
 from pipelines.evaluate import FILE, SHEET, Evaluation, evaluate
 from pipelines.promote import Smoke, Standing, promote
 from pipelines.train import TrainResult, train
+from pipelines.train.folder import RunFolder
 from pipelines.train.progress import watcher
 
 
@@ -34,7 +34,7 @@ def run(
 ) -> Standing:
     """Train, judge, register and promote; Refused with the reasons where the verdict says no."""
     policy.tightened(recipe.gates)  # a recipe that asks for less than the operator ends here
-    output = home.runs / recipe.adapter / hex_of(recipe.digest)[:12]
+    output = RunFolder.of(recipe, home).root
     check_pictures(recipe)
     trained = train(recipe, output=output, resume=resume, progress=watcher())
     judged = evaluate(

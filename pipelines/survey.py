@@ -6,7 +6,7 @@ from typing import Final, Literal
 from atelier.gateways import GatewayFolder
 from atelier.home import Home
 from atelier.release import Release
-from atelier.replica import Replica, ReplicaFolder, drawn_with
+from atelier.replica import ReplicaFolder, drawn_with
 
 NOTICED: Final = 1.5  # seconds within which a replica has seen a new release and says so
 
@@ -26,7 +26,7 @@ def survey(home: Home, release: Release, *, canary: bool = False) -> Seen:
     can have noticed the release is that of an earlier attempt, and counts as loading.
     """
     name, pin = release.adapter, release.canary if canary and release.canary else release.pin
-    live = _live_replicas(home)
+    live = ReplicaFolder(home.replicas).live()
     mine = [one for one in live if release.fits(one)]
     if not mine:
         other = f"; served is {drawn_with(live[0].base, live[0].vae)}" if live else ""
@@ -54,29 +54,21 @@ def survey_gone(home: Home, name: str) -> Seen:
     """Whether anything still answers by an adapter that is no longer released."""
     replicas = [
         one.replica
-        for one in _live_replicas(home)
+        for one in ReplicaFolder(home.replicas).live()
         if any(held.name == name and held.default for held in one.adapters)
     ]
-    gateways = [
-        one.gateway
-        for one in GatewayFolder(home.gateways).list().values()
-        if one.live() and name in one.routes
-    ]
+    gateways = [one.gateway for one in GatewayFolder(home.gateways).live() if name in one.routes]
     if replicas or gateways:
         return Seen("loading", f"still answering by it: {', '.join(gateways + replicas)}")
     return Seen("absent", "nothing is released")
 
 
-def _live_replicas(home: Home) -> list[Replica]:
-    return [one for one in ReplicaFolder(home.replicas).list().values() if one.live()]
-
-
 def _routing_elsewhere(home: Home, name: str, digest: str, *, canary: bool) -> list[str]:
     """The live gateways that do not send the adapter's calls to that digest."""
     found = []
-    for one in GatewayFolder(home.gateways).list().values():
+    for one in GatewayFolder(home.gateways).live():
         route = one.routes.get(name)
         goes_to = route and (route.canary if canary else route.serving)
-        if one.live() and goes_to != digest:
+        if goes_to != digest:
             found.append(one.gateway)
     return found

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from atelier.boundary import answered
 from atelier.home import Home
-from atelier.names import hex_of
 from atelier.recipe import Recipe
 
 
@@ -30,20 +29,16 @@ def main(arguments: list[str] | None = None) -> int:
     return answered(work, debug=options.debug)
 
 
-def default_output(recipe: Recipe) -> Path:
-    """Equal recipes train into one folder, so that `--resume` finds what there is."""
-    return Home.find().runs / recipe.adapter / hex_of(recipe.digest)[:12]
-
-
 def _train(options: argparse.Namespace) -> None:
     recipe = Recipe.load(options.recipe)
     from transformers.utils import logging
 
+    from pipelines.train.folder import RunFolder
     from pipelines.train.job import train
     from pipelines.train.progress import watcher
 
     logging.disable_progress_bar()
-    output = options.output or default_output(recipe)
+    output = options.output or RunFolder.of(recipe, Home.find()).root
     train(recipe, output=output, resume=options.resume, progress=watcher(), until=options.until)
 
 

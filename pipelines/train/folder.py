@@ -9,6 +9,8 @@ from pathlib import Path
 from atelier.adapter.package import Package
 from atelier.errors import BadInput
 from atelier.files import locked, write_atomic
+from atelier.home import Home
+from atelier.names import hex_of
 from atelier.recipe import Recipe
 from pipelines.train.checkpoint import Identity
 from pipelines.train.tracking.tracker import ABOUT
@@ -19,6 +21,11 @@ class RunFolder:
     """Paths below one root."""
 
     root: Path
+
+    @classmethod
+    def of(cls, recipe: Recipe, home: Home) -> "RunFolder":
+        """Where nobody names another: equal recipes share it, so that a run can be resumed."""
+        return cls(home.runs / recipe.adapter / hex_of(recipe.digest)[:12])
 
     @property
     def checkpoints(self) -> Path:

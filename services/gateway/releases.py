@@ -12,7 +12,7 @@ import difflib
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -79,7 +79,7 @@ ManifestOf = Callable[[str], Manifest | None]  # by digest
 
 
 def decide(
-    release: Release, replicas: list[Replica], manifest_of: ManifestOf, last: Route | None
+    release: Release, replicas: Sequence[Replica], manifest_of: ManifestOf, last: Route | None
 ) -> Route:
     """The adapter's route from what is known now and where it went before."""
     if not any(replica.live() for replica in replicas):
@@ -106,7 +106,7 @@ def decide(
 
 
 def _at_hand(
-    release: Release, replicas: list[Replica], manifest_of: ManifestOf
+    release: Release, replicas: Sequence[Replica], manifest_of: ManifestOf
 ) -> dict[int, Version]:
     """The versions that every live replica holds ready."""
     name = release.adapter
@@ -125,7 +125,7 @@ def _at_hand(
     return found
 
 
-def _trouble(release: Release, replicas: list[Replica]) -> str:
+def _trouble(release: Release, replicas: Sequence[Replica]) -> str:
     """Why the release's version does not serve, in the replicas' own words."""
     live = [one for one in replicas if one.live()]
     if not any(map(release.fits, live)):
@@ -195,7 +195,7 @@ class ReleaseWatch:
         """Read what changed and decide every route anew."""
         with self._lock:
             releases = self._list()
-            replicas = [one for one in self._replicas.list().values() if one.live()]
+            replicas = self._replicas.live()
             routes = {
                 name: decide(release, replicas, self._manifest, self.routes.get(name))
                 for name, release in releases.items()
