@@ -23,7 +23,6 @@ Processor seconds are told beside wall seconds: other work on the machine distor
 """
 
 import argparse
-import copy
 import json
 import os
 import platform
@@ -41,7 +40,6 @@ from typing import Any
 
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -49,17 +47,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from atelier.adapter.keys import canonical  # noqa: E402
-from pipelines.dataset import open_picture, square  # noqa: E402
-from pipelines.train.draws import generator  # noqa: E402
-from pipelines.train.latents import encode  # noqa: E402
-from pipelines.train.objective import Objective  # noqa: E402
-from services.engine import Engine, EngineSettings, ImageRequest  # noqa: E402
-from services.engine.base import Base, load_base  # noqa: E402
-from services.engine.text import encode_prompts  # noqa: E402
-
-UNUSED = 1_000_000  # a seed beyond those of both trainers' class pictures
-LEVELS = 20  # noise levels of the yardstick, evenly spread
-NOISES = 2  # noises a picture and level
+from bench.yardstick import Occasion, Yardstick  # noqa: E402
+from services.engine.base import load_base  # noqa: E402
 
 
 @dataclass
@@ -104,7 +93,8 @@ def main() -> None:
         sys.exit("\n".join(failures))
     if options.together:
         torch.set_num_threads(1)  # threads that wait for one another crawl on a busy machine
-    yardstick = Yardstick(load_base(str(options.base)), held, options)
+    occasion = Occasion(options.prompt, options.class_prompt, options.resolution)
+    yardstick = Yardstick(load_base(str(options.base)), held, occasion)
     start = yardstick.loss({})
     for trainer in trainers:
         for mark in trainer.marks:
@@ -299,85 +289,6 @@ def _weights(path: Path | None) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = torch.load(path, weights_only=True)["weights"]
         return weights
     return {canonical(name) or name: tensor.float() for name, tensor in load_file(path).items()}
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """A held-back picture and the words it is shown with."""
-
-    latent: Tensor  # [4, h, w]
-    time_ids: Tensor
-    hidden: Tensor
-    pooled: Tensor
-
-
-class Yardstick:
-    """The error on pictures that no trainer has seen, at fixed levels with fixed noise.
-
-    Half of it is the subject's, half the class's, as in the objective that both train on: who
-    forgets the class is not the faster one.
-    """
-
-    def __init__(self, base: Base, held: Sequence[Path], options: argparse.Namespace) -> None:
-        self.base = base
-        self.objective = Objective.of(base.scheduler_config, base.device)
-        subject = [square(open_picture(path), options.resolution) for path in held]
-        kind = _class_pictures(base, options, len(subject))
-        self.halves = (
-            self._shown(subject, options.prompt),
-            self._shown(kind, options.class_prompt),
-        )
-
-    def _shown(self, pictures: Sequence[Image.Image], prompt: str) -> list[_Shown]:
-        (hidden, pooled), names = encode_prompts(self.base, [prompt]), [prompt] * len(pictures)
-        latents = encode(self.base.vae, pictures, names)
-        return [_Shown(one.mean, one.time_ids, hidden, pooled) for one in latents]
-
-    @torch.no_grad()
-    def loss(self, weights: dict[str, Tensor]) -> float:
-        """The mean squared error of the base with these factors merged in."""
-        unet = copy.deepcopy(self.base.unet)
-        for name, down in weights.items():
-            if name.endswith(".lora_A.weight"):
-                module = name.removesuffix(".lora_A.weight")
-                linear = unet.get_submodule(module.removeprefix("unet."))
-                linear.weight += weights[f"{module}.lora_B.weight"] @ down
-        errors = [
-            self._error(unet, shown, generator(0, "yardstick", half, place, number))
-            for half, pictures in enumerate(self.halves)
-            for place, shown in enumerate(pictures)
-            for number in range(NOISES)
-        ]
-        return float(sum(errors) / len(errors))
-
-    def _error(self, unet: Any, shown: _Shown, source: torch.Generator) -> float:
-        levels = torch.linspace(0, self.objective.timesteps - 1, LEVELS).long()
-        noise = torch.randn((LEVELS, *shown.latent.shape), generator=source)
-        clean = shown.latent.expand_as(noise)
-        answer = unet(
-            self.objective.noised(clean, noise, levels),
-            levels,
-            encoder_hidden_states=shown.hidden.expand(LEVELS, -1, -1),
-            added_cond_kwargs={
-                "text_embeds": shown.pooled.expand(LEVELS, -1),
-                "time_ids": shown.time_ids.expand(LEVELS, -1),
-            },
-            return_dict=False,
-        )[0]
-        target = self.objective.target(clean, noise, levels)
-        return float((answer - target).square().mean())
-
-
-def _class_pictures(base: Base, options: argparse.Namespace, count: int) -> list[Image.Image]:
-    """Others of the class, by the base itself, from seeds that no trainer uses."""
-    engine = Engine(base, EngineSettings(slots=1))
-    requests = [
-        ImageRequest(options.class_prompt, seed=UNUSED + number, steps=25)
-        for number in range(count)
-    ]
-    drawn = [Image.fromarray(one.images[0]) for one in engine.generate_many(requests)]
-    engine.close()
-    return [square(picture, options.resolution) for picture in drawn]
 
 
 def _reached(trainer: Trainer, goal: float, of: Callable[[Mark], float]) -> float:
