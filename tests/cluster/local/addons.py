@@ -1,0 +1,112 @@
+"""What runs on the cluster before anything of ours does: DNS, KServe, Kueue."""
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+from tests.cluster.local import images
+from tests.cluster.local.kubectl import (
+    apply,
+    kubectl,
+    restricted_namespace,
+    template,
+    wait_for_deployment,
+)
+from tests.cluster.local.programs import DOMAIN
+from tests.cluster.local.settings import Settings
+from tests.cluster.local.tools import chart, program
+
+KSERVE_VALUES = {
+    "kserve": {
+        "certManager": {"enabled": False},
+        "controller": {
+            "deploymentMode": "Standard",
+            "gateway": {"disableIstioVirtualHost": True, "disableIngressCreation": True},
+        },
+    }
+}
+
+
+def dns(settings: Settings) -> None:
+    """CoreDNS, as a Deployment."""
+    text = Path(__file__).with_name("manifests").joinpath("coredns.yaml").read_text()
+    image = _pushed(settings, "coredns", "/coredns")
+    filled = Template(text).substitute(image=image, address=settings.dns, domain=DOMAIN)
+    apply(settings.kubeconfig, yaml.safe_load_all(filled))
+    wait_for_deployment(settings.kubeconfig, "kube-system", "coredns")
+
+
+def kserve(settings: Settings) -> None:
+    """KServe in Standard mode: without Knative, Istio and cert-manager, whose part is ours."""
+    config = settings.kubeconfig
+    apply(config, [restricted_namespace("kserve")])
+    apply(config, template(chart("kserve-crd"), "kserve-crd", "kserve", {}))
+    image = _pushed(settings, "kserve-controller", "/manager")
+    objects = template(chart("kserve-resources"), "kserve", "kserve", KSERVE_VALUES)
+    ca = _encoded(settings.pki / "ca.crt")
+    kept = [one for one in objects if one["kind"] not in ("Certificate", "Issuer")]
+    for one in kept:
+        if one["kind"].endswith("WebhookConfiguration"):
+            for webhook in one["webhooks"]:
+                webhook["clientConfig"]["caBundle"] = ca
+        if one["kind"] == "Deployment":
+            _ours(one, image)
+    apply(config, [_webhook_certificate(settings), *kept])
+    wait_for_deployment(config, "kserve", "kserve-controller-manager")
+
+
+def kueue(settings: Settings) -> None:
+    """Kueue, which makes its webhooks' certificates itself."""
+    config = settings.kubeconfig
+    apply(config, [restricted_namespace("kueue-system")])
+    image = _pushed(settings, "kueue", "/manager")
+    objects = template(chart("kueue"), "kueue", "kueue-system", {})
+    # Its view of queues as an API of its own needs an aggregator, and without one every
+    # deletion of a namespace would wait for that API.
+    kept = [one for one in objects if one["kind"] != "APIService"]
+    for one in kept:
+        if one["kind"] == "Deployment":
+            _ours(one, image)
+    apply(config, kept)
+    wait_for_deployment(config, "kueue-system", "kueue-controller-manager")
+
+
+ADDONS: dict[str, Callable[[Settings], None]] = {"dns": dns, "kserve": kserve, "kueue": kueue}
+
+
+def _pushed(settings: Settings, name: str, place: str) -> str:
+    return images.push(images.scratch({place: program(name)}, place), settings.registry, name)
+
+
+def _ours(deployment: dict[str, Any], image: str) -> None:
+    """Its manager alone, in our image, on a node that is small, and ready as soon as it is."""
+    pod = deployment["spec"]["template"]["spec"]
+    pod["containers"] = [one for one in pod["containers"] if one["name"] == "manager"]
+    (manager,) = pod["containers"]
+    manager |= {"image": image, "imagePullPolicy": "IfNotPresent", "resources": {}}
+    manager["readinessProbe"] |= {"initialDelaySeconds": 1, "periodSeconds": 1}
+
+
+def _webhook_certificate(settings: Settings) -> dict[str, Any]:
+    pair = {"tls.crt": "kserve-webhook.crt", "tls.key": "kserve-webhook.key"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": "kserve-webhook-server-cert", "namespace": "kserve"},
+        "data": {key: _encoded(settings.pki / file) for key, file in pair.items()},
+    }
+
+
+def _encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def wait_for_node(settings: Settings) -> None:
+    """Until the node takes pods."""
+    words = ["wait", "--for=condition=Ready", "node", "--all", "--timeout=180s"]
+    kubectl(settings.kubeconfig, *words)

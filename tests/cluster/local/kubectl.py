@@ -1,0 +1,42 @@
+"""kubectl and Helm, as the administrator of a cluster."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster.local.shell import run
+from tests.cluster.local.tools import program
+
+
+def kubectl(kubeconfig: Path, *words: str, stdin: str | None = None, seconds: float = 300) -> str:
+    """What kubectl says. ClusterTroubleError with its last words when it fails."""
+    command = [str(program("kubectl")), "--kubeconfig", str(kubeconfig), *words]
+    return run(command, stdin=stdin, seconds=seconds)
+
+
+def template(chart: Path, name: str, namespace: str, values: dict[str, Any]) -> list[Any]:
+    """A chart's objects, custom resource definitions included."""
+    words = ["template", name, str(chart), "--namespace", namespace, "--include-crds"]
+    text = run([str(program("helm")), *words, "--values", "-"], stdin=yaml.safe_dump(values))
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
+def apply(kubeconfig: Path, objects: Iterable[Any]) -> None:
+    """Make or change `objects`; what is as it should be is left alone."""
+    # On the server's side: KServe's definitions are too large for the annotation of the other way.
+    words = ["apply", "--server-side", "--force-conflicts", "-f", "-"]
+    kubectl(kubeconfig, *words, stdin=yaml.safe_dump_all(objects))
+
+
+def restricted_namespace(name: str) -> dict[str, Any]:
+    """A namespace that refuses every pod that asks for more than it needs."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+
+
+def wait_for_deployment(kubeconfig: Path, namespace: str, name: str, seconds: int = 300) -> None:
+    """Until all its pods are ready."""
+    words = ["rollout", "status", f"deployment/{name}", "-n", namespace, f"--timeout={seconds}s"]
+    kubectl(kubeconfig, *words, seconds=seconds + 30)

@@ -1,0 +1,165 @@
+"""The node: one process that holds network, mount and process namespaces; programs run in them."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.cluster.local.settings import Settings
+from tests.cluster.local.shell import PATH, environment, run
+from tests.cluster.local.tools import program
+from tests.cluster.local.trouble import ClusterTroubleError
+
+CGROUPS = Path("/sys/fs/cgroup")
+# The node's own /run and /var (on disk in its folder), and mounts that pods can share with it.
+SETUP = """
+mount --make-rprivate /
+mkdir -p {var}/lib/cni {var}/log {var}/tmp
+ln -sfn /run {var}/run
+mount --bind {var} /var
+mount --make-rshared /
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/netns /run/pids /run/lock
+ip link set lo up
+echo 1 > /proc/sys/net/ipv4/ip_forward
+echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables
+exec {pause} {home}
+"""
+
+
+def holder(settings: Settings) -> int | None:
+    """The process that is the node. Its command line says whose: no file can be out of date."""
+    wanted = [os.fsencode(program("pause")), os.fsencode(settings.home)]
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if (folder / "cmdline").read_bytes().split(b"\0")[:-1] == wanted:
+                    return int(folder.name)
+            except OSError:  # it has just ended
+                continue
+    return None
+
+
+def create(settings: Settings) -> int:
+    """Make the node if it is not there, and its link to the machine."""
+    _make_cgroups(settings.name)
+    pid = holder(settings) or _unshare(settings)
+    if not Path("/sys/class/net", settings.name).exists():
+        _link(settings, pid)
+    return pid
+
+
+def destroy(settings: Settings) -> None:
+    """End the node, and with it every process, mount, link and rule in its namespaces."""
+    pid = holder(settings)
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)  # the kernel kills the others in its process namespace first
+        _until_gone(pid)
+    if Path("/sys/class/net", settings.name).exists():
+        run(["ip", "link", "delete", settings.name], check=False)  # it may go by itself
+    _remove_cgroups(settings.name)
+
+
+def inside(settings: Settings, command: Sequence[str]) -> list[str]:
+    """`command` such that it runs on the node."""
+    pid = holder(settings)
+    if pid is None:
+        raise ClusterTroubleError("The cluster is down: make cluster")
+    return ["nsenter", "--target", str(pid), "--net", "--mount", "--pid", "--", *command]
+
+
+def on_node(settings: Settings, command: Sequence[str], check: bool = True) -> str:
+    """What `command` says on the node."""
+    return run(inside(settings, command), check=check)
+
+
+def _unshare(settings: Settings) -> int:
+    # Where these are modules of the kernel they must be there before a container asks.
+    if shutil.which("modprobe", path=PATH):
+        run(["modprobe", "-a", "br_netfilter", "overlay"], check=False)
+    settings.log.mkdir(parents=True, exist_ok=True)
+    settings.var.mkdir(parents=True, exist_ok=True)
+    script = SETUP.format(
+        var=shlex.quote(str(settings.var)),
+        pause=shlex.quote(str(program("pause"))),
+        home=shlex.quote(str(settings.home)),
+    )
+    unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--"]
+    log = settings.log / "node.log"
+    with log.open("ab") as out:
+        started = subprocess.Popen(
+            [*unshare, "sh", "-ec", script],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    for _ in range(300):
+        pid = holder(settings)
+        if pid is not None:
+            return pid
+        if started.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise ClusterTroubleError(f"The node's namespaces were not made: see {log}")
+
+
+def _link(settings: Settings, pid: int) -> None:
+    """A pair of links, and the ways to pods and Services, which go when the pair goes."""
+    name = settings.name
+
+    def ip(*words: str) -> None:
+        run(["ip", *words])
+
+    ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    ip("address", "add", f"{settings.host}/24", "dev", name)
+    ip("link", "set", name, "up")
+    for words in (
+        ["address", "add", f"{settings.node}/24", "dev", "eth0"],
+        ["link", "set", "eth0", "up"],
+        ["route", "add", "default", "via", settings.host],
+    ):
+        on_node(settings, ["ip", *words])
+    for addresses in (settings.pods, settings.services):
+        ip("route", "add", addresses, "via", settings.node, "dev", name)
+
+
+def _until_gone(pid: int) -> None:
+    for _ in range(600):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except OSError:
+            return
+        time.sleep(0.1)
+    raise ClusterTroubleError(f"Process {pid} does not end.")
+
+
+def _make_cgroups(name: str) -> None:
+    """The kubelet's root, in every hierarchy of version 1 or the one of version 2."""
+    shared = CGROUPS / "cgroup.subtree_control"
+    if shared.exists():
+        shared.write_text("+cpu +cpuset +memory +pids")
+        (CGROUPS / name).mkdir(exist_ok=True)
+        return
+    for hierarchy in CGROUPS.iterdir():
+        if hierarchy.is_dir() and not hierarchy.is_symlink():
+            (hierarchy / name).mkdir(exist_ok=True)
+
+
+def _remove_cgroups(name: str) -> None:
+    """In every hierarchy, leaves first. A cgroup is busy for a moment after its last process."""
+    for root in (*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")):
+        for folder in sorted((root, *root.rglob("*")), key=lambda path: -len(path.parts)):
+            for _ in range(50):
+                try:
+                    if folder.is_dir():
+                        folder.rmdir()
+                    break
+                except OSError:
+                    time.sleep(0.1)
