@@ -46,10 +46,33 @@ def resolve_vae(vae: str) -> Path:
     return folder
 
 
-def base_digest(folder: Path) -> str:
-    """`sha256:<hex>` over `model_index.json` and the files of the components it names.
+def scorer_files(model: str, revision: str | None = None) -> tuple[Path, list[Path]]:
+    """The folder of a network that judges, and its files: a folder's all, or a hub model's few."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        files = [file for file in folder.rglob("*") if file.is_file()]
+    elif _looks_local(model):
+        raise BaseError(f"scorer {model}: no such folder (seen from {Path.cwd()})")
+    else:
+        folder = _snapshot("scorer", model, revision, list(_PATTERNS))
+        files = [file for pattern in _PATTERNS for file in folder.glob(pattern)]
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise BaseError(
+            f"scorer {model}: no weights in safetensors; save it again with transformers' "
+            "save_pretrained and give that folder"
+        )
+    return folder, files
 
-    Read-mes, scorers and anything else in the folder do not change it.
+
+def base_digest(folder: Path) -> str:
+    """`sha256:<hex>` over the files that make a base."""
+    return digest_files(Path(folder), base_files(folder))
+
+
+def base_files(folder: Path) -> list[Path]:
+    """`model_index.json` and the files of the components it names, as they are loaded.
+
+    Read-mes, scorers and anything else in the folder are no part of the base.
     """
     folder = Path(folder)
     files = [folder / INDEX]
@@ -61,7 +84,7 @@ def base_digest(folder: Path) -> str:
         raise BaseError(
             f"base {folder}: no weights; safetensors without a variant (like `.fp16.`) are needed"
         )
-    return digest_files(folder, files)
+    return files
 
 
 def _components(folder: Path) -> list[str]:
@@ -139,7 +162,8 @@ def _snapshot(kind: str, model: str, revision: str | None, patterns: list[str]) 
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         where = f" at revision {revision}" if revision else ""
         raise BaseError(
-            f"{kind} {model}{where}: neither a folder here nor a model on the hub that you may read"
+            f"{kind} {model}{where}: neither a folder here nor a model on the hub that you may "
+            "read (a gated one needs HF_TOKEN in the environment)"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise Unavailable(

@@ -38,6 +38,10 @@ class BaseError(BadInput):
     """A base model that is missing or incomplete."""
 
 
+class ArtifactError(BadInput):
+    """A base, dataset, recipe or engine that MLflow does not have, or not as its digest says."""
+
+
 class ReleaseError(BadInput):
     """A release that cannot be read, or cannot go where it was asked to."""
 

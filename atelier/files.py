@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,12 @@ def digest_json(value: Any) -> str:
 
 def digest_files(root: Path, files: Iterable[Path]) -> str:
     """`sha256:<hex>` over the names (relative to `root`) and contents of `files`."""
-    lines = sorted(f"{file.relative_to(root).as_posix()} {sha256_file(file)}\n" for file in files)
+    return digest_lines({file.relative_to(root).as_posix(): sha256_file(file) for file in files})
+
+
+def digest_lines(files: Mapping[str, str]) -> str:
+    """`sha256:<hex>` over names of files and their digests."""
+    lines = sorted(f"{name} {digest}\n" for name, digest in files.items())
     return sha256_bytes("".join(lines).encode())
 
 

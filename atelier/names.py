@@ -1,9 +1,16 @@
-"""The spellings that every room must agree on: adapter names and digests."""
+"""The spellings that every room must agree on: adapter names, digests, addresses of artifacts."""
 
 import re
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, StringConstraints
+
+from atelier.errors import BadInput
+
+ArtifactKind = Literal["bases", "vaes", "scorers", "datasets", "recipes", "engines"]
+SCHEME = "mlflow://"
+_KEY = re.compile(r"[0-9a-z][0-9a-z._-]{0,127}")
 
 
 def _adapter_name(name: str) -> str:
@@ -22,3 +29,31 @@ Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 def hex_of(digest: str) -> str:
     """The digest without its algorithm, as folders are named."""
     return digest.removeprefix("sha256:")
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """Which artifact: `mlflow://bases/<hex>` in a storageUri, a policy or a command."""
+
+    kind: ArtifactKind
+    key: str
+
+    @classmethod
+    def of(cls, kind: ArtifactKind, digest: str) -> Self:
+        """The artifact with a digest."""
+        return cls(kind, hex_of(digest))
+
+    @classmethod
+    def parse(cls, uri: str) -> Self:
+        """Read an address; BadInput says how one is spelt."""
+        kind, _, key = uri.removeprefix(SCHEME).partition("/")
+        known = get_args(ArtifactKind)
+        if not uri.startswith(SCHEME) or kind not in known or not _KEY.fullmatch(key):
+            raise BadInput(
+                f"{uri}: is no address of an artifact; one reads {SCHEME}bases/<hex>, the kinds "
+                f"are {', '.join(known)}"
+            )
+        return cls(kind, key)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.kind}/{self.key}"

@@ -5,7 +5,6 @@ verify them against the digest that their release pins.
 """
 
 import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,10 +69,7 @@ class Registry(Tracking):
     def attest(self, name: str, version: int, filename: str, data: bytes) -> None:
         """Put a statement about a version (an evaluation, a signature) beside it."""
         run_id = self.version(name, version).run_id
-        with tempfile.TemporaryDirectory() as aside:
-            file = Path(aside) / filename
-            file.write_bytes(data)
-            self.log_file(run_id, file, f"attestations/{version}")
+        self.log_bytes(run_id, filename, data, f"attestations/{version}")
 
     def attestation(self, name: str, version: int, filename: str) -> bytes | None:
         """A statement about a version, or None where nobody made it."""

@@ -118,6 +118,13 @@ class Tracking:
         with self._asking(f"store {path.name} with run {run_id}"):
             self._client.log_artifact(run_id, str(path), folder)
 
+    def log_bytes(self, run_id: str, name: str, data: bytes, folder: str | None = None) -> None:
+        """Store data with a run, as a file of that name."""
+        with tempfile.TemporaryDirectory() as aside:
+            file = Path(aside) / name
+            file.write_bytes(data)
+            self.log_file(run_id, file, folder)
+
     def log_folder(self, run_id: str, path: Path, folder: str) -> None:
         """Store a folder's files with a run."""
         with self._asking(f"store {path.name} with run {run_id}"):

@@ -7,6 +7,7 @@ import typer
 from atelier import __version__
 from commands import (
     adapters,
+    base,
     compare,
     dataset,
     evaluate,
@@ -53,6 +54,12 @@ verb(_adapters, "list")(adapters.list_adapters)
 verb(_adapters)(adapters.inspect)
 verb(_adapters, "import")(adapters.import_adapter)
 verb(_adapters)(adapters.export)
+
+_base = _group("base", "Base models in the registry.")
+verb(_base, "import")(base.import_base)
+
+_scorer = _group("scorer", "Networks that judge, in the registry.")
+verb(_scorer, "import")(base.import_scorer)
 
 _dataset = _group("dataset", "Folders of pictures.")
 verb(_dataset)(dataset.lint)
