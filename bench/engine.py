@@ -22,6 +22,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,9 @@ def unet_calls(base: Base, layout: Layout, rank: int, rounds: int) -> None:
             seconds = in_turns(
                 {
                     "base": plain,
-                    "empty": lambda n=rows, f=with_slots: f([0] * n),
-                    "one": lambda n=rows, f=with_slots: f([1] * n),
-                    "four": lambda n=rows, f=with_slots: f([i % 4 + 1 for i in range(n)]),
+                    "empty": partial(with_slots, [0] * rows),
+                    "one": partial(with_slots, [1] * rows),
+                    "four": partial(with_slots, [i % 4 + 1 for i in range(rows)]),
                 },
                 rounds,
             )
@@ -177,9 +178,7 @@ def requests(base_folder: Path, base: Base, layout: Layout, rank: int, rounds: i
 
     print(f"\n{'requests':>8} {'diffusers s':>12} {'engine s':>9} {'times faster':>13}")
     for count in (1, 2, 4, 8):
-        seconds = in_turns(
-            {"theirs": lambda n=count: theirs(n), "ours": lambda n=count: ours(n)}, rounds
-        )
+        seconds = in_turns({"theirs": partial(theirs, count), "ours": partial(ours, count)}, rounds)
         medians = [statistics.median(seconds[name]) for name in ("theirs", "ours")]
         times = ratio(seconds, "theirs", "ours")
         print(f"{count:>8} {medians[0]:12.2f} {medians[1]:9.2f} {times:13.2f}", flush=True)

@@ -73,7 +73,8 @@ def _learn_pairs(texts: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, 
 
 def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [tuple(pair) if not isinstance(pair, str) else tuple(pair.split(" ")) for pair in merges]
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in merges)
+    return [(first, second) for first, second in pairs]
 
 
 @dataclass

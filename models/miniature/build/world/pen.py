@@ -58,7 +58,9 @@ class Pen:
     def stroke(self, points: Sequence[Point], width: float, fill: Rgb, body: bool = False) -> None:
         """A thick line with round ends and joints."""
         placed, pixels = [self.at(point) for point in points], max(2, round(width * self.unit))
-        surfaces = [(self.image, fill), (self.mask, 255)] if body else [(self.image, fill)]
+        surfaces: list[tuple[Image.Image, Rgb | int]] = [(self.image, fill)]
+        if body:
+            surfaces.append((self.mask, 255))
         for surface, ink in surfaces:
             draw = ImageDraw.Draw(surface)
             draw.line(placed, fill=ink, width=pixels, joint="curve")
