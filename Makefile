@@ -9,12 +9,13 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 INSTALLED := $(VENV)/.installed
 # Two workers of one thread each: threads of small tensors spend their time waiting for one another.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
-LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet
+PIN := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --no-header --no-annotate --quiet
+LOCK := $(UV) pip compile pyproject.toml $(PIN)
 
 .PHONY: help
 help: ## Print the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(INSTALLED) ## Make .venv and install everything into it, once for each lock file
@@ -62,6 +63,24 @@ types: setup ## mypy: strict on the core, every signature elsewhere
 law: setup ## The import law of the rooms
 	@$(VENV)/bin/lint-imports --no-cache
 
+CLUSTER := $(PY) -m tests.cluster.local
+
+.PHONY: cluster-tools
+cluster-tools: setup ## Build what the local cluster runs, once for each pin (needs Go; installs Debian packages as root)
+	@$(CLUSTER) tools
+
+.PHONY: cluster
+cluster: cluster-tools ## A real one-node Kubernetes with KServe and Kueue; prints its kubeconfig (needs root)
+	@$(CLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: setup ## Take it down; nothing of it stays
+	@$(CLUSTER) down
+
+.PHONY: e2e
+e2e: cluster-tools ## The cluster tier: bring the cluster up, test on it, take it down whatever happened
+	@trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && $(PY) -m pytest tests/cluster
+
 .PHONY: miniature
 miniature: setup ## Draw the world and train the miniature SDXL again (hours on two cores; resumable)
 	@$(PY) -m models.miniature.build
@@ -69,10 +88,13 @@ miniature: setup ## Draw the world and train the miniature SDXL again (hours on 
 .PHONY: lock
 lock: setup ## Pin every dependency again, by hash and without addresses
 	@$(LOCK) --extra dev -o requirements/dev.txt
+	@$(LOCK) --extra engine -c requirements/dev.txt -o requirements/engine.txt
 	@$(LOCK) --extra train -c requirements/dev.txt -o requirements/train.txt
 	@$(LOCK) --extra serve -c requirements/dev.txt -o requirements/serve.txt
-	@echo "uv==$$($(UV) --version | cut -d' ' -f2)" | $(UV) pip compile - --universal --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements/uv.txt
+	@printf '%s\n' torch torchvision | $(UV) pip compile - $(PIN) -c requirements/dev.txt -o requirements/torch.txt
+	@echo "uv==$$($(UV) --version | cut -d' ' -f2)" | $(UV) pip compile - $(PIN) -o requirements/uv.txt
+	@printf '%s\n' cyclonedx-bom hatchling uv | $(UV) pip compile - $(PIN) -c requirements/dev.txt \
+	  -c requirements/uv.txt -o requirements/build.txt
 
 .PHONY: clean
 clean: ## Remove what demo and tests leave behind (not .venv)
