@@ -45,6 +45,10 @@ test-unit: setup ## The unit tier: no network, no server, under a minute
 test-integration: setup ## The integration tier: real servers on loopback, the miniature
 	@$(PYTEST) tests/integration
 
+.PHONY: charts
+charts: setup ## Render, lint and test the Helm charts with every values file (Helm: make cluster-tools)
+	@$(PYTEST) tests/charts tests/unit/test_charts.py
+
 .PHONY: lint
 lint: setup ## Ruff: lint and format
 	@$(VENV)/bin/ruff check .
