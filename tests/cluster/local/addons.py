@@ -17,7 +17,7 @@ from tests.cluster.local.kubectl import (
     wait_for_deployment,
 )
 from tests.cluster.local.programs import DOMAIN
-from tests.cluster.local.settings import Settings
+from tests.cluster.local.settings import NODE, Settings
 from tests.cluster.local.tools import chart, program
 
 KSERVE_VALUES = {
@@ -108,5 +108,6 @@ def _encoded(path: Path) -> str:
 
 def wait_for_node(settings: Settings) -> None:
     """Until the node takes pods."""
-    words = ["wait", "--for=condition=Ready", "node", "--all", "--timeout=180s"]
-    kubectl(settings.kubeconfig, *words)
+    for state in ("create", "condition=Ready"):
+        words = ["wait", f"--for={state}", f"node/{NODE}", "--timeout=180s"]
+        kubectl(settings.kubeconfig, *words)

@@ -15,9 +15,11 @@ from tests.cluster.local.tools import program
 from tests.cluster.local.trouble import ClusterTroubleError
 
 CGROUPS = Path("/sys/fs/cgroup")
-# The node's own /run and /var (on disk in its folder), and mounts that pods can share with it.
+# Other people's overlays (an image being built) are let go, for the node would hold them as long
+# as it lives. Its own are /run and /var (on disk in its folder). Pods can share mounts with it.
 SETUP = """
 mount --make-rprivate /
+awk '$3 == "overlay" && $2 != "/" {{ print $2 }}' /proc/mounts | xargs -r -d '\\n' umount --lazy
 mkdir -p {var}/lib/cni {var}/log {var}/tmp
 ln -sfn /run {var}/run
 mount --bind {var} /var

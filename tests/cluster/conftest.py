@@ -1,0 +1,93 @@
+"""The cluster the tests run on: the one of KUBECONFIG, or this machine's own, or none.
+
+A cluster of one's own needs KServe in Standard mode, Kueue, and a registry that this machine may
+push to and its nodes pull from: KUBECONFIG and ATELIER_REGISTRY name them.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.cluster.local import images, kubectl
+from tests.cluster.local.namespaces import holder
+from tests.cluster.local.settings import Settings
+from tests.cluster.local.tools import program
+
+# Set aside before any test is given a home of its own.
+NAMED = os.environ.get("KUBECONFIG")
+REGISTRY = os.environ.get("ATELIER_REGISTRY")
+LOCAL = Settings.of_environment()
+
+
+class Kubectl(Protocol):
+    """kubectl on the tests' cluster."""
+
+    def __call__(self, *words: str, stdin: str | None = None, seconds: float = 300) -> str: ...
+
+
+class Apply(Protocol):
+    """`kubectl apply` of objects."""
+
+    def __call__(self, *objects: dict[str, Any]) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def kubeconfig() -> Path:
+    """An administrator's, of the cluster under test."""
+    if NAMED:
+        return Path(NAMED)
+    if LOCAL.kubeconfig.exists() and holder(LOCAL):
+        return LOCAL.kubeconfig
+    pytest.skip("no cluster: `make cluster`, or KUBECONFIG names one")
+
+
+@pytest.fixture(scope="session")
+def registry(kubeconfig: Path) -> str:
+    """HOST:PORT of the registry that machine and nodes share."""
+    if REGISTRY:
+        return REGISTRY
+    if NAMED:
+        pytest.skip("no registry: ATELIER_REGISTRY names the one of KUBECONFIG's cluster")
+    return LOCAL.registry
+
+
+@pytest.fixture(scope="session")
+def local(kubeconfig: Path) -> Settings:
+    """The local cluster, for tests that stop its programs."""
+    if NAMED:
+        pytest.skip("only a cluster of this machine's own can be broken")
+    return LOCAL
+
+
+@pytest.fixture(scope="session")
+def kube(kubeconfig: Path) -> Kubectl:
+    """kubectl, as the administrator."""
+    return partial(kubectl.kubectl, kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def apply(kubeconfig: Path) -> Apply:
+    """Make or change objects."""
+    return lambda *objects: kubectl.apply(kubeconfig, objects)
+
+
+@pytest.fixture
+def namespace(kube: Kubectl, apply: Apply) -> Iterator[str]:
+    """A namespace for one test, which Pod Security holds to "restricted"."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    apply(kubectl.restricted_namespace(name))
+    yield name
+    kube("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def probe(registry: str) -> str:
+    """The image of a small program that serves, asks and stores (tools/probe)."""
+    return images.push(
+        images.scratch({"/probe": program("probe")}, "/probe"), registry, "cluster/probe"
+    )

@@ -1,0 +1,166 @@
+"""The cluster does what Kubernetes, KServe and Kueue promise, before ours relies on it."""
+
+import json
+import time
+import urllib.request
+
+import pytest
+
+from tests.cluster.conftest import Apply, Kubectl
+from tests.cluster.local.settings import Settings
+from tests.cluster.local.trouble import ClusterTroubleError
+from tests.cluster.workloads import POD_SECURITY, container, job, server
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def test_a_job_reaches_a_service_by_name(
+    kube: Kubectl, apply: Apply, namespace: str, probe: str
+) -> None:
+    """Scheduling, an image by digest, a Service, DNS, a Job and its logs."""
+    apply(*server(namespace, probe))
+    kube("rollout", "status", "deployment/files", "-n", namespace, "--timeout=120s")
+    url = f"http://files.{namespace}.svc.cluster.local/files.txt"
+    apply(job(namespace, "asks", container(probe, "get", url)))
+    kube("wait", "--for=condition=Complete", "job/asks", "-n", namespace, "--timeout=120s")
+    assert kube("logs", "job/asks", "-n", namespace) == "files"
+    pods = json.loads(kube("get", "pods", "-n", namespace, "-o", "json"))["items"]
+    digest = probe.partition("@")[2]
+    assert {one["status"]["containerStatuses"][0]["imageID"][-71:] for one in pods} == {digest}
+
+
+def test_exec_runs_in_a_pod(kube: Kubectl, apply: Apply, namespace: str, probe: str) -> None:
+    """`kubectl exec`: from the API server through the kubelet into the container."""
+    apply(*server(namespace, probe))
+    kube("rollout", "status", "deployment/files", "-n", namespace, "--timeout=120s")
+    command = ["/probe", "get", "http://127.0.0.1:8080/files.txt"]
+    assert kube("exec", "deployment/files", "-n", namespace, "--", *command) == "files"
+
+
+def test_this_machine_reaches_pods_and_services(
+    local: Settings, kube: Kubectl, apply: Apply, namespace: str, probe: str
+) -> None:
+    """The local cluster needs no port-forward."""
+    apply(*server(namespace, probe))
+    kube("rollout", "status", "deployment/files", "-n", namespace, "--timeout=120s")
+    for kind, field in (("pod", "{.items[0].status.podIP}:8080"), ("service", "")):
+        field = field or "{.items[0].spec.clusterIP}:80"
+        address = kube("get", kind, "-n", namespace, "-o", f"jsonpath={field}")
+        with DIRECT.open(f"http://{address}/files.txt", timeout=10) as answer:
+            assert answer.read() == b"files"
+
+
+def test_a_pod_that_asks_for_too_much_is_refused(apply: Apply, namespace: str, probe: str) -> None:
+    """Pod Security "restricted" is enforced where the namespace says so."""
+    careless = container(probe, "get", "http://files/", securityContext={"privileged": True})
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "careless", "namespace": namespace},
+        "spec": {"containers": [careless]},
+    }
+    with pytest.raises(ClusterTroubleError, match='violates PodSecurity "restricted'):
+        apply(pod)
+
+
+def test_an_inference_service_gets_its_model_by_a_storage_container_of_ours(
+    kube: Kubectl, apply: Apply, namespace: str, probe: str
+) -> None:
+    """KServe in Standard mode: our initializer gets URI and folder, the runtime serves it."""
+    scheme = f"probe-{namespace}"
+    storage = container(probe, "", name="storage-initializer")
+    del storage["args"]
+    storage["command"] = ["/probe", "store"]
+    apply(
+        {
+            "apiVersion": "serving.kserve.io/v1alpha1",
+            "kind": "ClusterStorageContainer",
+            "metadata": {"name": scheme},
+            "spec": {
+                "container": storage,
+                "supportedUriFormats": [{"prefix": f"{scheme}://"}],
+                "workloadType": "initContainer",
+            },
+        },
+        {
+            "apiVersion": "serving.kserve.io/v1alpha1",
+            "kind": "ServingRuntime",
+            "metadata": {"name": "files", "namespace": namespace},
+            "spec": {
+                "supportedModelFormats": [{"name": "files", "version": "1"}],
+                "containers": [
+                    container(probe, "serve", ":8080", "/mnt/models", name="kserve-container")
+                ],
+            },
+        },
+    )
+    predictor = {
+        "securityContext": POD_SECURITY,
+        "automountServiceAccountToken": False,
+        "minReplicas": 1,
+        "model": {
+            "modelFormat": {"name": "files"},
+            "runtime": "files",
+            "storageUri": f"{scheme}://a/model",
+        },
+    }
+    try:
+        apply(
+            {
+                "apiVersion": "serving.kserve.io/v1beta1",
+                "kind": "InferenceService",
+                "metadata": {"name": "model", "namespace": namespace},
+                "spec": {"predictor": predictor},
+            }
+        )
+        ready = ["wait", "--for=condition=Ready", "inferenceservice/model", "--timeout=180s"]
+        kube(*ready, "-n", namespace)
+        url = f"http://model-predictor.{namespace}.svc.cluster.local/uri"
+        apply(job(namespace, "asks", container(probe, "get", url)))
+        kube("wait", "--for=condition=Complete", "job/asks", "-n", namespace, "--timeout=120s")
+        assert kube("logs", "job/asks", "-n", namespace) == f"{scheme}://a/model"
+    finally:
+        kube("delete", "clusterstoragecontainer", scheme, "--wait=false")
+
+
+def test_a_queue_with_quota_for_one_runs_one(
+    kube: Kubectl, apply: Apply, namespace: str, probe: str
+) -> None:
+    """Kueue: of two Jobs that each want the whole quota, one waits until the other is gone."""
+    quota = {"name": "cpu", "nominalQuota": "20m"}
+    group = {
+        "coveredResources": ["cpu"],
+        "flavors": [{"name": namespace, "resources": [quota]}],
+    }
+    api = "kueue.x-k8s.io/v1beta2"
+    only = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    cluster_queue = {"namespaceSelector": only, "resourceGroups": [group]}
+    labels = {"kueue.x-k8s.io/queue-name": "queue"}
+    hog = container(probe, "serve", ":8080", "/")
+    hog["resources"] = {"requests": {"cpu": "20m", "memory": "16Mi"}}
+    try:
+        apply(
+            {"apiVersion": api, "kind": "ResourceFlavor", "metadata": {"name": namespace}},
+            {
+                "apiVersion": api,
+                "kind": "ClusterQueue",
+                "metadata": {"name": namespace},
+                "spec": cluster_queue,
+            },
+            {
+                "apiVersion": api,
+                "kind": "LocalQueue",
+                "metadata": {"name": "queue", "namespace": namespace},
+                "spec": {"clusterQueue": namespace},
+            },
+        )
+        for name in ("first", "second"):
+            apply(job(namespace, name, hog, labels=labels))
+            time.sleep(1)  # Kueue orders by the time of creation, in whole seconds
+        kube("wait", "--for=jsonpath={.status.ready}=1", "job/first", "-n", namespace)
+        suspended = ["get", "job/second", "-n", namespace, "-o", "jsonpath={.spec.suspend}"]
+        assert kube(*suspended) == "true"
+        kube("delete", "job/first", "-n", namespace)
+        kube("wait", "--for=jsonpath={.status.ready}=1", "job/second", "-n", namespace)
+    finally:
+        kube("delete", "clusterqueue,resourceflavor", namespace, "--wait=false")
