@@ -33,6 +33,9 @@ class Replica(Report):
     pid: int | None = None
     generation: int = 0
     error: str | None = None  # why it goes on with what it has, where it cannot follow
+    address: str | None = None  # host:port of its HTTP (V2); None: where gateways are told
+    grpc: str | None = None  # host:port of its gRPC
+    pool: str | None = None  # KServe's predictor: `stable`, or a canary's name
     adapters: tuple[Held, ...] = ()
 
     @property

@@ -1,0 +1,66 @@
+"""A lock among processes of a cluster: a Lease that its holder makes, and takes away again.
+
+One left behind by a holder that was killed is taken over once nobody has touched it for as long as
+it says, by the clock of whoever waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+
+from atelier.cluster.api import LEASES, Api, Conflict, NotFound, Object
+from atelier.errors import AtelierError, Unavailable
+
+LOOK = 0.5  # seconds between two attempts
+
+
+class LeaseLock:
+    """The lock of that name; `seconds` is longer than anyone works under it."""
+
+    def __init__(self, api: Api, name: str, holder: str, *, seconds: int = 120):
+        self._api, self._name, self._holder, self._seconds = api, name, holder, seconds
+
+    @contextmanager
+    def held(self, *, wait: float) -> Iterator[None]:
+        """Hold it; Unavailable naming the holder where it cannot be had within `wait` seconds."""
+        mine = self._take(time.monotonic() + wait)
+        try:
+            yield
+        finally:
+            with suppress(AtelierError):  # it runs out by itself
+                self._api.delete(LEASES, self._name, version=mine["metadata"]["resourceVersion"])
+
+    def _take(self, deadline: float) -> Object:
+        seen, since = "", time.monotonic()
+        while True:
+            try:
+                return self._api.create(LEASES, self._body({"name": self._name}))
+            except Conflict:
+                pass
+            try:
+                other = self._api.get(LEASES, self._name)
+                if seen != other["metadata"]["resourceVersion"]:
+                    seen, since = other["metadata"]["resourceVersion"], time.monotonic()
+                if time.monotonic() - since >= self._seconds:
+                    return self._api.replace(LEASES, self._body(other["metadata"]))
+            except (NotFound, Conflict):
+                continue  # let go of, or taken over by another
+            if time.monotonic() > deadline:
+                holder = other["spec"].get("holderIdentity")
+                raise Unavailable(f"lease {self._name} is held by {holder}; try again later")
+            time.sleep(LOOK)
+
+    def _body(self, metadata: Object) -> Object:
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": metadata,
+            "spec": {
+                "holderIdentity": self._holder,
+                "leaseDurationSeconds": self._seconds,
+                "acquireTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            },
+        }
