@@ -1,4 +1,8 @@
-"""Runs one replica's agent until told to stop: `python -m services.agent --home DIR`."""
+"""Runs one replica's agent until told to stop: `python -m services.agent --home DIR`.
+
+With `--kubernetes`, releases are the namespace's ConfigMaps, the report is a Lease, and probes and
+Prometheus find it on port 9100.
+"""
 
 import argparse
 import functools
@@ -10,18 +14,19 @@ import sys
 import threading
 from pathlib import Path
 
+from atelier.cluster import Api, Pod, watching
+from atelier.environment import Environment, local
 from atelier.errors import AtelierError
 from atelier.files import locked
 from atelier.home import Home
 from atelier.registry import Registry
-from atelier.release import ReleaseFolder
-from atelier.replica import ReplicaFolder
-from services.agent.agent import Agent
-from services.agent.releases import LocalReleases
+from services.agent.agent import Agent, Place
+from services.agent.health import HealthServer, Pulse
 
 logger = logging.getLogger("services.agent")
 
 POLL_SECONDS = 0.25
+HTTP_PORT, GRPC_PORT, HEALTH_PORT = 8080, 9000, 9100  # of a serving pod
 
 
 def fetch(tracking_uri: str, name: str, version: int, folder: Path) -> None:
@@ -29,25 +34,31 @@ def fetch(tracking_uri: str, name: str, version: int, folder: Path) -> None:
     Registry(tracking_uri).fetch(name, version, folder)
 
 
-def run(home: Home, replica: str, tracking_uri: str) -> None:
+def run(
+    home: Home, place: Place, environment: Environment, tracking_uri: str, *, health: int | None
+) -> None:
     """Sync until SIGTERM or SIGINT; two agents of one volume would undo each other's work."""
     busy = AtelierError(f"{home.volume}: another agent keeps this volume; stop it first")
     with locked(home.volume / ".agent.lock", busy=busy):
-        _run_alone(home, replica, tracking_uri)
+        _run_alone(home, place, environment, tracking_uri, health)
 
 
-def _run_alone(home: Home, replica: str, tracking_uri: str) -> None:
+def _run_alone(
+    home: Home, place: Place, environment: Environment, tracking_uri: str, health: int | None
+) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     agent = Agent(
-        replica=replica,
+        place=place,
         volume=home.volume,
-        releases=LocalReleases(ReleaseFolder(home.releases)),
-        reports=ReplicaFolder(home.replicas),
+        releases=environment.releases,
+        reports=environment.replicas,
         fetch=functools.partial(fetch, tracking_uri),
     )
-    logger.info("replica %s: releases in %s, registry %s", replica, home.releases, tracking_uri)
+    pulse = Pulse()
+    server = HealthServer(agent, pulse, "", health) if health is not None else None
+    logger.info("replica %s: registry %s, volume %s", place.replica, tracking_uri, home.volume)
     # MLflow's client takes seconds to import: not in the middle of the first release
     threading.Thread(target=importlib.import_module, args=("mlflow",), daemon=True).start()
     while not ended.wait(POLL_SECONDS):
@@ -55,7 +66,42 @@ def _run_alone(home: Home, replica: str, tracking_uri: str) -> None:
             agent.sync()
         except OSError:  # a full or absent disk passes; the replica goes on meanwhile
             logger.exception("a round failed")
-    agent.close()
+        pulse.beat()
+    agent.close(withdraw=health is not None)
+    if server is not None:
+        server.close()
+
+
+def on_cluster(home: Home, chosen: argparse.Namespace) -> None:
+    """The agent of a serving pod."""
+    pod = Pod.find()
+    place = Place(
+        replica=pod.name,
+        address=f"{pod.ip}:{_port('ATELIER_TRITON_HTTP_PORT', HTTP_PORT)}",
+        grpc=f"{pod.ip}:{_port('ATELIER_TRITON_GRPC_PORT', GRPC_PORT)}",
+        pool=os.environ.get("ATELIER_POOL") or None,
+    )
+    environment = watching(Api.connect(pod.namespace), pod, home.root / "cluster")
+    tracking_uri = chosen.registry or home.tracking_uri
+    run(home, place, environment, tracking_uri, health=chosen.port)
+
+
+def on_machine(home: Home, chosen: argparse.Namespace) -> None:
+    """The agent of a home."""
+    http, grpc = (_port(f"ATELIER_TRITON_{kind}_PORT", 0) for kind in ("HTTP", "GRPC"))
+    place = Place(
+        replica=chosen.replica,
+        address=f"127.0.0.1:{http}" if http else None,
+        grpc=f"127.0.0.1:{grpc}" if grpc else None,
+    )
+    run(home, place, local(home), chosen.registry or home.tracking_uri, health=None)
+
+
+def _port(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal() or int(text) > 65535:
+        raise AtelierError(f"{variable}={text}: not a port")
+    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,11 +111,15 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--home", type=Path, default=found.root, help="default: ATELIER_HOME")
     options.add_argument("--replica", default=os.environ.get("ATELIER_REPLICA") or "local")
     options.add_argument("--registry", help="MLflow's address; default: MLFLOW_TRACKING_URI")
+    options.add_argument("--kubernetes", action="store_true", help="in a pod, by its environment")
+    options.add_argument(
+        "--port", type=int, default=HEALTH_PORT, help="of probes and metrics, with --kubernetes"
+    )
     chosen = options.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     home = Home(chosen.home.absolute())
     try:
-        run(home, chosen.replica, chosen.registry or home.tracking_uri)
+        (on_cluster if chosen.kubernetes else on_machine)(home, chosen)
     except AtelierError as error:
         logger.error("%s", error)
         return error.exit_code

@@ -5,22 +5,59 @@ good state, and its report says why.
 """
 
 import logging
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from atelier.errors import AtelierError
-from atelier.replica import Replica, ReplicaFolder
+from atelier.environment import Released, Releases, Reports
+from atelier.errors import AtelierError, Unavailable
+from atelier.replica import Replica
 from services.agent.fetching import Fetching
 from services.agent.packages import PackageShelf
 from services.agent.plan import PACKAGES, Named, Plan, plan, report
-from services.agent.releases import Released, ReleaseSource
 from services.agent.wanted import Wanted
 
 logger = logging.getLogger(__name__)
 
 Fetch = Callable[[str, int, Path], object]  # adapter, version, folder to make
+
+SPARE = 8 * 2**20  # bytes of the volume that packages leave to wanted.json, loaded.json and others
+
+
+@dataclass(frozen=True)
+class Place:
+    """Who a replica is, beyond what its engine knows."""
+
+    replica: str
+    address: str | None = None  # of its HTTP
+    grpc: str | None = None
+    pool: str | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one round saw; for health and metrics."""
+
+    made: Plan
+    told: Replica | None = None  # None before the engine's first word
+    asked: Wanted = field(default_factory=Wanted)
+    troubles: Sequence[str] = ()
+    known: bool = False  # whether it was ever read what is released
+    fresh: float = 0.0  # when releases were last read without trouble, seconds since the epoch
+    failures: int = 0  # fetches that failed, since the start
+
+    @property
+    def ready(self) -> bool:
+        """Whether every release that fits is served by some version, its own or the last good."""
+        if self.told is None or not self.told.live() or not self.known:
+            return False
+        serving = {one.name for one in self.told.adapters if one.default and one.state == "ready"}
+        named = {one.name for one in self.made.missing} | {one.name for one in self.asked.adapters}
+        return serving >= named
 
 
 class Agent:
@@ -29,13 +66,13 @@ class Agent:
     def __init__(
         self,
         *,
-        replica: str,
+        place: Place,
         volume: Path,
-        releases: ReleaseSource,
-        reports: ReplicaFolder,
+        releases: Releases,
+        reports: Reports[Replica],
         fetch: Fetch,
     ):
-        self._replica = replica
+        self._place = place
         self._volume = volume
         self._releases = releases
         self._reports = reports
@@ -44,9 +81,12 @@ class Agent:
         self._fetch = fetch
         self._fetching = Fetching(self._bring)
         self._known: Released | None = None  # what could be read last
+        self._fresh = 0.0
         self._damaged: dict[str, str] = {}  # by digest, until it is whole again
         self._reported: Replica | None = None
         self._said: frozenset[str] = frozenset()
+        self.seen: Look | None = None  # the last round's
+        self.ready = False  # once everything served; a bad release later costs no other adapter
 
     def sync(self) -> Plan:
         """One round: look, decide, ask the engine, fetch, prune, report."""
@@ -63,23 +103,55 @@ class Agent:
             loaded=loaded if self._known else None,
             unreadable=self._known.unreadable if self._known else (),
         )
-        if made.wanted != asked.adapters:
-            generation = asked.generation + 1
-            Wanted(adapters=made.wanted, generation=generation).write(self._volume / "wanted.json")
-        self._fetching.want(made.fetch)
-        for digest in made.prune:
+        for digest in made.prune:  # first: it makes room for what follows
             self._shelf.remove(digest)
-        if loaded is not None:
-            self._tell(loaded, made, troubles)
+        if made.wanted != asked.adapters:
+            asked, trouble = self._ask(made, asked)
+            troubles += trouble
+        self._fetching.want(made.fetch)
+        told = self._tell(loaded, made, troubles) if loaded is not None else None
+        self.seen = Look(
+            made,
+            told,
+            asked,
+            troubles,
+            known=self._known is not None,
+            fresh=self._fresh,
+            failures=self._fetching.failures,
+        )
+        self.ready = self.ready or self.seen.ready
         return made
 
-    def close(self) -> None:
-        """End; the report goes stale by itself, as the engine's heartbeat is in it."""
+    def close(self, *, withdraw: bool = False) -> None:
+        """End. The report goes stale by itself, as the engine's heartbeat is in it; `withdraw` it
+        where the engine ends as well, and nobody is to ask it any more."""
         self._fetching.close()
+        if withdraw:
+            self._reports.remove(self._place.replica)
+
+    def _ask(self, made: Plan, asked: Wanted) -> tuple[Wanted, list[str]]:
+        """Write wanted.json; where the volume is full the engine goes on with the last one."""
+        wanted = Wanted(adapters=made.wanted, generation=asked.generation + 1)
+        try:
+            wanted.write(self._volume / "wanted.json")
+        except OSError as error:
+            return asked, [f"the engine cannot be asked: {self._volume}: {error.strerror}"]
+        return wanted, []
 
     def _bring(self, one: Named) -> None:
         """Fetch a package and put it on the shelf (in a thread of its own)."""
-        self._shelf.put(one.digest, lambda folder: self._fetch(one.name, one.version, folder))
+        try:
+            free = shutil.disk_usage(self._volume).free
+            if free < SPARE:
+                raise Unavailable(
+                    f"{one.name}@{one.version}: {self._volume} has {free >> 20} MiB left, too "
+                    "little for a package; make room, or give the volume more"
+                )
+            self._shelf.put(one.digest, lambda folder: self._fetch(one.name, one.version, folder))
+        except OSError as error:
+            raise Unavailable(
+                f"{one.name}@{one.version}: cannot be put on {self._volume}: {error.strerror}"
+            ) from error
 
     def _read_releases(self) -> list[str]:
         """Refresh what is released; where that fails the last known state stays."""
@@ -87,6 +159,10 @@ class Agent:
             self._known = self._releases.read()
         except (AtelierError, OSError) as error:
             return [f"releases cannot be read, going on with the last ones: {error}"]
+        if self._known.trouble:
+            told = f"releases may be out of date: {self._known.trouble}"
+            return [told, *self._known.unreadable.values()]
+        self._fresh = time.time()
         return list(self._known.unreadable.values())
 
     def _read_loaded(self) -> Replica | None:
@@ -96,10 +172,18 @@ class Agent:
         except (OSError, ValidationError):
             return None
 
-    def _tell(self, loaded: Replica, made: Plan, troubles: list[str]) -> None:
+    def _tell(self, loaded: Replica, made: Plan, troubles: list[str]) -> Replica:
         problems = self._damaged | self._fetching.problems
         told = report(loaded, made, problems=problems, troubles=troubles)
-        told = told.model_copy(update={"replica": self._replica})
+        place = self._place
+        told = told.model_copy(
+            update={
+                "replica": place.replica,
+                "address": place.address,
+                "grpc": place.grpc,
+                "pool": place.pool,
+            }
+        )
         if told != self._reported:
             self._reports.put(told)
             self._reported = told
@@ -107,3 +191,4 @@ class Agent:
         for sentence in sorted(sentences - self._said):  # each once, not four times a second
             logger.warning("%s", sentence)
         self._said = sentences
+        return told

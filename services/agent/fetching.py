@@ -35,6 +35,7 @@ class Fetching:
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="fetch")
         self._running: dict[str, Future[None]] = {}
         self._failed: dict[str, _Failure] = {}
+        self.failures = 0  # attempts in all that brought nothing
 
     def want(self, pins: Iterable[Named]) -> None:
         """Start what is not under way and not waiting after a failure; forget all else."""
@@ -67,6 +68,7 @@ class Fetching:
         if error is None:
             self._failed.pop(digest, None)
             return
+        self.failures += 1
         if not isinstance(error, AtelierError):
             logger.error("fetching %s failed", digest, exc_info=error)
         count = self._failed[digest].count + 1 if digest in self._failed else 1

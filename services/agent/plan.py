@@ -15,6 +15,7 @@ from services.agent.wanted import Wanted, WantedAdapter
 
 PACKAGES = "packages"  # on the volume, which agent and engine may have mounted elsewhere
 KEPT = 3  # versions of each release: the present one, its canary, the newest past ones
+SERVED = 2  # and versions that were at hand before, where the release does not know them
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def plan(
         pins = release.kept(KEPT)
         here = [pin for pin in pins if pin.digest in at_hand]
         missing += [Named(name, p.version, p.digest) for p in pins if p.digest not in on_volume]
+        here += _still_at_hand(release, here, asked, at_hand)
         default = _default(release, here, asked, loaded)
         here += _still_serving(name, here, asked, at_hand, default)
         wanted += [
@@ -101,6 +103,22 @@ def _default(release: Release, here: list[Pin], asked: Wanted, loaded: Replica) 
         return last.digest
     usable = [pin.digest for pin in here if pin.digest not in failed]
     return next(iter([*(d for d in usable if d == release.digest), *ready, *usable]), None)
+
+
+def _still_at_hand(
+    release: Release, here: list[Pin], asked: Wanted, at_hand: Collection[str]
+) -> list[Pin]:
+    """The versions asked for before that the release neither names nor lists as its past.
+
+    `helm rollback` writes an old release again, to which the version that it leaves is unknown;
+    going forward again needs nobody either. What a release lists as its past has had its time.
+    """
+    known = {release.digest, *(one.digest for one in (*here, *release.previous))}
+    return [
+        Pin(version=one.version, digest=one.digest)
+        for one in asked.adapters
+        if one.name == release.adapter and one.digest not in known and one.digest in at_hand
+    ][:SERVED]
 
 
 def _still_serving(

@@ -10,16 +10,16 @@ import pytest
 
 from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import Package, write_package
+from atelier.environment import LocalReleases
 from atelier.errors import Unavailable
 from atelier.files import write_atomic
 from atelier.names import hex_of
 from atelier.release import Pin, Release, ReleaseFolder
 from atelier.replica import Held, Replica, ReplicaFolder
-from services.agent.agent import Agent
+from services.agent.agent import Agent, Place
 from services.agent.fetching import Fetching
 from services.agent.packages import PackageShelf
 from services.agent.plan import Named
-from services.agent.releases import LocalReleases
 from services.agent.wanted import Wanted
 
 BASE = "sha256:" + "b" * 64
@@ -92,7 +92,7 @@ class Rig:
 
     def new_agent(self) -> Agent:
         return Agent(
-            replica="one",
+            place=Place("one"),
             volume=self.volume,
             releases=LocalReleases(self.releases),
             reports=self.reports,
