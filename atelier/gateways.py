@@ -32,3 +32,13 @@ class GatewayFolder(ReportFolder[Gateway]):
     """The gateways' reports on one machine."""
 
     kind = Gateway
+    _swept = False
+
+    def put(self, report: Gateway) -> None:
+        """Write a report; first forget gateways that were killed, who could not do so."""
+        if not self._swept:
+            self._swept = True
+            for one in self.list().values():
+                if not one.live():
+                    self.remove(one.gateway)
+        super().put(report)

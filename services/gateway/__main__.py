@@ -1,14 +1,19 @@
 """`python -m services.gateway`: settings from the environment, uvicorn, a calm end.
 
+Options say the same as the environment's variables, and come first.
+
 SIGTERM or Ctrl-C: no new connection is taken, running requests are finished within
 ATELIER_GATEWAY_SHUTDOWN_TIMEOUT seconds, then the process exits with 0.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
+import os
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
@@ -17,14 +22,15 @@ from fastapi import FastAPI
 from atelier.errors import AtelierError
 from services.gateway.app import create_app
 from services.gateway.database import Database
-from services.gateway.settings import Settings
+from services.gateway.settings import PREFIX, Settings
 from services.gateway.workers import end_with_parent, run_workers
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop; the exit code."""
+    os.environ.update(chosen(argv))  # for the workers, too
     try:
         settings = Settings.from_environment()
         log_to_stderr(settings)
@@ -37,6 +43,8 @@ def main() -> int:
         factory=True,
         host=settings.host,
         port=settings.port,
+        loop="asyncio",  # whatever else happens to be installed
+        http="h11",
         workers=settings.workers,
         log_config=None,  # ours
         access_log=False,  # the middleware writes one line a request, with its id
@@ -49,6 +57,18 @@ def main() -> int:
     end_calmly(server)
     server.run()
     return 0 if server.started else 3
+
+
+def chosen(argv: Sequence[str] | None) -> dict[str, str]:
+    """The options given, as environment variables."""
+    parser = argparse.ArgumentParser(prog="python -m services.gateway", description=__doc__)
+    parser.add_argument("--kubernetes", action="store_true", help="in a pod, by its environment")
+    parser.add_argument("--host")
+    parser.add_argument("--port")
+    parser.add_argument("--traffic", metavar="FILE", help='canary pools, as JSON: {"next": 20}')
+    options = parser.parse_args(argv)
+    given = {name: value for name, value in vars(options).items() if value}
+    return {PREFIX + name.upper(): "1" if value is True else value for name, value in given.items()}
 
 
 def worker_app() -> FastAPI:

@@ -10,7 +10,8 @@ from datetime import timedelta
 from fastapi import FastAPI
 
 import atelier
-from atelier.home import Home
+from atelier.environment import Environment
+from services.gateway.balance import Balancer
 from services.gateway.database import Database
 from services.gateway.deps import Parts
 from services.gateway.docs import install_docs
@@ -21,10 +22,12 @@ from services.gateway.middleware import BodyLimit, Observe
 from services.gateway.openapi import describe_problems
 from services.gateway.problems import install
 from services.gateway.releases import ReleaseWatch
-from services.gateway.routes import health, images, models, usage
+from services.gateway.replicas import Replicas
+from services.gateway.routes import health, images, models, usage, v2
 from services.gateway.settings import Settings
-from services.gateway.triton import TritonClient
+from services.gateway.surroundings import reporter_name, surroundings
 from services.gateway.usage import Meter
+from services.gateway.v2 import V2
 
 DESCRIPTION = """
 Pictures by a base model and its adapters. Calls need a key (`X-API-Key` or `Authorization: Bearer`)
@@ -40,8 +43,7 @@ def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> Fast
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database = Database(settings.database_url)
         database.prepare()
-        triton = engine or TritonClient(settings.triton_url, settings.model)
-        parts = _parts(settings, database, triton, metrics)
+        parts = _parts(settings, surroundings(settings), database, engine, metrics)
         await parts.releases.refresh()
         watching = asyncio.create_task(parts.releases.run(), name="releases")
         app.state.parts = parts
@@ -52,6 +54,7 @@ def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> Fast
             await asyncio.gather(watching, return_exceptions=True)
             parts.releases.close()
             await parts.engine.close()
+            await parts.v2.replicas.close()
             database.close()
 
     app = FastAPI(
@@ -66,17 +69,30 @@ def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> Fast
     app.add_middleware(BodyLimit, limit=settings.body_limit)
     app.add_middleware(Observe, metrics=metrics)
     install(app)
-    for routes in (images, usage, models, health):
+    for routes in (images, usage, models, v2, health):
         app.include_router(routes.router)
     install_docs(app)
     describe_problems(app)
     return app
 
 
-def _parts(settings: Settings, database: Database, engine: ImageEngine, metrics: Metrics) -> Parts:
+def _parts(
+    settings: Settings,
+    environment: Environment,
+    database: Database,
+    engine: ImageEngine | None,
+    metrics: Metrics,
+) -> Parts:
     lifetime = timedelta(seconds=settings.reservation_lifetime)
-    releases = ReleaseWatch(Home(settings.home), poll=settings.poll)
+    releases = ReleaseWatch(environment, poll=settings.poll, name=reporter_name(settings))
     meter = Meter(database, lifetime=lifetime)
+    replicas = Replicas(
+        Balancer(lambda: releases.fleet),
+        settings.model,
+        default=None if settings.kubernetes else settings.triton_url,
+        counted=metrics.sent_to,
+    )
+    engine = engine or replicas
     return Parts(
         settings=settings,
         keys=KeyStore(database),
@@ -85,4 +101,5 @@ def _parts(settings: Settings, database: Database, engine: ImageEngine, metrics:
         releases=releases,
         metrics=metrics,
         generation=Generation(settings, engine, releases, meter, metrics),
+        v2=V2(settings, replicas, releases, meter, metrics),
     )

@@ -19,6 +19,7 @@ from services.gateway.metrics import Metrics
 from services.gateway.releases import ReleaseWatch
 from services.gateway.settings import Settings
 from services.gateway.usage import Meter
+from services.gateway.v2 import V2
 
 header = APIKeyHeader(
     name="X-API-Key",
@@ -42,6 +43,7 @@ class Parts:
     releases: ReleaseWatch
     metrics: Metrics
     generation: Generation
+    v2: V2
 
 
 def parts_of(request: Request) -> Parts:

@@ -10,9 +10,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
@@ -36,6 +37,8 @@ from services.gateway.triton import (
 from services.gateway.usage import Meter, QuotaExceeded, Reserved
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 # Random seeds stay where every client's numbers are exact (JavaScript's end at 2**53).
 RANDOM_SEEDS = 2**32
@@ -97,16 +100,12 @@ class Generation:
         began = time.monotonic()
         check_limits(asked, self.settings)
         seed = secrets.randbelow(RANDOM_SEEDS) if asked.seed is None else asked.seed
-        plan = self._plan(asked, seed)
-        reserved = await self._reserve(key, asked.images)
-        try:
+        plan = self._plan(asked, seed, key.id)
+        async with charged(self.meter, self.metrics, key, asked.images) as charge:
             work = self._ask(asked, plan, request_id)
             plan, answer = await unless_gone(work, gone)
             pngs = await run_in_threadpool(_encode, plan.call, answer)
-        except BaseException:
-            await self._release(reserved)
-            raise
-        await run_in_threadpool(self.meter.settle, reserved)
+            await charge()
         self.metrics.delivered(len(pngs), plan.call.adapters)
         return Made(plan, answer, pngs, time.monotonic() - began)
 
@@ -123,7 +122,7 @@ class Generation:
         except AdapterGone as error:
             logger.info("request %s: %s; looking at the releases again", request_id, error)
         await self.releases.refresh()
-        again = self._plan(asked, plan.call.seed)
+        again = self._plan(asked, plan.call.seed, plan.call.caller)
         try:
             return again, await self._call(again, end, request_id)
         except AdapterGone as error:
@@ -142,7 +141,7 @@ class Generation:
         check_answer(plan, answer)
         return answer
 
-    def _plan(self, asked: GenerateImage, seed: int) -> Plan:
+    def _plan(self, asked: GenerateImage, seed: int, caller: str) -> Plan:
         """Decide versions and prompt from one look at the routes."""
         choices = asked.choices()
         versions = tuple(self.releases.resolve(one.name, one.version) for one in choices)
@@ -163,40 +162,74 @@ class Generation:
             height=asked.height,
             images=asked.images,
             guidance_scale=asked.guidance_scale,
+            caller=caller,
         )
         return Plan(call, versions)
 
-    async def _reserve(self, key: KeyRecord, images: int) -> Reserved:
-        try:
-            return await run_in_threadpool(self.meter.reserve, key, images)
-        except QuotaExceeded:
-            self.metrics.quota_rejections.inc()
-            raise
 
-    async def _release(self, reserved: Reserved) -> None:
-        try:
-            await run_in_threadpool(self.meter.release, reserved)
-        except Exception:  # the first error is the one to tell; the reservation expires by itself
-            logger.exception("reservation %s could not be given back", reserved.id)
+@asynccontextmanager
+async def charged(
+    meter: Meter, metrics: Metrics, key: KeyRecord, images: int
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Hold `images` of the key's quota. Who has made them awaits what this gives; otherwise, and
+    where anything fails, they are given back."""
+    try:
+        reserved = await run_in_threadpool(meter.reserve, key, images)
+    except QuotaExceeded:
+        metrics.quota_rejections.inc()
+        raise
+    settled = False
+
+    async def charge() -> None:
+        nonlocal settled
+        settled = True
+        await run_in_threadpool(meter.settle, reserved)
+
+    try:
+        yield charge
+    finally:
+        if not settled:
+            await _release(meter, reserved)
+
+
+async def _release(meter: Meter, reserved: Reserved) -> None:
+    try:
+        await run_in_threadpool(meter.release, reserved)
+    except Exception:  # the first error is the one to tell; the reservation expires by itself
+        logger.exception("reservation %s could not be given back", reserved.id)
 
 
 def check_limits(asked: GenerateImage, settings: Settings) -> None:
     """Refuse what this operator does not allow, naming every field at once."""
+    check_sizes(
+        settings,
+        texts={"prompt": asked.prompt, "negative_prompt": asked.negative_prompt},
+        images=asked.images,
+        steps=asked.steps,
+        width=asked.width,
+        height=asked.height,
+    )
+
+
+def check_sizes(
+    settings: Settings, *, texts: Mapping[str, str | None], **sizes: int | None
+) -> None:
+    """The same for fields however they came; `sizes` are images, steps, width and height."""
     errors = [
         (field, f"has {len(text.encode())} bytes, at most {settings.prompt_limit} are taken")
-        for field, text in (("prompt", asked.prompt), ("negative_prompt", asked.negative_prompt))
+        for field, text in texts.items()
         if text is not None and len(text.encode()) > settings.prompt_limit
     ]
     bounds = {
-        "images": (asked.images, settings.max_images),
-        "steps": (asked.steps, settings.max_steps),
-        "width": (asked.width or 0, settings.max_side),
-        "height": (asked.height or 0, settings.max_side),
+        "images": settings.max_images,
+        "steps": settings.max_steps,
+        "width": settings.max_side,
+        "height": settings.max_side,
     }
     errors += [
-        (field, f"{value} is more than the {limit} allowed here")
-        for field, (value, limit) in bounds.items()
-        if value > limit
+        (field, f"{value} is more than the {bounds[field]} allowed here")
+        for field, value in sizes.items()
+        if value is not None and value > bounds[field]
     ]
     if errors:
         raise invalid(errors)
@@ -214,9 +247,7 @@ def check_answer(plan: Plan, answer: ImageAnswer) -> None:
         raise EngineFailed(f"asked for {plan.call.images} pictures, got {len(answer.pixels)}")
 
 
-async def unless_gone(
-    work: Awaitable[tuple[Plan, ImageAnswer]], gone: Callable[[], Awaitable[None]]
-) -> tuple[Plan, ImageAnswer]:
+async def unless_gone(work: Awaitable[Result], gone: Callable[[], Awaitable[None]]) -> Result:
     """The work's result; the work is cancelled when the client hangs up first."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(gone())

@@ -56,6 +56,12 @@ class Metrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
+        self.pool_calls = Counter(
+            "atelier_gateway_pool_calls",
+            "Calls sent to each pool of replicas.",
+            ("pool",),
+            registry=self.registry,
+        )
         self.queue_rejections = Counter(
             "atelier_gateway_queue_rejections",
             "Calls that the engine refused because its queue was full.",
@@ -70,6 +76,10 @@ class Metrics:
     def text(self) -> bytes:
         """What Prometheus reads: of all workers, where there are several."""
         return generate_latest(shared_metrics() or self.registry)
+
+    def sent_to(self, pool: str) -> None:
+        """Count a call that a pool was asked for."""
+        self.pool_calls.labels(pool).inc()
 
     def delivered(self, images: int, adapters: Iterable[AdapterCall]) -> None:
         """Count images that were charged."""

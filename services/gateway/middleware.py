@@ -46,7 +46,7 @@ class Observe:
         except Exception as error:
             if started:
                 raise  # half an answer is out; the server can only close the connection
-            await unknown_problem(error, request_id)(scope, receive, send_with_id)
+            await unknown_problem(error, scope)(scope, receive, send_with_id)
         finally:
             self._metrics.running.dec()
             self._count(scope, status, time.perf_counter() - began, request_id)
@@ -72,7 +72,7 @@ class BodyLimit:
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self._limit:
-            response = self._problem().response(scope["state"]["request_id"])
+            response = self._problem().response(scope)
             await response(scope, receive, send)
             return
         seen = 0

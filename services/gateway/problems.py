@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
 from atelier.errors import AtelierError, BadInput, Unavailable
 from services.gateway import triton
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 TYPE = "urn:atelier:problem:"
 MEDIA_TYPE = "application/problem+json"
+V2 = "/v2"
+V2_STATUS = {422: 400}  # Triton's own for what it cannot do
 
 # The slug is a promise to clients: add, never rename.
 CATALOGUE: dict[str, tuple[int, str]] = {
@@ -90,7 +93,15 @@ class Problem(HTTPException):
         self.slug = slug
         self.members = members
 
-    def response(self, request_id: str) -> JSONResponse:
+    def response(self, scope: Scope) -> JSONResponse:
+        """The answer to a request: a problem document, or what V2's clients understand."""
+        if str(scope.get("path", "")).startswith(V2):
+            return JSONResponse(
+                {"error": self.detail},
+                V2_STATUS.get(self.status_code, self.status_code),
+                self.headers,
+            )
+        request_id = scope.get("state", {}).get("request_id", "unknown")
         body = {
             "type": TYPE + self.slug,
             "title": self.title,
@@ -155,26 +166,26 @@ def install(app: FastAPI) -> None:
         told = isinstance(error, Unavailable) and not isinstance(error, DatabaseAway)
         if problem.status_code >= 500 and not told:
             logger.error("request %s: %s", request_id(request), error, exc_info=error)
-        return problem.response(request_id(request))
+        return problem.response(request.scope)
 
     async def of_framework(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        return _of_http(request, error).response(request_id(request))
+        return _of_http(request, error).response(request.scope)
 
     async def of_body(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return _of_validation(request, error).response(request_id(request))
+        return _of_validation(request, error).response(request.scope)
 
     app.add_exception_handler(AtelierError, known)
     app.add_exception_handler(HTTPException, of_framework)
     app.add_exception_handler(RequestValidationError, of_body)
 
 
-def unknown_problem(error: Exception, request_id: str) -> JSONResponse:
+def unknown_problem(error: Exception, scope: Scope) -> JSONResponse:
     """The answer to a bug of ours: the client gets the id, the log the traceback."""
-    logger.error("request %s failed", request_id, exc_info=error)
+    logger.error("request %s failed", scope["state"]["request_id"], exc_info=error)
     problem = Problem("internal-error", "a fault of ours; the operator finds it by this id")
-    return problem.response(request_id)
+    return problem.response(scope)
 
 
 def request_id(request: Request) -> str:

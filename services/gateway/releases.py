@@ -2,7 +2,7 @@
 
 An adapter moves to its release's version only when every live replica reports that digest as
 ready; until then it stays where it was. Every call names its version, so one answer never mixes
-two. Where calls go is told in the home, so that whoever released a version can wait for it.
+two. Where calls go is told, so that whoever released a version can wait for it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from atelier.adapter.manifest import Manifest
-from atelier.errors import BadInput, ReleaseError, Unavailable
-from atelier.files import sha256_bytes
-from atelier.gateways import GatewayFolder, Routed
-from atelier.home import Home
+from atelier.environment import Environment, Released
+from atelier.errors import AtelierError, BadInput, ReleaseError, Unavailable
+from atelier.gateways import Routed
 from atelier.names import hex_of
-from atelier.release import Release, ReleaseFolder
-from atelier.replica import Replica, ReplicaFolder, drawn_with, ready
+from atelier.release import Release
+from atelier.replica import Replica, drawn_with, ready
+from services.gateway.balance import Fleet
 from services.gateway.report import Reporter
 
 logger = logging.getLogger(__name__)
@@ -140,26 +139,27 @@ def _trouble(release: Release, replicas: Sequence[Replica]) -> str:
 
 
 class ReleaseWatch:
-    """Looks at the home's releases and replicas every `poll` seconds and keeps the routes."""
+    """Looks at releases and replicas every `poll` seconds and keeps the routes."""
 
     def __init__(
         self,
-        home: Home,
+        environment: Environment,
         *,
         poll: float,
+        name: str = "gateway",
         draw: Callable[[], float] = lambda: random.random() * 100,
     ) -> None:
-        self._home = home
-        self._releases = ReleaseFolder(home.releases)
-        self._replicas = ReplicaFolder(home.replicas)
-        self._reporter = Reporter(GatewayFolder(home.gateways))
+        self._environment = environment
+        self._reporter = Reporter(environment.gateways, name)
         self._poll = poll
         self._draw = draw
-        self._read: dict[str, tuple[tuple[int, ...], Release]] = {}
+        self._good: dict[str, Release] = {}  # by adapter, as it could be read last
         self._manifests: dict[str, Manifest] = {}
+        self._said: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self.routes: Mapping[str, Route] = {}
         self.replicas: tuple[Replica, ...] = ()  # the live ones
+        self.fleet = Fleet()
 
     def resolve(self, name: str, version: int | None = None) -> Version:
         """The version that a call of `name` (or `name@version`) goes to."""
@@ -194,15 +194,24 @@ class ReleaseWatch:
     def look(self) -> None:
         """Read what changed and decide every route anew."""
         with self._lock:
-            releases = self._list()
-            replicas = self._replicas.live()
+            troubles: list[str] = []
+            releases = self._released(troubles)
+            replicas = self._environment.replicas.live()
+
+            def manifest_of(digest: str) -> Manifest | None:
+                return self._manifest(digest, troubles)
+
             routes = {
-                name: decide(release, replicas, self._manifest, self.routes.get(name))
+                name: decide(release, replicas, manifest_of, self.routes.get(name))
                 for name, release in releases.items()
             }
             self._log_changes(routes)
+            for trouble in sorted(set(troubles) - self._said):  # each once, not at every look
+                logger.warning("%s", trouble)
+            self._said = frozenset(troubles)
             self._forget_manifests(routes)
-            self.routes, self.replicas = routes, tuple(replicas)
+            self.routes, self.replicas = routes, replicas
+            self.fleet = Fleet(replicas, self._environment.shares())
             self._reporter.tell({name: _routed(route) for name, route in routes.items()})
 
     def close(self) -> None:
@@ -210,41 +219,30 @@ class ReleaseWatch:
         with self._lock:
             self._reporter.close()
 
-    def _list(self) -> dict[str, Release]:
-        """Every release; files are parsed when they change, a broken one stays what it was."""
-        found: dict[str, Release] = {}
-        for file in sorted(self._home.releases.glob("[!.]*.json")):
-            name = file.stem
-            try:
-                stat = file.stat()
-                stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-                if self._read.get(name, ((), None))[0] != stamp:
-                    release = self._releases.get(name)
-                    if release is not None:
-                        self._read[name] = (stamp, release)
-            except FileNotFoundError:  # retired while we looked
-                continue
-            except (OSError, ReleaseError) as error:
-                logger.warning("%s; the last good release stays", error)
-            if name in self._read:
-                found[name] = self._read[name][1]
-        self._read = {name: self._read[name] for name in found}
-        return found
+    def _released(self, troubles: list[str]) -> dict[str, Release]:
+        """Every release; one that cannot be read stays what it was."""
+        try:
+            found = self._environment.releases.read()
+        except (AtelierError, OSError) as error:
+            found = Released(self._good, trouble=str(error))
+        if found.trouble:
+            troubles.append(f"going on with the releases known last: {found.trouble}")
+        troubles += [f"{why}; the last good release stays" for why in found.unreadable.values()]
+        kept = {name: self._good[name] for name in found.unreadable if name in self._good}
+        self._good = dict(sorted({**found.releases, **kept}.items()))
+        return self._good
 
-    def _manifest(self, digest: str) -> Manifest | None:
-        """The verified manifest of a package on the shared volume, None where it is not there."""
+    def _manifest(self, digest: str, troubles: list[str]) -> Manifest | None:
+        """The verified manifest of a package, None where it is not there."""
         if digest not in self._manifests:
-            file = self._home.packages / hex_of(digest) / "manifest.json"
             try:
-                data = file.read_bytes()
-                if sha256_bytes(data) != digest:
-                    raise ValueError("its digest is another one")
-                self._manifests[digest] = Manifest.model_validate_json(data)
-            except FileNotFoundError:
+                found = self._environment.releases.manifest(digest)
+            except ReleaseError as error:
+                troubles.append(str(error))
                 return None
-            except (OSError, ValueError, ValidationError) as error:
-                logger.warning("%s cannot be used: %s", file, error)
+            if found is None:
                 return None
+            self._manifests[digest] = found
         return self._manifests[digest]
 
     def _forget_manifests(self, routes: Mapping[str, Route]) -> None:

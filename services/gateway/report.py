@@ -1,14 +1,13 @@
-"""Tells in the home where this gateway sends calls, so that a promotion can wait for it."""
+"""Tells where this gateway sends calls, so that a promotion can wait for it."""
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
 from collections.abc import Mapping
 
-from atelier.gateways import Gateway, GatewayFolder, Routed
+from atelier.environment import Reports
+from atelier.gateways import Gateway, Routed
 
 logger = logging.getLogger(__name__)
 
@@ -18,10 +17,9 @@ HEARTBEAT = 1.0  # seconds
 class Reporter:
     """Writes one gateway's report when it changes, and as a heartbeat."""
 
-    def __init__(self, folder: GatewayFolder) -> None:
-        self._folder = folder
-        # Containers that share a volume have hosts of their own, and the same process id.
-        self._name = f"{socket.gethostname()}-{os.getpid()}"
+    def __init__(self, reports: Reports[Gateway], name: str) -> None:
+        self._reports = reports
+        self._name = name
         self._told: Gateway | None = None
         self._trouble = ""
 
@@ -32,9 +30,7 @@ class Reporter:
             return
         report = Gateway(gateway=self._name, heartbeat=now, routes=routes)
         try:
-            if told is None:
-                self._forget_the_dead()
-            self._folder.put(report)
+            self._reports.put(report)
         except OSError as error:
             if str(error) != self._trouble:
                 logger.warning("where calls go cannot be told: %s", error)
@@ -45,10 +41,4 @@ class Reporter:
     def close(self) -> None:
         """Say no more: nothing is to wait for a gateway that has ended."""
         if self._told:
-            self._folder.remove(self._name)
-
-    def _forget_the_dead(self) -> None:
-        """A gateway that was killed could not remove its own report."""
-        for one in self._folder.list().values():
-            if not one.live():
-                self._folder.remove(one.gateway)
+            self._reports.remove(self._name)

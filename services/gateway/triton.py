@@ -6,6 +6,7 @@ cancelled in the engine as well, between two of its steps.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc.aio as grpc
+from grpc import ChannelConnectivity
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE
@@ -21,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 
 from atelier.errors import AtelierError, BadInput, Unavailable
 
-READY_SECONDS = 2.0
+READY_SECONDS = CONNECT_SECONDS = 2.0
 RETRY_AFTER = 1.0  # where the engine does not say when to come back
 RETRY_TEXT = re.compile(r"\(retry after ([0-9.]+) s\)")
 SEED_MODULUS = 2**64
@@ -46,11 +48,22 @@ class AdapterGone(BadInput):
 
 
 class EngineAway(Unavailable):
-    """Triton does not answer, or its model is not loaded."""
+    """Triton does not answer, or its model is not loaded.
+
+    `refused` says that the call was certainly not begun, so that another replica may be asked.
+    """
+
+    def __init__(
+        self, text: str, *, retry_after: float | None = RETRY_AFTER, refused: bool = False
+    ) -> None:
+        super().__init__(text, retry_after=retry_after)
+        self.refused = refused
 
 
 class EngineBusy(Unavailable):
-    """The engine's queue is full, or it is stopping."""
+    """The engine's queue is full, or it is stopping; the call was not begun."""
+
+    refused = True
 
 
 class TimedOut(AtelierError):  # noqa: N818
@@ -84,6 +97,7 @@ class ImageCall:
     height: int | None
     images: int
     guidance_scale: float
+    caller: str = ""  # the key's id: the same one goes to the same pool
 
 
 class UsedAdapter(BaseModel):
@@ -133,6 +147,8 @@ class TritonClient:
         Cancelling the awaiting task cancels the call in the engine.
         """
         began = time.monotonic()
+        if not await self._connected(min(timeout, CONNECT_SECONDS)):
+            raise EngineAway("the image engine does not answer", refused=True)
         try:
             result = await self._client.infer(
                 self._model,
@@ -161,13 +177,27 @@ class TritonClient:
     async def close(self) -> None:
         await self._client.close()
 
+    async def _connected(self, seconds: float) -> bool:
+        """Whether there is a connection; what fails before there is one was certainly not sent."""
+        channel = self._client._channel  # the client passes nothing of it on
+        end = time.monotonic() + seconds
+        while (state := channel.get_state(try_to_connect=True)) != ChannelConnectivity.READY:
+            if state == ChannelConnectivity.TRANSIENT_FAILURE:
+                return False
+            try:
+                left = max(0.0, end - time.monotonic())
+                await asyncio.wait_for(channel.wait_for_state_change(state), left)
+            except TimeoutError:
+                return False
+        return True
+
     def _translated(self, error: InferenceServerException, *, late: bool) -> AtelierError:
         status = str(error.status()).removeprefix("StatusCode.")
         text = str(error.message() or "").strip()
         if status in {"DEADLINE_EXCEEDED", "CANCELLED"} or (late and status == "UNAVAILABLE"):
             return TimedOut("the picture was not ready in the time that a request may take")
         if "unknown model" in text or "is not ready" in text:
-            return EngineAway("the model is not loaded yet", retry_after=RETRY_AFTER)
+            return EngineAway("the model is not loaded yet", refused=True)
         if status == "NOT_FOUND":
             return AdapterGone(text)
         if status == "INVALID_ARGUMENT":
@@ -176,7 +206,7 @@ class TritonClient:
             told = RETRY_TEXT.search(text)
             if told:
                 return EngineBusy(RETRY_TEXT.sub("", text).strip(), retry_after=float(told[1]))
-            return EngineAway("the image engine does not answer", retry_after=RETRY_AFTER)
+            return EngineAway("the image engine does not answer")
         return EngineFailed(f"Triton at {self._address} answered {status}: {text}")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from atelier.environment import local
 from atelier.files import write_atomic
 from atelier.gateways import Gateway, GatewayFolder, Routed
 from atelier.names import hex_of
@@ -28,7 +29,7 @@ def stage(tmp_path: Path) -> Stage:
 
 @pytest.fixture
 def watch(stage: Stage) -> ReleaseWatch:
-    return ReleaseWatch(stage.home, poll=POLL)
+    return ReleaseWatch(local(stage.home), poll=POLL)
 
 
 def serving(watch: ReleaseWatch) -> int:
@@ -119,7 +120,7 @@ def test_a_gateway_that_starts_within_a_roll_out_serves_what_served_before(stage
     stage.load(ONE, 1)
     stage.release(ONE, 1)
     stage.release(TWO, 2)
-    assert serving(ReleaseWatch(stage.home, poll=POLL)) == 1
+    assert serving(ReleaseWatch(local(stage.home), poll=POLL)) == 1
 
 
 def test_but_not_what_was_withdrawn(stage: Stage, watch: ReleaseWatch) -> None:
@@ -133,7 +134,7 @@ def test_but_not_what_was_withdrawn(stage: Stage, watch: ReleaseWatch) -> None:
     assert serving(watch) == 1  # seconds, and nothing fetched
     stage.drop("thor-cat", 1)
     assert serving(watch) == 1  # the one that knows keeps to the good one
-    late = ReleaseWatch(stage.home, poll=POLL)
+    late = ReleaseWatch(local(stage.home), poll=POLL)
     late.look()
     with pytest.raises(AdapterLoading):
         late.resolve("thor-cat")
@@ -170,7 +171,7 @@ def test_a_canary_takes_its_share(stage: Stage) -> None:
     canary = Canary(version=2, digest=TWO.digest, percent=30)
     folder.put(stage.release(ONE, 1).with_canary(canary, "try it"))
     draws = iter(range(100))
-    watch = ReleaseWatch(stage.home, poll=POLL, draw=lambda: float(next(draws)))
+    watch = ReleaseWatch(local(stage.home), poll=POLL, draw=lambda: float(next(draws)))
     watch.look()
     versions = [watch.resolve("thor-cat").version for _ in range(100)]
     assert versions.count(2) == 30

@@ -14,6 +14,8 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.database_url == f"sqlite:///{tmp_path / 'gateway.db'}"
     assert settings.model_dump(exclude={"home", "database_url"}) == {
         "triton_url": "127.0.0.1:8001",
+        "kubernetes": False,
+        "traffic": None,
         "model": "atelier",
         "host": "127.0.0.1",
         "port": 8080,

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Body, Header, Request, Response
 from services.gateway.accept import best
 from services.gateway.deps import CurrentKey, PartsDep
 from services.gateway.generation import ClientGone, Made
+from services.gateway.hangup import CLIENT_CLOSED, hung_up
 from services.gateway.openapi import documented
 from services.gateway.problems import Problem, invalid, request_id
 from services.gateway.schemas import (
@@ -24,7 +25,6 @@ from services.gateway.schemas import (
 JSON = "application/json"
 PNG = "image/png"
 LONGEST_WARNING = 300  # proxies take a few KiB of headers
-CLIENT_CLOSED = 499  # nginx's number for it; nobody is there to read it but the log
 
 router = APIRouter(tags=["images"])
 
@@ -92,17 +92,11 @@ async def generate_image(
         raise invalid([("images", f"{PNG} holds one picture; ask for 1, or accept {JSON}")])
     try:
         made = await parts.generation.make(
-            key, body, request_id=request_id(request), gone=lambda: _hung_up(request)
+            key, body, request_id=request_id(request), gone=lambda: hung_up(request)
         )
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED)
     return _as_png(made) if kind == PNG else _as_json(made)
-
-
-async def _hung_up(request: Request) -> None:
-    """Returns when the client has closed its connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _as_json(made: Made) -> Response:

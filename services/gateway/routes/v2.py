@@ -1,0 +1,87 @@
+"""`/v2`: Triton's own protocol over HTTP, for its clients and KServe's, with a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from services.gateway.deps import CurrentKey, PartsDep
+from services.gateway.generation import ClientGone
+from services.gateway.hangup import CLIENT_CLOSED, hung_up
+from services.gateway.replicas import V2Answer
+from services.gateway.v2 import HEADER_LENGTH, V2Refused
+
+router = APIRouter(prefix="/v2", tags=["V2 inference"])
+
+MODEL = "/models/{model}"
+PASSED_ON = ("accept", "accept-encoding", "content-type")
+PASSED_BACK = ("content-type", "content-encoding", HEADER_LENGTH.lower())
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"example": {"error": "…"}}}}
+    for status, text in {
+        400: "The call cannot be made so.",
+        401: "No key, or none that works.",
+        404: "No such model, or no such adapter.",
+        413: "The body is too large.",
+        429: "The quota is used up.",
+        503: "The adapter is not ready, or the engine is busy or away.",
+    }.items()
+}
+
+
+@router.get("", responses=ERRORS)
+@router.get("/health/live", responses=ERRORS)
+@router.get("/health/ready", responses=ERRORS)
+@router.get(MODEL, responses=ERRORS)
+@router.get(MODEL + "/ready", responses=ERRORS)
+@router.get(MODEL + "/config", responses=ERRORS)
+@router.get(MODEL + "/versions/{version}", responses=ERRORS)
+@router.get(MODEL + "/versions/{version}/ready", responses=ERRORS)
+@router.get(MODEL + "/versions/{version}/config", responses=ERRORS)
+async def look(request: Request, parts: PartsDep, key: CurrentKey, model: str = "") -> Response:
+    """What Triton says of itself and of its model."""
+    _known(model, parts.settings.model)
+    return _back(await parts.v2.look(request.url.path, _on(request), key))
+
+
+@router.post(MODEL + "/infer", responses=ERRORS)
+@router.post(MODEL + "/versions/{version}/infer", responses=ERRORS)
+async def infer(request: Request, parts: PartsDep, key: CurrentKey, model: str) -> Response:
+    """Pictures, by the inputs PROMPT, NEGATIVE_PROMPT, ADAPTERS, SCHEDULER, SEED, STEPS, WIDTH,
+    HEIGHT, IMAGES, GUIDANCE_SCALE.
+
+    ADAPTERS is a JSON list of `{"name", "version"?, "weight"?}`; one without a version gets the
+    one that serves. Trigger words are not filled in. Delivered pictures are charged to the key.
+    """
+    _known(model, parts.settings.model)
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise V2Refused("send the body uncompressed: it is read here")
+    try:
+        answer = await parts.v2.infer(
+            request.url.path,
+            await request.body(),
+            _on(request),
+            key,
+            header_length=request.headers.get(HEADER_LENGTH),
+            gone=lambda: hung_up(request),
+        )
+    except ClientGone:
+        return Response(status_code=CLIENT_CLOSED)
+    return _back(answer)
+
+
+def _known(model: str, ours: str) -> None:
+    if model not in ("", ours):
+        raise V2Refused(f"there is no model {model[:40]!r} here; it is called {ours}")
+
+
+def _on(request: Request) -> Mapping[str, str]:
+    """Without the key: nobody behind the gateway is to see it."""
+    return {name: value for name, value in request.headers.items() if name in PASSED_ON}
+
+
+def _back(answer: V2Answer) -> Response:
+    headers = {n: value for n, value in answer.headers.items() if n.lower() in PASSED_BACK}
+    return Response(answer.body, answer.status, headers)
