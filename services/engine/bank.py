@@ -2,8 +2,10 @@
 
 For each group of projections (one component, one shape) there is a pair of tensors
 `A[layer, slot, rank, in]` and `B[layer, slot, rank, out]`. `B` is stored transposed, so that a
-narrower rank is a slice of whole rows on both sides. Slot 0 is all zeros. Lower ranks are padded
-with zeros. Several weighted adapters share one slot: they lie beside one another along the rank.
+narrower rank is a slice of whole rows on both sides; in memory the rank comes first, so that such a
+slice is one piece, which a compiled UNet takes without a copy. Slot 0 is all zeros. Lower ranks are
+padded with zeros. Several weighted adapters share one slot: they lie beside one another along the
+rank.
 """
 
 from __future__ import annotations
@@ -52,9 +54,10 @@ class Bank:
                     f"slots={slots} and max_rank={max_rank} give a bank tensor of more than 2³¹ "
                     "elements; lower one of them"
                 )
-            shape = (group.layers, slots + 1, max_rank)
+            shape = (max_rank, group.layers, slots + 1)
             for side, features in ((self._A, group.in_features), (self._B, group.out_features)):
-                side.append(torch.zeros(*shape, features, dtype=dtype, device=device))
+                stored = torch.zeros(*shape, features, dtype=dtype, device=device)
+                side.append(stored.permute(1, 2, 0, 3))
         self._rank = [0] * (slots + 1)
         self._mask = [0] * (slots + 1)
 
@@ -86,10 +89,14 @@ class Bank:
         for weights, _ in parts:
             self._mask[slot] |= weights.mask
 
-    def view(self, slots: Iterable[int]) -> BankView:
-        """What a batch with these slots has to read: nothing at all where all are slot 0."""
+    def view(self, slots: Iterable[int], *, rank: int | None = None) -> BankView:
+        """What a batch with these slots has to read: nothing at all where all are slot 0.
+
+        `rank` is for those who always read the same, however little of it is in use.
+        """
         used = set(slots)
-        rank = max(self._rank[slot] for slot in used)
+        if rank is None:
+            rank = max(self._rank[slot] for slot in used)
         mask = 0
         for slot in used:
             mask |= self._mask[slot]

@@ -45,7 +45,7 @@ class Base:
     @property
     def device(self) -> torch.device:
         """Where every component lies."""
-        return self.unet.device
+        return self.vae.device
 
     @property
     def reduction(self) -> int:
@@ -65,21 +65,28 @@ def load_base(
     vae: str | Path | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    unet_weights: bool = True,
 ) -> Base:
     """Loads a base from a folder or a hub id; raises BaseError naming what is missing or unfit.
 
-    `vae` replaces the checkpoint's own (a folder or hub id that holds an AutoencoderKL).
+    `vae` replaces the checkpoint's own (a folder or hub id that holds an AutoencoderKL). Without
+    `unet_weights` the UNet has its layers but no memory: a compiled one takes its place.
     """
     folder = resolve_base(str(model), revision)
     index = _index(folder)
     vae_folder = folder / "vae" if vae is None else resolve_vae(str(vae))
-    unet = _component(UNet2DConditionModel, folder / "unet", dtype)
+    if unet_weights:
+        unet = _component(UNet2DConditionModel, folder / "unet", dtype)
+    else:
+        unet = _hollow(UNet2DConditionModel, folder / "unet", dtype)
     _check_unet(unet, folder)
     autoencoder = _component(AutoencoderKL, vae_folder, vae_dtype(dtype, vae_folder))
     first = _component(CLIPTextModel, folder / "text_encoder", dtype)
     second = _component(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype)
     for module in (unet, autoencoder, first, second):
-        module.requires_grad_(False).eval().to(device)
+        module.requires_grad_(False).eval()
+        if module is not unet or unet_weights:
+            module.to(device)
     for convolutional in (unet, autoencoder):  # 5 to 20 % faster; the values stay as they are
         convolutional.to(memory_format=torch.channels_last)
     return Base(
@@ -119,6 +126,14 @@ def _component(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     try:
         return cls.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BaseError(f"{folder}: not a {cls.__name__}: {error}") from error
+
+
+def _hollow(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+    try:
+        with torch.device("meta"):
+            return cls.from_config(cls.load_config(folder, local_files_only=True)).to(dtype)
+    except (OSError, ValueError) as error:
         raise BaseError(f"{folder}: not a {cls.__name__}: {error}") from error
 
 

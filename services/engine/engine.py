@@ -30,7 +30,7 @@ from services.engine.request import (
     QueueFull,
     RequestError,
 )
-from services.engine.scheduling import Batch, choose
+from services.engine.scheduling import Batch, Shape, choose
 from services.engine.settings import EngineSettings
 from services.engine.stats import EngineStats, metrics
 from services.engine.store import AdapterStore
@@ -78,7 +78,7 @@ class Engine:
             patience=settings.patience,
             stats=self._stats,
         )
-        self._backend = make_backend(settings.backend, base, layout)
+        self._backend = make_backend(settings, base, layout)
         self._max_rows = min([settings.max_batch, *self._backend.ladder[-1:]])
         self.digest = digest_json(self.describe())
         self._waiting: list[Flight] = []  # in order of arrival
@@ -96,7 +96,9 @@ class Engine:
         """An engine on a base from a folder or a hub id."""
         settings = settings or EngineSettings()
         device, dtype = settings.torch_device(), settings.torch_dtype()
-        return cls(load_base(base, vae=vae, device=device, dtype=dtype), settings)
+        compiled = settings.backend != "torch"
+        loaded = load_base(base, vae=vae, device=device, dtype=dtype, unet_weights=not compiled)
+        return cls(loaded, settings)
 
     def describe(self) -> dict[str, str | None]:
         """What decides about the pixels beside the request; `digest` is over this."""
@@ -108,6 +110,7 @@ class Engine:
             "device": self.base.device.type,
             "torch": torch.__version__,
             "diffusers": diffusers.__version__,
+            **self._backend.describe(),
         }
 
     @property
@@ -297,12 +300,8 @@ class Engine:
         names = [use.name for use in request.adapters]
         if len(set(names)) < len(names):
             raise RequestError("adapters: one is named twice; give it once, with its weight")
-        sides = (request.height or self.base.size, request.width or self.base.size)
         flight = Flight(
-            order=next(self._orders),
-            request=request,
-            entries=(),
-            shape=(sides[0] // self.base.reduction, sides[1] // self.base.reduction),
+            order=next(self._orders), request=request, entries=(), shape=self._shape(request)
         )
         try:
             for use in request.adapters:
@@ -316,6 +315,18 @@ class Engine:
             self._admission.leave(flight)
             raise
         return flight
+
+    def _shape(self, request: ImageRequest) -> Shape:
+        """Height and width of the latents; RequestError where the backend has no such."""
+        scale = self.base.reduction
+        height, width = request.height or self.base.size, request.width or self.base.size
+        shape, known = (height // scale, width // scale), self._backend.sizes
+        if known and shape not in known:
+            raise RequestError(
+                f"width, height: {width}×{height} is not a size that this engine was compiled for; "
+                f"use {' or '.join(f'{w * scale}×{h * scale}' for h, w in known)}"
+            )
+        return shape
 
     def _decode(self, images: Sequence[Image]) -> None:
         started = time.monotonic()

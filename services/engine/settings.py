@@ -11,7 +11,7 @@ from atelier.errors import BadInput
 if TYPE_CHECKING:
     import torch
 
-BACKENDS: Final = ("torch",)  # each a file of backends/
+BACKENDS: Final = ("torch", "onnx", "tensorrt")  # each a file of backends/
 PRECISIONS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # torch's names
 _COUNTS = ("slots", "max_rank", "inflight", "queue", "patience", "decode_batch")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -34,6 +34,7 @@ class EngineSettings:
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     precision: str = "auto"  # auto is fp16 on CUDA and fp32 elsewhere
     backend: str = "torch"
+    compiled: str | None = None  # the folder of the UNet that onnx and tensorrt run
 
     def __post_init__(self) -> None:
         """Raises ValueError: the field, a colon, and what it must be."""
@@ -71,3 +72,9 @@ class EngineSettings:
             return torch.float16 if self.torch_device().type == "cuda" else torch.float32
         dtype: torch.dtype = getattr(torch, PRECISIONS[self.precision])
         return dtype
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """The settings' name of a number format."""
+    name = str(dtype).removeprefix("torch.")
+    return next(short for short, long in PRECISIONS.items() if long == name)

@@ -22,6 +22,7 @@ _ENGINE: dict[str, tuple[str, type[int] | type[str]]] = {
     "ATELIER_DEVICE": ("device", str),
     "ATELIER_PRECISION": ("precision", str),
     "ATELIER_BACKEND": ("backend", str),
+    "ATELIER_COMPILED": ("compiled", str),
 }
 
 

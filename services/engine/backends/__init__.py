@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from atelier.errors import BadInput
+from services.engine.backends.compiled import Compiled
 from services.engine.backends.protocol import Backend
 from services.engine.backends.torch import TorchBackend
 from services.engine.base import Base
 from services.engine.layout import Layout
+from services.engine.settings import EngineSettings, precision_of
 
-BACKENDS = {"torch": TorchBackend}
+
+def make_backend(settings: EngineSettings, base: Base, layout: Layout) -> Backend:
+    """The backend that the settings name; BadInput where it cannot run here."""
+    return BACKENDS[settings.backend](settings, base, layout)
 
 
-def make_backend(name: str, base: Base, layout: Layout) -> Backend:
-    """The backend of a name that EngineSettings takes."""
-    return BACKENDS[name](base, layout)
+def _torch(settings: EngineSettings, base: Base, layout: Layout) -> Backend:
+    return TorchBackend(base, layout)
+
+
+def _onnx(settings: EngineSettings, base: Base, layout: Layout) -> Backend:
+    from services.engine.backends.onnxruntime import OnnxBackend
+
+    return OnnxBackend(_compiled(settings, base), layout, base.device)
+
+
+def _tensorrt(settings: EngineSettings, base: Base, layout: Layout) -> Backend:
+    from services.engine.backends.tensorrt import TensorRTBackend
+
+    compiled = _compiled(settings, base)
+    return TensorRTBackend(
+        compiled, layout, device=base.device, slots=settings.slots, rank=settings.max_rank
+    )
+
+
+BACKENDS: Mapping[str, Callable[[EngineSettings, Base, Layout], Backend]] = {
+    "torch": _torch,
+    "onnx": _onnx,
+    "tensorrt": _tensorrt,
+}
+
+
+def _compiled(settings: EngineSettings, base: Base) -> Compiled:
+    """What the settings name, fit for the base as it is here."""
+    if settings.compiled is None:
+        raise BadInput(
+            f"backend {settings.backend}: needs a UNet compiled for this base; name its folder by "
+            "ATELIER_COMPILED, and make one with `atelier compile`"
+        )
+    compiled = Compiled.open(Path(settings.compiled))
+    precision = precision_of(base.dtype)
+    compiled.check(backend=settings.backend, base=base.digest, precision=precision)
+    return compiled

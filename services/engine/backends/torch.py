@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from services.engine.bank import Bank
 from services.engine.banked import BankedUNet
 from services.engine.base import Base
 from services.engine.layout import Layout
+from services.engine.scheduling import Shape
 
 
 class TorchBackend:
@@ -18,9 +19,14 @@ class TorchBackend:
 
     name = "torch"
     ladder: tuple[int, ...] = ()
+    sizes: tuple[Shape, ...] = ()
 
     def __init__(self, base: Base, layout: Layout) -> None:
         self._unet = BankedUNet(base.unet, layout).eval()
+
+    def describe(self) -> Mapping[str, str]:
+        """See Backend."""
+        return {}
 
     def denoise(
         self,

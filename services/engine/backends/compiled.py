@@ -1,0 +1,151 @@
+"""A UNet compiled ahead: what its folder says about it, and what it takes as inputs.
+
+The folder holds the compiled files and `engine.json`, written last. Its key is the digest of what
+it was compiled from, so that it can be looked for before anything is compiled; its digest covers
+the files themselves. `pipelines/compile` makes it, the backends beside this module run it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from atelier.errors import BadInput
+from atelier.files import digest_json, sha256_bytes, sha256_file
+from atelier.names import Digest, hex_of
+from services.engine.scheduling import Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from services.engine.bank import BankView
+    from services.engine.layout import Layout
+
+MANIFEST = "engine.json"
+ANY_DEVICE = "any"
+# Of every graph, in this order; the bank's tensors follow (see `bank_names`).
+INPUTS = ("latents", "timesteps", "text", "pooled", "time_ids", "slots")
+OUTPUT = "noise"
+
+
+class BankShape(BaseModel):
+    """The bank that a graph of fixed shapes was compiled for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int
+    slots: int  # without slot 0
+
+
+class CompileSpec(BaseModel):
+    """What a compiled UNet is made from. Where nothing is named, anything fits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    graph: Literal[1] = 1  # to be raised with every change of inputs or arithmetic
+    backend: Literal["onnx", "tensorrt"]
+    base: Digest
+    precision: str = Field(pattern="fp32|fp16")
+    bank: BankShape | None = None
+    batches: tuple[int, ...] = ()  # rows of one call, ascending
+    sizes: tuple[Shape, ...] = ()  # of the latents
+    device: str = ANY_DEVICE
+    versions: Mapping[str, str]  # of what compiled it
+
+    @property
+    def key(self) -> str:
+        """Hexadecimal; `mlflow://engines/<key>`."""
+        return hex_of(digest_json(self.model_dump(mode="json")))
+
+    @property
+    def profiles(self) -> tuple[tuple[int, Shape], ...]:
+        """The calls that a graph of fixed shapes can run: rows, and height and width."""
+        return tuple(itertools.product(self.batches, self.sizes))
+
+
+class Manifest(BaseModel):
+    """engine.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: CompileSpec
+    files: Mapping[str, Digest]
+    error: float  # the largest difference to torch, of the prediction's largest value
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A folder whose files are what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+    digest: str  # of the manifest, and so of the files
+
+    @property
+    def spec(self) -> CompileSpec:
+        """What it was compiled from."""
+        return self.manifest.spec
+
+    @classmethod
+    def open(cls, folder: Path) -> Compiled:
+        """Raises BadInput where something is missing, damaged or of another program's making."""
+        file = folder / MANIFEST
+        if not file.is_file():
+            raise BadInput(
+                f"{folder}: holds no compiled UNet ({MANIFEST} is missing); make one with "
+                "`atelier compile`"
+            )
+        data = file.read_bytes()
+        try:
+            manifest = Manifest.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "it"
+            raise BadInput(f"{file}: {place}: {first['msg']}; compile it again") from error
+        for name, digest in manifest.files.items():
+            if not (folder / name).is_file() or sha256_file(folder / name) != digest:
+                raise BadInput(f"{folder / name}: missing or damaged; compile or fetch it again")
+        return cls(folder, manifest, sha256_bytes(data))
+
+    def check(self, *, backend: str, base: str, precision: str) -> None:
+        """Raises BadInput where it was compiled for something else."""
+        for name, here, there in (
+            ("backend", backend, self.spec.backend),
+            ("base", base, self.spec.base),
+            ("precision", precision, self.spec.precision),
+        ):
+            if here != there:
+                raise BadInput(
+                    f"{self.folder}: was compiled for {name} {there}, and this engine has {here}"
+                )
+
+    def file(self, suffix: str) -> Path:
+        """The one file that a runtime is started with."""
+        return next(self.folder / name for name in self.manifest.files if name.endswith(suffix))
+
+
+def bank_groups(layout: Layout) -> tuple[int, ...]:
+    """The bank's groups that are inputs of a compiled UNet, in order."""
+    return tuple(i for i, group in enumerate(layout.groups) if group.component == "unet")
+
+
+def bank_names(layout: Layout) -> tuple[str, ...]:
+    """The names of the bank's inputs: a pair for each shape of projections."""
+    groups = (layout.groups[i] for i in bank_groups(layout))
+    shapes = [f"{group.in_features}x{group.out_features}" for group in groups]
+    return tuple(f"bank_{shape}_{side}" for shape in shapes for side in "AB")
+
+
+def bank_inputs(view: BankView, layout: Layout) -> tuple[Tensor, ...]:
+    """The bank as a graph takes it: [rank, layer, slot, features], in the order of the names.
+
+    Contiguous as it lies in the bank: nothing is copied.
+    """
+    return tuple(
+        side[i].permute(2, 0, 1, 3) for i in bank_groups(layout) for side in (view.A, view.B)
+    )

@@ -1,0 +1,97 @@
+"""A UNet compiled to ONNX, run by ONNX Runtime on a CPU, or on CUDA where its build has that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from services.engine.backends.compiled import (
+    INPUTS,
+    OUTPUT,
+    Compiled,
+    bank_inputs,
+    bank_names,
+)
+from services.engine.bank import Bank
+from services.engine.layout import Layout
+from services.engine.scheduling import Shape
+
+_NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}
+_ERRORS_ONLY = 3
+
+
+class OnnxBackend:
+    """Runs any number of rows, of any size, slots and rank: the graph has them as dimensions."""
+
+    name = "onnx"
+    ladder: tuple[int, ...] = ()
+    sizes: tuple[Shape, ...] = ()
+
+    def __init__(self, compiled: Compiled, layout: Layout, device: torch.device) -> None:
+        self._compiled, self._layout, self._device = compiled, layout, device
+        self._names = (*INPUTS, *bank_names(layout))
+        self._session = _session(compiled, device)
+
+    def describe(self) -> Mapping[str, str]:
+        """See Backend."""
+        import onnxruntime
+
+        return {
+            "compiled": self._compiled.digest,
+            "onnxruntime": onnxruntime.__version__,
+            "provider": self._session.get_providers()[0],
+        }
+
+    def denoise(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        pooled: Tensor,
+        time_ids: Tensor,
+        slots: Sequence[int],
+        bank: Bank,
+    ) -> Tensor:
+        """See Backend. Every tensor is read and written where it lies."""
+        rows = torch.tensor(slots, device=latents.device)
+        adapters = bank_inputs(bank.view(slots), self._layout)
+        inputs = (latents, timesteps, text, pooled, time_ids, rows, *adapters)
+        held = [tensor.contiguous() for tensor in inputs]  # alive until the run is over
+        predicted = torch.empty_like(latents, memory_format=torch.contiguous_format)
+        binding = self._session.io_binding()
+        for name, tensor in zip(self._names, held, strict=True):
+            binding.bind_input(name, *_where(tensor))
+        binding.bind_output(OUTPUT, *_where(predicted))
+        if latents.device.type == "cuda":
+            torch.cuda.current_stream(latents.device).synchronize()  # the runtime has its own
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return predicted
+
+
+def _where(tensor: Tensor) -> tuple[str, int, Any, list[int], int]:
+    """A tensor as a binding takes it."""
+    device = tensor.device
+    # An empty bank (no row has an adapter) has no address; one that is never read will do.
+    address = tensor.data_ptr() or 1
+    return device.type, device.index or 0, _NUMPY[tensor.dtype], list(tensor.shape), address
+
+
+def _session(compiled: Compiled, device: torch.device) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = _ERRORS_ONLY
+    # Threads that wait for the next call would take the cores from the schedulers and the VAE.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    wanted: list[Any] = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        wanted.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    return onnxruntime.InferenceSession(
+        str(compiled.file(".onnx")), sess_options=options, providers=wanted
+    )

@@ -1,0 +1,140 @@
+"""A UNet compiled to a TensorRT engine, run on the GPU that it was built on.
+
+One optimisation profile for each batch size and latent size, each with shapes of its own and no
+others. The bank is an input like the latents: the engine is never refit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atelier.errors import BadInput
+from services.engine.backends.compiled import (
+    INPUTS,
+    OUTPUT,
+    BankShape,
+    Compiled,
+    bank_inputs,
+    bank_names,
+)
+from services.engine.bank import Bank
+from services.engine.layout import Layout
+
+LIBRARIES = "ATELIER_TENSORRT"  # a folder of TensorRT's libraries, where no package brings them
+
+
+def load_tensorrt() -> Any:
+    """TensorRT's Python module; BadInput says how to come by it.
+
+    NVIDIA's `tensorrt` package brings its libraries. The bindings alone (`tensorrt_cu13_bindings`)
+    find them where they have been loaded before.
+    """
+    try:
+        if folder := os.environ.get(LIBRARIES):
+            # libnvinfer comes first in this order too, and the others need it.
+            for library in sorted(Path(folder).glob("libnv*.so*")):
+                ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+            return importlib.import_module("tensorrt_bindings")
+        return importlib.import_module("tensorrt")
+    except (ImportError, OSError) as error:
+        raise BadInput(
+            f"backend tensorrt: TensorRT cannot be loaded ({error}); install the tensorrt package "
+            f"of this CUDA, or its bindings with the libraries' folder in {LIBRARIES}"
+        ) from error
+
+
+def gpu_name(device: torch.device) -> str:
+    """What an engine is tied to: the GPU's name and compute capability."""
+    if device.type != "cuda":
+        raise BadInput("backend tensorrt: needs the NVIDIA GPU that the UNet is compiled for")
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
+
+
+class TensorRTBackend:
+    """Runs the batch sizes and latent sizes that were asked for when it was compiled."""
+
+    name = "tensorrt"
+
+    def __init__(
+        self, compiled: Compiled, layout: Layout, *, device: torch.device, slots: int, rank: int
+    ) -> None:
+        """Raises BadInput where it was compiled for another bank or another GPU."""
+        spec = compiled.spec
+        for name, here, there in (
+            ("GPU", gpu_name(device), spec.device),
+            ("slots and max_rank", BankShape(slots=slots, rank=rank), spec.bank),
+        ):
+            if here != there:
+                raise BadInput(
+                    f"{compiled.folder}: was compiled for {name} {there}, here is {here}"
+                )
+        self.ladder, self.sizes = spec.batches, spec.sizes
+        self._compiled, self._layout, self._rank = compiled, layout, rank
+        self._names = (*INPUTS, *bank_names(layout))
+        trt = load_tensorrt()
+        self._version = str(trt.__version__)
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        self._engine = self._runtime.deserialize_cuda_engine(compiled.file(".plan").read_bytes())
+        if self._engine is None:
+            raise BadInput(
+                f"{compiled.folder}: TensorRT {self._version} cannot load it; compile it again here"
+            )
+        # One call at a time: the profiles share what they need beside inputs and outputs.
+        profiles = spec.profiles
+        needed = [
+            int(self._engine.get_device_memory_size_for_profile_v2(i)) for i in range(len(profiles))
+        ]
+        self._memory = torch.empty(max(needed), dtype=torch.uint8, device=device)
+        stream = torch.cuda.current_stream(device)
+        self._contexts = {}
+        for number, profile in enumerate(profiles):
+            context = self._engine.create_execution_context(
+                trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            )
+            context.set_optimization_profile_async(number, stream.cuda_stream)
+            context.set_device_memory(self._memory.data_ptr(), self._memory.nbytes)
+            self._contexts[profile] = context
+        stream.synchronize()
+
+    def describe(self) -> Mapping[str, str]:
+        """See Backend."""
+        return {
+            "compiled": self._compiled.digest,
+            "tensorrt": self._version,
+            "gpu": self._compiled.spec.device,
+        }
+
+    def denoise(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        text: Tensor,
+        pooled: Tensor,
+        time_ids: Tensor,
+        slots: Sequence[int],
+        bank: Bank,
+    ) -> Tensor:
+        """See Backend. Every tensor is read and written where it lies, on torch's stream."""
+        rows, _, height, width = latents.shape
+        context = self._contexts[rows, (height, width)]
+        slot_of = torch.tensor(slots, device=latents.device)
+        adapters = bank_inputs(bank.view(slots, rank=self._rank), self._layout)
+        inputs = (latents, timesteps, text, pooled, time_ids, slot_of, *adapters)
+        held = [tensor.contiguous() for tensor in inputs]  # alive until the call is enqueued
+        predicted = torch.empty_like(latents, memory_format=torch.contiguous_format)
+        for name, tensor in zip(self._names, held, strict=True):
+            context.set_input_shape(name, tuple(tensor.shape))
+            context.set_tensor_address(name, tensor.data_ptr())
+        context.set_tensor_address(OUTPUT, predicted.data_ptr())
+        if not context.execute_async_v3(torch.cuda.current_stream(latents.device).cuda_stream):
+            raise RuntimeError("TensorRT: the call was not accepted; see its messages above")
+        return predicted

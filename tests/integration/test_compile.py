@@ -1,0 +1,201 @@
+"""`atelier compile`: keyed by what it is made from, checked against torch, whole or not there."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from atelier.artifacts import Artifacts
+from atelier.errors import BadInput, Refused
+from atelier.files import sha256_file
+from atelier.names import ArtifactRef
+from pipelines.compile import CompileRequest, compile_unet, spec_of
+from pipelines.compile.__main__ import main
+from pipelines.compile.check import TOLERANCE, check
+from pipelines.compile.graph import CompiledUNet
+from pipelines.compile.samples import random_bank, random_call
+from services.engine import Base, Engine, EngineSettings, load_base
+from services.engine.backends.compiled import MANIFEST, Compiled, bank_inputs, bank_names
+from services.engine.backends.onnxruntime import OnnxBackend
+from services.engine.backends.torch import TorchBackend
+from services.engine.layout import layout_of
+
+
+@pytest.fixture(scope="module")
+def base(tiny_model: Path) -> Base:
+    return load_base(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def compiled(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """Read only: damage a copy."""
+    output = tmp_path_factory.mktemp("compile") / "compiled"
+    return compile_unet(CompileRequest(str(tiny_model)), output=output)
+
+
+@pytest.fixture
+def copy(compiled: Compiled, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(compiled.folder, tmp_path / "copy"))
+
+
+def settings(folder: Path, **others: object) -> EngineSettings:
+    return EngineSettings(backend="onnx", compiled=str(folder), **others)  # type: ignore[arg-type]
+
+
+def test_the_graph_that_is_exported_computes_what_the_torch_backend_computes(base: Base) -> None:
+    layout = layout_of(base)
+    bank = random_bank(base, layout, slots=3, max_rank=6, ranks=(2, 6))
+    unet, backend = CompiledUNet(base, layout).eval(), TorchBackend(base, layout)
+    for size, slots in (((8, 8), [2, 0, 1, 2]), ((5, 9), [1]), ((8, 4), [0, 0])):
+        call = random_call(base, size, slots, torch.Generator().manual_seed(2))
+        with torch.inference_mode():
+            inputs = bank_inputs(bank.view(slots), layout)
+            found = unet(*call.tensors, torch.tensor(slots), *inputs)
+            wanted = backend.denoise(*call.tensors, slots, bank)
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_the_bank_is_a_handful_of_inputs_that_nothing_is_copied_for(
+    base: Base, compiled: Compiled
+) -> None:
+    layout = layout_of(base)
+    model = onnx.load(compiled.file(".onnx"), load_external_data=False)
+    bank_of_graph = [i.name for i in model.graph.input if i.name.startswith("bank")]
+    assert bank_of_graph == list(bank_names(layout))
+    assert len(bank_of_graph) < len(layout.of("unet")) / 4
+    bank = random_bank(base, layout, slots=3, max_rank=6, ranks=(2, 6))
+    for slots, rank in (([1, 0], 2), ([2], 6), ([0], 0)):
+        for tensor in bank_inputs(bank.view(slots), layout):
+            assert tensor.shape[0] == rank and tensor.is_contiguous()
+            assert not rank or tensor.data_ptr() in {t.data_ptr() for t in (*bank._A, *bank._B)}
+
+
+def test_the_same_again_is_the_same_and_something_else_has_another_key(
+    base: Base, compiled: Compiled, tiny_model: Path
+) -> None:
+    written = (compiled.folder / MANIFEST).stat().st_mtime_ns
+    again = compile_unet(CompileRequest(str(tiny_model)), output=compiled.folder)
+    assert again.digest == compiled.digest
+    assert (compiled.folder / MANIFEST).stat().st_mtime_ns == written
+    half = load_base(tiny_model, dtype=torch.float16)
+    assert spec_of(CompileRequest("any"), base).key == compiled.spec.key
+    assert spec_of(CompileRequest("any"), half).key != compiled.spec.key
+    assert compiled.manifest.error < 1e-4
+
+
+def test_a_graph_whose_numbers_differ_is_refused(copy: Path, base: Base) -> None:
+    """One weight of one layer of 92 is off."""
+    file = copy / "unet.onnx"
+    model = onnx.load(file)
+    weight = next(
+        one for one in model.graph.initializer if one.name.endswith("attn1.to_out.0.bias")
+    )
+    values = onnx.numpy_helper.to_array(weight) + np.float32(0.5)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    for old in copy.iterdir():
+        if old.name != MANIFEST:
+            old.unlink()
+    onnx.save_model(model, file)
+    edit(copy, files={file.name: sha256_file(file)})
+    changed, layout = Compiled.open(copy), layout_of(base)
+    backend = OnnxBackend(changed, layout, base.device)
+    with pytest.raises(Refused, match="differ from torch by"):
+        check(backend, base, layout, changed.spec, lambda *_: None)
+    assert TOLERANCE["fp32"] < 0.01
+
+
+def edit(folder: Path, **changes: object) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
+
+
+def test_what_is_damaged_or_made_for_something_else_is_not_served(
+    copy: Path, tiny_model: Path
+) -> None:
+    def refused(match: str, **others: object) -> None:
+        with pytest.raises(BadInput, match=match):
+            Engine.load(tiny_model, settings=settings(copy, **others))
+
+    refused("compiled for precision fp32, and this engine has bf16", precision="bf16")
+    spec = json.loads((copy / MANIFEST).read_text())["spec"]
+    edit(copy, spec={**spec, "base": "sha256:" + "0" * 64})
+    refused("compiled for base sha256:0000")
+    edit(copy, spec={**spec, "graph": 2})
+    refused(r"spec\.graph: .* compile it again")
+    edit(copy, spec=spec)
+    data = bytearray((copy / "unet.onnx.data").read_bytes())
+    data[100] ^= 1
+    (copy / "unet.onnx.data").write_bytes(data)
+    refused("unet.onnx.data: missing or damaged")
+    shutil.rmtree(copy)
+    refused("holds no compiled UNet")
+    with pytest.raises(BadInput, match="ATELIER_COMPILED"):
+        Engine.load(tiny_model, settings=EngineSettings(backend="onnx"))
+
+
+def test_the_engine_digest_covers_the_compiled_files(
+    compiled: Compiled, copy: Path, tiny_model: Path
+) -> None:
+    model = onnx.load(copy / "unet.onnx", load_external_data=False)
+    model.producer_name = "another"  # computes the same
+    onnx.save_model(model, copy / "unet.onnx")
+    files = json.loads((copy / MANIFEST).read_text())["files"]
+    edit(copy, files={**files, "unet.onnx": sha256_file(copy / "unet.onnx")})
+    one, other = (
+        Engine.load(tiny_model, settings=settings(folder)) for folder in (compiled.folder, copy)
+    )
+    assert one.describe() != other.describe() and one.digest != other.digest
+    assert one.digest == Engine.load(tiny_model, settings=settings(compiled.folder)).digest
+
+
+def test_as_a_process_it_goes_through_the_registry(
+    compiled: Compiled,
+    copy: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Put by one, fetched by the next, which compiles nothing."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for output in (copy, tmp_path / "fetched"):
+        assert main([str(tiny_model), "--output", str(output), "--registry"]) == 0
+        said = capsys.readouterr()
+        assert said.out == f"mlflow://engines/{compiled.spec.key} {compiled.digest}\n"
+        assert "exporting" not in said.err
+    assert Artifacts(uri).exists(ArtifactRef("engines", compiled.spec.key))
+    Engine.load(tiny_model, settings=settings(tmp_path / "fetched"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--sizes", "64"], "WIDTHxHEIGHT"),
+        (["--batch", "2"], "leave them out"),
+        (["--precision", "bf16"], "use fp16 or fp32"),
+        (["--backend", "tensorrt", "--device", "cpu"], "needs the NVIDIA GPU"),
+    ],
+)
+def test_what_cannot_be_compiled_is_bad_input(
+    tiny_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    output = tmp_path / "compiled"
+    assert main([str(tiny_model), "--output", str(output), *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_folder_of_other_things_is_left_alone(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear reader")
+    with pytest.raises(BadInput, match="holds something else"):
+        compile_unet(CompileRequest(str(tiny_model)), output=tmp_path)
+    assert (tmp_path / "letter.txt").read_text() == "dear reader"
