@@ -127,7 +127,8 @@ def test_nothing_is_left_of_a_cluster(settings: Settings) -> None:
     stop(settings, etcd, signal.SIGKILL)
     stop(settings, kubelet, signal.SIGKILL)
     running = cluster.status(settings)
-    assert [name for name, runs in running.items() if not runs] == ["etcd", "kubelet"]
+    # A controller manager that was still starting gives up without a store.
+    assert {name for name, runs in running.items() if not runs} >= {"etcd", "kubelet"}
     cluster.up(settings, ("dns",))
     assert all(cluster.status(settings).values())
     assert kubectl(settings.kubeconfig, *pods) == first

@@ -1,6 +1,7 @@
 """What runs on the cluster before anything of ours does: DNS, KServe, Kueue."""
 
 import base64
+import time
 from collections.abc import Callable
 from pathlib import Path
 from string import Template
@@ -19,6 +20,7 @@ from tests.cluster.local.kubectl import (
 from tests.cluster.local.programs import DOMAIN
 from tests.cluster.local.settings import NODE, Settings
 from tests.cluster.local.tools import chart, program
+from tests.cluster.local.trouble import ClusterTroubleError
 
 KSERVE_VALUES = {
     "kserve": {
@@ -57,6 +59,9 @@ def kserve(settings: Settings) -> None:
             _ours(one, image)
     apply(config, [_webhook_certificate(settings), *kept])
     wait_for_deployment(config, "kserve", "kserve-controller-manager")
+    api = "serving.kserve.io/v1alpha1"
+    container = {"name": "kserve-container", "image": image}
+    _wait_for_webhook(config, api, "ClusterServingRuntime", {"containers": [container]})
 
 
 def kueue(settings: Settings) -> None:
@@ -73,13 +78,15 @@ def kueue(settings: Settings) -> None:
             _ours(one, image)
     apply(config, kept)
     wait_for_deployment(config, "kueue-system", "kueue-controller-manager")
+    _wait_for_webhook(config, "kueue.x-k8s.io/v1beta2", "ResourceFlavor", {})
 
 
 ADDONS: dict[str, Callable[[Settings], None]] = {"dns": dns, "kserve": kserve, "kueue": kueue}
 
 
 def _pushed(settings: Settings, name: str, place: str) -> str:
-    return images.push(images.scratch({place: program(name)}, place), settings.registry, name)
+    image = images.scratch({place: program(name)}, place)
+    return images.push(image, settings.registry, f"cluster/{name}")
 
 
 def _ours(deployment: dict[str, Any], image: str) -> None:
@@ -100,6 +107,20 @@ def _webhook_certificate(settings: Settings) -> dict[str, Any]:
         "metadata": {"name": "kserve-webhook-server-cert", "namespace": "kserve"},
         "data": {key: _encoded(settings.pki / file) for key, file in pair.items()},
     }
+
+
+def _wait_for_webhook(kubeconfig: Path, api: str, kind: str, spec: dict[str, Any]) -> None:
+    """Until an object that it looks at would be accepted: a ready pod is not yet an address."""
+    tried = {"apiVersion": api, "kind": kind, "metadata": {"name": "would-be"}, "spec": spec}
+    text = yaml.safe_dump(tried)
+    for attempt in range(60):
+        try:
+            kubectl(kubeconfig, "create", "--dry-run=server", "-f", "-", stdin=text)
+            return
+        except ClusterTroubleError:
+            if attempt == 59:
+                raise
+            time.sleep(1)
 
 
 def _encoded(path: Path) -> str:

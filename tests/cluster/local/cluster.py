@@ -14,6 +14,8 @@ from tests.cluster.local.programs import programs
 from tests.cluster.local.settings import Settings
 from tests.cluster.local.trouble import ClusterTroubleError, NotPossibleHereError
 
+PAUSE = "cluster/pause"
+
 
 def obstacle() -> str | None:
     """Why there cannot be a cluster here, in a sentence; None when there can."""
@@ -45,7 +47,7 @@ def up(settings: Settings, wanted: Iterable[str] = tuple(addons.ADDONS)) -> None
             with _told(program.name):
                 start(settings, program)
             if program.name == "registry":
-                images.push(_pause(), settings.registry, "pause")
+                images.push(_pause(), settings.registry, PAUSE)
         with _told("node is ready"):
             addons.wait_for_node(settings)
         for name in wanted:
@@ -71,7 +73,7 @@ def status(settings: Settings) -> dict[str, bool]:
 
 def everything(settings: Settings) -> tuple[Program, ...]:
     """All programs of the node, to stop and start (a fault's way in)."""
-    return programs(settings, _pause().at(settings.registry, "pause"))
+    return programs(settings, _pause().at(settings.registry, PAUSE))
 
 
 def _pause() -> images.Image:

@@ -35,11 +35,12 @@ exec {pause} {home}
 
 def holder(settings: Settings) -> int | None:
     """The process that is the node. Its command line says whose: no file can be out of date."""
-    wanted = [os.fsencode(program("pause")), os.fsencode(settings.home)]
+    home = os.fsencode(settings.home)
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                if (folder / "cmdline").read_bytes().split(b"\0")[:-1] == wanted:
+                words = (folder / "cmdline").read_bytes().split(b"\0")[:-1]
+                if words[1:] == [home] and words[0].endswith(b"/pause"):
                     return int(folder.name)
             except OSError:  # it has just ended
                 continue
