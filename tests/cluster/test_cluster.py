@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from tests.cluster.conftest import Apply, Kubectl
+from tests.cluster.conftest import NAMED, Apply, Kubectl
 from tests.cluster.local.settings import Settings
 from tests.cluster.local.trouble import ClusterTroubleError
 from tests.cluster.workloads import POD_SECURITY, container, job, server
@@ -61,6 +61,33 @@ def test_a_pod_that_asks_for_too_much_is_refused(apply: Apply, namespace: str, p
     }
     with pytest.raises(ClusterTroubleError, match='violates PodSecurity "restricted'):
         apply(pod)
+
+
+def test_a_denied_connection_is_not_made(
+    kube: Kubectl, apply: Apply, namespace: str, probe: str
+) -> None:
+    """A NetworkPolicy, on a cluster whose network enforces them; the local one's does not."""
+    apply(*server(namespace, probe))
+    apply(
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "nobody", "namespace": namespace},
+            "spec": {"podSelector": {"matchLabels": {"app": "files"}}, "policyTypes": ["Ingress"]},
+        }
+    )
+    kube("rollout", "status", "deployment/files", "-n", namespace, "--timeout=120s")
+    address = kube("get", "pod", "-n", namespace, "-o", "jsonpath={.items[0].status.podIP}")
+    apply(job(namespace, "asks", container(probe, "get", f"http://{address}:8080/")))
+    ended = ["get", "job/asks", "-n", namespace, "-o", "jsonpath={.status.conditions[*].type}"]
+    for _ in range(60):
+        if (said := kube(*ended)).split():
+            break
+        time.sleep(1)
+    if "Complete" in said and not NAMED:
+        pytest.skip("untested: nothing here enforces NetworkPolicy (tests/cluster/README.md)")
+    assert "Failed" in said
+    assert "Client.Timeout" in kube("logs", "job/asks", "-n", namespace)
 
 
 def test_an_inference_service_gets_its_model_by_a_storage_container_of_ours(
