@@ -3,7 +3,6 @@
 import json
 import subprocess
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,32 +10,12 @@ import yaml
 
 from atelier.adapter.manifest import Manifest
 from atelier.release import Release
+from tests.charts.cases import ADAPTER, CASES, PLATFORM, ROOT, case_id
 from tests.charts.helm import HelmError, Object, program
 from tests.charts.restricted import containers, pods, refusals_of_container, refusals_of_pod
 
-ROOT = Path(__file__).parents[2]
-PLATFORM, ADAPTER = ROOT / "charts/atelier", ROOT / "charts/adapter"
-BASE = "serving.base=sha256:" + 64 * "1"  # an environment's own is not in git until it has one
-CASES = [
-    *((PLATFORM, "atelier", file, ()) for file in sorted(PLATFORM.glob("ci/*.yaml"))),
-    *(
-        (PLATFORM, "atelier", file, ("--set", BASE))
-        for file in sorted(ROOT.glob("k8s/environments/*/platform.yaml"))
-    ),
-    *(
-        (ADAPTER, str(yaml.safe_load(file.read_text())["adapter"]), file, ())
-        for file in sorted(
-            [*ADAPTER.glob("ci/*.yaml"), *ROOT.glob("k8s/environments/*/adapters/*.yaml")]
-        )
-    ),
-]
 
-
-@pytest.fixture(
-    scope="module",
-    params=CASES,
-    ids=lambda case: f"{case[0].name}-{case[2].parent.name}-{case[2].stem}",
-)
+@pytest.fixture(scope="module", params=CASES, ids=case_id)
 def case(request, helm) -> list[Object]:
     chart, release, file, more = request.param
     return helm.template(chart, release, file, *more)

@@ -12,4 +12,5 @@ if [ ! -d "$PGDATA" ]; then
   done | postgres --single -D "$PGDATA.new" postgres
   mv "$PGDATA.new" "$PGDATA"
 fi
+chmod 0700 "$PGDATA" # a volume's fsGroup may have opened it, and the server refuses that
 exec postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directories=/tmp

@@ -46,6 +46,7 @@ runAsNonRoot: true
 runAsUser: 10001
 runAsGroup: 10001
 fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch # else every start goes through a volume file by file
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 

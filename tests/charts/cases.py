@@ -1,0 +1,28 @@
+"""Every chart with every values file there is: the chart, a release of it, the file, and more."""
+
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PLATFORM, ADAPTER = ROOT / "charts/atelier", ROOT / "charts/adapter"
+BASE = "serving.base=sha256:" + 64 * "1"  # an environment's own is not in git until it has one
+CASES = [
+    *((PLATFORM, "atelier", file, ()) for file in sorted(PLATFORM.glob("ci/*.yaml"))),
+    *(
+        (PLATFORM, "atelier", file, ("--set", BASE))
+        for file in sorted(ROOT.glob("k8s/environments/*/platform.yaml"))
+    ),
+    *(
+        (ADAPTER, str(yaml.safe_load(file.read_text())["adapter"]), file, ())
+        for file in sorted(
+            [*ADAPTER.glob("ci/*.yaml"), *ROOT.glob("k8s/environments/*/adapters/*.yaml")]
+        )
+    ),
+]
+
+
+def case_id(case: tuple[Path, str, Path, tuple[str, ...]]) -> str:
+    """A case in pytest's words."""
+    chart, _, file, _ = case
+    return f"{chart.name}-{file.parent.name}-{file.stem}"
