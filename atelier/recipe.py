@@ -3,13 +3,21 @@
 A recipe's digest covers what it says, defaults included, not where it lies.
 """
 
+import json
 import re
 import string
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from atelier import document
 from atelier.errors import RecipeError
@@ -18,6 +26,7 @@ from atelier.names import AdapterName
 from atelier.policy import Gates
 
 RECIPE = "recipe.yaml"
+RECIPE_JSON = "recipe.json"  # as an artifact holds it
 ADAPTERS = "adapters"  # the folder whose recipes a push trains, one folder an adapter
 
 Count = Annotated[int, Field(strict=True, ge=1)]
@@ -214,10 +223,20 @@ class _Written(_Plain):
         return self
 
 
+class Places(_Plain):
+    """Where what a recipe names was brought to: one folder each, the datasets by stage."""
+
+    base: Path
+    vae: Path | None = None
+    datasets: tuple[Path, ...]
+
+
 class Recipe(_Written):
     """One adapter's training."""
 
-    folder: Path = Field(default=Path(), exclude=True)  # where it lies: no part of what it says
+    # Where it lies, and what it names, if that was brought from elsewhere: no part of what it says.
+    folder: Path = Field(default=Path(), exclude=True)
+    places: Places | None = Field(default=None, exclude=True)
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
@@ -230,6 +249,24 @@ class Recipe(_Written):
         _refuse_twin(path, written.adapter)
         return cls.model_validate({**dict(written), "folder": path.parent})
 
+    @classmethod
+    def parse(cls, data: bytes, source: str) -> "Recipe":
+        """Read what `to_json` wrote; `source` names it in the error."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "the document"
+            raise RecipeError(f"{source}: {key}: {first['msg']}") from error
+
+    def to_json(self, *, placed: bool = False) -> str:
+        """What it says, defaults included; `placed`: and where all of it lies on this machine."""
+        said = self.model_dump(mode="json")
+        if placed:
+            where = self.places.model_dump(mode="json") if self.places else None
+            said |= {"folder": str(self.folder), "places": where}
+        return json.dumps(said, indent=1, ensure_ascii=False) + "\n"
+
     @property
     def digest(self) -> str:
         """`sha256:<hex>` of what it says."""
@@ -237,7 +274,17 @@ class Recipe(_Written):
 
     def dataset_folder(self, stage: Stage) -> Path:
         """Where a stage's pictures lie."""
+        if self.places is not None:
+            return self.places.datasets[self.stages.index(stage)]
         return self.folder / Path(stage.dataset.path).expanduser()
+
+    @property
+    def base_here(self) -> BaseSpec:
+        """The base as it is loaded here: from its place, or by the recipe's own words."""
+        if self.places is None:
+            return self.base
+        vae = self.places.vae
+        return BaseSpec(model=str(self.places.base), vae=None if vae is None else str(vae))
 
     def fill(self, template: str, caption: str = "") -> str:
         """A prompt with its placeholders filled, and no doubled spaces where one was empty."""

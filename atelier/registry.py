@@ -51,6 +51,7 @@ class Registry(Tracking):
         name = package.manifest.name
         known = self._with_digest(name, package.digest)
         if known is not None:
+            self._tag(name, known, tags or {})
             return known
         run_id = run_id or self._import_run(name)
         folder = self._upload(package, run_id)
@@ -125,6 +126,12 @@ class Registry(Tracking):
         infos = [_info(name, one, aliases) for one in made if _DIGEST in one.tags]
         return tuple(sorted(infos, key=lambda info: info.version))
 
+    def made_from(self, name: str, tag: str, value: str) -> VersionInfo | None:
+        """The oldest version with a tag, where there is one."""
+        if self._model(name) is None:
+            return None
+        return next((info for info in self.versions(name) if info.tags.get(tag) == value), None)
+
     def adapters(self) -> tuple[str, ...]:
         """The names of every registered adapter."""
         names: list[str] = []
@@ -176,6 +183,11 @@ class Registry(Tracking):
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+
+    def _tag(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+        with self._asking(f"tag {name}@{version}"):
+            for key, value in tags.items():
+                self._client.set_model_version_tag(MODEL_PREFIX + name, str(version), key, value)
 
     def _with_digest(self, name: str, digest: str) -> int | None:
         """The oldest version that has this digest."""

@@ -8,6 +8,7 @@ folder, its digest, and what the registry says about it.
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from atelier.boundary import answered
@@ -33,29 +34,60 @@ def run(
     smoke: Smoke | None = None,
 ) -> Standing:
     """Train, judge, register and promote; Refused with the reasons where the verdict says no."""
-    policy.tightened(recipe.gates)  # a recipe that asks for less than the operator ends here
     output = RunFolder.of(recipe, home).root
-    check_pictures(recipe)
+    check(recipe, policy)
     trained = train(recipe, output=output, resume=resume, progress=watcher())
+    version = judge(trained, recipe, policy, home, output=output)
+    return promote(
+        recipe.adapter,
+        version,
+        registry=Registry(home.tracking_uri),
+        home=home,
+        policy=policy,
+        smoke=smoke,
+    )
+
+
+def check(recipe: Recipe, policy: Policy) -> None:
+    """Say what is wrong before an hour is spent on it."""
+    policy.tightened(recipe.gates)  # a recipe that asks for less than the operator ends here
+    check_pictures(recipe)
+
+
+def judge(
+    trained: TrainResult,
+    recipe: Recipe,
+    policy: Policy,
+    home: Home,
+    *,
+    output: Path,
+    tags: Mapping[str, str] | None = None,
+) -> int:
+    """Judge and register what was trained: its version, or Refused with the reasons."""
     judged = evaluate(
         trained.package,
         policy,
-        base=recipe.base.model,
+        base=recipe.base_here.model,
+        vae=recipe.base_here.vae,
         training_pictures=recipe,
         output=output / "evaluation",
         cache=home.root / "cache" / "pictures",
     )
     registry = Registry(home.tracking_uri)
-    version = register(trained, judged, output / "evaluation", registry)
+    version = register(trained, judged, output / "evaluation", registry, tags)
+    require_accepted(judged, version)
+    return version
+
+
+def require_accepted(judged: Evaluation, version: int) -> None:
+    """Refused, with the reasons, where the verdict says no."""
     if not judged.accepted:
-        raise Refused(f"{recipe.adapter}@{version} is refused:\n- " + "\n- ".join(judged.reasons))
-    return promote(
-        recipe.adapter, version, registry=registry, home=home, policy=policy, smoke=smoke
-    )
+        why = "\n- ".join(judged.reasons)
+        raise Refused(f"{judged.adapter}@{version} is refused:\n- {why}")
 
 
 def check_pictures(recipe: Recipe) -> None:
-    """Say what is wrong with the pictures before an hour is spent on them."""
+    """Say what is wrong with the pictures."""
     for stage in recipe.stages:
         data, folder = stage.dataset, recipe.dataset_folder(stage)
         found = lint(folder, resolution=data.resolution, captions=data.captions)
@@ -63,10 +95,16 @@ def check_pictures(recipe: Recipe) -> None:
             raise DatasetError("\n".join(errors))
 
 
-def register(trained: TrainResult, judged: Evaluation, folder: Path, registry: Registry) -> int:
+def register(
+    trained: TrainResult,
+    judged: Evaluation,
+    folder: Path,
+    registry: Registry,
+    tags: Mapping[str, str] | None = None,
+) -> int:
     """The package as the adapter's newest version and candidate, with its verdict beside it."""
     name = trained.package.manifest.name
-    version = registry.register(trained.package, run_id=trained.run_id)
+    version = registry.register(trained.package, run_id=trained.run_id, tags=tags)
     registry.attest(name, version, FILE, judged.to_json().encode())
     registry.attest(name, version, SHEET, (folder / SHEET).read_bytes())
     return version

@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.train.job import TrainResult, train
+    from pipelines.train.job import TrainResult, train, trained_in
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["TrainResult", "train", "trained_in"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ python -m pipelines.train --deliver run
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> None:
         if options.deliver is not None:
             _deliver(options.deliver)
+        elif options.processes > 1 and "WORLD_SIZE" not in os.environ:
+            from pipelines.train.processes import launch
+
+            launch(options.processes, "pipelines.train", arguments or sys.argv[1:])
         else:
             _train(options)
 
@@ -30,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> None:
-    recipe = Recipe.load(options.recipe)
+    path: Path = options.recipe
+    is_placed = path.suffix == ".json"  # by pipelines.job, with all that the recipe names beside it
+    recipe = Recipe.parse(path.read_bytes(), str(path)) if is_placed else Recipe.load(path)
     from transformers.utils import logging
 
     from pipelines.train.folder import RunFolder
@@ -54,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, help="the run's folder (default: in the home)")
     parser.add_argument("--resume", action="store_true", help="go on with the run that lies there")
     parser.add_argument("--until", type=int, help="stop, with a checkpoint, after this step")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="train in so many at once, one a GPU, each with the recipe's batch (by accelerate)",
+    )
     parser.add_argument(
         "--deliver", type=Path, metavar="RUN", help="only tell MLflow and W&B what is outstanding"
     )

@@ -32,10 +32,12 @@ class Identity:
     base: str
     dataset: str
     stage: int = 0
+    processes: int = 1  # the batch grows with them
 
     def check(self, found: Mapping[str, Any], place: Path) -> None:
         """BadInput naming both sides where what lies at `place` belongs to something else."""
         wanted = asdict(self)
+        found = {"processes": 1, **found}  # which older runs do not say
         other = [name for name in wanted if found.get(name) != wanted[name]]
         if other:
             told = ", ".join(f"{name} {found.get(name)} (now {wanted[name]})" for name in other)

@@ -21,18 +21,28 @@ def generator(seed: int, *purpose: object) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Draws:
-    """The randomness of one batch: batch `part` of the `parts` that step `step` accumulates."""
+    """The randomness of one batch: batch `part` of the `parts` that step `step` accumulates.
+
+    Where several processes train, all draw for the whole batch, of which each takes its `share`.
+    """
 
     seed: int
     stage: int
     step: int
     part: int = 0
     parts: int = 1
+    rank: int = 0
+    ranks: int = 1
 
     @property
     def batch_index(self) -> int:
         """How many batches came before, in this stage."""
         return self.step * self.parts + self.part
+
+    def share(self, count: int) -> range:
+        """Which of the batch's `count` rows are this process's; `count` is a multiple of all."""
+        each = count // self.ranks
+        return range(self.rank * each, (self.rank + 1) * each)
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """Standard normal numbers, float32, on the CPU."""

@@ -1,11 +1,11 @@
 """One training from beginning to end: check, prepare, train, pack, tell."""
 
+import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,22 @@ import torch
 
 from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import Package, write_package
-from atelier.errors import Interrupted, RecipeError, Unavailable
+from atelier.errors import BadInput, Interrupted, RecipeError, Unavailable
 from atelier.home import Home
 from atelier.recipe import Recipe, Stage
 from pipelines.dataset import PictureFolder, open_folder
 from pipelines.train.checkpoint import Checkpoint, Checkpoints, Identity, disk_full
+from pipelines.train.commit import commit_of
 from pipelines.train.folder import RunFolder
 from pipelines.train.loop import Loop, Report
 from pipelines.train.material import Material
 from pipelines.train.methods import METHODS, Method
 from pipelines.train.optimiser import DTYPES, Optimiser, check_optimizer, check_precision
 from pipelines.train.prior import ClassPictures, class_pictures
+from pipelines.train.processes import Processes, joined
 from pipelines.train.progress import Silence, Watcher
 from pipelines.train.stopping import Stopping
-from pipelines.train.tracking.tracker import RunTracker, Tracker
+from pipelines.train.tracking.tracker import RunTracker, Tracker, Untold, run_id_of
 from pipelines.train.validation import draw
 from services.engine import Engine, EngineSettings
 from services.engine.base import Base, load_base
@@ -54,30 +56,30 @@ def train(
 ) -> TrainResult:
     """Trains `recipe` into the run folder `output`; the package lies in `output/package`.
 
+    Where several processes were started together (see processes.py), each calls this alike.
+
     Raises BadInput for what cannot be trained, Refused where the loss is no number, Interrupted
     (with a checkpoint) on SIGTERM or after step `until`, and Unavailable where the disk is full or
     a tracking server could not be told: then the package is whole all the same.
     """
     started = time.monotonic()
     stage = _only_stage(recipe)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_precision(stage.train.precision, device)
-    check_optimizer(stage.train.optimizer, device)
     pictures = open_folder(recipe.dataset_folder(stage), stage.dataset.captions)
     folder = RunFolder(output.absolute())
-    with folder.claimed(), _repeatable(device), Stopping() as stopping:
-        base = load_base(
-            recipe.base.model,
-            revision=recipe.base.revision,
-            vae=recipe.base.vae,
-            device=device,
-            dtype=DTYPES[stage.train.precision],
-        )
-        identity = Identity(recipe.digest, base.digest, pictures.digest)
-        folder.begin(recipe, identity, resume=resume)
-        told = tracker or RunTracker(folder.root, recipe.tracking, recipe.adapter, Home.find())
+    with (
+        joined() as (processes, device),
+        folder.claimed() if processes.leads else nullcontext(),
+        _repeatable(device),
+        Stopping() as stopping,
+    ):
+        base = _load(recipe, stage, device)
+        identity = Identity(recipe.digest, base.digest, pictures.digest, processes=processes.count)
+        with processes.leader_first():
+            if processes.leads:
+                folder.begin(recipe, identity, resume=resume)
+        told, shown = _tellers(recipe, folder, tracker, progress, processes)
         job = _Job(
-            recipe, stage, base, pictures, folder, identity, told, progress or Silence(), stopping
+            recipe, stage, base, pictures, folder, identity, told, shown, stopping, processes
         )
         try:
             with job.telling():
@@ -89,6 +91,16 @@ def train(
                 raise
             raise full from error
     return TrainResult(package, told.run_id, stage.train.steps, time.monotonic() - started)
+
+
+def trained_in(output: Path) -> TrainResult:
+    """What a training that has ended left in its run folder; BadInput where none has."""
+    folder = RunFolder(output.absolute())
+    package = folder.finished()
+    if package is None:
+        raise BadInput(f"{output}: no training has ended here")
+    recipe = Recipe.model_validate(json.loads(folder.about.read_text())["recipe"])
+    return TrainResult(package, run_id_of(folder.root), _only_stage(recipe).train.steps, 0.0)
 
 
 @dataclass
@@ -104,6 +116,7 @@ class _Job:
     tracker: Tracker
     watcher: Watcher
     stopping: Stopping
+    processes: Processes
 
     @cached_property
     def engine(self) -> Engine:
@@ -143,16 +156,18 @@ class _Job:
             self.watcher.note(remark)
         optimiser = Optimiser(method.trainable(), spec)
         kept = Checkpoints(self.folder.checkpoints, self.identity, self.recipe.checkpoint.keep)
-        start = self._restored(kept, optimiser)
-        loop = Loop(method, optimiser, spec)
+        with self.processes.leader_first():  # who clears away what a killed run left behind
+            start = self._restored(kept, optimiser)
+        loop = Loop(method, optimiser, spec, processes=self.processes)
 
         def after(step: int) -> bool:
-            stop = self.stopping.asked or step == until
-            if not stop and self._draws_at(step):
+            stop = self.processes.any(self.stopping.asked) or step == until
+            if not stop and self._draws_at(step) and self.processes.leads:
                 self._draw(method, step)
             if stop or step % self.recipe.checkpoint.every == 0:
                 loop.look(self._report)  # a loss that is no number must not be kept
-                kept.save(_snapshot(optimiser, step, step * spec.accumulate))
+                if self.processes.leads:
+                    kept.save(_snapshot(optimiser, step, step * spec.accumulate))
             return stop
 
         self.watcher.begin(start, spec.steps)
@@ -162,7 +177,9 @@ class _Job:
                 f"stopped after step {done} of {spec.steps}; `--resume --output "
                 f"{self.folder.root}` goes on from there"
             )
-        return self._pack(method)
+        package = self._pack(method) if self.processes.leads else None
+        self.processes.wait()
+        return package or Package.open(self.folder.package)
 
     def conclude(self, package: Package) -> None:
         """The result is told; harmless where it was told before."""
@@ -185,13 +202,14 @@ class _Job:
             seed=self.stage.train.seed,
         )
 
-        return class_pictures(
-            wanted,
-            Home.find().root / "cache" / "class-pictures",
-            lambda: self.engine,
-            told=lambda done, of: self.watcher.note(f"class pictures: {done} of {of}"),
-            check=lambda: self.stopping.check("class pictures were drawn"),
-        )
+        with self.processes.leader_first():
+            return class_pictures(
+                wanted,
+                Home.find().root / "cache" / "class-pictures",
+                lambda: self.engine,
+                told=lambda done, of: self.watcher.note(f"class pictures: {done} of {of}"),
+                check=lambda: self.stopping.check("class pictures were drawn"),
+            )
 
     def _restored(self, kept: Checkpoints, optimiser: Optimiser) -> int:
         """The number of updates that a checkpoint brought back; 0 without one."""
@@ -238,17 +256,46 @@ class _Job:
             styles=self.recipe.styles,
             dataset=self.pictures.digest,
             recipe=self.recipe.digest,
-            git_commit=_git_commit(self.recipe.folder),
+            git_commit=commit_of(self.recipe.folder),
         )
 
     def _lineage(self) -> dict[str, str]:
-        commit = _git_commit(self.recipe.folder)
+        commit = commit_of(self.recipe.folder)
         return {
             "atelier.recipe": self.recipe.digest,
             "atelier.base": self.base.digest,
             "atelier.dataset": self.pictures.digest,
             "atelier.output": str(self.folder.root),
         } | ({"atelier.git_commit": commit} if commit else {})
+
+
+def _load(recipe: Recipe, stage: Stage, device: torch.device) -> Base:
+    """The base, called as the recipe calls it, wherever it was brought from."""
+    check_precision(stage.train.precision, device)
+    check_optimizer(stage.train.optimizer, device)
+    named = recipe.base_here
+    base = load_base(
+        named.model,
+        revision=named.revision,
+        vae=named.vae,
+        device=device,
+        dtype=DTYPES[stage.train.precision],
+    )
+    return replace(base, id=recipe.base.model)
+
+
+def _tellers(
+    recipe: Recipe,
+    folder: RunFolder,
+    tracker: Tracker | None,
+    progress: Watcher | None,
+    processes: Processes,
+) -> tuple[Tracker, Watcher]:
+    """Who is told: of several processes, only the leader speaks."""
+    if not processes.leads:
+        return Untold(), Silence()
+    own = tracker or RunTracker(folder.root, recipe.tracking, recipe.adapter, Home.find())
+    return own, progress or Silence()
 
 
 @contextmanager
@@ -299,18 +346,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
         for name, inner in value.items()
         for key, one in _flat(inner, f"{prefix}.{name}" if prefix else name).items()
     }
-
-
-def _git_commit(folder: Path) -> str | None:
-    """The commit that is checked out where the recipe lies; None outside a repository."""
-    try:
-        asked = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return asked.stdout.strip() or None

@@ -12,6 +12,7 @@ from atelier.recipe import TrainSpec
 from pipelines.train.draws import Draws
 from pipelines.train.methods import Method
 from pipelines.train.optimiser import Optimiser
+from pipelines.train.processes import ALONE, Processes
 
 WATCH = 20  # updates between looks at the losses on a GPU, each of which waits for it
 
@@ -43,9 +44,15 @@ class Loop:
     """One stage from update `start` on; `after` is called with each update's number."""
 
     def __init__(
-        self, method: Method, optimiser: Optimiser, spec: TrainSpec, stage: int = 0
+        self,
+        method: Method,
+        optimiser: Optimiser,
+        spec: TrainSpec,
+        stage: int = 0,
+        processes: Processes = ALONE,
     ) -> None:
         self.method, self.optimiser, self.spec, self.stage = method, optimiser, spec, stage
+        self.processes = processes
         on_gpu = optimiser.parameters.values.is_cuda
         self._watch = WATCH if on_gpu else 1
         self._unread: list[_Unread] = []
@@ -83,12 +90,14 @@ class Loop:
             report(Report(update.step, loss, update.rate, norm, each, named))
 
     def _update(self, step: int) -> _Unread:
-        parts = self.spec.accumulate
+        parts, all_of_us = self.spec.accumulate, self.processes
         losses = []
         for part in range(parts):
-            loss = self.method.loss(Draws(self.spec.seed, self.stage, step, part, parts))
+            place = (step, part, parts, all_of_us.rank, all_of_us.count)
+            loss = self.method.loss(Draws(self.spec.seed, self.stage, *place))
             self.optimiser.backward(loss.total / parts)
             losses.append(loss)
+        all_of_us.average(self.optimiser.parameters.gradient)
         rate = self.optimiser.rate
         norm = self.optimiser.update()
         total = torch.stack([loss.total.detach() for loss in losses]).mean()
@@ -96,6 +105,9 @@ class Loop:
             name: torch.stack([loss.parts[name] for loss in losses]).mean()
             for name in losses[0].parts
         }
+        if all_of_us.count > 1:
+            total, *means = all_of_us.average(torch.stack([total, *watched.values()]))
+            watched = dict(zip(watched, means, strict=True))
         return _Unread(step + 1, total, norm, watched, rate)
 
     def _not_finite(self, step: int, loss: float) -> Refused:

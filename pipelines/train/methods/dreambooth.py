@@ -63,56 +63,69 @@ class DreamBooth:
 
     def loss(self, draws: Draws) -> Loss:
         """Min-SNR weighted error on the subject, plus the weighted error on its class."""
-        batch = self.stage.train.batch
+        batch = self.stage.train.batch * draws.ranks
         subject = self.samples.subject(draws, batch)
         prior = self.samples.prior(draws, batch)
-        errors = self._errors([*subject, *prior], draws)
-        total = instance = errors[: len(subject)].mean()
+        own = list(draws.share(batch))
+        instances = len(own)
+        own += [batch + row for row in own] if prior else []
+        errors = self._errors([*subject, *prior], own, draws)
+        total = instance = errors[:instances].mean()
         parts = {"instance": instance.detach()}
         if prior and self.stage.prior:
-            kept = errors[len(subject) :].mean()
+            kept = errors[instances:].mean()
             total = instance + self.stage.prior.weight * kept
             parts["prior"] = kept.detach()
         return Loss(total, parts)
 
-    def _errors(self, rows: Sequence[Row], draws: Draws) -> Tensor:
-        """The weighted squared error of each row; rows of one shape go through together."""
+    def _errors(self, rows: Sequence[Row], own: Sequence[int], draws: Draws) -> Tensor:
+        """The weighted squared errors of the rows numbered `own`, in that order.
+
+        Rows of one shape go through together. Numbers are drawn for all rows, so that they do not
+        depend on how many processes share them.
+        """
         timesteps = self._timesteps(rows, draws)
         shapes: dict[torch.Size, list[int]] = {}
         for index, row in enumerate(rows):
             shapes.setdefault(row.latent.mean.shape, []).append(index)
-        embedded = self._embed([row.prompt for row in rows])
-        errors = [
-            self._group([rows[i] for i in members], members, timesteps, embedded, draws)
-            for members in shapes.values()
-        ]
+        embedded = self._embed([rows[index].prompt for index in own])
+        errors, order = [], []
+        for members in shapes.values():
+            places = [place for place, index in enumerate(own) if index in members]
+            if places:
+                chosen = [own[place] for place in places]
+                drawn = self._drawn(rows, members, chosen, draws)
+                group, levels = [rows[i] for i in chosen], timesteps[chosen]
+                errors.append(self._group(group, drawn, levels, embedded.rows(places)))
+                order += places
         if len(errors) == 1:
             return errors[0]
-        order = torch.tensor([index for members in shapes.values() for index in members])
-        return torch.cat(errors)[order.argsort()]
+        return torch.cat(errors)[torch.tensor(order).argsort()]
+
+    @staticmethod
+    def _drawn(
+        rows: Sequence[Row], members: list[int], chosen: list[int], draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """Normal numbers for posterior and noise of the rows `chosen`, drawn for all `members`."""
+        shape = (len(members), *rows[members[0]].latent.mean.shape)
+        kept = [members.index(index) for index in chosen]
+        posterior = draws.normal(f"posterior {members[0]}", shape)[kept]
+        return posterior, draws.normal(f"noise {members[0]}", shape)[kept]
 
     def _group(
-        self,
-        rows: Sequence[Row],
-        members: list[int],
-        timesteps: Tensor,
-        embedded: Embedded,
-        draws: Draws,
+        self, rows: Sequence[Row], drawn: tuple[Tensor, Tensor], levels: Tensor, text: Embedded
     ) -> Tensor:
-        """Errors [rows] of latents of one shape; `members` are their places in the batch."""
+        """Errors [rows] of latents of one shape."""
         mean = torch.stack([row.latent.mean for row in rows])
         deviation = torch.stack([row.latent.deviation for row in rows])
-        shape, device = tuple(mean.shape), mean.device
-        latents = mean + deviation * draws.normal(f"posterior {members[0]}", shape).to(device)
-        noise = draws.normal(f"noise {members[0]}", shape).to(device)
-        chosen = torch.tensor(members, device=device)
-        levels, dtype = timesteps[chosen], self.unet.dtype
+        posterior, noise = (numbers.to(mean.device) for numbers in drawn)
+        latents, dtype = mean + deviation * posterior, self.unet.dtype
         answer = self.unet(
             self.objective.noised(latents, noise, levels).to(dtype),
             levels,
-            encoder_hidden_states=embedded.hidden[chosen].to(dtype),
+            encoder_hidden_states=text.hidden.to(dtype),
             added_cond_kwargs={
-                "text_embeds": embedded.pooled[chosen].to(dtype),
+                "text_embeds": text.pooled.to(dtype),
                 "time_ids": torch.stack([row.latent.time_ids for row in rows]).to(dtype),
             },
             return_dict=False,
@@ -124,7 +137,7 @@ class DreamBooth:
 
     def _timesteps(self, rows: Sequence[Row], draws: Draws) -> Tensor:
         """Noise levels, spread evenly over the subject's rows and over its class's."""
-        batch, levels = self.stage.train.batch, self.objective.timesteps
+        batch, levels = self.stage.train.batch * draws.ranks, self.objective.timesteps
         drawn = [draws.timesteps("subject levels", batch, levels)]
         if len(rows) > batch:
             drawn.append(draws.timesteps("class levels", batch, levels))

@@ -31,7 +31,7 @@ class Method(Protocol):
         ...
 
     def loss(self, draws: Draws) -> Loss:
-        """The loss of one batch; equal draws give the equal loss."""
+        """The loss of this process's share of one batch; equal draws give the equal loss."""
         ...
 
     def adapter(self) -> dict[str, LoraWeights]:

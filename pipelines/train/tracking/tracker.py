@@ -45,6 +45,34 @@ class Tracker(Protocol):
         ...
 
 
+class Untold:
+    """The tracker of a process that does not speak for the run."""
+
+    run_id: str | None = None
+
+    def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def picture(self, step: int, index: int, prompt: str, path: Path) -> None:
+        """Nothing."""
+
+    def package(self, path: Path, tags: Mapping[str, str]) -> None:
+        """Nothing."""
+
+    def end(self, how: str) -> None:
+        """Nothing."""
+
+
+def run_id_of(folder: Path) -> str | None:
+    """MLflow's name of the run that a folder holds, once it is known."""
+    told = read_state(folder / STATE).get("mlflow", {})
+    run_id: str | None = told.get("identity", {}).get("mlflow.run_id")
+    return run_id
+
+
 class RunTracker:
     """Writes the journal of a run folder and has it delivered where the recipe says."""
 
@@ -57,8 +85,7 @@ class RunTracker:
     @property
     def run_id(self) -> str | None:
         """MLflow's name of the run, once it is known."""
-        told = read_state(self._folder / STATE).get("mlflow", {})
-        return told.get("identity", {}).get("mlflow.run_id")
+        return run_id_of(self._folder)
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Told once: parameters of a run never change."""
