@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
 
+from atelier.environment import local
 from atelier.errors import AtelierError, BadInput, Unavailable
 from atelier.home import Home
 from atelier.registry import Registry
@@ -104,12 +105,38 @@ def settle(
 
 
 @dataclass(frozen=True)
-class _Known:
+class Known:
     """What the registry says of an adapter, and what is wrong with that, if anything."""
 
     alias: int | None = None  # the version that the environment's alias names
     problem: str = ""
     away: bool = False
+
+
+def known_of(
+    registry: Registry | None, name: str, environment: str, release: Release | None
+) -> Known:
+    """Which version the alias names, and whether the registry means what the release pins."""
+    if registry is None:
+        return Known(problem="the registry is away", away=True)
+    try:
+        versions = registry.versions(name)
+    except Unavailable as error:
+        return Known(problem=str(error), away=True)
+    except BadInput as error:
+        return Known(problem=str(error) if release else "")
+    alias = next((one.version for one in versions if environment in one.aliases), None)
+    if release is None:
+        return Known(alias)
+    digests = {one.version: one.digest for one in versions}
+    found = digests.get(release.version, "nothing")
+    if found != release.digest:
+        return Known(
+            alias,
+            f"the release pins version {release.version} as {release.digest}, but the registry "
+            f"has {found} there; promote a version that it has, or roll back",
+        )
+    return Known(alias)
 
 
 class Settler:
@@ -159,7 +186,7 @@ class Settler:
         """One step; None where it changed something and another look is due."""
         with self.intents.locked(self.name):
             release, intent = self.releases.get(self.name), self.intents.get(self.name)
-        known = self._known(release)
+        known = known_of(self.registry, self.name, self.environment, release)
         seen = self._seen(release, intent)
         step = decide(release, intent, seen, known.alias)
         if step is Step.FORGET:
@@ -189,7 +216,7 @@ class Settler:
             if self.intents.get(self.name) == intent:
                 self.intents.remove(self.name)
 
-    def _verify(self, release: Release, intent: Intent | None, known: _Known) -> Standing | None:
+    def _verify(self, release: Release, intent: Intent | None, known: Known) -> Standing | None:
         """Make the smoke picture, then move the alias. A canary moves none: most is not its own."""
         canary = release.canary if intent is not None and intent.doing == "canary" else None
         try:
@@ -210,7 +237,7 @@ class Settler:
         self._forget(intent)
         return None
 
-    def _without_release(self, intent: Intent | None, known: _Known) -> Standing:
+    def _without_release(self, intent: Intent | None, known: Known) -> Standing:
         """Nothing is served any more, so the alias goes too."""
         text = self._taken_back or f"{self.name} is not released"
         if intent is None and self._taken_back:
@@ -227,35 +254,13 @@ class Settler:
         return Standing(self.name, "retired", text)
 
     def _seen(self, release: Release | None, intent: Intent | None) -> Seen:
+        place = local(self.home)
         if release is None:
-            return survey_gone(self.home, self.name)
-        return survey(self.home, release, canary=intent is not None and intent.doing == "canary")
-
-    def _known(self, release: Release | None) -> _Known:
-        """Which version the alias names, and whether the registry means what the release pins."""
-        if self.registry is None:
-            return _Known(problem="the registry is away", away=True)
-        try:
-            versions = self.registry.versions(self.name)
-        except Unavailable as error:
-            return _Known(problem=str(error), away=True)
-        except BadInput as error:
-            return _Known(problem=str(error) if release else "")
-        alias = next((one.version for one in versions if self.environment in one.aliases), None)
-        if release is None:
-            return _Known(alias)
-        digests = {one.version: one.digest for one in versions}
-        found = digests.get(release.version, "nothing")
-        if found != release.digest:
-            return _Known(
-                alias,
-                f"the release pins version {release.version} as {release.digest}, but the registry "
-                f"has {found} there; promote a version that it has, or roll back",
-            )
-        return _Known(alias)
+            return survey_gone(place, self.name)
+        return survey(place, release, canary=intent is not None and intent.doing == "canary")
 
     def _standing(
-        self, state: State, release: Release, known: _Known, told: str, *, retry: bool = False
+        self, state: State, release: Release, known: Known, told: str, *, retry: bool = False
     ) -> Standing:
         """In words: what is released, what the alias names, and why."""
         alias = "no version" if known.alias is None else f"version {known.alias}"

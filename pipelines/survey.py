@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from atelier.gateways import GatewayFolder
-from atelier.home import Home
+from atelier.environment import Environment
 from atelier.release import Release
-from atelier.replica import ReplicaFolder, drawn_with
+from atelier.replica import drawn_with
 
 NOTICED: Final = 1.5  # seconds within which a replica has seen a new release and says so
 
@@ -19,14 +18,14 @@ class Seen:
     told: str  # by whom, in words
 
 
-def survey(home: Home, release: Release, *, canary: bool = False) -> Seen:
+def survey(place: Environment, release: Release, *, canary: bool = False) -> Seen:
     """Ask every live report about the release's version, or about its canary.
 
     One failure outweighs the rest, then one that still loads. A failure reported before the replica
     can have noticed the release is that of an earlier attempt, and counts as loading.
     """
     name, pin = release.adapter, release.canary if canary and release.canary else release.pin
-    live = ReplicaFolder(home.replicas).live()
+    live = place.replicas.live()
     mine = [one for one in live if release.fits(one)]
     if not mine:
         other = f"; served is {drawn_with(live[0].base, live[0].vae)}" if live else ""
@@ -45,28 +44,28 @@ def survey(home: Home, release: Release, *, canary: bool = False) -> Seen:
         return Seen("loading", f"not yet ready on {', '.join(waiting)}")
     if not canary and (others := [who for who, h in held.items() if h and not h.default]):
         return Seen("loading", f"another version still answers on {', '.join(others)}")
-    if elsewhere := _routing_elsewhere(home, name, pin.digest, canary=canary):
+    if elsewhere := _routing_elsewhere(place, name, pin.digest, canary=canary):
         return Seen("loading", f"not yet routed by gateway {', '.join(elsewhere)}")
     return Seen("ready", f"ready on {', '.join(held)}")
 
 
-def survey_gone(home: Home, name: str) -> Seen:
+def survey_gone(place: Environment, name: str) -> Seen:
     """Whether anything still answers by an adapter that is no longer released."""
     replicas = [
         one.replica
-        for one in ReplicaFolder(home.replicas).live()
+        for one in place.replicas.live()
         if any(held.name == name and held.default for held in one.adapters)
     ]
-    gateways = [one.gateway for one in GatewayFolder(home.gateways).live() if name in one.routes]
+    gateways = [one.gateway for one in place.gateways.live() if name in one.routes]
     if replicas or gateways:
         return Seen("loading", f"still answering by it: {', '.join(gateways + replicas)}")
     return Seen("absent", "nothing is released")
 
 
-def _routing_elsewhere(home: Home, name: str, digest: str, *, canary: bool) -> list[str]:
+def _routing_elsewhere(place: Environment, name: str, digest: str, *, canary: bool) -> list[str]:
     """The live gateways that do not send the adapter's calls to that digest."""
     found = []
-    for one in GatewayFolder(home.gateways).live():
+    for one in place.gateways.live():
         route = one.routes.get(name)
         goes_to = route and (route.canary if canary else route.serving)
         if goes_to != digest:

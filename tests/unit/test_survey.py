@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from atelier.environment import local
 from atelier.gateways import Gateway, GatewayFolder, Routed
 from atelier.home import Home
 from atelier.release import Canary, Release
@@ -59,7 +60,7 @@ def look(home: Home, since: float = 60.0, *, canary: bool = False) -> Seen:
     if canary:
         share = Canary(version=2, digest=TWO, percent=10)
         release = release.model_copy(update={"version": 1, "digest": ONE, "canary": share})
-    return survey(home, release, canary=canary)
+    return survey(local(home), release, canary=canary)
 
 
 def test_all_live_replicas_must_be_ready(home: Home) -> None:
@@ -104,14 +105,14 @@ def test_a_gateway_of_which_nothing_can_be_read_is_not_there(home: Home) -> None
 
 
 def test_what_was_retired_is_gone_when_nobody_answers_by_it(home: Home) -> None:
-    assert survey_gone(home, NAME).state == "absent"
+    assert survey_gone(local(home), NAME).state == "absent"
     replica(home, "r0", "ready")
     gateway(home, "g0", serving=TWO)
-    assert survey_gone(home, NAME) == Seen("loading", "still answering by it: g0, r0")
+    assert survey_gone(local(home), NAME) == Seen("loading", "still answering by it: g0, r0")
     gateway(home, "g0")
     replica(home, "r0", "ready", default=False)
-    assert survey_gone(home, NAME).state == "absent"
-    assert survey_gone(home, "another").state == "absent"
+    assert survey_gone(local(home), NAME).state == "absent"
+    assert survey_gone(local(home), "another").state == "absent"
 
 
 def test_a_failure_from_before_the_release_is_an_earlier_attempts(home: Home) -> None:

@@ -1,0 +1,254 @@
+"""The one writer of an environment's aliases: `python -m pipelines.hook NAME --environment ENV`.
+
+charts/adapter runs it after `helm install`, `helm upgrade` and `helm rollback`: it waits until
+every replica and gateway answers by the release, has a picture made through the gateway (with the
+key ATELIER_KEY), and then lets the environment's alias name the version. A lock among hooks, and a
+last look at the release under it, keep two of them from undoing each other's work. With MLflow away
+the alias is left to a later `--all`, which also takes away the aliases of adapters that are no
+longer released.
+
+Exit codes: 0 done, or only MLflow is away; 1 it does not serve, or release and registry disagree;
+2 bad input; 3 the API server or the gateway is away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from atelier.boundary import answered
+from atelier.cluster import Api, LeaseLock, listing
+from atelier.environment import Environment, Released
+from atelier.errors import AtelierError, BadInput, Refused, Unavailable
+from atelier.home import Home
+from atelier.registry import Registry
+from atelier.release import Release
+from pipelines.intent import Intent
+from pipelines.settle import Known, Step, decide, known_of
+from pipelines.smoke import Smoke, gateway_smoke
+from pipelines.survey import Seen, survey, survey_gone
+
+logger = logging.getLogger("pipelines.hook")
+
+WAIT = 300.0  # seconds for replicas to fetch, verify and load a package, gateways to follow
+FAILING = 20.0  # seconds that a failure has to last: a fetch is tried again within that
+LOCK_WAIT = 60.0
+LOOK = 0.5  # seconds between two looks
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended for one adapter."""
+
+    text: str
+    failed: bool = False
+
+
+class Hook:
+    """Follows releases with an environment's alias."""
+
+    def __init__(
+        self,
+        place: Environment,
+        registry: Callable[[], Registry],  # Unavailable where it is away
+        lock: Callable[[str], LeaseLock],  # by adapter
+        *,
+        environment: str,
+        smoke: Smoke | None,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ):
+        self._place = place
+        self._registry = registry
+        self._lock = lock
+        self._environment = environment
+        self._smoke = smoke
+        self._clock, self._pause = clock, pause
+
+    def one(self, name: str, *, wait: float) -> Outcome:
+        """Wait until the adapter's release serves, then let the alias name it."""
+        end = self._clock() + wait
+        while True:
+            release, seen = self._follow(name, end)
+            if seen.state != "ready":
+                return Outcome(f"{name}@{release.version} does not serve: {seen.told}", failed=True)
+            known = self._known(name, release)
+            if decide(release, None, seen, known.alias) is Step.VERIFY:
+                self._draw(release, end)
+            moved = self._move(release, known)
+            if moved is not None:
+                return moved
+            logger.info("%s: another version was released meanwhile", name)
+
+    def every(self) -> list[Outcome]:
+        """What can be done now for every adapter, waiting for none; and aliases that are left
+        over. One adapter's trouble costs the others nothing."""
+        released = self._released()
+        outcomes = []
+        for name in sorted({*released.releases, *released.unreadable}):
+            try:
+                outcomes.append(self._now(self._release(released, name), name))
+            except AtelierError as error:
+                outcomes.append(Outcome(f"{name}: {error}", failed=True))
+        try:
+            names = set(self._registry().adapters())
+        except Unavailable as error:
+            return [*outcomes, Outcome(f"retired adapters are looked for later: {error}")]
+        for name in sorted(names - set(released.releases) - set(released.unreadable)):
+            try:
+                outcomes += self._retired(name)
+            except AtelierError as error:
+                outcomes.append(Outcome(f"{name}: {error}", failed=True))
+        return outcomes
+
+    def _now(self, release: Release | None, name: str) -> Outcome:
+        assert release is not None
+        known, seen = self._known(name, release), survey(self._place, release)
+        step = decide(release, None, seen, known.alias)
+        if step is Step.WAIT:
+            return Outcome(f"{name}@{release.version} waits: {seen.told}", seen.state == "failed")
+        if step is Step.NOTHING and not known.problem:
+            return Outcome(f"{name}@{release.version}: {step.value}; {seen.told}")
+        if step is Step.VERIFY and not known.problem:
+            self._draw(release, self._clock())
+        moved = self._move(release, known)
+        return moved or Outcome(f"{name}: another version was released just now; the next look")
+
+    def _retired(self, name: str) -> list[Outcome]:
+        """Take away the alias of an adapter that nobody serves any more."""
+        known, seen = self._known(name, None), survey_gone(self._place, name)
+        if known.alias is None:
+            return []
+        step = decide(None, Intent(adapter=name, doing="retire"), seen, known.alias)
+        if step is not Step.UNALIAS:
+            return [Outcome(f"{name} is retired: {seen.told}")]
+        with self._lock(name).held(wait=LOCK_WAIT):
+            if name in self._released().releases:
+                return [Outcome(f"{name} is released again")]
+            self._registry().remove_alias(name, self._environment)
+        return [Outcome(f"{name} is retired: alias {self._environment} names nothing any more")]
+
+    def _follow(self, name: str, end: float) -> tuple[Release, Seen]:
+        """Until what is released serves, or has failed for some time, or the time is over."""
+        failing: tuple[str, float] | None = None  # which digest, since when
+        told = ""
+        while True:
+            now = self._clock()
+            try:
+                release = self._release(self._released(), name)
+                if release is None:
+                    raise BadInput(f"{name}: there is no ConfigMap release-{name} here to follow")
+                seen = survey(self._place, release)
+            except Unavailable as error:  # an API server that is away for a moment
+                if now >= end:
+                    raise
+                seen, release = Seen("absent", str(error)), None
+            if seen.told != told:
+                logger.info("%s: %s", name, seen.told)
+                told = seen.told
+            if release is not None:
+                if seen.state != "failed":
+                    failing = None
+                elif failing is None or failing[0] != release.digest:
+                    failing = (release.digest, now)
+                failed = failing is not None and now - failing[1] >= FAILING
+                if seen.state == "ready" or failed or now >= end:
+                    return release, seen
+            self._pause(LOOK)
+
+    def _draw(self, release: Release, end: float) -> None:
+        """A picture through the gateway; tried again while it is busy or away."""
+        if self._smoke is None:
+            logger.warning("no picture is made: ATELIER_KEY is not set")
+            return None
+        while True:
+            try:
+                return self._smoke(release)
+            except Unavailable:
+                if self._clock() >= end:
+                    raise
+            self._pause(LOOK)
+
+    def _move(self, release: Release, known: Known) -> Outcome | None:
+        """Let the alias name what was seen serving; None where that is released no longer."""
+        name, version = release.adapter, release.version
+        label = f"{name}@{version} ({release.digest})"
+        if known.away:
+            return Outcome(
+                f"{label} serves; MLflow is away, so alias {self._environment} follows later: "
+                f"{known.problem}"
+            )
+        if known.problem:
+            return Outcome(f"{label}: {known.problem}", failed=True)
+        try:
+            with self._lock(name).held(wait=LOCK_WAIT):
+                now = self._release(self._released(), name)
+                if now is None or now.digest != release.digest:
+                    return None
+                if self._known(name, release).alias != version:
+                    self._registry().set_alias(name, self._environment, version)
+        except Unavailable as error:
+            return Outcome(f"{label} serves; alias {self._environment} follows later: {error}")
+        return Outcome(f"{label} serves, and alias {self._environment} names it")
+
+    def _known(self, name: str, release: Release | None) -> Known:
+        try:
+            registry = self._registry()
+        except Unavailable as error:
+            return Known(problem=str(error), away=True)
+        return known_of(registry, name, self._environment, release)
+
+    def _released(self) -> Released:
+        return self._place.releases.read()
+
+    def _release(self, released: Released, name: str) -> Release | None:
+        if name in released.unreadable:
+            raise Refused(released.unreadable[name])
+        return released.releases.get(name)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what the command line says; Refused where anything failed."""
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise BadInput("MLFLOW_TRACKING_URI is not set; give the registry's address")
+    api = Api.connect()
+    holder = os.environ.get("HOSTNAME") or socket.gethostname()
+    key = os.environ.get("ATELIER_KEY")
+    tracking_uri = Home.find().tracking_uri
+    hook = Hook(
+        listing(api),
+        lambda: Registry(tracking_uri),
+        lambda name: LeaseLock(api, f"atelier-alias-{name}", f"{holder}-{os.getpid()}"),
+        environment=options.environment,
+        smoke=gateway_smoke(options.gateway, key) if key else None,
+    )
+    outcomes = hook.every() if options.all else [hook.one(options.name, wait=options.wait)]
+    for one in outcomes:
+        logger.log(logging.ERROR if one.failed else logging.INFO, "%s", one.text)
+    if failed := [one.text for one in outcomes if one.failed]:
+        raise Refused("; ".join(failed))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.hook", description=__doc__)
+    parser.add_argument("name", nargs="?", help="the adapter; none with --all")
+    parser.add_argument("--all", action="store_true", help="every adapter, waiting for none")
+    parser.add_argument("--environment", required=True, help="the alias")
+    parser.add_argument("--gateway", required=True, metavar="URL")
+    parser.add_argument("--wait", type=float, default=WAIT, metavar="SECONDS")
+    options = parser.parse_args(argv)
+    if bool(options.name) == options.all:
+        parser.error("give either the adapter's name or --all")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    return answered(lambda: run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
