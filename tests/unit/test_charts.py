@@ -29,7 +29,7 @@ PLATFORMS = [
     *ROOT.glob("k8s/environments/*/platform.yaml"),
 ]
 
-AWAITED = {"pipelines.hook", "ATELIER_COMPILED"}  # of this same round of work
+AWAITED = {"pipelines.hook"}  # of this same round of work
 
 charts = pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.name)
 
