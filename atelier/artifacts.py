@@ -8,7 +8,6 @@ checks every file against the index, and the index against the address.
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -24,6 +23,7 @@ from atelier.tracking import Tracking
 Progress = Callable[[str, int, int], None]  # what is done, MiB so far, MiB in all
 
 INDEX, FILES = "index.json", "files"
+_PART = ".part"  # where what is on its way lies
 # Their keys are the digests of their files. A recipe's is of what it says, and an engine's of what
 # it was compiled from: whoever fetches one of those looks into it.
 BY_CONTENT: tuple[ArtifactKind, ...] = ("bases", "vaes", "scorers", "datasets")
@@ -128,7 +128,8 @@ class Artifacts(Tracking):
         with locked(into.parent / ".lock"):
             if into.is_dir() and _is_whole(into, index):
                 return into
-            aside = into.with_name(f".{into.name}.{uuid.uuid4().hex[:8]}")
+            # Always of one name: what a killed process left there is gone on with.
+            aside = into.with_name(f".{into.name}{_PART}")
             try:
                 self._bring(ref, run, index, aside, progress)
                 replace_folder(aside, into)
@@ -158,7 +159,7 @@ class Artifacts(Tracking):
         size = sum(entry.size for entry in missing.values())
         shown = _Megabytes(f"fetching {ref.kind}", size, progress)
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".{uuid.uuid4().hex[:8]}"
+        aside = folder / _PART
         try:
             for path, entry in missing.items():
                 arrived = self._download(ref, run, path, entry, aside)
@@ -174,7 +175,8 @@ class Artifacts(Tracking):
         """One verified file below `aside`; a connection may break in the middle, so it is asked
         for twice."""
         for _ in range(2):
-            aside.mkdir(exist_ok=True)
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
             with self._asking(f"fetch {path} of {ref}"), _long_transfer():
                 file = Path(self._client.download_artifacts(run, f"{FILES}/{path}", str(aside)))
             if _is(file, entry):

@@ -94,7 +94,8 @@ class Prompts(_Plain):
 
 
 class Scorers(_Plain):
-    """The models that judge: a folder (relative to the working directory) or a hub id each."""
+    """The models that judge: a folder (relative to the working directory), a hub id, or the address
+    `mlflow://scorers/<hex>` that `atelier scorer import` prints."""
 
     clip: Text
     dino: Text

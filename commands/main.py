@@ -16,6 +16,7 @@ from commands import (
     release,
     run,
     serve,
+    submit,
     trace,
     train,
 )
@@ -40,6 +41,7 @@ def _group(name: str, what: str) -> typer.Typer:
 verb(app)(train.train)
 verb(app)(evaluate.evaluate)
 verb(app)(run.run)
+verb(app)(submit.submit)
 verb(app)(release.promote)
 verb(app)(release.rollback)
 verb(app)(release.retire)

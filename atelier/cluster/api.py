@@ -140,9 +140,10 @@ class Api:
         return self._json("PATCH", path, query=query, body=json.dumps(body), content_type=kind)
 
     def delete(self, path: str, name: str, *, version: str | None = None) -> None:
-        """Take an object away, only where it is still of that version; one that is gone is as
-        good."""
-        body = {"preconditions": {"resourceVersion": version}} if version else {}
+        """Take an object away with what it owns, only where it is still of that version; one that
+        is gone is as good."""
+        body: Object = {"propagationPolicy": "Background"}  # a Job's pods would be left behind
+        body |= {"preconditions": {"resourceVersion": version}} if version else {}
         with suppress(NotFound, Conflict):
             self._json("DELETE", f"{path}/{name}", body=json.dumps(body))
 

@@ -1,7 +1,8 @@
 """The networks a verdict leans on: a CLIP for words and pictures, a DINO to tell individuals apart.
 
-Both are named by the operator's policy, as folders or hub ids, and load by transformers' Auto
-classes: `openai/clip-vit-large-patch14` and `facebook/dino-vits16` for the real base.
+Both are named by the operator's policy, as folders, hub ids or addresses in the registry
+(`mlflow://scorers/<hex>`: pinned by digest, for clusters), and load by transformers' Auto classes:
+`openai/clip-vit-large-patch14` and `facebook/dino-vits16` for the real base.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,8 +13,11 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from atelier.artifacts import Artifacts
 from atelier.errors import BadInput, PolicyError
 from atelier.files import digest_folder, digest_json
+from atelier.home import Home
+from atelier.names import SCHEME, ArtifactRef
 
 BATCH: Final = 32
 
@@ -26,6 +30,7 @@ class Scorers:
         import transformers
 
         self.names = {"clip": str(names["clip"]), "dino": str(names["dino"])}
+        self._places = {role: located(name) for role, name in self.names.items()}
         self.device = device
         self._clip = self._load("clip", transformers.CLIPModel.from_pretrained, dtype=torch.float32)
         self._clip_pixels = self._load("clip", transformers.AutoImageProcessor.from_pretrained)
@@ -36,7 +41,7 @@ class Scorers:
     def _load(self, role: str, loader: Callable[..., Any], **how: Any) -> Any:
         try:
             with _quiet():
-                loaded = loader(self.names[role], **how)
+                loaded = loader(self._places[role], **how)
         except (OSError, ValueError) as error:
             name, why = self.names[role], str(error).splitlines()[0]
             kind = (
@@ -51,7 +56,7 @@ class Scorers:
     @property
     def digests(self) -> dict[str, str]:
         """What the names stood for: a folder's digest, or the commit a hub id resolved to."""
-        return {role: _digest(name, self._config(role)) for role, name in self.names.items()}
+        return {role: _digest(place, self._config(role)) for role, place in self._places.items()}
 
     def _config(self, role: str) -> Any:
         return (self._clip if role == "clip" else self._dino).config
@@ -101,6 +106,17 @@ class Scorers:
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
         )
         return getattr(output, "pooler_output", output)
+
+
+def located(name: str) -> str:
+    """Where a scorer is loaded from: one that a policy pins by digest is fetched and kept."""
+    if not name.startswith(SCHEME):
+        return name
+    ref, home = ArtifactRef.parse(name), Home.find()
+    if ref.kind != "scorers":
+        raise PolicyError(f"scorers: {name} is no scorer; register one by `atelier scorer import`")
+    kept = home.root / "artifacts" / ref.kind / ref.key
+    return str(Artifacts(home.tracking_uri).get(ref, kept))
 
 
 @contextmanager

@@ -1,0 +1,63 @@
+"""Making a training Job and its claim, once however often it is asked for."""
+
+import time
+from typing import Any
+
+from atelier.cluster.api import Api, Conflict
+from atelier.errors import Unavailable
+from atelier.jobs.following import CLAIMS, JOBS, finished
+from atelier.jobs.job import JobOptions, training_claim, training_job
+from atelier.jobs.spec import TrainingSpec
+
+Object = dict[str, Any]
+
+_GONE_SECONDS = 120.0  # that a failed Job's pod may take to let go of its claim
+
+
+def submit_training(api: Api, spec: TrainingSpec, options: JobOptions) -> tuple[Object, bool]:
+    """The spec's Job, and whether it was made now.
+
+    One that runs, waits or has succeeded stays as it is; one that has failed makes way.
+    """
+    wanted = training_job(spec, options)
+    name = str(wanted["metadata"]["name"])
+    made = True
+    try:
+        job = api.create(JOBS, wanted)
+    except Conflict:
+        job = api.get(JOBS, name)
+        if made := (finished(job) or {}).get("type") == "Failed":
+            api.delete(JOBS, name)
+            job = _create(api, JOBS, wanted, owner=None)
+    claim = training_claim(spec, options, job)
+    if claim is not None and _claimed(job) == name:
+        _create(api, CLAIMS, claim, owner=str(job["metadata"]["uid"]))
+    return job, made
+
+
+def _create(api: Api, path: str, wanted: Object, owner: str | None) -> Object:
+    """Make an object as soon as the earlier one of its name is gone, unless it is `owner`'s."""
+    deadline = time.monotonic() + _GONE_SECONDS
+    while True:
+        try:
+            return api.create(path, wanted)
+        except Conflict:
+            name = str(wanted["metadata"]["name"])
+            there = api.get(path, name)
+            owners = {one["uid"] for one in there["metadata"].get("ownerReferences") or ()}
+            if owner in owners:
+                return there
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"{name}: an earlier one is still being deleted; look at what holds it"
+                ) from None
+            time.sleep(1.0)
+
+
+def _claimed(job: Object) -> str | None:
+    """The claim that a Job's pods keep their work in."""
+    for volume in job["spec"]["template"]["spec"]["volumes"]:
+        if volume["name"] == "home":
+            found: str = volume["persistentVolumeClaim"]["claimName"]
+            return found
+    return None

@@ -1,0 +1,105 @@
+"""What a recipe names, as a Job on another machine will fetch it: files by digest, and the spec."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from atelier.artifacts import Artifacts, Progress, known_as
+from atelier.base import VAE_FILES, base_digest, base_files, resolve_base, resolve_vae
+from atelier.errors import BaseError
+from atelier.files import digest_files
+from atelier.jobs.spec import TrainingSpec
+from atelier.names import ArtifactRef
+from atelier.recipe import RECIPE_JSON, Recipe
+from pipelines.dataset.captions import METADATA
+from pipelines.dataset.folder import open_folder, picture_files
+from pipelines.evaluate.references import HELD_BACK
+
+
+@dataclass(frozen=True)
+class Content:
+    """One artifact as it lies here."""
+
+    ref: ArtifactRef
+    root: Path
+    files: Sequence[Path]
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A recipe's spec, and what of it has to be in the registry."""
+
+    recipe: Recipe
+    spec: TrainingSpec
+    contents: Sequence[Content]
+
+
+def pack(recipe: Recipe, artifacts: Artifacts, *, processes: int = 1) -> Parcel:
+    """Everything with its digest; a base of the hub is the one that was imported under its name."""
+    contents: list[Content] = []
+
+    def digest(content: Content) -> str:
+        contents.append(content)
+        return f"sha256:{content.ref.key}"
+
+    held_back = recipe.folder / HELD_BACK
+    spec = TrainingSpec(
+        adapter=recipe.adapter,
+        recipe=recipe.digest,
+        base=_base(recipe, artifacts, digest),
+        vae=digest(_vae(recipe.base.vae)) if recipe.base.vae else None,
+        datasets=tuple(digest(_pictures(recipe.dataset_folder(one))) for one in recipe.stages),
+        held_back=digest(_pictures(held_back)) if _any_pictures(held_back) else None,
+        processes=processes,
+    )
+    return Parcel(recipe, spec, contents)
+
+
+def upload(parcel: Parcel, artifacts: Artifacts, progress: Progress | None = None) -> list[str]:
+    """Put what is missing; the addresses of what was uploaded."""
+    recipe = ArtifactRef.of("recipes", parcel.spec.recipe)
+    uploaded = []
+    for one in parcel.contents:
+        if artifacts.put(one.ref, one.root, one.files, source=one.source, progress=progress):
+            uploaded.append(str(one.ref))
+    with TemporaryDirectory() as aside:
+        file = Path(aside) / RECIPE_JSON
+        file.write_text(parcel.recipe.to_json(), encoding="utf-8")
+        if artifacts.put(recipe, Path(aside), [file]):
+            uploaded.append(str(recipe))
+    return uploaded
+
+
+def _base(recipe: Recipe, artifacts: Artifacts, digest: Callable[[Content], str]) -> str:
+    """A folder's own digest; for a hub id, of what `atelier base import` registered."""
+    model, revision = recipe.base.model, recipe.base.revision
+    if not Path(model).expanduser().exists():
+        known = artifacts.named("bases", known_as(model, revision))
+        if known is not None:
+            return f"sha256:{known.key}"
+        which = f"{model} --revision {revision}" if revision else model
+        raise BaseError(
+            f"base {model}: neither a folder here (seen from {Path.cwd()}) nor in the registry; "
+            f"import it once: `atelier base import {which}`"
+        )
+    folder = resolve_base(model, revision)
+    ref = ArtifactRef.of("bases", base_digest(folder))
+    return digest(Content(ref, folder, base_files(folder), known_as(model, revision)))
+
+
+def _any_pictures(folder: Path) -> bool:
+    return folder.is_dir() and bool(picture_files(folder))
+
+
+def _vae(name: str) -> Content:
+    folder = resolve_vae(name)
+    files = [folder / file for file in VAE_FILES]
+    return Content(ArtifactRef.of("vaes", digest_files(folder, files)), folder, files, name)
+
+
+def _pictures(folder: Path) -> Content:
+    """A folder's pictures with their captions, under the names that decide about their order."""
+    files = [*(one.path for one in open_folder(folder).pictures), *folder.glob(METADATA)]
+    return Content(ArtifactRef.of("datasets", digest_files(folder, files)), folder, files)

@@ -1,0 +1,143 @@
+"""A training Job's container: from digests in MLflow to a candidate, however often it is ended."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from atelier.adapter.package import ADAPTER
+from atelier.artifacts import Artifacts
+from atelier.jobs import SPEC_TAG, TrainingSpec
+from atelier.registry import Registry
+from commands.main import app
+from pipelines.parcel import pack, upload
+from pipelines.train import train
+from tests.judged import tiny_scorers
+from tests.training import last_step, make_studio, recipe
+
+POLICY = {
+    "seeds": [1],
+    "prompts": {"subject": ["a photo of {trigger}"], "unrelated": ["a red house"]},
+    "steps": 2,
+    "gates": {"effect": {"min": 0.0}},
+}
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A recipe in a folder of its own, and a registry that holds what it names."""
+
+    studio: Path
+    tracking_uri: str
+    spec: TrainingSpec
+    scorers: dict[str, str]
+
+    def policy(self, file: Path, **changes: object) -> Path:
+        file.write_text(yaml.safe_dump({"scorers": self.scorers, **POLICY, **changes}))
+        return file
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """As `atelier submit` leaves it."""
+    studio = make_studio(tmp_path_factory.mktemp("studio"))
+    (studio / "held_back").mkdir()
+    for index in range(3):
+        data = (studio / f"images/{index}.png").read_bytes()
+        (studio / f"held_back/{index}.png").write_bytes(data + bytes([index]))
+    uri = f"sqlite:///{tmp_path_factory.mktemp('registry') / 'mlflow.db'}"
+    artifacts = Artifacts(uri)
+    parcel = pack(recipe(studio, tracking__mlflow=True), artifacts)
+    assert len(upload(parcel, artifacts)) == 4  # base, pictures, pictures held back, recipe
+    assert upload(parcel, artifacts) == []
+    folders = tiny_scorers(studio / "scorers", studio / "base/tokenizer")
+    scorers = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        for role, folder in folders.items():
+            said = CliRunner().invoke(app, ["scorer", "import", folder, "--json"])
+            assert said.exit_code == 0, said.stderr
+            scorers[role] = json.loads(said.stdout)["uri"]
+    return Workshop(studio, uri, parcel.spec, scorers)
+
+
+def start(workshop: Workshop, volume: Path, policy: Path, **spec: object) -> subprocess.Popen[str]:
+    """One pod: nothing of the recipe's folder, only the volume that outlives it."""
+    volume.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pipelines.job", "--policy", str(policy), "--patience", "1"]
+    command += ["--spec", workshop.spec.model_copy(update=spec).model_dump_json()]
+    env = {**os.environ, "ATELIER_HOME": str(volume), "OMP_NUM_THREADS": "1"}
+    env |= {"MLFLOW_TRACKING_URI": workshop.tracking_uri, "ATELIER_GIT_COMMIT": "c" * 40}
+    return subprocess.Popen(command, cwd=volume, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def ended(pod: subprocess.Popen[str]) -> tuple[int, str]:
+    try:
+        _, said = pod.communicate(timeout=500)
+    finally:
+        pod.kill()
+    return pod.returncode, said
+
+
+def test_a_pod_is_evicted_and_the_next_one_goes_on(workshop: Workshop, tmp_path: Path) -> None:
+    """Bit for bit: the adapter is what the recipe trains here without an interruption."""
+    policy, volume = workshop.policy(tmp_path / "policy.yaml"), tmp_path / "volume"
+    first = start(workshop, volume, policy)
+    output = volume / "runs/tiny-cat" / workshop.spec.digest.removeprefix("sha256:")[:12]
+    while last_step(output) < 2:
+        assert first.poll() is None, ended(first)
+        time.sleep(0.02)
+    first.send_signal(signal.SIGTERM)
+    code, said = ended(first)
+    assert code == 143, said
+    assert list((output / "checkpoints").iterdir())
+
+    code, said = ended(start(workshop, volume, policy))
+    assert code == 0, said
+    assert "going on after" in said
+
+    registry = Registry(workshop.tracking_uri)
+    (info,) = registry.versions("tiny-cat")
+    assert info.tags[SPEC_TAG] == workshop.spec.digest
+    assert info.aliases == ("candidate",)
+    judged = json.loads(registry.attestation("tiny-cat", info.version, "evaluation.json") or b"")
+    assert judged["scorers"] == workshop.scorers
+    assert judged["measures"]["references"]["held_back"] is True
+    made = registry.fetch("tiny-cat", info.version, tmp_path / "made")
+    assert made.manifest.base.id == recipe(workshop.studio).base.model
+    assert made.manifest.git_commit == "c" * 40
+    here = train(recipe(workshop.studio, tracking__mlflow=True), output=tmp_path / "unbroken")
+    assert (made.path / ADAPTER).read_bytes() == (here.package.path / ADAPTER).read_bytes()
+
+    # Made once: another Job of the same digests finds it, and trains nothing.
+    code, said = ended(start(workshop, tmp_path / "empty", policy))
+    assert code == 0, said
+    assert "was made from the same already" in said
+    assert not (tmp_path / "empty/runs").exists()
+    # Under a stricter policy it is judged anew, and refused; the version stays the same one.
+    strict = workshop.policy(tmp_path / "strict.yaml", gates={"effect": {"min": 0.99}})
+    code, said = ended(start(workshop, volume, strict))
+    assert code == 1, said
+    assert "is refused" in said
+    assert len(registry.versions("tiny-cat")) == 1
+
+
+def test_bad_input_and_a_registry_that_is_away_are_told_apart(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    policy = workshop.policy(tmp_path / "policy.yaml")
+    nothing = "sha256:" + "0" * 64
+    code, said = ended(start(workshop, tmp_path / "a", policy, base=nothing))
+    assert code == 2, said
+    assert f"mlflow://bases/{'0' * 64}: is not in MLflow" in said
+    away = Workshop(workshop.studio, "http://127.0.0.1:9", workshop.spec, workshop.scorers)
+    code, said = ended(start(away, tmp_path / "b", policy))
+    assert code == 3, said
