@@ -130,12 +130,15 @@ def plan_services(
         ),
         "PYTHONUNBUFFERED": "1",
     }
+    ports = {
+        "ATELIER_TRITON_HTTP_PORT": str(addresses.http),
+        "ATELIER_TRITON_GRPC_PORT": str(addresses.grpc),
+    }
     triton = {
+        **ports,
         "ATELIER_BASE": str(model.base.absolute()),
         "ATELIER_REVISION": "",  # a folder has none
         "ATELIER_VAE": str(model.vae.absolute()) if model.vae else "",
-        "ATELIER_TRITON_HTTP_PORT": str(addresses.http),
-        "ATELIER_TRITON_GRPC_PORT": str(addresses.grpc),
         "ATELIER_TRITON_METRICS_PORT": str(addresses.metrics),
     }
     front = {
@@ -165,7 +168,7 @@ def plan_services(
         Service(
             name="agent",
             argv=_module("services.agent"),
-            env=shared,
+            env={**shared, **ports},  # which its report tells the gateway
             log=home.logs / "agent.log",
             ready=reported,
         ),

@@ -55,7 +55,7 @@ class V2Call:
             length = int(header_length)
         try:
             head = json.loads(body[:length])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise V2Refused(f"the body is not JSON: {error}") from None
         inputs = head.get("inputs") if isinstance(head, dict) else None
         if not isinstance(inputs, list) or not all(_is_input(one) for one in inputs):

@@ -163,6 +163,7 @@ def test_a_replica_is_triton_then_agent_then_gateway(tmp_path: Path) -> None:
     assert triton["ATELIER_BASE"] == str(tmp_path / "base")
     assert triton["ATELIER_VAE"] == str(tmp_path / "vae")
     assert triton["ATELIER_TRITON_GRPC_PORT"] == "3"
+    assert (agent["ATELIER_TRITON_HTTP_PORT"], agent["ATELIER_TRITON_GRPC_PORT"]) == ("2", "3")
     assert gateway["ATELIER_GATEWAY_WORKERS"] == "1"
     assert gateway["ATELIER_TRITON_URL"] == "grpc://127.0.0.1:3"
     assert {env["ATELIER_REPLICA"] for env in (triton, agent, gateway)} == {"r1"}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
 from services.gateway.deps import CurrentKey, PartsDep
 from services.gateway.generation import ClientGone
@@ -43,7 +44,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 async def look(request: Request, parts: PartsDep, key: CurrentKey, model: str = "") -> Response:
     """What Triton says of itself and of its model."""
     _known(model, parts.settings.model)
-    return _back(await parts.v2.look(request.url.path, _on(request), key))
+    answer = await parts.v2.look(request.url.path, _on(request), key)
+    state = request.url.path.rpartition("/")[2]
+    if answer.status == 200 and state in ("live", "ready"):
+        # Triton's says it by the status alone; KServe's clients read the protocol's body
+        return JSONResponse({**({"name": model} if model else {}), state: True})
+    return _back(answer)
 
 
 @router.post(MODEL + "/infer", responses=ERRORS)
