@@ -9,6 +9,7 @@ from commands import (
     adapters,
     base,
     compare,
+    compile,
     dataset,
     evaluate,
     generate,
@@ -41,6 +42,7 @@ def _group(name: str, what: str) -> typer.Typer:
 verb(app)(train.train)
 verb(app)(evaluate.evaluate)
 verb(app)(run.run)
+verb(app, "compile")(compile.compile_base)
 verb(app)(submit.submit)
 verb(app)(release.promote)
 verb(app)(release.rollback)

@@ -8,11 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from atelier.artifacts import Artifacts
 from atelier.errors import BadInput, Refused
 from atelier.files import sha256_file
 from atelier.names import ArtifactRef
+from commands.main import app
 from pipelines.compile import CompileRequest, compile_unet, spec_of
 from pipelines.compile.__main__ import main
 from pipelines.compile.check import TOLERANCE, check
@@ -170,6 +172,17 @@ def test_as_a_process_it_goes_through_the_registry(
         assert "exporting" not in said.err
     assert Artifacts(uri).exists(ArtifactRef("engines", compiled.spec.key))
     Engine.load(tiny_model, settings=settings(tmp_path / "fetched"))
+
+
+def test_the_verb_says_where_it_lies_and_how_it_is_served(
+    compiled: Compiled, copy: Path, tiny_model: Path
+) -> None:
+    made = CliRunner().invoke(app, ["compile", str(tiny_model), "--output", str(copy), "--json"])
+    assert made.exit_code == 0, made.stderr
+    told = json.loads(made.stdout)
+    assert told["key"] == compiled.spec.key and told["digest"] == compiled.digest
+    assert told["uri"] == f"mlflow://engines/{compiled.spec.key}" and told["compiled"] == str(copy)
+    assert told["spec"]["backend"] == "onnx" and told["error"] < TOLERANCE["fp32"]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,9 @@ def _session(compiled: Compiled, device: torch.device) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = _ERRORS_ONLY
+    # Planned ahead, the sharing of memory takes a minute for SDXL's graph, whose shapes are free;
+    # the arena shares it as well while running.
+    options.enable_mem_reuse = False
     # Threads that wait for the next call would take the cores from the schedulers and the VAE.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     wanted: list[Any] = ["CPUExecutionProvider"]
