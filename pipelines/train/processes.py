@@ -7,6 +7,7 @@ alike; only the leader writes and tells.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from atelier.errors import AtelierError, BadInput, Interrupted, Refused, Unavail
 
 # The others wait while the leader draws class pictures and validation pictures.
 _LONGEST_WAIT = timedelta(hours=6)
+_TAKEN = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _ENDS: tuple[type[AtelierError], ...] = (Refused, BadInput, Unavailable, Interrupted)
 
 
@@ -99,6 +101,7 @@ def launch(count: int, module: str, arguments: list[str]) -> None:
 
     how = ["--multi_gpu", "--num_processes", str(count), "--num_machines", "1"]
     how += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    before = {number: signal.getsignal(number) for number in _TAKEN}
     try:
         launch_command(launch_command_parser().parse_args([*how, "--module", module, *arguments]))
     except SignalException as error:
@@ -109,3 +112,6 @@ def launch(count: int, module: str, arguments: list[str]) -> None:
             if kind.exit_code == first.exitcode:
                 raise kind(f"{module}: process {rank} of {count} ended so (see above)") from error
         raise
+    finally:  # the launcher keeps the signals that it took
+        for number, handler in before.items():
+            signal.signal(number, handler)

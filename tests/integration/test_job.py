@@ -130,6 +130,27 @@ def test_a_pod_is_evicted_and_the_next_one_goes_on(workshop: Workshop, tmp_path:
     assert len(registry.versions("tiny-cat")) == 1
 
 
+def test_several_processes_are_stopped_and_go_on_as_one(workshop: Workshop, tmp_path: Path) -> None:
+    """Only the first process of a pod hears SIGTERM; the launcher passes it on."""
+    policy, volume = workshop.policy(tmp_path / "policy.yaml"), tmp_path / "volume"
+    spec = workshop.spec.model_copy(update={"processes": 2})
+    output = volume / "runs/tiny-cat" / spec.digest.removeprefix("sha256:")[:12]
+    first = start(workshop, volume, policy, processes=2)
+    while last_step(output) < 1:
+        assert first.poll() is None, ended(first)
+        time.sleep(0.02)
+    first.send_signal(signal.SIGTERM)
+    code, said = ended(first)
+    assert code == 143, said
+    assert list((output / "checkpoints").iterdir())
+    code, said = ended(start(workshop, volume, policy, processes=2))
+    assert code == 0, said
+    assert "going on after" in said
+    known = Registry(workshop.tracking_uri).made_from("tiny-cat", SPEC_TAG, spec.digest)
+    assert known is not None and "candidate" in known.aliases
+    assert known.tags["atelier.recipe"] == spec.recipe
+
+
 def test_bad_input_and_a_registry_that_is_away_are_told_apart(
     workshop: Workshop, tmp_path: Path
 ) -> None:

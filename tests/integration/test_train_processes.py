@@ -112,3 +112,12 @@ def test_another_number_of_processes_is_another_training(studio: Path, together:
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "belongs to processes 2 (now 1)" in ended.stderr
+
+
+def test_what_ends_the_processes_is_the_exit_code(tmp_path: Path) -> None:
+    """A Job's policy decides by it; a launcher of its own would say 1, whatever it was."""
+    command = [sys.executable, "-m", "pipelines.train", str(tmp_path / "none.yaml")]
+    command += ["--processes", "2"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert "none.yaml: no such file" in ended.stderr
