@@ -1,7 +1,7 @@
-"""What a real API server says to the charts and k8s/: schemas, Pod Security, Helm's way back.
+"""What a real API server and a real KServe say to the charts and k8s/: schemas, webhooks, Pod
+Security, the pods that come out, Helm's way back.
 
-KServe's and Kueue's custom resources are there, their controllers are not: what KServe makes of an
-InferenceService is put together here, and by itself in the cluster tier. Run by `make charts`.
+Nothing runs in the pods: that is the cluster tier's. Run by `make charts`.
 """
 
 import copy
@@ -13,24 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.charts import kserve
 from tests.charts.cases import ADAPTER, CASES, PLATFORM, ROOT, case_id
 from tests.charts.helm import Helm, Object, program
-from tests.cluster.apiserver import ADMIN, ApiServer, missing
+from tests.charts.restricted import refusals_of_container, refusals_of_pod
+from tests.cluster.apiserver import ADMIN, ApiServer, missing, until
 from tests.cluster.local.tools import chart
 
 NAMESPACE = "atelier-production"
 DEFINITIONS = ("kserve-crd", "kueue")
-POD_FIELDS = (  # of a predictor; not its RuntimeClass, which a cluster with GPUs has
-    "serviceAccountName",
-    "automountServiceAccountToken",
-    "enableServiceLinks",
-    "terminationGracePeriodSeconds",
-    "securityContext",
-    "topologySpreadConstraints",
-    "priorityClassName",
-    "nodeSelector",
-    "tolerations",
-)
 
 
 class Cluster:
@@ -66,11 +57,10 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, helm: Helm) -> Iterator[Cluster]:
-    if why := missing():
+    if why := missing() or kserve.missing():
         pytest.skip(why)
-    if not all(chart(name).exists() for name in DEFINITIONS):
-        pytest.skip("KServe's and Kueue's charts are not there; `make cluster-tools` brings them")
     server = ApiServer(tmp_path_factory.mktemp("apiserver"))
+    controller = None
     try:
         server.start()
         made = Cluster(server, helm)
@@ -78,11 +68,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, helm: Helm) -> Iterator[Cl
             text = helm("template", name, chart(name), "--include-crds")
             made.kubectl("apply", "--server-side", "-f", "-", objects=definitions(text))
         made.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+        folder = tmp_path_factory.mktemp("kserve")
+        controller = kserve.KServe(server, server.kubeconfig(ADMIN), helm, folder)
+        controller.start(lambda objects: made.kubectl("apply", "-f", "-", objects=objects))
         for file in ("namespaces", "priorities", "storage", "queues", "training"):
             said = made.kubectl("apply", "--validate=strict", "-f", f"{ROOT}/k8s/{file}.yaml")
             assert "Warning" not in said
         yield made
     finally:
+        if controller is not None:
+            controller.stop()
         server.stop()
 
 
@@ -95,29 +90,6 @@ def definitions(text: str) -> list[Object]:
     return kept
 
 
-def predictors_pods(objects: list[Object]) -> Iterator[Object]:
-    """The pods that KServe makes of an InferenceService and its canaries, near enough: the
-    runtime's container, our sidecar, and a storage initializer, in the predictor's pod."""
-    by_kind = {one["kind"]: one for one in objects}
-    service, runtime = by_kind["InferenceService"], by_kind["ServingRuntime"]
-    initializer = yaml.safe_load((ROOT / "k8s/storage.yaml").read_text())["spec"]["container"]
-    stable = service["spec"]["predictor"]
-    models = {"name": "kserve-provision-location", "mountPath": "/mnt/models"}
-    for over in ({}, *(one["predictor"] for one in service["spec"].get("canary", ()))):
-        predictor = copy.deepcopy({**stable, **over})
-        engine, fetch = copy.deepcopy([runtime["spec"]["containers"][0], initializer])
-        engine["image"] = predictor["model"].get("image", engine["image"])
-        engine["volumeMounts"].append({**models, "readOnly": True})
-        fetch["volumeMounts"].append(models)
-        spec = {field: predictor[field] for field in POD_FIELDS if field in predictor}
-        spec["initContainers"] = [*predictor.get("initContainers", ()), fetch]
-        spec["containers"] = [engine, *predictor["containers"]]
-        spec["volumes"] = [*predictor["volumes"], {"name": models["name"], "emptyDir": {}}]
-        labels = {**service["metadata"]["labels"], **predictor["labels"]}
-        meta = {"name": f"predictor-{over.get('name', 'stable')}", "labels": labels}
-        yield {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
-
-
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_every_object_is_taken_without_a_warning(cluster, helm, case):
     made, release, file, more = case
@@ -128,19 +100,95 @@ def test_every_object_is_taken_without_a_warning(cluster, helm, case):
     assert "Warning" not in said
 
 
-@pytest.mark.parametrize("name", ["miniature", "gpu", "least"])
-def test_the_predictors_pods_are_admitted(cluster, helm, name):
-    found = list(predictors_pods(helm.template(PLATFORM, "atelier", PLATFORM / f"ci/{name}.yaml")))
-    assert len(found) == (3 if name == "gpu" else 1)
-    said = cluster.try_out(found)
-    assert said.count("(server dry run)") == len(found)
-    assert "Warning" not in said
+@pytest.fixture(scope="module")
+def predictors(cluster, tmp_path_factory) -> dict[str, Object]:
+    """The pods that KServe makes of the platform on GPUs and its two canaries, by pool, as they
+    are admitted."""
+    values = yaml.safe_load((PLATFORM / "ci/gpu.yaml").read_text())
+    values["gateway"].pop("httpRoute")  # the Gateway API is not there
+    values["serving"].pop("runtimeClassName")  # nor NVIDIA's
+    file = tmp_path_factory.mktemp("values") / "gpu.yaml"
+    file.write_text(yaml.safe_dump(values))
+    cluster.helm("upgrade", "--install", "atelier", PLATFORM, "--values", file)
+    names = ("get", "deployments", "--namespace", NAMESPACE, "-o", "json")
+    selected = (*names, "-l", "serving.kserve.io/inferenceservice=atelier")
+    until(lambda: len(json.loads(cluster.kubectl(*selected))["items"]) == 3)
+    found = {}
+    for one in json.loads(cluster.kubectl(*selected))["items"]:
+        template = one["spec"]["template"]
+        meta = {**template["metadata"], "name": one["metadata"]["name"]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"]}
+        words = ("create", "--dry-run=server", "--namespace", NAMESPACE, "-o", "json", "-f", "-")
+        admitted = json.loads(cluster.kubectl(*words, objects=[pod]))
+        found[meta["labels"]["atelier.dev/pool"]] = admitted
+    return found
 
 
-def test_admission_refuses_what_is_not_restricted(cluster, helm):
+def container(pod: Object, name: str) -> Object:
+    every = [*pod["spec"]["initContainers"], *pod["spec"]["containers"]]
+    return next(one for one in every if one["name"] == name)
+
+
+def variables(pod: Object) -> dict[str, str | None]:
+    engine = container(pod, "kserve-container")
+    return {one["name"]: one.get("value") for one in engine["env"]}
+
+
+def test_the_predictors_pods_are_restricted_as_kserve_makes_them(predictors):
+    assert predictors.keys() == {"stable", "next", "vnext"}
+    for pool, pod in predictors.items():
+        whys = [*refusals_of_pod(pod["spec"])]
+        for one in [*pod["spec"]["initContainers"], *pod["spec"]["containers"]]:
+            whys += [f"{pool}: {one['name']} {why}" for why in refusals_of_container(one)]
+        assert whys == []
+
+
+def test_the_base_comes_from_our_storage_initializer(predictors):
+    for pool, base in {"stable": "2", "next": "2", "vnext": "3"}.items():
+        fetch = container(predictors[pool], "storage-initializer")
+        assert fetch["command"] == ["python", "-m", "services.storage"]
+        assert fetch["args"] == [f"mlflow://bases/{base:0>64}", "/mnt/models"]
+        assert {"configMapKeyRef": {"name": "atelier-platform", "key": "MLFLOW_TRACKING_URI"}} in [
+            one.get("valueFrom") for one in fetch["env"]
+        ]
+        mounts = {
+            one["mountPath"]
+            for one in container(predictors[pool], "kserve-container")["volumeMounts"]
+        }
+        assert {"/mnt/models", "/var/lib/atelier", "/tmp", "/dev/shm"} <= mounts
+
+
+def test_canaries_are_laid_over_the_stable_engine(predictors):
+    stable, following, vnext = (variables(predictors[pool]) for pool in ("stable", "next", "vnext"))
+    changed = {"ATELIER_PRECISION": "bf16", "ATELIER_BACKEND": "tensorrt"}
+    changed["ATELIER_COMPILED"] = "/var/lib/atelier/compiled"
+    assert following == {**stable, **changed}
+    assert vnext == stable
+    assert {"fetch-vae", "fetch-compiled"} <= {
+        one["name"] for one in predictors["next"]["spec"]["initContainers"]
+    }
+    for name in ("kserve-container", "agent", "fetch-vae"):
+        assert container(predictors["next"], name)["image"].endswith("bb")
+        assert container(predictors["stable"], name)["image"].endswith("aa")
+
+
+def test_no_token_but_the_agents(predictors):
+    for pod in predictors.values():
+        volumes = {one["name"] for one in pod["spec"]["volumes"] if "projected" in one}
+        assert volumes == {"token"}
+        holders = [
+            one["name"]
+            for one in [*pod["spec"]["initContainers"], *pod["spec"]["containers"]]
+            if any(mount["name"] in volumes for mount in one["volumeMounts"])
+        ]
+        assert holders == ["agent"]
+
+
+def test_admission_refuses_what_is_not_restricted(cluster, predictors):
     """The namespace does enforce it, or the tests above would say nothing."""
-    (pod,) = predictors_pods(helm.template(PLATFORM, "atelier", PLATFORM / "ci/least.yaml"))
-    pod["spec"]["initContainers"][-1].pop("securityContext")
+    meta = {"name": "unrestricted", "labels": {}}
+    pod = {**copy.deepcopy(predictors["stable"]), "metadata": meta}
+    pod["spec"]["containers"][0].pop("securityContext")
     with pytest.raises(AssertionError, match=r'violates PodSecurity "restricted:latest"'):
         cluster.try_out([pod])
 

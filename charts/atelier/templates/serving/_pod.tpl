@@ -39,7 +39,6 @@ volumeMounts:
 {{- end }}
 
 {{- define "atelier.model" -}}
-name: kserve-container # the CRD asks for it in a canary
 modelFormat: {name: sdxl, version: "1"}
 runtime: atelier-triton
 protocolVersion: v2
