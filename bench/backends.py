@@ -21,7 +21,8 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,14 +32,14 @@ sys.path.insert(0, str(ROOT))
 
 from bench.engine import in_turns, random_adapter, ratio  # noqa: E402
 from pipelines.compile.samples import random_bank, random_call  # noqa: E402
-from services.engine import AdapterUse, Engine, EngineSettings, ImageRequest  # noqa: E402
+from services.engine import AdapterUse, Base, Engine, EngineSettings, ImageRequest  # noqa: E402
 from services.engine.backends import make_backend  # noqa: E402
 from services.engine.layout import layout_of  # noqa: E402
 
 ADAPTERS = 4
 
 
-def print_calls(base: object, settings: Mapping[str, EngineSettings], rounds: int) -> None:
+def print_calls(base: Base, settings: Mapping[str, EngineSettings], rounds: int) -> None:
     """Prints one UNet call by each backend."""
     first = next(iter(settings.values()))
     layout = layout_of(base)
@@ -53,8 +54,8 @@ def print_calls(base: object, settings: Mapping[str, EngineSettings], rounds: in
             ("mixed", [i % ADAPTERS + 1 for i in range(rows)]),
         ):
             call = random_call(base, (side, side), slots, torch.Generator().manual_seed(0))
-            runs: dict[str, Callable[[], object]] = {
-                name: lambda b=backend, c=call: b.denoise(*c.tensors, c.slots, bank)
+            runs = {
+                name: partial(backend.denoise, *call.tensors, call.slots, bank)
                 for name, backend in backends.items()
             }
             seconds = in_turns(runs, rounds)
@@ -79,13 +80,8 @@ def print_requests(folder: Path, settings: Mapping[str, EngineSettings], rounds:
             ImageRequest("a photo of a cat", seed=i, steps=8, adapters=(AdapterUse(f"a{i}"),))
             for i in range(count)
         ]
-        seconds = in_turns(
-            {
-                name: lambda e=engine, a=asked: e.generate_many(a)
-                for name, engine in engines.items()
-            },
-            rounds,
-        )
+        runs = {name: partial(engine.generate_many, asked) for name, engine in engines.items()}
+        seconds = in_turns(runs, rounds)
         medians = [statistics.median(seconds[name]) for name in settings]
         times = ratio(seconds, "torch", "onnx")
         print(f"{count:>8} {medians[0]:9.2f} {medians[1]:9.2f} {times:13.2f}", flush=True)
