@@ -1,6 +1,8 @@
 """What Helm makes of the charts, with every values file there is. Run by `make charts`."""
 
 import json
+import re
+import shutil
 import subprocess
 from collections import Counter
 from typing import Any
@@ -146,6 +148,23 @@ def test_pods_start_anew_when_mlflow_moved_and_not_when_the_schedule_changed(hel
 
     assert template() == template("hook.schedule=0 * * * *")
     assert template() != template("mlflow.trackingUri=http://other:5000")
+
+
+def test_a_new_chart_alone_starts_no_pod_anew(helm, tmp_path):
+    shutil.copytree(PLATFORM, tmp_path / "atelier")
+    about = tmp_path / "atelier/Chart.yaml"
+    about.write_text(re.sub(r"(?m)^version: .*", "version: 9.9.9", about.read_text()))
+    kinds = ("Deployment", "StatefulSet", "InferenceService", "ServingRuntime")
+    old, new = (
+        [
+            one["spec"]
+            for one in helm.template(chart, "atelier", PLATFORM / "ci/miniature.yaml")
+            if one["kind"] in kinds
+        ]
+        for chart in (PLATFORM, tmp_path / "atelier")
+    )
+    assert len(old) == 5
+    assert old == new
 
 
 def test_only_the_gateway_reaches_tritons_ports(helm):
