@@ -1,9 +1,10 @@
 """Making a training Job and its claim, once however often it is asked for."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
-from atelier.cluster.api import Api, Conflict
+from atelier.cluster.api import Api, Conflict, NotFound
 from atelier.errors import Unavailable
 from atelier.jobs.following import CLAIMS, JOBS, finished
 from atelier.jobs.job import JobOptions, training_claim, training_job
@@ -37,21 +38,17 @@ def submit_training(api: Api, spec: TrainingSpec, options: JobOptions) -> tuple[
 
 def _create(api: Api, path: str, wanted: Object, owner: str | None) -> Object:
     """Make an object as soon as the earlier one of its name is gone, unless it is `owner`'s."""
-    deadline = time.monotonic() + _GONE_SECONDS
-    while True:
-        try:
+    name, deadline = str(wanted["metadata"]["name"]), time.monotonic() + _GONE_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(Conflict):
             return api.create(path, wanted)
-        except Conflict:
-            name = str(wanted["metadata"]["name"])
+        with suppress(NotFound):  # gone in between
             there = api.get(path, name)
             owners = {one["uid"] for one in there["metadata"].get("ownerReferences") or ()}
             if owner in owners:
                 return there
-            if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"{name}: an earlier one is still being deleted; look at what holds it"
-                ) from None
-            time.sleep(1.0)
+        time.sleep(1.0)
+    raise Unavailable(f"{name}: an earlier one is still being deleted; look at what holds it")
 
 
 def _claimed(job: Object) -> str | None:

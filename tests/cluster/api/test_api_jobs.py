@@ -1,0 +1,166 @@
+"""Training Jobs on a real API server with its real Job controller; only the pods' ends are told.
+
+What a kubelet would report is written into the pods' status, so that every way to end is seen: what
+counts, what ends the Job, what goes on. All of it with the rights that k8s/ gives to trainers.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from atelier.cluster import Api
+from atelier.jobs import Follower, JobOptions, Outcome, TrainingSpec, submit_training
+from atelier.jobs.following import CLAIMS, JOBS, PODS, finished
+from services.triton.process import spawn
+from tests.cluster.apiserver import ADMIN, ApiServer, missing, until
+from tests.cluster.local.tools import program
+
+ROOT = Path(__file__).resolve().parents[3]
+NAMESPACE = "atelier-training"
+HEX = "sha256:" + "0123456789abcdef" * 4
+OPTIONS = JobOptions(image="registry.example/atelier-train:1")
+CONTROLLERS = (
+    "job-controller",
+    "garbage-collector-controller",
+    "persistentvolumeclaim-protection-controller",
+)
+
+
+def objects(name: str) -> list[dict[str, Any]]:
+    """Those of a file of k8s/."""
+    return [one for one in yaml.safe_load_all((ROOT / "k8s" / name).read_text()) if one]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """An API server with the namespace that trains, and the controllers that look after Jobs."""
+    manager = program("kube-controller-manager")
+    if why := missing() or ("" if manager.exists() else f"no {manager}: `make cluster-tools`"):
+        pytest.skip(why)
+    made = ApiServer(tmp_path_factory.mktemp("apiserver"))
+    controller = None
+    try:
+        made.start("trainer")
+        admin = made.api(NAMESPACE)
+        for one in objects("namespaces.yaml"):
+            admin.create("/api/v1/namespaces", one)
+        for one in objects("priorities.yaml"):
+            admin.create("/apis/scheduling.k8s.io/v1/priorityclasses", one)
+        (role,) = (one for one in objects("training.yaml") if one["kind"] == "Role")
+        made.allow(NAMESPACE, "trainer", role["rules"])
+        command = [str(manager), f"--kubeconfig={made.kubeconfig(ADMIN)}", "--secure-port=0"]
+        command += ["--leader-elect=false", f"--controllers={','.join(CONTROLLERS)}"]
+        log = made.folder / "controllers.log"
+        controller = spawn(command, env=dict(os.environ), log=log, when_orphaned=signal.SIGKILL)
+        yield made
+    finally:
+        if controller is not None:
+            controller.kill()
+            controller.wait(60)
+        made.stop()
+
+
+@pytest.fixture
+def api(server: ApiServer) -> Api:
+    """A trainer's."""
+    return server.api(NAMESPACE, "trainer")
+
+
+def spec(adapter: str) -> TrainingSpec:
+    return TrainingSpec(adapter=adapter, recipe=HEX, base=HEX, datasets=(HEX,))
+
+
+def pods(api: Api, job: dict[str, Any], *, running: bool = False) -> list[str]:
+    selector = f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"
+    found, _ = api.list(PODS, [("labelSelector", selector)])
+    waiting = [one for one in found if one["status"].get("phase") == "Pending"]
+    return [one["metadata"]["name"] for one in (waiting if running else found)]
+
+
+def end(server: ApiServer, job: dict[str, Any], code: int, *, evicted: bool = False) -> None:
+    """Say that the Job's pod has ended, as a kubelet would."""
+    api = server.api(NAMESPACE)
+    until(lambda: pods(api, job, running=True))
+    (pod,) = pods(api, job, running=True)
+    ended = {"terminated": {"exitCode": code, "finishedAt": "2026-01-01T00:00:00Z"}}
+    about = {"name": "train", "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
+    conditions = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
+    status = {
+        "phase": "Failed" if code else "Succeeded",
+        "containerStatuses": [{**about, "state": ended}],
+        "conditions": conditions if evicted else [],
+    }
+    command = [program("kubectl"), "--kubeconfig", server.kubeconfig(ADMIN), "-n", NAMESPACE]
+    command += ["patch", "pod", pod, "--subresource=status", "--type=merge"]
+    subprocess.run([*command, "-p", json.dumps({"status": status})], check=True)
+
+
+def failures(api: Api, job: dict[str, Any]) -> int:
+    return int(api.get(JOBS, job["metadata"]["name"])["status"].get("failed", 0))
+
+
+def test_only_what_may_pass_is_tried_again_and_only_failures_count(
+    server: ApiServer, api: Api
+) -> None:
+    job, made = submit_training(api, spec("thor-cat"), OPTIONS)
+    assert made
+    assert submit_training(api, spec("thor-cat"), OPTIONS)[1] is False
+    told: list[str] = []
+    outcomes: list[Outcome] = []
+    follower = Follower(api, job["metadata"]["name"], told.append)
+    following = threading.Thread(target=lambda: outcomes.append(follower.follow()))
+    following.start()
+
+    end(server, job, 143)  # SIGTERM, with a checkpoint
+    until(lambda: len(pods(api, job)) == 2)
+    end(server, job, 137, evicted=True)  # killed after its grace period
+    until(lambda: len(pods(api, job)) == 3)
+    assert failures(api, job) == 0
+    end(server, job, 3)  # MLflow was away
+    until(lambda: failures(api, job) == 1)
+    until(lambda: len(pods(api, job)) == 4, seconds=60)  # ten seconds later
+    assert finished(api.get(JOBS, job["metadata"]["name"])) is None
+    end(server, job, 2)  # bad input
+    following.join(60)
+    (outcome,) = outcomes
+    assert (outcome.succeeded, outcome.exit_code) == (False, 2)
+    assert "exit code 2 matching FailJob rule" in outcome.reason
+    assert [line.rpartition(" ")[2] for line in told if "ended" in line] == ["143", "137", "3", "2"]
+
+
+def test_a_failed_job_makes_way_and_one_that_succeeded_does_not(
+    server: ApiServer, api: Api
+) -> None:
+    first, _ = submit_training(api, spec("robot"), OPTIONS)
+    name = first["metadata"]["name"]
+    end(server, first, 1)
+    until(lambda: finished(api.get(JOBS, name)) is not None)
+    second, made = submit_training(api, spec("robot"), OPTIONS)
+    assert made and second["metadata"]["uid"] != first["metadata"]["uid"]
+    claim = api.get(CLAIMS, name)
+    assert claim["metadata"]["ownerReferences"][0]["uid"] == second["metadata"]["uid"]
+    until(lambda: not pods(api, first))  # nothing of it is left behind
+    end(server, second, 0)
+    outcome = Follower(api, name, lambda line: None).follow()
+    assert (outcome.succeeded, outcome.exit_code) == (True, 0)
+    third, made = submit_training(api, spec("robot"), OPTIONS)
+    assert not made and third["metadata"]["uid"] == second["metadata"]["uid"]
+
+
+def test_a_queued_job_waits_to_be_admitted(api: Api) -> None:
+    queued = JobOptions(image="i", queue="gpu", priority="atelier-urgent", gpus=2, volume="shared")
+    job, made = submit_training(api, spec("queued"), queued)
+    told: list[str] = []
+    follower = Follower(api, job["metadata"]["name"], told.append)
+    assert made and follower._look() is None
+    assert told == ["waits in queue gpu"]
+    claims, _ = api.list(CLAIMS)
+    assert job["metadata"]["name"] not in {one["metadata"]["name"] for one in claims}
