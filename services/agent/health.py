@@ -24,7 +24,7 @@ from services.agent.agent import Agent
 logger = logging.getLogger(__name__)
 
 STUCK_SECONDS = 30.0  # without a round the agent is as good as dead
-CALL_SECONDS = 3.0  # a call takes at most that long
+CALL_SECONDS = 1.0  # a call takes at most that long: less than a probe waits
 
 
 class Pulse:

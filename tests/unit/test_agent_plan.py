@@ -1,9 +1,12 @@
 """The agent's decisions: no file, no server, no registry."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from atelier.names import hex_of
 from atelier.release import Canary, Pin, Release
 from atelier.replica import Held, Replica
-from services.agent.plan import plan, report
+from services.agent.plan import KEPT, SERVED, plan, report
 from services.agent.wanted import Wanted, WantedAdapter
 
 BASE = "sha256:" + "b" * 64
@@ -190,3 +193,44 @@ def test_what_never_arrived_is_reported_with_its_reason() -> None:
         3: ("failed", "fetch thor-cat@3: away"),
     }
     assert told.error == "fetch thor-cat@3: away"
+
+
+def test_helm_rollback_there_and_back_needs_nobody() -> None:
+    """It writes the old release again, which knows nothing of the version that it leaves."""
+    old, new = released(1), released(1, 2)
+    both = loaded((1, "ready"), (2, "ready"))
+    back = make(old, {1, 2}, asked(2, 1, default=2), both)
+    assert (default_of(back.wanted), sorted(versions_of(back.wanted))) == (1, [1, 2])
+    assert (back.fetch, back.prune) == ((), ())
+    forth = make(new, {1, 2}, Wanted(adapters=back.wanted), both)
+    assert (default_of(forth.wanted), sorted(versions_of(forth.wanted))) == (2, [1, 2])
+    assert (forth.fetch, forth.prune) == ((), ())
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=12))
+def test_whatever_helm_writes_the_last_two_served_stay_and_little_else(moves: list[int]) -> None:
+    """Releases of version N as `helm upgrade` and `helm rollback` write them, in any order: each
+    knows the versions before it. What was served one step ago is never fetched again."""
+    was, before = Wanted(), None
+    for version in moves:
+        release = released(*range(1, version + 1))
+        on_volume = {one.version for one in was.adapters} | set(range(1, version + 1))
+        engine = loaded(*((one, "ready") for one in on_volume))
+        made = make(release, on_volume, was, engine)
+        held = versions_of(made.wanted)
+        assert default_of(made.wanted) == version
+        assert len(held) == len(set(held)) <= KEPT + SERVED
+        if before is not None and not (before < version and before <= version - KEPT):
+            assert before in held  # a release that lists it as long past has let it go
+        was, before = Wanted(adapters=made.wanted, generation=was.generation + 1), version
+
+
+def test_what_a_release_lists_as_its_past_has_had_its_time() -> None:
+    states = tuple((version, "ready") for version in (1, 2, 3, 4))
+    made = make(released(1, 2, 3, 4), {1, 2, 3, 4}, asked(3, 2, 1, default=3), loaded(*states))
+    assert versions_of(made.wanted) == [4, 3, 2]
+
+
+def test_a_version_that_is_not_at_hand_is_not_kept_for_later() -> None:
+    made = make(released(1), {1}, asked(2, 1, default=2), loaded((1, "ready")))
+    assert versions_of(made.wanted) == [1]

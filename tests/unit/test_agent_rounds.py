@@ -1,7 +1,12 @@
 """The agent's rounds on a real volume, with a registry of folders; no server."""
 
+import resource
 import shutil
+import signal
+import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +23,7 @@ from atelier.release import Pin, Release, ReleaseFolder
 from atelier.replica import Held, Replica, ReplicaFolder
 from services.agent.agent import Agent, Place
 from services.agent.fetching import Fetching
+from services.agent.health import HealthServer, Pulse
 from services.agent.packages import PackageShelf
 from services.agent.plan import Named
 from services.agent.wanted import Wanted
@@ -115,11 +121,17 @@ class Rig:
             self.releases.put(new or first)
         return made
 
-    def engine(self, *held: tuple[Package, int, str]) -> None:
-        """The engine says what it holds."""
+    def engine(self, *held: tuple[Package, int, str], default: int | None = None) -> None:
+        """The engine says what it holds, and by which version it answers."""
         adapters = tuple(
             Held.model_validate(
-                {"name": "thor-cat", "version": version, "digest": one.digest, "state": state}
+                {
+                    "name": "thor-cat",
+                    "version": version,
+                    "digest": one.digest,
+                    "state": state,
+                    "default": version == default,
+                }
             )
             for one, version, state in held
         )
@@ -237,3 +249,117 @@ def test_what_a_killed_agent_left_half_done_is_swept_away(tmp_path: Path) -> Non
     assert [path.name for path in shelf.folder.iterdir()] == ["a" * 64]
     good, bad = shelf.scan()
     assert (good, list(bad)) == (frozenset(), ["sha256:" + "a" * 64])
+
+
+def test_a_full_volume_is_told_serves_on_and_recovers(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    rig.engine((good, 1, "ready"), default=1)
+    rig.agent.sync()
+    monkeypatch.setattr("services.agent.agent.SPARE", 2**60)  # nothing has so much room
+    bad = rig.publish(2)
+    rig.settle(lambda: bad.digest in rig.agent._fetching.problems)
+    rig.agent.sync()
+    assert "MiB left, too little for a package; make room" in rig.report().error
+    assert rig.wanted().default("thor-cat").version == 1 and rig.fetched == [1]
+    assert rig.agent.ready
+    monkeypatch.undo()
+    rig.settle(lambda: len(rig.wanted().adapters) == 2)
+    rig.agent.sync()
+    assert rig.report().error is None
+
+
+def test_an_engine_that_cannot_be_asked_is_told_and_asked_again(rig: Rig) -> None:
+    one, two = rig.publish(1), rig.publish(2)
+    rig.settle(lambda: len(rig.wanted().adapters) == 2)
+    rig.engine((one, 1, "ready"), (two, 2, "ready"))
+    rig.agent.sync()
+    assert rig.wanted().default("thor-cat").version == 2
+    rig.releases.put(rig.releases.get("thor-cat").rolled_back())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # EFBIG, as a full disk is ENOSPC
+    try:
+        rig.agent._reports = Told()
+        rig.agent.sync()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    (told,) = rig.agent._reports.reports
+    assert "the engine cannot be asked" in told.error
+    assert rig.wanted().default("thor-cat").version == 2  # whole, as it was
+    rig.agent.sync()
+    assert rig.wanted().default("thor-cat").version == 1
+
+
+class Told:
+    """Reports that go to no disk, as a Lease does."""
+
+    def __init__(self) -> None:
+        self.reports: list[Replica] = []
+
+    def put(self, report: Replica) -> None:
+        self.reports.append(report)
+
+
+def test_ready_is_once_everything_was_served_and_stays(rig: Rig) -> None:
+    rig.agent.sync()
+    assert rig.agent.ready  # nothing is released
+    rig.agent.close()
+    rig.away = True
+    good = rig.publish(1)
+    rig.agent = rig.new_agent()
+    rig.settle(lambda: rig.agent._fetching.problems)
+    assert not rig.agent.ready  # a pod whose packages cannot be fetched
+    rig.away = False
+    rig.settle(lambda: rig.wanted().adapters)
+    rig.agent.sync()
+    assert not rig.agent.ready  # on the volume, but not in the engine
+    rig.engine((good, 1, "ready"), default=1)
+    rig.agent.sync()
+    assert rig.agent.ready
+    rig.away = True
+    rig.publish(2)
+    rig.settle(lambda: rig.report().error)
+    assert rig.agent.ready  # the last good version serves
+
+
+def test_probes_and_prometheus_are_answered(rig: Rig) -> None:
+    pulse = Pulse()
+    server = HealthServer(rig.agent, pulse, "127.0.0.1", 0)
+
+    def ask(path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=5) as one:
+                return one.status, one.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    try:
+        assert ask("/healthz")[0] == 200 and ask("/nowhere")[0] == 404
+        assert ask("/readyz") == (503, "the engine has not said what it holds yet\n")
+        rig.away = True
+        made = rig.publish(1)
+        rig.settle(lambda: rig.report().error)
+        status, text = ask("/readyz")
+        assert status == 503 and "thor-cat@1: fetch thor-cat@1: the registry is away" in text
+        rig.away = False
+        rig.settle(lambda: rig.wanted().adapters)
+        rig.engine((made, 1, "ready"), default=1)
+        rig.agent.sync()
+        assert ask("/readyz") == (200, "ok\n")
+        text = ask("/metrics")[1]
+        assert 'atelier_agent_adapters{state="ready"} 1.0' in text
+        told = f'adapter="thor-cat",digest="{made.digest}",version="1"'
+        assert f"atelier_agent_default_info{{{told}}} 1.0" in text
+        assert "atelier_agent_fetch_failures_total 1.0" in text
+        assert "atelier_agent_releases_read_timestamp_seconds 1." in text
+        stuck = socket.create_connection(("127.0.0.1", server.port))  # says nothing, ever
+        assert ask("/healthz")[0] == 200
+        stuck.close()
+        pulse._last -= 60
+        assert ask("/healthz") == (503, "the loop is stuck\n")
+    finally:
+        server.close()

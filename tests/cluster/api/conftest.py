@@ -4,14 +4,17 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from atelier.adapter.manifest import Manifest
 from atelier.cluster import Api, Pod
 from atelier.cluster.api import CONFIG_MAPS
+from atelier.registry import Registry
 from atelier.release import Release
 from tests.cluster.apiserver import ApiServer, chart_rules, missing
+from tests.promoted import package
 
 USERS = ("agent", "gateway", "hook")
 PARTS = {"agent": "serving", "gateway": "gateway", "hook": "hook"}
@@ -75,3 +78,14 @@ def namespace(server: ApiServer) -> Namespace:
     for user, part in PARTS.items():
         server.allow(name, user, chart_rules(part))
     return Namespace(server, name)
+
+
+@pytest.fixture(scope="session")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, str]]:
+    """A registry's database with two versions of `thor-cat`, and their digests."""
+    folder = tmp_path_factory.mktemp("registry")
+    registry, digests = Registry(f"sqlite:///{folder / 'mlflow.db'}"), {}
+    for seed in (1, 2):
+        made = package(folder / str(seed), "thor-cat", seed)
+        digests[registry.register(made, run_id=None)] = made.digest
+    return folder / "mlflow.db", digests

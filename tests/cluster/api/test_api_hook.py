@@ -24,7 +24,6 @@ from atelier.replica import Held, Replica
 from pipelines.hook import Hook
 from tests.cluster.api.conftest import Namespace
 from tests.judged import DIGEST as BASE
-from tests.promoted import package
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME, ALIAS = "thor-cat", "production"
@@ -111,17 +110,6 @@ class Scene:
             if self._says is not None:
                 self._agent.replicas.put(self._says[0])
                 self._gateway.gateways.put(self._says[1])
-
-
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, str]]:
-    """A registry's database with two versions, and their digests; made once, it takes seconds."""
-    folder = tmp_path_factory.mktemp("registry")
-    registry, digests = Registry(f"sqlite:///{folder / 'mlflow.db'}"), {}
-    for seed in (1, 2):
-        made = package(folder / str(seed), NAME, seed)
-        digests[registry.register(made, run_id=None)] = made.digest
-    return folder / "mlflow.db", digests
 
 
 @pytest.fixture
