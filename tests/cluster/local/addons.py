@@ -47,6 +47,8 @@ def kserve(settings: Settings) -> None:
     config = settings.kubeconfig
     apply(config, [restricted_namespace("kserve")])
     apply(config, template(chart("kserve-crd"), "kserve-crd", "kserve", {}))
+    # The controller gives up when it starts before they count.
+    kubectl(config, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
     image = _pushed(settings, "kserve-controller", "/manager")
     objects = template(chart("kserve-resources"), "kserve", "kserve", KSERVE_VALUES)
     ca = _encoded(settings.pki / "ca.crt")

@@ -1,7 +1,8 @@
 // Command probe is what the tests run in pods to see that a cluster works.
 //
 //	probe serve ADDRESS DIR   serve DIR's files over HTTP, until told to go
-//	probe get URL             print what URL answers; ends with 1 when it does not within 5 s
+//	probe get URL [PATIENCE]  print what URL answers; ends with 1 when it does not, having asked
+//	                          again for PATIENCE (like 30s; by default once), 5 s each time
 //	probe store URI DIR       write URI into DIR/uri, as a KServe storage initializer would a model
 package main
 
@@ -31,10 +32,12 @@ func run(args []string) error {
 		return serve(args[1], args[2])
 	case len(args) == 2 && args[0] == "get":
 		return get(args[1])
+	case len(args) == 3 && args[0] == "get":
+		return getPatiently(args[1], args[2])
 	case len(args) == 3 && args[0] == "store":
 		return os.WriteFile(filepath.Join(args[2], "uri"), []byte(args[1]), 0o644)
 	}
-	return errors.New("usage: probe serve ADDRESS DIR | get URL | store URI DIR")
+	return errors.New("usage: probe serve ADDRESS DIR | get URL [PATIENCE] | store URI DIR")
 }
 
 func serve(address, dir string) error {
@@ -64,4 +67,16 @@ func get(url string) error {
 	}
 	_, err = io.Copy(os.Stdout, answer.Body)
 	return err
+}
+
+func getPatiently(url, patience string) error {
+	wait, err := time.ParseDuration(patience)
+	if err != nil {
+		return err
+	}
+	for until := time.Now().Add(wait); ; time.Sleep(200 * time.Millisecond) {
+		if err := get(url); err == nil || time.Now().After(until) {
+			return err
+		}
+	}
 }
