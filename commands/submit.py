@@ -8,6 +8,7 @@ import typer
 import yaml
 
 from atelier.errors import BadInput
+from atelier.home import Home
 from commands.verb import Answer
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ def submit(
         raise BadInput("--image or ATELIER_TRAIN_IMAGE: name the atelier-train image")
     if priority and not queue:
         raise BadInput("--priority: is Kueue's; name the queue with --queue")
+    if Home.find().tracking_uri.startswith("sqlite:") and not dry_run:
+        raise BadInput(
+            "MLFLOW_TRACKING_URI: not set; name the MLflow that the cluster's Jobs fetch from"
+        )
     found = Recipe.load(recipe)
     options = JobOptions(
         namespace=namespace,
@@ -74,12 +79,11 @@ def submit(
     )
     from commands.base import open_artifacts
     from commands.progress import progress
+    from pipelines.dataset import check_pictures
     from pipelines.parcel import pack, upload
-    from pipelines.run import check_pictures
 
     check_pictures(found)
-    artifacts = open_artifacts()
-    parcel = pack(found, artifacts, processes=max(1, gpus))
+    parcel = pack(found, open_artifacts, processes=max(1, gpus))
     spec = parcel.spec
     if dry_run:
         text = yaml.safe_dump(training_job(spec, options), sort_keys=False)
@@ -88,13 +92,12 @@ def submit(
     if known is not None:
         return known
     with progress() as shown:
-        uploaded = upload(parcel, artifacts, shown)
+        uploaded = upload(parcel, open_artifacts(), shown)
     return _submitted(spec, options, uploaded, follow=follow)
 
 
 def _made(spec: "TrainingSpec") -> Answer | None:
     """What there is to say where a version was made from the same digests."""
-    from atelier.home import Home
     from atelier.jobs import SPEC_TAG
     from commands.sources import open_registry
     from pipelines.evaluate import FILE, Evaluation

@@ -36,8 +36,9 @@ class Parcel:
     contents: Sequence[Content]
 
 
-def pack(recipe: Recipe, artifacts: Artifacts, *, processes: int = 1) -> Parcel:
-    """Everything with its digest; a base of the hub is the one that was imported under its name."""
+def pack(recipe: Recipe, artifacts: Callable[[], Artifacts], *, processes: int = 1) -> Parcel:
+    """Everything with its digest; a base of the hub is the one that was imported under its name,
+    for which alone the registry is asked."""
     contents: list[Content] = []
 
     def digest(content: Content) -> str:
@@ -72,11 +73,13 @@ def upload(parcel: Parcel, artifacts: Artifacts, progress: Progress | None = Non
     return uploaded
 
 
-def _base(recipe: Recipe, artifacts: Artifacts, digest: Callable[[Content], str]) -> str:
+def _base(
+    recipe: Recipe, artifacts: Callable[[], Artifacts], digest: Callable[[Content], str]
+) -> str:
     """A folder's own digest; for a hub id, of what `atelier base import` registered."""
     model, revision = recipe.base.model, recipe.base.revision
     if not Path(model).expanduser().exists():
-        known = artifacts.named("bases", known_as(model, revision))
+        known = artifacts().named("bases", known_as(model, revision))
         if known is not None:
             return f"sha256:{known.key}"
         which = f"{model} --revision {revision}" if revision else model

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from atelier.boundary import answered
-from atelier.errors import DatasetError, Refused
+from atelier.errors import Refused
 from atelier.home import Home
 from atelier.policy import Policy
 from atelier.recipe import Recipe
 from atelier.registry import Registry
-from pipelines.dataset import lint
+from pipelines.dataset import check_pictures
 from pipelines.evaluate import FILE, SHEET, Evaluation, evaluate
 from pipelines.promote import Smoke, Standing, promote
 from pipelines.train import TrainResult, train
@@ -84,15 +84,6 @@ def require_accepted(judged: Evaluation, version: int) -> None:
     if not judged.accepted:
         why = "\n- ".join(judged.reasons)
         raise Refused(f"{judged.adapter}@{version} is refused:\n- {why}")
-
-
-def check_pictures(recipe: Recipe) -> None:
-    """Say what is wrong with the pictures."""
-    for stage in recipe.stages:
-        data, folder = stage.dataset, recipe.dataset_folder(stage)
-        found = lint(folder, resolution=data.resolution, captions=data.captions)
-        if errors := [str(finding) for finding in found if finding.severity == "error"]:
-            raise DatasetError("\n".join(errors))
 
 
 def register(

@@ -12,8 +12,9 @@ from atelier.registry import Registry
 from commands.demo.clock import Clock, Step
 from commands.progress import progress
 from commands.table import short
+from pipelines.dataset import check_pictures
 from pipelines.evaluate import Evaluation, evaluate
-from pipelines.run import check_pictures, register
+from pipelines.run import register
 from pipelines.train import train
 from pipelines.train.progress import watcher
 

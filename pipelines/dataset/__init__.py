@@ -2,7 +2,7 @@
 
 from pipelines.dataset.crop import Fitted, square, whole
 from pipelines.dataset.folder import Picture, PictureFolder, open_folder
-from pipelines.dataset.lint import Finding, lint
+from pipelines.dataset.lint import Finding, check_pictures, lint
 from pipelines.dataset.pictures import open_picture
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Fitted",
     "Picture",
     "PictureFolder",
+    "check_pictures",
     "lint",
     "open_folder",
     "open_picture",

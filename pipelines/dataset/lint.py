@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from atelier.errors import DatasetError
+from atelier.recipe import Recipe
 from pipelines.dataset.folder import Picture, open_folder, other_files
 from pipelines.dataset.pictures import has_transparency, open_picture
 
@@ -168,3 +169,12 @@ def _twins(hashes: list[tuple[Path, int]], digests: dict[Path, str]) -> Iterator
             if (one ^ two).bit_count() <= ALIKE:
                 yield Finding("warning", path, f"looks like {other.name}", "keep the better one")
                 break
+
+
+def check_pictures(recipe: Recipe) -> None:
+    """DatasetError with all that is wrong with a recipe's pictures."""
+    for stage in recipe.stages:
+        data, folder = stage.dataset, recipe.dataset_folder(stage)
+        found = lint(folder, resolution=data.resolution, captions=data.captions)
+        if errors := [str(finding) for finding in found if finding.severity == "error"]:
+            raise DatasetError("\n".join(errors))

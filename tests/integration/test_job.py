@@ -55,7 +55,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
         (studio / f"held_back/{index}.png").write_bytes(data + bytes([index]))
     uri = f"sqlite:///{tmp_path_factory.mktemp('registry') / 'mlflow.db'}"
     artifacts = Artifacts(uri)
-    parcel = pack(recipe(studio, tracking__mlflow=True), artifacts)
+    parcel = pack(recipe(studio, tracking__mlflow=True), lambda: artifacts)
     assert len(upload(parcel, artifacts)) == 4  # base, pictures, pictures held back, recipe
     assert upload(parcel, artifacts) == []
     folders = tiny_scorers(studio / "scorers", studio / "base/tokenizer")

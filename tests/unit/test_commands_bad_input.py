@@ -1,17 +1,21 @@
 """Bad input on the command line: one clear line, the right exit code, nothing written."""
 
+import json
 import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import write_package
+from atelier.base import base_digest
 from atelier.home import Home
+from atelier.jobs import TrainingSpec
 from commands.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,3 +189,30 @@ def some_base(folder: Path) -> Path:
 def test_nothing_serves_in_an_empty_home() -> None:
     result = atelier("status")
     assert result.exit_code == 0 and "atelier serve" in result.stdout
+
+
+def test_a_submission_that_no_pod_could_carry_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = ROOT / "examples/thor-cat/recipe.yaml"
+    assert "ATELIER_TRAIN_IMAGE" in told(atelier("submit", recipe), 2)
+    monkeypatch.setenv("ATELIER_TRAIN_IMAGE", "registry.example/atelier-train:1")
+    assert "name the queue" in told(atelier("submit", recipe, "--priority", "urgent"), 2)
+    assert "MLFLOW_TRACKING_URI" in told(atelier("submit", recipe), 2)
+
+
+def test_a_job_is_shown_without_a_registry_or_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digests are those of the miniature and of the pictures in the repository."""
+    monkeypatch.chdir(ROOT)
+    asked = ["submit", "examples/thor-cat/recipe.yaml", "--image", "i", "--dry-run"]
+    shown = atelier(*asked, "--gpus", "2")
+    assert shown.exit_code == 0, shown.output
+    job = yaml.safe_load(shown.stdout)
+    spec = TrainingSpec.parse(job["metadata"]["annotations"]["atelier.dev/spec"])
+    assert (spec.adapter, spec.processes) == ("thor-cat", 2)
+    assert spec.base == base_digest(ROOT / "models/miniature")
+    assert job["metadata"]["name"] == spec.job_name("staging")
+    assert json.loads(atelier(*asked, "--gpus", "2", "--json").stdout) == job
+    assert not Home.find().root.exists()
