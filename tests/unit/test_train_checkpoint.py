@@ -5,7 +5,7 @@ import random
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +129,11 @@ def test_one_process_at_a_time_trains_into_a_folder(tmp_path: Path) -> None:
         pass
     with folder.claimed():
         pass
+
+
+def test_a_run_belongs_to_its_number_of_processes(tmp_path: Path) -> None:
+    """Older runs do not say: they were of one."""
+    older = {key: value for key, value in asdict(IDENTITY).items() if key != "processes"}
+    IDENTITY.check(older, tmp_path)
+    with pytest.raises(BadInput, match=r"belongs to processes 1 \(now 2\)"):
+        replace(IDENTITY, processes=2).check(older, tmp_path)

@@ -54,3 +54,16 @@ def test_each_timestep_is_uniform_for_itself() -> None:
     first = torch.tensor([Draws(5, 0, s).timesteps("t", 4, 1000)[0].item() for s in range(2000)])
     share = torch.histc(first.float(), bins=10, min=0, max=1000) / 2000
     assert (share - 0.1).abs().max() < 0.03
+
+
+def test_processes_share_every_row_of_a_batch_once() -> None:
+    for ranks, rows in ((1, 4), (2, 4), (4, 12)):
+        shares = [Draws(0, 0, 5, rank=rank, ranks=ranks).share(rows) for rank in range(ranks)]
+        assert [row for share in shares for row in share] == list(range(rows))
+        assert {len(share) for share in shares} == {rows // ranks}
+
+
+def test_what_is_drawn_does_not_depend_on_who_draws() -> None:
+    first, second = (Draws(7, 0, 31, rank=rank, ranks=2) for rank in range(2))
+    assert torch.equal(first.normal("noise", (4, 3)), second.normal("noise", (4, 3)))
+    assert first.picks("subject", 4, 9) == Draws(7, 0, 31).picks("subject", 4, 9)
