@@ -100,6 +100,10 @@ lock: setup ## Pin every dependency again, by hash and without addresses
 	@printf '%s\n' cyclonedx-bom hatchling uv | $(UV) pip compile - $(PIN) -c requirements/dev.txt \
 	  -c requirements/uv.txt -o requirements/build.txt
 
+.PHONY: images
+images: setup ## Build the container images and list them (root, buildah, debootstrap; docs/images.md)
+	@$(PY) -m tests.cluster.images build
+
 .PHONY: clean
 clean: ## Remove what demo and tests leave behind (not .venv)
 	@rm -rf demo .atelier .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
