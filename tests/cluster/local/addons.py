@@ -48,7 +48,7 @@ def kserve(settings: Settings) -> None:
     apply(config, [restricted_namespace("kserve")])
     apply(config, template(chart("kserve-crd"), "kserve-crd", "kserve", {}))
     # The controller gives up when it starts before they count.
-    kubectl(config, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    _patiently(config, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
     image = _pushed(settings, "kserve-controller", "/manager")
     objects = template(chart("kserve-resources"), "kserve", "kserve", KSERVE_VALUES)
     ca = _encoded(settings.pki / "ca.crt")
@@ -114,13 +114,19 @@ def _webhook_certificate(settings: Settings) -> dict[str, Any]:
 def _wait_for_webhook(kubeconfig: Path, api: str, kind: str, spec: dict[str, Any]) -> None:
     """Until an object that it looks at would be accepted: a ready pod is not yet an address."""
     tried = {"apiVersion": api, "kind": kind, "metadata": {"name": "would-be"}, "spec": spec}
-    text = yaml.safe_dump(tried)
-    for attempt in range(60):
+    words = ["create", "--dry-run=server", "-f", "-"]
+    _patiently(kubeconfig, *words, stdin=yaml.safe_dump(tried))
+
+
+def _patiently(kubeconfig: Path, *words: str, stdin: str | None = None) -> None:
+    """What cannot be done yet is tried again, for a minute."""
+    until = time.monotonic() + 60
+    while True:
         try:
-            kubectl(kubeconfig, "create", "--dry-run=server", "-f", "-", stdin=text)
+            kubectl(kubeconfig, *words, stdin=stdin)
             return
         except ClusterTroubleError:
-            if attempt == 59:
+            if time.monotonic() > until:
                 raise
             time.sleep(1)
 

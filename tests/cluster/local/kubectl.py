@@ -1,5 +1,6 @@
 """kubectl and Helm, as the administrator of a cluster."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,16 @@ def template(chart: Path, name: str, namespace: str, values: dict[str, Any]) -> 
     """A chart's objects, custom resource definitions included."""
     words = ["template", name, str(chart), "--namespace", namespace, "--include-crds"]
     text = run([str(program("helm")), *words, "--values", "-"], stdin=yaml.safe_dump(values))
-    return [one for one in yaml.safe_load_all(text) if one]
+    # Definitions are long: libyaml reads them in a tenth of the time.
+    return [one for one in yaml.load_all(text, yaml.CSafeLoader) if one]
 
 
 def apply(kubeconfig: Path, objects: Iterable[Any]) -> None:
     """Make or change `objects`; what is as it should be is left alone."""
     # On the server's side: KServe's definitions are too large for the annotation of the other way.
     words = ["apply", "--server-side", "--force-conflicts", "-f", "-"]
-    kubectl(kubeconfig, *words, stdin=yaml.safe_dump_all(objects))
+    together = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+    kubectl(kubeconfig, *words, stdin=json.dumps(together))
 
 
 def restricted_namespace(name: str) -> dict[str, Any]:
