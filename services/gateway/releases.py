@@ -130,7 +130,7 @@ def _trouble(release: Release, replicas: Sequence[Replica]) -> str:
     if not any(map(release.fits, live)):
         served = drawn_with(live[0].base, live[0].vae) if live else "nothing"
         return f"it is for {drawn_with(release.base, release.vae)}; served is {served}"
-    for one in live:
+    for one in filter(release.fits, live):
         held = one.holds(release.adapter, release.digest)
         if held is None or held.state != "ready":
             reason = (held and held.error) or one.error or "not loaded yet"

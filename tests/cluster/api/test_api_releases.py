@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from kubernetes.config import incluster_config
 
 from atelier.cluster import Api, ClusterAway, ClusterRefused, listing, watching
 from atelier.cluster.api import CONFIG_MAPS, LEASES
@@ -128,6 +129,24 @@ def test_rights_are_the_charts_and_no_more(namespace: Namespace) -> None:
     with pytest.raises(ClusterRefused, match="403"):
         hook.delete(CONFIG_MAPS, "release-thor-cat")
     assert hook.list(LEASES)[0] == []
+
+
+def test_a_pod_finds_it_by_its_service_accounts_token(
+    namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = namespace.server
+    namespace.release(FIRST, ONE)
+    token, certificate = tmp_path / "token", tmp_path / "ca.crt"
+    configuration = namespace.api("agent")._client.configuration
+    token.write_text(configuration.api_key["authorization"].removeprefix("Bearer "))
+    certificate.write_text(Path(configuration.ssl_ca_cert).read_text())
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(certificate))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+    monkeypatch.setenv("POD_NAMESPACE", namespace.name)
+    api = Api.connect()
+    assert [one["metadata"]["name"] for one in api.list(CONFIG_MAPS)[0]] == ["release-thor-cat"]
 
 
 def test_an_address_where_nobody_listens_is_told(namespace: Namespace) -> None:
