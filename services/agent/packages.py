@@ -59,6 +59,11 @@ class PackageShelf:
             final = self.folder / hex_of(digest)
             replace_folder(aside, final)
             self._verified[digest] = _signature(final)
+        except AdapterRejected as error:
+            # not where it lay for a moment: the same fault has the same text at each attempt
+            aside_there = rf"{re.escape(str(self.folder))}/\.[^:\s]*"
+            text = re.sub(aside_there, "the package in the registry", str(error))
+            raise AdapterRejected(text) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
