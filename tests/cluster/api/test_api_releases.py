@@ -7,7 +7,7 @@ import pytest
 from kubernetes.config import incluster_config
 
 from atelier.cluster import Api, ClusterAway, ClusterRefused, listing, watching
-from atelier.cluster.api import CONFIG_MAPS, LEASES
+from atelier.cluster.api import CONFIG_MAPS, LEASES, Expired
 from atelier.environment import Environment
 from atelier.errors import ReleaseError
 from atelier.release import Pin, Release
@@ -107,17 +107,23 @@ def test_a_watch_whose_past_is_forgotten_lists_anew(
 ) -> None:
     """A version that the API server no longer has is a 410; so is one made up from long ago."""
     namespace.release(FIRST, ONE)
-    real, calls = Api.watch, []
+    real, versions_asked, expired = Api.watch, [], []
 
     def from_long_ago(self, path, query, version, *, seconds):  # type: ignore[no-untyped-def]
-        calls.append(path)
-        return real(self, path, query, "1" if len(calls) == 1 else version, seconds=seconds)
+        versions_asked.append("1" if not versions_asked else version)
+        try:
+            yield from real(self, path, query, versions_asked[-1], seconds=seconds)
+        except Expired as error:
+            expired.append(str(error))
+            raise
 
     monkeypatch.setattr(Api, "watch", from_long_ago)
     assert versions(agent) == {"thor-cat": 1}
-    until(lambda: calls)
+    until(lambda: expired)
+    assert "410" in expired[0]
     namespace.release(SECOND, ONE, TWO)
     until(lambda: versions(agent) == {"thor-cat": 2})
+    assert agent.releases.read().trouble == ""
 
 
 def test_rights_are_the_charts_and_no_more(namespace: Namespace) -> None:
