@@ -35,6 +35,12 @@ def missing(backend: str) -> str | None:
     return None
 
 
+@pytest.fixture(scope="module")
+def module_patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
 @pytest.fixture(scope="module", params=BACKENDS)
 def settings(
     request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
@@ -43,18 +49,25 @@ def settings(
     backend = request.param
     if reason := missing(backend):
         pytest.skip(reason)
+    # A GPU's convolutions would round to TF32, and the VAE's are torch's with every backend.
+    monkeypatch = request.getfixturevalue("module_patch")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    device = "cuda" if backend == "tensorrt" else "cpu"
     if backend == "torch":
-        return EngineSettings(precision="fp32", **BANK)
+        return EngineSettings(device=device, precision="fp32", **BANK)
     fixed = {"batches": (2, 4, 8), "sizes": ((64, 64), (48, 32)), "slots": 2, "rank": 12}
     asked = CompileRequest(
         str(tiny_model),
         backend=backend,
         precision="fp32",
+        device=device,
         **(fixed if backend == "tensorrt" else {}),  # type: ignore[arg-type]
     )
     folder = tmp_path_factory.mktemp(backend) / "compiled"
     compile_unet(asked, output=folder)
-    return EngineSettings(backend=backend, precision="fp32", compiled=str(folder), **BANK)
+    return EngineSettings(
+        backend=backend, device=device, precision="fp32", compiled=str(folder), **BANK
+    )
 
 
 @pytest.fixture(scope="module")

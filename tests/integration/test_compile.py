@@ -20,9 +20,19 @@ from pipelines.compile.__main__ import main
 from pipelines.compile.check import TOLERANCE, check
 from pipelines.compile.graph import CompiledUNet
 from pipelines.compile.samples import random_bank, random_call
+from pipelines.compile.tensorrt import bank_shapes, call_shapes
 from services.engine import Base, Engine, EngineSettings, load_base
-from services.engine.backends.compiled import MANIFEST, Compiled, bank_inputs, bank_names
+from services.engine.backends.compiled import (
+    INPUTS,
+    MANIFEST,
+    BankShape,
+    Compiled,
+    CompileSpec,
+    bank_inputs,
+    bank_names,
+)
 from services.engine.backends.onnxruntime import OnnxBackend
+from services.engine.backends.tensorrt import load_tensorrt
 from services.engine.backends.torch import TorchBackend
 from services.engine.layout import layout_of
 
@@ -36,7 +46,7 @@ def base(tiny_model: Path) -> Base:
 def compiled(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """Read only: damage a copy."""
     output = tmp_path_factory.mktemp("compile") / "compiled"
-    return compile_unet(CompileRequest(str(tiny_model)), output=output)
+    return compile_unet(CompileRequest(str(tiny_model), device="cpu"), output=output)
 
 
 @pytest.fixture
@@ -45,7 +55,12 @@ def copy(compiled: Compiled, tmp_path: Path) -> Path:
 
 
 def settings(folder: Path, **others: object) -> EngineSettings:
-    return EngineSettings(backend="onnx", compiled=str(folder), **others)  # type: ignore[arg-type]
+    return EngineSettings(
+        backend="onnx",
+        compiled=str(folder),
+        device="cpu",
+        **others,  # type: ignore[arg-type]
+    )
 
 
 def test_the_graph_that_is_exported_computes_what_the_torch_backend_computes(base: Base) -> None:
@@ -80,7 +95,7 @@ def test_the_same_again_is_the_same_and_something_else_has_another_key(
     base: Base, compiled: Compiled, tiny_model: Path
 ) -> None:
     written = (compiled.folder / MANIFEST).stat().st_mtime_ns
-    again = compile_unet(CompileRequest(str(tiny_model)), output=compiled.folder)
+    again = compile_unet(CompileRequest(str(tiny_model), device="cpu"), output=compiled.folder)
     assert again.digest == compiled.digest
     assert (compiled.folder / MANIFEST).stat().st_mtime_ns == written
     half = load_base(tiny_model, dtype=torch.float16)
@@ -110,6 +125,18 @@ def test_a_graph_whose_numbers_differ_is_refused(copy: Path, base: Base) -> None
     assert TOLERANCE["fp32"] < 0.01
 
 
+def test_what_is_refused_leaves_nothing_behind(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(TOLERANCE, "fp32", 0.0)  # which sums in another order cannot keep
+    assert main([str(tiny_model), "--device", "cpu", "--output", str(tmp_path / "out")]) == 1
+    assert "differ from torch by" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def edit(folder: Path, **changes: object) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**manifest, **changes}))
@@ -136,7 +163,7 @@ def test_what_is_damaged_or_made_for_something_else_is_not_served(
     shutil.rmtree(copy)
     refused("holds no compiled UNet")
     with pytest.raises(BadInput, match="ATELIER_COMPILED"):
-        Engine.load(tiny_model, settings=EngineSettings(backend="onnx"))
+        Engine.load(tiny_model, settings=EngineSettings(backend="onnx", device="cpu"))
 
 
 def test_the_engine_digest_covers_the_compiled_files(
@@ -166,7 +193,8 @@ def test_as_a_process_it_goes_through_the_registry(
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     for output in (copy, tmp_path / "fetched"):
-        assert main([str(tiny_model), "--output", str(output), "--registry"]) == 0
+        asked = [str(tiny_model), "--device", "cpu", "--output", str(output)]
+        assert main([*asked, "--registry"]) == 0
         said = capsys.readouterr()
         assert said.out == f"mlflow://engines/{compiled.spec.key} {compiled.digest}\n"
         assert "exporting" not in said.err
@@ -177,12 +205,58 @@ def test_as_a_process_it_goes_through_the_registry(
 def test_the_verb_says_where_it_lies_and_how_it_is_served(
     compiled: Compiled, copy: Path, tiny_model: Path
 ) -> None:
-    made = CliRunner().invoke(app, ["compile", str(tiny_model), "--output", str(copy), "--json"])
+    made = CliRunner().invoke(
+        app, ["compile", str(tiny_model), "--device", "cpu", "--output", str(copy), "--json"]
+    )
     assert made.exit_code == 0, made.stderr
     told = json.loads(made.stdout)
     assert told["key"] == compiled.spec.key and told["digest"] == compiled.digest
     assert told["uri"] == f"mlflow://engines/{compiled.spec.key}" and told["compiled"] == str(copy)
     assert told["spec"]["backend"] == "onnx" and told["error"] < TOLERANCE["fp32"]
+
+
+def test_the_shapes_that_tensorrt_is_told_are_those_of_a_call(base: Base) -> None:
+    """The engine is built on a GPU alone; what its profiles are made of is known here."""
+    layout = layout_of(base)
+    spec = CompileSpec(
+        backend="tensorrt",
+        base=base.digest,
+        precision="fp32",
+        bank=BankShape(rank=6, slots=3),
+        batches=(1, 4),
+        sizes=((8, 8), (4, 10)),
+        versions={},
+    )
+    assert spec.profiles == ((1, (8, 8)), (1, (4, 10)), (4, (8, 8)), (4, (4, 10)))
+    bank = random_bank(base, layout, slots=3, max_rank=6, ranks=(2, 6))
+    for rows, size in spec.profiles:
+        call = random_call(base, size, [0] * rows, torch.Generator().manual_seed(0))
+        inputs = bank_inputs(bank.view(call.slots, rank=6), layout)
+        shapes = [*(tuple(t.shape) for t in call.tensors), (rows,)]
+        assert dict(zip(INPUTS, shapes, strict=True)) == call_shapes(base, rows, size)
+        shapes = [tuple(tensor.shape) for tensor in inputs]
+        assert dict(zip(bank_names(layout), shapes, strict=True)) == bank_shapes(spec, layout)
+
+
+def test_tensorrt_is_loaded_or_the_way_to_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        trt = load_tensorrt()
+    except BadInput as error:
+        monkeypatch.setenv("ATELIER_TENSORRT", "/nowhere")
+        with pytest.raises(BadInput, match="ATELIER_TENSORRT"):
+            load_tensorrt()
+        pytest.skip(str(error))
+    assert int(trt.__version__.split(".")[0]) >= 10
+    assert trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED is not None
+    assert trt.ExecutionContextAllocationStrategy.USER_MANAGED is not None
+    for owner, names in (
+        (trt.IExecutionContext, ("set_device_memory", "set_input_shape", "execute_async_v3")),
+        (trt.ICudaEngine, ("get_device_memory_size_for_profile_v2", "create_execution_context")),
+        (trt.IBuilderConfig, ("add_optimization_profile", "clear_flag")),
+        (trt.Builder, ("build_serialized_network", "create_optimization_profile")),
+        (trt.OnnxParser, ("parse_from_file", "get_error")),
+    ):
+        assert all(hasattr(owner, name) for name in names), owner
 
 
 @pytest.mark.parametrize(
@@ -210,5 +284,5 @@ def test_what_cannot_be_compiled_is_bad_input(
 def test_a_folder_of_other_things_is_left_alone(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear reader")
     with pytest.raises(BadInput, match="holds something else"):
-        compile_unet(CompileRequest(str(tiny_model)), output=tmp_path)
+        compile_unet(CompileRequest(str(tiny_model), device="cpu"), output=tmp_path)
     assert (tmp_path / "letter.txt").read_text() == "dear reader"

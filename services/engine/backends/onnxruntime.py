@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from atelier.errors import BadInput
 from services.engine.backends.compiled import (
     INPUTS,
     OUTPUT,
@@ -22,6 +23,7 @@ from services.engine.scheduling import Shape
 
 _NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}
 _ERRORS_ONLY = 3
+CUDA = "CUDAExecutionProvider"
 
 
 class OnnxBackend:
@@ -94,7 +96,12 @@ def _session(compiled: Compiled, device: torch.device) -> Any:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     wanted: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
-        wanted.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+        if CUDA not in onnxruntime.get_available_providers():
+            raise BadInput(
+                "backend onnx: the installed ONNX Runtime has no CUDA; set ATELIER_DEVICE=cpu, or "
+                "install onnxruntime-gpu in its place"
+            )
+        wanted.insert(0, (CUDA, {"device_id": device.index or 0}))
     return onnxruntime.InferenceSession(
         str(compiled.file(".onnx")), sess_options=options, providers=wanted
     )
