@@ -68,6 +68,7 @@ law: setup ## The import law of the rooms
 	@$(VENV)/bin/lint-imports --no-cache
 
 CLUSTER := $(PY) -m tests.cluster.local
+CLUSTER_TESTS ?= tests/cluster
 
 .PHONY: cluster-tools
 cluster-tools: setup ## Build what the local cluster runs, once for each pin (needs Go; installs Debian packages as root)
@@ -83,7 +84,7 @@ cluster-down: setup ## Take it down; nothing of it stays
 
 .PHONY: e2e
 e2e: cluster-tools ## The cluster tier: bring the cluster up, test on it, take it down whatever happened
-	@trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && $(PY) -m pytest tests/cluster
+	@trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && $(PY) -m pytest $(CLUSTER_TESTS)
 
 .PHONY: miniature
 miniature: setup ## Draw the world and train the miniature SDXL again (hours on two cores; resumable)

@@ -19,6 +19,7 @@ from tests.cluster.local.processes import stop
 from tests.cluster.local.settings import CHECKOUT, Settings
 from tests.cluster.local.shell import environment, run
 from tests.cluster.local.tools import cache
+from tests.cluster.local.trouble import ClusterTroubleError
 
 REASON = cluster.obstacle()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -116,6 +117,12 @@ def test_nothing_is_left_of_a_cluster(settings: Settings) -> None:
     pods = ["get", "pods", "-n", "kube-system", "-o", "name"]
     first = kubectl(settings.kubeconfig, *pods)
     assert "coredns" in first
+    assert all(cluster.status(settings).values())
+
+    other = Settings(settings.home.with_name("other"), PREFIX)
+    with pytest.raises(ClusterTroubleError, match=r"Another cluster has the addresses 10\.98"):
+        cluster.up(other, ())
+    cluster.down(other)
     assert all(cluster.status(settings).values())
 
     started = time.monotonic()

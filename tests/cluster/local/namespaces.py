@@ -48,10 +48,20 @@ def holder(settings: Settings) -> int | None:
 
 
 def create(settings: Settings) -> int:
-    """Make the node if it is not there, and its link to the machine."""
-    _make_cgroups(settings.name)
-    pid = holder(settings) or _unshare(settings)
-    if not Path("/sys/class/net", settings.name).exists():
+    """Make the node if it is not there, and its link to the machine.
+
+    ClusterTroubleError when another cluster has these addresses.
+    """
+    pid = holder(settings)
+    if pid is None:
+        if _link_is_there(settings):
+            raise ClusterTroubleError(
+                f"Another cluster has the addresses {settings.prefix}.0.0/16: take it down, "
+                "or choose others with ATELIER_CLUSTER_PREFIX."
+            )
+        _make_cgroups(settings.name)
+        pid = _unshare(settings)
+    if not _link_is_there(settings):
         _link(settings, pid)
     return pid
 
@@ -62,9 +72,16 @@ def destroy(settings: Settings) -> None:
     if pid is not None:
         os.kill(pid, signal.SIGKILL)  # the kernel kills the others in its process namespace first
         _until_gone(pid)
-    if Path("/sys/class/net", settings.name).exists():
-        run(["ip", "link", "delete", settings.name], check=False)  # it may go by itself
-    _remove_cgroups(settings.name)
+        for _ in range(100):  # the link goes with its other end
+            if not _link_is_there(settings):
+                break
+            time.sleep(0.1)
+    if not _link_is_there(settings):  # otherwise they are another cluster's
+        _remove_cgroups(settings.name)
+
+
+def _link_is_there(settings: Settings) -> bool:
+    return Path("/sys/class/net", settings.name).exists()
 
 
 def inside(settings: Settings, command: Sequence[str]) -> list[str]:

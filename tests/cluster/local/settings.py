@@ -1,6 +1,7 @@
 """Where one cluster lives: its folder, and its addresses out of one /16."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +18,22 @@ class Settings:
     """A cluster. Two with different `home` and `prefix` can run at the same time."""
 
     home: Path
-    prefix: str = "10.99"  # the first half of every address of this cluster
+    prefix: str  # the first half of every address of this cluster
 
     def __post_init__(self) -> None:
-        """NotPossibleHereError for a folder that the node cannot see."""
+        """NotPossibleHereError for no such prefix, and a folder that the node cannot see."""
+        if not re.fullmatch(r"\d{1,3}\.\d{1,3}", self.prefix):
+            raise NotPossibleHereError(f'"{self.prefix}" is not half an address, like 10.99.')
         home = self.home.resolve()
         if any(home.is_relative_to(path.resolve()) for path in PRIVATE):
             raise NotPossibleHereError("The cluster's folder cannot be under /run or /var.")
 
     @classmethod
     def of_environment(cls) -> "Settings":
-        """ATELIER_CLUSTER_HOME, or a folder of the checkout."""
+        """ATELIER_CLUSTER_HOME, or a folder of the checkout; ATELIER_CLUSTER_PREFIX."""
         named = os.environ.get("ATELIER_CLUSTER_HOME")
-        return cls(Path(named).absolute() if named else CHECKOUT / ".cluster")
+        home = Path(named).absolute() if named else CHECKOUT / ".cluster"
+        return cls(home, os.environ.get("ATELIER_CLUSTER_PREFIX", "10.99"))
 
     @property
     def name(self) -> str:
