@@ -76,8 +76,10 @@ def compile_base(
             registry=home.tracking_uri if registry else None,
             progress=shown,
         )
+    kept = "" if registry else " (with --registry it is kept there)"
     lines = [
         f"{into}  {short(made.digest)}, differs from torch by {made.manifest.error:.0e}",
+        f"its address: mlflow://engines/{made.spec.key}{kept}",
         f"serve it: ATELIER_BACKEND={backend.value} ATELIER_COMPILED={into} atelier serve",
     ]
     data = {
