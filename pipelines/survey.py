@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 from atelier.environment import Environment
 from atelier.release import Release
-from atelier.replica import drawn_with
+from atelier.replica import Held, drawn_with
 
 NOTICED: Final = 1.5  # seconds within which a replica has seen a new release and says so
 
@@ -40,7 +40,7 @@ def survey(place: Environment, release: Release, *, canary: bool = False) -> See
     ]
     if failed:
         return Seen("failed", "; ".join(failed))
-    if waiting := [who for who, h in held.items() if h is None or h.state != "ready"]:
+    if waiting := [_waiting(who, h) for who, h in held.items() if h is None or h.state != "ready"]:
         return Seen("loading", f"not yet ready on {', '.join(waiting)}")
     if not canary and (others := [who for who, h in held.items() if h and not h.default]):
         return Seen("loading", f"another version still answers on {', '.join(others)}")
@@ -60,6 +60,11 @@ def survey_gone(place: Environment, name: str) -> Seen:
     if replicas or gateways:
         return Seen("loading", f"still answering by it: {', '.join(gateways + replicas)}")
     return Seen("absent", "nothing is released")
+
+
+def _waiting(replica: str, held: Held | None) -> str:
+    """A replica that has not followed yet, and what keeps it where it knows."""
+    return f"{replica} ({held.error})" if held and held.error else replica
 
 
 def _routing_elsewhere(place: Environment, name: str, digest: str, *, canary: bool) -> list[str]:

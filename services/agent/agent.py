@@ -174,7 +174,9 @@ class Agent:
 
     def _tell(self, loaded: Replica, made: Plan, troubles: list[str]) -> Replica:
         problems = self._damaged | self._fetching.problems
-        told = report(loaded, made, problems=problems, troubles=troubles)
+        told = report(
+            loaded, made, problems=problems, passing=self._fetching.passing, troubles=troubles
+        )
         place = self._place
         told = told.model_copy(
             update={

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from atelier.errors import AtelierError
+from atelier.errors import AtelierError, Unavailable
 from services.agent.plan import Named
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ class _Failure:
     """Why the last attempt failed, and when to try again (monotonic seconds)."""
 
     reason: str
+    passes: bool  # by itself, as a registry's absence does; a package that is bad does not
     count: int
     again: float
 
@@ -60,6 +61,11 @@ class Fetching:
         """By digest, why it is not there yet."""
         return {digest: failure.reason for digest, failure in self._failed.items()}
 
+    @property
+    def passing(self) -> frozenset[str]:
+        """The digests of those whose trouble may pass by itself."""
+        return frozenset(digest for digest, failure in self._failed.items() if failure.passes)
+
     def close(self) -> None:
         """Start nothing more, and wait for no slow registry."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -74,5 +80,8 @@ class Fetching:
         count = self._failed[digest].count + 1 if digest in self._failed else 1
         wait = min(FIRST_WAIT * 2 ** (count - 1), LONGEST_WAIT)
         self._failed[digest] = _Failure(
-            reason=str(error) or type(error).__name__, count=count, again=self._clock() + wait
+            reason=str(error) or type(error).__name__,
+            passes=isinstance(error, (Unavailable, OSError)),
+            count=count,
+            again=self._clock() + wait,
         )

@@ -157,16 +157,18 @@ def report(
     made: Plan,
     *,
     problems: Mapping[str, str],
+    passing: Collection[str] = (),
     troubles: Collection[str],
 ) -> Replica:
     """What the replica tells the others: the engine's own words, and what never reached it.
 
-    `problems` tells by digest why a package is not to be had; `troubles` are about no one package.
+    `problems` tells by digest why a package is not to be had; where that is `passing`, like a
+    registry that is away, the package counts as on its way. `troubles` are about no one package.
     """
     held = {(one.name, one.digest): one for one in loaded.adapters}
     for one in made.missing:
         error = problems.get(one.digest)
-        state = "failed" if error else "loading"
+        state = "failed" if error and one.digest not in passing else "loading"
         entry = Held.model_validate(
             {
                 "name": one.name,

@@ -182,10 +182,14 @@ def test_an_unreadable_release_keeps_what_was_asked_for_it() -> None:
     assert (made.wanted, made.prune) == (was.adapters, ())
 
 
+def told_of(version: int) -> dict[str, str]:
+    return {digest(version): f"fetch thor-cat@{version}: away"}
+
+
 def test_what_never_arrived_is_reported_with_its_reason() -> None:
     engine = loaded((1, "ready"))
     made = make(released(1, 2, 3), {1}, asked(1, default=1), engine)
-    told = report(engine, made, problems={digest(3): "fetch thor-cat@3: away"}, troubles=())
+    told = report(engine, made, problems=told_of(3), troubles=())
     states = {one.version: (one.state, one.error) for one in told.adapters}
     assert states == {
         1: ("ready", None),
@@ -193,6 +197,8 @@ def test_what_never_arrived_is_reported_with_its_reason() -> None:
         3: ("failed", "fetch thor-cat@3: away"),
     }
     assert told.error == "fetch thor-cat@3: away"
+    passing = report(engine, made, problems=told_of(3), passing={digest(3)}, troubles=())
+    assert {one.version: one.state for one in passing.adapters}[3] == "loading"
 
 
 def test_helm_rollback_there_and_back_needs_nobody() -> None:

@@ -65,6 +65,7 @@ def test_a_failed_fetch_is_tried_again_later_and_later() -> None:
         assert len(attempts) - before <= 1
     assert attempts == [0.0, 1.0, 3.0, 7.0, 15.0]
     assert fetching.problems == {pin.digest: "the registry is away"}
+    assert fetching.passing == {pin.digest}
     fetching.want([])
     assert fetching.problems == {}
     fetching.close()
@@ -199,9 +200,11 @@ def test_the_registry_being_away_is_told_and_what_serves_goes_on(rig: Rig) -> No
     rig.settle(lambda: rig.wanted().adapters)
     rig.engine((good, 1, "ready"))
     rig.away = True
-    rig.publish(2)
+    late = rig.publish(2)
     rig.settle(lambda: rig.report().error)
     assert rig.report().error == "fetch thor-cat@2: the registry is away"
+    held = rig.report().holds("thor-cat", late.digest)
+    assert (held.state, held.error) == ("loading", rig.report().error)  # it may still come
     assert rig.report().holds("thor-cat", good.digest).state == "ready"
     assert rig.wanted().default("thor-cat").version == 1
     rig.away = False
