@@ -1,0 +1,251 @@
+"""One environment of Atelier on the cluster under test, and what a person does with it."""
+
+import base64
+import io
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from atelier.adapter.package import MANIFEST, Package
+from atelier.base import base_digest
+from atelier.registry import Registry
+from atelier.release import Pin
+from tests.cluster.local import kubectl
+from tests.cluster.local.shell import run
+from tests.cluster.local.tools import program
+
+ROOT = Path(__file__).resolve().parents[3]
+PLATFORM = ROOT / "charts/atelier"
+ADAPTER = ROOT / "charts/adapter"
+VALUES = PLATFORM / "ci/miniature.yaml"
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+Pixels = NDArray[np.uint8]
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What came back for one request."""
+
+    pixels: Pixels  # [height, width, 3]
+    digest: str  # of the adapter that the answer names
+
+
+@dataclass
+class Platform:
+    """A namespace with the platform in it. `image` is the one that serves, by digest."""
+
+    kubeconfig: Path
+    namespace: str
+    base: Path
+    images: Mapping[str, str]  # by name: REGISTRY/NAME@DIGEST
+    key: str = ""
+    values: Values = field(default_factory=dict)
+    pins: dict[str, list[tuple[Pin, Package]]] = field(default_factory=dict)
+
+    # The platform
+
+    def install(self) -> None:
+        """Everything, from an empty cluster with KServe to a gateway that answers."""
+        kubectl.apply(self.kubeconfig, [kubectl.restricted_namespace(self.namespace)])
+        kubectl.apply(self.kubeconfig, [_storage(self.images["atelier-serve"])])
+        self.secret("atelier-postgresql", password=secrets.token_hex(16))
+        repository, _, pinned = self.images["atelier-serve"].partition("@")
+        self.values = {
+            "image": {"repository": repository, "digest": pinned},
+            "serving": {"base": base_digest(self.base)},
+            "postgresql": {"image": self.images["atelier-postgres"]},
+        }
+        self.helm_upgrade(wait=False)
+        self.rolled_out("deployment/atelier-mlflow")
+        self.rolled_out("statefulset/atelier-postgresql")
+        self.atelier("base", "import", str(self.base))
+        self.key = self.atelier("keys", "create", "e2e")["key"]
+        self.secret("atelier-smoke", key=self.key)
+        self.helm_upgrade(wait=True)
+
+    def helm_upgrade(self, *, wait: bool, more: Values | None = None) -> None:
+        """`helm upgrade --install` of the platform, with `more` laid over its values."""
+        words = ["upgrade", "--install", "atelier", str(PLATFORM), "--values", str(VALUES)]
+        words += ["--wait=legacy", "--timeout", "15m"] if wait else []
+        self.helm(*words, "--values", "-", values=_merged(self.values, more or {}))
+
+    def remove(self) -> None:
+        """The namespace and all that is in it."""
+        self.kube("delete", "namespace", self.namespace, "--wait=false", namespaced=False)
+
+    # Adapters
+
+    def register(self, folder: Path) -> Pin:
+        """A package as the adapter's next version in the cluster's MLflow."""
+        package = Package.open(folder)
+        version = Registry(self.mlflow).register(package, run_id=None)
+        pin = Pin(version=version, digest=package.digest)
+        self.pins.setdefault(package.manifest.name, []).append((pin, package))
+        return pin
+
+    def release(self, name: str, version: int, *, wait: bool = True) -> None:
+        """`helm upgrade --install` of an adapter's release; with `wait`, until its hook is done."""
+        known = {pin.version: (pin, package) for pin, package in self.pins[name]}
+        pin, package = known[version]
+        repository, _, pinned = self.images["atelier-serve"].partition("@")
+        values: Values = {
+            "adapter": name,
+            "base": package.manifest.base.digest,
+            "version": pin.version,
+            "digest": pin.digest,
+            "manifests": {pin.digest: (package.path / MANIFEST).read_text()},
+            "hook": {"image": {"repository": repository, "digest": pinned}},
+        }
+        words = ["upgrade", "--install", name, str(ADAPTER), "--values", "-"]
+        self.helm(*words, *(() if wait else ("--no-hooks",)), values=values)
+
+    def rollback(self, name: str) -> None:
+        """`helm rollback` of an adapter's release, its hook included."""
+        self.helm("rollback", name)
+
+    def alias(self, name: str, environment: str = "production") -> int | None:
+        """The version that the environment's alias names in MLflow."""
+        versions = Registry(self.mlflow).versions(name)
+        return next((one.version for one in versions if environment in one.aliases), None)
+
+    # Asking
+
+    def draw(self, prompt: str, seed: int, *, adapter: str | None = None, **more: Any) -> Picture:
+        """One picture through the gateway; urllib.error.HTTPError where it says no."""
+        body = {"prompt": prompt, "seed": seed, "steps": 2, "fill_trigger": False, **more}
+        if adapter:
+            body["adapters"] = [{"name": adapter}]
+        request = urllib.request.Request(
+            f"{self.gateway}/generate_image",
+            data=json.dumps(body).encode(),
+            headers={"X-API-Key": self.key, "Content-Type": "application/json"},
+        )
+        with DIRECT.open(request, timeout=120) as answer:
+            found = json.load(answer)
+        image = Image.open(io.BytesIO(base64.b64decode(found["images"][0]["png"])))
+        digests = [one["digest"] for one in found["adapters"]]
+        return Picture(np.asarray(image.convert("RGB")), digests[0] if digests else "")
+
+    @property
+    def gateway(self) -> str:
+        """The gateway's address."""
+        return f"http://{self.service('atelier-gateway')}"
+
+    @property
+    def mlflow(self) -> str:
+        """MLflow's address."""
+        return f"http://{self.service('atelier-mlflow')}"
+
+    @property
+    def database(self) -> str:
+        """Keys and usage, from this machine: the Service has no address of its own."""
+        (pod,) = self.pods("postgresql")
+        password = self.of("secret", "atelier-postgresql")["data"]["password"]
+        word = base64.b64decode(password).decode()
+        return f"postgresql://atelier:{word}@{pod['status']['podIP']}:5432/atelier"
+
+    def atelier(self, *words: str) -> Any:
+        """What the command of this checkout answers as JSON, with this platform's services."""
+        told = {"MLFLOW_TRACKING_URI": self.mlflow, "ATELIER_DATABASE_URL": self.database}
+        command = [sys.executable, "-m", "commands", *words, "--json"]
+        done = subprocess.run(
+            command,
+            check=False,
+            env={**os.environ, **told},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"atelier {' '.join(words)}: {done.stderr[-2000:]}"
+        return json.loads(done.stdout)
+
+    # Kubernetes
+
+    def kube(self, *words: str, stdin: str | None = None, namespaced: bool = True) -> str:
+        """kubectl in this namespace."""
+        place = ("--namespace", self.namespace) if namespaced else ()
+        return kubectl.kubectl(self.kubeconfig, *place, *words, stdin=stdin, seconds=900)
+
+    def helm(self, *words: str, values: Values | None = None) -> str:
+        """Helm in this namespace; `values` are its standard input."""
+        command = [str(program("helm")), "--kubeconfig", str(self.kubeconfig)]
+        command += ["--namespace", self.namespace, *words]
+        return run(command, stdin=yaml.safe_dump(values) if values else None, seconds=1200)
+
+    def secret(self, name: str, **texts: str) -> None:
+        """Make or change a Secret."""
+        meta = {"name": name, "namespace": self.namespace}
+        made = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": texts}
+        kubectl.apply(self.kubeconfig, [made])
+
+    def of(self, kind: str, name: str) -> Any:
+        """An object."""
+        return json.loads(self.kube("get", kind, name, "-o", "json"))
+
+    def pods(self, component: str) -> list[Any]:
+        """The pods of one part that run and are not ending."""
+        words = ("get", "pods", "-l", f"app.kubernetes.io/component={component}", "-o", "json")
+        found = json.loads(self.kube(*words))["items"]
+        return [
+            one
+            for one in found
+            if one["status"].get("phase") == "Running"
+            and "deletionTimestamp" not in one["metadata"]
+        ]
+
+    def identities(self) -> dict[str, Sequence[int]]:
+        """Every pod of the platform and how often its containers were restarted."""
+        return {
+            one["metadata"]["name"]: [c["restartCount"] for c in one["status"]["containerStatuses"]]
+            for part in ("serving", "gateway")
+            for one in self.pods(part)
+        }
+
+    def service(self, name: str) -> str:
+        """HOST:PORT of a Service."""
+        spec = self.of("service", name)["spec"]
+        return f"{spec['clusterIP']}:{spec['ports'][0]['port']}"
+
+    def rolled_out(self, what: str, seconds: int = 600) -> None:
+        """Until all pods of a Deployment or StatefulSet are ready."""
+        self.kube("rollout", "status", what, f"--timeout={seconds}s")
+
+    def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 120.0) -> float:
+        """How long it took; fails where it does not come about."""
+        began = time.monotonic()
+        while not condition():
+            waited = time.monotonic() - began
+            assert waited < seconds, f"no sign of {what} in {seconds:.0f} s"
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+
+def _storage(image: str) -> Any:
+    """k8s/storage.yaml with the image that serves."""
+    found = yaml.safe_load((ROOT / "k8s/storage.yaml").read_text())
+    found["spec"]["container"]["image"] = image
+    return found
+
+
+def _merged(below: Values, above: Values) -> Values:
+    """Values laid over values, as Helm does."""
+    merged = dict(below)
+    for name, value in above.items():
+        under = merged.get(name)
+        both = isinstance(value, dict) and isinstance(under, dict)
+        merged[name] = _merged(under, value) if both else value
+    return merged
