@@ -78,6 +78,9 @@ def kueue(settings: Settings) -> None:
     for one in kept:
         if one["kind"] == "Deployment":
             _ours(one, image)
+        if one["metadata"]["name"] == "kueue-manager-config":
+            for file, text in one["data"].items():
+                one["data"][file] = text.replace("leaderElect: true", "leaderElect: false")
     apply(config, kept)
     wait_for_deployment(config, "kueue-system", "kueue-controller-manager")
     _wait_for_webhook(config, "kueue.x-k8s.io/v1beta2", "ResourceFlavor", {})
@@ -92,12 +95,17 @@ def _pushed(settings: Settings, name: str, place: str) -> str:
 
 
 def _ours(deployment: dict[str, Any], image: str) -> None:
-    """Its manager alone, in our image, on a node that is small, and ready as soon as it is."""
+    """Its manager alone, in our image, on a node that is small and may be busy.
+
+    It is one, so it elects no leader: it would end when it cannot renew its lease in time.
+    """
     pod = deployment["spec"]["template"]["spec"]
     pod["containers"] = [one for one in pod["containers"] if one["name"] == "manager"]
     (manager,) = pod["containers"]
     manager |= {"image": image, "imagePullPolicy": "IfNotPresent", "resources": {}}
-    manager["readinessProbe"] |= {"initialDelaySeconds": 1, "periodSeconds": 1}
+    manager["args"] = [one for one in manager["args"] if one != "--leader-elect"]
+    manager["readinessProbe"] |= {"initialDelaySeconds": 1, "periodSeconds": 1, "timeoutSeconds": 5}
+    manager["livenessProbe"] |= {"timeoutSeconds": 15, "failureThreshold": 8}
 
 
 def _webhook_certificate(settings: Settings) -> dict[str, Any]:
