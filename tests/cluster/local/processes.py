@@ -65,12 +65,12 @@ def start(settings: Settings, program: Program) -> None:
 
 
 def stop(settings: Settings, program: Program, how: signal.Signals = signal.SIGTERM) -> None:
-    """Signal it, and wait until it has ended."""
+    """Signal it, and wait until it has ended: an API server drains for up to a minute."""
     pid = _pid(settings, program)
     if pid is None:
         return
     on_node(settings, ["kill", f"-{how.value}", str(pid)], check=False)
-    for _ in range(300):
+    for _ in range(1200):
         if not is_running(settings, program):
             return
         time.sleep(0.1)
