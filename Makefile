@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
   if command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,13))' 2>/dev/null; then echo $$p; break; fi; done)
 INSTALLED := $(VENV)/.installed
 # Two workers of one thread each: threads of small tensors spend their time waiting for one another.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 PIN := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-header --no-annotate --quiet
 LOCK := $(UV) pip compile pyproject.toml $(PIN)
@@ -35,7 +35,7 @@ demo: setup ## Train, judge, promote, serve, swap and roll back an adapter; pict
 
 .PHONY: test
 test: setup lint types law ## Every check and test of the project
-	@$(PYTEST) tests/unit tests/integration --cov --cov-report=term:skip-covered
+	@$(PYTEST) tests/integration tests/unit --cov --cov-report=term:skip-covered
 
 .PHONY: test-unit
 test-unit: setup ## The unit tier: no network, no server, under a minute

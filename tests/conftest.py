@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from tests.integration.checkout import DemoRun
@@ -15,22 +16,50 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
-# Fixtures of which there can be only one at a time, or that are too dear to be made twice.
+# What there can be only one of at a time, or is too dear to be made twice, and which files use it.
+# They run in one worker; else a file's tests do.
 SHARED = {
-    "demo_run": "demo",
-    "stack": "stack",
-    "postgres": "postgres",
-    "database_url": "postgres",
+    "demo_run": ("test_demo.py", "test_readme.py"),
+    "stack": (
+        "test_demo_terminal.py",
+        "test_gateway_triton.py",
+        "test_serving.py",
+        "test_serving_release.py",
+        "test_serving_v2.py",
+        "test_triton.py",
+    ),
+    "database_url": (
+        "test_gateway_database.py",
+        "test_gateway_http.py",
+        "test_gateway_workers.py",
+    ),
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def group_of(path: str) -> str:
+    """The tests that run in one worker, by the path of one's file."""
+    name = path.rpartition("/")[2]
+    return next((group for group, files in SHARED.items() if name in files), path)
+
+
+class _Groups(LoadScopeScheduling):  # type: ignore[misc]
+    """xdist's own groups are lost where pytest's node ids cannot be written to, as in 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid.partition("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    """Which worker runs what."""
+    return _Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests, and all tests of a shared fixture, run in one worker."""
+    """A file that uses what is shared, and is not named here, would make it twice."""
     for item in items:
-        needs = getattr(item, "fixturenames", ())
-        group = next((SHARED[name] for name in SHARED if name in needs), str(item.path))
-        item.add_marker(pytest.mark.xdist_group(group))
+        for shared in SHARED.keys() & set(getattr(item, "fixturenames", ())):
+            if group_of(str(item.path)) != shared:
+                raise pytest.UsageError(f"{item.path}: uses {shared}; name it in {__file__}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
