@@ -13,6 +13,7 @@ from atelier.files import replace_folder
 from atelier.names import hex_of
 
 _HEX = re.compile("[0-9a-f]{64}")
+_ENDINGS = (".json", ".safetensors")
 RESCAN_SECONDS = 2.0  # thousands of packages are not looked at four times a second
 
 Signature = tuple[tuple[str, int, int, int], ...]  # of files: name, size, change time, inode
@@ -62,7 +63,7 @@ class PackageShelf:
         except AdapterRejected as error:
             # not where it lay for a moment: the same fault has the same text at each attempt
             aside_there = rf"{re.escape(str(self.folder))}/\.[^:\s]*"
-            text = re.sub(aside_there, "the package in the registry", str(error))
+            text = re.sub(aside_there, _in_registry, str(error))
             raise AdapterRejected(text) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -92,6 +93,12 @@ class PackageShelf:
         if self._verified.get(digest) != signature:
             Package.open(path, digest=digest)
             self._verified[digest] = signature
+
+
+def _in_registry(path: re.Match[str]) -> str:
+    """What a path to the side stands for: the package, or one of its files."""
+    name = Path(path[0]).name
+    return "the package in the registry" + (f", {name}" if name.endswith(_ENDINGS) else "")
 
 
 def _signature(path: Path) -> Signature:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing.spawn as mp
+from torch.multiprocessing.spawn import spawn
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def run_team(work: Callable[..., None], size: int, *arguments: Any) -> None:
         work(Team(), *arguments)
         return
     with TemporaryDirectory() as meeting:
-        mp.spawn(_member, (size, Path(meeting) / "store", work, arguments), nprocs=size)
+        spawn(_member, (size, Path(meeting) / "store", work, arguments), nprocs=size)
 
 
 def _member(
