@@ -83,8 +83,8 @@ cluster-down: setup ## Take it down; nothing of it stays
 	@$(CLUSTER) down
 
 .PHONY: e2e
-e2e: cluster-tools ## The cluster tier: bring the cluster up, test on it, take it down whatever happened
-	@trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && $(PY) -m pytest $(CLUSTER_TESTS)
+e2e: cluster-tools ## The cluster tier: bring the cluster up, test on it, take it down (RESULTS=FILE: a table)
+	@trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && ATELIER_RESULTS=$(RESULTS) $(PY) -m pytest $(CLUSTER_TESTS)
 
 .PHONY: miniature
 miniature: setup ## Draw the world and train the miniature SDXL again (hours on two cores; resumable)
