@@ -9,6 +9,7 @@ import pytest
 
 from tests.cluster import results
 from tests.cluster.e2e.platform import ROOT, Platform
+from tests.cluster.e2e.traffic import Oracle
 from tests.cluster.images import build
 from tests.tiny import tiny_adapter
 
@@ -62,3 +63,18 @@ def adapters(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> di
         for one in folders:
             platform.register(one)
     return made
+
+
+@pytest.fixture(scope="session")
+def oracle(platform: Platform, adapters: dict[str, list[Path]]) -> Iterator[Oracle]:
+    made = Oracle(platform, adapters)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def released(platform: Platform, oracle: Oracle) -> Platform:
+    """Both adapters serve their first version."""
+    for name in ("thor", "loki"):
+        platform.release(name, 1)
+    return platform

@@ -62,7 +62,8 @@ class Platform:
         """Everything, from an empty cluster with KServe to a gateway that answers."""
         kubectl.apply(self.kubeconfig, [kubectl.restricted_namespace(self.namespace)])
         kubectl.apply(self.kubeconfig, [_storage(self.images["atelier-serve"])])
-        self.secret("atelier-postgresql", password=secrets.token_hex(16))
+        if not self.there("secret", "atelier-postgresql"):  # the database keeps its first one
+            self.secret("atelier-postgresql", password=secrets.token_hex(16))
         repository, _, pinned = self.images["atelier-serve"].partition("@")
         self.values = {
             "image": {"repository": repository, "digest": pinned},
@@ -97,12 +98,20 @@ class Platform:
         self.pins.setdefault(package.manifest.name, []).append((pin, package))
         return pin
 
-    def release(self, name: str, version: int, *, wait: bool = True) -> None:
-        """`helm upgrade --install` of an adapter's release; with `wait`, until its hook is done."""
+    def release(self, name: str, version: int) -> None:
+        """`helm upgrade --install` of an adapter's release, its hook included."""
+        self.upgrade(name, self.release_values(name, version))
+
+    def upgrade(self, name: str, values: Values) -> None:
+        """The same, with values of one's own."""
+        self.helm("upgrade", "--install", name, str(ADAPTER), "--values", "-", values=values)
+
+    def release_values(self, name: str, version: int) -> Values:
+        """Values of charts/adapter for a version that is registered."""
         known = {pin.version: (pin, package) for pin, package in self.pins[name]}
         pin, package = known[version]
         repository, _, pinned = self.images["atelier-serve"].partition("@")
-        values: Values = {
+        return {
             "adapter": name,
             "base": package.manifest.base.digest,
             "version": pin.version,
@@ -110,8 +119,6 @@ class Platform:
             "manifests": {pin.digest: (package.path / MANIFEST).read_text()},
             "hook": {"image": {"repository": repository, "digest": pinned}},
         }
-        words = ["upgrade", "--install", name, str(ADAPTER), "--values", "-"]
-        self.helm(*words, *(() if wait else ("--no-hooks",)), values=values)
 
     def rollback(self, name: str) -> None:
         """`helm rollback` of an adapter's release, its hook included."""
@@ -124,13 +131,24 @@ class Platform:
 
     # Asking
 
-    def draw(self, prompt: str, seed: int, *, adapter: str | None = None, **more: Any) -> Picture:
-        """One picture through the gateway; urllib.error.HTTPError where it says no."""
+    def draw(
+        self,
+        prompt: str,
+        seed: int,
+        *,
+        adapter: str | None = None,
+        gateway: str | None = None,
+        **more: Any,
+    ) -> Picture:
+        """One picture through the gateway; urllib.error.HTTPError where it says no.
+
+        Without the gateway's address, the API server is asked for it.
+        """
         body = {"prompt": prompt, "seed": seed, "steps": 2, "fill_trigger": False, **more}
         if adapter:
             body["adapters"] = [{"name": adapter}]
         request = urllib.request.Request(
-            f"{self.gateway}/generate_image",
+            f"{gateway or self.gateway}/generate_image",
             data=json.dumps(body).encode(),
             headers={"X-API-Key": self.key, "Content-Type": "application/json"},
         )
@@ -191,6 +209,10 @@ class Platform:
         meta = {"name": name, "namespace": self.namespace}
         made = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": texts}
         kubectl.apply(self.kubeconfig, [made])
+
+    def there(self, kind: str, name: str) -> bool:
+        """Whether an object is there."""
+        return bool(self.kube("get", kind, name, "--ignore-not-found", "-o", "name"))
 
     def of(self, kind: str, name: str) -> Any:
         """An object."""
