@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from pytest import TestReport
@@ -39,5 +39,5 @@ def _row(outcome: str, report: TestReport) -> str:
 
 
 def _reason(longrepr: object) -> str:
-    found = longrepr[2] if isinstance(longrepr, tuple) and isinstance(longrepr, Sequence) else ""
+    found = longrepr[2] if isinstance(longrepr, tuple) else ""
     return str(found).removeprefix("Skipped: ")

@@ -78,11 +78,11 @@ class Platform:
         self.secret("atelier-smoke", key=self.key)
         self.helm_upgrade(wait=True)
 
-    def helm_upgrade(self, *, wait: bool, more: Values | None = None) -> None:
-        """`helm upgrade --install` of the platform, with `more` laid over its values."""
+    def helm_upgrade(self, *, wait: bool) -> None:
+        """`helm upgrade --install` of the platform."""
         words = ["upgrade", "--install", "atelier", str(PLATFORM), "--values", str(VALUES)]
         words += ["--wait=legacy", "--timeout", "15m"] if wait else []
-        self.helm(*words, "--values", "-", values=_merged(self.values, more or {}))
+        self.helm(*words, "--values", "-", values=self.values)
 
     def remove(self) -> None:
         """The namespace and all that is in it."""
@@ -261,13 +261,3 @@ def _storage(image: str) -> Any:
     found = yaml.safe_load((ROOT / "k8s/storage.yaml").read_text())
     found["spec"]["container"]["image"] = image
     return found
-
-
-def _merged(below: Values, above: Values) -> Values:
-    """Values laid over values, as Helm does."""
-    merged = dict(below)
-    for name, value in above.items():
-        under = merged.get(name)
-        both = isinstance(value, dict) and isinstance(under, dict)
-        merged[name] = _merged(under, value) if both else value
-    return merged

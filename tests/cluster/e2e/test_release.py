@@ -5,17 +5,14 @@ of two versions, or an answer that names the wrong one, cannot pass.
 """
 
 import itertools
-import json
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
-import tritonclient.http
 
-from tests.cluster.e2e.platform import Picture, Platform
-from tests.cluster.e2e.traffic import PROMPTS, STEPS, Load, Oracle, direct
-from tests.integration.stack import v2_inputs
+from tests.cluster.e2e.platform import Platform
+from tests.cluster.e2e.traffic import PROMPTS, Load, Oracle, direct, infer
 
 FRESH = ("a blue house", "a fish under the sea")  # asked only after the way back
 REQUESTS = 200
@@ -39,25 +36,14 @@ def test_helm_test_makes_a_picture(released: Platform) -> None:
     assert "Succeeded" in said
 
 
-def test_clients_of_triton_and_kserve_draw_with_a_key(released: Platform, oracle: Oracle) -> None:
+def test_a_client_of_triton_draws_with_a_key(released: Platform, oracle: Oracle) -> None:
     """The V2 protocol at the gateway: the same pixels, and nothing without a key."""
     asked = (PROMPTS[1], 1)
     address = released.gateway.removeprefix("http://")
-    client = tritonclient.http.InferenceServerClient(address, network_timeout=120)
-    inputs = v2_inputs(
-        tritonclient.http,
-        prompt=asked[0],
-        seed=asked[1],
-        steps=STEPS,
-        adapters=[{"name": "thor"}],
-    )
-    found = client.infer("atelier", inputs, headers={"X-API-Key": released.key})
-    info = json.loads(found.as_numpy("INFO").reshape(-1)[0])
-    picture = Picture(found.as_numpy("IMAGE")[0], info["adapters"][0]["digest"])
+    picture = infer(address, asked, {"X-API-Key": released.key})
     assert oracle.agrees(asked, picture)
     with pytest.raises(Exception, match=r"key"):
-        client.infer("atelier", inputs)
-    client.close()
+        infer(address, asked)
 
 
 def test_an_upgrade_under_load_and_the_way_back(

@@ -4,7 +4,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,9 +95,11 @@ class Load:
 
 def direct(pod: Any, asked: Asked) -> Picture:
     """Straight to one pod's Triton, by name alone: what it answers by default."""
-    client = tritonclient.http.InferenceServerClient(
-        f"{pod['status']['podIP']}:8080", network_timeout=120
-    )
+    return infer(f"{pod['status']['podIP']}:8080", asked)
+
+
+def infer(address: str, asked: Asked, headers: Mapping[str, str] | None = None) -> Picture:
+    """One picture of thor by a client of Triton; InferenceServerException where it says no."""
     inputs = v2_inputs(
         tritonclient.http,
         prompt=asked[0],
@@ -105,8 +107,9 @@ def direct(pod: Any, asked: Asked) -> Picture:
         steps=STEPS,
         adapters=[{"name": "thor"}],
     )
+    client = tritonclient.http.InferenceServerClient(address, network_timeout=120)
     try:
-        found = client.infer("atelier", inputs)
+        found = client.infer("atelier", inputs, headers=dict(headers or {}))
     finally:
         client.close()
     info = json.loads(found.as_numpy("INFO").reshape(-1)[0])
