@@ -78,6 +78,8 @@ def kueue(settings: Settings) -> None:
     for one in kept:
         if one["kind"] == "Deployment":
             _ours(one, image)
+        if one["kind"].endswith("WebhookConfiguration"):
+            _trainings_only(one)
         if one["metadata"]["name"] == "kueue-manager-config":
             for file, text in one["data"].items():
                 one["data"][file] = text.replace("leaderElect: true", "leaderElect: false")
@@ -106,6 +108,13 @@ def _ours(deployment: dict[str, Any], image: str) -> None:
     manager["args"] = [one for one in manager["args"] if one != "--leader-elect"]
     manager["readinessProbe"] |= {"initialDelaySeconds": 1, "periodSeconds": 1, "timeoutSeconds": 5}
     manager["livenessProbe"] |= {"timeoutSeconds": 15, "failureThreshold": 8}
+
+
+def _trainings_only(webhooks: dict[str, Any]) -> None:
+    """As k8s/README.md asks for: a Helm hook's Job must not wait for the queues to be well."""
+    for one in webhooks["webhooks"]:
+        if one["name"] in ("mjob.kb.io", "vjob.kb.io"):
+            one["namespaceSelector"] = {"matchLabels": {"atelier.dev/training": "true"}}
 
 
 def _webhook_certificate(settings: Settings) -> dict[str, Any]:
