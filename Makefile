@@ -86,6 +86,10 @@ cluster-down: setup ## Take it down; nothing of it stays
 e2e: cluster-tools ## The cluster tier: bring the cluster up, test on it, take it down (RESULTS=FILE: a table)
 	@trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && ATELIER_RESULTS=$(RESULTS) $(PY) -m pytest $(CLUSTER_TESTS)
 
+.PHONY: e2e-soak
+e2e-soak: ## 50 upgrades and 50 rollbacks under load on a cluster (SOAK=50); else as e2e
+	@ATELIER_SOAK=$(or $(SOAK),50) $(MAKE) --no-print-directory e2e CLUSTER_TESTS=tests/cluster/e2e/test_soak.py
+
 .PHONY: miniature
 miniature: setup ## Draw the world and train the miniature SDXL again (hours on two cores; resumable)
 	@$(PY) -m models.miniature.build

@@ -9,7 +9,7 @@ from pytest import TestReport
 
 HEAD = """# What was shown on a cluster
 
-Written by `make e2e RESULTS=docs/cluster-results.md`, {when}, on {machine}; the tests are in
+Written by `make {target} RESULTS=FILE`, {when}, on {machine}; the tests are in
 [tests/cluster](../tests/cluster/README.md). Times are of a machine that also runs every node,
 client and trainer of the test.
 
@@ -22,7 +22,8 @@ def document(reports: Iterable[tuple[str, TestReport]], machine: str) -> str:
     """Markdown with a row for each test; `reports` are outcomes with their report, set-ups too."""
     when = datetime.now(UTC).strftime("%Y-%m-%d")
     rows = [_row(outcome, one) for outcome, one in reports]
-    return HEAD.format(when=when, machine=machine) + "\n".join(rows) + "\n"
+    target = "e2e-soak" if os.environ.get("ATELIER_SOAK") else "e2e"
+    return HEAD.format(target=target, when=when, machine=machine) + "\n".join(rows) + "\n"
 
 
 def machine() -> str:

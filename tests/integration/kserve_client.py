@@ -1,22 +1,48 @@
-"""Asks a gateway as KServe's own client does: a process of its own, with a JSON object on stdin.
+"""Asks a gateway as KServe's own client does, in a process of its own.
 
 In one process its protocol buffers and those of Triton's client have the same names, and the second
-to be imported fails.
+to be imported fails. `kserve_draws` runs this module, with a JSON object on its standard input.
 """
 
 import asyncio
 import json
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
+PATIENCE = 120.0  # seconds
 KINDS = {"PROMPT": "BYTES", "ADAPTERS": "BYTES", "SEED": "INT64", "STEPS": "INT32"}
 
 
-def tensor(name: str, value: Any) -> InferInput:
+def kserve_draws(url: str, key: str, inputs: dict[str, Any]) -> tuple[Any, str]:
+    """Pictures, uint8 [N, H, W, 3], and `INFO`; first it asks whether the model is ready.
+
+    `inputs` are scalars by the name of their tensor.
+    """
+    given = {"url": url, "key": key, "inputs": inputs, "timeout": PATIENCE}
+    command = [sys.executable, "-m", "tests.integration.kserve_client"]
+    ended = subprocess.run(
+        command,
+        input=json.dumps(given),
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["ready"]
+    return np.array(found["image"], np.uint8), found["info"]
+
+
+def tensor(name: str, value: Any) -> Any:
     """Numbers as binary data, strings as JSON: the client may mix them."""
+    from kserve import InferInput
+
     kind = KINDS[name]
     array = np.array([value], dtype=np.object_ if kind == "BYTES" else kind.lower())
     made = InferInput(name, [1], kind)
@@ -26,6 +52,8 @@ def tensor(name: str, value: Any) -> InferInput:
 
 async def ask(url: str, key: str, inputs: dict[str, Any], timeout: float) -> dict[str, Any]:
     """The pictures as nested lists, and what made them."""
+    from kserve import InferenceRESTClient, InferRequest, RESTConfig
+
     client = InferenceRESTClient(RESTConfig(protocol="v2", timeout=timeout))
     headers = {"Authorization": f"Bearer {key}"}
     ready = await client.is_server_ready(url, headers=dict(headers))

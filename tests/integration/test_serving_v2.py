@@ -1,8 +1,6 @@
 """Clients of Triton and of KServe that hold a key, through the gateway to the real Triton."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +12,8 @@ from tritonclient.utils import InferenceServerException
 
 from services.gateway.keys import KeyStore
 from tests.integration.conftest import TwoVersions
-from tests.integration.stack import PATIENCE, ROOT, Pixels, ServedStack, v2_inputs
+from tests.integration.kserve_client import kserve_draws
+from tests.integration.stack import PATIENCE, Pixels, ServedStack, v2_inputs
 
 ASKED: dict[str, Any] = {"prompt": "a red cat", "seed": 3, "steps": 2}
 
@@ -91,20 +90,8 @@ def test_kserves_client_does_as_well(stack: ServedStack, thor: TwoVersions, key:
         "SEED": ASKED["seed"],
         "STEPS": ASKED["steps"],
     }
-    given = {"url": stack.addresses["gateway"], "key": key, "inputs": inputs, "timeout": PATIENCE}
-    ended = subprocess.run(
-        [sys.executable, "-m", "tests.integration.kserve_client"],
-        input=json.dumps(given),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout.splitlines()[-1])
-    assert found["ready"]
-    check(stack, np.array(found["image"], np.uint8), found["info"], thor.pins[0])
+    pixels, info = kserve_draws(stack.addresses["gateway"], key, inputs)
+    check(stack, pixels, info, thor.pins[0])
 
 
 def test_what_goes_wrong_is_said_in_tritons_way_and_costs_nothing(

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import results
+from tests.cluster.conftest import LOCAL, NAMED
 from tests.cluster.e2e.platform import ROOT, Platform
 from tests.cluster.e2e.traffic import Oracle
+from tests.cluster.e2e.trainings import Trainings
+from tests.cluster.e2e.volumes import Volumes
 from tests.cluster.images import build
 from tests.tiny import tiny_adapter
 
@@ -41,7 +44,8 @@ def shipped(registry: str) -> Mapping[str, str]:
 def platform(kubeconfig: Path, shipped: Mapping[str, str]) -> Iterator[Platform]:
     """Installed once; ATELIER_E2E names a namespace that has it already, and keeps it."""
     named = os.environ.get("ATELIER_E2E")
-    made = Platform(kubeconfig, named or f"e2e-{secrets.token_hex(3)}", BASE, shipped)
+    volumes = Volumes(None if NAMED else LOCAL.home / "volumes")
+    made = Platform(kubeconfig, named or f"e2e-{secrets.token_hex(3)}", BASE, shipped, volumes)
     made.install()
     yield made
     if not named:
@@ -78,3 +82,12 @@ def released(platform: Platform, oracle: Oracle) -> Platform:
     for name in ("thor", "loki"):
         platform.release(name, 1)
     return platform
+
+
+@pytest.fixture(scope="session")
+def trainings(platform: Platform, shipped: Mapping[str, str]) -> Iterator[Trainings]:
+    """A namespace that trains into the platform's MLflow."""
+    made = Trainings(platform, shipped["atelier-train"], "checkpoints")
+    made.prepare()
+    yield made
+    made.remove()

@@ -23,6 +23,7 @@ from atelier.adapter.package import MANIFEST, Package
 from atelier.base import base_digest
 from atelier.registry import Registry
 from atelier.release import Pin
+from tests.cluster.e2e.volumes import MINE, Volumes
 from tests.cluster.local import kubectl
 from tests.cluster.local.shell import run
 from tests.cluster.local.tools import program
@@ -42,6 +43,7 @@ class Picture:
 
     pixels: Pixels  # [height, width, 3]
     digest: str  # of the adapter that the answer names
+    backend: str = ""  # what ran the UNet, as the picture's own metadata has it
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Platform:
     namespace: str
     base: Path
     images: Mapping[str, str]  # by name: REGISTRY/NAME@DIGEST
+    volumes: Volumes
     key: str = ""
     values: Values = field(default_factory=dict)
     pins: dict[str, list[tuple[Pin, Package]]] = field(default_factory=dict)
@@ -61,14 +64,18 @@ class Platform:
     def install(self) -> None:
         """Everything, from an empty cluster with KServe to a gateway that answers."""
         kubectl.apply(self.kubeconfig, [kubectl.restricted_namespace(self.namespace)])
-        kubectl.apply(self.kubeconfig, [_storage(self.images["atelier-serve"])])
+        kept = self.volumes.of(self.namespace, "data-atelier-postgresql-0")
+        kubectl.apply(self.kubeconfig, [_storage(self.images["atelier-serve"]), *kept])
         if not self.there("secret", "atelier-postgresql"):  # the database keeps its first one
             self.secret("atelier-postgresql", password=secrets.token_hex(16))
         repository, _, pinned = self.images["atelier-serve"].partition("@")
         self.values = {
             "image": {"repository": repository, "digest": pinned},
             "serving": {"base": base_digest(self.base)},
-            "postgresql": {"image": self.images["atelier-postgres"]},
+            "postgresql": {
+                "image": self.images["atelier-postgres"],
+                "storage": {"persistent": True, "size": "1Gi"},
+            },
         }
         self.helm_upgrade(wait=False)
         self.rolled_out("deployment/atelier-mlflow")
@@ -77,16 +84,25 @@ class Platform:
         self.key = self.atelier("keys", "create", "e2e")["key"]
         self.secret("atelier-smoke", key=self.key)
         self.helm_upgrade(wait=True)
+        self.serves()
 
     def helm_upgrade(self, *, wait: bool) -> None:
-        """`helm upgrade --install` of the platform."""
+        """`helm upgrade --install` of the platform, as `values` have it now."""
         words = ["upgrade", "--install", "atelier", str(PLATFORM), "--values", str(VALUES)]
         words += ["--wait=legacy", "--timeout", "15m"] if wait else []
         self.helm(*words, "--values", "-", values=self.values)
 
+    def serves(self, seconds: int = 300) -> None:
+        """Until KServe's SDK calls the InferenceService ready, as it is asked for now."""
+        generation = self.of("inferenceservice", "atelier")["metadata"]["generation"]
+        words = [str(self.kubeconfig), self.namespace, "atelier", str(seconds), str(generation)]
+        run([sys.executable, "-m", "tests.cluster.e2e.kserve_ready", *words], seconds=seconds + 60)
+
     def remove(self) -> None:
         """The namespace and all that is in it."""
         self.kube("delete", "namespace", self.namespace, "--wait=false", namespaced=False)
+        mine = ("-l", f"{MINE}={self.namespace}")
+        self.kube("delete", "pv", *mine, "--wait=false", namespaced=False)
 
     # Adapters
 
@@ -138,6 +154,7 @@ class Platform:
         *,
         adapter: str | None = None,
         gateway: str | None = None,
+        key: str | None = None,
         **more: Any,
     ) -> Picture:
         """One picture through the gateway; urllib.error.HTTPError where it says no.
@@ -150,13 +167,23 @@ class Platform:
         request = urllib.request.Request(
             f"{gateway or self.gateway}/generate_image",
             data=json.dumps(body).encode(),
-            headers={"X-API-Key": self.key, "Content-Type": "application/json"},
+            headers={"X-API-Key": key or self.key, "Content-Type": "application/json"},
         )
         with DIRECT.open(request, timeout=120) as answer:
             found = json.load(answer)
         image = Image.open(io.BytesIO(base64.b64decode(found["images"][0]["png"])))
         digests = [one["digest"] for one in found["adapters"]]
-        return Picture(np.asarray(image.convert("RGB")), digests[0] if digests else "")
+        about = json.loads(image.info["atelier"])
+        pixels = np.asarray(image.convert("RGB"))
+        return Picture(pixels, digests[0] if digests else "", about["backend"])
+
+    def usage(self) -> int:
+        """Pictures that the key was charged for."""
+        request = urllib.request.Request(
+            f"{self.gateway}/api_key_usage", headers={"X-API-Key": self.key}
+        )
+        with DIRECT.open(request, timeout=30) as answer:
+            return int(json.load(answer)["images"])
 
     @property
     def gateway(self) -> str:

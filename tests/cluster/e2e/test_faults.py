@@ -4,20 +4,25 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from atelier.adapter.package import MANIFEST
+from atelier.adapter.package import MANIFEST, Package
 from tests.cluster.e2e.platform import Platform
 from tests.cluster.e2e.traffic import PROMPTS, Load, Oracle, direct
 from tests.cluster.local import cluster, processes
 from tests.cluster.local.settings import Settings
 from tests.cluster.local.trouble import ClusterTroubleError
+from tests.tiny import tiny_adapter
 
 API_AWAY = 60.0  # seconds
 ASKED = (PROMPTS[2], 3)
+BROKEN = ("ConnectionResetError", "RemoteDisconnected", "IncompleteRead", "URLError")
+FILLER = "/var/lib/atelier/filler"
 
 
 @contextmanager
@@ -76,7 +81,7 @@ def test_a_package_that_is_not_what_the_release_pins_never_serves(
     with pytest.raises(ClusterTroubleError, match="hook"):
         released.upgrade("thor", values)
     said = released.kube("logs", "job/hook-thor")
-    assert "does not serve" in said and "digest" in said
+    assert "does not serve" in said and other.digest in said
     assert draws(released, oracle) == old
     released.rollback("thor")
     assert draws(released, oracle) == old
@@ -109,23 +114,45 @@ def test_an_api_server_that_is_away_for_a_minute_stops_no_picture(
     released.rollback("loki")
 
 
+def test_a_full_volume_keeps_what_serves(
+    released: Platform, oracle: Oracle, tmp_path: Path
+) -> None:
+    """No room for a new package on one replica: told, waited for, and served once there is."""
+    old = draws(released, oracle)
+    folder = tiny_adapter(released.base, tmp_path / "thor-3", name="thor", seed=99)
+    pin = released.register(folder)
+    oracle.learn(pin, Package.open(folder))
+    pod = released.pods("serving")[0]["metadata"]["name"]
+    agent = ("exec", pod, "-c", "agent", "--", "sh", "-c")
+    released.kube(*agent, f"cat /dev/zero > {FILLER} 2> /dev/null || true")
+    with ThreadPoolExecutor(1) as thread:
+        releasing = thread.submit(released.release, "thor", pin.version)
+        released.wait_for(lambda: "MiB left" in released.kube("logs", pod, "-c", "agent"), "word")
+        assert draws(released, oracle) == old and not releasing.done()
+        released.kube(*agent, f"rm {FILLER}")
+        releasing.result()
+    assert draws(released, oracle) == pin.digest
+    released.rollback("thor")
+    assert draws(released, oracle) == old
+
+
 @pytest.mark.parametrize(
-    ("component", "container", "how"),
+    ("component", "container", "process"),
     [
         ("serving", "kserve-container", "triton_python_backend_stub"),
         ("serving", "agent", ""),
         ("gateway", "gateway", ""),
-        ("postgresql", "postgresql", ""),
     ],
 )
-def test_what_is_killed_comes_back(
-    component: str, container: str, how: str, released: Platform, oracle: Oracle
+def test_a_container_that_ends_comes_back(
+    component: str, container: str, process: str, released: Platform, oracle: Oracle
 ) -> None:
-    """One container of a pod is killed; what was under way there may fail, and nothing else."""
-    old = released.pins["thor"][0][0].digest
+    """The engine by SIGKILL. The others are their containers' first process, which only a node can
+    kill: they are asked to end at once."""
+    old = draws(released, oracle)
     pod = released.pods(component)[0]["metadata"]["name"]
     before = restarts(released, component)
-    kill(released, pod, container, how)
+    kill(released, pod, container, process)
     released.wait_for(lambda: restarts(released, component) > before, "the restart", 120)
     released.wait_for(lambda: ready(released, component), "readiness", 240)
     assert draws(released, oracle) == old
@@ -133,11 +160,47 @@ def test_what_is_killed_comes_back(
         assert direct(one, ASKED).digest == old
 
 
+@pytest.mark.parametrize("component", ["serving", "gateway", "postgresql"])
+def test_a_killed_pod_is_replaced_and_loses_nothing(
+    component: str,
+    released: Platform,
+    oracle: Oracle,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """SIGKILL to all of a pod. What was under way there may be told to try again, and no more."""
+    old, used = draws(released, oracle), released.usage()
+    (number, pod) = len(released.pods(component)), released.pods(component)[0]
+    load = Load(released, patient=True)
+    with load.running(clients=2):
+        released.wait_for(lambda: len(load.answers) >= 4, "load")
+        words = ("--grace-period=0", "--force", "--wait=false")
+        released.kube("delete", "pod", pod["metadata"]["name"], *words)
+        released.wait_for(lambda: replaced(released, component, pod, number), "another pod", 240)
+        enough = len(load.answers) + 4
+        released.wait_for(lambda: len(load.answers) >= enough, "load")
+    seen = {one.partition(": ")[0] for one in load.failures}
+    assert seen <= {"HTTP 503", *(BROKEN if component == "gateway" else ())}, load.failures
+    assert all(oracle.agrees(asked, one) for _, _, asked, one in load.answers)
+    called = len(load.failures) + len(load.answers)
+    record_property(f"of {called} calls told to try again, or broken off", len(load.failures))
+    assert draws(released, oracle) == old
+    for one in released.pods("serving"):
+        assert direct(one, ASKED).digest == old
+    assert released.usage() >= used + len(load.answers)  # a crash may cost the operator, no client
+
+
+def replaced(platform: Platform, component: str, pod: Any, number: int) -> bool:
+    """Whether as many pods as before are ready, the killed one not among them."""
+    found = platform.pods(component)
+    uids = {one["metadata"]["uid"] for one in found}
+    gone = pod["metadata"]["uid"] not in uids
+    return gone and len(found) == number and ready(platform, component)
+
+
 def kill(platform: Platform, pod: str, container: str, process: str) -> None:
     """SIGKILL to a process by its name, or the container's first process asked to end at once."""
-    found = (
-        f"for p in /proc/[0-9]*; do grep -qs {process} $p/cmdline && kill -9 ${{p#/proc/}}; done"
-    )
+    name = f"[{process[:1]}]{process[1:]}"  # so that the shell's own words do not fit
+    found = f"for p in /proc/[0-9]*; do grep -qs '{name}' $p/cmdline && kill -9 ${{p#/proc/}}; done"
     script = found if process else "kill -INT 1"
     words = ("exec", pod, "-c", container, "--", "sh", "-c", script)
     with suppress(ClusterTroubleError):  # the shell may be killed with it

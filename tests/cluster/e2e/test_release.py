@@ -5,14 +5,16 @@ of two versions, or an answer that names the wrong one, cannot pass.
 """
 
 import itertools
+import json
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.e2e.platform import Platform
-from tests.cluster.e2e.traffic import PROMPTS, Load, Oracle, direct, infer
+from tests.cluster.e2e.platform import Picture, Platform
+from tests.cluster.e2e.traffic import PROMPTS, STEPS, Load, Oracle, direct, infer
+from tests.integration.kserve_client import kserve_draws
 
 FRESH = ("a blue house", "a fish under the sea")  # asked only after the way back
 REQUESTS = 200
@@ -44,6 +46,16 @@ def test_a_client_of_triton_draws_with_a_key(released: Platform, oracle: Oracle)
     assert oracle.agrees(asked, picture)
     with pytest.raises(Exception, match=r"key"):
         infer(address, asked)
+
+
+def test_kserves_client_draws_with_a_key(released: Platform, oracle: Oracle) -> None:
+    """Its SDK says when the service is ready, and asks the gateway as any V2 server."""
+    asked = (PROMPTS[1], 1)
+    inputs = {"PROMPT": asked[0], "SEED": asked[1], "STEPS": STEPS}
+    adapters = json.dumps([{"name": "thor"}])
+    pixels, info = kserve_draws(released.gateway, released.key, {**inputs, "ADAPTERS": adapters})
+    (used,) = json.loads(info)["adapters"]
+    assert oracle.agrees(asked, Picture(pixels[0], used["digest"]))
 
 
 def test_an_upgrade_under_load_and_the_way_back(

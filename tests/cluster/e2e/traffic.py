@@ -4,7 +4,8 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+import urllib.error
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import tritonclient.http
 
+from atelier.adapter.package import Package
+from atelier.release import Pin
 from services.engine import AdapterUse, Engine, EngineSettings, ImageRequest
 from services.engine.base import load_base
 from tests.cluster.e2e.platform import Picture, Pixels, Platform
@@ -34,8 +37,12 @@ class Oracle:
         self._known: dict[str, AdapterUse] = {}
         for name in packages:
             for pin, package in platform.pins[name]:
-                self._engine.adapters.add(package, pin.version)
-                self._known[pin.digest] = AdapterUse(name, pin.version)
+                self.learn(pin, package)
+
+    def learn(self, pin: Pin, package: Package) -> None:
+        """A version that was registered."""
+        self._engine.adapters.add(package, pin.version)
+        self._known[pin.digest] = AdapterUse(package.manifest.name, pin.version)
 
     def draws(self, asked: Asked, digest: str) -> Pixels:
         """[height, width, 3] of the adapter with that digest; of the base for an empty one."""
@@ -55,10 +62,14 @@ class Oracle:
 
 
 class Load:
-    """Clients that ask without pause and never ask twice for the same answer."""
+    """Clients that ask without pause, with `keys` in turn, and never twice for one picture.
 
-    def __init__(self, platform: Platform):
-        self._platform = platform
+    `patient` ones also come back after a 503, as its Retry-After asks.
+    """
+
+    def __init__(self, platform: Platform, keys: Sequence[str] = (), *, patient: bool = False):
+        self._platform, self._patient = platform, patient
+        self._keys = keys or [platform.key]
         self._gateway = platform.gateway  # the API server need not be there all the time
         self._numbers = itertools.count()
         self._enough = threading.Event()
@@ -71,7 +82,13 @@ class Load:
             name = ("thor", "thor", "loki")[number % 3]
             asked = (PROMPTS[number % len(PROMPTS)], SEEDS[number // len(PROMPTS) % len(SEEDS)])
             try:
-                picture = self._platform.draw(*asked, adapter=name, gateway=self._gateway)
+                key = self._keys[number % len(self._keys)]
+                picture = self._platform.draw(*asked, adapter=name, gateway=self._gateway, key=key)
+            except urllib.error.HTTPError as error:
+                kind = error.headers.get_content_subtype().removesuffix("+json")
+                self.failures.append(f"HTTP {error.code}: {kind}")
+                if self._patient:
+                    time.sleep(float(error.headers.get("Retry-After", 0)))
             except Exception as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
             else:

@@ -1,5 +1,6 @@
 """Build, bring up, look at and take down the local cluster.
 
+python -m tests.cluster.local check              whether it can be brought up at once
 python -m tests.cluster.local tools [FAMILY …]   build what it runs, once for each pin
 python -m tests.cluster.local up [ADDON …]       bring it up, or what died of it
 python -m tests.cluster.local status             what of it runs
@@ -40,6 +41,10 @@ def _run(args: argparse.Namespace) -> int:
         packages.install()
         tools.build(args.families)
         return 0
+    if args.verb == "check":
+        if reason := cluster.obstacle():
+            raise NotPossibleHereError(reason)
+        return 0
     settings = Settings.of_environment()
     if args.verb == "up":
         started = time.monotonic()
@@ -60,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.local", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("check", help="whether the cluster can be brought up at once")
     build = verbs.add_parser("tools", help="build what the cluster runs")
     names = [family.name for family in tools.FAMILIES]
     build.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(names)}")
