@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from atelier.adapter.manifest import Manifest
+from atelier.jobs import JobOptions
 from atelier.policy import Policy
 from atelier.release import HISTORY, Release
 
@@ -215,6 +216,14 @@ def test_queues_lead_somewhere():
             for flavor in group["flavors"]:
                 assert flavor["name"] in by_kind["ResourceFlavor"]
                 assert [one["name"] for one in flavor["resources"]] == group["coveredResources"]
+
+
+def test_an_urgent_training_outranks_one_that_names_no_priority():
+    """Kueue takes the pods' PriorityClass then: equal ones take nothing from one another."""
+    values = {one["metadata"]["name"]: one["value"] for one in manifests() if "value" in one}
+    usual = values[JobOptions().priority_class]
+    assert values["atelier-urgent"] > values["atelier-normal"] == usual
+    assert values["atelier-serving"] > usual
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda environment: environment.name)

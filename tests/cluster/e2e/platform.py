@@ -273,13 +273,20 @@ class Platform:
         """Until all pods of a Deployment or StatefulSet are ready."""
         self.kube("rollout", "status", what, f"--timeout={seconds}s")
 
-    def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 120.0) -> float:
+    def wait_for(
+        self,
+        condition: Callable[[], object],
+        what: str,
+        seconds: float = 120.0,
+        *,
+        pause: float = 0.05,
+    ) -> float:
         """How long it took; fails where it does not come about."""
         began = time.monotonic()
         while not condition():
             waited = time.monotonic() - began
             assert waited < seconds, f"no sign of {what} in {seconds:.0f} s"
-            time.sleep(0.05)
+            time.sleep(pause)
         return time.monotonic() - began
 
 

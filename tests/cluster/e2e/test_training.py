@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.cluster.e2e.platform import Platform
 from tests.cluster.e2e.trainings import Trainings, named
 from tests.cluster.local.settings import NODE, Settings
 
-EVICTED_AT, PREEMPTED_AT = 60, 160  # steps, of the recipe's 300: between checkpoints
+EVICTED_AT, PREEMPTED_AT = 40, 120  # steps, of the recipe's 300: between checkpoints
 GPU = "nvidia.com/gpu"
 
 
@@ -24,7 +25,7 @@ def test_an_evicted_and_preempted_training_goes_on_bit_for_bit(
     urgent one that nobody disturbs, and goes on after it. Both train the same."""
     began = time.monotonic()
     first = trainings.submit(named(tmp_path, "patient"), "--queue", "cpu", "--follow")
-    wait = trainings.platform.wait_for
+    wait = partial(trainings.platform.wait_for, pause=3.0)  # looks cost the training its processor
     wait(lambda: first.ended or trainings.step("patient") >= EVICTED_AT, "steps", 900)
     (evicted,) = trainings.pods("patient")
     trainings.evict(evicted["metadata"]["name"])
