@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
+from atelier.artifacts import Artifacts
+from atelier.base import base_digest
 from atelier.cluster import Api
 from atelier.jobs import (
     CompilationSpec,
@@ -27,9 +30,11 @@ from atelier.jobs import (
     submit_job,
 )
 from atelier.jobs.following import CLAIMS, JOBS, PODS, finished
+from atelier.names import ArtifactRef
 from services.triton.process import spawn
 from tests.cluster.apiserver import ADMIN, ApiServer, missing, until
 from tests.cluster.local.tools import program
+from tests.training import Server
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMESPACE = "atelier-training"
@@ -187,6 +192,49 @@ def test_a_compilation_is_submitted_with_the_same_rights_and_fails_at_once_too(
     assert (outcome.succeeded, outcome.exit_code) == (False, 1)
     end(server, other, 0)
     assert Follower(api, other["metadata"]["name"], lambda line: None).follow().succeeded
+
+
+def test_following_a_compilation_ends_with_the_address_of_the_engine(
+    server: ApiServer, api: Api, tmp_path: Path
+) -> None:
+    """`atelier compile --submit --follow`; what the pod would put into MLflow is put by this test,
+    the pod's own command is run by tests/integration/test_compile_job.py."""
+    base = tmp_path / "base"
+    (base / "unet").mkdir(parents=True)
+    (base / "model_index.json").write_text('{"unet": ["diffusers", "X"]}')
+    (base / "unet" / "weights.safetensors").write_bytes(b"weights")
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "engine.json").write_text("{}")
+    ref = ArtifactRef("engines", "e" * 64)
+    with Server(tmp_path) as mlflow:
+        words = ["compile", str(base), "--submit", "--image", "i@sha256:1", "--follow", "--json"]
+        env = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.uri, "PYTHONPATH": str(ROOT)}
+        env["KUBECONFIG"] = str(server.kubeconfig("trainer"))
+        command = [sys.executable, "-m", "commands", *words]
+        following = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE)
+        try:
+            artifacts = Artifacts(mlflow.uri)
+            digest = base_digest(base)
+            spec = CompilationSpec(base=digest, backend="onnx", precision="fp32", image="sha256:1")
+
+            def made() -> bool:
+                jobs, _ = api.list(JOBS)
+                return spec.job_name in {one["metadata"]["name"] for one in jobs}
+
+            until(made, seconds=60)
+            job = api.get(JOBS, spec.job_name)
+            assert artifacts.exists(ArtifactRef.of("bases", digest))
+            artifacts.put(ref, tmp_path / "engine")
+            artifacts.mark(ref, spec.digest)
+            end(server, job, 0)
+            out, _ = following.communicate(timeout=120)
+        finally:
+            following.kill()
+        told = json.loads(out)
+        assert following.returncode == 0 and told["uri"] == str(ref)
+        assert told["uploaded"] == [f"mlflow://bases/{digest.removeprefix('sha256:')}"]
+        again = subprocess.run(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, check=True)
+        assert json.loads(again.stdout)["job"] is None  # found, not repeated
 
 
 def test_a_queued_job_waits_to_be_admitted(api: Api) -> None:
