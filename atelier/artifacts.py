@@ -152,6 +152,19 @@ class Artifacts(Tracking):
         keys = [run.data.tags.get(_KEY_TAG) for run in found if run.info.status == "FINISHED"]
         return ArtifactRef(kind, keys[-1]) if keys and keys[-1] else None
 
+    def mark(self, ref: ArtifactRef, spec: str) -> None:
+        """Note the digest of a spec that came to this artifact; several may (see `made_from`)."""
+        run = self._finished(ref)
+        if run is None:
+            raise ArtifactError(f"{ref}: is not in MLflow at {self.uri}; {_way_out(ref)}")
+        self.set_tags(run, {_spec_tag(spec): "made"})
+
+    def made_from(self, kind: ArtifactKind, spec: str) -> ArtifactRef | None:
+        """What a spec came to, where it has been carried out and what was made is still there."""
+        found = self._search(kind, f"tags.`{_spec_tag(spec)}` = 'made'")
+        keys = [run.data.tags.get(_KEY_TAG) for run in found if run.info.status == "FINISHED"]
+        return ArtifactRef(kind, keys[0]) if keys and keys[0] else None
+
     def _bring(
         self, ref: ArtifactRef, run: str, index: Index, folder: Path, progress: Progress | None
     ) -> int:
@@ -289,6 +302,11 @@ def _way_out(ref: ArtifactRef) -> str:
         "engines": "make it by `atelier compile`",
     }
     return verbs.get(ref.kind, "submit the recipe again: `atelier submit RECIPE`")
+
+
+def _spec_tag(spec: str) -> str:
+    """A tag for each spec: different ones, of two images say, may come to one artifact."""
+    return f"atelier.spec.{hex_of(spec)}"
 
 
 def _quoted(text: str) -> str:

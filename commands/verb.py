@@ -6,8 +6,8 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -27,14 +27,21 @@ class Answer:
 
 
 def verb(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Answer]], Any]:
-    """Register a function as a verb of `app`; it keeps working as a plain function."""
+    """Register a function as a verb of `app`; it keeps working as a plain function.
+
+    A parameter that is a dataclass is a group of options, one a field, that verbs can share.
+    """
 
     def register(work: Callable[..., Answer]) -> Callable[..., Answer]:
-        @functools.wraps(work)
-        def run(*args: Any, as_json: bool, debug: bool, **options: Any) -> None:
-            raise typer.Exit(_perform(functools.partial(work, *args, **options), as_json, debug))
-
         signature = inspect.signature(work, eval_str=True)
+        given = signature.parameters.values()
+
+        @functools.wraps(work)
+        def run(*, as_json: bool, debug: bool, **options: Any) -> None:
+            whole = {one.name: _gathered(one, options) for one in given}
+            raise typer.Exit(_perform(functools.partial(work, **whole), as_json, debug))
+
+        parameters = [option for one in given for option in _spread(one)]
         shared = [
             inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False),
             inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False),
@@ -42,19 +49,38 @@ def verb(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., A
         hints = {"as_json": AsJson, "debug": Debug}
         run.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[
-                *signature.parameters.values(),
+                *parameters,
                 *(option.replace(annotation=hints[option.name]) for option in shared),
             ],
             return_annotation=None,
         )
         run.__annotations__ = {
-            **{key: value.annotation for key, value in signature.parameters.items()},
+            **{one.name: one.annotation for one in parameters},
             **hints,
         }
         app.command(name)(run)
         return work
 
     return register
+
+
+def _spread(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """The options of a group, or the parameter itself."""
+    if not is_dataclass(parameter.annotation):
+        return [parameter]
+    hints = get_type_hints(parameter.annotation, include_extras=True)
+    return [
+        parameter.replace(name=one.name, default=one.default, annotation=hints[one.name])
+        for one in fields(parameter.annotation)
+    ]
+
+
+def _gathered(parameter: inspect.Parameter, options: Mapping[str, Any]) -> Any:
+    """What a verb is called with."""
+    if not is_dataclass(parameter.annotation):
+        return options[parameter.name]
+    group: Any = parameter.annotation
+    return group(**{one.name: options[one.name] for one in fields(parameter.annotation)})
 
 
 def _perform(work: Callable[[], Answer], as_json: bool, debug: bool) -> int:

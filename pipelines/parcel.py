@@ -9,7 +9,7 @@ from atelier.artifacts import Artifacts, Progress, known_as
 from atelier.base import VAE_FILES, base_digest, base_files, resolve_base, resolve_vae
 from atelier.errors import BaseError
 from atelier.files import digest_files
-from atelier.jobs.spec import TrainingSpec
+from atelier.jobs import TrainingSpec
 from atelier.names import ArtifactRef
 from atelier.recipe import RECIPE_JSON, Recipe
 from pipelines.dataset.captions import METADATA
@@ -37,9 +37,9 @@ class Parcel:
 
 
 def pack(recipe: Recipe, artifacts: Callable[[], Artifacts], *, processes: int = 1) -> Parcel:
-    """Everything with its digest; a base of the hub is the one that was imported under its name,
-    for which alone the registry is asked."""
-    contents: list[Content] = []
+    """Everything with its digest (see `find_base` for a base of the hub)."""
+    base, found = find_base(recipe.base.model, recipe.base.revision, artifacts)
+    contents = list(found)
 
     def digest(content: Content) -> str:
         contents.append(content)
@@ -49,7 +49,7 @@ def pack(recipe: Recipe, artifacts: Callable[[], Artifacts], *, processes: int =
     spec = TrainingSpec(
         adapter=recipe.adapter,
         recipe=recipe.digest,
-        base=_base(recipe, artifacts, digest),
+        base=base,
         vae=digest(_vae(recipe.base.vae)) if recipe.base.vae else None,
         datasets=tuple(digest(_pictures(recipe.dataset_folder(one))) for one in recipe.stages),
         held_back=digest(_pictures(held_back)) if _any_pictures(held_back) else None,
@@ -58,38 +58,47 @@ def pack(recipe: Recipe, artifacts: Callable[[], Artifacts], *, processes: int =
     return Parcel(recipe, spec, contents)
 
 
-def upload(parcel: Parcel, artifacts: Artifacts, progress: Progress | None = None) -> list[str]:
+def put(
+    contents: Sequence[Content], artifacts: Artifacts, progress: Progress | None = None
+) -> list[str]:
     """Put what is missing; the addresses of what was uploaded."""
-    recipe = ArtifactRef.of("recipes", parcel.spec.recipe)
-    uploaded = []
-    for one in parcel.contents:
-        if artifacts.put(one.ref, one.root, one.files, source=one.source, progress=progress):
-            uploaded.append(str(one.ref))
+    return [
+        str(one.ref)
+        for one in contents
+        if artifacts.put(one.ref, one.root, one.files, source=one.source, progress=progress)
+    ]
+
+
+def upload(parcel: Parcel, artifacts: Artifacts, progress: Progress | None = None) -> list[str]:
+    """Put what is missing, the recipe last; the addresses of what was uploaded."""
+    uploaded = put(parcel.contents, artifacts, progress)
     with TemporaryDirectory() as aside:
         file = Path(aside) / RECIPE_JSON
         file.write_text(parcel.recipe.to_json(), encoding="utf-8")
-        if artifacts.put(recipe, Path(aside), [file]):
-            uploaded.append(str(recipe))
-    return uploaded
+        recipe = Content(ArtifactRef.of("recipes", parcel.spec.recipe), Path(aside), [file])
+        return uploaded + put([recipe], artifacts)
 
 
-def _base(
-    recipe: Recipe, artifacts: Callable[[], Artifacts], digest: Callable[[Content], str]
-) -> str:
-    """A folder's own digest; for a hub id, of what `atelier base import` registered."""
-    model, revision = recipe.base.model, recipe.base.revision
+def find_base(
+    model: str, revision: str | None, artifacts: Callable[[], Artifacts]
+) -> tuple[str, Sequence[Content]]:
+    """A base's digest, and what of it has to be in the registry: a folder's files.
+
+    A hub id means what `atelier base import` registered; for that alone the registry is asked.
+    """
     if not Path(model).expanduser().exists():
         known = artifacts().named("bases", known_as(model, revision))
         if known is not None:
-            return f"sha256:{known.key}"
+            return f"sha256:{known.key}", ()
         which = f"{model} --revision {revision}" if revision else model
         raise BaseError(
             f"base {model}: neither a folder here (seen from {Path.cwd()}) nor in the registry; "
             f"import it once: `atelier base import {which}`"
         )
     folder = resolve_base(model, revision)
-    ref = ArtifactRef.of("bases", base_digest(folder))
-    return digest(Content(ref, folder, base_files(folder), known_as(model, revision)))
+    digest, files = base_digest(folder), base_files(folder)
+    ref = ArtifactRef.of("bases", digest)
+    return digest, [Content(ref, folder, files, known_as(model, revision))]
 
 
 def _any_pictures(folder: Path) -> bool:

@@ -1,17 +1,22 @@
-"""Work that ends, on a cluster: what a training Job is made from, its object, its end."""
+"""Work that ends, on a cluster: what a Job is made from, its object, its end."""
 
+from atelier.jobs.compiling import CompilationSpec, image_identity
 from atelier.jobs.following import Follower, Outcome
-from atelier.jobs.job import JobOptions, training_claim, training_job
-from atelier.jobs.spec import SPEC_TAG, TrainingSpec
-from atelier.jobs.submitting import submit_training
+from atelier.jobs.job import JobOptions, Work, claim_object, job_object
+from atelier.jobs.spec import SPEC_TAG
+from atelier.jobs.submitting import submit_job
+from atelier.jobs.training import TrainingSpec
 
 __all__ = [
     "SPEC_TAG",
+    "CompilationSpec",
     "Follower",
     "JobOptions",
     "Outcome",
     "TrainingSpec",
-    "submit_training",
-    "training_claim",
-    "training_job",
+    "Work",
+    "claim_object",
+    "image_identity",
+    "job_object",
+    "submit_job",
 ]

@@ -1,28 +1,44 @@
-"""A training Job's object, as the API server takes it.
+"""A Job's object, as the API server takes it.
 
 A pod is only ever a place to run: what it has done lies in a claim (checkpoints, what it fetched)
 and in MLflow. So a pod that is taken away (eviction, preemption, a node that goes) costs nothing
-but the steps since its checkpoint, and counts as no failure. The exit codes are atelier.errors'.
+but what it did since its last checkpoint, and counts as no failure. The exit codes are
+atelier.errors'.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
-from atelier.jobs.spec import TrainingSpec
+from atelier.jobs.spec import Spec
 
 Object = dict[str, Any]
 
-CONTAINER = "train"
-ADAPTER_LABEL = "atelier.dev/adapter"
+CONTAINER = "job"
 SPEC_ANNOTATION = "atelier.dev/spec"
-HOME, POLICIES = "/var/lib/atelier", "/etc/atelier/policy"  # in the container
+HOME = "/var/lib/atelier"  # in the container
 USER = 10001  # of the images
 GRACE = 120  # seconds from SIGTERM to SIGKILL: a step, a checkpoint, and a word to MLflow
+HUB_KEYS = ("HF_TOKEN", "WANDB_API_KEY")
 
-_FINAL = [1, 2]  # refused by a gate, bad input: trying again gives the same
-_STOPPED = [143]  # with a checkpoint
+_FINAL = [1, 2]  # refused by a gate or a check, bad input: trying again gives the same
+_STOPPED = [143]  # by SIGTERM, with all that is needed to go on
 _MLFLOW_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a Job does, which is all that kinds of Jobs differ in. Equal work has an equal name."""
+
+    name: str  # of the Job and of a claim of its own; at most 63 characters
+    kind: str  # app.kubernetes.io/name
+    spec: Spec  # given to the command as --spec
+    command: Sequence[str]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    hub_keys: Sequence[str] = ()  # of the hubs' Secret
+    config_maps: Mapping[str, str] = field(default_factory=dict)  # by the folder they appear as
 
 
 @dataclass(frozen=True)
@@ -30,9 +46,9 @@ class JobOptions:
     """Where and how a Job runs; nothing here changes what it makes."""
 
     namespace: str = "atelier-training"
-    environment: str = "staging"  # whose policy judges: ConfigMap policy-<environment>
     image: str = "atelier-train:latest"
     gpus: int = 0
+    gpu_kind: str | None = None  # as nodes are labelled; None for any GPU of the pool
     queue: str | None = None  # Kueue's LocalQueue
     priority: str | None = None  # Kueue's WorkloadPriorityClass
     priority_class: str = "atelier-training"  # of the pod: it takes no running pod's place
@@ -47,13 +63,11 @@ class JobOptions:
     mlflow_secret: str = "atelier-mlflow"
     hub_secret: str = "atelier-hub"
     pull_policy: str = "IfNotPresent"
-    commit: str | None = None  # of the recipe, for the package's lineage
     env: Mapping[str, str] = field(default_factory=dict)
 
 
-def training_job(spec: TrainingSpec, options: JobOptions) -> Object:
-    """The Job that makes and judges the adapter."""
-    name = spec.job_name(options.environment)
+def job_object(work: Work, options: JobOptions) -> Object:
+    """The Job that does the work."""
     queue = {"kueue.x-k8s.io/queue-name": options.queue} if options.queue else {}
     if options.queue and options.priority:
         queue["kueue.x-k8s.io/priority-class"] = options.priority
@@ -61,28 +75,28 @@ def training_job(spec: TrainingSpec, options: JobOptions) -> Object:
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": name,
+            "name": work.name,
             "namespace": options.namespace,
-            "labels": {**_labels(spec), **queue},
-            "annotations": {SPEC_ANNOTATION: spec.model_dump_json()},
+            "labels": {**_labels(work), **queue},
+            "annotations": {SPEC_ANNOTATION: work.spec.model_dump_json()},
         },
         "spec": {
             "completions": 1,
             "parallelism": 1,
             "backoffLimit": options.retries,
             "ttlSecondsAfterFinished": options.ttl,
-            "podReplacementPolicy": "Failed",  # two pods would write into one run
+            "podReplacementPolicy": "Failed",  # two pods would write into one folder
             "podFailurePolicy": {"rules": _rules()},
             **({"suspend": True} if options.queue else {}),  # Kueue admits it
             "template": {
-                "metadata": {"labels": _labels(spec)},
-                "spec": _pod(spec, options, name),
+                "metadata": {"labels": _labels(work)},
+                "spec": _pod(work, options),
             },
         },
     }
 
 
-def training_claim(spec: TrainingSpec, options: JobOptions, job: Object) -> Object | None:
+def claim_object(work: Work, options: JobOptions, job: Object) -> Object | None:
     """The claim of a Job that was created; it goes with the Job. None where `volume` names one."""
     if options.volume:
         return None
@@ -94,7 +108,7 @@ def training_claim(spec: TrainingSpec, options: JobOptions, job: Object) -> Obje
         "metadata": {
             "name": made["name"],
             "namespace": options.namespace,
-            "labels": _labels(spec),
+            "labels": _labels(work),
             "ownerReferences": [
                 {"apiVersion": "batch/v1", "kind": "Job", "name": made["name"], "uid": made["uid"]}
             ],
@@ -107,12 +121,12 @@ def training_claim(spec: TrainingSpec, options: JobOptions, job: Object) -> Obje
     }
 
 
-def _labels(spec: TrainingSpec) -> dict[str, str]:
+def _labels(work: Work) -> dict[str, str]:
     return {
-        "app.kubernetes.io/name": "atelier-train",
+        "app.kubernetes.io/name": work.kind,
         "app.kubernetes.io/part-of": "atelier",
         "app.kubernetes.io/managed-by": "atelier",
-        ADAPTER_LABEL: spec.adapter,
+        **work.labels,
     }
 
 
@@ -127,16 +141,22 @@ def _rules() -> list[Object]:
     ]
 
 
-def _pod(spec: TrainingSpec, options: JobOptions, name: str) -> Object:
-    claim = {"claimName": options.volume or name}
-    policy = {"name": f"policy-{options.environment}"}
+def _pod(work: Work, options: JobOptions) -> Object:
     volumes: list[Object] = [
-        {"name": "home", "persistentVolumeClaim": claim},
-        {"name": "policy", "configMap": policy},
+        {"name": "home", "persistentVolumeClaim": {"claimName": options.volume or work.name}},
         {"name": "tmp", "emptyDir": {}},
     ]
+    mounts: list[Object] = [
+        {"name": "home", "mountPath": HOME},
+        {"name": "tmp", "mountPath": "/tmp"},
+    ]
+    for folder, config_map in work.config_maps.items():
+        name = PurePosixPath(folder).name
+        volumes.append({"name": name, "configMap": {"name": config_map}})
+        mounts.append({"name": name, "mountPath": folder, "readOnly": True})
     if options.gpus > 1:  # NCCL's processes exchange through shared memory
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     return {
         "restartPolicy": "Never",
         "serviceAccountName": options.service_account,
@@ -152,16 +172,19 @@ def _pod(spec: TrainingSpec, options: JobOptions, name: str) -> Object:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        **(_gpu_pool() if options.gpus else {}),
-        "containers": [_container(spec, options)],
+        **(_gpu_pool(options.gpu_kind) if options.gpus else {}),
+        "containers": [_container(work, options, mounts)],
         "volumes": volumes,
     }
 
 
-def _gpu_pool() -> Object:
-    """Only nodes of the GPU pool, whose taint keeps others away."""
-    pool = {"key": "atelier.dev/pool", "operator": "In", "values": ["gpu"]}
-    required = {"nodeSelectorTerms": [{"matchExpressions": [pool]}]}
+def _gpu_pool(kind: str | None) -> Object:
+    """Only nodes of the GPU pool, whose taint keeps others away; of one kind where it is named."""
+    wanted = {"atelier.dev/pool": "gpu"}
+    if kind:
+        wanted["nvidia.com/gpu.product"] = kind  # NVIDIA's device plugin labels nodes so
+    terms = [{"key": key, "operator": "In", "values": [value]} for key, value in wanted.items()]
+    required = {"nodeSelectorTerms": [{"matchExpressions": terms}]}
     tolerated = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     return {
         "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}},
@@ -169,23 +192,15 @@ def _gpu_pool() -> Object:
     }
 
 
-def _container(spec: TrainingSpec, options: JobOptions) -> Object:
+def _container(work: Work, options: JobOptions, mounts: list[Object]) -> Object:
     requests: dict[str, str] = {"cpu": options.cpu, "memory": options.memory}
     gpus = {"nvidia.com/gpu": str(options.gpus)} if options.gpus else {}
-    mounts: list[Object] = [
-        {"name": "home", "mountPath": HOME},
-        {"name": "policy", "mountPath": POLICIES, "readOnly": True},
-        {"name": "tmp", "mountPath": "/tmp"},
-    ]
-    if options.gpus > 1:
-        mounts.append({"name": "shm", "mountPath": "/dev/shm"})
-    command = ["python", "-m", "pipelines.job", "--policy", f"{POLICIES}/policy.yaml"]
     return {
         "name": CONTAINER,
         "image": options.image,
         "imagePullPolicy": options.pull_policy,
-        "command": [*command, "--spec", spec.model_dump_json()],
-        "env": _environment(options),
+        "command": [*work.command, "--spec", work.spec.model_dump_json()],
+        "env": _environment(work, options),
         "resources": {
             "requests": {**requests, **gpus},
             "limits": {"memory": options.memory, **gpus},
@@ -200,19 +215,16 @@ def _container(spec: TrainingSpec, options: JobOptions) -> Object:
     }
 
 
-def _environment(options: JobOptions) -> list[Object]:
+def _environment(work: Work, options: JobOptions) -> list[Object]:
     """Addresses and credentials come from Secrets of the namespace; no submission carries them."""
     plain = {"ATELIER_HOME": HOME, "HOME": "/tmp", "HF_HOME": f"{HOME}/cache/hub"}
     plain["OMP_NUM_THREADS"] = str(_threads(options.cpu))  # on any node: sums depend on them
-    if options.commit:
-        plain["ATELIER_GIT_COMMIT"] = options.commit
-    plain |= options.env
+    plain |= {**work.env, **options.env}
     return [
         *({"name": name, "value": value} for name, value in plain.items()),
         _secret("MLFLOW_TRACKING_URI", options.mlflow_secret, optional=False),
         *(_secret(key, options.mlflow_secret) for key in _MLFLOW_KEYS),
-        _secret("HF_TOKEN", options.hub_secret),
-        _secret("WANDB_API_KEY", options.hub_secret),
+        *(_secret(key, options.hub_secret) for key in work.hub_keys),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Making a training Job and its claim, once however often it is asked for."""
+"""Making a Job and its claim, once however often it is asked for."""
 
 import time
 from contextlib import suppress
@@ -7,20 +7,19 @@ from typing import Any
 from atelier.cluster.api import Api, Conflict, NotFound
 from atelier.errors import Unavailable
 from atelier.jobs.following import CLAIMS, JOBS, finished
-from atelier.jobs.job import JobOptions, training_claim, training_job
-from atelier.jobs.spec import TrainingSpec
+from atelier.jobs.job import JobOptions, Work, claim_object, job_object
 
 Object = dict[str, Any]
 
 _GONE_SECONDS = 120.0  # that a failed Job's pod may take to let go of its claim
 
 
-def submit_training(api: Api, spec: TrainingSpec, options: JobOptions) -> tuple[Object, bool]:
-    """The spec's Job, and whether it was made now.
+def submit_job(api: Api, work: Work, options: JobOptions) -> tuple[Object, bool]:
+    """The work's Job, and whether it was made now.
 
     One that runs, waits or has succeeded stays as it is; one that has failed makes way.
     """
-    wanted = training_job(spec, options)
+    wanted = job_object(work, options)
     name = str(wanted["metadata"]["name"])
     made = True
     try:
@@ -30,7 +29,7 @@ def submit_training(api: Api, spec: TrainingSpec, options: JobOptions) -> tuple[
         if made := (finished(job) or {}).get("type") == "Failed":
             api.delete(JOBS, name)
             job = _create(api, JOBS, wanted, owner=None)
-    claim = training_claim(spec, options, job)
+    claim = claim_object(work, options, job)
     if claim is not None and _claimed(job) == name:
         _create(api, CLAIMS, claim, owner=str(job["metadata"]["uid"]))
     return job, made

@@ -1,20 +1,15 @@
-"""One compilation as a process: what a Job runs. Exit code 1 where the result differs from torch.
+"""One compilation as a process. Exit code 1 where the result differs from torch.
 
 python -m pipelines.compile models/miniature --output compiled
 """
 
 import argparse
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from atelier.boundary import answered
-from atelier.errors import BadInput
 from atelier.home import Home
-
-_SIZE: Final = re.compile(r"(\d+)x(\d+)")
+from pipelines.compile.request import CompileRequest, parse_sizes
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,9 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> None:
-        sizes = parse_sizes(options.sizes)  # before the seconds that torch takes to load
-        from pipelines.compile import CompileRequest, compile_unet
-
         request = CompileRequest(
             options.base,
             revision=options.revision,
@@ -45,26 +37,17 @@ def main(arguments: list[str] | None = None) -> int:
             precision=options.precision,
             device=options.device,
             batches=options.batch,
-            sizes=sizes,
+            sizes=parse_sizes(options.sizes),
             rank=options.ranks,
             slots=options.slots,
         )
+        from pipelines.compile.unet import compile_unet  # seconds of torch, for input known good
+
         registry = Home.find().tracking_uri if options.registry else None
         made = compile_unet(request, output=options.output, registry=registry, progress=told)
         print(f"mlflow://engines/{made.spec.key} {made.digest}")
 
     return answered(work, debug=options.debug)
-
-
-def parse_sizes(texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Widths and heights in pixels, from `1024x1024`; BadInput tells how one is spelt."""
-    found = []
-    for text in texts:
-        match = _SIZE.fullmatch(text)
-        if match is None:
-            raise BadInput(f"size {text}: is spelt WIDTHxHEIGHT in pixels, like 1024x1024")
-        found.append((int(match[1]), int(match[2])))
-    return tuple(found)
 
 
 def told(doing: str, done: int, total: int) -> None:

@@ -148,6 +148,8 @@ for folder in ("/", "/opt/atelier", "/etc", "/var/tmp"):
         ("python", "-c", "import torch, diffusers, transformers, mlflow; print(torch.__version__)"),
         ("atelier", "--help"),
         ("python", "-m", "pipelines.train", "--help"),
+        ("python", "-c", "import onnx, onnxruntime, onnxscript, pipelines.compile.unet"),
+        ("python", "-m", "pipelines.compile.job", "--help"),
     ],
     ids=lambda command: " ".join(command)[:30],
 )

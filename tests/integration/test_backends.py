@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from atelier.adapter.package import Package
 from atelier.errors import BadInput
-from pipelines.compile import CompileRequest, compile_unet
+from pipelines.compile.request import CompileRequest
+from pipelines.compile.unet import compile_unet
 from services.engine import AdapterUse, Engine, EngineSettings, ImageRequest
 from services.engine.backends.tensorrt import load_tensorrt
 from services.engine.settings import BACKENDS

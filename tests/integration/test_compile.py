@@ -15,12 +15,13 @@ from atelier.errors import BadInput, Refused
 from atelier.files import sha256_file
 from atelier.names import ArtifactRef
 from commands.main import app
-from pipelines.compile import CompileRequest, compile_unet, spec_of
 from pipelines.compile.__main__ import main
 from pipelines.compile.check import TOLERANCE, check
 from pipelines.compile.graph import CompiledUNet
+from pipelines.compile.request import CompileRequest
 from pipelines.compile.samples import random_bank, random_call
 from pipelines.compile.tensorrt import bank_shapes, call_shapes
+from pipelines.compile.unet import compile_unet, spec_of
 from services.engine import Base, Engine, EngineSettings, load_base
 from services.engine.backends.compiled import (
     INPUTS,

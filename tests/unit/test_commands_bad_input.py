@@ -15,7 +15,7 @@ from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import write_package
 from atelier.base import base_digest
 from atelier.home import Home
-from atelier.jobs import TrainingSpec
+from atelier.jobs import CompilationSpec, TrainingSpec
 from commands.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -216,3 +216,49 @@ def test_a_job_is_shown_without_a_registry_or_a_cluster(
     assert job["metadata"]["name"] == spec.job_name("staging")
     assert json.loads(atelier(*asked, "--gpus", "2", "--json").stdout) == job
     assert not Home.find().root.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--queue", "gpu"], "add --submit"),
+        (["--submit"], "ATELIER_TRAIN_IMAGE"),
+        (["--submit", "--image", "i"], "MLFLOW_TRACKING_URI"),
+        (["--submit", "--image", "i", "--device", "cpu"], "leave them out"),
+        (["--submit", "--image", "i", "--priority", "urgent"], "name the queue"),
+        (["--submit", "--image", "i", "--batch", "2"], "leave them out"),
+        (["--submit", "--image", "i", "--gpus", "2"], "at most one GPU"),
+        (["--submit", "--image", "i", "--gpu-kind", "NVIDIA-L4"], "none is asked for"),
+        (["--submit", "--backend", "tensorrt", "--gpus", "0"], "on which TensorRT builds"),
+        (["--submit", "--image", "i", "--precision", "bf16", "--dry-run"], "use fp16 or fp32"),
+        (["--submit", "--sizes", "64"], "WIDTHxHEIGHT"),
+    ],
+)
+def test_a_compilation_that_no_pod_could_carry_out(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], word: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert word in told(atelier("compile", *arguments), 2)
+    assert not Home.find().root.exists()
+
+
+def test_a_compile_job_is_shown_without_a_registry_or_a_cluster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    asked = ["compile", "--submit", "--backend", "tensorrt", "--image", "r/i@sha256:1", "--dry-run"]
+    sizes = ["--batch", "4", "--batch", "2", "--sizes", "128x64"]
+    shown = atelier(*asked, *sizes)
+    assert shown.exit_code == 0, shown.output
+    job = yaml.safe_load(shown.stdout)
+    spec = CompilationSpec.parse(job["metadata"]["annotations"]["atelier.dev/spec"])
+    assert spec.base == base_digest(ROOT / "models/miniature")
+    assert (spec.precision, spec.batches, spec.sizes) == ("fp16", (2, 4), ((128, 64),))
+    assert spec.image == "sha256:1"  # wherever it is pulled from
+    assert job["metadata"]["name"] == spec.job_name
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert container["image"] == "r/i@sha256:1"
+    plain = json.loads(atelier("compile", "--submit", *asked[4:], "--json").stdout)
+    (container,) = plain["spec"]["template"]["spec"]["containers"]
+    assert CompilationSpec.parse(container["command"][-1]).precision == "fp32"

@@ -3,6 +3,8 @@
 import errno
 import json
 import sys
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import pytest
 import typer
@@ -44,6 +46,26 @@ def greet(name: str = "you", exit_code: int = 0) -> Answer:
     """Greet somebody."""
     print("a library talks")
     return Answer(f"hello {name}", {"greeted": name}, exit_code)
+
+
+@dataclass(frozen=True)
+class Colours:
+    """A group of options."""
+
+    ink: Annotated[str, typer.Option(help="Of the pen.")] = "blue"
+    thick: Annotated[bool, typer.Option("--thick")] = False
+
+
+def draw(what: str, colours: Colours = Colours(), size: int = 1) -> Answer:
+    """Draw something."""
+    return Answer(what, {"what": what, "size": size, **asdict(colours)})
+
+
+def test_a_group_of_options_is_shared_by_verbs() -> None:
+    drawn = run(draw, "a cat", "--thick", "--size", "3", "--json")
+    assert json.loads(drawn.stdout) == {"what": "a cat", "size": 3, "ink": "blue", "thick": True}
+    assert "--ink" in run(draw, "--help").stdout and "Of the pen." in run(draw, "--help").stdout
+    assert draw("a cat").data["ink"] == "blue"  # still a plain function
 
 
 def test_a_person_reads_text() -> None:

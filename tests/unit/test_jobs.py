@@ -1,4 +1,4 @@
-"""The training Job as the API server gets it, what decides about its name, and how it ends."""
+"""Jobs as the API server gets them, what decides about their names, and how they end."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ from typing import Any
 import pytest
 
 from atelier.errors import BadInput
-from atelier.jobs import JobOptions, TrainingSpec, training_claim, training_job
+from atelier.jobs import (
+    CompilationSpec,
+    JobOptions,
+    TrainingSpec,
+    claim_object,
+    image_identity,
+    job_object,
+)
 from atelier.jobs.following import Follower, Outcome
 
 HEX = "sha256:" + "0123456789abcdef" * 4
 SPEC = TrainingSpec(adapter="thor-cat", recipe=HEX, base=HEX, datasets=(HEX,))
+COMPILATION = CompilationSpec(base=HEX, backend="onnx", precision="fp32", image="sha256:1")
 
 
 def job(**options: Any) -> dict[str, Any]:
-    return training_job(SPEC, JobOptions(image="registry/atelier-train@sha256:1", **options))
+    made = JobOptions(image="registry/atelier-train@sha256:1", **options)
+    return job_object(SPEC.work("staging"), made)
 
 
 def pod(made: dict[str, Any]) -> dict[str, Any]:
@@ -101,14 +110,68 @@ def test_the_checkpoint_outlives_the_pod() -> None:
     assert volumes["home"]["persistentVolumeClaim"]["claimName"] == name
     assert volumes["policy"]["configMap"]["name"] == "policy-staging"
     options = JobOptions(volume_size="20Gi", volume_class="fast")
-    claim = training_claim(SPEC, options, {"metadata": {"name": name, "uid": "42"}})
+    claim = claim_object(SPEC.work("staging"), options, {"metadata": {"name": name, "uid": "42"}})
     assert claim is not None
     assert claim["spec"]["resources"]["requests"]["storage"] == "20Gi"
     assert claim["spec"]["storageClassName"] == "fast"
     assert claim["metadata"]["ownerReferences"][0]["uid"] == "42"  # it goes with the Job
     own = {one["name"]: one for one in pod(job(volume="shared"))["volumes"]}
     assert own["home"]["persistentVolumeClaim"]["claimName"] == "shared"
-    assert training_claim(SPEC, JobOptions(volume="shared"), made) is None
+    assert claim_object(SPEC.work("staging"), JobOptions(volume="shared"), made) is None
+
+
+def test_a_compilation_is_a_job_of_the_same_kind() -> None:
+    """All that differs is what is said of it, its command, and what of the namespace it sees."""
+    options = JobOptions(image="registry/atelier-train@sha256:1", queue="cpu")
+    training, compilation = job(queue="cpu"), job_object(COMPILATION.work(), options)
+    name = compilation["metadata"]["name"]
+    assert (
+        name
+        == COMPILATION.job_name
+        == compilation["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"][
+            "claimName"
+        ]
+    )
+    (container,), (trains,) = pod(compilation)["containers"], pod(training)["containers"]
+    assert container["command"][:3] == ["python", "-m", "pipelines.compile.job"]
+    assert CompilationSpec.parse(container["command"][-1]) == COMPILATION
+    seen = {one["name"] for one in container["env"]}
+    assert seen == {one["name"] for one in trains["env"]} - {"HF_TOKEN", "WANDB_API_KEY"}
+    assert [one["name"] for one in pod(compilation)["volumes"]] == ["home", "tmp"]
+    assert compilation["metadata"]["labels"]["app.kubernetes.io/name"] == "atelier-compile"
+    assert not [label for label in compilation["metadata"]["labels"] if "adapter" in label]
+    for of in (compilation, training):
+        (inside,) = pod(of)["containers"]
+        for key in ("command", "env", "volumeMounts"):
+            del inside[key]
+        for about in (of["metadata"], of["spec"]["template"]["metadata"]):
+            about.clear()
+        del of["spec"]["template"]["spec"]["volumes"]
+    assert compilation == training
+
+
+def test_what_decides_about_an_engine_decides_about_its_job() -> None:
+    assert CompilationSpec.parse(COMPILATION.model_dump_json()) == COMPILATION
+    changes: list[dict[str, Any]] = [
+        {},
+        {"backend": "tensorrt"},
+        {"precision": "fp16"},
+        {"batches": (2,)},
+        {"sizes": ((64, 64),)},
+        {"rank": 8},
+        {"slots": 4},
+        {"gpu_kind": "NVIDIA-H100-80GB-HBM3"},
+        {"image": "sha256:2"},
+        {"base": HEX.replace("0", "1")},
+    ]
+    names = [COMPILATION.model_copy(update=change).job_name for change in changes]
+    assert len(set(names)) == len(changes)
+    assert names[0].startswith("compile-onnx-") and names[1].startswith("compile-tensorrt-")
+    assert all(len(name) <= 63 for name in names)
+    assert image_identity("a.example/x@sha256:1") == image_identity("b.example:5000/y@sha256:1")
+    assert image_identity("a.example:5000/x:1") == "a.example:5000/x:1"
+    with pytest.raises(BadInput, match="--spec: precision: Input should be 'fp32' or 'fp16'"):
+        CompilationSpec.parse(COMPILATION.model_dump_json().replace("fp32", "bf16"))
 
 
 def test_gpus_come_from_the_pool() -> None:
@@ -124,6 +187,10 @@ def test_gpus_come_from_the_pool() -> None:
         {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     ]
     assert "/dev/shm" in {one["mountPath"] for one in container["volumeMounts"]}
+    kind = {"key": "nvidia.com/gpu.product", "operator": "In", "values": ["NVIDIA-L4"]}
+    wanted = pod(job(gpus=1, gpu_kind="NVIDIA-L4"))["affinity"]["nodeAffinity"]
+    (term,) = wanted["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert term["matchExpressions"] == [pool, kind]
     without = pod(job())
     assert "affinity" not in without and "tolerations" not in without
     assert "nvidia.com/gpu" not in without["containers"][0]["resources"]["limits"]
@@ -168,7 +235,7 @@ class Cluster:
 
 
 def running(name: str, made: str, **state: Any) -> dict[str, Any]:
-    status = {"containerStatuses": [{"name": "train", "state": state}]} if state else {}
+    status = {"containerStatuses": [{"name": "job", "state": state}]} if state else {}
     about = {"name": name, "creationTimestamp": made}
     return {"metadata": about, "spec": {"nodeName": "n1"}, "status": status}
 

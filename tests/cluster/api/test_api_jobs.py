@@ -1,4 +1,4 @@
-"""Training Jobs on a real API server with its real Job controller; only the pods' ends are told.
+"""Jobs on a real API server with its real Job controller; only the pods' ends are told.
 
 What a kubelet would report is written into the pods' status, so that every way to end is seen: what
 counts, what ends the Job, what goes on. All of it with the rights that k8s/ gives to trainers.
@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,24 @@ from typing import Any
 import pytest
 import yaml
 
+from atelier.artifacts import Artifacts
+from atelier.base import base_digest
 from atelier.cluster import Api
-from atelier.jobs import Follower, JobOptions, Outcome, TrainingSpec, submit_training
+from atelier.jobs import (
+    CompilationSpec,
+    Follower,
+    JobOptions,
+    Outcome,
+    TrainingSpec,
+    Work,
+    submit_job,
+)
 from atelier.jobs.following import CLAIMS, JOBS, PODS, finished
+from atelier.names import ArtifactRef
 from services.triton.process import spawn
 from tests.cluster.apiserver import ADMIN, ApiServer, missing, until
 from tests.cluster.local.tools import program
+from tests.training import Server
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMESPACE = "atelier-training"
@@ -74,8 +87,13 @@ def api(server: ApiServer) -> Api:
     return server.api(NAMESPACE, "trainer")
 
 
-def spec(adapter: str) -> TrainingSpec:
-    return TrainingSpec(adapter=adapter, recipe=HEX, base=HEX, datasets=(HEX,))
+def training(adapter: str) -> Work:
+    spec = TrainingSpec(adapter=adapter, recipe=HEX, base=HEX, datasets=(HEX,))
+    return spec.work("staging")
+
+
+def compilation(image: str) -> Work:
+    return CompilationSpec(base=HEX, backend="onnx", precision="fp32", image=image).work()
 
 
 def pods(api: Api, job: dict[str, Any], *, running: bool = False) -> list[str]:
@@ -91,7 +109,7 @@ def end(server: ApiServer, job: dict[str, Any], code: int, *, evicted: bool = Fa
     until(lambda: pods(api, job, running=True))
     (pod,) = pods(api, job, running=True)
     ended = {"terminated": {"exitCode": code, "finishedAt": "2026-01-01T00:00:00Z"}}
-    about = {"name": "train", "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
+    about = {"name": "job", "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
     conditions = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
     status = {
         "phase": "Failed" if code else "Succeeded",
@@ -110,9 +128,9 @@ def failures(api: Api, job: dict[str, Any]) -> int:
 def test_only_what_may_pass_is_tried_again_and_only_failures_count(
     server: ApiServer, api: Api
 ) -> None:
-    job, made = submit_training(api, spec("thor-cat"), OPTIONS)
+    job, made = submit_job(api, training("thor-cat"), OPTIONS)
     assert made
-    assert submit_training(api, spec("thor-cat"), OPTIONS)[1] is False
+    assert submit_job(api, training("thor-cat"), OPTIONS)[1] is False
     told: list[str] = []
     outcomes: list[Outcome] = []
     follower = Follower(api, job["metadata"]["name"], told.append)
@@ -139,11 +157,11 @@ def test_only_what_may_pass_is_tried_again_and_only_failures_count(
 def test_a_failed_job_makes_way_and_one_that_succeeded_does_not(
     server: ApiServer, api: Api
 ) -> None:
-    first, _ = submit_training(api, spec("robot"), OPTIONS)
+    first, _ = submit_job(api, training("robot"), OPTIONS)
     name = first["metadata"]["name"]
     end(server, first, 1)
     until(lambda: finished(api.get(JOBS, name)) is not None)
-    second, made = submit_training(api, spec("robot"), OPTIONS)
+    second, made = submit_job(api, training("robot"), OPTIONS)
     assert made and second["metadata"]["uid"] != first["metadata"]["uid"]
     claim = api.get(CLAIMS, name)
     assert claim["metadata"]["ownerReferences"][0]["uid"] == second["metadata"]["uid"]
@@ -151,13 +169,77 @@ def test_a_failed_job_makes_way_and_one_that_succeeded_does_not(
     end(server, second, 0)
     outcome = Follower(api, name, lambda line: None).follow()
     assert (outcome.succeeded, outcome.exit_code) == (True, 0)
-    third, made = submit_training(api, spec("robot"), OPTIONS)
+    third, made = submit_job(api, training("robot"), OPTIONS)
     assert not made and third["metadata"]["uid"] == second["metadata"]["uid"]
+
+
+def test_a_compilation_is_submitted_with_the_same_rights_and_fails_at_once_too(
+    server: ApiServer, api: Api
+) -> None:
+    job, made = submit_job(api, compilation("sha256:1"), OPTIONS)
+    name = job["metadata"]["name"]
+    assert made and name.startswith("compile-onnx-")
+    assert submit_job(api, compilation("sha256:1"), OPTIONS)[1] is False
+    other, made = submit_job(api, compilation("sha256:2"), OPTIONS)
+    assert made and other["metadata"]["name"] != name
+    owner = api.get(CLAIMS, name)["metadata"]["ownerReferences"][0]
+    assert owner["uid"] == job["metadata"]["uid"]
+    end(server, job, 137, evicted=True)
+    until(lambda: len(pods(api, job)) == 2)
+    assert failures(api, job) == 0
+    end(server, job, 1)  # does not compute what torch does
+    outcome = Follower(api, name, lambda line: None).follow()
+    assert (outcome.succeeded, outcome.exit_code) == (False, 1)
+    end(server, other, 0)
+    assert Follower(api, other["metadata"]["name"], lambda line: None).follow().succeeded
+
+
+def test_following_a_compilation_ends_with_the_address_of_the_engine(
+    server: ApiServer, api: Api, tmp_path: Path
+) -> None:
+    """`atelier compile --submit --follow`; what the pod would put into MLflow is put by this test,
+    the pod's own command is run by tests/integration/test_compile_job.py."""
+    base = tmp_path / "base"
+    (base / "unet").mkdir(parents=True)
+    (base / "model_index.json").write_text('{"unet": ["diffusers", "X"]}')
+    (base / "unet" / "weights.safetensors").write_bytes(b"weights")
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "engine.json").write_text("{}")
+    ref = ArtifactRef("engines", "e" * 64)
+    with Server(tmp_path) as mlflow:
+        words = ["compile", str(base), "--submit", "--image", "i@sha256:1", "--follow", "--json"]
+        env = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.uri, "PYTHONPATH": str(ROOT)}
+        env["KUBECONFIG"] = str(server.kubeconfig("trainer"))
+        command = [sys.executable, "-m", "commands", *words]
+        following = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE)
+        try:
+            artifacts = Artifacts(mlflow.uri)
+            digest = base_digest(base)
+            spec = CompilationSpec(base=digest, backend="onnx", precision="fp32", image="sha256:1")
+
+            def made() -> bool:
+                jobs, _ = api.list(JOBS)
+                return spec.job_name in {one["metadata"]["name"] for one in jobs}
+
+            until(made, seconds=60)
+            job = api.get(JOBS, spec.job_name)
+            assert artifacts.exists(ArtifactRef.of("bases", digest))
+            artifacts.put(ref, tmp_path / "engine")
+            artifacts.mark(ref, spec.digest)
+            end(server, job, 0)
+            out, _ = following.communicate(timeout=120)
+        finally:
+            following.kill()
+        told = json.loads(out)
+        assert following.returncode == 0 and told["uri"] == str(ref)
+        assert told["uploaded"] == [f"mlflow://bases/{digest.removeprefix('sha256:')}"]
+        again = subprocess.run(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, check=True)
+        assert json.loads(again.stdout)["job"] is None  # found, not repeated
 
 
 def test_a_queued_job_waits_to_be_admitted(api: Api) -> None:
     queued = JobOptions(image="i", queue="gpu", priority="atelier-urgent", gpus=2, volume="shared")
-    job, made = submit_training(api, spec("queued"), queued)
+    job, made = submit_job(api, training("queued"), queued)
     told: list[str] = []
     follower = Follower(api, job["metadata"]["name"], told.append)
     assert made and follower._look() is None

@@ -1,0 +1,47 @@
+"""The Job that trains an adapter and judges it under an environment's policy."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from atelier.files import digest_json
+from atelier.jobs.job import HUB_KEYS, Work
+from atelier.jobs.spec import Spec
+from atelier.names import AdapterName, Digest, hex_of
+
+ADAPTER_LABEL = "atelier.dev/adapter"
+POLICIES = "/etc/atelier/policy"  # in the container
+
+
+class TrainingSpec(Spec):
+    """A recipe, and what it names: everything that decides about the adapter's weights.
+
+    The datasets are digests of folders (names of files decide about their order), not those of a
+    package's manifest, which are of the pictures alone.
+    """
+
+    adapter: AdapterName
+    recipe: Digest
+    base: Digest
+    vae: Digest | None = None
+    datasets: Annotated[tuple[Digest, ...], Field(min_length=1)]  # by stage
+    held_back: Digest | None = None  # pictures to judge by
+    processes: Annotated[int, Field(ge=1)] = 1  # that share a step, one a GPU
+
+    def job_name(self, environment: str) -> str:
+        """The one Job that makes this under an environment's policy; at most 63 characters."""
+        which = hex_of(digest_json([self.digest, environment]))[:10]
+        return f"train-{self.adapter[:46].rstrip('-')}-{which}"
+
+    def work(self, environment: str, *, commit: str | None = None) -> Work:
+        """What its Job does; `commit` is the recipe's, for the package's lineage."""
+        return Work(
+            name=self.job_name(environment),
+            kind="atelier-train",
+            spec=self,
+            command=("python", "-m", "pipelines.job", "--policy", f"{POLICIES}/policy.yaml"),
+            labels={ADAPTER_LABEL: self.adapter},
+            env={"ATELIER_GIT_COMMIT": commit} if commit else {},
+            hub_keys=HUB_KEYS,
+            config_maps={POLICIES: f"policy-{environment}"},
+        )

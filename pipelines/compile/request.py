@@ -1,0 +1,86 @@
+"""What to compile, as a person asks for it and as a Job on a cluster gets it. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from atelier.errors import BadInput
+from atelier.jobs import CompilationSpec
+
+_SIZE: Final = re.compile(r"(\d+)x(\d+)")
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """What to compile. The last four are TensorRT's, with defaults; an ONNX graph takes any."""
+
+    base: str
+    revision: str | None = None
+    backend: Literal["onnx", "tensorrt"] = "onnx"
+    precision: str = "auto"
+    device: str = "auto"
+    batches: Sequence[int] = ()  # rows of one UNet call
+    sizes: Sequence[tuple[int, int]] = ()  # width and height in pixels
+    rank: int | None = None
+    slots: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises BadInput where something could not be kept."""
+        fixed = (self.batches, self.sizes, self.rank, self.slots)
+        if self.backend == "onnx" and any(fixed):
+            raise BadInput(
+                "batch, sizes, ranks, slots: are fixed by backend tensorrt only; an ONNX graph "
+                "takes any, leave them out"
+            )
+        if any(one is not None and one < 1 for one in (*self.batches, self.rank, self.slots)):
+            raise BadInput("batch, ranks, slots: must be at least 1")
+
+    @classmethod
+    def of_job(cls, spec: CompilationSpec, base: Path) -> CompileRequest:
+        """What a Job was made for, its base being in a folder."""
+        return cls(
+            str(base),
+            backend=spec.backend,
+            precision=spec.precision,
+            batches=spec.batches,
+            sizes=spec.sizes,
+            rank=spec.rank,
+            slots=spec.slots,
+        )
+
+    def job_spec(
+        self, base: str, image: str, *, gpus: int, gpu_kind: str | None
+    ) -> CompilationSpec:
+        """What decides about the Job that does this, given the base's digest.
+
+        `gpu_kind` is the one it asks for; BadInput for a precision that no compiled UNet has.
+        """
+        if self.precision not in ("auto", "fp32", "fp16"):
+            raise BadInput(f"precision {self.precision}: no compiled UNet has it; use fp16 or fp32")
+        half = self.precision == "fp16" or (self.precision == "auto" and gpus > 0)
+        return CompilationSpec(
+            base=base,
+            backend=self.backend,
+            precision="fp16" if half else "fp32",
+            batches=tuple(sorted(set(self.batches))),
+            sizes=tuple(sorted(set(self.sizes))),
+            rank=self.rank,
+            slots=self.slots,
+            gpu_kind=gpu_kind,
+            image=image,
+        )
+
+
+def parse_sizes(texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Widths and heights in pixels, from `1024x1024`; BadInput tells how one is spelt."""
+    found = []
+    for text in texts:
+        match = _SIZE.fullmatch(text)
+        if match is None:
+            raise BadInput(f"size {text}: is spelt WIDTHxHEIGHT in pixels, like 1024x1024")
+        found.append((int(match[1]), int(match[2])))
+    return tuple(found)
