@@ -64,18 +64,18 @@ class Platform:
     def install(self) -> None:
         """Everything, from an empty cluster with KServe to a gateway that answers."""
         kubectl.apply(self.kubeconfig, [kubectl.restricted_namespace(self.namespace)])
-        kept = self.volumes.of(self.namespace, "data-atelier-postgresql-0")
+        claims = ("data-atelier-postgresql-0", "atelier-mlflow")
+        kept = [one for claim in claims for one in self.volumes.of(self.namespace, claim)]
         kubectl.apply(self.kubeconfig, [_storage(self.images["atelier-serve"]), *kept])
         if not self.there("secret", "atelier-postgresql"):  # the database keeps its first one
             self.secret("atelier-postgresql", password=secrets.token_hex(16))
         repository, _, pinned = self.images["atelier-serve"].partition("@")
+        storage = {"persistent": True, "size": "5Gi"}
         self.values = {
             "image": {"repository": repository, "digest": pinned},
             "serving": {"base": base_digest(self.base)},
-            "postgresql": {
-                "image": self.images["atelier-postgres"],
-                "storage": {"persistent": True, "size": "1Gi"},
-            },
+            "mlflow": {"storage": storage},
+            "postgresql": {"image": self.images["atelier-postgres"], "storage": storage},
         }
         self.helm_upgrade(wait=False)
         self.rolled_out("deployment/atelier-mlflow")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -16,11 +17,20 @@ from services.gateway.balance import pool_of
 from services.gateway.keys import KeyStore
 from tests.cluster.e2e.platform import Platform
 from tests.cluster.e2e.traffic import PROMPTS, Load, Oracle
+from tests.cluster.e2e.trainings import Trainings
 
 POOL, BACKENDS = "next", {"stable": "torch", "next": "onnx"}
 KEYS = 60
 TIMES = 3  # that each key asks
 Keys = dict[str, str]  # key by its id
+
+
+@pytest.fixture
+def compiled(trainings: Trainings, released: Platform, tmp_path: Path) -> str:
+    """The key of the base's UNet for ONNX Runtime, compiled by a Job."""
+    words = ("compile", str(released.base), "--submit", "--follow")
+    made = trainings.run(*words, log=tmp_path / "compile.log").answer(600)
+    return str(made["key"])
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,16 +24,15 @@ def test_an_evicted_and_preempted_training_goes_on_bit_for_bit(
     urgent one that nobody disturbs, and goes on after it. Both train the same."""
     began = time.monotonic()
     first = trainings.submit(named(tmp_path, "patient"), "--queue", "cpu", "--follow")
-    wait = partial(trainings.platform.wait_for, pause=3.0)  # looks cost the training its processor
-    wait(lambda: first.ended or trainings.step("patient") >= EVICTED_AT, "steps", 900)
+    trainings.until(first, lambda: trainings.step("patient") >= EVICTED_AT, "the first steps")
     (evicted,) = trainings.pods("patient")
     trainings.evict(evicted["metadata"]["name"])
-    wait(lambda: first.ended or trainings.step("patient") >= PREEMPTED_AT, "more", 900)
+    trainings.until(first, lambda: trainings.step("patient") >= PREEMPTED_AT, "more steps")
     before = {one["metadata"]["name"] for one in trainings.pods("patient")}
 
     urgent = ("--queue", "cpu", "--priority", "atelier-urgent", "--follow")
     second = trainings.submit(named(tmp_path, "urgent"), *urgent)
-    wait(lambda: trainings.step("urgent") > 0 or second.ended, "the urgent one", 300)
+    trainings.until(second, lambda: trainings.step("urgent") > 0, "the urgent one")
     assert trainings.suspended("patient") and not trainings.suspended("urgent")
     second.answer(900)
     first.answer(900)  # it follows the Job, whichever pod it runs in

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,12 +102,12 @@ class Trainings:
             "--wait=false",
         )
 
-    def submit(self, recipe: Path, *more: str) -> "Said":
+    def submit(self, recipe: Path, *more: str) -> Said:
         """`atelier submit`, begun."""
         words = ["submit", str(recipe), "--environment", ENVIRONMENT, *more]
         return self.run(*words, log=recipe.with_suffix(".log"))
 
-    def run(self, *words: str, log: Path) -> "Said":
+    def run(self, *words: str, log: Path) -> Said:
         """A command of this checkout that makes a Job here, begun."""
         words = (*words, "--namespace", self.namespace, "--image", self._image)
         words = (*words, "--volume", self._claim, "--cpu", CPU, "--memory", "6Gi", "--json")
@@ -121,6 +122,12 @@ class Trainings:
                 text=True,
             )
         return Said(process, log)
+
+    def until(self, said: Said, condition: Callable[[], object], what: str) -> None:
+        """Something comes about before a command ends; looked for seldom, as the looks cost the
+        training its processor."""
+        self.platform.wait_for(lambda: said.ended or condition(), what, 600, pause=3.0)
+        assert not said.ended, f"it ended before {what}: {said.answer()}"
 
     def pods(self, adapter: str) -> list[Any]:
         """The pods of an adapter's Job, ended ones too."""
