@@ -83,8 +83,8 @@ cluster-down: setup ## Take it down; nothing of it stays
 	@$(CLUSTER) down
 
 .PHONY: e2e
-e2e: cluster-tools ## The cluster tier: bring the cluster up, test on it, take it down (RESULTS=FILE: a table)
-	@trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && ATELIER_RESULTS=$(RESULTS) $(PY) -m pytest $(CLUSTER_TESTS)
+e2e: cluster-tools images ## The cluster tier: bring the cluster up, test on it, take it down (RESULTS=FILE: a table)
+	@trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && ATELIER_RESULTS=$(RESULTS) $(PYTEST) $(CLUSTER_TESTS)
 
 .PHONY: e2e-soak
 e2e-soak: ## 50 upgrades and 50 rollbacks under load on a cluster (SOAK=50); else as e2e

@@ -5,6 +5,7 @@ push to and its nodes pull from: KUBECONFIG and ATELIER_REGISTRY name them.
 """
 
 import os
+import secrets
 import uuid
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +14,8 @@ from typing import Any, Protocol
 
 import pytest
 
+from atelier.files import locked
+from tests.cluster import results
 from tests.cluster.local import images, kubectl
 from tests.cluster.local.namespaces import holder
 from tests.cluster.local.settings import Settings
@@ -22,6 +25,33 @@ from tests.cluster.local.tools import program
 NAMED = os.environ.get("KUBECONFIG")
 REGISTRY = os.environ.get("ATELIER_REGISTRY")
 LOCAL = Settings.of_environment()
+KEPT = "ATELIER_E2E"  # namespace of a platform that is there already, and stays
+RUN = "ATELIER_E2E_RUN"  # of the one that all workers of this run share
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before workers are made, which inherit it."""
+    os.environ.setdefault(RUN, os.environ.get(KEPT) or f"e2e-{secrets.token_hex(3)}")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The whole run has ended, not one of its workers: what was made of the cluster goes."""
+    of_run = Path(NAMED) if NAMED else LOCAL.kubeconfig
+    if not hasattr(config, "workerinput") and not os.environ.get(KEPT) and of_run.exists():
+        from tests.cluster.e2e.platform import remove  # slow to import
+
+        remove(of_run, os.environ[RUN])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of what was shown, where ATELIER_RESULTS names a file for it."""
+    if file := os.environ.get("ATELIER_RESULTS"):
+        found = [
+            (outcome, one)
+            for outcome in ("passed", "failed", "error", "skipped")
+            for one in terminalreporter.getreports(outcome)
+        ]
+        Path(file).write_text(results.document(found, results.machine()))
 
 
 class Kubectl(Protocol):
@@ -74,6 +104,19 @@ def kube(kubeconfig: Path) -> Kubectl:
 def apply(kubeconfig: Path) -> Apply:
     """Make or change objects."""
     return lambda *objects: kubectl.apply(kubeconfig, objects)
+
+
+@pytest.fixture(autouse=True)
+def _room(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Tests of two workers share the cluster; one that is marked `alone` has it to itself."""
+    if "kubeconfig" not in request.fixturenames:
+        yield
+        return
+    alone = request.node.get_closest_marker("alone") is not None
+    with locked(tmp_path_factory.getbasetemp().parent / "cluster", shared=not alone):
+        yield
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 """One platform for all tests of this folder, and two adapters of two versions each."""
 
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import results
-from tests.cluster.conftest import LOCAL, NAMED
+from atelier.files import locked
+from tests.cluster.conftest import LOCAL, NAMED, RUN
 from tests.cluster.e2e.platform import ROOT, Platform
 from tests.cluster.e2e.traffic import Oracle
 from tests.cluster.e2e.trainings import Trainings
@@ -17,17 +16,14 @@ from tests.cluster.images import build
 from tests.tiny import tiny_adapter
 
 BASE = ROOT / "models/miniature"
+ORDER = ("test_release", "test_canary", "test_faults", "test_soak")  # what breaks things, late
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of what was shown, where ATELIER_RESULTS names a file for it."""
-    if file := os.environ.get("ATELIER_RESULTS"):
-        found = [
-            (outcome, one)
-            for outcome in ("passed", "failed", "error", "skipped")
-            for one in terminalreporter.getreports(outcome)
-        ]
-        (ROOT / file).write_text(results.document(found, results.machine()))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of this folder in ORDER, at the place of the first of them."""
+    mine = [one for one in items if one.path.stem in ORDER]
+    at = iter(sorted(mine, key=lambda one: ORDER.index(one.path.stem)))
+    items[:] = [next(at) if one.path.stem in ORDER else one for one in items]
 
 
 @pytest.fixture(scope="session")
@@ -41,15 +37,15 @@ def shipped(registry: str) -> Mapping[str, str]:
 
 
 @pytest.fixture(scope="session")
-def platform(kubeconfig: Path, shipped: Mapping[str, str]) -> Iterator[Platform]:
-    """Installed once; ATELIER_E2E names a namespace that has it already, and keeps it."""
-    named = os.environ.get("ATELIER_E2E")
+def platform(
+    kubeconfig: Path, shipped: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Platform:
+    """Installed once for all workers; a later one finds everything there."""
     volumes = Volumes(None if NAMED else LOCAL.home / "volumes")
-    made = Platform(kubeconfig, named or f"e2e-{secrets.token_hex(3)}", BASE, shipped, volumes)
-    made.install()
-    yield made
-    if not named:
-        made.remove()
+    made = Platform(kubeconfig, os.environ[RUN], BASE, shipped, volumes)
+    with locked(tmp_path_factory.getbasetemp().parent / "platform"):
+        made.install()
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -85,9 +81,11 @@ def released(platform: Platform, oracle: Oracle) -> Platform:
 
 
 @pytest.fixture(scope="session")
-def trainings(platform: Platform, shipped: Mapping[str, str]) -> Iterator[Trainings]:
+def trainings(
+    platform: Platform, shipped: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Trainings:
     """A namespace that trains into the platform's MLflow."""
     made = Trainings(platform, shipped["atelier-train"], "checkpoints")
-    made.prepare()
-    yield made
-    made.remove()
+    with locked(tmp_path_factory.getbasetemp().parent / "trainings"):
+        made.prepare()
+    return made

@@ -93,16 +93,9 @@ class Platform:
         self.helm(*words, "--values", "-", values=self.values)
 
     def serves(self, seconds: int = 300) -> None:
-        """Until KServe's SDK calls the InferenceService ready, as it is asked for now."""
-        generation = self.of("inferenceservice", "atelier")["metadata"]["generation"]
-        words = [str(self.kubeconfig), self.namespace, "atelier", str(seconds), str(generation)]
+        """Until KServe's SDK calls the InferenceService ready."""
+        words = [str(self.kubeconfig), self.namespace, "atelier", str(seconds)]
         run([sys.executable, "-m", "tests.cluster.e2e.kserve_ready", *words], seconds=seconds + 60)
-
-    def remove(self) -> None:
-        """The namespace and all that is in it."""
-        self.kube("delete", "namespace", self.namespace, "--wait=false", namespaced=False)
-        mine = ("-l", f"{MINE}={self.namespace}")
-        self.kube("delete", "pv", *mine, "--wait=false", namespaced=False)
 
     # Adapters
 
@@ -295,3 +288,13 @@ def _storage(image: str) -> Any:
     found = yaml.safe_load((ROOT / "k8s/storage.yaml").read_text())
     found["spec"]["container"]["image"] = image
     return found
+
+
+def remove(kubeconfig: Path, namespace: str) -> None:
+    """An environment, the namespace that trains beside it, and what of the cluster was for them."""
+    both = (namespace, f"{namespace}-training")
+    words = ("--wait=false", "--ignore-not-found")
+    kubectl.kubectl(kubeconfig, "delete", "namespace", *both, *words)
+    mine = f"{MINE} in ({', '.join(both)})"
+    kinds = "persistentvolumes,clusterqueues.kueue.x-k8s.io,resourceflavors.kueue.x-k8s.io"
+    kubectl.kubectl(kubeconfig, "delete", kinds, "-l", mine, *words)

@@ -20,8 +20,8 @@ from tests.cluster.e2e.traffic import PROMPTS, Load, Oracle
 from tests.cluster.e2e.trainings import Trainings
 
 POOL, BACKENDS = "next", {"stable": "torch", "next": "onnx"}
-KEYS = 60
-TIMES = 3  # that each key asks
+KEYS = 50
+TIMES = 2  # that each key asks
 Keys = dict[str, str]  # key by its id
 
 
@@ -54,7 +54,7 @@ def served(platform: Platform, oracle: Oracle, keys: Keys) -> dict[str, str]:
 
     def ask(id: str, number: int) -> str:
         asked = (PROMPTS[number % len(PROMPTS)], 0)
-        name = (None, "thor", "loki")[number]
+        name = ("thor", None)[number]
         picture = platform.draw(*asked, adapter=name, gateway=gateway, key=keys[id])
         assert oracle.agrees(asked, picture), (asked, name, picture.backend)
         return picture.backend
@@ -81,7 +81,7 @@ def test_a_new_engine_gets_its_share_then_all_then_none(
     """Under load; nobody's call fails, and a growing canary keeps the keys that it had."""
     before: set[str] = set()
     load = Load(stable, list(keys.values()))
-    with load.running(clients=2):
+    with load.running(clients=1):
         for percent in (20, 100, 0):
             canary = {"name": POOL, "percent": percent, "compiled": compiled}
             canary["engine"] = {"backend": BACKENDS[POOL]}

@@ -88,6 +88,7 @@ def test_a_package_that_is_not_what_the_release_pins_never_serves(
     assert released.alias("thor") == 1
 
 
+@pytest.mark.alone
 def test_an_api_server_that_is_away_for_a_minute_stops_no_picture(
     local: Settings,
     released: Platform,
@@ -141,14 +142,12 @@ def test_a_full_volume_keeps_what_serves(
     [
         ("serving", "kserve-container", "triton_python_backend_stub"),
         ("serving", "agent", ""),
-        ("gateway", "gateway", ""),
     ],
 )
 def test_a_container_that_ends_comes_back(
     component: str, container: str, process: str, released: Platform, oracle: Oracle
 ) -> None:
-    """The engine by SIGKILL. The others are their containers' first process, which only a node can
-    kill: they are asked to end at once."""
+    """The engine by SIGKILL; the agent, its container's first process, is asked to end at once."""
     old = draws(released, oracle)
     pod = released.pods(component)[0]["metadata"]["name"]
     before = restarts(released, component)

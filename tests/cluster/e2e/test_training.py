@@ -46,6 +46,7 @@ def test_an_evicted_and_preempted_training_goes_on_bit_for_bit(
     assert again.answer()["job"] is None  # found, not repeated
 
 
+@pytest.mark.alone
 def test_a_training_on_gpus_lands_in_their_pool_and_no_other_does(
     local: Settings, trainings: Trainings, tmp_path: Path
 ) -> None:

@@ -91,17 +91,6 @@ class Trainings:
         text = yaml.safe_dump(json.loads(json.dumps(said)))
         self._make("configmap", f"policy-{ENVIRONMENT}", f"--from-literal=policy.yaml={text}")
 
-    def remove(self) -> None:
-        """The namespace, its queues and its volume."""
-        self.kube("delete", "namespace", self.namespace, "--wait=false")
-        self.kube(
-            "delete",
-            "clusterqueue,resourceflavor,pv",
-            "-l",
-            f"{MINE}={self.namespace}",
-            "--wait=false",
-        )
-
     def submit(self, recipe: Path, *more: str) -> Said:
         """`atelier submit`, begun."""
         words = ["submit", str(recipe), "--environment", ENVIRONMENT, *more]
@@ -206,6 +195,7 @@ def named(folder: Path, adapter: str) -> Path:
     recipe = yaml.safe_load(RECIPE.read_text())
     recipe["adapter"] = adapter
     recipe["base"]["model"] = str((ROOT / recipe["base"]["model"]).resolve())
+    del recipe["validation"]  # pictures on the way, for people
     for stage in recipe["stages"]:
         stage["dataset"]["path"] = str(RECIPE.parent / stage["dataset"]["path"])
     file = folder / adapter / "recipe.yaml"
