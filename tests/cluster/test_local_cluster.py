@@ -149,7 +149,8 @@ def test_an_interrupted_up_can_be_taken_down(tmp_path: Path) -> None:
     """Ctrl-C in the middle, as a shell sends it."""
     before = Machine.now()
     settings = Settings(tmp_path / "cluster", PREFIX)
-    code = (
+    code = (  # a shell's background jobs ignore it, and so would their children
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from pathlib import Path; from tests.cluster.local import cluster;"
         "from tests.cluster.local.settings import Settings;"
         f"cluster.up(Settings(Path({str(settings.home)!r}), {settings.prefix!r}))"

@@ -96,7 +96,7 @@ def test_an_api_server_that_is_away_for_a_minute_stops_no_picture(
     record_property: Callable[[str, object], None],
 ) -> None:
     (server,) = [one for one in cluster.everything(local) if one.name == "kube-apiserver"]
-    load = Load(released)
+    load = Load(released, pause=0.2)
     with load.running(clients=2):
         released.wait_for(lambda: load.failures or len(load.answers) >= 5, "load")
         processes.stop(local, server, signal.SIGKILL)
@@ -169,7 +169,7 @@ def test_a_killed_pod_is_replaced_and_loses_nothing(
     """SIGKILL to all of a pod. What was under way there may be told to try again, and no more."""
     old, used = draws(released, oracle), released.usage()
     (number, pod) = len(released.pods(component)), released.pods(component)[0]
-    load = Load(released, patient=True)
+    load = Load(released, pause=0.2, patient=True)
     with load.running(clients=2):
         released.wait_for(lambda: len(load.answers) >= 4, "load")
         words = ("--grace-period=0", "--force", "--wait=false")

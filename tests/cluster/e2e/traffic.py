@@ -62,13 +62,20 @@ class Oracle:
 
 
 class Load:
-    """Clients that ask without pause, with `keys` in turn, and never twice for one picture.
+    """Clients that ask with `keys` in turn, and never twice for one picture.
 
-    `patient` ones also come back after a 503, as its Retry-After asks.
+    Each waits `pause` seconds between two calls, and a `patient` one as long as a 503 asks it to.
     """
 
-    def __init__(self, platform: Platform, keys: Sequence[str] = (), *, patient: bool = False):
-        self._platform, self._patient = platform, patient
+    def __init__(
+        self,
+        platform: Platform,
+        keys: Sequence[str] = (),
+        *,
+        pause: float = 0.0,
+        patient: bool = False,
+    ):
+        self._platform, self._pause, self._patient = platform, pause, patient
         self._keys = keys or [platform.key]
         self._gateway = platform.gateway  # the API server need not be there all the time
         self._numbers = itertools.count()
@@ -93,6 +100,7 @@ class Load:
                 self.failures.append(f"{type(error).__name__}: {error}")
             else:
                 self.answers.append((time.monotonic(), name, asked, picture))
+            self._enough.wait(self._pause)
 
     def digests(self, name: str) -> list[str]:
         """In the order of the answers."""
