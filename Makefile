@@ -69,6 +69,7 @@ law: setup ## The import law of the rooms
 
 CLUSTER := $(PY) -m tests.cluster.local
 CLUSTER_TESTS ?= tests/cluster
+export ATELIER_BEGAN := $(or $(ATELIER_BEGAN),$(shell date +%s))
 
 .PHONY: cluster-tools
 cluster-tools: setup ## Build what the local cluster runs, once for each pin (needs Go; installs Debian packages as root)

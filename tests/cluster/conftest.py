@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from atelier.files import locked
+from atelier.files import locked, write_atomic
 from tests.cluster import results
 from tests.cluster.local import images, kubectl
 from tests.cluster.local.namespaces import holder
@@ -44,14 +44,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of what was shown, where ATELIER_RESULTS names a file for it."""
+    """The table of what was shown, where ATELIER_RESULTS names a file for it; one that is there
+    stays where nothing was shown."""
     if file := os.environ.get("ATELIER_RESULTS"):
         found = [
             (outcome, one)
             for outcome in ("passed", "failed", "error", "skipped")
             for one in terminalreporter.getreports(outcome)
         ]
-        Path(file).write_text(results.document(found, results.machine()))
+        if any(outcome != "skipped" for outcome, _ in found):
+            write_atomic(Path(file), results.document(found))
 
 
 class Kubectl(Protocol):

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -9,7 +10,7 @@ from pytest import TestReport
 
 HEAD = """# What was shown on a cluster
 
-Written by `make {target} RESULTS=FILE`, {when}, on {machine}; the tests are in
+Written by `make {target} RESULTS=FILE`, {when}, on {machine}{took}. The tests are in
 [tests/cluster](../tests/cluster/README.md). Times are of a machine that also runs every node,
 client and trainer of the test.
 
@@ -18,17 +19,21 @@ client and trainer of the test.
 """
 
 
-def document(reports: Iterable[tuple[str, TestReport]], machine: str) -> str:
+def document(reports: Iterable[tuple[str, TestReport]]) -> str:
     """Markdown with a row for each test; `reports` are outcomes with their report, set-ups too."""
     when = datetime.now(UTC).strftime("%Y-%m-%d")
-    rows = [_row(outcome, one) for outcome, one in reports]
     target = "e2e-soak" if os.environ.get("ATELIER_SOAK") else "e2e"
-    return HEAD.format(target=target, when=when, machine=machine) + "\n".join(rows) + "\n"
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, no GPU"
+    head = HEAD.format(target=target, when=when, machine=machine, took=_took())
+    return head + "\n".join(_row(outcome, one) for outcome, one in reports) + "\n"
 
 
-def machine() -> str:
-    """What it ran on, without names of hosts."""
-    return f"{os.cpu_count()} cores, {platform.machine()}, no GPU"
+def _took() -> str:
+    """All of it since ATELIER_BEGAN (seconds since the epoch), which make sets as it starts."""
+    began = os.environ.get("ATELIER_BEGAN")
+    return (
+        f", in {(time.time() - float(began)) / 60:.0f} minutes from make's start" if began else ""
+    )
 
 
 def _row(outcome: str, report: TestReport) -> str:
