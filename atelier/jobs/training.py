@@ -40,6 +40,7 @@ class TrainingSpec(Spec):
             kind="atelier-train",
             spec=self,
             command=("python", "-m", "pipelines.job", "--policy", f"{POLICIES}/policy.yaml"),
+            processes=self.processes,
             labels={ADAPTER_LABEL: self.adapter},
             env={"ATELIER_GIT_COMMIT": commit} if commit else {},
             hub_keys=HUB_KEYS,
