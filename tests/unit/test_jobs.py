@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from atelier.cluster.api import Conflict, NotFound
 from atelier.errors import BadInput
@@ -22,6 +24,7 @@ from atelier.jobs import (
 from atelier.jobs.following import CLAIMS, JOBS, Follower, Outcome
 from commands.job import JobChoices
 
+K8S = Path(__file__).resolve().parents[2] / "k8s"
 HEX = "sha256:" + "0123456789abcdef" * 4
 SPEC = TrainingSpec(adapter="thor-cat", recipe=HEX, base=HEX, datasets=(HEX,))
 COMPILATION = CompilationSpec(base=HEX, backend="onnx", precision="fp32", image="sha256:1")
@@ -106,6 +109,15 @@ def test_addresses_and_credentials_come_from_secrets() -> None:
     assert env["ATELIER_HOME"]["value"] == "/var/lib/atelier"
     assert "--spec" in container["command"]
     assert TrainingSpec.parse(container["command"][-1]) == SPEC
+
+
+def test_a_training_pulls_by_the_secret_that_serving_pulls_by() -> None:
+    applied = yaml.safe_load_all((K8S / "training.yaml").read_text())
+    (account,) = (one for one in applied if one["kind"] == "ServiceAccount")
+    assert account["metadata"]["name"] == JobOptions().service_account
+    for values in K8S.glob("environments/*/platform.yaml"):
+        image = yaml.safe_load(values.read_text())["image"]
+        assert account["imagePullSecrets"] == image["pullSecrets"]
 
 
 def test_the_checkpoint_outlives_the_pod() -> None:
