@@ -45,7 +45,11 @@ _Loader.add_implicit_resolver(
 
 def load(path: Path, model: type[Model], error: type[BadInput]) -> Model:
     """The document at `path` as a `model`; `error` lists every mistake with its line and path."""
-    text = _read(path, error)
+    return parse(_read(path, error), path, model, error)
+
+
+def parse(text: str, path: Path, model: type[Model], error: type[BadInput]) -> Model:
+    """The same of a document that was read elsewhere; `path` names it in errors."""
     try:
         node = yaml.compose(text, _Loader)
         value = _Loader(text).get_single_data() if node is not None else {}

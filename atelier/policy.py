@@ -125,6 +125,11 @@ class Policy(_Plain):
         """Read a policy, by default the one for the miniature that comes with the program."""
         return document.load(Path(path) if path else DEFAULT, cls, PolicyError)
 
+    @classmethod
+    def parse(cls, text: str, source: str) -> "Policy":
+        """Read what `source`, named in errors, says."""
+        return document.parse(text, Path(source), cls, PolicyError)
+
     @property
     def digest(self) -> str:
         """`sha256:<hex>` of what it says."""

@@ -53,7 +53,7 @@ def evaluate(
     into = output or _beside(found.package, home)
     from commands.progress import progress  # what is heavy waits until the input is known good
     from commands.quiet import quiet_loading
-    from pipelines.evaluate import FILE
+    from pipelines.evaluate import attest
     from pipelines.evaluate import evaluate as judge
 
     quiet_loading()
@@ -69,8 +69,7 @@ def evaluate(
             progress=shown,
         )
     if found.version is not None:
-        data = (into / FILE).read_bytes()
-        open_registry(home).attest(manifest.name, found.version, FILE, data)
+        attest(open_registry(home), found.version, evaluation, into)
     return _answer(evaluation, into)
 
 

@@ -51,6 +51,10 @@ class JobChoices:
     volume_class: Annotated[str | None, typer.Option(help="Storage class of such a claim.")] = None
     cpu: Annotated[str, typer.Option(help="CPUs to request.")] = "4"
     memory: Annotated[str, typer.Option(help="Memory to request, and the limit.")] = "16Gi"
+    deadline: Annotated[
+        int,
+        typer.Option(min=1, metavar="HOURS", help="It may run, all pods together; then it fails."),
+    ] = 72
     follow: Annotated[
         bool, typer.Option("--follow", help="Show what it says, and end with how it ended.")
     ] = False
@@ -84,6 +88,7 @@ class JobChoices:
             volume_class=self.volume_class,
             cpu=self.cpu,
             memory=self.memory,
+            deadline=self.deadline * 3600,
         )
 
 

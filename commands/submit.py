@@ -22,7 +22,8 @@ def submit(
 ) -> Answer:
     """Train a recipe on a cluster: upload what is missing, and make its Job.
 
-    Submitting the same twice is one Job; what was made from the same before is found, not repeated.
+    Submitting the same twice is one Job; what was made from the same before is found, not repeated,
+    and only judged where the environment's policy has not judged it.
     """
     from atelier.recipe import Recipe
     from pipelines.train.commit import commit_of
@@ -41,7 +42,7 @@ def submit(
     work = spec.work(environment, commit=commit_of(found.folder))
     if job.dry_run:
         return shown(work, options)
-    known = _made(spec)
+    known = _made(spec, environment, options.namespace)
     if known is not None:
         return known
     with progress() as told:
@@ -50,25 +51,29 @@ def submit(
     return sent(work, options, about, follow=job.follow)
 
 
-def _made(spec: "TrainingSpec") -> Answer | None:
-    """What there is to say where a version was made from the same digests."""
-    from atelier.jobs import SPEC_TAG
+def _made(spec: "TrainingSpec", environment: str, namespace: str) -> Answer | None:
+    """The verdict of the environment's policy on what was made from the same digests; else None."""
+    from atelier.cluster import Api
+    from atelier.jobs import SPEC_TAG, policy_of
     from commands.sources import open_registry
-    from pipelines.evaluate import FILE, Evaluation
+    from pipelines.evaluate import attested
 
     registry = open_registry(Home.find())
     known = registry.made_from(spec.adapter, SPEC_TAG, spec.digest)
-    data = registry.attestation(spec.adapter, known.version, FILE) if known else None
-    if known is None or data is None:
+    policy = policy_of(Api.connect(namespace), environment) if known else None
+    if known is None or policy is None:
         return None
-    judged = Evaluation.parse(data)
-    said = "accepted" if judged.accepted else "refused"
+    judged = attested(registry, spec.adapter, known.version, policy.digest)
+    if judged is None or judged.policy != policy.digest:
+        return None
+    said = f"{'accepted' if judged.accepted else 'refused'} by the policy of {environment}"
     lines = [f"{spec.adapter}@{known.version} was made from the same already: {said}"]
     lines += [f"- {reason}" for reason in judged.reasons]
     about = {
         "adapter": spec.adapter,
         "spec": spec.digest,
         "version": known.version,
+        "environment": environment,
         "accepted": judged.accepted,
         "reasons": list(judged.reasons),
         "job": None,

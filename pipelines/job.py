@@ -13,8 +13,10 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from atelier.artifacts import Artifacts
 from atelier.boundary import answered
@@ -26,8 +28,8 @@ from atelier.names import ArtifactRef, hex_of
 from atelier.patience import patiently
 from atelier.policy import Policy
 from atelier.recipe import RECIPE_JSON, Places, Recipe
-from atelier.registry import Registry
-from pipelines.evaluate import FILE, Evaluation
+from atelier.registry import Registry, VersionInfo
+from pipelines.evaluate import Evaluation, attested
 from pipelines.evaluate.references import HELD_BACK
 from pipelines.run import check, judge, require_accepted
 from pipelines.train import TrainResult, train, trained_in
@@ -37,34 +39,52 @@ logger = logging.getLogger("pipelines.job")
 
 PATIENCE = 600.0  # seconds that MLflow may be away before the Job counts a failure
 
+Answer = TypeVar("Answer")
+
 
 def run(spec: TrainingSpec, policy: Policy, home: Home, *, patience: float = PATIENCE) -> int:
-    """Make the spec's candidate, or find the version that it was made into; the version's number.
+    """Make the spec's candidate and judge it, or only what is missing; the version's number.
 
     Refused, with the reasons, where the verdict says no.
     """
-    done = patiently(lambda: found(spec, policy, home), seconds=patience, told=logger.warning)
-    if done is not None:
-        version, judged = done
-        logger.info("%s@%d was made from the same already", spec.adapter, version)
-        require_accepted(judged, version)
-        return version
-    recipe = patiently(lambda: bring(spec, home), seconds=patience, told=logger.warning)
+
+    def ask(question: Callable[[], Answer]) -> Answer:
+        return patiently(question, seconds=patience, told=logger.warning)
+
+    known = ask(lambda: made(spec, home))
+    if known is not None:
+        logger.info("%s@%d was made from the same already", spec.adapter, known.version)
+        judged = ask(lambda: judged_under(policy, known, home))
+        if judged is not None:
+            require_accepted(judged, known.version)
+            return known.version
+    recipe = ask(lambda: bring(spec, home))
     output = home.runs / spec.adapter / hex_of(spec.digest)[:12]
     check(recipe, policy)
-    trained = make(recipe, spec.processes, output)
+    if known is None:
+        trained = make(recipe, spec.processes, output)
+    else:
+        trained = ask(lambda: made_into(known, recipe, home))
     return judge(trained, recipe, policy, home, output=output, tags={SPEC_TAG: spec.digest})
 
 
-def found(spec: TrainingSpec, policy: Policy, home: Home) -> tuple[int, Evaluation] | None:
-    """The version that was made from equal digests and judged under this policy."""
+def made(spec: TrainingSpec, home: Home) -> VersionInfo | None:
+    """The version that was made from equal digests, under whichever policy."""
+    return Registry(home.tracking_uri).made_from(spec.adapter, SPEC_TAG, spec.digest)
+
+
+def judged_under(policy: Policy, known: VersionInfo, home: Home) -> Evaluation | None:
+    """The version's evaluation under this policy; None where only others judged it, or nobody."""
     registry = Registry(home.tracking_uri)
-    known = registry.made_from(spec.adapter, SPEC_TAG, spec.digest)
-    data = registry.attestation(spec.adapter, known.version, FILE) if known else None
-    if known is None or data is None:
-        return None
-    judged = Evaluation.parse(data, f"{spec.adapter}@{known.version}")
-    return (known.version, judged) if judged.policy == policy.digest else None
+    judged = attested(registry, known.name, known.version, policy.digest)
+    return judged if judged is not None and judged.policy == policy.digest else None
+
+
+def made_into(known: VersionInfo, recipe: Recipe, home: Home) -> TrainResult:
+    """What the recipe's training made on whichever machine: the version, fetched and verified."""
+    into = home.root / "fetched" / hex_of(known.digest)
+    package = Registry(home.tracking_uri).fetch(known.name, known.version, into)
+    return TrainResult(package, known.run_id, recipe.stages[0].train.steps, 0.0)
 
 
 def bring(spec: TrainingSpec, home: Home) -> Recipe:

@@ -17,7 +17,7 @@ from atelier.policy import Policy
 from atelier.registry import Registry, VersionInfo
 from atelier.release import Canary, Pin, Release, ReleaseFolder
 from atelier.replica import Replica, ReplicaFolder, drawn_with
-from pipelines.evaluate import FILE, Evaluation, verdict
+from pipelines.evaluate import Evaluation, attested, verdict
 from pipelines.intent import Intent, IntentFolder
 from pipelines.settle import ENVIRONMENT, Settler, Smoke, Standing, settle
 
@@ -64,10 +64,9 @@ def promote(
 def approved(registry: Registry, info: VersionInfo, policy: Policy) -> Evaluation:
     """The version's evaluation, its verdict worked out again under `policy`; else Refused."""
     label = f"{info.name}@{info.version}"
-    data = registry.attestation(info.name, info.version, FILE)
-    if data is None:
+    evaluation = attested(registry, info.name, info.version, policy.digest)
+    if evaluation is None:
         raise Refused(f"{label}: nobody has judged it; run `atelier evaluate` on its package first")
-    evaluation = Evaluation.parse(data, f"{FILE} of {label}")
     if (evaluation.adapter, evaluation.digest) != (info.name, info.digest):
         raise Refused(
             f"{label}: its evaluation speaks of {evaluation.adapter} {evaluation.digest}, "

@@ -18,7 +18,7 @@ from atelier.policy import Policy
 from atelier.recipe import Recipe
 from atelier.registry import Registry
 from pipelines.dataset import check_pictures
-from pipelines.evaluate import FILE, SHEET, Evaluation, evaluate
+from pipelines.evaluate import Evaluation, attest, evaluate
 from pipelines.promote import Smoke, Standing, promote
 from pipelines.train import TrainResult, train
 from pipelines.train.folder import RunFolder
@@ -94,10 +94,8 @@ def register(
     tags: Mapping[str, str] | None = None,
 ) -> int:
     """The package as the adapter's newest version and candidate, with its verdict beside it."""
-    name = trained.package.manifest.name
     version = registry.register(trained.package, run_id=trained.run_id, tags=tags)
-    registry.attest(name, version, FILE, judged.to_json().encode())
-    registry.attest(name, version, SHEET, (folder / SHEET).read_bytes())
+    attest(registry, version, judged, folder)
     return version
 
 

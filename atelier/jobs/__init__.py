@@ -5,7 +5,7 @@ from atelier.jobs.following import Follower, Outcome
 from atelier.jobs.job import JobOptions, Work, claim_object, job_object
 from atelier.jobs.spec import SPEC_TAG
 from atelier.jobs.submitting import submit_job
-from atelier.jobs.training import TrainingSpec
+from atelier.jobs.training import TrainingSpec, policy_of
 
 __all__ = [
     "SPEC_TAG",
@@ -18,5 +18,6 @@ __all__ = [
     "claim_object",
     "image_identity",
     "job_object",
+    "policy_of",
     "submit_job",
 ]

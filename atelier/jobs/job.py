@@ -20,6 +20,7 @@ SPEC_ANNOTATION = "atelier.dev/spec"
 HOME = "/var/lib/atelier"  # in the container
 USER = 10001  # of the images
 GRACE = 120  # seconds from SIGTERM to SIGKILL: a step, a checkpoint, and a word to MLflow
+TMP = "10Gi"  # of the node's disk, for /tmp; what is large goes to the claim
 HUB_KEYS = ("HF_TOKEN", "WANDB_API_KEY")
 
 _FINAL = [1, 2]  # refused by a gate or a check, bad input: trying again gives the same
@@ -35,6 +36,7 @@ class Work:
     kind: str  # app.kubernetes.io/name
     spec: Spec  # given to the command as --spec
     command: Sequence[str]
+    processes: int = 1  # that share the CPUs
     labels: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     hub_keys: Sequence[str] = ()  # of the hubs' Secret
@@ -43,7 +45,11 @@ class Work:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """Where and how a Job runs; nothing here changes what it makes."""
+    """Where and how a Job runs.
+
+    None of it is part of what is asked for; yet sums are rounded by the number of threads (`cpu`),
+    the kind of GPU and the image's libraries, so what another choice makes differs in last bits.
+    """
 
     namespace: str = "atelier-training"
     image: str = "atelier-train:latest"
@@ -58,7 +64,8 @@ class JobOptions:
     cpu: str = "4"
     memory: str = "16Gi"
     retries: int = 6  # of failures that may pass: 10 s, 20 s, 40 s … between them
-    ttl: int = 86400  # seconds that a finished Job stays to be looked at
+    deadline: int = 72 * 3600  # seconds from its start; a suspended one's clock stands
+    ttl: int = 72 * 3600  # seconds that a finished Job and its claim stay: a weekend
     service_account: str = "atelier-training"
     mlflow_secret: str = "atelier-mlflow"
     hub_secret: str = "atelier-hub"
@@ -84,6 +91,9 @@ def job_object(work: Work, options: JobOptions) -> Object:
             "completions": 1,
             "parallelism": 1,
             "backoffLimit": options.retries,
+            # A node that runs out of disk or memory evicts as a drained one does, which counts for
+            # nothing: a Job that is the cause would start again for ever.
+            "activeDeadlineSeconds": options.deadline,
             "ttlSecondsAfterFinished": options.ttl,
             "podReplacementPolicy": "Failed",  # two pods would write into one folder
             "podFailurePolicy": {"rules": _rules()},
@@ -97,7 +107,8 @@ def job_object(work: Work, options: JobOptions) -> Object:
 
 
 def claim_object(work: Work, options: JobOptions, job: Object) -> Object | None:
-    """The claim of a Job that was created; it goes with the Job. None where `volume` names one."""
+    """The claim of a Job that was created; it goes with the Job, unless the Job failed and another
+    takes it over (see submitting.py). None where `volume` names one."""
     if options.volume:
         return None
     made = job["metadata"]
@@ -144,7 +155,7 @@ def _rules() -> list[Object]:
 def _pod(work: Work, options: JobOptions) -> Object:
     volumes: list[Object] = [
         {"name": "home", "persistentVolumeClaim": {"claimName": options.volume or work.name}},
-        {"name": "tmp", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": TMP}},
     ]
     mounts: list[Object] = [
         {"name": "home", "mountPath": HOME},
@@ -218,7 +229,7 @@ def _container(work: Work, options: JobOptions, mounts: list[Object]) -> Object:
 def _environment(work: Work, options: JobOptions) -> list[Object]:
     """Addresses and credentials come from Secrets of the namespace; no submission carries them."""
     plain = {"ATELIER_HOME": HOME, "HOME": "/tmp", "HF_HOME": f"{HOME}/cache/hub"}
-    plain["OMP_NUM_THREADS"] = str(_threads(options.cpu))  # on any node: sums depend on them
+    plain["OMP_NUM_THREADS"] = str(_threads(options.cpu, work.processes))  # on any node
     plain |= {**work.env, **options.env}
     return [
         *({"name": name, "value": value} for name, value in plain.items()),
@@ -228,9 +239,10 @@ def _environment(work: Work, options: JobOptions) -> list[Object]:
     ]
 
 
-def _threads(cpu: str) -> int:
-    """Whole CPUs of a Kubernetes quantity, at least one."""
-    return max(1, int(cpu[:-1]) // 1000 if cpu.endswith("m") else int(float(cpu)))
+def _threads(cpu: str, processes: int) -> int:
+    """Whole CPUs for each process, of a Kubernetes quantity for all; at least one."""
+    cpus = float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
+    return max(1, int(cpus / processes))
 
 
 def _secret(key: str, name: str, *, optional: bool = True) -> Object:

@@ -4,13 +4,17 @@ from typing import Annotated
 
 from pydantic import Field
 
+from atelier.cluster.api import CONFIG_MAPS, Api, ClusterRefused
+from atelier.errors import PolicyError
 from atelier.files import digest_json
 from atelier.jobs.job import HUB_KEYS, Work
 from atelier.jobs.spec import Spec
 from atelier.names import AdapterName, Digest, hex_of
+from atelier.policy import Policy
 
 ADAPTER_LABEL = "atelier.dev/adapter"
 POLICIES = "/etc/atelier/policy"  # in the container
+POLICY = "policy.yaml"  # there, and in the ConfigMap
 
 
 class TrainingSpec(Spec):
@@ -39,9 +43,23 @@ class TrainingSpec(Spec):
             name=self.job_name(environment),
             kind="atelier-train",
             spec=self,
-            command=("python", "-m", "pipelines.job", "--policy", f"{POLICIES}/policy.yaml"),
+            command=("python", "-m", "pipelines.job", "--policy", f"{POLICIES}/{POLICY}"),
+            processes=self.processes,
             labels={ADAPTER_LABEL: self.adapter},
             env={"ATELIER_GIT_COMMIT": commit} if commit else {},
             hub_keys=HUB_KEYS,
-            config_maps={POLICIES: f"policy-{environment}"},
+            config_maps={POLICIES: _config_map(environment)},
         )
+
+
+def policy_of(api: Api, environment: str) -> Policy | None:
+    """The policy that an environment's Jobs judge by; None where it cannot be read from here."""
+    name = _config_map(environment)
+    try:
+        return Policy.parse(api.get(CONFIG_MAPS, name).get("data", {}).get(POLICY, ""), name)
+    except (ClusterRefused, PolicyError):  # the Job says what is wrong, or has another program
+        return None
+
+
+def _config_map(environment: str) -> str:
+    return f"policy-{environment}"

@@ -4,6 +4,7 @@
 often as anybody wants to, under any policy with the same pictures.
 """
 
+from .attested import attest, attested
 from .evaluation import FILE, SHEET, Evaluation, GateResult
 from .gates import MEASURES, Verdict, verdict
 from .judge import evaluate
@@ -15,6 +16,8 @@ __all__ = [
     "Evaluation",
     "GateResult",
     "Verdict",
+    "attest",
+    "attested",
     "evaluate",
     "verdict",
 ]

@@ -15,12 +15,18 @@ from typer.testing import CliRunner
 
 from atelier.adapter.package import ADAPTER
 from atelier.artifacts import Artifacts
+from atelier.cluster.api import NotFound
 from atelier.jobs import SPEC_TAG, TrainingSpec
+from atelier.policy import Policy
 from atelier.registry import Registry
 from commands.main import app
+from commands.submit import _made
+from pipelines.evaluate import attest, attested
 from pipelines.parcel import pack, upload
+from pipelines.promote import approved
 from pipelines.train import train
-from tests.judged import tiny_scorers
+from tests.judged import evaluation, policy, tiny_scorers
+from tests.promoted import package
 from tests.training import last_step, make_studio, recipe
 
 POLICY = {
@@ -127,7 +133,60 @@ def test_a_pod_is_evicted_and_the_next_one_goes_on(workshop: Workshop, tmp_path:
     code, said = ended(start(workshop, volume, strict))
     assert code == 1, said
     assert "is refused" in said
+    # So it is by a Job with a claim of its own, which fetches the version and trains nothing.
+    other = workshop.policy(tmp_path / "other.yaml", seeds=[2])
+    code, said = ended(start(workshop, tmp_path / "empty", other))
+    assert code == 0, said
+    assert not list((tmp_path / "empty/runs").rglob("checkpoints"))
     assert len(registry.versions("tiny-cat")) == 1
+    # Each policy has its verdict, however many judge after it.
+    for file, accepted in ((policy, True), (strict, False), (other, True)):
+        under = Policy.load(file).digest
+        verdict = attested(registry, "tiny-cat", info.version, under)
+        assert verdict is not None and (verdict.policy, verdict.accepted) == (under, accepted)
+
+
+class Namespace:
+    """The API server's answers about the policies that are there."""
+
+    def __init__(self, **policies: Policy) -> None:
+        self.policies = {f"policy-{name}": policy for name, policy in policies.items()}
+
+    def get(self, path: str, name: str) -> dict[str, object]:
+        if name not in self.policies:
+            raise NotFound(name)
+        said = self.policies[name].model_dump(mode="json")
+        return {"data": {"policy.yaml": yaml.safe_dump(said)}}
+
+
+def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    nothing = "sha256:" + "0" * 64
+    spec = TrainingSpec(adapter="thor-cat", recipe=nothing, base=nothing, datasets=(nothing,))
+    registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    made = package(tmp_path / "made", "thor-cat", 1)
+    version = registry.register(made, run_id=None, tags={SPEC_TAG: spec.digest})
+    staging, production = policy(), policy(seeds=[3, 4])
+    (tmp_path / "sheet.png").write_bytes(b"a sheet")
+    about = {"digest": made.digest, "accepted": True}
+    attest(registry, version, evaluation(staging, **about), tmp_path)
+    policies = Namespace(staging=staging, production=production)
+    monkeypatch.setattr("atelier.cluster.Api.connect", lambda namespace: policies)
+
+    answer = _made(spec, "staging", "n")
+    assert answer is not None and answer.data["version"] == version
+    assert "accepted by the policy of staging" in answer.text
+    assert _made(spec, "production", "n") is None  # judged anew, by a Job
+    assert _made(spec, "nowhere", "n") is None  # whose pod says what is missing
+    about["accepted"] = False
+    attest(registry, version, evaluation(production, **about), tmp_path)
+    answers = [_made(spec, environment, "n") for environment in ("staging", "production")]
+    assert [answer.exit_code for answer in answers if answer] == [0, 1]
+    # A promotion finds its own policy's verdict too, whichever judged last.
+    info = registry.version("thor-cat", version)
+    assert approved(registry, info, staging).policy == staging.digest
 
 
 def test_several_processes_are_stopped_and_go_on_as_one(workshop: Workshop, tmp_path: Path) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from atelier.cluster.api import Conflict, NotFound
 from atelier.errors import BadInput
 from atelier.jobs import (
     CompilationSpec,
@@ -14,9 +19,12 @@ from atelier.jobs import (
     claim_object,
     image_identity,
     job_object,
+    submit_job,
 )
-from atelier.jobs.following import Follower, Outcome
+from atelier.jobs.following import CLAIMS, JOBS, Follower, Outcome
+from commands.job import JobChoices
 
+K8S = Path(__file__).resolve().parents[2] / "k8s"
 HEX = "sha256:" + "0123456789abcdef" * 4
 SPEC = TrainingSpec(adapter="thor-cat", recipe=HEX, base=HEX, datasets=(HEX,))
 COMPILATION = CompilationSpec(base=HEX, backend="onnx", precision="fp32", image="sha256:1")
@@ -61,7 +69,7 @@ def test_a_bad_recipe_fails_at_once_and_a_pod_that_was_taken_away_counts_for_not
     assert spec["podReplacementPolicy"] == "Failed"
     assert (spec["completions"], spec["parallelism"]) == (1, 1)
     assert spec["backoffLimit"] >= 3  # what may pass: exit code 3, and what nobody foresaw
-    assert spec["ttlSecondsAfterFinished"] > 0
+    assert spec["ttlSecondsAfterFinished"] > 2 * 86400  # over a weekend: its claim goes with it
     rules = spec["podFailurePolicy"]["rules"]
     disrupted, final, stopped = rules
     assert disrupted == {
@@ -101,6 +109,15 @@ def test_addresses_and_credentials_come_from_secrets() -> None:
     assert env["ATELIER_HOME"]["value"] == "/var/lib/atelier"
     assert "--spec" in container["command"]
     assert TrainingSpec.parse(container["command"][-1]) == SPEC
+
+
+def test_a_training_pulls_by_the_secret_that_serving_pulls_by() -> None:
+    applied = yaml.safe_load_all((K8S / "training.yaml").read_text())
+    (account,) = (one for one in applied if one["kind"] == "ServiceAccount")
+    assert account["metadata"]["name"] == JobOptions().service_account
+    for values in K8S.glob("environments/*/platform.yaml"):
+        image = yaml.safe_load(values.read_text())["image"]
+        assert account["imagePullSecrets"] == image["pullSecrets"]
 
 
 def test_the_checkpoint_outlives_the_pod() -> None:
@@ -207,9 +224,30 @@ def test_a_queue_admits_it() -> None:
     assert not [label for label in plain["metadata"]["labels"] if "kueue" in label]
 
 
-@pytest.mark.parametrize(("cpu", "threads"), [("4", "4"), ("500m", "1"), ("2500m", "2")])
-def test_threads_are_the_same_on_every_node(cpu: str, threads: str) -> None:
-    (container,) = pod(job(cpu=cpu))["containers"]
+def test_no_job_starts_again_for_ever() -> None:
+    """A node short of disk evicts as a drained one does, which counts for nothing."""
+    volumes = {one["name"]: one for one in pod(job())["volumes"]}
+    assert volumes["tmp"]["emptyDir"]["sizeLimit"] == "10Gi"
+    assert job()["spec"]["activeDeadlineSeconds"] >= 86400
+    assert job(deadline=3600)["spec"]["activeDeadlineSeconds"] == 3600
+    choices = JobChoices(image="i", deadline=5, dry_run=True)
+    assert choices.options(0).deadline == 5 * 3600
+
+
+@pytest.mark.parametrize(
+    ("cpu", "processes", "threads"),
+    [
+        ("4", 1, "4"),
+        ("500m", 1, "1"),
+        ("2500m", 1, "2"),
+        ("4", 2, "2"),
+        ("5", 2, "2"),
+        ("1", 2, "1"),
+    ],
+)
+def test_threads_are_the_same_on_every_node(cpu: str, processes: int, threads: str) -> None:
+    spec = SPEC.model_copy(update={"processes": processes})
+    (container,) = pod(job_object(spec.work("staging"), JobOptions(cpu=cpu)))["containers"]
     env = {one["name"]: one.get("value") for one in container["env"]}
     assert env["OMP_NUM_THREADS"] == threads
     assert container["resources"]["requests"]["cpu"] == cpu
@@ -269,3 +307,94 @@ def test_following_survives_a_pod_and_ends_with_its_verdict(
     assert told[0] == "waits for its pod"
     assert told.count("a: runs on n1") == 1
     assert told.count("a: ended with exit code 143") == 1
+
+
+class Objects:
+    """An API server that keeps Jobs and claims, and takes a Job's claim away with it."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, str], dict[str, Any]] = {}
+        self.version = 0
+        self.before_delete: Callable[[], object] = lambda: None
+
+    def get(self, path: str, name: str) -> dict[str, Any]:
+        if (path, name) not in self.kept:
+            raise NotFound(name)
+        return deepcopy(self.kept[path, name])
+
+    def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        name = body["metadata"]["name"]
+        if (path, name) in self.kept:
+            raise Conflict(name)
+        return self._put(path, body, uid=f"uid-{self.version}")
+
+    def replace(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        there = self.get(path, body["metadata"]["name"])
+        if there["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+            raise Conflict(path)
+        return self._put(path, body, uid=there["metadata"]["uid"])
+
+    def delete(self, path: str, name: str, *, version: str | None = None) -> None:
+        before, self.before_delete = self.before_delete, lambda: None
+        before()
+        gone = self.kept[path, name]["metadata"]
+        if version in (None, gone["resourceVersion"]):
+            del self.kept[path, name]
+            claim = self.kept.get((CLAIMS, name), {"metadata": {}})
+            if gone["uid"] in [one["uid"] for one in claim["metadata"].get("ownerReferences", ())]:
+                del self.kept[CLAIMS, name]
+
+    def fail(self, name: str) -> None:
+        failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}
+        body = {**self.get(JOBS, name), "status": {"conditions": [failed]}}
+        self._put(JOBS, body, uid=body["metadata"]["uid"])
+
+    def _put(self, path: str, body: dict[str, Any], uid: str) -> dict[str, Any]:
+        self.version += 1
+        about = {**body["metadata"], "uid": uid, "resourceVersion": str(self.version)}
+        self.kept[path, about["name"]] = deepcopy({**body, "metadata": about})
+        return self.get(path, about["name"])
+
+
+def submitted(api: Objects, **options: Any) -> tuple[dict[str, Any], bool]:
+    return submit_job(api, SPEC.work("staging"), JobOptions(**options))  # type: ignore[arg-type]
+
+
+def owner(claim: dict[str, Any]) -> str:
+    (one,) = claim["metadata"]["ownerReferences"]
+    return str(one["uid"])
+
+
+def test_what_a_failed_job_had_reached_is_what_the_next_one_goes_on_from() -> None:
+    api = Objects()
+    first, _ = submitted(api)
+    name = first["metadata"]["name"]
+    claim = api.get(CLAIMS, name)
+    assert owner(claim) == first["metadata"]["uid"]
+    api.fail(name)
+    second, made = submitted(api)
+    assert made and second["metadata"]["uid"] != first["metadata"]["uid"]
+    kept = api.get(CLAIMS, name)
+    assert kept["metadata"]["uid"] == claim["metadata"]["uid"]
+    assert owner(kept) == second["metadata"]["uid"]
+    # One that has no owner, as a submission that was cut off leaves it, is taken up.
+    api.replace(CLAIMS, {**kept, "metadata": {**kept["metadata"], "ownerReferences": []}})
+    again, made = submitted(api)
+    assert not made and owner(api.get(CLAIMS, name)) == again["metadata"]["uid"]
+    # It goes with its Job where the next one works elsewhere.
+    api.fail(name)
+    assert submitted(api, volume="shared")[1]
+    assert (CLAIMS, name) not in api.kept
+
+
+def test_two_who_submit_a_failed_job_again_get_one_job() -> None:
+    api = Objects()
+    first, _ = submitted(api)
+    api.fail(first["metadata"]["name"])
+    others: list[tuple[dict[str, Any], bool]] = []
+    api.before_delete = lambda: others.append(submitted(api))
+    mine, made = submitted(api)
+    ((theirs, made_by_them),) = others
+    assert (made, made_by_them) == (False, True)
+    assert mine["metadata"]["uid"] == theirs["metadata"]["uid"]
+    assert owner(api.get(CLAIMS, first["metadata"]["name"])) == mine["metadata"]["uid"]

@@ -20,6 +20,7 @@ import yaml
 from atelier.artifacts import Artifacts
 from atelier.base import base_digest
 from atelier.cluster import Api
+from atelier.cluster.api import CONFIG_MAPS, NotFound
 from atelier.jobs import (
     CompilationSpec,
     Follower,
@@ -27,10 +28,12 @@ from atelier.jobs import (
     Outcome,
     TrainingSpec,
     Work,
+    policy_of,
     submit_job,
 )
 from atelier.jobs.following import CLAIMS, JOBS, PODS, finished
 from atelier.names import ArtifactRef
+from atelier.policy import DEFAULT, Policy
 from services.triton.process import spawn
 from tests.cluster.apiserver import ADMIN, ApiServer, missing, until
 from tests.cluster.local.tools import program
@@ -159,13 +162,15 @@ def test_a_failed_job_makes_way_and_one_that_succeeded_does_not(
 ) -> None:
     first, _ = submit_job(api, training("robot"), OPTIONS)
     name = first["metadata"]["name"]
+    checkpoints = api.get(CLAIMS, name)["metadata"]["uid"]
     end(server, first, 1)
     until(lambda: finished(api.get(JOBS, name)) is not None)
     second, made = submit_job(api, training("robot"), OPTIONS)
     assert made and second["metadata"]["uid"] != first["metadata"]["uid"]
-    claim = api.get(CLAIMS, name)
+    until(lambda: not pods(api, first))  # nothing of it is left behind, but
+    claim = api.get(CLAIMS, name)  # what it had reached
+    assert claim["metadata"]["uid"] == checkpoints and "deletionTimestamp" not in claim["metadata"]
     assert claim["metadata"]["ownerReferences"][0]["uid"] == second["metadata"]["uid"]
-    until(lambda: not pods(api, first))  # nothing of it is left behind
     end(server, second, 0)
     outcome = Follower(api, name, lambda line: None).follow()
     assert (outcome.succeeded, outcome.exit_code) == (True, 0)
@@ -218,7 +223,7 @@ def test_following_a_compilation_ends_with_the_address_of_the_engine(
             spec = CompilationSpec(base=digest, backend="onnx", precision="fp32", image="sha256:1")
 
             def made() -> bool:
-                jobs, _ = api.list(JOBS)
+                jobs, _ = server.api(NAMESPACE).list(JOBS)
                 return spec.job_name in {one["metadata"]["name"] for one in jobs}
 
             until(made, seconds=60)
@@ -244,5 +249,46 @@ def test_a_queued_job_waits_to_be_admitted(api: Api) -> None:
     follower = Follower(api, job["metadata"]["name"], told.append)
     assert made and follower._look() is None
     assert told == ["waits in queue gpu"]
-    claims, _ = api.list(CLAIMS)
-    assert job["metadata"]["name"] not in {one["metadata"]["name"] for one in claims}
+    with pytest.raises(NotFound):
+        api.get(CLAIMS, job["metadata"]["name"])
+
+
+class Watched(Api):
+    """A trainer's API, and what was asked of it, as a role names it."""
+
+    def __init__(self, api: Api) -> None:
+        super().__init__(api._client, api.namespace)
+        self.asked: set[tuple[str, str, str]] = set()
+
+    def _request(self, method: str, path: str, **given: Any) -> Any:
+        names = path.partition("/namespaces/{namespace}/")
+        group = names[0].removeprefix("/apis/").rpartition("/")[0] if "/apis/" in path else ""
+        resource, name, part = [*names[2].split("/"), "", ""][:3]
+        reads = "get" if name else "list"
+        verb = {"GET": reads, "POST": "create", "PUT": "update"}.get(method, method.lower())
+        self.asked.add((group, f"{resource}/{part}".rstrip("/"), verb))
+        return super()._request(method, path, **given)
+
+
+def test_the_rights_of_trainers_are_those_that_are_used(server: ApiServer, api: Api) -> None:
+    """Neither fewer (a role that lacks one refuses) nor more."""
+    said = {"metadata": {"name": "policy-staging"}, "data": {"policy.yaml": DEFAULT.read_text()}}
+    server.api(NAMESPACE).create(CONFIG_MAPS, said)
+    watched = Watched(api)
+    found = policy_of(watched, "staging")
+    assert found is not None and found.digest == Policy.load().digest
+    assert policy_of(watched, "production") is None
+    job, _ = submit_job(watched, training("watched"), OPTIONS)
+    end(server, job, 2)
+    assert Follower(watched, job["metadata"]["name"], lambda line: None).follow().exit_code == 2
+    assert submit_job(watched, training("watched"), OPTIONS)[1]
+
+    (role,) = (one for one in objects("training.yaml") if one["kind"] == "Role")
+    given = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert watched.asked == given
