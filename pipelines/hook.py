@@ -8,7 +8,7 @@ the alias is left to a later `--all`, which also takes away the aliases of adapt
 longer released.
 
 Exit codes: 0 done, or only MLflow is away; 1 it does not serve, or release and registry disagree;
-2 bad input; 3 the API server or the gateway is away.
+2 bad input; 3 the API server or the gateway is away; 143 stopped by SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -24,8 +25,9 @@ from dataclasses import dataclass
 
 from atelier.boundary import answered
 from atelier.cluster import Api, LeaseLock, listing
+from atelier.cluster.lock import LEASE_SECONDS
 from atelier.environment import Environment, Released
-from atelier.errors import AtelierError, BadInput, Refused, Unavailable
+from atelier.errors import AtelierError, BadInput, Interrupted, Refused, Unavailable
 from atelier.home import Home
 from atelier.registry import Registry
 from atelier.release import Release
@@ -38,7 +40,7 @@ logger = logging.getLogger("pipelines.hook")
 
 WAIT = 300.0  # seconds for replicas to fetch, verify and load a package, gateways to follow
 FAILING = 20.0  # seconds that a failure has to last: a fetch is tried again within that
-LOCK_WAIT = 60.0
+LOCK_WAIT = LEASE_SECONDS + 30.0  # so a lock that a killed hook left behind is taken over
 LOOK = 0.5  # seconds between two looks
 
 
@@ -191,8 +193,7 @@ class Hook:
                 now = self._release(self._released(), name)
                 if now is None or now.digest != release.digest:
                     return None
-                if self._known(name, release).alias != version:
-                    self._registry().set_alias(name, self._environment, version)
+                self._registry().set_alias(name, self._environment, version)
         except Unavailable as error:
             return Outcome(f"{label} serves; alias {self._environment} follows later: {error}")
         return Outcome(f"{label} serves, and alias {self._environment} names it")
@@ -247,6 +248,8 @@ def main(argv: list[str] | None = None) -> int:
     if bool(options.name) == options.all:
         parser.error("give either the adapter's name or --all")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    # the first process of a container ignores SIGTERM unless told, and SIGKILL leaves the lock
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Interrupted.exit_code))
     return answered(lambda: run(options))
 
 
