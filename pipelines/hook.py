@@ -26,15 +26,16 @@ from dataclasses import dataclass
 from atelier.boundary import answered
 from atelier.cluster import Api, LeaseLock, listing
 from atelier.cluster.lock import LEASE_SECONDS
+from atelier.cluster.reports import RENEW_SECONDS
 from atelier.environment import Environment, Released
 from atelier.errors import AtelierError, BadInput, Interrupted, Refused, Unavailable
 from atelier.home import Home
 from atelier.registry import Registry
-from atelier.release import Release
+from atelier.release import Canary, Pin, Release
 from pipelines.intent import Intent
 from pipelines.settle import Known, Step, decide, known_of
 from pipelines.smoke import Smoke, gateway_smoke
-from pipelines.survey import Seen, survey, survey_gone
+from pipelines.survey import NOTICED, Seen, survey, survey_gone
 
 logger = logging.getLogger("pipelines.hook")
 
@@ -92,6 +93,9 @@ class Hook:
         """What can be done now for every adapter, waiting for none; and aliases that are left
         over. One adapter's trouble costs the others nothing."""
         released = self._released()
+        # a ConfigMap does not say since when, so what is read counts as released just now, and
+        # only what replicas say after this is about it
+        self._pause(NOTICED + RENEW_SECONDS)
         outcomes = []
         for name in sorted({*released.releases, *released.unreadable}):
             try:
@@ -111,7 +115,7 @@ class Hook:
 
     def _now(self, release: Release | None, name: str) -> Outcome:
         assert release is not None
-        known, seen = self._known(name, release), survey(self._place, release)
+        known, seen = self._known(name, release), self._seen(release)
         step = decide(release, None, seen, known.alias)
         if step is Step.WAIT:
             return Outcome(f"{name}@{release.version} waits: {seen.told}", seen.state == "failed")
@@ -138,7 +142,7 @@ class Hook:
 
     def _follow(self, name: str, end: float) -> tuple[Release, Seen]:
         """Until what is released serves, or has failed for some time, or the time is over."""
-        failing: tuple[str, float] | None = None  # which digest, since when
+        failing: tuple[tuple[Pin, Canary | None], float] | None = None  # what, since when
         told = ""
         while True:
             now = self._clock()
@@ -146,7 +150,7 @@ class Hook:
                 release = self._release(self._released(), name)
                 if release is None:
                     raise BadInput(f"{name}: there is no ConfigMap release-{name} here to follow")
-                seen = survey(self._place, release)
+                seen = self._seen(release)
             except Unavailable as error:  # an API server that is away for a moment
                 if now >= end:
                     raise
@@ -155,14 +159,24 @@ class Hook:
                 logger.info("%s: %s", name, seen.told)
                 told = seen.told
             if release is not None:
+                pins = (release.pin, release.canary)
                 if seen.state != "failed":
                     failing = None
-                elif failing is None or failing[0] != release.digest:
-                    failing = (release.digest, now)
+                elif failing is None or failing[0] != pins:
+                    failing = (pins, now)
                 failed = failing is not None and now - failing[1] >= FAILING
                 if seen.state == "ready" or failed or now >= end:
                     return release, seen
             self._pause(LOOK)
+
+    def _seen(self, release: Release) -> Seen:
+        """The release serves where its version does, and its canary too."""
+        seen = survey(self._place, release)
+        if release.canary is None or seen.state != "ready":
+            return seen
+        canary = survey(self._place, release, canary=True)
+        told = f"canary version {release.canary.version}: {canary.told}"
+        return seen if canary.state == "ready" else Seen(canary.state, told)
 
     def _draw(self, release: Release, end: float) -> None:
         """A picture through the gateway; tried again while it is busy or away."""
