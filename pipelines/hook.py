@@ -2,10 +2,10 @@
 
 charts/adapter runs it after `helm install`, `helm upgrade` and `helm rollback`: it waits until
 every replica and gateway answers by the release, has a picture made through the gateway (with the
-key ATELIER_KEY), and then lets the environment's alias name the version. A lock among hooks, and a
-last look at the release under it, keep two of them from undoing each other's work. With MLflow away
-the alias is left to a later `--all`, which also takes away the aliases of adapters that are no
-longer released.
+key ATELIER_KEY; without one it stops there, unless ATELIER_SMOKE_REQUIRED is `false`), and then
+lets the environment's alias name the version. A lock among hooks, and a last look at the release
+under it, keep two of them from undoing each other's work. With MLflow away the alias is left to a
+later `--all`, which also takes away the aliases of adapters that are no longer released.
 
 Exit codes: 0 done, or only MLflow is away; 1 it does not serve, or release and registry disagree;
 2 bad input; 3 the API server or the gateway is away; 143 stopped by SIGTERM.
@@ -234,20 +234,35 @@ def run(options: argparse.Namespace) -> None:
         raise BadInput("MLFLOW_TRACKING_URI is not set; give the registry's address")
     api = Api.connect()
     holder = os.environ.get("HOSTNAME") or socket.gethostname()
-    key = os.environ.get("ATELIER_KEY")
     tracking_uri = Home.find().tracking_uri
     hook = Hook(
         listing(api),
         lambda: Registry(tracking_uri),
         lambda name: LeaseLock(api, f"atelier-alias-{name}", f"{holder}-{os.getpid()}"),
         environment=options.environment,
-        smoke=gateway_smoke(options.gateway, key) if key else None,
+        smoke=_smoke(options.gateway),
     )
     outcomes = hook.every() if options.all else [hook.one(options.name, wait=options.wait)]
     for one in outcomes:
         logger.log(logging.ERROR if one.failed else logging.INFO, "%s", one.text)
     if failed := [one.text for one in outcomes if one.failed]:
         raise Refused("; ".join(failed))
+
+
+def _smoke(gateway: str) -> Smoke | None:
+    """None only where the environment puts up with no picture at all."""
+    key = os.environ.get("ATELIER_KEY")
+    if not key and os.environ.get("ATELIER_SMOKE_REQUIRED") == "false":
+        return None
+    return gateway_smoke(gateway, key) if key else _no_key
+
+
+def _no_key(release: Release) -> None:
+    raise BadInput(
+        f"no picture of {release.adapter}@{release.version} can be made: ATELIER_KEY is not set; "
+        "keep a key of the gateway in the Secret that the platform's smoke.secret names "
+        "(smoke.required=false goes without)"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,11 +9,12 @@ from typing import Any, cast
 import pytest
 
 from atelier.environment import Environment, Released
+from atelier.errors import BadInput
 from atelier.gateways import Gateway, Routed
 from atelier.registry import Registry
 from atelier.release import Canary, Release
 from atelier.replica import Held, Replica
-from pipelines.hook import Hook
+from pipelines.hook import Hook, _smoke
 
 BASE, ONE, TWO = (f"sha256:{64 * letter}" for letter in "b12")
 NAME = "thor-cat"
@@ -149,3 +150,14 @@ def test_a_single_round_sees_a_failure(clock: Clock, versions: Versions) -> None
     place.states = {TWO: "ready"}
     (ended,) = hook(place, clock, versions).every()
     assert not ended.failed and versions.alias == 2
+
+
+def test_without_a_key_there_is_no_picture_and_so_no_alias(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ATELIER_KEY", raising=False)
+    monkeypatch.delenv("ATELIER_SMOKE_REQUIRED", raising=False)
+    smoke = _smoke("http://gateway")
+    assert smoke is not None
+    with pytest.raises(BadInput, match="ATELIER_KEY is not set; keep a key"):
+        smoke(Release(adapter=NAME, base=BASE, version=2, digest=TWO))
+    monkeypatch.setenv("ATELIER_SMOKE_REQUIRED", "false")
+    assert _smoke("http://gateway") is None
