@@ -18,7 +18,8 @@ Revision = Annotated[str | None, typer.Option(help="Of a hub model: branch, tag 
 def import_base(model: Model, revision: Revision = None) -> Answer:
     """Register a base model by its digest; InferenceServices and training Jobs fetch it so.
 
-    A gated model of the hub needs HF_TOKEN in the environment.
+    Prints its address, and the digest as values of charts spell it. A gated model of the hub needs
+    HF_TOKEN in the environment.
     """
     from atelier.base import base_digest, base_files, resolve_base
     from atelier.names import ArtifactRef
@@ -26,7 +27,8 @@ def import_base(model: Model, revision: Revision = None) -> Answer:
     folder = resolve_base(model, revision)
     digest = base_digest(folder)
     ref = ArtifactRef.of("bases", digest)
-    return _imported(ref, folder, base_files(folder), model, revision)
+    done = _imported(ref, folder, base_files(folder), model, revision)
+    return Answer(f"{done.text}\n{digest}", {**done.data, "digest": digest})
 
 
 def import_scorer(model: Model, revision: Revision = None) -> Answer:

@@ -2,13 +2,13 @@
 
 charts/adapter runs it after `helm install`, `helm upgrade` and `helm rollback`: it waits until
 every replica and gateway answers by the release, has a picture made through the gateway (with the
-key ATELIER_KEY), and then lets the environment's alias name the version. A lock among hooks, and a
-last look at the release under it, keep two of them from undoing each other's work. With MLflow away
-the alias is left to a later `--all`, which also takes away the aliases of adapters that are no
-longer released.
+key ATELIER_KEY; without one it stops there, unless ATELIER_SMOKE_REQUIRED is `false`), and then
+lets the environment's alias name the version. A lock among hooks, and a last look at the release
+under it, keep two of them from undoing each other's work. With MLflow away the alias is left to a
+later `--all`, which also takes away the aliases of adapters that are no longer released.
 
 Exit codes: 0 done, or only MLflow is away; 1 it does not serve, or release and registry disagree;
-2 bad input; 3 the API server or the gateway is away.
+2 bad input; 3 the API server or the gateway is away; 143 stopped by SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -24,21 +25,23 @@ from dataclasses import dataclass
 
 from atelier.boundary import answered
 from atelier.cluster import Api, LeaseLock, listing
+from atelier.cluster.lock import LEASE_SECONDS
+from atelier.cluster.reports import RENEW_SECONDS
 from atelier.environment import Environment, Released
-from atelier.errors import AtelierError, BadInput, Refused, Unavailable
+from atelier.errors import AtelierError, BadInput, Interrupted, Refused, Unavailable
 from atelier.home import Home
 from atelier.registry import Registry
-from atelier.release import Release
+from atelier.release import Canary, Pin, Release
 from pipelines.intent import Intent
 from pipelines.settle import Known, Step, decide, known_of
 from pipelines.smoke import Smoke, gateway_smoke
-from pipelines.survey import Seen, survey, survey_gone
+from pipelines.survey import NOTICED, Seen, survey, survey_gone
 
 logger = logging.getLogger("pipelines.hook")
 
 WAIT = 300.0  # seconds for replicas to fetch, verify and load a package, gateways to follow
 FAILING = 20.0  # seconds that a failure has to last: a fetch is tried again within that
-LOCK_WAIT = 60.0
+LOCK_WAIT = LEASE_SECONDS + 30.0  # so a lock that a killed hook left behind is taken over
 LOOK = 0.5  # seconds between two looks
 
 
@@ -90,6 +93,9 @@ class Hook:
         """What can be done now for every adapter, waiting for none; and aliases that are left
         over. One adapter's trouble costs the others nothing."""
         released = self._released()
+        # a ConfigMap does not say since when, so what is read counts as released just now, and
+        # only what replicas say after this is about it
+        self._pause(NOTICED + RENEW_SECONDS)
         outcomes = []
         for name in sorted({*released.releases, *released.unreadable}):
             try:
@@ -109,7 +115,7 @@ class Hook:
 
     def _now(self, release: Release | None, name: str) -> Outcome:
         assert release is not None
-        known, seen = self._known(name, release), survey(self._place, release)
+        known, seen = self._known(name, release), self._seen(release)
         step = decide(release, None, seen, known.alias)
         if step is Step.WAIT:
             return Outcome(f"{name}@{release.version} waits: {seen.told}", seen.state == "failed")
@@ -136,7 +142,7 @@ class Hook:
 
     def _follow(self, name: str, end: float) -> tuple[Release, Seen]:
         """Until what is released serves, or has failed for some time, or the time is over."""
-        failing: tuple[str, float] | None = None  # which digest, since when
+        failing: tuple[tuple[Pin, Canary | None], float] | None = None  # what, since when
         told = ""
         while True:
             now = self._clock()
@@ -144,7 +150,7 @@ class Hook:
                 release = self._release(self._released(), name)
                 if release is None:
                     raise BadInput(f"{name}: there is no ConfigMap release-{name} here to follow")
-                seen = survey(self._place, release)
+                seen = self._seen(release)
             except Unavailable as error:  # an API server that is away for a moment
                 if now >= end:
                     raise
@@ -153,14 +159,24 @@ class Hook:
                 logger.info("%s: %s", name, seen.told)
                 told = seen.told
             if release is not None:
+                pins = (release.pin, release.canary)
                 if seen.state != "failed":
                     failing = None
-                elif failing is None or failing[0] != release.digest:
-                    failing = (release.digest, now)
+                elif failing is None or failing[0] != pins:
+                    failing = (pins, now)
                 failed = failing is not None and now - failing[1] >= FAILING
                 if seen.state == "ready" or failed or now >= end:
                     return release, seen
             self._pause(LOOK)
+
+    def _seen(self, release: Release) -> Seen:
+        """The release serves where its version does, and its canary too."""
+        seen = survey(self._place, release)
+        if release.canary is None or seen.state != "ready":
+            return seen
+        canary = survey(self._place, release, canary=True)
+        told = f"canary version {release.canary.version}: {canary.told}"
+        return seen if canary.state == "ready" else Seen(canary.state, told)
 
     def _draw(self, release: Release, end: float) -> None:
         """A picture through the gateway; tried again while it is busy or away."""
@@ -191,8 +207,7 @@ class Hook:
                 now = self._release(self._released(), name)
                 if now is None or now.digest != release.digest:
                     return None
-                if self._known(name, release).alias != version:
-                    self._registry().set_alias(name, self._environment, version)
+                self._registry().set_alias(name, self._environment, version)
         except Unavailable as error:
             return Outcome(f"{label} serves; alias {self._environment} follows later: {error}")
         return Outcome(f"{label} serves, and alias {self._environment} names it")
@@ -219,20 +234,35 @@ def run(options: argparse.Namespace) -> None:
         raise BadInput("MLFLOW_TRACKING_URI is not set; give the registry's address")
     api = Api.connect()
     holder = os.environ.get("HOSTNAME") or socket.gethostname()
-    key = os.environ.get("ATELIER_KEY")
     tracking_uri = Home.find().tracking_uri
     hook = Hook(
         listing(api),
         lambda: Registry(tracking_uri),
         lambda name: LeaseLock(api, f"atelier-alias-{name}", f"{holder}-{os.getpid()}"),
         environment=options.environment,
-        smoke=gateway_smoke(options.gateway, key) if key else None,
+        smoke=_smoke(options.gateway),
     )
     outcomes = hook.every() if options.all else [hook.one(options.name, wait=options.wait)]
     for one in outcomes:
         logger.log(logging.ERROR if one.failed else logging.INFO, "%s", one.text)
     if failed := [one.text for one in outcomes if one.failed]:
         raise Refused("; ".join(failed))
+
+
+def _smoke(gateway: str) -> Smoke | None:
+    """None only where the environment puts up with no picture at all."""
+    key = os.environ.get("ATELIER_KEY")
+    if not key and os.environ.get("ATELIER_SMOKE_REQUIRED") == "false":
+        return None
+    return gateway_smoke(gateway, key) if key else _no_key
+
+
+def _no_key(release: Release) -> None:
+    raise BadInput(
+        f"no picture of {release.adapter}@{release.version} can be made: ATELIER_KEY is not set; "
+        "keep a key of the gateway in the Secret that the platform's smoke.secret names "
+        "(smoke.required=false goes without)"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -247,6 +277,8 @@ def main(argv: list[str] | None = None) -> int:
     if bool(options.name) == options.all:
         parser.error("give either the adapter's name or --all")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    # the first process of a container ignores SIGTERM unless told, and SIGKILL leaves the lock
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Interrupted.exit_code))
     return answered(lambda: run(options))
 
 

@@ -7,26 +7,40 @@ it says, by the clock of whoever waits.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from atelier.cluster.api import LEASES, Api, Conflict, NotFound, Object
 from atelier.errors import AtelierError, Unavailable
 
+LEASE_SECONDS = 120  # longer than anyone works under a lock
 LOOK = 0.5  # seconds between two attempts
 
 
 class LeaseLock:
-    """The lock of that name; `seconds` is longer than anyone works under it."""
+    """The lock of that name; whoever outlasts `seconds` without a change of it takes it over."""
 
-    def __init__(self, api: Api, name: str, holder: str, *, seconds: int = 120):
+    def __init__(
+        self,
+        api: Api,
+        name: str,
+        holder: str,
+        *,
+        seconds: int = LEASE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ):
         self._api, self._name, self._holder, self._seconds = api, name, holder, seconds
+        self._clock, self._pause = clock, pause
 
     @contextmanager
     def held(self, *, wait: float) -> Iterator[None]:
-        """Hold it; Unavailable naming the holder where it cannot be had within `wait` seconds."""
-        mine = self._take(time.monotonic() + wait)
+        """Hold it; Unavailable naming the holder where it cannot be had within `wait` seconds.
+
+        One left behind is had only by who waits longer than its `seconds`.
+        """
+        mine = self._take(self._clock() + wait)
         try:
             yield
         finally:
@@ -34,7 +48,7 @@ class LeaseLock:
                 self._api.delete(LEASES, self._name, version=mine["metadata"]["resourceVersion"])
 
     def _take(self, deadline: float) -> Object:
-        seen, since = "", time.monotonic()
+        seen, since = "", self._clock()
         while True:
             try:
                 return self._api.create(LEASES, self._body({"name": self._name}))
@@ -43,15 +57,15 @@ class LeaseLock:
             try:
                 other = self._api.get(LEASES, self._name)
                 if seen != other["metadata"]["resourceVersion"]:
-                    seen, since = other["metadata"]["resourceVersion"], time.monotonic()
-                if time.monotonic() - since >= self._seconds:
+                    seen, since = other["metadata"]["resourceVersion"], self._clock()
+                if self._clock() - since >= self._seconds:
                     return self._api.replace(LEASES, self._body(other["metadata"]))
             except (NotFound, Conflict):
                 continue  # let go of, or taken over by another
-            if time.monotonic() > deadline:
+            if self._clock() > deadline:
                 holder = other["spec"].get("holderIdentity")
                 raise Unavailable(f"lease {self._name} is held by {holder}; try again later")
-            time.sleep(LOOK)
+            self._pause(LOOK)
 
     def _body(self, metadata: Object) -> Object:
         return {

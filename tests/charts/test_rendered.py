@@ -200,6 +200,8 @@ def test_a_release_is_what_our_model_reads(helm):
         (PLATFORM, "ci/least.yaml", "gateway.database.secert=x", "'secert' not allowed"),
         (PLATFORM, "ci/least.yaml", "serving.engine.device=gpu", "/serving/engine/device"),
         (PLATFORM, "ci/least.yaml", "serving.base=latest", "/serving/base"),
+        (PLATFORM, "ci/least.yaml", "environment=null", "missing property 'environment'"),
+        (PLATFORM, "ci/least.yaml", "environment=", "/environment"),
         (PLATFORM, "ci/least.yaml", "serving.replicas.min=9", "min is larger than max"),
         (PLATFORM, "ci/least.yaml", "serving.engine.backend=onnx", "serving.compiled"),
         (PLATFORM, "ci/least.yaml", "mlflow.trackingUri=", "mlflow.trackingUri: name an MLflow"),

@@ -157,7 +157,8 @@ def test_a_base_reaches_a_pods_volume(
     assert said["uri"] == str(ArtifactRef.of("bases", base_digest(base)))
     assert said["uploaded"]
     again = CliRunner().invoke(app, ["base", "import", str(base)])
-    assert again.stdout.strip() == said["uri"]
+    assert again.stdout.split() == [said["uri"], said["digest"]]
+    assert said["digest"] == base_digest(base)  # as values of charts spell it
 
     target = tmp_path / "mnt"
     target.mkdir()
