@@ -4,12 +4,15 @@ Options say the same as the environment's variables, and come first.
 
 SIGTERM or Ctrl-C: no new connection is taken, running requests are finished within
 ATELIER_GATEWAY_SHUTDOWN_TIMEOUT seconds, then the process exits with 0.
+
+A database that is away ends it with exit code 3; in a pod it waits for it instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import signal
 import sys
@@ -20,10 +23,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from atelier.errors import AtelierError
+from atelier.patience import patiently
 from services.gateway.app import create_app
 from services.gateway.database import Database
 from services.gateway.settings import PREFIX, Settings
 from services.gateway.workers import end_with_parent, run_workers
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -95,10 +101,17 @@ def end_calmly(server: uvicorn.Server) -> None:
 
 
 def check_database(settings: Settings) -> None:
-    """Open it once before the server starts, so that a wrong address is one clear line."""
+    """Open it once before the server starts, so that a wrong address is one clear line.
+
+    A pod waits while it is away: Kubernetes would start it again later and later, and its startup
+    probe already says for how long.
+    """
+    # uvicorn does not listen for it yet, and by default it does not end a container's process 1
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(0))
     database = Database(settings.database_url)
     try:
-        database.prepare()
+        seconds = math.inf if settings.kubernetes else 0.0
+        patiently(database.prepare, seconds=seconds, told=logger.warning)
     finally:
         database.close()
 

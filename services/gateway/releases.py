@@ -1,8 +1,10 @@
 """Which version of an adapter a call goes to: releases say what should serve, replicas what can.
 
 An adapter moves to its release's version only when every live replica reports that digest as
-ready; until then it stays where it was. Every call names its version, so one answer never mixes
-two. Where calls go is told, so that whoever released a version can wait for it.
+ready; until then it stays where it was, as replicas come and go. A gateway that does not know
+where that is asks the gateways beside it, and then the replicas. A version that is named, or takes
+a canary's share, needs only one replica that has it ready. Every call names its version, so one
+answer never mixes two. Where calls go is told, so that whoever released a version can wait for it.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ import difflib
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from starlette.concurrency import run_in_threadpool
 
@@ -45,7 +48,7 @@ class UnknownAdapter(BadInput):
 
 
 class AdapterLoading(Unavailable):
-    """Released, but no version of it is ready on every replica yet."""
+    """Released, but no version of it that may serve is ready yet."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Route:
     serving: Version | None
     at_hand: Mapping[int, Version] = field(default_factory=dict)
     canary: Version | None = None
-    trouble: str = ""  # why the release's own version does not serve
+    trouble: str = ""  # why not every replica can serve the release's own version
 
     def pick(self, draw: float) -> Version | None:
         """The version for a call; `draw` in [0, 100) decides between canary and the rest."""
@@ -75,10 +78,15 @@ class Route:
 
 
 ManifestOf = Callable[[str], Manifest | None]  # by digest
+ServedBeside = Callable[[str], Collection[str]]  # digests by adapter, of the other gateways
 
 
 def decide(
-    release: Release, replicas: Sequence[Replica], manifest_of: ManifestOf, last: Route | None
+    release: Release,
+    replicas: Sequence[Replica],
+    manifest_of: ManifestOf,
+    last: Route | None,
+    served_beside: ServedBeside,
 ) -> Route:
     """The adapter's route from what is known now and where it went before."""
     if not any(replica.live() for replica in replicas):
@@ -90,38 +98,57 @@ def decide(
             last.canary if last else None,
             "no replica has reported for some seconds",
         )
-    at_hand = _at_hand(release, replicas, manifest_of)
+    fitting = [one for one in replicas if one.live() and release.fits(one)]
+    at_hand = _at_hand(release.adapter, fitting, manifest_of)
     by_digest = {one.digest: one for one in at_hand.values()}
     target = by_digest.get(release.digest)
     canary = by_digest.get(release.canary.digest) if release.canary else None
-    if target:
+    if target and ready(fitting, release.adapter, release.digest):
         return Route(release, target, at_hand, canary)
-    trouble = _trouble(release, replicas)
-    if last and last.serving:
-        return Route(release, last.serving, at_hand, canary, trouble)
-    # A gateway that has just started, in the middle of a roll-out: what served before.
-    past = [by_digest.get(one.digest) for one in release.previous if not one.withdrawn]
-    return Route(release, next((one for one in past if one), None), at_hand, canary, trouble)
+    serving = last.serving if last else None
+    if serving is None:
+        serving = _first(release, fitting, by_digest, served_beside(release.adapter))
+    return Route(release, serving, at_hand, canary, _trouble(release, replicas))
 
 
-def _at_hand(
-    release: Release, replicas: Sequence[Replica], manifest_of: ManifestOf
-) -> dict[int, Version]:
-    """The versions that every live replica holds ready."""
-    name = release.adapter
+def _at_hand(name: str, replicas: Iterable[Replica], manifest_of: ManifestOf) -> dict[int, Version]:
+    """The versions that any of the replicas holds ready."""
     pins = {
         (held.version, held.digest)
         for one in replicas
         for held in one.adapters
-        if held.name == name
+        if (held.name, held.state) == (name, "ready")
     }
     found: dict[int, Version] = {}
     for version, digest in sorted(pins):
-        if ready(filter(release.fits, replicas), name, digest):
-            manifest = manifest_of(digest)
-            if manifest:
-                found[version] = Version(name, version, digest, manifest)
+        manifest = manifest_of(digest)
+        if manifest:
+            found[version] = Version(name, version, digest, manifest)
     return found
+
+
+def _first(
+    release: Release,
+    replicas: Iterable[Replica],
+    by_digest: Mapping[str, Version],
+    beside: Collection[str],
+) -> Version | None:
+    """What serves where this gateway has not yet sent a call; None where nothing may.
+
+    Calls must neither run ahead of the gateways beside it nor fall behind them, so it goes where
+    they go. Without any, it takes the newest that every replica holds, of those that have loaded
+    something; failing that, one that served before, and the release's own where it is the only one.
+    """
+    past = [one.digest for one in release.previous if not one.withdrawn]
+    holders = [
+        one
+        for one in replicas
+        if any((held.name, held.state) == (release.adapter, "ready") for held in one.adapters)
+    ]
+    shared = [one for one in (release.digest, *past) if ready(holders, release.adapter, one)]
+    unmoved_first = sorted(beside, key=lambda digest: digest == release.digest)
+    order = (*unmoved_first, *shared, *past, release.digest)
+    return next((by_digest[digest] for digest in order if digest in by_digest), None)
 
 
 def _trouble(release: Release, replicas: Sequence[Replica]) -> str:
@@ -201,8 +228,14 @@ class ReleaseWatch:
             def manifest_of(digest: str) -> Manifest | None:
                 return self._manifest(digest, troubles)
 
+            gateways = cache(self._environment.gateways.live)  # read only where one has to know
+
+            def served_beside(name: str) -> set[str]:
+                told = [one.routes.get(name) for one in gateways()]
+                return {one.serving for one in told if one and one.serving}
+
             routes = {
-                name: decide(release, replicas, manifest_of, self.routes.get(name))
+                name: decide(release, replicas, manifest_of, self.routes.get(name), served_beside)
                 for name, release in releases.items()
             }
             self._log_changes(routes)

@@ -5,6 +5,7 @@ the first has certainly not begun it.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from services.gateway.triton import (
     ImageCall,
     TimedOut,
     TritonClient,
+    unavailable,
 )
 
 CONNECT_SECONDS = 2.0
@@ -37,6 +39,13 @@ class V2Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+    def text(self) -> str:
+        """What an error says; empty where it is none that can be read."""
+        try:
+            return str(json.loads(self.body)["error"])
+        except (ValueError, TypeError, LookupError, RecursionError):
+            return ""
 
 
 class Replicas:
@@ -96,7 +105,9 @@ class Replicas:
         wanted: Wanted = (),
         timeout: float,
     ) -> V2Answer:
-        """A V2 call over HTTP, as it is; an answer of any status is Triton's own."""
+        """A V2 call over HTTP, as it is; an answer of any status is Triton's own, but for one that
+        says that the call was not begun: where no replica begins it, that is the error."""
+        end = time.monotonic() + timeout
         tried: list[str] = []
         refusal: Unavailable | None = None
         while True:
@@ -104,17 +115,24 @@ class Replicas:
             tried.append(one.replica)
             with self._call(one):
                 try:
-                    return await self._send(
-                        method, f"http://{one.address}{path}", body, headers, timeout
+                    left = max(0.001, end - time.monotonic())
+                    answer = await self._send(
+                        method, f"http://{one.address}{path}", body, headers, left
                     )
-                except aiohttp.ClientConnectorError as error:
+                except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                     refusal = EngineAway("the image engine does not answer", refused=True)
                     refusal.__cause__ = error
-                    self._balancer.leave_out(one.replica)
                 except TimeoutError as error:
                     raise TimedOut("there was no answer in the time a request may take") from error
                 except aiohttp.ClientError as error:
                     raise EngineAway("the image engine broke off") from error
+                else:
+                    told = unavailable(answer.text()) if answer.status == 503 else None
+                    if told is None or not told.refused:
+                        return answer
+                    refusal = told
+                if isinstance(refusal, EngineAway):
+                    self._balancer.leave_out(one.replica)
 
     async def ready(self) -> bool:
         """Whether any replica's model can be called now."""

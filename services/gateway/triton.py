@@ -196,18 +196,28 @@ class TritonClient:
         text = str(error.message() or "").strip()
         if status in {"DEADLINE_EXCEEDED", "CANCELLED"} or (late and status == "UNAVAILABLE"):
             return TimedOut("the picture was not ready in the time that a request may take")
-        if "unknown model" in text or "is not ready" in text:
-            return EngineAway("the model is not loaded yet", refused=True)
+        if status == "UNAVAILABLE" or _not_loaded(text):
+            return unavailable(text)
         if status == "NOT_FOUND":
             return AdapterGone(text)
         if status == "INVALID_ARGUMENT":
             return RequestRefused(text)
-        if status == "UNAVAILABLE":
-            told = RETRY_TEXT.search(text)
-            if told:
-                return EngineBusy(RETRY_TEXT.sub("", text).strip(), retry_after=float(told[1]))
-            return EngineAway("the image engine does not answer")
         return EngineFailed(f"Triton at {self._address} answered {status}: {text}")
+
+
+def unavailable(text: str) -> EngineAway | EngineBusy:
+    """What Triton means by UNAVAILABLE, or by 503 over HTTP; its `refused` says whether the call
+    was certainly not begun."""
+    if _not_loaded(text):
+        return EngineAway("the model is not loaded yet", refused=True)
+    told = RETRY_TEXT.search(text)
+    if told:
+        return EngineBusy(RETRY_TEXT.sub("", text).strip(), retry_after=float(told[1]))
+    return EngineAway("the image engine does not answer")
+
+
+def _not_loaded(text: str) -> bool:
+    return "unknown model" in text or "is not ready" in text
 
 
 def tensors(call: ImageCall) -> list[Any]:

@@ -17,6 +17,9 @@ from atelier.adapter.manifest import Manifest
 from atelier.jobs import JobOptions
 from atelier.policy import Policy
 from atelier.release import HISTORY, Release
+from services.gateway.app import create_app
+from services.gateway.docs import PAGE
+from tests.gateway import Stage
 
 ROOT = Path(__file__).parents[2]
 CHARTS = sorted(file.parent for file in (ROOT / "charts").glob("*/Chart.yaml"))
@@ -187,6 +190,16 @@ def test_what_templates_run_and_set_exists():
 def manifests() -> list[dict[str, Any]]:
     files = sorted((ROOT / "k8s").glob("*.yaml"))
     return [one for file in files for one in yaml.safe_load_all(file.read_text())]
+
+
+def test_the_route_from_outside_leads_to_all_but_probes_and_metrics(tmp_path):
+    template = (ROOT / "charts/atelier/templates/gateway/httproute.yaml").read_text()
+    (named,) = re.findall(r"range list (.*?) }}", template)
+    outside = re.findall(r'"(/[^"]+)"', named)
+    app = create_app(Stage(tmp_path).settings())
+    paths = {*app.openapi()["paths"], app.openapi_url, PAGE, "/metrics"}
+    inside = {one for one in paths if not any(f"{one}/".startswith(f"{to}/") for to in outside)}
+    assert inside == {"/healthz", "/readyz", "/metrics"}
 
 
 def test_k8s_names_no_object_twice_and_labels_each():

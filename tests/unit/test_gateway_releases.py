@@ -1,4 +1,4 @@
-"""Which version a call goes to: only one that every live replica holds, and never a mixture."""
+"""Which version a call goes to: it moves when every live replica holds it; never a mixture."""
 
 import asyncio
 import time
@@ -123,6 +123,61 @@ def test_a_gateway_that_starts_within_a_roll_out_serves_what_served_before(stage
     assert serving(ReleaseWatch(local(stage.home), poll=POLL)) == 1
 
 
+def test_a_replica_that_still_loads_costs_no_call(stage: Stage, watch: ReleaseWatch) -> None:
+    """As on every drain and scale-up: a new replica is live before it has loaded anything."""
+    for version, manifest in ((1, ONE), (2, TWO)):
+        stage.load(manifest, version)
+    canary = Canary(version=1, digest=ONE.digest, percent=100)
+    ReleaseFolder(stage.home.releases).put(stage.release(TWO, 2).with_canary(canary, "try it"))
+    stage.load(TWO, 2, replica="new", state="loading")
+    stage.held["newer"] = {}
+    stage.report()
+    for one in (watch, ReleaseWatch(local(stage.home), poll=POLL)):
+        one.look()
+        assert [one.resolve("thor-cat", version).version for version in (1, 2)] == [1, 2]
+        assert one.resolve("thor-cat").version == 1  # the canary's whole share
+        route = one.routes["thor-cat"]
+        assert route.serving and route.serving.version == 2
+        assert route.trouble.startswith("version 2 on replica new")
+
+
+def test_a_gateway_that_starts_goes_where_the_others_go(stage: Stage, watch: ReleaseWatch) -> None:
+    """The replicas alone do not say it: a roll-out looks like a replica that joins after it."""
+
+    def started() -> int:
+        late = ReleaseWatch(local(stage.home), poll=POLL, name="late")
+        version = serving(late)
+        late.close()
+        return version
+
+    for replica in ("one", "two"):
+        stage.load(ONE, 1, replica=replica)
+    stage.release(ONE, 1)
+    assert serving(watch) == started() == 1
+    stage.release(TWO, 2)
+    stage.load(TWO, 2, replica="one")
+    assert serving(watch) == started() == 1
+    stage.held["two"] = {}  # its pod was replaced within the roll-out
+    stage.report()
+    assert serving(watch) == started() == 1
+    stage.load(TWO, 2, replica="two")
+    assert serving(watch) == started() == 2
+    stage.held["two"] = {}  # and after it
+    stage.load(ONE, 1, replica="two")
+    assert serving(watch) == started() == 2
+    watch.close()
+    assert started() == 1  # alone, it takes what every replica holds
+    stage.drop("thor-cat", 1, replica="two")
+    assert started() == 2
+    stage.drop("thor-cat", 1, replica="one")
+    stage.drop("thor-cat", 2, replica="one")
+    stage.load(TWO, 2, replica="two", state="loading")
+    late = ReleaseWatch(local(stage.home), poll=POLL)
+    late.look()
+    with pytest.raises(AdapterLoading):
+        late.resolve("thor-cat")
+
+
 def test_but_not_what_was_withdrawn(stage: Stage, watch: ReleaseWatch) -> None:
     stage.load(ONE, 1)
     stage.load(TWO, 2)
@@ -175,8 +230,11 @@ def test_a_canary_takes_its_share(stage: Stage) -> None:
     watch.look()
     versions = [watch.resolve("thor-cat").version for _ in range(100)]
     assert versions.count(2) == 30
-    stage.drop("thor-cat", 2)
     draws = iter([0] * 10)
+    stage.held["new"] = {}
+    stage.report()
+    assert serving(watch) == 2  # one replica that holds it is enough
+    stage.drop("thor-cat", 2)
     assert serving(watch) == 1  # a canary that nobody holds gets nothing
 
 

@@ -16,7 +16,7 @@ from services.gateway.database import Database
 from services.gateway.keys import KeyStore, utc_now
 from services.gateway.tables import SCHEMA_VERSION, SchemaVersion
 from services.gateway.usage import Meter, QuotaExceeded, Usage
-from tests.integration.gateway.conftest import Setting, empty_database, run_gateway
+from tests.integration.gateway.conftest import Gateway, Setting, empty_database, run_gateway
 from tests.integration.gateway.v2 import Call, wait_for
 
 LIFETIME = timedelta(minutes=5)
@@ -136,6 +136,30 @@ def test_a_database_that_goes_away_is_a_503_until_it_is_back(postgres: str, tmp_
         admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     assert gateway.make(key).status_code == 200
     setting.close()
+
+
+def test_a_pod_waits_for_its_database(postgres: str, tmp_path: Path) -> None:
+    """Until it is there, or the pod is told to end; what follows needs a cluster."""
+    url = empty_database(postgres)
+    name = url.partition("?")[0].rpartition("/")[2]
+    pod = {
+        "ATELIER_HOME": str(tmp_path),
+        "ATELIER_DATABASE_URL": url,
+        "ATELIER_GATEWAY_KUBERNETES": "1",
+    }
+    with psycopg.connect(postgres, autocommit=True) as admin:
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        gateways = [Gateway(tmp_path, **pod) for _ in range(2)]
+        wait_for(lambda: all("(again in 5 s)" in one.log.read_text() for one in gateways), 120)
+        assert gateways[0].stop() == 0
+        assert gateways[1].process.poll() is None
+        admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    gateways[1].process.wait(60)
+    database = Database(url)
+    with database.read() as session:
+        assert session.scalars(select(SchemaVersion.version)).all() == [SCHEMA_VERSION]
+    database.close()
+    gateways[1].stop()
 
 
 def test_a_database_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:

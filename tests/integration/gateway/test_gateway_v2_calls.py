@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,15 +15,22 @@ from atelier.replica import Replica
 from services.gateway.balance import Balancer, Fleet
 from services.gateway.replicas import Replicas, V2Answer
 from services.gateway.surroundings import shares_of
-from services.gateway.triton import EngineAway, TimedOut
+from services.gateway.triton import EngineAway, EngineBusy, TimedOut
 from services.triton.process import free_port
 from tests.gateway import BASE
 
 PATH = "/v2/models/atelier/infer"
 
 
+ERRORS = {  # by the server's mood
+    "full": "64 wait (retry after 2.5 s)",
+    "loading": "Request for unknown model: 'atelier' has no available versions",
+    "away": "upstream connect error",
+}
+
+
 class Server(ThreadingHTTPServer):
-    """Answers with its name, breaks off, or says nothing."""
+    """Answers with its name or an error, breaks off, or says nothing."""
 
     daemon_threads = True
 
@@ -43,8 +51,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.server.mood == "sleeps":
             self.server.freed.wait(20)
-        body = json.dumps({"from": self.server.name, "key": self.headers["X-API-Key"]}).encode()
-        self.send_response(200)
+        error = ERRORS.get(self.server.mood)
+        told = {"from": self.server.name, "key": self.headers["X-API-Key"]}
+        body = json.dumps({"error": error} if error else told).encode()
+        self.send_response(503 if error else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -84,6 +94,20 @@ def fleet(replicas: Sequence[Replica]) -> Iterator[tuple[Replicas, asyncio.Runne
         runner.run(made.close())
 
 
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port whose queue of connections is full: the kernel answers no further one."""
+    with ExitStack() as sockets:
+        full = sockets.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            caller = sockets.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
+
+
 async def ask(replicas: Replicas, timeout: float = 20) -> V2Answer:
     return await replicas.forward(
         "POST", PATH, body=b"{}", headers={}, caller="key", timeout=timeout
@@ -117,6 +141,44 @@ def test_a_call_that_may_have_been_drawn_is_not_sent_again(servers: list[Server]
         with pytest.raises(TimedOut):
             runner.run(ask(replicas, timeout=0.5))
     assert sum(len(one.seen) for one in servers) == 2
+
+
+def test_a_node_that_is_lost_costs_none(
+    servers: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing refuses the connection there: it is only never made."""
+    monkeypatch.setattr("services.gateway.replicas.CONNECT_SECONDS", 0.2)
+    with silent_port() as port:
+        there = [replica("lost", port), replica(servers[0].name, servers[0].server_port)]
+        with fleet(there) as (replicas, runner):
+            assert [runner.run(ask(replicas)).status for _ in range(4)] == [200] * 4
+            assert replicas._balancer._left_out.keys() == {"lost"}
+        alone = fleet(there[:1])
+        with alone as (replicas, runner), pytest.raises(EngineAway, match="does not answer"):
+            runner.run(ask(replicas))
+
+
+@pytest.mark.parametrize("mood", ["full", "loading"])
+def test_a_call_that_was_not_begun_goes_to_another(servers: list[Server], mood: str) -> None:
+    there = [replica(one.name, one.server_port) for one in servers]
+    servers[0].mood = mood
+    with fleet(there) as (replicas, runner):
+        assert [runner.run(ask(replicas)).status for _ in range(4)] == [200] * 4
+        assert servers[0].seen
+        servers[1].mood = mood
+        with pytest.raises(EngineBusy if mood == "full" else EngineAway) as caught:
+            runner.run(ask(replicas))
+    assert caught.value.retry_after == (2.5 if mood == "full" else 1.0)
+
+
+def test_any_other_error_is_passed_on_as_it_is(servers: list[Server]) -> None:
+    there = [replica(one.name, one.server_port) for one in servers]
+    for one in servers:
+        one.mood = "away"
+    with fleet(there) as (replicas, runner):
+        answer = runner.run(ask(replicas))
+    assert (answer.status, answer.text()) == (503, ERRORS["away"])
+    assert sum(len(one.seen) for one in servers) == 1
 
 
 def test_nobody_there_is_said() -> None:
