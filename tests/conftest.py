@@ -40,7 +40,7 @@ SHARED = {
         "test_gateway_http.py",
         "test_gateway_workers.py",
     ),
-    "oracle": ("test_canary.py", "test_faults.py", "test_release.py", "test_soak.py"),
+    "released": ("test_canary.py", "test_faults.py", "test_release.py", "test_soak.py"),
 }
 
 

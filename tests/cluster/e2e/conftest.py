@@ -13,6 +13,7 @@ from tests.cluster.e2e.traffic import Oracle
 from tests.cluster.e2e.trainings import Trainings
 from tests.cluster.e2e.volumes import Volumes
 from tests.cluster.images import build
+from tests.cluster.local.kubectl import push_chart
 from tests.tiny import tiny_adapter
 
 HERE = Path(__file__).parent
@@ -41,12 +42,25 @@ def shipped(registry: str) -> Mapping[str, str]:
 
 
 @pytest.fixture(scope="session")
+def charts(registry: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """Our charts in the cluster's registry, by digest."""
+    folder = tmp_path_factory.mktemp("charts")
+    return {
+        name: push_chart(ROOT / "charts" / name, registry, folder)
+        for name in ("atelier", "adapter")
+    }
+
+
+@pytest.fixture(scope="session")
 def platform(
-    kubeconfig: Path, shipped: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+    kubeconfig: Path,
+    shipped: Mapping[str, str],
+    charts: Mapping[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Platform:
     """Installed once for all workers; a later one finds everything there."""
     volumes = Volumes(None if NAMED else LOCAL.home / "volumes")
-    made = Platform(kubeconfig, os.environ[RUN], BASE, shipped, volumes)
+    made = Platform(kubeconfig, os.environ[RUN], BASE, shipped, charts, volumes)
     with locked(tmp_path_factory.getbasetemp().parent / "platform"):
         made.install()
     return made

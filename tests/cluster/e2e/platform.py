@@ -29,9 +29,7 @@ from tests.cluster.local.shell import run
 from tests.cluster.local.tools import program
 
 ROOT = Path(__file__).resolve().parents[3]
-PLATFORM = ROOT / "charts/atelier"
-ADAPTER = ROOT / "charts/adapter"
-VALUES = PLATFORM / "ci/miniature.yaml"
+VALUES = ROOT / "charts/atelier/ci/miniature.yaml"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 Pixels = NDArray[np.uint8]
 Values = dict[str, Any]
@@ -54,6 +52,7 @@ class Platform:
     namespace: str
     base: Path
     images: Mapping[str, str]  # by name: REGISTRY/NAME@DIGEST
+    charts: Mapping[str, str]  # by name: oci://REGISTRY/charts/NAME@DIGEST
     volumes: Volumes
     key: str = ""
     values: Values = field(default_factory=dict)
@@ -88,7 +87,8 @@ class Platform:
 
     def helm_upgrade(self, *, wait: bool) -> None:
         """`helm upgrade --install` of the platform, as `values` have it now."""
-        words = ["upgrade", "--install", "atelier", str(PLATFORM), "--values", str(VALUES)]
+        words = ["upgrade", "--install", "atelier", self.charts["atelier"], "--plain-http"]
+        words += ["--values", str(VALUES)]
         words += ["--wait=legacy", "--timeout", "15m"] if wait else []
         self.helm(*words, "--values", "-", values=self.values)
 
@@ -113,7 +113,8 @@ class Platform:
 
     def upgrade(self, name: str, values: Values) -> None:
         """The same, with values of one's own."""
-        self.helm("upgrade", "--install", name, str(ADAPTER), "--values", "-", values=values)
+        words = ("upgrade", "--install", name, self.charts["adapter"], "--plain-http")
+        self.helm(*words, "--values", "-", values=values)
 
     def release_values(self, name: str, version: int) -> Values:
         """Values of charts/adapter for a version that is registered."""

@@ -25,6 +25,18 @@ def template(chart: Path, name: str, namespace: str, values: dict[str, Any]) -> 
     return [one for one in yaml.load_all(text, yaml.CSafeLoader) if one]
 
 
+def push_chart(chart: Path, registry: str, folder: Path) -> str:
+    """A chart in a registry that speaks plain HTTP: its address there, by digest."""
+    helm = str(program("helm"))
+    run([helm, "package", str(chart), "--destination", str(folder)])
+    (packed,) = folder.glob(f"{chart.name}-*.tgz")
+    place = f"oci://{registry}/charts"
+    # What it pushed it tells among its messages, which are its standard error.
+    said = run(["sh", "-c", '"$@" 2>&1', "sh", helm, "push", str(packed), place, "--plain-http"])
+    digest = said.rpartition("Digest: ")[2].strip()
+    return f"{place}/{chart.name}@{digest}"
+
+
 def apply(kubeconfig: Path, objects: Iterable[Any]) -> None:
     """Make or change `objects`; what is as it should be is left alone."""
     # On the server's side: KServe's definitions are too large for the annotation of the other way.
