@@ -91,11 +91,18 @@ def oracle(platform: Platform, adapters: dict[str, list[Path]]) -> Iterator[Orac
 
 
 @pytest.fixture(scope="session")
-def released(platform: Platform, oracle: Oracle) -> Platform:
+def first(platform: Platform, oracle: Oracle) -> Platform:
     """Both adapters serve their first version."""
     for name in ("thor", "loki"):
         platform.release(name, 1)
     return platform
+
+
+@pytest.fixture
+def released(first: Platform) -> Platform:
+    """The same, once nothing starts or ends any more of what an earlier test left."""
+    first.whole()
+    return first
 
 
 @pytest.fixture(scope="session")
