@@ -90,12 +90,12 @@ class Rollout:
         self._step("lock", declared)
         with self._lock(name):
             self._step("recover", declared)
-            self._recover(name)
+            recovered = self._recover(name)
             self._step("compare", declared)
             history, live = self._helm.history(name), self.live(name)
             self._require_expected(declared, live, history)
             done = live is not None and declared.is_live(live) and _is_deployed(history)
-            if not done:
+            if recovered or not done:
                 values = self._values(declared, registry, live, history)
                 self._step("upgrade", declared)
                 self._upgrade(declared, values, history)
@@ -117,7 +117,7 @@ class Rollout:
             try:
                 self._helm.rollback(name, target, reason)
             except HelmRefused as error:  # the ConfigMap is written before any hook runs
-                failed = error
+                failed = error  # Helm leaves such a rollback pending: the next promotion recovers
             now = self.record(name, reason=reason, left=live)
             if failed is not None:
                 raise Refused(f"{now.message}, but it is not well: {self._why(name, failed)}")
@@ -301,9 +301,12 @@ class Rollout:
         told = [line.partition(" ")[2] for line in lines[-TOLD:]]
         return f"{error}; the hook said: {' / '.join(told)}" if told else str(error)
 
-    def _recover(self, name: str) -> None:
-        if done := self._helm.recover(name):
+    def _recover(self, name: str) -> bool:
+        """Whether there was anything to recover."""
+        done = self._helm.recover(name)
+        if done:
             logger.warning("%s", done)
+        return bool(done)
 
     def _lock(self, name: str) -> Any:
         lock = LeaseLock(
