@@ -6,6 +6,7 @@ cluster that KUBECONFIG names.
 
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -211,6 +212,7 @@ def _rollout(declarations: Declarations, place: Place, policy: Path | None = Non
         chart=place.chart or str(CHART),
         approve=approve,
         holder=f"{socket.gethostname()}-{os.getpid()}",
+        told=lambda text: print(text, file=sys.stderr, flush=True),
     )
 
 
