@@ -16,7 +16,7 @@ from atelier import document
 from atelier.adapter.package import Package
 from atelier.adapter.signature import verify
 from atelier.adapter.signers import Signer, signers_in, signers_of
-from atelier.errors import PolicyError, SignatureRejected
+from atelier.errors import PolicyError, SignatureRejected, Unavailable
 
 SignaturePolicy = Literal["off", "warn", "enforce"]
 POLICIES: tuple[SignaturePolicy, ...] = get_args(SignaturePolicy)
@@ -73,12 +73,13 @@ class Trust:
 
     def check(self, package: Package, signature: bytes | None) -> str | None:
         """What is wrong with a signature that is only warned of; SignatureRejected under
-        `enforce`; None where nothing is wrong, or nobody asks."""
+        `enforce`, Unavailable where that cannot be said now; None where nothing is wrong, or nobody
+        asks."""
         if self.policy == "off":
             return None
         try:
             verify(package, signature, self.signers)
-        except SignatureRejected as error:
+        except (SignatureRejected, Unavailable) as error:
             if self.policy == "enforce":
                 raise
             return f"{error} (served all the same: the policy is warn)"

@@ -112,7 +112,10 @@ def _public(private: "EllipticCurvePrivateKey") -> bytes:
 
 
 def verify(package: Package, signature: bytes | None, signers: Sequence[Signer]) -> Signer:
-    """Who of `signers` signed a package as it is; SignatureRejected says why nobody did."""
+    """Who of `signers` signed a package as it is; SignatureRejected says why nobody did.
+
+    Unavailable where that takes Sigstore's roots, and they cannot be had.
+    """
     name = package.manifest.name
     if signature is None:
         raise SignatureRejected(f"{name}: is not signed; `atelier sign` signs a version")
@@ -139,8 +142,9 @@ def _verified(package: Package, signature: bytes, signers: Sequence[Signer]) -> 
         file = Path(folder) / FILE
         file.write_bytes(signature)
         for signer in candidates:
+            config = signer.verifier(Path(folder))
             try:
-                signer.verifier(Path(folder)).verify(package.path, file)
+                config.verify(package.path, file)
                 return signer
             except OSError:
                 raise

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from atelier import document
-from atelier.errors import PolicyError
+from atelier.errors import PolicyError, Unavailable
 
 if TYPE_CHECKING:
     from model_signing.verifying import Config
@@ -75,16 +75,22 @@ class Identity:
         return key is None
 
     def verifier(self, folder: Path) -> "Config":
-        """Checks keyless signatures of this identity; `folder` is for files of its own."""
+        """Checks keyless signatures of this identity; `folder` is for files of its own.
+
+        Unavailable where Sigstore's roots cannot be had.
+        """
         from model_signing import verifying
 
         roots = None
         if self.trust is not None:
             roots = folder / "trust.json"
             roots.write_bytes(self.trust)
-        return verifying.Config().use_sigstore_verifier(
-            identity=self.identity, oidc_issuer=self.issuer, trust_config=roots
-        )
+        try:
+            return verifying.Config().use_sigstore_verifier(
+                identity=self.identity, oidc_issuer=self.issuer, trust_config=roots
+            )
+        except Exception as error:  # of the network, of TUF, of a `trust` that is none
+            raise Unavailable(f"{self.label}: Sigstore's roots cannot be had: {error}") from error
 
 
 Signer = Key | Identity

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from atelier.adapter.package import Package
-from atelier.errors import AdapterRejected, SignatureRejected
+from atelier.errors import AdapterRejected, SignatureRejected, Unavailable
 from atelier.files import replace_folder, write_atomic
 from atelier.names import hex_of
 from atelier.trust import Trust
@@ -52,6 +52,8 @@ class PackageShelf:
             except AdapterRejected as error:
                 bad[digest] = str(error)
                 self.remove(digest)
+            except (OSError, Unavailable) as error:  # says nothing of the package: it stays
+                bad[digest] = f"{path}: cannot be checked now: {error}"
         for digest in gone & set(self._verified):
             del self._verified[digest]
         return frozenset(self._verified), bad

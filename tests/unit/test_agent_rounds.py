@@ -1,5 +1,6 @@
 """The agent's rounds on a real volume, with a registry of folders; no server."""
 
+import json
 import resource
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from atelier.adapter.package import Package
 from atelier.adapter.signature import sign
+from atelier.adapter.signers import Identity
 from atelier.environment import LocalReleases
 from atelier.errors import Unavailable
 from atelier.files import write_atomic
@@ -463,6 +465,25 @@ def test_a_signature_damaged_on_the_volume_is_fetched_again(
     beside.write_text("{}")
     guarded.settle(lambda: guarded.fetched == [1, 1] and guarded.report().error is None)
     assert beside.read_bytes() == guarded.signatures[1]
+
+
+def test_roots_that_are_away_cost_no_package_and_no_round(guarded: Rig) -> None:
+    """What cannot be checked is not visible, and not thrown away; it serves on from memory."""
+    made = guarded.publish(1)
+    guarded.signatures[1] = sign(made, KEY)
+    guarded.settle(lambda: guarded.wanted().adapters)
+    guarded.engine((made, 1, "ready"), default=1)
+    guarded.agent.close()
+    roots = Identity("me", "me@example.org", "https://idp", trust=b"{}")
+    beside = guarded.volume / "packages" / f"{hex_of(made.digest)}.sig"
+    keyless = json.loads(guarded.signatures[1])
+    keyless["verificationMaterial"] = {"certificate": {"rawBytes": ""}}
+    beside.write_text(json.dumps(keyless))
+    guarded.away, guarded.trust = True, Trust("enforce", (roots,))
+    guarded.agent = guarded.new_agent()
+    guarded.agent.sync()
+    assert "cannot be checked now" in guarded.report().error
+    assert guarded.wanted().default("thor-cat").version == 1 and beside.exists()
 
 
 def test_what_came_in_while_nobody_asked_leaves_when_somebody_does(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from atelier.adapter.package import ADAPTER, MANIFEST, Package
 from atelier.adapter.signature import claim, key_of, sign, sign_keyless, verify
 from atelier.adapter.signers import Identity, Key, signers_in
-from atelier.errors import BadInput, PolicyError, SignatureRejected
+from atelier.errors import BadInput, PolicyError, SignatureRejected, Unavailable
 from atelier.trust import Trust
 from tests.signing import package, private_key, signer
 
@@ -234,6 +234,16 @@ def test_keyless(two: tuple[Package, Package]) -> None:
     assert verify(two[0], made, [other, me]) == me
     assert "its signature is wrong" in refused(two[0], made, other)  # type: ignore[arg-type]
     assert "trusted are ci" in refused(two[0], made, CI)
+
+
+def test_roots_that_cannot_be_had_are_no_verdict(two: tuple[Package, Package]) -> None:
+    keyless = json.loads(sign(two[0], KEY))
+    keyless["verificationMaterial"] = {"certificate": {"rawBytes": ""}}
+    made = json.dumps(keyless).encode()
+    me = Identity("me", "me@example.org", "https://idp", trust=b"{}")
+    with pytest.raises(Unavailable, match=r"me \(me@example.org\): Sigstore's roots cannot be had"):
+        Trust("enforce", (me,)).check(two[0], made)
+    assert "roots cannot be had" in str(Trust("warn", (me,)).check(two[0], made))
 
 
 def test_keyless_where_nobody_vouches(
