@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from atelier.adapter.manifest import Manifest
 from atelier.adapter.package import MANIFEST, Package
 from atelier.errors import AdapterRejected, BadInput
 from atelier.files import replace_folder, sha256_bytes
@@ -76,6 +77,16 @@ class Registry(Tracking):
         """A statement about a version, or None where nobody made it."""
         run_id = self.version(name, version).run_id
         return self.read(run_id, f"attestations/{version}/{filename}")
+
+    def manifest(self, name: str, version: int) -> Manifest:
+        """A version's manifest, which its digest vouches for; AdapterRejected where it does not."""
+        info = self.version(name, version)
+        data = self.read(info.run_id, f"{info.tags.get(_ARTIFACTS, 'package')}/{MANIFEST}")
+        if data is None or sha256_bytes(data) != info.digest:
+            raise AdapterRejected(
+                f"{name}@{version}: its {MANIFEST} in the registry is not that of {info.digest}"
+            )
+        return Manifest.model_validate_json(data)
 
     def fetch(self, name: str, version: int, into: Path) -> Package:
         """Download a version's package as the folder `into`, verified before it appears there."""

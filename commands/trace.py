@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atelier.errors import BadInput, Refused, SignatureRejected
+from atelier.errors import AdapterRejected, BadInput, Refused, SignatureRejected
 from atelier.home import Home
 from commands.table import short
 from commands.verb import Answer
@@ -85,9 +85,13 @@ def _checked(adapter: dict[str, Any], signers: "Sequence[Signer] | None") -> dic
     if found.digest != adapter["digest"]:
         why = f"the registry has {found.digest}"
         return {**adapter, "registry": "another digest", "why": why}
+    try:
+        manifest = registry.manifest(found.name, found.version)
+    except AdapterRejected as error:
+        return {**adapter, "registry": "damaged", "why": str(error)}
     lineage = {
         "run": found.run_id,
-        **{key: found.tags.get(f"atelier.{key}") for key in ("dataset", "recipe", "git_commit")},
+        **manifest.model_dump(include={"dataset", "recipe", "git_commit"}),
         "registered": found.created.isoformat(timespec="seconds"),
     }
     signature = _signature(registry, found, signers)

@@ -31,7 +31,7 @@ def signer(pem: bytes, name: str = "ci") -> Key:
     return Key(name, key_of(pem).pem)
 
 
-def package(folder: Path, seed: int, name: str = "thor-cat") -> Package:
+def package(folder: Path, seed: int, **lineage: str) -> Package:
     """A package small enough to be written a hundred times."""
     random = np.random.default_rng(seed)
     key = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -39,6 +39,5 @@ def package(folder: Path, seed: int, name: str = "thor-cat") -> Package:
         f"{key}.lora_A.weight": random.normal(size=(2, 8)).astype(np.float32),
         f"{key}.lora_B.weight": random.normal(size=(8, 2)).astype(np.float32),
     }
-    return write_package(
-        folder, tensors, name=name, base=BaseRef(id="tiny", digest=BASE), alpha=2.0
-    )
+    base = BaseRef(id="tiny", digest=BASE)
+    return write_package(folder, tensors, name="thor-cat", base=base, alpha=2.0, **lineage)

@@ -43,9 +43,8 @@ def registry() -> Registry:
 @pytest.fixture
 def made(registry: Registry, tmp_path: Path) -> Package:
     """Version 1 of thor-cat."""
-    one = package(tmp_path / "1", seed=1)
-    tags = {"atelier.git_commit": COMMIT, "atelier.dataset": "sha256:" + "d" * 64}
-    registry.register(one, run_id=None, tags=tags)
+    one = package(tmp_path / "1", seed=1, git_commit=COMMIT, dataset="sha256:" + "d" * 64)
+    registry.register(one, run_id=None)
     return one
 
 
@@ -164,5 +163,9 @@ def test_a_picture_of_another_digest_than_the_registry_has(made: Package, tmp_pa
     file = picture(tmp_path, digest="sha256:" + "e" * 64)
     (one,) = answer("trace", file, code=1)["adapters"]
     assert one["registry"] == "another digest" and made.digest in one["why"]
+    stored = next(Home.find().root.rglob("artifacts/package/manifest.json"))
+    stored.write_text(stored.read_text().replace(COMMIT, "f" * 40))  # not to be passed off
+    (forged,) = answer("trace", picture(tmp_path, digest=made.digest), code=1)["adapters"]
+    assert forged["registry"] == "damaged" and "lineage" not in forged
     (gone,) = answer("trace", picture(tmp_path, version=9, digest="sha256:0"), code=1)["adapters"]
     assert gone["registry"] == "unknown" and "no version 9" in gone["why"]
