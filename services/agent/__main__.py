@@ -70,9 +70,11 @@ def _run_alone(
     pulse = Pulse()
     server = HealthServer(agent, pulse, "", health) if health is not None else None
     logger.info("replica %s: registry %s, volume %s", place.replica, tracking_uri, home.volume)
-    logger.info("signatures: %s; %s", trust.policy, ", ".join(s.label for s in trust.signers))
     # these take seconds to import: not in the middle of the first release
-    slow = ["mlflow", *(["model_signing.verifying"] if trust.policy != "off" else [])]
+    slow = ["mlflow"]
+    if trust.policy != "off":
+        logger.info("signatures: %s %s", trust.policy, ", ".join(s.label for s in trust.signers))
+        slow.append("model_signing.verifying")
     threading.Thread(target=lambda: [*map(importlib.import_module, slow)], daemon=True).start()
     while not ended.wait(POLL_SECONDS):
         try:
