@@ -111,7 +111,6 @@ class Policy(_Plain):
     guidance_scale: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 5.0
     scheduler: Text = "euler"
     gates: Annotated[Gates, Field(min_length=1)]
-    signature: Literal["off"] = "off"  # nothing checks one yet, so nobody may rely on it
 
     @field_validator("seeds")
     @classmethod

@@ -17,6 +17,7 @@ from commands import (
     release,
     run,
     serve,
+    sign,
     submit,
     trace,
     train,
@@ -44,6 +45,7 @@ verb(app)(evaluate.evaluate)
 verb(app)(run.run)
 verb(app, "compile")(compile.compile_base)
 verb(app)(submit.submit)
+verb(app)(sign.sign)
 verb(app)(release.promote)
 verb(app)(release.rollback)
 verb(app)(release.retire)

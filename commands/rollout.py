@@ -195,12 +195,16 @@ def _rollout(declarations: Declarations, place: Place, policy: Path | None = Non
     from atelier.cluster import Api
     from atelier.cluster.helm import Helm
     from atelier.policy import Policy
+    from atelier.trust import Trust
     from pipelines.promote import approved
     from pipelines.rollout import Rollout
+    from pipelines.signed import require_signed
 
     def approve(registry: "Registry", name: str, version: int) -> str:
         info = registry.version(name, version)
         approved(registry, info, Policy.load(policy or declarations.policy))
+        if warning := require_signed(registry, info, Trust.of_platform(declarations.platform)):
+            _say(warning)
         return info.digest
 
     api = Api.connect(_namespace(declarations.environment, place))
@@ -212,8 +216,12 @@ def _rollout(declarations: Declarations, place: Place, policy: Path | None = Non
         chart=place.chart or str(CHART),
         approve=approve,
         holder=f"{socket.gethostname()}-{os.getpid()}",
-        told=lambda text: print(text, file=sys.stderr, flush=True),
+        told=_say,
     )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _registry() -> "Registry":

@@ -208,7 +208,7 @@ class Rollout:
         known = self._helm.values(declared.adapter).get("manifests", {}) if history else {}
 
         def manifest(pin: Pin) -> str:
-            text = known.get(pin.digest) or registry.manifest(declared.adapter, pin.version)
+            text = known.get(pin.digest) or registry.manifest_text(declared.adapter, pin.version)
             return str(text)
 
         since = history[-1] if history else None

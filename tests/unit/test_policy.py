@@ -26,7 +26,6 @@ def test_the_default_comes_with_the_program() -> None:
     policy = Policy.load()
     assert policy == Policy.load(DEFAULT)
     assert {"subject", "text", "drift", "copying", "effect"} <= set(policy.gates)
-    assert policy.signature == "off"
     assert all("{trigger}" in prompt for prompt in policy.prompts.subject)
     assert not any("{trigger}" in prompt for prompt in policy.prompts.unrelated)
     assert any("{class}" in prompt for prompt in policy.prompts.unrelated)
@@ -42,7 +41,7 @@ def test_the_default_comes_with_the_program() -> None:
         ("{min: 0.6}", "{}", "gates.subject: a gate needs at least one of min, max"),
         ("{min: 0.6}", "{min: 0.6, max: 0.5}", "nothing is both at least 0.6 and at most 0.5"),
         ("{min: 0.6}", "{min: high}", "gates.subject.min: must be a valid number, is 'high'"),
-        ("gates:", "signature: enforce\ngates:", "must be 'off', is 'enforce'"),
+        ("gates:", "signature: enforce\ngates:", "signature: unknown key"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, told: str) -> None:
