@@ -58,6 +58,7 @@ def validate(
     if output is not None:
         (output / SUMMARY).write_text(text, encoding="utf-8")
     if summary is not None:
+        summary.parent.mkdir(parents=True, exist_ok=True)
         with summary.open("a", encoding="utf-8") as end:
             end.write(text)
     return _answer(found)
