@@ -68,7 +68,7 @@ law: setup ## The import law of the rooms
 	@$(VENV)/bin/lint-imports --no-cache
 
 CLUSTER := $(PY) -m tests.cluster.local
-CLUSTER_TESTS ?= tests/cluster
+CLUSTER_TESTS ?= tests/cluster -m "not actions"
 export ATELIER_BEGAN := $(or $(ATELIER_BEGAN),$(shell date +%s))
 
 .PHONY: cluster-tools
@@ -90,6 +90,10 @@ e2e: cluster-tools images ## The cluster tier: bring the cluster up, test on it,
 .PHONY: e2e-soak
 e2e-soak: ## 50 upgrades and 50 rollbacks under load on a cluster (SOAK=50); else as e2e
 	@ATELIER_SOAK=$(or $(SOAK),50) $(MAKE) --no-print-directory e2e CLUSTER_TESTS=tests/cluster/e2e/test_soak.py
+
+.PHONY: e2e-actions
+e2e-actions: ## What the workflows do, on a cluster: promotions killed at each step; else as e2e
+	@$(MAKE) --no-print-directory e2e CLUSTER_TESTS="tests/cluster -m actions"
 
 .PHONY: miniature
 miniature: setup ## Draw the world and train the miniature SDXL again (hours on two cores; resumable)

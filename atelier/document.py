@@ -43,6 +43,21 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML in which text that 1.1 or 1.2 would take for something else is quoted."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, ()), *found]
+    for first, found in _Loader.yaml_implicit_resolvers.items()
+}
+
+
+def dump(value: Any) -> str:
+    """Plain data as YAML that `load`, and any other reader, gives back as it was."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
 def load(path: Path, model: type[Model], error: type[BadInput]) -> Model:
     """The document at `path` as a `model`; `error` lists every mistake with its line and path."""
     return parse(_read(path, error), path, model, error)

@@ -98,6 +98,18 @@ class Registry(Tracking):
             shutil.rmtree(aside, ignore_errors=True)
         return Package.open(into, digest=info.digest)
 
+    def manifest(self, name: str, version: int) -> str:
+        """The text of a version's manifest, which has the package's digest."""
+        info = self.version(name, version)
+        folder = info.tags.get(_ARTIFACTS, "package")
+        data = self.read(info.run_id, f"{folder}/{MANIFEST}")
+        if data is None or sha256_bytes(data) != info.digest:
+            found = "no manifest" if data is None else "a manifest of another digest"
+            raise AdapterRejected(
+                f"registry: {name}@{version} has {found}, but is {info.digest}; register it again"
+            )
+        return data.decode()
+
     def version(self, name: str, version: int | str) -> VersionInfo:
         """A version by number or alias; BadInput tells what there is."""
         infos = self.versions(name)

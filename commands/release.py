@@ -1,12 +1,24 @@
-"""`atelier promote | rollback | retire | status`: which version serves here, and why."""
+"""`atelier promote | rollback | retire | status`: which version serves here, and why.
+
+With `--environment` on a cluster (commands/rollout.py), else on this machine.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atelier.errors import Unavailable
+from atelier.errors import BadInput, Unavailable
 from atelier.home import Home
+from commands.rollout import (
+    Environment,
+    Place,
+    promote_on,
+    record_on,
+    retire_on,
+    rollback_on,
+    status_of,
+)
 from commands.table import short, table
 from commands.verb import Answer
 
@@ -28,12 +40,29 @@ PolicyFile = Annotated[
 
 def promote(
     name: Name,
-    version: Annotated[int, typer.Argument(min=1, help="Its version in the registry.")],
+    version: Annotated[
+        int | None,
+        typer.Argument(min=1, help="Its version in the registry; by default what git declares."),
+    ] = None,
     policy: PolicyFile = None,
+    canary: Annotated[
+        int | None,
+        typer.Option(min=1, max=100, help="Only for this share of its calls, in percent."),
+    ] = None,
     reason: Annotated[str, typer.Option(help="Kept with the release.")] = "promoted",
     wait: Annotated[float, typer.Option(help="Seconds for the replicas to be ready.")] = 120.0,
+    environment: Environment = None,
+    place: Place = Place(),
 ) -> Answer:
-    """Let a version serve, if its verdict allows it under this environment's policy."""
+    """Let a version serve, if its verdict allows it under this environment's policy.
+
+    With --environment on a cluster, as the file in k8s/environments says; a VERSION is written
+    there first.
+    """
+    if environment is not None:
+        return promote_on(environment, place, name, version, policy, canary, reason)
+    if version is None:
+        raise BadInput(f"promote {name}: give its VERSION, or --environment for what git declares")
     from atelier.policy import Policy
     from commands.smoke import smoke_check
     from commands.sources import open_registry
@@ -48,6 +77,7 @@ def promote(
             home=home,
             policy=Policy.load(policy),
             smoke=smoke_check(home),
+            canary=canary,
             wait=wait,
             reason=reason,
         )
@@ -61,8 +91,15 @@ def rollback(
         typer.Argument(min=1, help="A past revision; by default what served well before."),
     ] = None,
     reason: Annotated[str, typer.Option(help="Kept with the release.")] = "rolled back",
+    environment: Environment = None,
+    place: Place = Place(),
 ) -> Answer:
-    """Serve again what served before; works with the registry away."""
+    """Serve again what served before; works with the registry away.
+
+    With --environment, git's file follows: what is left is withdrawn there. Ends a canary.
+    """
+    if environment is not None:
+        return rollback_on(environment, place, name, revision, reason)
     from commands.smoke import smoke_check
     from pipelines.promote import rollback as go_back
 
@@ -78,16 +115,35 @@ def rollback(
     return answer(standing)
 
 
-def retire(name: Name) -> Answer:
+def retire(name: Name, environment: Environment = None, place: Place = Place()) -> Answer:
     """Stop serving an adapter; its versions stay in the registry."""
+    if environment is not None:
+        return retire_on(environment, place, name)
     from pipelines.promote import retire as stop_serving
 
     home = Home.find()
     return answer(stop_serving(name, registry=_registry_if_there(home), home=home))
 
 
-def status() -> Answer:
-    """Show what serves here, since when, why, and on how many replicas it is ready."""
+def record(
+    name: Name,
+    environment: Annotated[str, typer.Option(help="Whose file is written.")],
+    reason: Annotated[
+        str, typer.Option(help="Why what git declared is withdrawn.")
+    ] = "the cluster served another version",
+    place: Place = Place(),
+) -> Answer:
+    """Write what a cluster serves of an adapter into git's file, so that both agree again."""
+    return record_on(environment, place, name, reason)
+
+
+def status(environment: Environment = None, place: Place = Place()) -> Answer:
+    """Show what serves here, since when, why, and on how many replicas it is ready.
+
+    With --environment also where git, cluster and MLflow disagree: exit code 1.
+    """
+    if environment is not None:
+        return status_of(environment, place)
     from atelier.release import ReleaseFolder
     from atelier.replica import ReplicaFolder
 

@@ -41,7 +41,13 @@ SHARED = {
         "test_gateway_http.py",
         "test_gateway_workers.py",
     ),
-    "released": ("test_canary.py", "test_faults.py", "test_release.py", "test_soak.py"),
+    "released": (
+        "test_canary.py",
+        "test_faults.py",
+        "test_release.py",
+        "test_rollout.py",
+        "test_soak.py",
+    ),
 }
 
 

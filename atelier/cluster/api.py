@@ -22,6 +22,8 @@ Object = dict[str, Any]  # as the API server's JSON has it
 Query = Sequence[tuple[str, str]]
 
 CONFIG_MAPS = "/api/v1/namespaces/{namespace}/configmaps"
+PODS = "/api/v1/namespaces/{namespace}/pods"
+SECRETS = "/api/v1/namespaces/{namespace}/secrets"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
 INFERENCE_SERVICES = "/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices"
 

@@ -7,14 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from atelier.cluster.api import Api, ClusterAway, ClusterRefused, NotFound
+from atelier.cluster.api import PODS, Api, ClusterAway, ClusterRefused, NotFound
 from atelier.errors import BadInput, Unavailable
 from atelier.jobs.job import CONTAINER
 
 Object = dict[str, Any]
 
 JOBS = "/apis/batch/v1/namespaces/{namespace}/jobs"
-PODS = "/api/v1/namespaces/{namespace}/pods"
 CLAIMS = "/api/v1/namespaces/{namespace}/persistentvolumeclaims"
 PAUSE = 1.0  # seconds between looks
 _AWAY = 300.0  # seconds that the API server may be away while a Job is followed

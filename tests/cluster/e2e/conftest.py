@@ -18,7 +18,7 @@ from tests.tiny import tiny_adapter
 
 HERE = Path(__file__).parent
 BASE = ROOT / "models/miniature"
-ORDER = ("test_release", "test_canary", "test_faults", "test_soak")  # what breaks things, late
+ORDER = ("test_release", "test_canary", "test_rollout", "test_faults", "test_soak")  # breaks: late
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -91,11 +91,18 @@ def oracle(platform: Platform, adapters: dict[str, list[Path]]) -> Iterator[Orac
 
 
 @pytest.fixture(scope="session")
-def released(platform: Platform, oracle: Oracle) -> Platform:
+def first(platform: Platform, oracle: Oracle) -> Platform:
     """Both adapters serve their first version."""
     for name in ("thor", "loki"):
         platform.release(name, 1)
     return platform
+
+
+@pytest.fixture
+def released(first: Platform) -> Platform:
+    """The same, once nothing starts or ends any more of what an earlier test left."""
+    first.whole()
+    return first
 
 
 @pytest.fixture(scope="session")

@@ -97,6 +97,17 @@ class Platform:
         words = [str(self.kubeconfig), self.namespace, "atelier", str(seconds)]
         run([sys.executable, "-m", "tests.cluster.e2e.kserve_ready", *words], seconds=seconds + 60)
 
+    def whole(self) -> None:
+        """Until just the replicas that were asked for are there, and ready."""
+        wanted = self.of("inferenceservice", "atelier")["spec"]["predictor"]["minReplicas"]
+
+        def alone() -> bool:
+            label = ("-l", "app.kubernetes.io/component=serving")
+            pods = json.loads(self.kube("get", "pods", *label, "-o", "json"))["items"]
+            return len(pods) == wanted and all(map(_is_ready, pods))
+
+        self.wait_for(alone, "the platform's own replicas, and no others", pause=1.0)
+
     # Adapters
 
     def register(self, folder: Path) -> Pin:
@@ -282,6 +293,11 @@ class Platform:
             assert waited < seconds, f"no sign of {what} in {seconds:.0f} s"
             time.sleep(pause)
         return time.monotonic() - began
+
+
+def _is_ready(pod: Any) -> bool:
+    conditions = pod["status"].get("conditions", ())
+    return any((one["type"], one["status"]) == ("Ready", "True") for one in conditions)
 
 
 def _storage(image: str) -> Any:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,13 @@ def test_a_full_volume_keeps_what_serves(
     agent = ("exec", pod, "-c", "agent", "--", "sh", "-c")
     released.kube(*agent, f"cat /dev/zero > {FILLER} 2> /dev/null || true")
     with ThreadPoolExecutor(1) as thread:
-        releasing = thread.submit(released.release, "thor", pin.version)
-        released.wait_for(lambda: "MiB left" in released.kube("logs", pod, "-c", "agent"), "word")
-        assert draws(released, oracle) == old and not releasing.done()
-        released.kube(*agent, f"rm {FILLER}")
+        try:
+            releasing = thread.submit(released.release, "thor", pin.version)
+            told = partial(released.kube, "logs", pod, "-c", "agent")
+            released.wait_for(lambda: "MiB left" in told() or releasing.done(), "word")
+            assert draws(released, oracle) == old and not releasing.done()
+        finally:
+            released.kube(*agent, f"rm {FILLER}")
         releasing.result()
     assert draws(released, oracle) == pin.digest
     released.rollback("thor")

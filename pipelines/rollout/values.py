@@ -1,0 +1,80 @@
+"""Values of charts/adapter: what a declaration says, and what the cluster has to remember."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from atelier.cluster.helm import Revision
+from atelier.declaration import Declaration
+from atelier.errors import Refused
+from atelier.release import Past, Pin, Release
+
+Values = dict[str, Any]
+_IMAGE: Final = ("repository", "tag", "digest", "pullPolicy", "pullSecrets")
+
+
+def release_values(
+    declared: Declaration,
+    platform: Mapping[str, Any],
+    live: Release | None,
+    since: Revision | None,
+    manifest: Callable[[Pin], str],
+) -> Values:
+    """What `helm upgrade` of the adapter's release is given.
+
+    `platform` are all values of the platform's release, whose image has the hook; `live` and
+    `since` what serves now; `manifest` gives the text of a version's manifest.
+    """
+    previous = _previous(declared, live, since)
+    named = [*declared.served, *previous]
+    canary = declared.canary.model_dump() if declared.canary else {}
+    image, smoke = platform["image"], platform["smoke"]
+    return {
+        "adapter": declared.adapter,
+        "base": declared.base,
+        "vae": declared.vae or "",
+        "version": declared.version,
+        "digest": declared.digest,
+        "canary": canary,
+        "previous": [one.model_dump(mode="json", exclude_none=True) for one in previous],
+        "manifests": {one.digest: manifest(one) for one in named},
+        "hook": {
+            "image": {key: image[key] for key in _IMAGE if key in image},
+            "secret": smoke["secret"],
+            "key": smoke["key"],
+        },
+    }
+
+
+def require_served(declared: Declaration, platform: Mapping[str, Any]) -> None:
+    """Refused where no replica will ever draw with what the version was judged with."""
+    serving = platform["serving"]
+    drawn = [serving, *({**serving, **one} for one in serving.get("canary") or ())]
+    if not any((one["base"], one.get("vae") or None) == _drawn(declared) for one in drawn):
+        raise Refused(
+            f"{declared.adapter}@{declared.version}: judged on base {declared.base}"
+            f"{f' with VAE {declared.vae}' if declared.vae else ''}, but the platform serves "
+            f"{serving['base']}; train and judge it on what is served"
+        )
+
+
+def _drawn(declared: Declaration) -> tuple[str, str | None]:
+    return declared.base, declared.vae
+
+
+def _previous(
+    declared: Declaration, live: Release | None, since: Revision | None
+) -> tuple[Past, ...]:
+    """What served before, newest first, without what was withdrawn meanwhile."""
+    if live is None:
+        return ()
+    told: dict[str, object] = {}
+    if since:
+        told = {
+            "revision": since.number,
+            "reason": since.description,
+            "since": since.updated,
+        }
+    now = live.model_copy(update=told)
+    next_ = now if live.pin == declared.pin else now.with_version(declared.pin, declared.reason)
+    gone = {one.digest for one in declared.withdrawn}
+    return tuple(one for one in next_.previous if one.digest not in gone)

@@ -1,0 +1,164 @@
+"""`atelier promote` and its like on a cluster, as the workflows call them, and killed anywhere."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from atelier.adapter.package import Package
+from atelier.release import Pin
+from pipelines.rollout import STEPS
+from tests.cluster.e2e.platform import Platform
+from tests.cluster.e2e.rollouts import Checkout
+from tests.cluster.e2e.traffic import PROMPTS, Oracle
+
+NAME = "frigg"
+ASKED = (PROMPTS[1], 5)
+# In the middle of Helm's work, too: before its hook runs, and while it does.
+KILLED = [(step, 0.0) for step in STEPS] + [("upgrade", 1.0), ("upgrade", 4.0)]
+Versions = list[tuple[Pin, Package]]
+
+pytestmark = pytest.mark.actions
+
+
+@pytest.fixture(scope="module")
+def checkout(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    made = Checkout(platform, tmp_path_factory.mktemp("checkout"))
+    yield made
+    made.atelier("retire", NAME)
+
+
+@pytest.fixture(scope="module")
+def versions(checkout: Checkout, oracle: Oracle) -> Versions:
+    """Two that are judged; the first serves."""
+    found = [checkout.candidate(NAME, seed) for seed in (31, 32)]
+    for pin, package in found:
+        oracle.learn(pin, package)
+    first = checkout.atelier("promote", NAME, str(found[0][0].version))
+    assert first.code == 0, first.told
+    return found
+
+
+@contextmanager
+def watched(platform: Platform, oracle: Oracle) -> Iterator[list[str]]:
+    """One call after the other, all the while; the digests that answered, each picture checked."""
+    digests: list[str] = []
+    wrong: list[str] = []
+    enough = threading.Event()
+    gateway = platform.gateway
+
+    def ask() -> None:
+        while not enough.wait(0.2):
+            try:
+                picture = platform.draw(*ASKED, adapter=NAME, gateway=gateway)
+            except Exception as error:
+                wrong.append(f"{type(error).__name__}: {error}")
+                continue
+            digests.append(picture.digest)
+            if not oracle.agrees(ASKED, picture):
+                wrong.append(f"not what {picture.digest} draws")
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield digests
+    finally:
+        enough.set()
+        thread.join()
+    assert wrong == []
+
+
+def agree(checkout: Checkout) -> Any:
+    """Git, cluster and MLflow say the same of it; how they do."""
+    found = checkout.atelier("status")
+    mine = [one for one in found.data["adapters"] if one["adapter"] == NAME]
+    assert [one["differences"] for one in mine] == [[]], found.data
+    return mine[0]
+
+
+def test_a_version_is_promoted_rolled_back_from_and_does_not_come_back(
+    released: Platform, checkout: Checkout, versions: Versions, oracle: Oracle
+) -> None:
+    (old, _), (new, _) = versions
+    assert agree(checkout)["alias"] == old.version
+    done = checkout.atelier("promote", NAME, str(new.version), "--reason", "sharper")
+    assert (done.code, done.data["alias"]) == (0, new.version), done.told
+    assert "sharper" in released.helm("history", NAME)
+    assert released.draw(*ASKED, adapter=NAME).digest == new.digest
+    back = checkout.atelier("rollback", NAME, "--reason", "too sharp")
+    assert back.code == 0, back.told
+    assert agree(checkout)["alias"] == old.version
+    declared = checkout.files.get(NAME)
+    assert (declared.pin, declared.replaces) == (old, new)
+    assert [one.reason for one in declared.withdrawn] == ["too sharp"]
+    again = checkout.atelier("promote", NAME, str(new.version))
+    assert again.code == 1 and "too sharp" in again.told
+    assert checkout.files.get(NAME) == declared
+    checkout.files.put(declared.model_copy(update={"withdrawn": ()}))
+
+
+def test_a_way_back_by_hand_is_noticed_and_written_down(
+    released: Platform, checkout: Checkout, versions: Versions
+) -> None:
+    (old, _), (new, _) = versions
+    assert checkout.atelier("promote", NAME, str(new.version)).code == 0
+    released.helm("rollback", NAME)
+    differs = checkout.atelier("status")
+    assert differs.code == 1
+    (said,) = [one for one in differs.data["differences"] if one.startswith(NAME)]
+    assert f"git declares version {new.version}" in said
+    assert f"the cluster serves version {old.version}" in said
+    declared = checkout.files.get(NAME)
+    checkout.files.put(declared.model_copy(update={"replaces": None, "canary": None}))
+    refused = checkout.atelier("promote", NAME)
+    assert refused.code == 1 and f"serves version {old.version}" in refused.told
+    checkout.files.put(declared)
+    assert checkout.atelier("record", NAME, "--reason", "by hand").code == 0
+    assert agree(checkout)["git"]["version"] == old.version
+    kept = checkout.files.get(NAME)
+    checkout.files.put(kept.model_copy(update={"withdrawn": ()}))
+
+
+@pytest.mark.timeout(900)
+def test_a_promotion_killed_at_any_step_is_finished_by_the_next(
+    released: Platform,
+    checkout: Checkout,
+    versions: Versions,
+    oracle: Oracle,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Nobody's call fails meanwhile, and none is answered by anything but one of the two."""
+    at = 0
+    with watched(released, oracle) as digests:
+        for step, after in KILLED:
+            at = 1 - at
+            pin, _ = versions[at]
+            words = ("promote", NAME, str(pin.version))
+            told = checkout.killed(*words, at=step, after=after)
+            assert f": {step}" in told, told
+            done = checkout.atelier("promote", NAME)
+            assert done.code == 0, f"killed at {step}: {done.told}"
+            assert done.data["version"] == pin.version
+            assert agree(checkout)["alias"] == pin.version
+            assert released.draw(*ASKED, adapter=NAME).digest == pin.digest
+    assert set(digests) == {pin.digest for pin, _ in versions}
+    record_property("promotions killed, each finished by the next", len(KILLED))
+    record_property("pictures meanwhile, none failed or wrong", len(digests))
+
+
+def test_a_canary_gets_its_share_and_ends_with_a_rollback(
+    released: Platform, checkout: Checkout, versions: Versions
+) -> None:
+    declared = checkout.files.get(NAME)
+    (other,) = [pin for pin, _ in versions if pin != declared.pin]
+    tried = checkout.atelier("promote", NAME, str(other.version), "--canary", "50")
+    assert tried.code == 0, tried.told
+    assert tried.data["canary"]["version"] == other.version
+    assert agree(checkout)["alias"] == declared.version
+    back = checkout.atelier("rollback", NAME, "--reason", "no better")
+    assert back.code == 0, back.told
+    after = agree(checkout)["git"]
+    assert (after["version"], after["canary"]) == (declared.version, None)
+    assert [one["version"] for one in after["withdrawn"]] == [other.version]

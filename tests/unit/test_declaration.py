@@ -1,0 +1,101 @@
+"""What git says serves."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atelier.declaration import Declaration, DeclarationError, Declarations, Withdrawn
+from atelier.errors import Refused
+from atelier.release import Canary, Pin, Release
+
+ONE, TWO, THREE, BASE = (f"sha256:{digit * 64}" for digit in "123b")
+
+
+def declared(**more: object) -> Declaration:
+    return Declaration.model_validate(
+        {"adapter": "thor-cat", "version": 2, "digest": TWO, "base": BASE, "reason": "so"} | more
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Declarations:
+    (tmp_path / "k8s/environments/production/adapters").mkdir(parents=True)
+    return Declarations(tmp_path, "production")
+
+
+@given(
+    reason=st.text(min_size=1, max_size=80).filter(str.strip),
+    canary=st.none() | st.integers(1, 100),
+    replaces=st.booleans(),
+    vae=st.booleans(),
+    withdrawn=st.lists(st.text(min_size=1, max_size=40).filter(str.strip), max_size=3),
+)
+def test_what_is_written_is_read_again(
+    tmp_path_factory: pytest.TempPathFactory,
+    reason: str,
+    canary: int | None,
+    replaces: bool,
+    vae: bool,
+    withdrawn: list[str],
+) -> None:
+    there = declared(
+        reason=reason,
+        canary=canary and Canary(version=3, digest=THREE, percent=canary),
+        replaces=Pin(version=1, digest=ONE) if replaces else None,
+        vae=THREE if vae else None,
+        withdrawn=[Withdrawn(version=1, digest=ONE, reason=why) for why in withdrawn],
+    )
+    file = tmp_path_factory.getbasetemp() / "thor-cat.yaml"
+    file.write_text(there.to_yaml(), encoding="utf-8")
+    assert Declaration.load(file) == there
+
+
+def test_a_folder_of_declarations(place: Declarations) -> None:
+    assert place.list() == {} and place.find("thor-cat") is None
+    place.put(declared())
+    assert place.list() == {"thor-cat": declared()}
+    with pytest.raises(DeclarationError, match=r"no ghost in production; declared are thor-cat"):
+        place.get("ghost")
+    place.path("ghost").write_text(declared().to_yaml())
+    with pytest.raises(DeclarationError, match=r"ghost.yaml: is that of thor-cat"):
+        place.get("ghost")
+    place.remove("ghost")
+    place.remove("ghost")
+    assert list(place.list()) == ["thor-cat"]
+
+
+def test_an_environment_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / "k8s/environments/staging").mkdir(parents=True)
+    with pytest.raises(DeclarationError, match="no such environment; known are staging"):
+        Declarations(tmp_path, "producton")
+
+
+def test_mistakes_are_named_where_they_are(place: Declarations) -> None:
+    place.path("thor-cat").write_text(declared().to_yaml().replace("reason: so", "raeson: so"))
+    with pytest.raises(DeclarationError, match=r"thor-cat.yaml:7: raeson: unknown key.*reason"):
+        place.get("thor-cat")
+
+
+def test_a_canary_is_another_version() -> None:
+    with pytest.raises(ValueError, match="serves already"):
+        declared(canary=Canary(version=2, digest=TWO, percent=10))
+
+
+def test_what_was_withdrawn_does_not_come_back() -> None:
+    gone = [Withdrawn(version=3, digest=THREE, reason="greyish cats")]
+    declared(withdrawn=gone).require_wanted()
+    with pytest.raises(Refused, match=r"thor-cat@3 was withdrawn here \(greyish cats\)"):
+        declared(version=3, digest=THREE, withdrawn=gone).require_wanted()
+    canary = Canary(version=3, digest=THREE, percent=10)
+    with pytest.raises(Refused, match="withdrawn"):
+        declared(canary=canary, withdrawn=gone).require_wanted()
+
+
+def test_live_is_what_serves_not_how_it_came_to() -> None:
+    live = Release(adapter="thor-cat", version=2, digest=TWO, base=BASE, revision=7)
+    assert declared(reason="another").is_live(live)
+    assert not declared(version=3, digest=THREE).is_live(live)
+    assert not declared(vae=ONE).is_live(live)
+    assert not declared(canary=Canary(version=3, digest=THREE, percent=10)).is_live(live)

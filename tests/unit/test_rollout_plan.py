@@ -1,0 +1,167 @@
+"""What a promotion on a cluster gives to Helm and writes into git; Helm itself: tests/cluster."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atelier.cluster.helm import Revision
+from atelier.declaration import Declaration, Withdrawn
+from atelier.environment import Released
+from atelier.errors import Refused
+from atelier.registry import VersionInfo
+from atelier.release import Canary, Pin, Release
+from atelier.replica import Held, Replica
+from pipelines.rollout import compare
+from pipelines.rollout.rollout import recorded
+from pipelines.rollout.values import release_values, require_served
+
+ONE, TWO, THREE, BASE = (f"sha256:{digit * 64}" for digit in "123b")
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+PLATFORM: dict[str, Any] = {
+    "image": {"repository": "r/serve", "digest": ONE, "pullSecrets": []},
+    "smoke": {"secret": "atelier-smoke", "key": "key", "prompt": "a cat"},
+    "serving": {"base": BASE, "vae": "", "canary": []},
+}
+
+
+def pin(version: int) -> Pin:
+    return Pin(version=version, digest=(ONE, TWO, THREE)[version - 1])
+
+
+def canary(version: int, percent: int = 10) -> Canary:
+    return Canary(**pin(version).model_dump(), percent=percent)
+
+
+def declared(version: int = 2, **more: Any) -> Declaration:
+    fields = {"adapter": "thor", "base": BASE, "reason": "so", **pin(version).model_dump()}
+    return Declaration.model_validate(fields | more)
+
+
+def live(version: int = 1, **more: Any) -> Release:
+    return Release(adapter="thor", base=BASE, **pin(version).model_dump(), **more)
+
+
+def revision(number: int = 4, status: str = "deployed") -> Revision:
+    return Revision(number, status, "promoted", NOW)
+
+
+def manifest(one: Pin) -> str:
+    return f"manifest of {one.version}"
+
+
+def test_what_serves_becomes_the_newest_of_the_past() -> None:
+    values = release_values(declared(), PLATFORM, live(), revision(), manifest)
+    (past,) = values["previous"]
+    assert (past["version"], past["revision"], past["reason"]) == (1, 4, "promoted")
+    assert values["manifests"] == {TWO: "manifest of 2", ONE: "manifest of 1"}
+    assert values["hook"]["image"] == PLATFORM["image"]
+    assert values["canary"] == {} and values["vae"] == ""
+
+
+def test_a_canary_beside_what_serves_adds_nothing_to_the_past() -> None:
+    there = declared(1, canary=canary(2))
+    values = release_values(there, PLATFORM, live(), revision(), manifest)
+    assert values["previous"] == []
+    assert values["canary"] == {"version": 2, "digest": TWO, "percent": 10}
+    assert set(values["manifests"]) == {ONE, TWO}
+
+
+def test_what_was_withdrawn_is_not_kept_at_hand() -> None:
+    before = live(1).with_version(pin(2), "promoted").with_version(pin(1), "back")
+    gone = [Withdrawn(**pin(2).model_dump(), reason="grey")]
+    values = release_values(declared(3, withdrawn=gone), PLATFORM, before, revision(), manifest)
+    assert {one["version"] for one in values["previous"]} == {1}
+
+
+def test_a_version_for_another_base_is_refused_before_anything_waits_for_it() -> None:
+    require_served(declared(), PLATFORM)
+    other = {**PLATFORM, "serving": {"base": ONE, "vae": "", "canary": []}}
+    with pytest.raises(Refused, match="judged on base"):
+        require_served(declared(), other)
+    beside = {"base": ONE, "vae": "", "canary": [{"name": "next", "base": BASE, "percent": 5}]}
+    require_served(declared(), {**PLATFORM, "serving": beside})
+
+
+def test_going_back_is_written_down_with_what_was_left() -> None:
+    found = recorded(live(1), declared(2, replaces=pin(1)), live(2), "grey cats")
+    assert (found.version, found.replaces, found.reason) == (1, pin(2), "grey cats")
+    assert [(one.version, one.reason) for one in found.withdrawn] == [(2, "grey cats")]
+    with pytest.raises(Refused, match="grey cats"):
+        declared(2, withdrawn=found.withdrawn).require_wanted()
+
+
+def test_ending_a_canary_withdraws_it_and_nothing_else() -> None:
+    found = recorded(live(1), declared(1, canary=canary(2)), live(1, canary=canary(2)), "noise")
+    assert (found.version, found.canary) == (1, None)
+    assert [one.version for one in found.withdrawn] == [2]
+
+
+def test_recording_twice_changes_nothing() -> None:
+    once = recorded(live(1), declared(2, replaces=pin(1)), live(2), "grey cats")
+    assert recorded(live(1), once, None, "grey cats") == once
+
+
+def replica(*versions: int) -> Replica:
+    held = [
+        Held(name="thor", **pin(one).model_dump(), state="ready", default=True) for one in versions
+    ]
+    return Replica(
+        replica="pod-1",
+        base=BASE,
+        adapters=tuple(held),
+        heartbeat=0.0,
+        backend="torch",
+        engine_digest=ONE,
+    )
+
+
+def version(number: int, *aliases: str) -> VersionInfo:
+    return VersionInfo("thor", number, pin(number).digest, "run", {}, aliases, NOW)
+
+
+def differences(**more: Any) -> tuple[str, ...]:
+    given = {
+        "declared": {"thor": declared(1)},
+        "released": Released({"thor": live(1)}, {}),
+        "revisions": {"thor": revision()},
+        "versions": {"thor": [version(1, "production"), version(2)]},
+        "replicas": [replica(1)],
+    } | more
+    (line,) = compare("production", **given)
+    return line.differences
+
+
+def test_where_all_sides_agree_nothing_is_said() -> None:
+    assert differences() == ()
+    assert differences(versions=None) == ()  # MLflow is away, which the command says
+
+
+@pytest.mark.parametrize(
+    ("sides", "said"),
+    [
+        ({"declared": {"thor": declared(2)}}, ["git declares version 2", "cluster serves version"]),
+        ({"declared": {}}, ["git declares nothing", "Helm revision 4: promoted"]),
+        ({"declared": {"thor": declared(1, canary=canary(2))}}, ["version 2 to 10 %"]),
+        ({"declared": {"thor": declared(1, base=TWO)}}, [TWO[:19], BASE[:19]]),
+        ({"revisions": {"thor": revision(5, "pending-upgrade")}}, ["5 is pending-upgrade"]),
+        ({"versions": {"thor": [version(1), version(2, "production")]}}, ["names version 2"]),
+        ({"versions": {"thor": [version(1)]}}, ["names no version"]),
+        ({"replicas": [replica()]}, ["ready on 0 of 1"]),
+    ],
+)
+def test_a_difference_names_both_sides(sides: dict[str, Any], said: list[str]) -> None:
+    (found,) = differences(**sides)
+    assert all(part in found for part in said), found
+
+
+def test_what_nobody_serves_any_more_is_found_too() -> None:
+    found = differences(released=Released({}, {}), revisions={})
+    assert any("the cluster serves nothing" in one for one in found)
+    assert any("alias production in MLflow names version 1" in one for one in found)
+
+
+def test_a_release_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    broken = Released({}, {"thor": "ConfigMap release-thor: not a release"})
+    assert "not a release" in differences(released=broken)[0]
