@@ -71,7 +71,8 @@ class Registry(Tracking):
     def attest(self, name: str, version: int, filename: str, data: bytes) -> None:
         """Put a statement about a version (an evaluation, a signature) beside it."""
         run_id = self.version(name, version).run_id
-        self.log_bytes(run_id, filename, data, f"attestations/{version}")
+        folder, _, file = f"attestations/{version}/{filename}".rpartition("/")
+        self.log_bytes(run_id, file, data, folder)
 
     def attestation(self, name: str, version: int, filename: str) -> bytes | None:
         """A statement about a version, or None where nobody made it."""

@@ -21,6 +21,7 @@ from commands import (
     submit,
     trace,
     train,
+    validate,
 )
 from commands.verb import verb
 
@@ -43,6 +44,7 @@ def _group(name: str, what: str) -> typer.Typer:
 verb(app)(train.train)
 verb(app)(evaluate.evaluate)
 verb(app)(run.run)
+verb(app)(validate.validate)
 verb(app, "compile")(compile.compile_base)
 verb(app)(submit.submit)
 verb(app)(sign.sign)
