@@ -5,16 +5,18 @@ cluster that KUBECONFIG names.
 """
 
 import os
+import signal
 import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atelier.declaration import Declaration, Declarations
-from atelier.errors import BadInput, Unavailable
+from atelier.errors import BadInput, Interrupted, Unavailable
 from atelier.home import Home
 from atelier.release import Canary
 from commands.table import short, table
@@ -207,6 +209,7 @@ def _rollout(declarations: Declarations, place: Place, policy: Path | None = Non
             _say(warning)
         return info.digest
 
+    signal.signal(signal.SIGTERM, _stop)
     api = Api.connect(_namespace(declarations.environment, place))
     return Rollout(
         declarations,
@@ -218,6 +221,11 @@ def _rollout(declarations: Declarations, place: Place, policy: Path | None = Non
         holder=f"{socket.gethostname()}-{os.getpid()}",
         told=_say,
     )
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """A workflow that is cancelled: Helm is told too, and the lock let go of."""
+    raise Interrupted("stopped; run it again, which finishes what was begun")
 
 
 def _say(text: str) -> None:
