@@ -34,6 +34,10 @@ class AdapterRejected(BadInput):
     """An adapter that cannot be served whole, or is not what it says it is."""
 
 
+class SignatureRejected(AdapterRejected):
+    """A package that is not signed, or not by anybody who is trusted, or not as it is now."""
+
+
 class BaseError(BadInput):
     """A base model that is missing or incomplete."""
 

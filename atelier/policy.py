@@ -111,7 +111,7 @@ class Policy(_Plain):
     guidance_scale: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 5.0
     scheduler: Text = "euler"
     gates: Annotated[Gates, Field(min_length=1)]
-    signature: Literal["off"] = "off"  # nothing checks one yet, so nobody may rely on it
+    against_serving: Gates = {}  # how far a candidate's mean may be from the serving version's own
 
     @field_validator("seeds")
     @classmethod
@@ -119,6 +119,17 @@ class Policy(_Plain):
         if len(set(seeds)) < len(seeds):
             raise ValueError("a seed is given twice, which would count its pictures twice")
         return seeds
+
+    @field_validator("against_serving")
+    @classmethod
+    def _only_deltas(cls, gates: Gates) -> Gates:
+        for name, gate in gates.items():
+            if wrong := [limit for limit in gate.limits if not limit.endswith("delta")]:
+                raise ValueError(
+                    f"{name}.{wrong[0]}: limits a difference, so use {wrong[0]}_delta; "
+                    "what every version must show belongs into gates"
+                )
+        return gates
 
     @classmethod
     def load(cls, path: Path | None = None) -> "Policy":

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from atelier.adapter.manifest import Manifest
 from atelier.adapter.package import MANIFEST, Package
 from atelier.errors import AdapterRejected, BadInput
 from atelier.files import replace_folder, sha256_bytes
@@ -70,7 +71,8 @@ class Registry(Tracking):
     def attest(self, name: str, version: int, filename: str, data: bytes) -> None:
         """Put a statement about a version (an evaluation, a signature) beside it."""
         run_id = self.version(name, version).run_id
-        self.log_bytes(run_id, filename, data, f"attestations/{version}")
+        folder, _, file = f"attestations/{version}/{filename}".rpartition("/")
+        self.log_bytes(run_id, file, data, folder)
 
     def attestation(self, name: str, version: int, filename: str) -> bytes | None:
         """A statement about a version, or None where nobody made it."""
@@ -97,8 +99,12 @@ class Registry(Tracking):
             shutil.rmtree(aside, ignore_errors=True)
         return Package.open(into, digest=info.digest)
 
-    def manifest(self, name: str, version: int) -> str:
-        """The text of a version's manifest, which has the package's digest."""
+    def manifest(self, name: str, version: int) -> Manifest:
+        """A version's manifest, which its digest vouches for; AdapterRejected where it does not."""
+        return Manifest.model_validate_json(self.manifest_text(name, version))
+
+    def manifest_text(self, name: str, version: int) -> str:
+        """The same as it was written."""
         info = self.version(name, version)
         folder = info.tags.get(_ARTIFACTS, "package")
         data = self.read(info.run_id, f"{folder}/{MANIFEST}")

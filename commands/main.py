@@ -21,9 +21,11 @@ from commands import (
     release,
     run,
     serve,
+    sign,
     submit,
     trace,
     train,
+    validate,
 )
 from commands.verb import verb
 
@@ -46,11 +48,13 @@ def _group(name: str, what: str) -> typer.Typer:
 verb(app)(train.train)
 verb(app)(evaluate.evaluate)
 verb(app)(run.run)
+verb(app)(validate.validate)
 verb(app, "compile")(compile.compile_base)
 verb(app)(changed.changed)
 verb(app)(lint.lint)
 verb(app)(submit.submit)
 verb(app)(propose.propose)
+verb(app)(sign.sign)
 verb(app)(release.promote)
 verb(app)(release.rollback)
 verb(app)(release.retire)

@@ -6,6 +6,7 @@ cluster that KUBECONFIG names.
 
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -168,12 +169,16 @@ def _rollout(declarations: Declarations, place: Place, policy: Path | None = Non
     from atelier.cluster import Api
     from atelier.cluster.helm import Helm
     from atelier.policy import Policy
+    from atelier.trust import Trust
     from pipelines.promote import approved
     from pipelines.rollout import Rollout
+    from pipelines.signed import require_signed
 
     def approve(registry: "Registry", name: str, version: int) -> str:
         info = registry.version(name, version)
         approved(registry, info, Policy.load(policy or declarations.policy))
+        if warning := require_signed(registry, info, Trust.of_platform(declarations.platform)):
+            _say(warning)
         return info.digest
 
     api = Api.connect(_namespace(declarations.environment, place))
@@ -185,7 +190,12 @@ def _rollout(declarations: Declarations, place: Place, policy: Path | None = Non
         chart=place.chart or str(CHART),
         approve=approve,
         holder=f"{socket.gethostname()}-{os.getpid()}",
+        told=_say,
     )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _registry() -> "Registry":

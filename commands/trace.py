@@ -1,30 +1,49 @@
-"""`atelier trace`: which prompt, seed and adapter versions a picture came from."""
+"""`atelier trace`: which prompt, seed and adapters a picture came from, and what those are from."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atelier.errors import BadInput, Refused
+from atelier.errors import AdapterRejected, BadInput, Refused, SignatureRejected
 from atelier.home import Home
 from commands.table import short
 from commands.verb import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from atelier.adapter.signers import Signer
+    from atelier.registry import Registry, VersionInfo
 
 UNKNOWN = 1
 
 
 def trace(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG that Atelier made.")],
+    signers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Check signatures by these: a folder of signers, or a platform.yaml.",
+        ),
+    ] = None,
 ) -> Answer:
-    """Say how a picture was made, and check its adapters against the registry.
+    """Say how a picture was made: seed, adapters, and what each was made from, by whom signed.
 
-    Exit code 1 when the picture says nothing, or names what the registry does not know.
+    All that the picture says of its adapters is checked against the registry. Exit code 1 when it
+    says nothing, names what the registry does not know, or a signature asked for is not good.
     """
     told = _told(image)
-    adapters = [_checked(one) for one in told.get("adapters", ())]
+    trusted = _signers(signers) if signers else None
+    adapters = [_checked(one, trusted) for one in told.get("adapters", ())]
     data = {"file": str(image), **told, "adapters": adapters}
-    known = all(one["registry"] in ("known", "unregistered") for one in adapters)
-    return Answer(_text(image, told, adapters), data, 0 if known else UNKNOWN)
+    good = all(
+        one["registry"] in ("known", "unregistered")
+        and one.get("signature", {}).get("state") != "refused"
+        for one in adapters
+    )
+    return Answer(_text(image, told, adapters), data, 0 if good else UNKNOWN)
 
 
 def _told(image: Path) -> dict[str, Any]:
@@ -44,22 +63,57 @@ def _told(image: Path) -> dict[str, Any]:
     return told
 
 
-def _checked(adapter: dict[str, Any]) -> dict[str, Any]:
+def _signers(path: Path) -> "tuple[Signer, ...]":
+    from atelier.adapter.signers import signers_in
+    from atelier.trust import Trust
+
+    return signers_in(path) if path.is_dir() else Trust.of_platform(path).signers
+
+
+def _checked(adapter: dict[str, Any], signers: "Sequence[Signer] | None") -> dict[str, Any]:
     """The adapter with what the registry says about it."""
     from commands.sources import open_registry
 
     version = adapter.get("version")
     if version is None:
         return {**adapter, "registry": "unregistered"}
+    registry = open_registry(Home.find())
     try:
-        found = open_registry(Home.find()).version(adapter["name"], version)
+        found = registry.version(adapter["name"], version)
     except BadInput as error:
         return {**adapter, "registry": "unknown", "why": str(error)}
     if found.digest != adapter["digest"]:
         why = f"the registry has {found.digest}"
         return {**adapter, "registry": "another digest", "why": why}
-    tags = {key: value for key, value in found.tags.items() if not key.startswith("mlflow.")}
-    return {**adapter, "registry": "known", "run": found.run_id, "lineage": tags}
+    try:
+        manifest = registry.manifest(found.name, found.version)
+    except AdapterRejected as error:
+        return {**adapter, "registry": "damaged", "why": str(error)}
+    lineage = {
+        "run": found.run_id,
+        **manifest.model_dump(include={"dataset", "recipe", "git_commit"}),
+        "registered": found.created.isoformat(timespec="seconds"),
+    }
+    signature = _signature(registry, found, signers)
+    return {**adapter, "registry": "known", "lineage": lineage, "signature": signature}
+
+
+def _signature(
+    registry: "Registry", info: "VersionInfo", signers: "Sequence[Signer] | None"
+) -> dict[str, Any]:
+    """Who signed a version: `unsigned`, `unchecked` without signers, else `good` or `refused`."""
+    from atelier.adapter.signature import FILE, claim, verify
+    from commands.sources import fetched
+
+    made = registry.attestation(info.name, info.version, FILE)
+    try:
+        said: dict[str, Any] = {"key": claim(made).key} if made is not None else {}
+        if signers is not None:
+            package = fetched(registry, Home.find(), info.name, info.version)
+            return {"state": "good", **said, "signer": verify(package, made, signers).name}
+    except SignatureRejected as error:
+        return {"state": "refused", "why": str(error)}
+    return {"state": "unchecked" if made is not None else "unsigned", **said}
 
 
 def _text(image: Path, told: dict[str, Any], adapters: list[dict[str, Any]]) -> str:
@@ -75,6 +129,20 @@ def _text(image: Path, told: dict[str, Any], adapters: list[dict[str, Any]]) -> 
             f"  {'adapter':16} {one['name']}{version} x {one['weight']:g}, "
             f"{short(one['digest'])}, registry: {one['registry']}{why}"
         )
-        for tag, value in sorted(one.get("lineage", {}).items()):
-            lines.append(f"    {tag:22} {value}")
+        for key, value in one.get("lineage", {}).items():
+            lines.append(f"    {key.replace('_', ' '):14} {value or '-'}")
+        if "signature" in one:
+            lines.append(f"    {'signature':14} {_signed(one['signature'])}")
     return "\n".join(lines)
+
+
+def _signed(signature: dict[str, Any]) -> str:
+    key = signature.get("key")
+    who = f"key {key[:12]}…" if key else "an identity (keyless)"
+    said = {
+        "unsigned": "unsigned",
+        "unchecked": f"by {who}, not checked: give --signers",
+        "good": f"by {signature.get('signer')}, {who}: good",
+        "refused": f"refused: {signature.get('why')}",
+    }
+    return said[signature["state"]]

@@ -1,11 +1,13 @@
 """The one writer of an environment's aliases: `python -m pipelines.hook NAME --environment ENV`.
 
 charts/adapter runs it after `helm install`, `helm upgrade` and `helm rollback`: it waits until
-every replica and gateway answers by the release, has a picture made through the gateway (with the
-key ATELIER_KEY; without one it stops there, unless ATELIER_SMOKE_REQUIRED is `false`), and then
-lets the environment's alias name the version. A lock among hooks, and a last look at the release
-under it, keep two of them from undoing each other's work. With MLflow away the alias is left to a
-later `--all`, which also takes away the aliases of adapters that are no longer released.
+every replica and gateway answers by the release, has a picture of the version's verdict made again
+through the gateway (with the key ATELIER_KEY; without one it stops there, unless
+ATELIER_SMOKE_REQUIRED is `false`), which has to come out as it was judged, and then lets the
+environment's alias name the version. A lock among hooks, and a last look at the release under it,
+keep two of them from undoing each other's work. With MLflow away there is nothing to compare the
+picture with, and the alias is left to a later `--all`, which also takes away the aliases of
+adapters that are no longer released.
 
 Exit codes: 0 done, or only MLflow is away; 1 it does not serve, or release and registry disagree;
 2 bad input; 3 the API server or the gateway is away; 143 stopped by SIGTERM.
@@ -32,6 +34,7 @@ from atelier.errors import AtelierError, BadInput, Interrupted, Refused, Unavail
 from atelier.home import Home
 from atelier.registry import Registry
 from atelier.release import Canary, Pin, Release
+from pipelines.evaluate.attested import Sample, sample
 from pipelines.intent import Intent
 from pipelines.settle import Known, Step, decide, known_of
 from pipelines.smoke import Smoke, gateway_smoke
@@ -83,7 +86,7 @@ class Hook:
                 return Outcome(f"{name}@{release.version} does not serve: {seen.told}", failed=True)
             known = self._known(name, release)
             if decide(release, None, seen, known.alias) is Step.VERIFY:
-                self._draw(release, end)
+                self._draw(release, known, end)
             moved = self._move(release, known)
             if moved is not None:
                 return moved
@@ -122,7 +125,7 @@ class Hook:
         if step is Step.NOTHING and not known.problem:
             return Outcome(f"{name}@{release.version}: {step.value}; {seen.told}")
         if step is Step.VERIFY and not known.problem:
-            self._draw(release, self._clock())
+            self._draw(release, known, self._clock())
         moved = self._move(release, known)
         return moved or Outcome(f"{name}: another version was released just now; the next look")
 
@@ -178,18 +181,29 @@ class Hook:
         told = f"canary version {release.canary.version}: {canary.told}"
         return seen if canary.state == "ready" else Seen(canary.state, told)
 
-    def _draw(self, release: Release, end: float) -> None:
+    def _draw(self, release: Release, known: Known, end: float) -> None:
         """A picture through the gateway; tried again while it is busy or away."""
         if self._smoke is None:
             logger.warning("no picture is made: ATELIER_KEY is not set")
-            return None
+            return
+        judged = self._judged(release, known)
         while True:
             try:
-                return self._smoke(release)
+                logger.info("%s", self._smoke(release, judged))
+                return
             except Unavailable:
                 if self._clock() >= end:
                     raise
             self._pause(LOOK)
+
+    def _judged(self, release: Release, known: Known) -> Sample | None:
+        """A picture of the version's verdict; None without one, or with MLflow away."""
+        if known.problem:
+            return None
+        try:
+            return sample(self._registry(), release.adapter, release.version, release.digest)
+        except Unavailable:
+            return None
 
     def _move(self, release: Release, known: Known) -> Outcome | None:
         """Let the alias name what was seen serving; None where that is released no longer."""
@@ -257,7 +271,7 @@ def _smoke(gateway: str) -> Smoke | None:
     return gateway_smoke(gateway, key) if key else _no_key
 
 
-def _no_key(release: Release) -> None:
+def _no_key(release: Release, _: Sample | None) -> str:
     raise BadInput(
         f"no picture of {release.adapter}@{release.version} can be made: ATELIER_KEY is not set; "
         "keep a key of the gateway in the Secret that the platform's smoke.secret names "

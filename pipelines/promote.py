@@ -17,7 +17,7 @@ from atelier.policy import Policy
 from atelier.registry import Registry, VersionInfo
 from atelier.release import Canary, Pin, Release, ReleaseFolder
 from atelier.replica import Replica, ReplicaFolder, drawn_with
-from pipelines.evaluate import Evaluation, attested, verdict
+from pipelines.evaluate import Evaluation, judged_version, verdict
 from pipelines.intent import Intent, IntentFolder
 from pipelines.settle import ENVIRONMENT, Settler, Smoke, Standing, settle
 
@@ -63,18 +63,13 @@ def promote(
 
 def approved(registry: Registry, info: VersionInfo, policy: Policy) -> Evaluation:
     """The version's evaluation, its verdict worked out again under `policy`; else Refused."""
-    label = f"{info.name}@{info.version}"
-    evaluation = attested(registry, info.name, info.version, policy.digest)
-    if evaluation is None:
-        raise Refused(f"{label}: nobody has judged it; run `atelier evaluate` on its package first")
-    if (evaluation.adapter, evaluation.digest) != (info.name, info.digest):
-        raise Refused(
-            f"{label}: its evaluation speaks of {evaluation.adapter} {evaluation.digest}, "
-            f"but the version is {info.digest}; evaluate this package"
-        )
+    how = "run `atelier evaluate` on its package first"
+    evaluation = judged_version(registry, info, policy.digest, how=how)
     said = verdict(evaluation, policy)
     if not said.accepted:
-        raise Refused(f"{label} is refused by the policy:\n- " + "\n- ".join(said.reasons))
+        raise Refused(
+            f"{info.name}@{info.version} is refused by the policy:\n- " + "\n- ".join(said.reasons)
+        )
     return evaluation
 
 

@@ -32,6 +32,7 @@ SHARED = {
         "test_gateway_triton.py",
         "test_serving.py",
         "test_serving_release.py",
+        "test_serving_smoke.py",
         "test_serving_v2.py",
         "test_triton.py",
     ),

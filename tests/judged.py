@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from PIL import Image
+
 from atelier.policy import Policy
-from pipelines.evaluate import Evaluation
+from pipelines.evaluate import SHEET, Evaluation
 from pipelines.evaluate.evaluation import Measured, Measures, References, Sampling
 from pipelines.evaluate.shots import shots
 
@@ -74,6 +76,15 @@ def replaced(one: Evaluation, index: int, **values: float) -> Evaluation:
     pictures[index] = pictures[index].model_copy(update={"values": pictures[index].values | values})
     measures = one.measures.model_copy(update={"pictures": tuple(pictures)})
     return one.model_copy(update={"measures": measures})
+
+
+def drawn(one: Evaluation, folder: Path, colour: tuple[int, int, int] = (0, 0, 0)) -> Evaluation:
+    """The evaluation, with the files that it names in `folder`: pictures of one colour."""
+    plain = Image.new("RGB", (64, 64), colour)
+    for file in (SHEET, *(picture.picture for picture in one.measures.pictures)):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        plain.save(folder / file)
+    return one
 
 
 SCORED = 32  # pixels, each way, that the tiny scorers look at

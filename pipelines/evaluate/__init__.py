@@ -4,20 +4,25 @@
 often as anybody wants to, under any policy with the same pictures.
 """
 
-from .attested import attest, attested
+from .attested import attest, attested, judged_version, pictures
 from .evaluation import FILE, SHEET, Evaluation, GateResult
 from .gates import MEASURES, Verdict, verdict
 from .judge import evaluate
+from .versus import Comparison, compare
 
 __all__ = [
     "FILE",
     "MEASURES",
     "SHEET",
+    "Comparison",
     "Evaluation",
     "GateResult",
     "Verdict",
     "attest",
     "attested",
+    "compare",
     "evaluate",
+    "judged_version",
+    "pictures",
     "verdict",
 ]

@@ -4,9 +4,9 @@ Nothing here makes or opens a picture, so a promotion can repeat a verdict in mi
 its own policy, from an `evaluation.json` alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Yardstick:
     high: str = ""
     against_base: bool = True  # the base's pictures have this number too, so a delta has a meaning
     largest: bool = False  # judged by its largest value instead of the mean
+    better: Literal["higher", "lower", "neither"] = "higher"  # of two versions
 
     def over(self, values: np.ndarray, axis: int | None = None) -> np.ndarray:
         """The statistic that is held against the limit."""
@@ -61,6 +62,7 @@ MEASURES: Final[Mapping[Measure, Yardstick]] = {
         high="the adapter changes what it was not asked for; "
         "raise the prior's weight, lower the learning rate or train for fewer steps",
         against_base=False,
+        better="lower",
     ),
     "diversity": Yardstick(
         "diversity across seeds",
@@ -74,6 +76,7 @@ MEASURES: Final[Mapping[Measure, Yardstick]] = {
         high="a training picture is given back; train for fewer steps or show more pictures",
         against_base=False,
         largest=True,
+        better="lower",
     ),
     "effect": Yardstick(
         "effect on the picture",
@@ -81,6 +84,7 @@ MEASURES: Final[Mapping[Measure, Yardstick]] = {
         low="the adapter changes nothing; was it trained, and is it loaded with weight 0?",
         high="the picture is changed beyond the subject; lower the learning rate",
         against_base=False,
+        better="neither",
     ),
 }
 
@@ -192,7 +196,7 @@ def _judge(measures: Measures, name: Measure, kind: Kind, threshold: float) -> G
         kind=kind,
         value=value,
         threshold=threshold,
-        ci=_interval(values, measure),
+        ci=interval(len(values), lambda drawn: measure.over(values[drawn], axis=1)),
         passed=value >= threshold if low else value <= threshold,
         pictures=tuple(behind[int(index)].picture for index in order),
     )
@@ -206,13 +210,14 @@ def _value(one: Measured, name: str, delta: bool) -> float:
     return one.values[name] - (one.base_values[name] if delta else 0.0)
 
 
-def _interval(values: np.ndarray, measure: Yardstick) -> tuple[float, float]:
+def interval(pictures: int, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
     """The bootstrap's 95 % percentile interval over pictures, the same each time it is asked.
 
-    For a largest value it can only reach downwards: a resample never exceeds what was seen.
+    `statistic` works a number out from each row of picture indices [resamples, pictures]. For a
+    largest value it can only reach downwards: a resample never exceeds what was seen.
     """
-    draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    statistics = measure.over(values[draws], axis=1)
+    drawn = np.random.default_rng(0).integers(0, pictures, (RESAMPLES, pictures))
+    statistics = statistic(drawn)
     low, high = (float(np.quantile(statistics, q)) for q in (0.025, 0.975))
     return round(low, 6), round(high, 6)
 

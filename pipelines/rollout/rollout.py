@@ -66,12 +66,13 @@ class Rollout:
         chart: str,
         approve: Approve,
         holder: str,
+        told: Callable[[str], None] = logger.info,  # what is done next
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ):
         self._declarations = declarations
         self._api, self._helm, self._registry = api, helm, registry
-        self._chart, self._approve, self._holder = chart, approve, holder
+        self._chart, self._approve, self._holder, self._told = chart, approve, holder, told
         self._clock, self._pause = clock, pause
 
     @property
@@ -207,7 +208,7 @@ class Rollout:
         known = self._helm.values(declared.adapter).get("manifests", {}) if history else {}
 
         def manifest(pin: Pin) -> str:
-            text = known.get(pin.digest) or registry.manifest(declared.adapter, pin.version)
+            text = known.get(pin.digest) or registry.manifest_text(declared.adapter, pin.version)
             return str(text)
 
         since = history[-1] if history else None
@@ -221,7 +222,7 @@ class Rollout:
             self._helm.upgrade(name, self._chart, values, declared.reason)
         except HelmRefused as error:
             why = self._why(name, error)
-            logger.error("%s@%s: %s", name, declared.version, why)
+            self._told(f"{name}@{declared.version}: {why}")
             raise Refused(f"{self._restored(declared, history)}: {why}") from error
 
     def _restored(self, declared: Declaration, history: tuple[Revision, ...]) -> str:
@@ -305,7 +306,7 @@ class Rollout:
         """Whether there was anything to recover."""
         done = self._helm.recover(name)
         if done:
-            logger.warning("%s", done)
+            self._told(done)
         return bool(done)
 
     def _lock(self, name: str) -> Any:
@@ -315,7 +316,7 @@ class Rollout:
         return lock.held(wait=LOCK_WAIT)
 
     def _step(self, step: str, declared: Declaration) -> None:
-        logger.info("%s@%s: %s", declared.adapter, declared.version, step)
+        self._told(f"{declared.adapter}@{declared.version}: {step}")
 
 
 def recorded(

@@ -1,7 +1,8 @@
 """Runs one replica's agent until told to stop: `python -m services.agent --home DIR`.
 
 With `--kubernetes`, releases are the namespace's ConfigMaps, the report is a Lease, and probes and
-Prometheus find it on port 9100.
+Prometheus find it on port 9100. ATELIER_SIGNATURES (off, warn, enforce) and ATELIER_SIGNERS say
+what is asked of a package's signature (docs/signing.md).
 """
 
 import argparse
@@ -14,12 +15,14 @@ import sys
 import threading
 from pathlib import Path
 
+from atelier.adapter import signature
 from atelier.cluster import Api, Pod, watching
 from atelier.environment import Environment, local
 from atelier.errors import AtelierError
 from atelier.files import locked
 from atelier.home import Home
 from atelier.registry import Registry
+from atelier.trust import Trust
 from services.agent.agent import Agent, Place
 from services.agent.health import HealthServer, Pulse
 
@@ -32,6 +35,11 @@ HTTP_PORT, GRPC_PORT, HEALTH_PORT = 8080, 9000, 9100  # of a serving pod
 def fetch(tracking_uri: str, name: str, version: int, folder: Path) -> None:
     """Bring a version's package into `folder`; a registry that is away is asked again later."""
     Registry(tracking_uri).fetch(name, version, folder)
+
+
+def signed(tracking_uri: str, name: str, version: int) -> bytes | None:
+    """A version's signature, None where nobody has signed it."""
+    return Registry(tracking_uri).attestation(name, version, signature.FILE)
 
 
 def run(
@@ -49,18 +57,25 @@ def _run_alone(
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    trust = Trust.read(os.environ)
     agent = Agent(
         place=place,
         volume=home.volume,
         releases=environment.releases,
         reports=environment.replicas,
         fetch=functools.partial(fetch, tracking_uri),
+        signed=functools.partial(signed, tracking_uri),
+        trust=trust,
     )
     pulse = Pulse()
     server = HealthServer(agent, pulse, "", health) if health is not None else None
     logger.info("replica %s: registry %s, volume %s", place.replica, tracking_uri, home.volume)
-    # MLflow's client takes seconds to import: not in the middle of the first release
-    threading.Thread(target=importlib.import_module, args=("mlflow",), daemon=True).start()
+    # these take seconds to import: not in the middle of the first release
+    slow = ["mlflow"]
+    if trust.policy != "off":
+        logger.info("signatures: %s %s", trust.policy, ", ".join(s.label for s in trust.signers))
+        slow.append("model_signing.verifying")
+    threading.Thread(target=lambda: [*map(importlib.import_module, slow)], daemon=True).start()
     while not ended.wait(POLL_SECONDS):
         try:
             agent.sync()

@@ -14,8 +14,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from atelier.environment import Released, Releases, Reports
-from atelier.errors import AtelierError, Unavailable
+from atelier.errors import AtelierError, SignatureRejected, Unavailable
 from atelier.replica import Replica
+from atelier.trust import Trust
 from services.agent.fetching import Fetching
 from services.agent.packages import PackageShelf
 from services.agent.plan import PACKAGES, Named, Plan, plan, report
@@ -24,6 +25,7 @@ from services.agent.wanted import Wanted
 logger = logging.getLogger(__name__)
 
 Fetch = Callable[[str, int, Path], object]  # adapter, version, folder to make
+Signed = Callable[[str, int], bytes | None]  # adapter, version: the signature that it has
 
 SPARE = 8 * 2**20  # bytes of the volume that packages leave to wanted.json, loaded.json and others
 
@@ -71,14 +73,18 @@ class Agent:
         releases: Releases,
         reports: Reports[Replica],
         fetch: Fetch,
+        signed: Signed,
+        trust: Trust,
     ):
         self._place = place
         self._volume = volume
         self._releases = releases
         self._reports = reports
-        self._shelf = PackageShelf(volume / PACKAGES)
+        self._trust = trust
+        self._shelf = PackageShelf(volume / PACKAGES, trust)
         self._shelf.sweep()
         self._fetch = fetch
+        self._signed = signed
         self._fetching = Fetching(self._bring)
         self._known: Released | None = None  # what could be read last
         self._fresh = 0.0
@@ -95,6 +101,7 @@ class Agent:
         self._fetching.collect()
         good, bad = self._shelf.scan()
         self._damaged = {d: why for d, why in (self._damaged | bad).items() if d not in good}
+        troubles += self._shelf.warnings.values()
         asked = Wanted.read(self._volume / "wanted.json")
         made = plan(
             self._known.releases if self._known else {},
@@ -102,6 +109,7 @@ class Agent:
             asked=asked,
             loaded=loaded if self._known else None,
             unreadable=self._known.unreadable if self._known else (),
+            refused=frozenset(self._shelf.refused),
         )
         for digest in made.prune:  # first: it makes room for what follows
             self._shelf.remove(digest)
@@ -147,11 +155,26 @@ class Agent:
                     f"{one.name}@{one.version}: {self._volume} has {free >> 20} MiB left, too "
                     "little for a package; make room, or give the volume more"
                 )
-            self._shelf.put(one.digest, lambda folder: self._fetch(one.name, one.version, folder))
+            signature = self._signature(one)
+            self._shelf.put(
+                one.digest, lambda folder: self._fetch(one.name, one.version, folder), signature
+            )
         except OSError as error:
             raise Unavailable(
                 f"{one.name}@{one.version}: cannot be put on {self._volume}: {error.strerror}"
             ) from error
+
+    def _signature(self, one: Named) -> bytes | None:
+        """A version's signature, where one is asked for; without it nothing large is fetched."""
+        if self._trust.policy == "off":
+            return None
+        signature = self._signed(one.name, one.version)
+        if signature is None and self._trust.policy == "enforce":
+            raise SignatureRejected(
+                f"{one.name}@{one.version}: is not signed, and this environment serves only what "
+                f"is; run `atelier sign {one.name} {one.version}`"
+            )
+        return signature
 
     def _read_releases(self) -> list[str]:
         """Refresh what is released; where that fails the last known state stays."""

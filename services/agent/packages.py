@@ -8,27 +8,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 from atelier.adapter.package import Package
-from atelier.errors import AdapterRejected
-from atelier.files import replace_folder
+from atelier.errors import AdapterRejected, SignatureRejected, Unavailable
+from atelier.files import replace_folder, write_atomic
 from atelier.names import hex_of
+from atelier.trust import Trust
 
 _HEX = re.compile("[0-9a-f]{64}")
 _ENDINGS = (".json", ".safetensors")
 RESCAN_SECONDS = 2.0  # thousands of packages are not looked at four times a second
 
-Signature = tuple[tuple[str, int, int, int], ...]  # of files: name, size, change time, inode
+SIGNATURE = ".sig"  # the ending of a package's signature, beside its folder
+Stamp = tuple[tuple[str, int, int, int], ...]  # of files: name, size, change time, inode
 
 
 class PackageShelf:
-    """`volume/packages/`: a folder each, named by the hex part of its digest.
+    """`volume/packages/`: a folder each, named by the hex part of its digest, its signature beside.
 
     A package is verified when it arrives, when this process first sees it, and whenever one of its
     files changes; one that fails is taken away, so that it can be fetched again.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, trust: Trust):
         self.folder = folder
-        self._verified: dict[str, Signature] = {}
+        self.refused: set[str] = set()  # digests whose signature was not good, until one is
+        self.warnings: dict[str, str] = {}  # by digest: a signature that is not good, and is served
+        self._trust = trust
+        self._verified: dict[str, Stamp] = {}
         self._scanned: float | None = None  # when, on the monotonic clock; None: look again
 
     def scan(self) -> tuple[frozenset[str], dict[str, str]]:
@@ -47,19 +52,26 @@ class PackageShelf:
             except AdapterRejected as error:
                 bad[digest] = str(error)
                 self.remove(digest)
+            except (OSError, Unavailable) as error:  # says nothing of the package: it stays
+                bad[digest] = f"{path}: cannot be checked now: {error}"
         for digest in gone & set(self._verified):
             del self._verified[digest]
         return frozenset(self._verified), bad
 
-    def put(self, digest: str, fetch: Callable[[Path], object]) -> None:
-        """Let `fetch` fill a folder to the side, verify it as `digest`, then make it visible."""
+    def put(self, digest: str, fetch: Callable[[Path], object], signature: bytes | None) -> None:
+        """Let `fetch` fill a folder to the side, verify it as `digest` and its signature, then make
+        both visible."""
         aside = self.folder / f".{hex_of(digest)[:12]}.{uuid.uuid4().hex[:8]}"
         try:
             fetch(aside)
-            Package.open(aside, digest=digest)
-            final = self.folder / hex_of(digest)
+            self._check(digest, aside, signature)
+            final, beside = self._places(digest)
+            if signature is None:
+                beside.unlink(missing_ok=True)
+            else:
+                write_atomic(beside, signature)  # first: a package never waits for its signature
             replace_folder(aside, final)
-            self._verified[digest] = _signature(final)
+            self._verified[digest] = _stamp(final, beside)
         except AdapterRejected as error:
             # not where it lay for a moment: the same fault has the same text at each attempt
             aside_there = rf"{re.escape(str(self.folder))}/\.[^:\s]*"
@@ -71,28 +83,55 @@ class PackageShelf:
     def remove(self, digest: str) -> None:
         """Take a package away; renamed first, so that nobody sees half of it."""
         self._verified.pop(digest, None)
+        self.warnings.pop(digest, None)
         self._scanned = None
-        path = self.folder / hex_of(digest)
+        path, beside = self._places(digest)
         aside = self.folder / f".removed.{uuid.uuid4().hex[:8]}"
         if path.exists():
             path.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
+        beside.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what an agent that was killed left half done; only while no other one runs."""
         for left in self.folder.glob(".*"):
-            shutil.rmtree(left, ignore_errors=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+        for beside in self.folder.glob(f"*{SIGNATURE}"):
+            if not beside.with_suffix("").exists():
+                beside.unlink(missing_ok=True)
 
     def _entries(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
         return sorted(path for path in self.folder.iterdir() if _HEX.fullmatch(path.name))
 
+    def _places(self, digest: str) -> tuple[Path, Path]:
+        """Where a package and its signature lie."""
+        folder = self.folder / hex_of(digest)
+        return folder, folder.with_name(folder.name + SIGNATURE)
+
     def _verify(self, digest: str, path: Path) -> None:
-        signature = _signature(path)
-        if self._verified.get(digest) != signature:
-            Package.open(path, digest=digest)
-            self._verified[digest] = signature
+        beside = self._places(digest)[1]
+        stamp = _stamp(path, beside)
+        if self._verified.get(digest) != stamp:
+            self._check(digest, path, beside.read_bytes() if beside.exists() else None)
+            self._verified[digest] = stamp
+
+    def _check(self, digest: str, path: Path, signature: bytes | None) -> None:
+        """Refuse what is not the package, or not signed as is asked for."""
+        package = Package.open(path, digest=digest)
+        try:
+            warning = self._trust.check(package, signature)
+        except SignatureRejected:
+            self.refused.add(digest)
+            raise
+        self.refused.discard(digest)
+        self.warnings.pop(digest, None)
+        if warning is not None:
+            self.warnings[digest] = warning
 
 
 def _in_registry(path: re.Match[str]) -> str:
@@ -101,8 +140,9 @@ def _in_registry(path: re.Match[str]) -> str:
     return "the package in the registry" + (f", {name}" if name.endswith(_ENDINGS) else "")
 
 
-def _signature(path: Path) -> Signature:
+def _stamp(path: Path, beside: Path) -> Stamp:
     if not path.is_dir():
         raise AdapterRejected(f"{path}: not a package folder; remove it")
-    found = [(file, file.lstat()) for file in sorted(path.iterdir())]
+    files = [*sorted(path.iterdir()), *([beside] if beside.exists() else [])]
+    found = [(file, file.lstat()) for file in files]
     return tuple((file.name, s.st_size, s.st_mtime_ns, s.st_ino) for file, s in found)

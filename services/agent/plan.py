@@ -45,19 +45,22 @@ def plan(
     asked: Wanted,
     loaded: Replica | None,
     unreadable: Collection[str] = (),
+    refused: Collection[str] = (),
 ) -> Plan:
     """The next state, from what is released, what the volume holds, and what the engine says.
 
     `on_volume` are the digests of the verified packages there. Without any word of the engine its
     base is unknown: then everything stays as it was asked last. So do adapters
-    whose release is `unreadable` now.
+    whose release is `unreadable` now. Digests that are `refused` leave the engine even so: it may
+    have them from a time when nobody asked for their signatures.
     """
+    asked = asked.without(refused)
     if loaded is None:
         return Plan(asked.adapters, fetch=(), prune=(), ignored=(), missing=())
     ours = {name: one for name, one in releases.items() if one.fits(loaded)}
     # a package that is damaged on the volume serves on from memory while it is fetched anew
     in_memory = {one.digest for one in loaded.adapters if one.state == "ready"}
-    at_hand = in_memory | set(on_volume)
+    at_hand = (in_memory | set(on_volume)) - set(refused)
     wanted = [one for one in asked.adapters if one.name in unreadable]
     missing: list[Named] = []
     for name, release in sorted(ours.items()):

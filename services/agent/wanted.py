@@ -1,5 +1,6 @@
 """What the agent asks of its engine: `volume/wanted.json`."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -39,6 +40,11 @@ class Wanted(BaseModel):
     def write(self, file: Path) -> None:
         """Ask for it."""
         write_atomic(file, self.model_dump_json(indent=2))
+
+    def without(self, digests: Collection[str]) -> "Wanted":
+        """The same list less some packages."""
+        kept = tuple(one for one in self.adapters if one.digest not in digests)
+        return self.model_copy(update={"adapters": kept})
 
     def default(self, name: str) -> WantedAdapter | None:
         """The version of `name` that answers by default."""

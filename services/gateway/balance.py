@@ -90,13 +90,18 @@ class Balancer:
 
 
 def pool_of(shares: Mapping[str, int], caller: str) -> str:
-    """The pool of a key: a place in [0, 100) that stays its own, and the shares laid end to end."""
-    place = int.from_bytes(hashlib.sha256(caller.encode()).digest()[:8]) / 2**64 * 100
+    """The pool of a key: a place that stays its own, and the shares laid end to end."""
+    place = place_of(caller)
     for pool, percent in sorted(shares.items()):
         if place < percent:
             return pool
         place -= percent
     return STABLE
+
+
+def place_of(text: str) -> float:
+    """In [0, 100), evenly spread and always the same."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64 * 100
 
 
 def _in(replicas: Sequence[Replica], pool: str) -> list[Replica]:

@@ -33,6 +33,7 @@ from services.gateway.triton import (
     EngineFailed,
     ImageAnswer,
     ImageCall,
+    TimedOut,
 )
 from services.gateway.usage import Meter, QuotaExceeded, Reserved
 
@@ -134,17 +135,22 @@ class Generation:
             answer = await self.engine.generate(
                 plan.call, timeout=max(0.001, end - began), request_id=request_id
             )
+            check_answer(plan, answer)
         except EngineBusy:
             self.metrics.queue_rejections.inc()
             raise
+        except (EngineFailed, TimedOut):
+            self.metrics.failed(plan.call.adapters)
+            raise
         self.metrics.engine_seconds.observe(time.monotonic() - began)
-        check_answer(plan, answer)
         return answer
 
     def _plan(self, asked: GenerateImage, seed: int, caller: str) -> Plan:
         """Decide versions and prompt from one look at the routes."""
         choices = asked.choices()
-        versions = tuple(self.releases.resolve(one.name, one.version) for one in choices)
+        versions = tuple(
+            self.releases.resolve(one.name, one.version, caller=caller) for one in choices
+        )
         manifests = [one.manifest for one in versions]
         prompt = prompts.styled(asked.prompt, asked.style, manifests)
         prompt = prompts.triggered(prompt, manifests, fill=asked.fill_trigger)

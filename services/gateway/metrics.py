@@ -50,6 +50,12 @@ class Metrics:
             ("adapter", "version"),
             registry=self.registry,
         )
+        self.adapter_failures = Counter(
+            "atelier_gateway_adapter_failures",
+            "Calls that the engine failed or took too long for, for each adapter version in them.",
+            ("adapter", "version"),
+            registry=self.registry,
+        )
         self.engine_seconds = Histogram(
             "atelier_gateway_engine_seconds",
             "Seconds that the engine took for a call that it answered.",
@@ -86,3 +92,8 @@ class Metrics:
         self.images.inc(images)
         for one in adapters:
             self.adapter_images.labels(one.name, str(one.version)).inc(images)
+
+    def failed(self, adapters: Iterable[AdapterCall]) -> None:
+        """A call that reached the engine, and of which nothing came."""
+        for one in adapters:
+            self.adapter_failures.labels(one.name, str(one.version)).inc()

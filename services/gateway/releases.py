@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
-import random
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from atelier.gateways import Routed
 from atelier.names import hex_of
 from atelier.release import Release
 from atelier.replica import Replica, drawn_with, ready
-from services.gateway.balance import Fleet
+from services.gateway.balance import Fleet, place_of
 from services.gateway.report import Reporter
 
 logger = logging.getLogger(__name__)
@@ -71,10 +70,14 @@ class Route:
     canary: Version | None = None
     trouble: str = ""  # why not every replica can serve the release's own version
 
-    def pick(self, draw: float) -> Version | None:
-        """The version for a call; `draw` in [0, 100) decides between canary and the rest."""
+    def pick(self, caller: str) -> Version | None:
+        """The version for a key's calls: always the same, as long as the canary's share is.
+
+        Each adapter draws anew, so that not the same keys try out everything.
+        """
         percent = self.release.canary.percent if self.release.canary else 0
-        return self.canary if self.canary and draw < percent else self.serving
+        tries = percent > place_of(f"{self.release.adapter}/{caller}")
+        return self.canary if self.canary and tries else self.serving
 
 
 ManifestOf = Callable[[str], Manifest | None]  # by digest
@@ -174,12 +177,10 @@ class ReleaseWatch:
         *,
         poll: float,
         name: str = "gateway",
-        draw: Callable[[], float] = lambda: random.random() * 100,
     ) -> None:
         self._environment = environment
         self._reporter = Reporter(environment.gateways, name)
         self._poll = poll
-        self._draw = draw
         self._good: dict[str, Release] = {}  # by adapter, as it could be read last
         self._manifests: dict[str, Manifest] = {}
         self._said: frozenset[str] = frozenset()
@@ -188,8 +189,8 @@ class ReleaseWatch:
         self.replicas: tuple[Replica, ...] = ()  # the live ones
         self.fleet = Fleet()
 
-    def resolve(self, name: str, version: int | None = None) -> Version:
-        """The version that a call of `name` (or `name@version`) goes to."""
+    def resolve(self, name: str, version: int | None = None, *, caller: str = "") -> Version:
+        """The version that a call of `name` (or `name@version`) goes to; `caller` is its key's."""
         route = self.routes.get(name)
         if route is None:
             near = difflib.get_close_matches(name, self.routes, n=1)
@@ -200,7 +201,7 @@ class ReleaseWatch:
                 known = [f"{name}@{one}" for one in route.at_hand]
                 raise UnknownAdapter(f"adapter {name}: version {version} is not at hand", known)
             return route.at_hand[version]
-        picked = route.pick(self._draw())
+        picked = route.pick(caller)
         if picked is None:
             text = f"adapter {name} is not ready: {route.trouble}"
             raise AdapterLoading(text, retry_after=RETRY_AFTER)

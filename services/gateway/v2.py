@@ -174,7 +174,7 @@ class V2:
         for again in (False, True):
             if again:
                 await self.releases.refresh()
-            pins = [self._pin(one) for one in choices]
+            pins = [self._pin(one, key.id) for one in choices]
             pinned = call
             if pins:
                 listed = [{"name": p.name, "version": p.version, "weight": p.weight} for p in pins]
@@ -194,8 +194,8 @@ class V2:
             logger.info("V2: %s; looking at the releases again", answer.body[:200])
         raise AdapterLoading("the adapter's version has just gone", retry_after=RETRY_AFTER)
 
-    def _pin(self, choice: AdapterChoice) -> AdapterCall:
-        one = self.releases.resolve(choice.name, choice.version)
+    def _pin(self, choice: AdapterChoice, caller: str) -> AdapterCall:
+        one = self.releases.resolve(choice.name, choice.version, caller=caller)
         return AdapterCall(one.name, one.version, choice.weight)
 
 

@@ -25,7 +25,7 @@ from pipelines.evaluate import attest, attested
 from pipelines.parcel import pack, upload
 from pipelines.promote import approved
 from pipelines.train import train
-from tests.judged import evaluation, policy, tiny_scorers
+from tests.judged import drawn, evaluation, policy, tiny_scorers
 from tests.promoted import package
 from tests.training import last_step, make_studio, recipe
 
@@ -169,9 +169,8 @@ def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
     made = package(tmp_path / "made", "thor-cat", 1)
     version = registry.register(made, run_id=None, tags={SPEC_TAG: spec.digest})
     staging, production = policy(), policy(seeds=[3, 4])
-    (tmp_path / "sheet.png").write_bytes(b"a sheet")
     about = {"digest": made.digest, "accepted": True}
-    attest(registry, version, evaluation(staging, **about), tmp_path)
+    attest(registry, version, drawn(evaluation(staging, **about), tmp_path), tmp_path)
     policies = Namespace(staging=staging, production=production)
     monkeypatch.setattr("atelier.cluster.Api.connect", lambda namespace: policies)
 
@@ -181,7 +180,7 @@ def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
     assert _made(spec, "production", "n") is None  # judged anew, by a Job
     assert _made(spec, "nowhere", "n") is None  # whose pod says what is missing
     about["accepted"] = False
-    attest(registry, version, evaluation(production, **about), tmp_path)
+    attest(registry, version, drawn(evaluation(production, **about), tmp_path), tmp_path)
     answers = [_made(spec, environment, "n") for environment in ("staging", "production")]
     assert [answer.exit_code for answer in answers if answer] == [0, 1]
     # A promotion finds its own policy's verdict too, whichever judged last.

@@ -155,6 +155,9 @@ def test_attestations_lie_beside_a_version(registry: Registry, tmp_path: Path) -
     registry.attest("attested", version, "evaluation.json", b'{"accepted": true}')
     assert registry.attestation("attested", version, "evaluation.json") == b'{"accepted": true}'
     assert registry.attestation("attested", version, "signature") is None
+    registry.attest("attested", version, "verdict-pictures/1.png", b"PNG")
+    assert registry.attestation("attested", version, "verdict-pictures/1.png") == b"PNG"
+    assert registry.attestation("attested", version, "verdict-pictures/2.png") is None
     assert registry.fetch("attested", version, tmp_path / "into").manifest.name == "attested"
 
 

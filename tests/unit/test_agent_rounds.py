@@ -1,5 +1,6 @@
 """The agent's rounds on a real volume, with a registry of folders; no server."""
 
+import json
 import resource
 import shutil
 import signal
@@ -10,25 +11,25 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from atelier.adapter.manifest import BaseRef
-from atelier.adapter.package import Package, write_package
+from atelier.adapter.package import Package
+from atelier.adapter.signature import sign
+from atelier.adapter.signers import Identity
 from atelier.environment import LocalReleases
 from atelier.errors import Unavailable
 from atelier.files import write_atomic
 from atelier.names import hex_of
 from atelier.release import Pin, Release, ReleaseFolder
 from atelier.replica import Held, Replica, ReplicaFolder
+from atelier.trust import SignaturePolicy, Trust
 from services.agent.agent import Agent, Place
 from services.agent.fetching import Fetching
 from services.agent.health import HealthServer, Pulse
 from services.agent.packages import PackageShelf
 from services.agent.plan import Named
 from services.agent.wanted import Wanted
-
-BASE = "sha256:" + "b" * 64
+from tests.signing import BASE, package, private_key, signer
 
 
 class Clock:
@@ -71,29 +72,18 @@ def test_a_failed_fetch_is_tried_again_later_and_later() -> None:
     fetching.close()
 
 
-def package(folder: Path, seed: int) -> Package:
-    """A package small enough to be written a hundred times."""
-    random = np.random.default_rng(seed)
-    key = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    tensors = {
-        f"{key}.lora_A.weight": random.normal(size=(2, 8)).astype(np.float32),
-        f"{key}.lora_B.weight": random.normal(size=(8, 2)).astype(np.float32),
-    }
-    return write_package(
-        folder, tensors, name="thor-cat", base=BaseRef(id="tiny", digest=BASE), alpha=2.0
-    )
-
-
 class Rig:
     """An agent with a registry of folders and an engine that the test plays."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, trust: Trust | None = None):
+        self.trust = trust or Trust()
         self.volume = root / "volume"
         self.registry = root / "registry"
         self.releases = ReleaseFolder(root / "releases")
         self.reports = ReplicaFolder(root / "replicas")
         self.away = False
         self.fetched: list[int] = []
+        self.signatures: dict[int, bytes] = {}
         self.agent = self.new_agent()
         self.engine()
 
@@ -104,6 +94,8 @@ class Rig:
             releases=LocalReleases(self.releases),
             reports=self.reports,
             fetch=self.fetch,
+            signed=self.signed,
+            trust=self.trust,
         )
 
     def fetch(self, name: str, version: int, folder: Path) -> None:
@@ -111,6 +103,11 @@ class Rig:
             raise Unavailable(f"fetch {name}@{version}: the registry is away")
         self.fetched.append(version)
         shutil.copytree(self.registry / str(version), folder)
+
+    def signed(self, name: str, version: int) -> bytes | None:
+        if self.away:
+            raise Unavailable(f"read {name}@{version}: the registry is away")
+        return self.signatures.get(version)
 
     def publish(self, version: int, *, serve: bool = True) -> Package:
         made = package(self.registry / str(version), seed=version)
@@ -246,7 +243,7 @@ def test_a_broken_release_file_costs_only_its_own_adapter(rig: Rig) -> None:
 
 
 def test_what_a_killed_agent_left_half_done_is_swept_away(tmp_path: Path) -> None:
-    shelf = PackageShelf(tmp_path / "packages")
+    shelf = PackageShelf(tmp_path / "packages", Trust())
     (shelf.folder / ".0123.half").mkdir(parents=True)
     (shelf.folder / ("a" * 64)).mkdir()
     shelf.sweep()
@@ -367,3 +364,139 @@ def test_probes_and_prometheus_are_answered(rig: Rig) -> None:
         assert ask("/healthz") == (503, "the loop is stuck\n")
     finally:
         server.close()
+
+
+KEY = private_key()
+
+
+def enforcing(root: Path, policy: SignaturePolicy = "enforce") -> Rig:
+    return Rig(root, Trust(policy, (signer(KEY),)))
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Rig]:
+    made = enforcing(tmp_path)
+    yield made
+    made.agent.close()
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ("unsigned", "thor-cat@2: is not signed, and this environment serves only what is"),
+        ("another key", "thor-cat: signed by key "),
+        ("another package", "the package was altered after signing"),
+        ("cut short", "cannot be read: cut short or damaged"),
+    ],
+)
+def test_enforced_nothing_but_a_good_signature_reaches_the_volume(
+    guarded: Rig, case: str, told: str
+) -> None:
+    good, bad = guarded.publish(1), guarded.publish(2, serve=False)
+    guarded.signatures[1] = sign(good, KEY)
+    wrong = {
+        "another key": sign(bad, private_key()),
+        "another package": guarded.signatures[1],
+        "cut short": sign(bad, KEY)[:-100],
+    }
+    guarded.signatures |= {2: wrong[case]} if case in wrong else {}
+    guarded.settle(lambda: guarded.wanted().adapters)
+    guarded.engine((good, 1, "ready"), default=1)
+    guarded.releases.put(
+        guarded.releases.get("thor-cat").with_version(Pin(version=2, digest=bad.digest), "promoted")
+    )
+    guarded.settle(lambda: bad.digest in guarded.agent._fetching.problems)
+    guarded.agent.sync()
+    failed = guarded.report().holds("thor-cat", bad.digest)
+    assert failed.state == "failed" and told in failed.error
+    assert [one.version for one in guarded.wanted().adapters] == [1]
+    assert not (guarded.volume / "packages" / hex_of(bad.digest)).exists()
+    assert (2 in guarded.fetched) is (case in wrong)  # nothing large comes for nothing
+    guarded.signatures[2] = sign(bad, KEY)  # signed after all: the next attempt brings it
+    guarded.settle(lambda: len(guarded.wanted().adapters) == 2)
+    guarded.agent.sync()
+    assert guarded.report().error is None
+
+
+def test_warned_of_is_served_and_told(tmp_path: Path) -> None:
+    rig = enforcing(tmp_path, "warn")
+    made = rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    rig.engine((made, 1, "ready"), default=1)
+    rig.agent.sync()
+    assert rig.report().holds("thor-cat", made.digest).state == "ready"
+    assert "thor-cat: is not signed" in rig.report().error
+    assert "served all the same" in rig.report().error and rig.agent.ready
+    rig.agent.close()
+
+
+def test_a_restart_checks_signatures_again_without_the_registry(guarded: Rig) -> None:
+    made = guarded.publish(1)
+    guarded.signatures[1] = sign(made, KEY)
+    guarded.settle(lambda: guarded.wanted().adapters)
+    guarded.engine((made, 1, "ready"), default=1)
+    guarded.agent.close()
+    guarded.away = True
+    guarded.agent = guarded.new_agent()
+    guarded.agent.sync()
+    assert guarded.report().error is None and guarded.wanted().default("thor-cat").version == 1
+    guarded.agent.close()
+    guarded.trust = Trust("enforce", (signer(private_key(), "new"),))
+    guarded.agent = guarded.new_agent()
+    guarded.agent.sync()
+    assert guarded.wanted().adapters == ()  # it leaves the engine's memory as well
+    assert "trusted are new (" in guarded.report().error
+    assert list((guarded.volume / "packages").iterdir()) == []
+    guarded.away = False
+    guarded.signatures.clear()
+    guarded.engine()
+    guarded.settle(lambda: "is not signed" in (guarded.report().error or ""))
+
+
+def test_a_signature_damaged_on_the_volume_is_fetched_again(
+    guarded: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.agent.packages.RESCAN_SECONDS", 0.0)
+    made = guarded.publish(1)
+    guarded.signatures[1] = sign(made, KEY)
+    guarded.settle(lambda: guarded.wanted().adapters)
+    beside = guarded.volume / "packages" / f"{hex_of(made.digest)}.sig"
+    assert beside.read_bytes() == guarded.signatures[1]
+    beside.write_text("{}")
+    guarded.settle(lambda: guarded.fetched == [1, 1] and guarded.report().error is None)
+    assert beside.read_bytes() == guarded.signatures[1]
+
+
+def test_roots_that_are_away_cost_no_package_and_no_round(guarded: Rig) -> None:
+    """What cannot be checked is not visible, and not thrown away; it serves on from memory."""
+    made = guarded.publish(1)
+    guarded.signatures[1] = sign(made, KEY)
+    guarded.settle(lambda: guarded.wanted().adapters)
+    guarded.engine((made, 1, "ready"), default=1)
+    guarded.agent.close()
+    roots = Identity("me", "me@example.org", "https://idp", trust=b"{}")
+    beside = guarded.volume / "packages" / f"{hex_of(made.digest)}.sig"
+    keyless = json.loads(guarded.signatures[1])
+    keyless["verificationMaterial"] = {"certificate": {"rawBytes": ""}}
+    beside.write_text(json.dumps(keyless))
+    guarded.away, guarded.trust = True, Trust("enforce", (roots,))
+    guarded.agent = guarded.new_agent()
+    guarded.agent.sync()
+    assert "cannot be checked now" in guarded.report().error
+    assert guarded.wanted().default("thor-cat").version == 1 and beside.exists()
+
+
+def test_what_came_in_while_nobody_asked_leaves_when_somebody_does(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    made = rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    rig.engine((made, 1, "ready"), default=1)
+    rig.agent.close()
+    rig.trust = Trust("enforce", (signer(KEY),))
+    rig.agent = rig.new_agent()
+    rig.agent.sync()
+    assert rig.wanted().adapters == ()
+    rig.signatures[1] = sign(made, KEY)
+    rig.settle(lambda: rig.wanted().adapters)
+    assert rig.fetched == [1, 1]
+    rig.agent.close()

@@ -268,7 +268,7 @@ def test_what_goes_wrong_behind_is_told_and_not_charged(
     client: Client, error: Exception, slug: str, retry: str | None
 ) -> None:
     client.engine.errors = [error]
-    response = client.make()
+    response = client.make(adapter="thor-cat")
     said = problem(response, slug)
     assert "secret" not in response.text
     assert response.headers.get("retry-after") == retry
@@ -276,6 +276,8 @@ def test_what_goes_wrong_behind_is_told_and_not_charged(
         assert said["errors"] == [{"field": "scheduler", "message": "'x' is not one of euler"}]
     assert (client.usage()["images"], client.usage()["in_progress"]) == (0, 0)
     assert client.metric("queue_rejections_total") == (1 if slug == "engine-busy" else 0)
+    failed = client.metric("adapter_failures_total", adapter="thor-cat", version="1")
+    assert failed == (1 if slug in ("timed-out", "engine-failed") else 0)
 
 
 def test_a_picture_of_other_weights_is_not_delivered(client: Client) -> None:

@@ -219,18 +219,23 @@ def test_a_pinned_version_is_served_while_it_is_at_hand(stage: Stage, watch: Rel
         watch.resolve("thor-cat", 3)
 
 
-def test_a_canary_takes_its_share(stage: Stage) -> None:
+def test_a_canary_takes_its_share_of_the_keys(stage: Stage) -> None:
     stage.load(ONE, 1)
     stage.load(TWO, 2)
     folder = ReleaseFolder(stage.home.releases)
-    canary = Canary(version=2, digest=TWO.digest, percent=30)
-    folder.put(stage.release(ONE, 1).with_canary(canary, "try it"))
-    draws = iter(range(100))
-    watch = ReleaseWatch(local(stage.home), poll=POLL, draw=lambda: float(next(draws)))
-    watch.look()
-    versions = [watch.resolve("thor-cat").version for _ in range(100)]
-    assert versions.count(2) == 30
-    draws = iter([0] * 10)
+    release = stage.release(ONE, 1)
+    watch = ReleaseWatch(local(stage.home), poll=POLL)
+    keys, trying = [f"key-{number}" for number in range(1000)], set[str]()
+    for percent in (10, 30, 100):
+        canary = Canary(version=2, digest=TWO.digest, percent=percent)
+        folder.put(release.with_canary(canary, "try it"))
+        watch.look()
+        found = {key: watch.resolve("thor-cat", caller=key).version for key in keys}
+        assert found == {key: watch.resolve("thor-cat", caller=key).version for key in keys}
+        now = {key for key, version in found.items() if version == 2}
+        assert trying <= now  # a share that grows keeps the keys that it has
+        assert len(now) == pytest.approx(10 * percent, abs=40)
+        trying = now
     stage.held["new"] = {}
     stage.report()
     assert serving(watch) == 2  # one replica that holds it is enough

@@ -26,7 +26,6 @@ def test_the_default_comes_with_the_program() -> None:
     policy = Policy.load()
     assert policy == Policy.load(DEFAULT)
     assert {"subject", "text", "drift", "copying", "effect"} <= set(policy.gates)
-    assert policy.signature == "off"
     assert all("{trigger}" in prompt for prompt in policy.prompts.subject)
     assert not any("{trigger}" in prompt for prompt in policy.prompts.unrelated)
     assert any("{class}" in prompt for prompt in policy.prompts.unrelated)
@@ -42,13 +41,26 @@ def test_the_default_comes_with_the_program() -> None:
         ("{min: 0.6}", "{}", "gates.subject: a gate needs at least one of min, max"),
         ("{min: 0.6}", "{min: 0.6, max: 0.5}", "nothing is both at least 0.6 and at most 0.5"),
         ("{min: 0.6}", "{min: high}", "gates.subject.min: must be a valid number, is 'high'"),
-        ("gates:", "signature: enforce\ngates:", "must be 'off', is 'enforce'"),
+        ("gates:", "signature: enforce\ngates:", "signature: unknown key"),
+        (
+            "gates:",
+            "against_serving: {drift: {max: 0.1}}\ngates:",
+            "against_serving: drift.max: limits a difference, so use max_delta",
+        ),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, told: str) -> None:
     with pytest.raises(PolicyError) as caught:
         load(tmp_path, LEAST.replace(old, new))
     assert told in str(caught.value)
+
+
+def test_a_policy_says_how_far_a_candidate_may_fall_behind(tmp_path: Path) -> None:
+    policy = load(tmp_path, f"{LEAST}against_serving: {{subject: {{min_delta: -0.1}}}}\n")
+    assert policy.against_serving == {"subject": Gate(min_delta=-0.1)}
+    tighter = policy.tightened({"subject": Gate(min=0.7, min_delta=-1.0)})
+    assert tighter.against_serving == policy.against_serving  # a recipe's gates are others
+    assert {"subject", "text", "drift"} == set(Policy.load().against_serving)
 
 
 def test_tightening(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from atelier.gateways import Gateway, Routed
 from atelier.registry import Registry
 from atelier.release import Pin, Release
 from atelier.replica import Held, Replica
+from pipelines.evaluate.attested import Sample
 from pipelines.hook import Hook
+from pipelines.smoke import Smoke
 from tests.cluster.api.conftest import Namespace
 from tests.judged import DIGEST as BASE
 
@@ -42,10 +44,12 @@ class Scene:
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
         self.drawn: list[tuple[str, int]] = []
-        self.smoke: Callable[[Release], None] = lambda one: self.drawn.append(
-            (one.adapter, one.version)
-        )
+        self.smoke: Smoke = self._draw
         self.mlflow_away = False
+
+    def _draw(self, release: Release, judged: Sample | None) -> str:
+        self.drawn.append((release.adapter, release.version))
+        return "drawn"
 
     def close(self) -> None:
         self._ended.set()
@@ -155,7 +159,7 @@ def test_what_never_serves_leaves_the_alias_and_says_why(scene: Scene) -> None:
 
 
 def test_a_picture_that_cannot_be_made_leaves_the_alias(scene: Scene) -> None:
-    def refuse(_: Release) -> None:
+    def refuse(_: Release, judged: Sample | None) -> str:
         raise Refused("the gateway says 422")
 
     scene.smoke = refuse

@@ -42,6 +42,7 @@ class Checkout:
         folder = root / "k8s/environments" / ENVIRONMENT
         (folder / "adapters").mkdir(parents=True)
         (folder / "policy.yaml").write_text(yaml.safe_dump(lenient()))
+        (folder / "platform.yaml").write_text(yaml.safe_dump({"environment": ENVIRONMENT}))
         self.root, self._platform = root, platform
         self.files = Declarations(root, ENVIRONMENT)
         self.policy = Policy.load(self.files.policy)

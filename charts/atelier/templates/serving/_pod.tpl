@@ -9,6 +9,8 @@ env:
   - {name: ATELIER_HOME, value: /var/lib/atelier}
   - {name: ATELIER_REPLICA, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
   - {name: ATELIER_POOL, valueFrom: {fieldRef: {fieldPath: "metadata.labels['atelier.dev/pool']"}}}
+  - {name: ATELIER_SIGNATURES, value: {{ $root.Values.serving.signatures.policy | quote }}}
+  - {name: ATELIER_SIGNERS, value: /etc/atelier/signers}
   {{- include "atelier.identity" $root | nindent 2 }}
 envFrom:
   {{- include "atelier.mlflowFrom" $root | nindent 2 }}
@@ -35,6 +37,7 @@ securityContext:
 volumeMounts:
   - {name: home, mountPath: /var/lib/atelier}
   - {name: agent-tmp, mountPath: /tmp}
+  - {name: signers, mountPath: /etc/atelier/signers, readOnly: true}
   - {name: token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
 {{- end }}
 

@@ -1,0 +1,26 @@
+"""Whether a version may be promoted by its signature: what its agents will ask, asked before."""
+
+import tempfile
+from pathlib import Path
+
+from atelier.adapter.signature import FILE
+from atelier.errors import Refused, SignatureRejected
+from atelier.registry import Registry, VersionInfo
+from atelier.trust import Trust
+
+
+def require_signed(registry: Registry, info: VersionInfo, trust: Trust) -> str | None:
+    """What is wrong with the signature where the policy only warns, None where nothing is.
+
+    Refused where the policy enforces. Fetches the package, except where nobody asks.
+    """
+    if trust.policy == "off":
+        return None
+    signature = registry.attestation(info.name, info.version, FILE)
+    with tempfile.TemporaryDirectory() as folder:
+        package = registry.fetch(info.name, info.version, Path(folder) / "package")
+        try:
+            return trust.check(package, signature)
+        except SignatureRejected as error:
+            label = f"{info.name}@{info.version}"
+            raise Refused(f"{label} is refused by the signature policy: {error}") from error

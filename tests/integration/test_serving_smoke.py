@@ -1,0 +1,99 @@
+"""What the gateway draws is what was judged, to the pixel: a verdict's engine, then the served way.
+
+`pipelines.smoke` asks, as the hook has it do before an alias moves.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.adapter.package import Package
+from atelier.errors import Refused
+from atelier.policy import Policy
+from pipelines.evaluate import attest, evaluate
+from pipelines.evaluate.attested import sample
+from pipelines.smoke import alike, gateway_smoke
+from services.engine import Engine
+from services.gateway.images import encode_png
+from services.gateway.keys import KeyStore
+from tests.integration.stack import ServedStack
+from tests.judged import tiny_scorers
+from tests.tiny import tiny_adapter
+
+NAME = "loki"
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """Its first prompt lacks the trigger, which a gateway fills in for its users."""
+    return Policy.model_validate(
+        {
+            "scorers": tiny_scorers(tmp_path_factory.mktemp("scorers"), tiny_model / "tokenizer"),
+            "seeds": [5],
+            "steps": 4,
+            "scheduler": "ddim",
+            "guidance_scale": 3.0,
+            "prompts": {"subject": ["a red cat", "{trigger} at night"], "unrelated": ["a robot"]},
+            "gates": {"effect": {"min": 0.0}},
+        }
+    )
+
+
+def test_the_judged_picture_comes_out_and_no_other_passes_for_it(
+    stack: ServedStack, oracle: Engine, policy: Policy, tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (64, 64), (90, 60, 30)).save(tmp_path / "pictures/1.png")
+    pins, judged = [], []
+    for seed in (1, 2):
+        folder = tmp_path / str(seed)
+        path = tiny_adapter(tiny_model, folder / "package", name=NAME, seed=seed, scale=1.0)
+        pin = stack.register(path)
+        found = evaluate(
+            Package.open(path),
+            policy,
+            base=tiny_model,
+            training_pictures=tmp_path / "pictures",
+            output=folder / "evaluation",
+            engine=oracle,
+        )
+        attest(stack.registry, pin.version, found, folder / "evaluation")
+        pins.append(pin)
+        judged.append(sample(stack.registry, NAME, pin.version, pin.digest))
+    (first, second), (one, two) = pins, judged
+    assert one is not None and two is not None
+    assert sample(stack.registry, NAME, first.version, second.digest) is None
+
+    key = KeyStore(f"sqlite:///{stack.home.root / 'gateway.db'}").create(NAME)[0]
+    smoke = gateway_smoke(stack.addresses["gateway"], key)
+    stack.release(NAME, first)
+    release = stack.releases.get(NAME)
+    assert release is not None
+    stack.wait_for(lambda: _routed(stack, key), "the gateway to route")
+    said = smoke(release, one)
+    assert f"{NAME}@{first.version} draws what was judged: 0.00 of 255 levels" in said
+    assert "by the engine that judged it" in said
+    assert "no picture of its verdict" in smoke(release, None)
+    with pytest.raises(Refused, match="does not draw what was judged: 'a red cat', seed 5"):
+        smoke(release, two)  # as if the second version's release drew with the first's weights
+    with pytest.raises(Refused, match=r"was made by \['sha256"):
+        smoke(release.model_copy(update={"digest": second.digest}), two)
+
+    asked = {"prompt": one.prompt, "seed": one.seed, **one.sampling.model_dump()}
+    base = stack.gateway(key, **asked).pixels[0]
+    for engine in (one.engine_digest, "another"):
+        with pytest.raises(Refused, match="does not draw what was judged"):
+            alike(encode_png(base, {"engine_digest": engine}), one, NAME)
+    assert np.abs(base.astype(int) - np.asarray(one.image)).mean() == pytest.approx(
+        255 * one.effect, abs=0.05
+    )
+
+
+def _routed(stack: ServedStack, key: str) -> bool:
+    try:
+        stack.gateway(key, prompt="a", seed=0, steps=1, adapter=NAME)
+    except OSError:  # 404 and 503 among them
+        return False
+    return True

@@ -1,0 +1,171 @@
+"""`atelier sign` and `atelier trace` on real MLflow: signed, signed again, by whom, and checked."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from atelier.adapter.package import ADAPTER, Package
+from atelier.adapter.signature import FILE, verify
+from atelier.errors import Refused
+from atelier.home import Home
+from atelier.registry import Registry
+from atelier.trust import Trust
+from commands.main import app
+from pipelines.signed import require_signed
+from services.gateway.images import encode_png
+from tests.signing import package, private_key, signer
+
+KEY, OTHER = private_key(), private_key()
+CI = signer(KEY)
+COMMIT = "c" * 40
+
+
+def atelier(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def answer(*arguments: object, code: int = 0) -> dict[str, Any]:
+    result = atelier(*arguments, "--json")
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """Of the home that the commands find."""
+    return Registry(Home.find().tracking_uri)
+
+
+@pytest.fixture
+def made(registry: Registry, tmp_path: Path) -> Package:
+    """Version 1 of thor-cat."""
+    one = package(tmp_path / "1", seed=1, git_commit=COMMIT, dataset="sha256:" + "d" * 64)
+    registry.register(one, run_id=None)
+    return one
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    file = tmp_path / "signing.key"
+    file.write_bytes(KEY)
+    return file
+
+
+def test_signed_once_and_again_only_by_another_key(
+    registry: Registry, made: Package, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = answer("sign", "thor-cat", "candidate", "--key", key)
+    assert told == {
+        "adapter": "thor-cat",
+        "version": 1,
+        "digest": made.digest,
+        "key": CI.fingerprint,
+        "signed": True,
+    }
+    first = registry.attestation("thor-cat", 1, FILE)
+    assert verify(made, first, [CI]) == CI
+    assert answer("sign", "thor-cat", 1, "--key", key)["signed"] is False
+    assert registry.attestation("thor-cat", 1, FILE) == first
+    monkeypatch.setenv("ATELIER_SIGNING_KEY", OTHER.decode())  # as CI passes a secret
+    assert answer("sign", "thor-cat", 1)["signed"] is True
+    assert verify(made, registry.attestation("thor-cat", 1, FILE), [signer(OTHER)])
+    registry.attest("thor-cat", 1, FILE, b"damaged")
+    assert "is signed by this key" in atelier("sign", "thor-cat", 1).stdout
+    assert verify(made, registry.attestation("thor-cat", 1, FILE), [signer(OTHER)])
+    assert registry.fetch("thor-cat", 1, made.path.with_name("again")).digest == made.digest
+
+
+def test_what_cannot_be_signed(registry: Registry, made: Package, key: Path) -> None:
+    for arguments, told in (
+        (["1"], "give --key FILE, or the PEM in ATELIER_SIGNING_KEY"),
+        (["1", "--key", made.path / ADAPTER], "the signing key cannot be read"),
+        (["1", "--key", made.path / "nowhere"], "nowhere: cannot be read"),
+        (["2", "--key", key], "has no version 2"),
+        (["1", "--keyless"], "keyless: nothing here vouches for an identity"),
+    ):
+        result = atelier("sign", "thor-cat", *arguments)
+        assert (result.exit_code, told in result.stderr) == (2, True), result.stderr
+    assert registry.attestation("thor-cat", 1, FILE) is None
+
+
+def test_a_package_altered_in_the_registry_is_not_signed(
+    registry: Registry, made: Package, key: Path
+) -> None:
+    stored = next(Home.find().root.rglob(f"artifacts/package/{ADAPTER}"))
+    stored.write_bytes(stored.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+    result = atelier("sign", "thor-cat", 1, "--key", key)
+    assert result.exit_code == 2 and "changed or damaged" in result.stderr
+    assert registry.attestation("thor-cat", 1, FILE) is None
+
+
+def test_a_promotion_asks_what_the_agents_will_ask(
+    registry: Registry, made: Package, key: Path
+) -> None:
+    info = registry.version("thor-cat", 1)
+    enforce = Trust("enforce", (CI,))
+    assert require_signed(registry, info, Trust()) is None
+    assert "thor-cat: is not signed" in str(require_signed(registry, info, Trust("warn")))
+    with pytest.raises(Refused, match=r"thor-cat@1 is refused by .*: is not signed"):
+        require_signed(registry, info, enforce)
+    answer("sign", "thor-cat", 1, "--key", key)
+    assert require_signed(registry, info, enforce) is None
+    with pytest.raises(Refused, match="signed by key"):
+        require_signed(registry, info, Trust("enforce", (signer(OTHER),)))
+
+
+def picture(folder: Path, **adapter: object) -> Path:
+    """As the gateway writes them."""
+    told = {"prompt": "a cat", "seed": 7, "backend": "torch", "base": "sha256:" + "b" * 64}
+    used = {"name": "thor-cat", "version": 1, "weight": 1.0, **adapter}
+    file = folder / "cat.png"
+    file.write_bytes(encode_png(np.zeros((8, 8, 3), np.uint8), {**told, "adapters": [used]}))
+    return file
+
+
+def test_a_picture_s_whole_lineage(
+    registry: Registry, made: Package, key: Path, tmp_path: Path
+) -> None:
+    file = picture(tmp_path, digest=made.digest)
+    told = answer("trace", file)
+    (one,) = told["adapters"]
+    assert (told["seed"], one["registry"], one["signature"]) == (7, "known", {"state": "unsigned"})
+    info = registry.version("thor-cat", 1)
+    assert one["lineage"] == {
+        "run": info.run_id,
+        "dataset": "sha256:" + "d" * 64,
+        "recipe": None,
+        "git_commit": COMMIT,
+        "registered": info.created.isoformat(timespec="seconds"),
+    }
+    answer("sign", "thor-cat", 1, "--key", key)
+    said = {"state": "unchecked", "key": CI.fingerprint}
+    assert answer("trace", file)["adapters"][0]["signature"] == said
+    signers = tmp_path / "signers"
+    signers.mkdir()
+    (signers / "ci.pem").write_bytes(CI.pem)
+    (checked,) = answer("trace", file, "--signers", signers)["adapters"]
+    assert checked["signature"] == {"state": "good", "key": CI.fingerprint, "signer": "ci"}
+    text = atelier("trace", file, "--signers", signers).stdout
+    for part in (info.run_id, COMMIT, f"by ci, key {CI.fingerprint[:12]}…: good", "thor-cat@1"):
+        assert part in text
+    (signers / "old.pem").write_bytes(signer(OTHER).pem)
+    (signers / "ci.pem").unlink()
+    (refused,) = answer("trace", file, "--signers", signers, code=1)["adapters"]
+    assert refused["signature"]["state"] == "refused"
+    assert "trusted are old (" in refused["signature"]["why"]
+
+
+def test_a_picture_of_another_digest_than_the_registry_has(made: Package, tmp_path: Path) -> None:
+    file = picture(tmp_path, digest="sha256:" + "e" * 64)
+    (one,) = answer("trace", file, code=1)["adapters"]
+    assert one["registry"] == "another digest" and made.digest in one["why"]
+    stored = next(Home.find().root.rglob("artifacts/package/manifest.json"))
+    stored.write_text(stored.read_text().replace(COMMIT, "f" * 40))  # not to be passed off
+    (forged,) = answer("trace", picture(tmp_path, digest=made.digest), code=1)["adapters"]
+    assert forged["registry"] == "damaged" and "lineage" not in forged
+    (gone,) = answer("trace", picture(tmp_path, version=9, digest="sha256:0"), code=1)["adapters"]
+    assert gone["registry"] == "unknown" and "no version 9" in gone["why"]

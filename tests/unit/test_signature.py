@@ -1,0 +1,255 @@
+"""Signatures of packages: who signed is known, and whatever else there is gets refused."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atelier.adapter.package import ADAPTER, MANIFEST, Package
+from atelier.adapter.signature import claim, key_of, sign, sign_keyless, verify
+from atelier.adapter.signers import Identity, Key, signers_in
+from atelier.errors import BadInput, PolicyError, SignatureRejected, Unavailable
+from atelier.trust import Trust
+from tests.signing import package, private_key, signer
+
+DOCS = Path(__file__).parents[2] / "docs" / "signing.md"
+KEY = private_key()
+CI = signer(KEY)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, Package]:
+    """Two packages of one adapter; read only."""
+    folder = tmp_path_factory.mktemp("packages")
+    return package(folder / "1", seed=1), package(folder / "2", seed=2)
+
+
+@pytest.fixture(scope="module")
+def signed(two: tuple[Package, Package]) -> bytes:
+    """The first one's signature."""
+    return sign(two[0], KEY)
+
+
+def refused(made: Package, signature: bytes | None, *signers: Key) -> str:
+    with pytest.raises(SignatureRejected) as caught:
+        verify(made, signature, signers)
+    assert str(caught.value).startswith("thor-cat: ")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
+def test_who_signed_is_known(two: tuple[Package, Package], curve: ec.EllipticCurve) -> None:
+    pem = private_key(curve)
+    mine = signer(pem, "mine")
+    assert verify(two[0], sign(two[0], pem), [CI, mine]) == mine
+
+
+def test_a_key_with_a_password(two: tuple[Package, Package]) -> None:
+    pem = private_key(password="hé")
+    key = key_of(pem, "hé")
+    assert verify(two[0], sign(two[0], pem, "hé"), [key]) == key
+    for password in (None, "wrong"):
+        with pytest.raises(BadInput, match="ATELIER_SIGNING_PASSWORD"):
+            sign(two[0], pem, password)
+
+
+def test_the_digest_of_a_signed_package_is_what_it_was(
+    two: tuple[Package, Package], signed: bytes
+) -> None:
+    assert claim(signed).files == {MANIFEST, ADAPTER}
+    assert Package.open(two[0].path).digest == two[0].digest
+
+
+def test_the_library_s_own_command_verifies_it(
+    two: tuple[Package, Package], signed: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "model.sig").write_bytes(signed)
+    (tmp_path / "ci.pem").write_bytes(CI.pem)
+    files = ("--signature", tmp_path / "model.sig", "--public_key", tmp_path / "ci.pem")
+
+    def run(path: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "model_signing", "verify", "key", path, *files]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+    good, bad = run(two[0].path), run(two[1].path)
+    assert (good.returncode, bad.returncode) == (0, 1), (good.stderr, bad.stderr)
+
+
+def test_not_signed(two: tuple[Package, Package]) -> None:
+    assert "is not signed; `atelier sign` signs a version" in refused(two[0], None, CI)
+
+
+def test_signed_by_another_key(two: tuple[Package, Package], signed: bytes) -> None:
+    other = signer(private_key(), "other")
+    told = refused(two[0], signed, other)
+    assert f"signed by key {CI.fingerprint[:12]}…; trusted are {other.label}" in told
+    assert "trusted are nobody" in refused(two[0], signed)
+
+
+def test_another_key_that_names_itself_as_the_trusted_one(two: tuple[Package, Package]) -> None:
+    forged = json.loads(sign(two[0], private_key()))
+    forged["verificationMaterial"]["publicKey"]["hint"] = CI.fingerprint
+    assert "its signature is wrong: ci (" in refused(two[0], json.dumps(forged).encode(), CI)
+
+
+def test_altered_after_signing(two: tuple[Package, Package], signed: bytes) -> None:
+    # whole in itself, with a digest of its own: only the signature can tell
+    assert "the package was altered after signing" in refused(two[1], signed, CI)
+
+
+def test_a_statement_altered_after_signing(two: tuple[Package, Package], signed: bytes) -> None:
+    mixed = json.loads(signed)
+    other = json.loads(sign(two[1], private_key()))
+    mixed["dsseEnvelope"]["payload"] = other["dsseEnvelope"]["payload"]
+    assert "its signature is wrong" in refused(two[1], json.dumps(mixed).encode(), CI)
+
+
+def test_a_signature_that_leaves_a_file_out(two: tuple[Package, Package], tmp_path: Path) -> None:
+    """The library takes the list of ignored files from the signature itself."""
+    from model_signing import hashing, signing
+
+    (tmp_path / "key").write_bytes(KEY)
+    config = signing.Config().use_elliptic_key_signer(private_key=tmp_path / "key")
+    partial = hashing.Config().set_ignored_paths(paths=[two[0].path / ADAPTER])
+    config.set_hashing_config(partial).sign(two[0].path, tmp_path / "model.sig")
+    made = (tmp_path / "model.sig").read_bytes()
+    assert claim(made).files == {MANIFEST}
+    assert "covers manifest.json, not the package's files" in refused(two[0], made, CI)
+
+
+@settings(max_examples=40)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_cut_short_at_any_place(two: tuple[Package, Package], signed: bytes, share: float) -> None:
+    assert "cannot be read" in refused(two[0], signed[: int(share * len(signed))], CI)
+
+
+@settings(max_examples=60)
+@given(place=st.integers(0), byte=st.integers(0, 255))
+def test_no_other_byte_makes_it_say_another_thing(
+    two: tuple[Package, Package], signed: bytes, place: int, byte: int
+) -> None:
+    """Whatever is changed, it is refused or still says what it said."""
+    place %= len(signed)
+    changed = signed[:place] + bytes([byte]) + signed[place + 1 :]
+    refused(two[1], changed, CI)
+    try:
+        assert verify(two[0], changed, [CI]) == CI
+    except SignatureRejected as error:
+        assert changed != signed, error
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"null", b"\xff", b"[" * 100_000])
+def test_what_is_no_signature(two: tuple[Package, Package], text: bytes) -> None:
+    assert "cannot be read" in refused(two[0], text, CI)
+
+
+def test_keys_of_other_kinds(two: tuple[Package, Package], tmp_path: Path) -> None:
+    made = rsa.generate_private_key(65537, 2048)
+    pem = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with pytest.raises(BadInput, match="another kind; make one with `openssl"):
+        sign(two[0], pem)
+    with pytest.raises(BadInput, match="cannot be read"):
+        sign(two[0], CI.pem)  # the public half
+    with pytest.raises(BadInput, match="another kind"):
+        sign(two[0], private_key(ec.SECP256K1()))
+
+
+def test_signers_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "ci.pem").write_bytes(CI.pem.replace(b"\n", b"\r\n"))
+    (tmp_path / "actions.yaml").write_text("identity: me@example.org\nissuer: https://idp\n")
+    (tmp_path / "..data").mkdir()  # as Kubernetes mounts a ConfigMap
+    assert signers_in(tmp_path) == (Identity("actions", "me@example.org", "https://idp"), CI)
+    for name, text, told in (
+        ("private.pem", KEY.decode(), "not a public key as PEM"),
+        ("half.yaml", "identity: me@example.org\n", "half.yaml:1: issuer: missing"),
+        ("note.txt", "", "a signer is NAME.pem"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(PolicyError, match=re.escape(told)):
+            signers_in(tmp_path)
+        (tmp_path / name).unlink()
+    with pytest.raises(PolicyError, match="nowhere"):
+        signers_in(tmp_path / "nowhere")
+
+
+def test_a_signature_policy(two: tuple[Package, Package], signed: bytes, tmp_path: Path) -> None:
+    off, warn, enforce = Trust(), Trust("warn", (CI,)), Trust("enforce", (CI,))
+    assert [one.check(two[0], signed) for one in (off, warn, enforce)] == [None] * 3
+    assert off.check(two[1], signed) is None
+    assert "altered after signing (served all the same" in str(warn.check(two[1], signed))
+    with pytest.raises(SignatureRejected, match="altered"):
+        enforce.check(two[1], signed)
+    (tmp_path / "ci.pem").write_bytes(CI.pem)
+    said = {"ATELIER_SIGNATURES": "enforce", "ATELIER_SIGNERS": str(tmp_path)}
+    assert Trust.read(said) == enforce and Trust.read({}) == off
+    for wrong, told in (
+        ({"ATELIER_SIGNATURES": "on"}, "must be off, warn, enforce"),
+        ({"ATELIER_SIGNATURES": "enforce"}, "without any signer"),
+    ):
+        with pytest.raises(PolicyError, match=told):
+            Trust.read(wrong)
+
+
+def test_a_platform_says_it_to_promotions_too(tmp_path: Path) -> None:
+    file = tmp_path / "platform.yaml"
+    file.write_text("environment: trial\nserving: {base: x}\n")
+    assert Trust.of_platform(file) == Trust()
+    signatures = {"policy": "enforce", "signers": {"ci.pem": CI.pem.decode()}}
+    file.write_text(yaml.safe_dump({"serving": {"signatures": signatures}}))
+    assert Trust.of_platform(file) == Trust("enforce", (CI,))
+    file.write_text("serving:\n  signatures: {policy: enforced}\n")
+    with pytest.raises(PolicyError, match=r"platform.yaml:2: serving.signatures.policy"):
+        Trust.of_platform(file)
+
+
+def test_the_keys_of_the_docs_sign(two: tuple[Package, Package], tmp_path: Path) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (commands,) = [one for one in blocks if "openssl" in one]
+    subprocess.run(["bash", "-ec", commands], cwd=tmp_path, check=True, capture_output=True)
+    made = sign(two[0], (tmp_path / "signing.key").read_bytes())
+    (only,) = signers_in(tmp_path / "signers")
+    assert verify(two[0], made, [only]).name == "ci"
+    assert oct((tmp_path / "signing.key").stat().st_mode)[-3:] == "600"
+
+
+@pytest.mark.skipif(
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN" not in os.environ,
+    reason="nothing here vouches for an identity: needs a GitHub job with id-token and Sigstore",
+)
+def test_keyless(two: tuple[Package, Package]) -> None:
+    workflow = os.environ["GITHUB_WORKFLOW_REF"]
+    issuer = "https://token.actions.githubusercontent.com"
+    me = Identity("me", f"https://github.com/{workflow}", issuer)
+    other = Identity("other", "https://github.com/nobody/nothing", issuer)
+    made = sign_keyless(two[0])
+    assert verify(two[0], made, [other, me]) == me
+    assert "its signature is wrong" in refused(two[0], made, other)  # type: ignore[arg-type]
+    assert "trusted are ci" in refused(two[0], made, CI)
+
+
+def test_roots_that_cannot_be_had_are_no_verdict(two: tuple[Package, Package]) -> None:
+    keyless = json.loads(sign(two[0], KEY))
+    keyless["verificationMaterial"] = {"certificate": {"rawBytes": ""}}
+    made = json.dumps(keyless).encode()
+    me = Identity("me", "me@example.org", "https://idp", trust=b"{}")
+    with pytest.raises(Unavailable, match=r"me \(me@example.org\): Sigstore's roots cannot be had"):
+        Trust("enforce", (me,)).check(two[0], made)
+    assert "roots cannot be had" in str(Trust("warn", (me,)).check(two[0], made))
+
+
+def test_keyless_where_nobody_vouches(
+    two: tuple[Package, Package], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "CIRCLECI", "SIGSTORE_ID_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(BadInput, match="id-token: write"):
+        sign_keyless(two[0])
