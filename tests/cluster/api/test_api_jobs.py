@@ -192,8 +192,7 @@ def test_a_stopped_job_leaves_its_checkpoints_to_the_next(server: ApiServer, api
     kept = api.get(CLAIMS, work.name)
     assert kept["metadata"]["uid"] == claim["metadata"]["uid"]
     assert [one["uid"] for one in kept["metadata"]["ownerReferences"]] == [again["metadata"]["uid"]]
-    end(server, again, 0)
-    until(lambda: finished(api.get(JOBS, work.name)) is not None)
+    assert stop_job(api, work)
     assert not stop_job(api, work)
 
 
