@@ -49,6 +49,18 @@ test-integration: setup ## The integration tier: real servers on loopback, the m
 charts: setup ## Render, lint and test the Helm charts with every values file (Helm: make cluster-tools)
 	@$(PYTEST) tests/charts tests/unit/test_charts.py
 
+SCHEMAS ?= default
+.PHONY: kubeconform
+kubeconform: setup ## Hold what the charts make against Kubernetes' schemas (fetched; custom resources: make charts)
+	@$(CLUSTER) tools helm kubeconform
+	@set -o pipefail; $(PY) -m tests.charts.rendered | $(TOOL)/kubeconform -strict -summary \
+	  -kubernetes-version 1.34.0 -ignore-missing-schemas -schema-location '$(SCHEMAS)'
+
+.PHONY: workflows
+workflows: setup ## Lint the workflows of .github with actionlint, built once
+	@$(CLUSTER) tools actionlint
+	@$(TOOL)/actionlint
+
 .PHONY: lint
 lint: setup ## Ruff: lint and format
 	@$(VENV)/bin/ruff check .
@@ -67,9 +79,14 @@ types: setup ## mypy: strict on the core, every signature elsewhere
 law: setup ## The import law of the rooms
 	@$(VENV)/bin/lint-imports --no-cache
 
+TOOL := $(or $(ATELIER_CLUSTER_CACHE),$(HOME)/.cache/atelier-cluster)/bin
 CLUSTER := $(PY) -m tests.cluster.local
 CLUSTER_TESTS ?= tests/cluster -m "not actions"
 export ATELIER_BEGAN := $(or $(ATELIER_BEGAN),$(shell date +%s))
+
+.PHONY: tools
+tools: setup ## Build some of the tools that the cluster and the checks use (TOOLS="helm actionlint"; needs Go)
+	@$(CLUSTER) tools $(TOOLS)
 
 .PHONY: cluster-tools
 cluster-tools: setup ## Build what the local cluster runs, once for each pin (needs Go; installs Debian packages as root)
@@ -113,6 +130,42 @@ lock: setup ## Pin every dependency again, by hash and without addresses
 .PHONY: images
 images: setup ## Build the container images and list them (root, buildah, debootstrap; docs/images.md)
 	@$(PY) -m tests.cluster.images build
+
+# What the workflows of .github release: IMAGE is train or serve, REGISTRY is where it is pushed to.
+DOCKER ?= docker
+SCAN ?= go run github.com/anchore/grype/cmd/grype@v0.121.2
+IMAGE ?= serve
+REGISTRY ?= localhost:5000
+VERSION ?= $(shell git describe --tags --always)
+PUSHED = $(shell tr A-Z a-z <<< $(REGISTRY))
+FOUND = $(if $(filter undefined,$(origin $(1))),,--build-arg $(1)="$($(1))")
+
+.PHONY: image
+image: ## Build one image for real use (IMAGE=train, BASE_IMAGE, TRITONSERVER, WITHOUT; docs/images.md)
+	@$(DOCKER) build -f Dockerfile.$(IMAGE) -t atelier-$(IMAGE) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(git log -1 --format=%cI) \
+	  $(call FOUND,BASE_IMAGE) $(call FOUND,TRITONSERVER) $(call FOUND,WITHOUT) \
+	  --label org.opencontainers.image.source=$(or $(GITHUB_SERVER_URL),https://github.com)/$(GITHUB_REPOSITORY) .
+
+.PHONY: image-scan
+image-scan: ## Fail where the image has a critical weakness that a newer package mends
+	@$(SCAN) docker:atelier-$(IMAGE) --only-fixed --fail-on critical
+
+.PHONY: image-push
+image-push: ## Push the image, and print it by digest
+	@$(DOCKER) tag atelier-$(IMAGE) $(PUSHED)/atelier-$(IMAGE):$(VERSION)
+	@$(DOCKER) push --quiet $(PUSHED)/atelier-$(IMAGE):$(VERSION)
+	@$(DOCKER) inspect --format '{{index .RepoDigests 0}}' $(PUSHED)/atelier-$(IMAGE):$(VERSION)
+
+.PHONY: charts-push
+charts-push: ## Push both charts to REGISTRY as OCI artifacts of VERSION (v1.2.3), and print their digests
+	@set -e; aside=$$(mktemp -d); trap 'rm -rf $$aside' EXIT; for chart in charts/atelier charts/adapter; do \
+	  $(TOOL)/helm package $$chart --version $(VERSION:v%=%) --destination $$aside >/dev/null; done; \
+	  for file in $$aside/*.tgz; do $(TOOL)/helm push $(HELM_PUSH) $$file oci://$(PUSHED)/charts; done
+
+.PHONY: registry-login
+registry-login: ## Log Docker and Helm in to REGISTRY, as GITHUB_ACTOR by GITHUB_TOKEN
+	@printenv GITHUB_TOKEN | $(DOCKER) login $(firstword $(subst /, ,$(REGISTRY))) -u $(GITHUB_ACTOR) --password-stdin
 
 .PHONY: clean
 clean: ## Remove what demo and tests leave behind (not .venv)

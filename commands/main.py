@@ -8,12 +8,16 @@ from atelier import __version__
 from commands import (
     adapters,
     base,
+    changed,
     compare,
     compile,
     dataset,
     evaluate,
     generate,
     keys,
+    lint,
+    login,
+    propose,
     release,
     run,
     serve,
@@ -46,13 +50,19 @@ verb(app)(evaluate.evaluate)
 verb(app)(run.run)
 verb(app)(validate.validate)
 verb(app, "compile")(compile.compile_base)
+verb(app)(changed.changed)
+verb(app)(lint.lint)
 verb(app)(submit.submit)
+verb(app)(propose.propose)
 verb(app)(sign.sign)
 verb(app)(release.promote)
 verb(app)(release.rollback)
 verb(app)(release.retire)
 verb(app)(release.record)
 verb(app)(release.status)
+verb(app)(propose.commit)
+verb(app)(propose.comment)
+verb(app)(login.login)
 verb(app)(serve.serve)
 verb(app)(generate.generate)
 verb(app)(compare.compare)

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atelier.declaration import Declaration, Declarations
+from atelier.declaration import Declarations
 from atelier.errors import BadInput, Interrupted, Unavailable
 from atelier.home import Home
-from atelier.release import Canary
 from commands.table import short, table
 from commands.verb import Answer
 
@@ -60,47 +59,22 @@ def promote_on(
     """Make the cluster serve what git's file says, after `version` was written there, if given."""
     declarations = Declarations(Path(), environment)
     if version is not None:
-        declarations.put(declared(declarations, _registry(), name, version, canary, reason))
+        from atelier.policy import Policy
+        from pipelines.propose import propose
+
+        made = propose(
+            name,
+            version,
+            declared=declarations.find(name),
+            registry=_registry(),
+            policy=Policy.load(policy or declarations.policy),
+            canary=canary,
+            reason=reason,
+        )
+        declarations.put(made)
     elif canary is not None:
         raise BadInput(f"promote {name} --canary: give the VERSION that is to be tried out")
     return _answer(_rollout(declarations, place, policy).promote(name))
-
-
-def declared(
-    declarations: Declarations,
-    registry: "Registry",
-    name: str,
-    version: int,
-    canary: int | None,
-    reason: str,
-) -> Declaration:
-    """The file that lets a version serve, wholly or to `canary` percent, in place of what does."""
-    info = registry.version(name, version)
-    before = declarations.find(name)
-    pin = {"version": info.version, "digest": info.digest}
-    withdrawn = before.withdrawn if before else ()
-    if canary is not None:
-        if before is None:
-            raise BadInput(f"{name}: a canary needs a version that serves; promote one first")
-        share = Canary.model_validate({**pin, "percent": canary})
-        found = before.model_copy(update={"canary": share, "reason": reason})
-        found = Declaration.model_validate(found.model_dump())
-    else:
-        judged = _drawn_with(registry, name, info.version, declarations)
-        same = before is not None and before.digest == info.digest
-        replaces = (before.replaces if same else before.pin) if before else None
-        found = Declaration.model_validate(
-            {
-                "adapter": name,
-                **pin,
-                **judged,
-                "replaces": replaces,
-                "withdrawn": withdrawn,
-                "reason": reason,
-            }
-        )
-    found.require_wanted()
-    return found
 
 
 def rollback_on(
@@ -240,18 +214,6 @@ def _registry() -> "Registry":
 
 def _namespace(environment: str, place: Place) -> str:
     return place.namespace or f"atelier-{environment}"
-
-
-def _drawn_with(
-    registry: "Registry", name: str, version: int, declarations: Declarations
-) -> dict[str, str]:
-    """Base and VAE that the version was judged with under the environment's policy."""
-    from atelier.policy import Policy
-    from pipelines.promote import approved
-
-    policy = Policy.load(declarations.policy)
-    judged = approved(registry, registry.version(name, version), policy)
-    return {"base": judged.base} | ({"vae": judged.vae} if judged.vae else {})
 
 
 def _answer(outcome: "Outcome") -> Answer:

@@ -10,7 +10,7 @@ from commands.job import JobChoices, sent, shown
 from commands.verb import Answer
 
 if TYPE_CHECKING:
-    from atelier.jobs import TrainingSpec
+    from atelier.jobs import TrainingSpec, Work
 
 
 def submit(
@@ -18,6 +18,9 @@ def submit(
     environment: Annotated[
         str, typer.Option(help="Whose policy judges: ConfigMap policy-ENVIRONMENT.")
     ] = "staging",
+    stop: Annotated[
+        bool, typer.Option("--stop", help="End its Job instead; the next goes on from there.")
+    ] = False,
     job: JobChoices = JobChoices(),
 ) -> Answer:
     """Train a recipe on a cluster: upload what is missing, and make its Job.
@@ -42,6 +45,8 @@ def submit(
     work = spec.work(environment, commit=commit_of(found.folder))
     if job.dry_run:
         return shown(work, options)
+    if stop:
+        return _stopped(work, options.namespace)
     known = _made(spec, environment, options.namespace)
     if known is not None:
         return known
@@ -49,6 +54,16 @@ def submit(
         uploaded = upload(parcel, open_artifacts(), told)
     about = {"adapter": spec.adapter, "spec": spec.digest, "uploaded": uploaded}
     return sent(work, options, about, follow=job.follow)
+
+
+def _stopped(work: "Work", namespace: str) -> Answer:
+    from atelier.cluster import Api
+    from atelier.jobs import stop_job
+
+    stopped = stop_job(Api.connect(namespace), work)
+    said = "ended, its checkpoints are kept" if stopped else "neither runs nor waits"
+    data = {"job": work.name, "namespace": namespace, "stopped": stopped}
+    return Answer(f"Job {namespace}/{work.name}: {said}", data)
 
 
 def _made(spec: "TrainingSpec", environment: str, namespace: str) -> Answer | None:

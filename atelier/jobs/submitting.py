@@ -28,6 +28,28 @@ def submit_job(api: Api, work: Work, options: JobOptions) -> tuple[Object, bool]
     return job, made
 
 
+def stop_job(api: Api, work: Work) -> bool:
+    """End the work's Job if it waits or runs, and wait until it is gone; whether there was one.
+
+    Its checkpoints stay: the next Job of this work goes on from them.
+    """
+    stopped, deadline = False, time.monotonic() + _GONE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            there = api.get(JOBS, work.name)
+        except NotFound:
+            return stopped
+        if not _going(there):
+            if finished(there) is not None:
+                return stopped
+            _let_go(api, there)
+            # again where the Job has changed since it was looked at
+            api.delete(JOBS, work.name, version=str(there["metadata"]["resourceVersion"]))
+            stopped = True
+        time.sleep(_PAUSE)
+    raise _stuck(work.name)
+
+
 def _job(api: Api, wanted: Object) -> tuple[Object, bool]:
     name, deadline = str(wanted["metadata"]["name"]), time.monotonic() + _GONE_SECONDS
     while time.monotonic() < deadline:

@@ -2,7 +2,7 @@
 
 from pipelines.dataset.crop import Fitted, square, whole
 from pipelines.dataset.folder import Picture, PictureFolder, open_folder
-from pipelines.dataset.lint import Finding, check_pictures, lint
+from pipelines.dataset.lint import Finding, check_pictures, lint, lint_stage
 from pipelines.dataset.pictures import open_picture
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "PictureFolder",
     "check_pictures",
     "lint",
+    "lint_stage",
     "open_folder",
     "open_picture",
     "square",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from atelier.errors import DatasetError
-from atelier.recipe import Recipe
+from atelier.recipe import Recipe, Stage
 from pipelines.dataset.folder import Picture, open_folder, other_files
 from pipelines.dataset.pictures import has_transparency, open_picture
 
@@ -171,10 +171,15 @@ def _twins(hashes: list[tuple[Path, int]], digests: dict[Path, str]) -> Iterator
                 break
 
 
+def lint_stage(recipe: Recipe, stage: Stage) -> list[Finding]:
+    """All findings about the pictures of one of a recipe's stages."""
+    data, folder = stage.dataset, recipe.dataset_folder(stage)
+    return lint(folder, resolution=data.resolution, captions=data.captions)
+
+
 def check_pictures(recipe: Recipe) -> None:
     """DatasetError with all that is wrong with a recipe's pictures."""
     for stage in recipe.stages:
-        data, folder = stage.dataset, recipe.dataset_folder(stage)
-        found = lint(folder, resolution=data.resolution, captions=data.captions)
+        found = lint_stage(recipe, stage)
         if errors := [str(finding) for finding in found if finding.severity == "error"]:
             raise DatasetError("\n".join(errors))

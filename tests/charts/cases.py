@@ -16,9 +16,7 @@ CASES = [
     ),
     *(
         (ADAPTER, str(yaml.safe_load(file.read_text())["adapter"]), file, ())
-        for file in sorted(
-            [*ADAPTER.glob("ci/*.yaml"), *ROOT.glob("k8s/environments/*/adapters/*.yaml")]
-        )
+        for file in sorted(ADAPTER.glob("ci/*.yaml"))
     ),
 ]
 

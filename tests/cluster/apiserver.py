@@ -41,8 +41,10 @@ def missing() -> str:
 class ApiServer:
     """etcd and kube-apiserver. Its users are tokens; `users` bind them to roles."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, authentication: Mapping[str, Any] | None = None):
+        """`authentication` is an AuthenticationConfiguration: who is believed beside the tokens."""
         self.folder = folder
+        self._authentication = authentication
         self.port = free_port()
         self._etcd_port, self._peer_port = free_port(), free_port()
         self._tokens = {ADMIN: secrets.token_hex(16)}
@@ -97,8 +99,16 @@ class ApiServer:
             "--authorization-mode=RBAC",
             "--disable-admission-plugins=ServiceAccount",
             "--watch-cache=true",
+            *self._more(),
         )
         until(self._answers, START_SECONDS, lambda: tail(folder / "kube-apiserver.log", 20))
+
+    def _more(self) -> list[str]:
+        if self._authentication is None:
+            return []
+        file = self.folder / "authentication.yaml"
+        file.write_text(yaml.safe_dump(dict(self._authentication)))
+        return [f"--authentication-config={file}"]
 
     def stop_server(self, how: signal.Signals = signal.SIGKILL) -> None:
         """End kube-apiserver alone; etcd keeps the data."""
@@ -113,7 +123,7 @@ class ApiServer:
         """A client, as that user."""
         configuration = client.Configuration()
         configuration.host = self.address
-        configuration.ssl_ca_cert = str(self._certificate)
+        configuration.ssl_ca_cert = str(self.certificate)
         configuration.api_key["authorization"] = f"Bearer {self._tokens[user]}"
         configuration.retries = False
         return Api(client.ApiClient(configuration), namespace)
@@ -128,7 +138,7 @@ class ApiServer:
                     "name": "test",
                     "cluster": {
                         "server": self.address,
-                        "certificate-authority": str(self._certificate),
+                        "certificate-authority": str(self.certificate),
                     },
                 }
             ],
@@ -164,7 +174,8 @@ class ApiServer:
         return f"http://127.0.0.1:{self._etcd_port}"
 
     @property
-    def _certificate(self) -> Path:
+    def certificate(self) -> Path:
+        """Who signs for it."""
         return self.folder / "certificates" / "apiserver.crt"
 
     def _answers(self) -> bool:

@@ -99,3 +99,9 @@ def test_live_is_what_serves_not_how_it_came_to() -> None:
     assert not declared(version=3, digest=THREE).is_live(live)
     assert not declared(vae=ONE).is_live(live)
     assert not declared(canary=Canary(version=3, digest=THREE, percent=10)).is_live(live)
+
+
+def test_what_this_checkout_declares_can_be_read() -> None:
+    root = Path(__file__).parents[2]
+    for folder in (root / "k8s/environments").iterdir():
+        Declarations(root, folder.name).list()

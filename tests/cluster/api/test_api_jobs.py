@@ -29,6 +29,7 @@ from atelier.jobs import (
     TrainingSpec,
     Work,
     policy_of,
+    stop_job,
     submit_job,
 )
 from atelier.jobs.following import CLAIMS, JOBS, PODS, finished
@@ -176,6 +177,23 @@ def test_a_failed_job_makes_way_and_one_that_succeeded_does_not(
     assert (outcome.succeeded, outcome.exit_code) == (True, 0)
     third, made = submit_job(api, training("robot"), OPTIONS)
     assert not made and third["metadata"]["uid"] == second["metadata"]["uid"]
+
+
+def test_a_stopped_job_leaves_its_checkpoints_to_the_next(server: ApiServer, api: Api) -> None:
+    work = training("stopped")
+    assert not stop_job(api, work)
+    job, _ = submit_job(api, work, OPTIONS)
+    claim = api.get(CLAIMS, work.name)
+    assert stop_job(api, work)
+    with pytest.raises(NotFound):
+        api.get(JOBS, work.name)
+    again, made = submit_job(api, work, OPTIONS)
+    assert made and again["metadata"]["uid"] != job["metadata"]["uid"]
+    kept = api.get(CLAIMS, work.name)
+    assert kept["metadata"]["uid"] == claim["metadata"]["uid"]
+    assert [one["uid"] for one in kept["metadata"]["ownerReferences"]] == [again["metadata"]["uid"]]
+    assert stop_job(api, work)
+    assert not stop_job(api, work)
 
 
 def test_a_compilation_is_submitted_with_the_same_rights_and_fails_at_once_too(

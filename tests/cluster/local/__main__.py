@@ -38,7 +38,8 @@ def main() -> int:
 
 def _run(args: argparse.Namespace) -> int:
     if args.verb == "tools":
-        packages.install()
+        if not args.families:
+            packages.install()
         tools.build(args.families)
         return 0
     if args.verb == "check":

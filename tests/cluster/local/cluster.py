@@ -24,7 +24,7 @@ def obstacle() -> str | None:
     lacking = packages.missing()
     if lacking:
         return f"The local cluster needs packages: {packages.advice(lacking)}"
-    stale = [family.name for family in tools.stale()]
+    stale = [family.name for family in tools.stale(tools.CLUSTER)]
     if stale:
         return f"The local cluster needs tools ({', '.join(stale)}): make cluster-tools"
     return None

@@ -49,7 +49,7 @@ class Family:
         return pinned.hexdigest()
 
 
-FAMILIES = (
+CLUSTER = (
     Family(
         "helm",
         {"helm": "helm.sh/helm/v4/cmd/helm"},
@@ -94,6 +94,13 @@ FAMILIES = (
         charts={"kueue": "charts/kueue"},
     ),
 )
+# What checks, and runs without a cluster.
+CHECKS = (
+    Family("actionlint", {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"}),
+    Family("act", {"act": "github.com/nektos/act"}),
+    Family("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}),
+)
+FAMILIES = (*CLUSTER, *CHECKS)
 
 
 def program(name: str) -> Path:
@@ -106,9 +113,9 @@ def chart(name: str) -> Path:
     return cache() / "charts" / name
 
 
-def stale() -> list[Family]:
+def stale(families: tuple[Family, ...] = FAMILIES) -> list[Family]:
     """The families whose programs are missing or of another pin."""
-    return [family for family in FAMILIES if not _is_built(family)]
+    return [family for family in families if not _is_built(family)]
 
 
 def build(names: list[str] | None = None) -> None:

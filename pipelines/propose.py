@@ -1,0 +1,61 @@
+"""What git is asked to declare: a version that its verdict allows."""
+
+from atelier.declaration import Declaration
+from atelier.errors import BadInput, Refused
+from atelier.policy import Policy
+from atelier.registry import Registry
+from atelier.release import Canary
+from atelier.replica import drawn_with
+from pipelines.promote import approved
+
+
+def propose(
+    name: str,
+    version: int,
+    *,
+    declared: Declaration | None,
+    registry: Registry,
+    policy: Policy,
+    canary: int | None = None,
+    reason: str = "promoted",
+) -> Declaration:
+    """The declaration that lets a version serve, wholly or to `canary` percent.
+
+    Refused where the policy does, or where the version was withdrawn.
+    """
+    info = registry.version(name, version)
+    judged = approved(registry, info, policy)
+    if canary is None:
+        same = declared is not None and declared.digest == info.digest
+        before = (declared.replaces if same else declared.pin) if declared else None
+        made = Declaration(
+            adapter=name,
+            version=info.version,
+            digest=info.digest,
+            base=judged.base,
+            vae=judged.vae,
+            replaces=before,
+            withdrawn=declared.withdrawn if declared else (),
+            reason=reason,
+        )
+    else:
+        share = Canary(version=info.version, digest=info.digest, percent=canary)
+        made = _with_canary(name, declared, share, reason)
+        if (made.base, made.vae) != (judged.base, judged.vae):
+            raise Refused(
+                f"{name}@{version}: judged on {drawn_with(judged.base, judged.vae)}, but version "
+                f"{made.version} on {drawn_with(made.base, made.vae)}; "
+                "one adapter's traffic cannot be shared by two"
+            )
+    made.require_wanted()
+    return made
+
+
+def _with_canary(
+    name: str, declared: Declaration | None, canary: Canary, reason: str
+) -> Declaration:
+    if declared is None:
+        raise BadInput(f"{name}: a canary needs a version that serves; propose one first")
+    if declared.digest == canary.digest:
+        raise BadInput(f"{name}: version {canary.version} serves already; nothing to try out")
+    return declared.model_copy(update={"canary": canary, "reason": reason})

@@ -1,0 +1,185 @@
+"""What the workflows of .github may do, read from their text.
+
+GitHub enforces the rest; act, which runs them here, knows no approvals and no permissions.
+"""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from commands.main import app
+from tests.cluster.local.tools import program
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+ACTIONS = sorted((ROOT / ".github" / "actions").glob("*/action.yml"))
+TARGETS = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.M))
+UNTRUSTED = re.compile(r"\$\{\{")
+SECRET = re.compile(r"secrets\.(\w+)|secrets\[")
+OURS = re.compile(r"\./\.github/(workflows/[a-z]+\.yml|actions/[a-z]+)")
+PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
+OPTION = re.compile(r"--[a-z][a-z-]*")
+
+Node = dict[str, Any]
+JobCase = tuple[Path, str, Node]
+
+
+def workflow(path: Path) -> Node:
+    """A workflow; YAML 1.1 reads its key `on` as true."""
+    found: Node = yaml.safe_load(path.read_text())
+    return found | {"on": found.pop(True)}
+
+
+def jobs() -> Iterator[JobCase]:
+    for path in FILES:
+        for name, job in workflow(path)["jobs"].items():
+            yield path, name, job
+
+
+def job_id(case: JobCase) -> str:
+    return f"{case[0].stem}:{case[1]}"
+
+
+def steps() -> Iterator[tuple[str, Node]]:
+    for path, name, job in jobs():
+        yield from ((f"{path.stem}:{name}", step) for step in job.get("steps", ()))
+    for path in ACTIONS:
+        found = yaml.safe_load(path.read_text())["runs"]["steps"]
+        yield from ((path.parent.name, step) for step in found)
+
+
+def runs() -> list[tuple[str, str]]:
+    return [(where, step["run"]) for where, step in steps() if "run" in step]
+
+
+EVERY_JOB = pytest.mark.parametrize("case", list(jobs()), ids=job_id)
+EVERY_RUN = pytest.mark.parametrize(("where", "line"), runs())
+
+
+def test_there_is_one_for_each_part_of_the_way() -> None:
+    names = "adapter ci drift images promote release retire rollback train validate"
+    assert " ".join(path.stem for path in FILES) == names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_workflow_grants_nothing_by_itself_and_names_its_shell(path: Path) -> None:
+    found = workflow(path)
+    assert found["permissions"] == {}
+    assert found["defaults"] == {"run": {"shell": "bash"}}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_code_of_a_pull_request_never_runs_as_the_main_branchs(path: Path) -> None:
+    on = workflow(path)["on"]
+    assert not set(on) & {"pull_request_target", "workflow_run", "issue_comment"}
+
+
+@EVERY_JOB
+def test_a_job_says_what_it_may_do_and_for_how_long(case: JobCase) -> None:
+    _, _, job = case
+    allowed = {"contents", "id-token", "packages", "pull-requests"}
+    assert set(job["permissions"]) <= allowed
+    if "uses" not in job:
+        assert 0 < job["timeout-minutes"] <= 360
+
+
+@EVERY_JOB
+def test_only_a_job_of_an_environment_reads_secrets(case: JobCase) -> None:
+    """Secrets lie in environments, which say from which branch and with whose approval a job may
+    have them; GitHub's own token is each job's."""
+    path, _, job = case
+    named = [found[1] for found in SECRET.finditer(yaml.safe_dump(job))]
+    if "uses" in job:  # what it calls reads them, and is looked at itself
+        assert not named
+        assert job.get("secrets") in (None, "inherit")
+    elif named or "id-token" in job["permissions"]:
+        assert job.get("environment")
+        assert "pull_request" not in workflow(path)["on"]
+    assert "toJSON(secrets)" not in path.read_text()
+
+
+@EVERY_JOB
+def test_what_a_pull_request_starts_gets_nothing_to_deploy_with(case: JobCase) -> None:
+    path, _, job = case
+    on_push_alone = job.get("if") == "github.event_name == 'push'" or "needs" in job
+    if "pull_request" in workflow(path)["on"] and not on_push_alone:
+        assert "environment" not in job and "uses" not in job
+        assert set(job["permissions"]) <= {"contents", "pull-requests"}
+        assert job["permissions"]["contents"] == "read"
+        checkout = next(one for one in job["steps"] if "checkout@" in one.get("uses", ""))
+        assert checkout["with"]["persist-credentials"] is False
+
+
+@EVERY_JOB
+def test_a_checkout_keeps_its_token_only_where_the_job_pushes(case: JobCase) -> None:
+    _, _, job = case
+    for step in job.get("steps", ()):
+        if "checkout@" in step.get("uses", ""):
+            kept = step.get("with", {}).get("persist-credentials", True)
+            assert kept == (job["permissions"]["contents"] == "write")
+
+
+@EVERY_JOB
+def test_what_changes_an_environment_waits_its_turn(case: JobCase) -> None:
+    _, _, job = case
+    verbs = {step["run"].split()[1] for step in job.get("steps", ()) if "run" in step}
+    if verbs & {"promote", "rollback", "retire"}:
+        source = "matrix" if "strategy" in job else "inputs"
+        group = f"${{{{ {source}.environment }}}}-${{{{ {source}.adapter }}}}"
+        assert job["concurrency"] == {"group": group, "cancel-in-progress": False}
+        assert job["environment"] == f"${{{{ {source}.environment }}}}"
+
+
+def test_what_is_not_ours_is_pinned_by_commit_and_says_its_version() -> None:
+    used = [one["uses"] for _, one in steps() if "uses" in one]
+    used += [job["uses"] for _, _, job in jobs() if "uses" in job]
+    for one in used:
+        ours = OURS.fullmatch(one)
+        assert (ours and (ROOT / one).exists()) or PINNED.fullmatch(one), one
+    for path in FILES:
+        for line in re.findall(r"uses: (\S+@.*)", path.read_text()):
+            assert re.search(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), f"{path.name}: {line}"
+    assert {one.partition("@")[0] for one in used if "@" in one} == {
+        "actions/checkout",
+        "actions/upload-artifact",
+    }
+
+
+@EVERY_RUN
+def test_no_text_of_others_is_part_of_a_command(where: str, line: str) -> None:
+    """Values reach commands as variables, where a quote or a `$(…)` in them is only text."""
+    assert not UNTRUSTED.search(line)
+    optional = re.compile(r'\$\{(\w+):\+"\$\1"\}')  # one word, or none where it is empty
+    unquoted = re.findall(r"\$\{?(\w+)", re.sub(r'"[^"]*"', "", optional.sub("", line)))
+    assert set(unquoted) <= {"OPTIONS"}  # the operator's own words
+
+
+@EVERY_RUN
+def test_a_step_is_a_command_that_a_person_can_run(where: str, line: str) -> None:
+    line = re.sub(
+        r"^(command -v atelier \|\| \{ |sudo --preserve-env env \"PATH=\$PATH\" )", "", line
+    )
+    program_, verb, *rest = shlex.split(line)
+    if program_ == "make":
+        assert verb in TARGETS
+        return
+    assert program_ == "atelier"
+    command = get_command(app).commands[verb]  # type: ignore[attr-defined]
+    known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    for option in filter(OPTION.fullmatch, rest):
+        assert option in known, f"{verb} has no {option}"
+
+
+def test_actionlint_has_nothing_to_say() -> None:
+    actionlint = program("actionlint")
+    if not actionlint.exists():
+        pytest.skip(f"no {actionlint}: `make workflows` builds it")
+    done = subprocess.run([actionlint], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
