@@ -109,7 +109,8 @@ e2e-soak: ## 50 upgrades and 50 rollbacks under load on a cluster (SOAK=50); els
 	@ATELIER_SOAK=$(or $(SOAK),50) $(MAKE) --no-print-directory e2e CLUSTER_TESTS=tests/cluster/e2e/test_soak.py
 
 .PHONY: e2e-actions
-e2e-actions: ## What the workflows do, on a cluster: promotions killed at each step; else as e2e
+e2e-actions: setup ## What the workflows do, on a cluster: promotions killed at each step; else as e2e
+	@$(CLUSTER) tools act
 	@$(MAKE) --no-print-directory e2e CLUSTER_TESTS="tests/cluster -m actions"
 
 .PHONY: miniature

@@ -39,7 +39,10 @@ class Place:
     """Where an environment is; a group of options (see commands.verb)."""
 
     namespace: Annotated[
-        str | None, typer.Option(help="The environment's namespace; by default atelier-ENV.")
+        str | None,
+        typer.Option(
+            envvar="ATELIER_NAMESPACE", help="The environment's namespace; by default atelier-ENV."
+        ),
     ] = None
     chart: Annotated[
         str | None,

@@ -42,6 +42,7 @@ SHARED = {
         "test_gateway_workers.py",
     ),
     "released": (
+        "test_push.py",
         "test_canary.py",
         "test_faults.py",
         "test_release.py",

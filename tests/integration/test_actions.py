@@ -1,6 +1,6 @@
 """Workflows as act runs them here: what a pull request with recipes is told, and by whom.
 
-Those that need a cluster run in tests/cluster/e2e/test_actions.py.
+Those that need a cluster run in tests/cluster/e2e/test_push.py.
 """
 
 import shutil

@@ -51,8 +51,8 @@ class Trainings:
     def __init__(self, platform: Platform, image: str, claim: str):
         self.platform = platform
         self.namespace = f"{platform.namespace}-training"
-        self._image = image
-        self._claim = claim
+        self.image = image
+        self.claim = claim
 
     def kube(self, *words: str, stdin: str | None = None) -> str:
         """kubectl in this namespace."""
@@ -69,11 +69,11 @@ class Trainings:
                 if "namespace" in one["metadata"]:
                     one["metadata"]["namespace"] = self.namespace
                 objects.append(self._queue(one))
-        objects += self.platform.volumes.of(self.namespace, self._claim)
+        objects += self.platform.volumes.of(self.namespace, self.claim)
         claim = {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
-            "metadata": {"name": self._claim, "namespace": self.namespace},
+            "metadata": {"name": self.claim, "namespace": self.namespace},
             "spec": {
                 "accessModes": ["ReadWriteOnce"],
                 "resources": {"requests": {"storage": "5Gi"}},
@@ -89,7 +89,11 @@ class Trainings:
         }
         said = {**policy.model_dump(mode="json"), "scorers": scorers, "seeds": policy.seeds[:2]}
         text = yaml.safe_dump(json.loads(json.dumps(said)))
-        self._make("configmap", f"policy-{ENVIRONMENT}", f"--from-literal=policy.yaml={text}")
+        self.judge_by(ENVIRONMENT, text)
+
+    def judge_by(self, environment: str, policy: str) -> None:
+        """An environment's policy, where Jobs find it."""
+        self._make("configmap", f"policy-{environment}", f"--from-literal=policy.yaml={policy}")
 
     def submit(self, recipe: Path, *more: str) -> Said:
         """`atelier submit`, begun."""
@@ -98,8 +102,8 @@ class Trainings:
 
     def run(self, *words: str, log: Path) -> Said:
         """A command of this checkout that makes a Job here, begun."""
-        words = (*words, "--namespace", self.namespace, "--image", self._image)
-        words = (*words, "--volume", self._claim, "--cpu", CPU, "--memory", "6Gi", "--json")
+        words = (*words, "--namespace", self.namespace, "--image", self.image)
+        words = (*words, "--volume", self.claim, "--cpu", CPU, "--memory", "6Gi", "--json")
         told = {_URI: self.platform.mlflow, "KUBECONFIG": str(self.platform.kubeconfig)}
         with log.open("w") as file:
             process = subprocess.Popen(

@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.verb == "tools":
         if not args.families:
             packages.install()
-        tools.build(args.families)
+        tools.build(args.families or [family.name for family in tools.CLUSTER])
         return 0
     if args.verb == "check":
         if reason := cluster.obstacle():

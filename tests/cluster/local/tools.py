@@ -118,12 +118,12 @@ def stale(families: tuple[Family, ...] = FAMILIES) -> list[Family]:
     return [family for family in families if not _is_built(family)]
 
 
-def build(names: list[str] | None = None) -> None:
-    """Build what is stale, of the families in `names` or of all.
+def build(names: list[str]) -> None:
+    """Build what is stale of the families in `names`.
 
     NotPossibleHereError without Go; ClusterTroubleError names the log of a failed build.
     """
-    wanted = [family for family in stale() if not names or family.name in names]
+    wanted = [family for family in stale() if family.name in names]
     if wanted and not shutil.which("go"):
         raise NotPossibleHereError("The cluster's tools are built with Go 1.26: install it.")
     for family in wanted:
