@@ -20,7 +20,7 @@ from tests.cluster.e2e.traffic import PROMPTS, Load, Oracle
 from tests.cluster.e2e.trainings import Trainings
 
 POOL, BACKENDS = "next", {"stable": "torch", "next": "onnx"}
-KEYS = 100
+KEYS, FEW = 100, 30  # a share that is everything or nothing shows in fewer
 Keys = dict[str, str]  # key by its id
 
 
@@ -89,13 +89,14 @@ def test_a_new_engine_gets_its_share_then_all_then_none(
             stable.serves()
             expected = {id: BACKENDS[pool_of({POOL: percent}, id)] for id in keys}
             stable.wait_for(partial(follows, stable, keys, expected), f"{percent} %", 120)
-            found = served(stable, oracle, keys, times=2 if percent == 20 else 1)
-            assert found == expected
+            asked = keys if percent == 20 else dict(list(keys.items())[:FEW])
+            found = served(stable, oracle, asked, times=2 if percent == 20 else 1)
+            assert found == {id: expected[id] for id in asked}
             mine = {id for id, backend in found.items() if backend == BACKENDS[POOL]}
-            assert before <= mine or not percent
+            assert before & asked.keys() <= mine or not percent
             before = mine
-            share = Counter(found.values())[BACKENDS[POOL]] / len(keys)
-            record_property(f"share of {len(keys)} keys at {percent} %", f"{share:.0%}")
+            share = Counter(found.values())[BACKENDS[POOL]] / len(asked)
+            record_property(f"share of {len(asked)} keys at {percent} %", f"{share:.0%}")
     assert load.failures == []
     assert all(oracle.agrees(asked, one) for _, _, asked, one in load.answers)
     record_property("requests beside it, none failed", len(load.answers))
