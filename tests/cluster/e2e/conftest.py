@@ -18,14 +18,14 @@ from tests.tiny import tiny_adapter
 
 HERE = Path(__file__).parent
 BASE = ROOT / "models/miniature"
-ORDER = (
+ORDER = (  # of those that share the platform: what breaks things, late
     "test_release",
     "test_canary",
     "test_rollout",
     "test_push",
     "test_faults",
     "test_soak",
-)  # breaks: late
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
