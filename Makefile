@@ -46,7 +46,8 @@ test-integration: setup ## The integration tier: real servers on loopback, the m
 	@$(PYTEST) tests/integration
 
 .PHONY: charts
-charts: setup ## Render, lint and test the Helm charts with every values file (Helm: make cluster-tools)
+charts: setup ## Render, lint and test the Helm charts with every values file (needs Go; more: make cluster-tools)
+	@$(CLUSTER) tools helm helm-unittest
 	@$(PYTEST) tests/charts tests/unit/test_charts.py
 
 SCHEMAS ?= default

@@ -21,7 +21,7 @@ class HelmError(AssertionError):
 def program(name: str) -> str:
     """A program's path; the test is skipped, saying so, where it is not there."""
     found = shutil.which(name, path=f"{CACHE / 'bin'}:{os.environ['PATH']}")
-    return found or pytest.skip(f"{name} is not there; `make cluster-tools` builds it")
+    return found or pytest.skip(f"{name} is not there; `make charts` builds it")
 
 
 class Helm:

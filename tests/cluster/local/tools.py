@@ -55,10 +55,6 @@ CLUSTER = (
         {"helm": "helm.sh/helm/v4/cmd/helm"},
         stamps={"helm.sh/helm/v4/internal/version.version": HELM},
     ),
-    Family(
-        "helm-unittest",
-        {"helm-unittest": "github.com/helm-unittest/helm-unittest/cmd/helm-unittest"},
-    ),
     Family("pause", {"pause": "atelier.dev/cluster/pause"}),
     Family("probe", {"probe": "atelier.dev/cluster/probe"}),
     Family("registry", {"registry": "github.com/distribution/distribution/v3/cmd/registry"}),
@@ -96,6 +92,10 @@ CLUSTER = (
 )
 # What checks, and runs without a cluster.
 CHECKS = (
+    Family(
+        "helm-unittest",
+        {"helm-unittest": "github.com/helm-unittest/helm-unittest/cmd/helm-unittest"},
+    ),
     Family("actionlint", {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"}),
     Family("act", {"act": "github.com/nektos/act"}),
     Family("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}),
