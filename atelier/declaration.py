@@ -51,6 +51,7 @@ class Declaration(_Plain):
     canary: Canary | None = None
     replaces: Pin | None = None  # what served when this was written; None: nothing did
     withdrawn: tuple[Withdrawn, ...] = ()  # newest first
+    revision: int = Field(default=0, ge=0)  # Helm's, up to which git knows what was done by hand
     reason: Reason
 
     @model_validator(mode="after")

@@ -61,6 +61,7 @@ def propose(
             declared=declared,
             registry=registry,
             policy=policy,
+            environment=environment,
             canary=canary,
             reason=reason,
         )

@@ -71,6 +71,7 @@ def promote_on(
             declared=declarations.find(name),
             registry=_registry(),
             policy=Policy.load(policy or declarations.policy),
+            environment=environment,
             canary=canary,
             reason=reason,
         )

@@ -4,7 +4,7 @@ from atelier.declaration import Declaration
 from atelier.errors import BadInput, Refused
 from atelier.policy import Policy
 from atelier.registry import Registry
-from atelier.release import Canary
+from atelier.release import Canary, Pin
 from atelier.replica import drawn_with
 from pipelines.promote import approved
 
@@ -16,18 +16,23 @@ def propose(
     declared: Declaration | None,
     registry: Registry,
     policy: Policy,
+    environment: str,
     canary: int | None = None,
     reason: str = "promoted",
 ) -> Declaration:
     """The declaration that lets a version serve, wholly or to `canary` percent.
 
-    Refused where the policy does, or where the version was withdrawn.
+    It replaces what was seen to serve: the version that the environment's alias names. What git
+    declares may have failed, or never have been tried. Refused where the policy does, or where the
+    version was withdrawn.
     """
     info = registry.version(name, version)
     judged = approved(registry, info, policy)
     if canary is None:
-        same = declared is not None and declared.digest == info.digest
-        before = (declared.replaces if same else declared.pin) if declared else None
+        serving = next((v for v in registry.versions(name) if environment in v.aliases), None)
+        before = Pin(version=serving.version, digest=serving.digest) if serving else None
+        if before and before.digest == info.digest:
+            before = declared.replaces if declared else None
         made = Declaration(
             adapter=name,
             version=info.version,
@@ -36,6 +41,7 @@ def propose(
             vae=judged.vae,
             replaces=before,
             withdrawn=declared.withdrawn if declared else (),
+            revision=declared.revision if declared else 0,
             reason=reason,
         )
     else:

@@ -22,7 +22,7 @@ from atelier.cluster.api import SECRETS, Api, ClusterAway
 from atelier.errors import BadInput, Refused
 
 DESCRIPTION = 256  # characters that Helm takes
-STOPPING = 20.0  # seconds that a Helm which is told to stop may take
+STOPPING = 5.0  # seconds that a Helm which is told to stop may take; runners wait for ten
 _AWAY = re.compile(
     r"cluster unreachable|connection refused|connection reset|i/o timeout|no such host|"
     r"TLS handshake timeout|etcdserver|unexpected EOF",
@@ -70,7 +70,7 @@ class Helm:
         try:
             found = json.loads(self._run("history", name, "--output", "json"))
         except HelmRefused as error:
-            if "not found" in str(error):
+            if "release: not found" in str(error):
                 return ()
             raise
         return tuple(sorted(map(_revision, found), key=lambda one: one.number))
@@ -99,20 +99,20 @@ class Helm:
         """Take a release away with its history; one that is gone is as good."""
         self._run("uninstall", name, "--ignore-not-found", *self._waiting())
 
-    def recover(self, name: str) -> str:
-        """Make a release usable that a killed Helm left pending; what was done, in words.
+    def recover(self, name: str) -> Revision | None:
+        """Make a release usable that a killed Helm left pending; the revision that is gone now.
 
         The objects stay as they are: the next upgrade changes what differs, whoever wrote it. Only
         for who holds the adapter's lock: a Helm that is still at work would be cut off.
         """
         last = next(iter(self.history(name)[-1:]), None)
         if last is None or not last.pending:
-            return ""
+            return None
         if last.status == "uninstalling":
             self.uninstall(name)
-            return f"finished taking {name} away, which was cut off"
-        self._api.delete(SECRETS, f"sh.helm.release.v1.{name}.v{last.number}")
-        return f"took back {name}'s revision {last.number}, cut off while {last.status}"
+        else:
+            self._api.delete(SECRETS, f"sh.helm.release.v1.{name}.v{last.number}")
+        return last
 
     def _waiting(self) -> tuple[str, ...]:
         return ("--timeout", f"{self._timeout}s")
@@ -135,10 +135,12 @@ class Helm:
         try:
             told, complaint = process.communicate(stdin)
         except BaseException:  # stopped: let Helm write down that it was
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(STOPPING)
-            process.kill()
+            try:
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOPPING)
+            finally:
+                process.kill()
             raise
         if process.returncode != 0:
             text = _complaint(complaint)

@@ -24,14 +24,22 @@ LOOK = 0.5  # seconds between two attempts
 
 
 @dataclass
-class _Mine:
+class Held:
     """The Lease as its holder wrote it last."""
 
     lease: Object
+    lost: bool = False
 
     @property
     def version(self) -> str:
+        """Of the Lease."""
         return str(self.lease["metadata"]["resourceVersion"])
+
+    def require(self) -> None:
+        """Unavailable where another has taken it over meanwhile: this process slept too long."""
+        if self.lost:
+            name = self.lease["metadata"]["name"]
+            raise Unavailable(f"lease {name} was taken over by another; run this again")
 
 
 class LeaseLock:
@@ -56,18 +64,18 @@ class LeaseLock:
         self._clock, self._pause = clock, pause
 
     @contextmanager
-    def held(self, *, wait: float) -> Iterator[None]:
+    def held(self, *, wait: float) -> Iterator[Held]:
         """Hold it; Unavailable naming the holder where it cannot be had within `wait` seconds.
 
         One left behind is had only by who waits longer than its `seconds`.
         """
-        mine = _Mine(self._take(self._clock() + wait))
+        mine = Held(self._take(self._clock() + wait))
         ended = threading.Event()
         if self._renewed:
             worker = threading.Thread(target=self._renew, args=(mine, ended), daemon=True)
             worker.start()
         try:
-            yield
+            yield mine
         finally:
             ended.set()
             if self._renewed:
@@ -75,12 +83,12 @@ class LeaseLock:
             with suppress(AtelierError):  # it runs out by itself
                 self._api.delete(LEASES, self._name, version=mine.version)
 
-    def _renew(self, mine: _Mine, ended: threading.Event) -> None:
+    def _renew(self, mine: Held, ended: threading.Event) -> None:
         while not ended.wait(self._seconds / 3):
             try:
                 mine.lease = self._api.replace(LEASES, self._body(mine.lease["metadata"]))
             except (NotFound, Conflict):  # this process was stopped for longer than `seconds`
-                logger.warning("lease %s was taken over by another", self._name)
+                mine.lost = True
                 return
             except AtelierError as error:
                 logger.warning("lease %s is not renewed: %s", self._name, error)

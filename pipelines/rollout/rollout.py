@@ -9,18 +9,22 @@ see nothing of it but ConfigMaps, of which each is a whole release.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from atelier.cluster import Api, LeaseLock, listing
-from atelier.cluster.api import PODS
+from atelier.cluster import Api, ClusterAway, LeaseLock, listing
+from atelier.cluster.api import CONFIG_MAPS, PODS
 from atelier.cluster.helm import Helm, HelmRefused, Revision
+from atelier.cluster.lock import Held
+from atelier.cluster.releases import PREFIX as RELEASE_PREFIX
 from atelier.declaration import Declaration, Declarations, Withdrawn
 from atelier.errors import AtelierError, BadInput, Refused, Unavailable
 from atelier.registry import Registry
 from atelier.release import Pin, Release
-from pipelines.rollout.values import release_values, require_served
+from pipelines.rollout.back import Known, left_behind, pins_of, release_of, target
+from pipelines.rollout.values import drawn_by, release_values, require_served
 from pipelines.survey import survey_gone
 
 logger = logging.getLogger(__name__)
@@ -29,6 +33,8 @@ PLATFORM: Final = "atelier"  # the platform's Helm release
 STEPS: Final = ("check", "lock", "recover", "compare", "upgrade", "confirm")  # of a promotion
 LOCK_SECONDS: Final = 20  # after which the lock of a promotion that was killed is free
 LOCK_WAIT: Final = 120.0  # seconds
+OVERTAKE_WAIT: Final = 1800.0  # seconds that a rollback waits for a promotion: longer than Helm's
+BY_HAND: Final = "Rollback to "  # how Helm describes a rollback by itself
 GONE: Final = 120.0  # seconds for replicas and gateways to forget an adapter
 LOOK: Final = 1.0  # seconds between two looks
 TOLD: Final = 5  # last lines of a hook that failed
@@ -89,7 +95,7 @@ class Rollout:
         for pin in declared.served:
             self._require_approved(registry, declared, pin)
         self._step("lock", declared)
-        with self._lock(name):
+        with self._lock(name) as lock:
             self._step("recover", declared)
             recovered = self._recover(name)
             self._step("compare", declared)
@@ -99,53 +105,56 @@ class Rollout:
             if recovered or not done:
                 values = self._values(declared, registry, live, history)
                 self._step("upgrade", declared)
-                self._upgrade(declared, values, history)
+                lock.require()
+                self._upgrade(declared, values, history, lock)
             self._step("confirm", declared)
             return self._confirm(declared)
 
     def rollback(self, name: str, revision: int | None = None, *, reason: str) -> Outcome:
         """Serve what a past revision served, by default the last good one; git follows.
 
-        Ends a canary where there is one. Asks MLflow nothing.
+        Ends a canary where there is one, and what a killed promotion or rollback began. Asks MLflow
+        nothing, and waits for a promotion that is under way.
         """
-        with self._lock(name):
-            self._recover(name)
-            history, live = self._helm.history(name), self.live(name)
-            if not history:
+        with self._lock(name, wait=OVERTAKE_WAIT) as lock:
+            cut_off = self._recover(name)
+            known = self._known(name)
+            if not known:
                 raise BadInput(f"{name}: has no Helm release in {self._api.namespace}")
-            target = self._past(name, revision, history, live)
-            failed: HelmRefused | None = None
+            left = left_behind(known, self._readable(name), cut_off)
+            said = self._declarations.find(name)
+            back = target(
+                name,
+                known,
+                left,
+                withdrawn=[one.digest for one in said.withdrawn] if said else [],
+                bases=drawn_by(self._helm.values(PLATFORM, all_=True)),
+                revision=revision,
+            )
+            lock.require()
+            self._told(f"{name}: roll back")
+            failed: HelmRefused | ClusterAway | None = None
             try:
-                self._helm.rollback(name, target, reason)
-            except HelmRefused as error:  # the ConfigMap is written before any hook runs
-                failed = error  # Helm leaves such a rollback pending: the next promotion recovers
-            now = self.record(name, reason=reason, left=live)
-            if failed is not None:
+                self._helm.rollback(name, back.number, reason)
+            except (HelmRefused, ClusterAway) as error:  # the ConfigMap is written before any hook
+                failed = error  # Helm leaves such a rollback pending: the next one recovers
+            now = self._record(name, left=left, reason=reason)
+            if isinstance(failed, HelmRefused):
                 raise Refused(f"{now.message}, but it is not well: {self._why(name, failed)}")
+            if failed is not None:
+                raise failed
             return now
 
-    def record(self, name: str, *, reason: str, left: Release | None = None) -> Outcome:
-        """Write into git's files what the cluster serves; what git said instead is withdrawn.
-
-        `left` is what served until now, where that is known.
-        """
-        live, history = self.live(name), self._helm.history(name)
-        said = self._declarations.find(name)
-        if live is None:
-            self._declarations.remove(name)
-            return Outcome(name, f"{name}: nothing is released; git declares nothing", None, None)
-        self._declarations.put(recorded(live, said, left, reason))
-        file = self._declarations.path(name)
-        text = f"{_label(live)} serves in {self.environment}; commit {file}"
-        return Outcome(name, text, live, history[-1].number if history else None)
+    def record(self, name: str, *, reason: str) -> Outcome:
+        """Write into git's files what the cluster serves; what was tried instead is withdrawn."""
+        return self._record(name, left=None, reason=reason)
 
     def retire(self, name: str) -> Outcome:
         """Stop serving an adapter, wait until nothing answers by it, and take its file away."""
         with self._lock(name):
-            if not self._helm.history(name) and self.live(name) is None:
-                self._declarations.remove(name)
-                return Outcome(name, f"{name}: is not released in {self.environment}", None, None)
             self._helm.uninstall(name)
+            # of a first release that was killed Helm knows nothing any more
+            self._api.delete(CONFIG_MAPS, f"{RELEASE_PREFIX}{name}")
             place, end = listing(self._api), self._clock() + GONE
             while (seen := survey_gone(place, name)).state != "absent":
                 if self._clock() >= end:
@@ -177,6 +186,15 @@ class Rollout:
         self, declared: Declaration, live: Release | None, history: tuple[Revision, ...]
     ) -> None:
         """Refused where the file was written for another state of the cluster."""
+        label = f"{declared.adapter}@{declared.version}"
+        record = f"`atelier record {declared.adapter} --environment {self.environment}`"
+        if live is None or live.pin != declared.pin:
+            by_hand = self._left_by_hand(declared, history)
+            if by_hand:
+                raise Refused(
+                    f"{label}: git declares it, but it was rolled back from by hand (Helm revision "
+                    f"{by_hand.number}: {by_hand.description}); {record} writes that down"
+                )
         expected = [declared.pin, *([declared.replaces] if declared.replaces else [])]
         if live is None:
             if declared.replaces is None:
@@ -185,16 +203,27 @@ class Rollout:
         elif live.pin in expected:
             return
         else:
-            last = f" (Helm revision {history[-1].number}: {history[-1].description})"
-            serves = f"version {live.version}{last if history else ''}"
+            last = history[-1] if history else None
+            since = f" (Helm revision {last.number}: {last.description})" if last else ""
+            serves = f"version {live.version}{since}"
         file = self._declarations.path(declared.adapter)
         replaced = f"version {declared.replaces.version}" if declared.replaces else "nothing"
         raise Refused(
-            f"{declared.adapter}: {file} declares version {declared.version} in place of "
-            f"{replaced}, but {self.environment} serves {serves}; `atelier record "
-            f"{declared.adapter} --environment {self.environment}` writes down what serves, then "
-            "propose the version again"
+            f"{label}: {file} declares it in place of {replaced}, but {self.environment} serves "
+            f"{serves}; propose the version again, or let {record} write down what serves"
         )
+
+    def _left_by_hand(
+        self, declared: Declaration, history: tuple[Revision, ...]
+    ) -> Revision | None:
+        """The newest revision, where it is `helm rollback`'s own, left what git declares, and git
+        knows nothing of it yet."""
+        if len(history) < 2 or not history[-1].description.startswith(BY_HAND):
+            return None
+        if history[-1].number <= declared.revision:
+            return None
+        before = release_of(self._helm.values(declared.adapter, history[-2].number))
+        return history[-1] if before.digest == declared.digest else None
 
     def _values(
         self,
@@ -215,7 +244,11 @@ class Rollout:
         return release_values(declared, platform, live, since, manifest)
 
     def _upgrade(
-        self, declared: Declaration, values: dict[str, Any], history: tuple[Revision, ...]
+        self,
+        declared: Declaration,
+        values: dict[str, Any],
+        history: tuple[Revision, ...],
+        lock: Held,
     ) -> None:
         name = declared.adapter
         try:
@@ -223,6 +256,7 @@ class Rollout:
         except HelmRefused as error:
             why = self._why(name, error)
             self._told(f"{name}@{declared.version}: {why}")
+            lock.require()
             raise Refused(f"{self._restored(declared, history)}: {why}") from error
 
     def _restored(self, declared: Declaration, history: tuple[Revision, ...]) -> str:
@@ -261,32 +295,28 @@ class Rollout:
         versions = self._registry().versions(name)
         return next((one.version for one in versions if self.environment in one.aliases), None)
 
-    def _past(
-        self,
-        name: str,
-        revision: int | None,
-        history: tuple[Revision, ...],
-        live: Release | None,
-    ) -> int:
-        """The revision to go back to."""
-        past = [one for one in reversed(history[:-1]) if one.served]
-        if revision is not None:
-            if all(one.number != revision for one in past):
-                known = ", ".join(str(one.number) for one in past) or "none"
-                raise BadInput(f"{name}: has no revision {revision} that served; known are {known}")
-            return revision
+    def _record(self, name: str, *, left: Release | None, reason: str) -> Outcome:
+        """`left` is what served until now, where that is known."""
+        live, known = self.live(name), self._known(name)
         said = self._declarations.find(name)
-        bad = {one.digest for one in said.withdrawn} if said else set()
-        if live is not None:
-            bad.add(live.canary.digest if live.canary else live.digest)
-        for one in past:
-            values = self._helm.values(name, one.number)
-            if not {values["digest"], (values.get("canary") or {}).get("digest")} & bad:
-                return one.number
-        raise Refused(
-            f"{name}: none of its {len(history)} known revisions serves another version that was "
-            "not withdrawn; name a revision, or `atelier retire` it"
-        )
+        if live is None:
+            self._declarations.remove(name)
+            return Outcome(name, f"{name}: nothing is released; git declares nothing", None, None)
+        tried = [pin for one in known for pin in pins_of(one.release)]
+        seen = known[-1].number if known else 0
+        self._declarations.put(recorded(live, said, left, tried, seen, reason))
+        file = self._declarations.path(name)
+        text = f"{_label(live)} serves in {self.environment}; commit {file}"
+        return Outcome(name, text, live, seen or None)
+
+    def _known(self, name: str) -> list[Known]:
+        """The release's history, with what each revision serves."""
+        history = self._helm.history(name)
+        return [Known(one, release_of(self._helm.values(name, one.number))) for one in history]
+
+    def _readable(self, name: str) -> Release | None:
+        """What the cluster is told to serve; None where there is nothing, or nothing to read."""
+        return listing(self._api).releases.read().releases.get(name)
 
     def _why(self, name: str, error: HelmRefused) -> str:
         """What the hook said last, which says more than that it failed."""
@@ -302,37 +332,49 @@ class Rollout:
         told = [line.partition(" ")[2] for line in lines[-TOLD:]]
         return f"{error}; the hook said: {' / '.join(told)}" if told else str(error)
 
-    def _recover(self, name: str) -> bool:
-        """Whether there was anything to recover."""
-        done = self._helm.recover(name)
-        if done:
-            self._told(done)
-        return bool(done)
+    def _recover(self, name: str) -> Revision | None:
+        """The revision that was cut off, where there was one."""
+        gone = self._helm.recover(name)
+        if gone:
+            self._told(f"{name}: revision {gone.number} was cut off while {gone.status}")
+        return gone
 
-    def _lock(self, name: str) -> Any:
+    def _lock(self, name: str, *, wait: float = LOCK_WAIT) -> AbstractContextManager[Held]:
         lock = LeaseLock(
             self._api, f"atelier-rollout-{name}", self._holder, seconds=LOCK_SECONDS, renewed=True
         )
-        return lock.held(wait=LOCK_WAIT)
+        return lock.held(wait=wait)
 
     def _step(self, step: str, declared: Declaration) -> None:
         self._told(f"{declared.adapter}@{declared.version}: {step}")
 
 
 def recorded(
-    live: Release, said: Declaration | None, left: Release | None, reason: str
+    live: Release,
+    said: Declaration | None,
+    left: Release | None,
+    tried: Iterable[Pin],
+    revision: int,
+    reason: str,
 ) -> Declaration:
-    """What serves as a declaration; whatever `said` or `left` served beyond it is withdrawn."""
-    serves = {live.digest, *([live.canary.digest] if live.canary else [])}
-    before = [*(said.served if said else ()), *([left.pin] if left else ())]
-    before += [left.canary] if left and left.canary else []
-    gone = {one.digest: one for one in before if one.digest not in serves}
-    withdrawn = [
-        Withdrawn(version=one.version, digest=one.digest, reason=reason) for one in gone.values()
+    """What serves as a declaration.
+
+    What was `left` is withdrawn, and what git `said` instead if the cluster `tried` it: a version
+    that only waited for its promotion is nobody's fault.
+    """
+    serves = {pin.digest for pin in pins_of(live)}
+    known = {pin.digest for pin in tried}
+    before = [
+        *pins_of(left),
+        *(pin for pin in (said.served if said else ()) if pin.digest in known),
     ]
-    known = said.withdrawn if said else ()
-    withdrawn += [one for one in known if one.digest not in serves and one.digest not in gone]
-    replaces = left.pin if left else said.pin if said else None
+    gone = {pin.digest: pin for pin in before if pin.digest not in serves}
+    withdrawn = [
+        Withdrawn(version=pin.version, digest=pin.digest, reason=reason) for pin in gone.values()
+    ]
+    kept = said.withdrawn if said else ()
+    withdrawn += [one for one in kept if one.digest not in serves and one.digest not in gone]
+    replaced = left.pin if left else said.pin if said else None
     return Declaration(
         adapter=live.adapter,
         version=live.version,
@@ -340,8 +382,9 @@ def recorded(
         base=live.base,
         vae=live.vae,
         canary=live.canary,
-        replaces=replaces if replaces != live.pin else (said.replaces if said else None),
+        replaces=replaced if replaced != live.pin else (said.replaces if said else None),
         withdrawn=tuple(withdrawn),
+        revision=revision,
         reason=reason,
     )
 

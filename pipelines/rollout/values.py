@@ -45,20 +45,21 @@ def release_values(
     }
 
 
+def drawn_by(platform: Mapping[str, Any]) -> set[tuple[str, str | None]]:
+    """Base and VAE of the platform's replicas, and of its engine's canaries."""
+    serving = platform["serving"]
+    pools = [serving, *({**serving, **one} for one in serving.get("canary") or ())]
+    return {(one["base"], one.get("vae") or None) for one in pools}
+
+
 def require_served(declared: Declaration, platform: Mapping[str, Any]) -> None:
     """Refused where no replica will ever draw with what the version was judged with."""
-    serving = platform["serving"]
-    drawn = [serving, *({**serving, **one} for one in serving.get("canary") or ())]
-    if not any((one["base"], one.get("vae") or None) == _drawn(declared) for one in drawn):
+    if (declared.base, declared.vae) not in drawn_by(platform):
         raise Refused(
             f"{declared.adapter}@{declared.version}: judged on base {declared.base}"
             f"{f' with VAE {declared.vae}' if declared.vae else ''}, but the platform serves "
-            f"{serving['base']}; train and judge it on what is served"
+            f"{platform['serving']['base']}; train and judge it on what is served"
         )
-
-
-def _drawn(declared: Declaration) -> tuple[str, str | None]:
-    return declared.base, declared.vae
 
 
 def _previous(

@@ -9,11 +9,12 @@ import pytest
 from atelier.cluster.helm import Revision
 from atelier.declaration import Declaration, Withdrawn
 from atelier.environment import Released
-from atelier.errors import Refused
+from atelier.errors import BadInput, Refused
 from atelier.registry import VersionInfo
 from atelier.release import Canary, Pin, Release
 from atelier.replica import Held, Replica
 from pipelines.rollout import compare
+from pipelines.rollout.back import Known, left_behind, target
 from pipelines.rollout.rollout import recorded
 from pipelines.rollout.values import release_values, require_served
 
@@ -40,7 +41,8 @@ def declared(version: int = 2, **more: Any) -> Declaration:
 
 
 def live(version: int = 1, **more: Any) -> Release:
-    return Release(adapter="thor", base=BASE, **pin(version).model_dump(), **more)
+    fields = {"adapter": "thor", "base": BASE, **pin(version).model_dump()}
+    return Release.model_validate(fields | more)
 
 
 def revision(number: int = 4, status: str = "deployed") -> Revision:
@@ -85,22 +87,127 @@ def test_a_version_for_another_base_is_refused_before_anything_waits_for_it() ->
 
 
 def test_going_back_is_written_down_with_what_was_left() -> None:
-    found = recorded(live(1), declared(2, replaces=pin(1)), live(2), "grey cats")
+    tried = [pin(1), pin(2)]
+    found = recorded(live(1), declared(2, replaces=pin(1)), live(2), tried, 3, "grey cats")
     assert (found.version, found.replaces, found.reason) == (1, pin(2), "grey cats")
+    assert found.revision == 3
     assert [(one.version, one.reason) for one in found.withdrawn] == [(2, "grey cats")]
     with pytest.raises(Refused, match="grey cats"):
         declared(2, withdrawn=found.withdrawn).require_wanted()
 
 
 def test_ending_a_canary_withdraws_it_and_nothing_else() -> None:
-    found = recorded(live(1), declared(1, canary=canary(2)), live(1, canary=canary(2)), "noise")
+    there = declared(1, canary=canary(2))
+    found = recorded(live(1), there, live(1, canary=canary(2)), [pin(1), pin(2)], 3, "noise")
     assert (found.version, found.canary) == (1, None)
     assert [one.version for one in found.withdrawn] == [2]
 
 
 def test_recording_twice_changes_nothing() -> None:
-    once = recorded(live(1), declared(2, replaces=pin(1)), live(2), "grey cats")
-    assert recorded(live(1), once, None, "grey cats") == once
+    tried = [pin(1), pin(2)]
+    once = recorded(live(1), declared(2, replaces=pin(1)), live(2), tried, 3, "grey cats")
+    assert recorded(live(1), once, None, tried, 3, "grey cats") == once
+
+
+def test_a_version_that_nobody_tried_is_not_withdrawn() -> None:
+    """Version 3, a mend of 2, waits for its approval while 2 is rolled back from."""
+    there = declared(3, replaces=pin(2))
+    found = recorded(live(1), there, live(2), [pin(1), pin(2)], 3, "grey cats")
+    assert [one.version for one in found.withdrawn] == [2]
+
+
+def known(*releases: tuple[int, str] | Release) -> list[Known]:
+    """A history of versions and their revisions' statuses, oldest first."""
+    made = []
+    for number, one in enumerate(releases, start=1):
+        release, status = (
+            (one, "superseded") if isinstance(one, Release) else (live(one[0]), one[1])
+        )
+        made.append(Known(revision(number, status), release))
+    return made
+
+
+CUT = {kind: revision(9, f"pending-{kind}") for kind in ("upgrade", "rollback")}
+HERE = {(BASE, None)}
+
+
+@pytest.mark.parametrize(
+    ("history", "now", "cut_off", "left", "goes_to"),
+    [
+        pytest.param(
+            [(1, "superseded"), (2, "deployed")], live(2), None, 2, 1, id="as it is mostly"
+        ),
+        pytest.param(
+            [(1, "superseded"), (2, "deployed")],
+            live(3),
+            CUT["upgrade"],
+            3,
+            2,
+            id="a promotion killed in its hook",
+        ),
+        pytest.param(
+            [(1, "superseded"), (2, "deployed")],
+            live(2),
+            CUT["upgrade"],
+            None,
+            2,
+            id="a promotion killed before it wrote anything",
+        ),
+        pytest.param(
+            [(1, "superseded"), (2, "deployed")],
+            live(1),
+            CUT["rollback"],
+            2,
+            1,
+            id="a rollback killed in its hook",
+        ),
+        pytest.param(
+            [(1, "superseded"), (2, "deployed")],
+            live(2),
+            CUT["rollback"],
+            2,
+            1,
+            id="a rollback killed before it wrote anything",
+        ),
+        pytest.param(
+            [(1, "superseded"), (2, "failed")], live(2), None, 2, 1, id="a promotion that failed"
+        ),
+        pytest.param(
+            [(1, "superseded"), (2, "deployed")], None, None, 2, 1, id="a ConfigMap nobody can read"
+        ),
+    ],
+)
+def test_a_way_back_leaves_what_was_bad_and_nothing_else(
+    history: list[tuple[int, str]],
+    now: Release | None,
+    cut_off: Revision | None,
+    left: int | None,
+    goes_to: int,
+) -> None:
+    there = known(*history)
+    behind = left_behind(there, now, cut_off)
+    assert (behind.version if behind else None) == left
+    found = target("thor", there, behind, withdrawn=[], bases=HERE)
+    assert found.release.version == goes_to
+
+
+def test_a_way_back_passes_over_what_was_withdrawn_and_what_does_not_fit() -> None:
+    there = known((1, "superseded"), live(2, base=THREE), (2, "superseded"), (3, "deployed"))
+    behind = left_behind(there, live(3), None)
+    assert target("thor", there, behind, withdrawn=[TWO], bases=HERE).number == 1
+    assert target("thor", there, behind, withdrawn=[], bases=HERE).number == 3
+    with pytest.raises(Refused, match="revision 2 is for a base that the platform has not"):
+        target("thor", there, behind, withdrawn=[], bases=HERE, revision=2)
+    with pytest.raises(BadInput, match="no revision 7 that served; known are 4, 3, 2, 1"):
+        target("thor", there, behind, withdrawn=[], bases=HERE, revision=7)
+    with pytest.raises(Refused, match="none of its 4 known revisions"):
+        target("thor", there, behind, withdrawn=[ONE, TWO], bases=HERE)
+
+
+def test_a_way_back_from_a_canary_keeps_what_serves() -> None:
+    tried = live(1, canary=canary(2))
+    there = known((1, "superseded"), tried, live(1, canary=canary(2, 50)))
+    assert target("thor", there, tried, withdrawn=[], bases=HERE).number == 1
 
 
 def replica(*versions: int) -> Replica:

@@ -96,6 +96,10 @@ def test_a_version_is_promoted_rolled_back_from_and_does_not_come_back(
     again = checkout.atelier("promote", NAME, str(new.version))
     assert again.code == 1 and "too sharp" in again.told
     assert checkout.files.get(NAME) == declared
+    forgotten = {"withdrawn": (), "replaces": None, **new.model_dump()}
+    checkout.files.put(declared.model_copy(update=forgotten))  # written for another cluster
+    refused = checkout.atelier("promote", NAME)
+    assert refused.code == 1 and f"serves version {old.version}" in refused.told
     checkout.files.put(declared.model_copy(update={"withdrawn": ()}))
 
 
@@ -110,15 +114,39 @@ def test_a_way_back_by_hand_is_noticed_and_written_down(
     (said,) = [one for one in differs.data["differences"] if one.startswith(NAME)]
     assert f"git declares version {new.version}" in said
     assert f"the cluster serves version {old.version}" in said
-    declared = checkout.files.get(NAME)
-    checkout.files.put(declared.model_copy(update={"replaces": None, "canary": None}))
     refused = checkout.atelier("promote", NAME)
-    assert refused.code == 1 and f"serves version {old.version}" in refused.told
-    checkout.files.put(declared)
+    assert refused.code == 1 and "rolled back from by hand" in refused.told
     assert checkout.atelier("record", NAME, "--reason", "by hand").code == 0
     assert agree(checkout)["git"]["version"] == old.version
     kept = checkout.files.get(NAME)
+    assert [one.version for one in kept.withdrawn] == [new.version]
     checkout.files.put(kept.model_copy(update={"withdrawn": ()}))
+
+
+def test_going_back_from_what_was_killed(
+    released: Platform, checkout: Checkout, versions: Versions
+) -> None:
+    """A promotion in the middle, and then the rollback from it: each is left, and none too many."""
+    (old, _), (new, _) = versions
+    checkout.killed("promote", NAME, str(new.version), at="upgrade", after=4.0)
+    killed = checkout.atelier("rollback", NAME, "--reason", "on second thoughts")
+    assert killed.code == 0, killed.told
+    after = agree(checkout)["git"]
+    assert (after["version"], [one["version"] for one in after["withdrawn"]]) == (
+        old.version,
+        [new.version],
+    )
+    checkout.files.put(checkout.files.get(NAME).model_copy(update={"withdrawn": ()}))
+    assert checkout.atelier("promote", NAME, str(new.version)).code == 0
+    checkout.killed("rollback", NAME, "--reason", "cut off", at="roll back", after=3.0)
+    again = checkout.atelier("rollback", NAME, "--reason", "once more")
+    assert again.code == 0, again.told
+    after = agree(checkout)["git"]
+    assert (after["version"], [one["version"] for one in after["withdrawn"]]) == (
+        old.version,
+        [new.version],
+    )
+    checkout.files.put(checkout.files.get(NAME).model_copy(update={"withdrawn": ()}))
 
 
 @pytest.mark.timeout(900)

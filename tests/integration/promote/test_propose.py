@@ -59,6 +59,14 @@ def atelier(
     return lambda *words: CliRunner().invoke(app, [str(one) for one in words])
 
 
+@pytest.fixture
+def serves(cat: Adapter) -> Iterator[Callable[[int], None]]:
+    """Let a version be the one that was seen to serve in staging."""
+    yield lambda version: cat.registry.set_alias(cat.name, "staging", version)
+    if any("staging" in one.aliases for one in cat.registry.versions(cat.name)):
+        cat.registry.remove_alias(cat.name, "staging")
+
+
 def proposed(checkout: Scratch, branch: str = BRANCH) -> Declaration:
     checkout.git("fetch", "--quiet")
     text = checkout.git("show", f"origin/{branch}:{FILE}")
@@ -71,14 +79,25 @@ def done(result: Result) -> Any:
 
 
 def test_without_a_pull_request_the_file_is_written_here(
-    atelier: Atelier, checkout: Scratch, cat: Adapter
+    atelier: Atelier, checkout: Scratch, cat: Adapter, serves: Callable[[int], None]
 ) -> None:
     done(atelier("propose", "thor-cat", 1))
     found = Declaration.load(checkout.root / FILE)
     assert (found.version, found.digest, found.replaces) == (1, cat.digests[1], None)
+    serves(1)
     done(atelier("propose", "thor-cat", 2, "--reason", "sharper"))
     second = Declaration.load(checkout.root / FILE)
     assert (second.version, second.replaces, second.reason) == (2, found.pin, "sharper")
+
+
+def test_what_was_declared_and_never_served_is_not_what_a_proposal_replaces(
+    atelier: Atelier, checkout: Scratch, cat: Adapter
+) -> None:
+    """A first promotion that failed: its mend replaces nothing, as nothing serves."""
+    done(atelier("propose", "thor-cat", 1))
+    done(atelier("propose", "thor-cat", 2))
+    found = Declaration.load(checkout.root / FILE)
+    assert (found.version, found.replaces) == (2, None)
 
 
 def test_a_pull_request_has_the_file_the_numbers_and_nothing_else(
@@ -96,9 +115,14 @@ def test_a_pull_request_has_the_file_the_numbers_and_nothing_else(
 
 
 def test_a_newer_candidate_renews_the_request_on_top_of_main_as_it_is_by_then(
-    atelier: Atelier, checkout: Scratch, github: FakeGitHub, tmp_path: Path
+    atelier: Atelier,
+    checkout: Scratch,
+    github: FakeGitHub,
+    tmp_path: Path,
+    serves: Callable[[int], None],
 ) -> None:
     done(atelier("propose", "thor-cat", 1, "--pull-request"))
+    serves(1)
     checkout.git("fetch", "--quiet")
     checkout.git("push", "--quiet", "origin", f"refs/remotes/origin/{BRANCH}:refs/heads/main")
     other = Scratch.clone(tmp_path / "origin", tmp_path / "other")
