@@ -288,8 +288,9 @@ def test_following_a_training_ends_with_the_version_that_it_made(
         following = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE)
         try:
             mine = [("labelSelector", f"atelier.dev/adapter=cat-{code}")]
-            until(lambda: api.list(JOBS, mine)[0], seconds=120)
-            ((job,), _) = api.list(JOBS, mine)
+            admin = server.api(NAMESPACE)
+            until(lambda: admin.list(JOBS, mine)[0], seconds=120)
+            ((job,), _) = admin.list(JOBS, mine)
             spec = TrainingSpec.parse(job["metadata"]["annotations"]["atelier.dev/spec"])
             made = package(tmp_path / "package", spec.adapter, 1)
             tags = {SPEC_TAG: spec.digest}
