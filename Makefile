@@ -139,6 +139,8 @@ SCAN ?= go run github.com/anchore/grype/cmd/grype@v0.121.2
 IMAGE ?= serve
 REGISTRY ?= localhost:5000
 VERSION ?= $(shell git describe --tags --always)
+# As the charts of that version name their images
+TAG = $(VERSION:v%=%)
 PUSHED = $(shell tr A-Z a-z <<< $(REGISTRY))
 FOUND = $(if $(filter undefined,$(origin $(1))),,--build-arg $(1)="$($(1))")
 
@@ -155,14 +157,14 @@ image-scan: ## Fail where the image has a critical weakness that a newer package
 
 .PHONY: image-push
 image-push: ## Push the image, and print it by digest
-	@$(DOCKER) tag atelier-$(IMAGE) $(PUSHED)/atelier-$(IMAGE):$(VERSION)
-	@$(DOCKER) push --quiet $(PUSHED)/atelier-$(IMAGE):$(VERSION)
-	@$(DOCKER) inspect --format '{{index .RepoDigests 0}}' $(PUSHED)/atelier-$(IMAGE):$(VERSION)
+	@$(DOCKER) tag atelier-$(IMAGE) $(PUSHED)/atelier-$(IMAGE):$(TAG)
+	@$(DOCKER) push --quiet $(PUSHED)/atelier-$(IMAGE):$(TAG)
+	@$(DOCKER) inspect --format '{{index .RepoDigests 0}}' $(PUSHED)/atelier-$(IMAGE):$(TAG)
 
 .PHONY: charts-push
 charts-push: ## Push both charts to REGISTRY as OCI artifacts of VERSION (v1.2.3), and print their digests
 	@set -e; aside=$$(mktemp -d); trap 'rm -rf $$aside' EXIT; for chart in charts/atelier charts/adapter; do \
-	  $(TOOL)/helm package $$chart --version $(VERSION:v%=%) --destination $$aside >/dev/null; done; \
+	  $(TOOL)/helm package $$chart --version $(TAG) --app-version $(TAG) --destination $$aside >/dev/null; done; \
 	  for file in $$aside/*.tgz; do $(TOOL)/helm push $(HELM_PUSH) $$file oci://$(PUSHED)/charts; done
 
 .PHONY: registry-login

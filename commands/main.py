@@ -12,6 +12,7 @@ from commands import (
     compare,
     compile,
     dataset,
+    declared,
     evaluate,
     generate,
     keys,
@@ -51,6 +52,7 @@ verb(app)(run.run)
 verb(app)(validate.validate)
 verb(app, "compile")(compile.compile_base)
 verb(app)(changed.changed)
+verb(app)(declared.declared)
 verb(app)(lint.lint)
 verb(app)(submit.submit)
 verb(app)(propose.propose)

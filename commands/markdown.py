@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from html import escape
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&:@$^=\"'])")
 
@@ -19,6 +20,11 @@ def plain(text: object) -> str:
 def code(text: object) -> str:
     """Text in the typeface of commands; references count in it, so it may hold anything too."""
     return f"<code>{plain(text)}</code>"
+
+
+def link(text: object, url: str) -> str:
+    """Text that leads somewhere."""
+    return f'<a href="{escape(url)}">{plain(text)}</a>'
 
 
 def rows(heads: Sequence[str], cells: Iterable[Sequence[str]]) -> str:

@@ -1,5 +1,6 @@
 """`atelier submit`: a recipe becomes a training Job on a cluster, with everything it names."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,9 @@ from commands.verb import Answer
 
 if TYPE_CHECKING:
     from atelier.jobs import TrainingSpec, Work
+    from atelier.registry import VersionInfo
+
+REFUSED = 1
 
 
 def submit(
@@ -21,6 +25,12 @@ def submit(
     stop: Annotated[
         bool, typer.Option("--stop", help="End its Job instead; the next goes on from there.")
     ] = False,
+    github_output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Add adapter and version to it, where known, as a step's outputs."
+        ),
+    ] = None,
     job: JobChoices = JobChoices(),
 ) -> Answer:
     """Train a recipe on a cluster: upload what is missing, and make its Job.
@@ -47,13 +57,18 @@ def submit(
         return shown(work, options)
     if stop:
         return _stopped(work, options.namespace)
-    known = _made(spec, environment, options.namespace)
-    if known is not None:
-        return known
-    with progress() as told:
-        uploaded = upload(parcel, open_artifacts(), told)
-    about = {"adapter": spec.adapter, "spec": spec.digest, "uploaded": uploaded}
-    return sent(work, options, about, follow=job.follow)
+    answer = _made(spec, environment, options.namespace)
+    if answer is None:
+        with progress() as told:
+            uploaded = upload(parcel, open_artifacts(), told)
+        about = {"adapter": spec.adapter, "spec": spec.digest, "uploaded": uploaded}
+        answer = sent(work, options, about, follow=job.follow)
+        if job.follow and answer.exit_code in (0, REFUSED):
+            answer = _with_version(answer, spec)
+    if github_output is not None and "version" in answer.data:
+        with github_output.open("a") as file:
+            file.writelines(f"{key}={answer.data[key]}\n" for key in ("adapter", "version"))
+    return answer
 
 
 def _stopped(work: "Work", namespace: str) -> Answer:
@@ -66,19 +81,34 @@ def _stopped(work: "Work", namespace: str) -> Answer:
     return Answer(f"Job {namespace}/{work.name}: {said}", data)
 
 
+def _with_version(answer: Answer, spec: "TrainingSpec") -> Answer:
+    """What a Job that has ended made; nothing where it was refused before it trained."""
+    found = _version(spec)
+    if found is None:
+        return answer
+    text = f"{answer.text}: {found.name}@{found.version}"
+    return replace(answer, text=text, data={**answer.data, "version": found.version})
+
+
+def _version(spec: "TrainingSpec") -> "VersionInfo | None":
+    from atelier.jobs import SPEC_TAG
+    from commands.sources import open_registry
+
+    return open_registry(Home.find()).made_from(spec.adapter, SPEC_TAG, spec.digest)
+
+
 def _made(spec: "TrainingSpec", environment: str, namespace: str) -> Answer | None:
     """The verdict of the environment's policy on what was made from the same digests; else None."""
     from atelier.cluster import Api
-    from atelier.jobs import SPEC_TAG, policy_of
+    from atelier.jobs import policy_of
     from commands.sources import open_registry
     from pipelines.evaluate import attested
 
-    registry = open_registry(Home.find())
-    known = registry.made_from(spec.adapter, SPEC_TAG, spec.digest)
+    known = _version(spec)
     policy = policy_of(Api.connect(namespace), environment) if known else None
     if known is None or policy is None:
         return None
-    judged = attested(registry, spec.adapter, known.version, policy.digest)
+    judged = attested(open_registry(Home.find()), spec.adapter, known.version, policy.digest)
     if judged is None or judged.policy != policy.digest:
         return None
     said = f"{'accepted' if judged.accepted else 'refused'} by the policy of {environment}"
@@ -93,4 +123,4 @@ def _made(spec: "TrainingSpec", environment: str, namespace: str) -> Answer | No
         "reasons": list(judged.reasons),
         "job": None,
     }
-    return Answer("\n".join(lines), about, 0 if judged.accepted else 1)
+    return Answer("\n".join(lines), about, 0 if judged.accepted else REFUSED)

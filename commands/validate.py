@@ -33,6 +33,10 @@ def validate(
     summary: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Appended to, as Markdown.")
     ] = None,
+    pictures_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where people will find what --output gets, for a link."),
+    ] = None,
 ) -> Answer:
     """Judge a candidate by its numbers, and against what serves, on the same seeds.
 
@@ -51,7 +55,7 @@ def validate(
     command = ["atelier", "validate", name, str(found.candidate.info.version)]
     text = page(
         found,
-        pictures=_sheet(found, output),
+        pictures=_sheet(found, output, pictures_url),
         command=shlex.join([*command, "--environment", environment]),
         run=registry.run_url(found.candidate.info.run_id),
     )
@@ -64,10 +68,10 @@ def validate(
     return _answer(found)
 
 
-def _sheet(found: "Validation", output: Path | None) -> str:
+def _sheet(found: "Validation", output: Path | None, url: str | None) -> str:
     """The pictures on one page in `output`, and how to see them, in Markdown."""
     from commands.grid import GridRow, grid
-    from commands.markdown import code
+    from commands.markdown import code, link
 
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
@@ -87,7 +91,8 @@ def _sheet(found: "Validation", output: Path | None) -> str:
     names = [f"candidate {found.candidate.info.version}"]
     names += [f"serving {found.serving.info.version}"] if found.serving else []
     grid(names, rows, tile=256).save(output / SHEET, quality=88)
-    return f"{code(output / SHEET)}: {' | '.join(map(code, names))}, from the same noise. {own}"
+    place = link(output / SHEET, url) if url else code(output / SHEET)
+    return f"{place}: {' | '.join(map(code, names))}, from the same noise. {own}"
 
 
 def _answer(found: "Validation") -> Answer:

@@ -1,7 +1,7 @@
 """One namespace of an API server: plain JSON objects, and errors made into ours.
 
-Connections and credentials are the official client's (`kubernetes`): a pod's rotating token, or
-KUBECONFIG. Its object models are not used: the few fields needed are read where they are needed.
+Connections and credentials are the official client's (`kubernetes`): KUBECONFIG's, or a pod's
+rotating token. Its object models are not used: the few fields needed are read where needed.
 """
 
 from __future__ import annotations
@@ -63,19 +63,20 @@ class Api:
 
     @classmethod
     def connect(cls, namespace: str | None = None) -> Api:
-        """By a pod's service account, else by KUBECONFIG; the namespace is POD_NAMESPACE's."""
+        """By KUBECONFIG where it is set, as Helm does; else by a pod's service account, else by the
+        user's own file. The namespace is POD_NAMESPACE's."""
         from kubernetes import client, config
 
         configuration = client.Configuration()
+        named = os.environ.get("KUBECONFIG")
         try:
-            config.load_incluster_config(client_configuration=configuration)
-        except config.ConfigException:
-            try:
-                config.load_kube_config(client_configuration=configuration)
-            except (config.ConfigException, OSError) as error:
-                raise BadInput(
-                    f"no cluster: no service account's token is mounted, and KUBECONFIG: {error}"
-                ) from error
+            if named:
+                config.load_kube_config(named, client_configuration=configuration)
+            else:
+                _of_pod_or_user(configuration)
+        except (config.ConfigException, OSError) as error:
+            where = f"KUBECONFIG {named}" if named else "no account's token is mounted, KUBECONFIG"
+            raise BadInput(f"no cluster: {where}: {error}") from error
         configuration.retries = False  # whoever asks knows how long to wait
         return cls(client.ApiClient(configuration), namespace or _own_namespace())
 
@@ -216,6 +217,15 @@ class Api:
         return ClusterAway(
             f"the API server at {self.host} does not answer ({type(cause).__name__}: {cause})"
         )
+
+
+def _of_pod_or_user(configuration: Any) -> None:
+    from kubernetes import config
+
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+    except config.ConfigException:
+        config.load_kube_config(client_configuration=configuration)
 
 
 def _status(data: bytes) -> Mapping[str, Any]:

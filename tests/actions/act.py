@@ -73,6 +73,8 @@ class Act:
             (folder / name).mkdir(parents=True)
         (folder / "upload" / "action.yml").write_text(STAND_IN)
         exports = [f"export {key}='{value}'" for key, value in (variables or {}).items()]
+        if program("helm").exists():  # else the workflows would build it
+            (folder / "bin" / "helm").symlink_to(program("helm"))
         run = f'PYTHONPATH={ROOT} exec {sys.executable} -m commands "$@"'
         script = folder / "bin" / "atelier"
         script.write_text("\n".join(["#!/bin/sh", *exports, run, ""]))

@@ -9,13 +9,13 @@ import json
 import ssl
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 Object = dict[str, Any]
 ASKING = "what Actions gives a job to ask with"
+OF_MAIN = {"repository_id": "REPOSITORY_ID", "ref": "refs/heads/main"}  # claims of a job there
 
 
 class Issuer:
@@ -45,9 +46,10 @@ class Issuer:
     def address(self) -> str:
         return f"https://127.0.0.1:{self._public.server_port}"
 
-    def variables(self, subject: str) -> dict[str, str]:
-        """What a job with that `sub` has in its environment."""
-        url = f"http://127.0.0.1:{self._jobs.server_port}/{subject}?api-version=2.0"
+    def variables(self, subject: str, **claims: str) -> dict[str, str]:
+        """What a job with that `sub` has in its environment; `claims` are not as those of main."""
+        query = urlencode({**OF_MAIN, **claims})
+        url = f"http://127.0.0.1:{self._jobs.server_port}/{subject}?{query}"
         return {"ACTIONS_ID_TOKEN_REQUEST_URL": url, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": ASKING}
 
     def stop(self) -> None:
@@ -71,11 +73,12 @@ class Issuer:
             return None
         self.given += 1
         asked = urlsplit(path)
-        return {"value": self._token(asked.path[1:], parse_qs(asked.query)["audience"][0])}
+        claims = dict(parse_qsl(asked.query))
+        return {"value": self._token(asked.path[1:], claims.pop("audience"), claims)}
 
-    def _token(self, subject: str, audience: str) -> str:
+    def _token(self, subject: str, audience: str, more: Mapping[str, str]) -> str:
         now = time.time()
-        claims = {"iss": self.address, "sub": subject, "aud": audience}
+        claims = {"iss": self.address, "sub": subject, "aud": audience, **more}
         times = {"iat": int(now), "nbf": int(now) - 5, "exp": int(now + self.seconds)}
         parts = ({"alg": "RS256", "typ": "JWT", "kid": "one"}, {**claims, **times})
         text = ".".join(_text(json.dumps(part).encode()) for part in parts)

@@ -70,7 +70,8 @@ def test_the_first_version_is_judged_alone_and_the_next_against_it(desk: Desk) -
     second = desk.version(2)
     desk.judge(second, BLUE, subject=0.7)  # above the policy's 0.6, but 0.1 below the first
     steps.write_text("before\n")
-    said = desk.validate("--output", str(out), "--summary", str(steps), "--json")
+    place = ("--output", str(out), "--pictures-url", "https://ci.example/runs/7#artifacts")
+    said = desk.validate(*place, "--summary", str(steps), "--json")
     found = json.loads(said.stdout)
     assert (said.exit_code, found["accepted"], found["version"]) == (1, False, second)
     assert (found["serving"], len(found["reasons"])) == (first, 1)
@@ -81,6 +82,7 @@ def test_the_first_version_is_judged_alone_and_the_next_against_it(desk: Desk) -
     page = (out / "summary.md").read_text()
     assert steps.read_text() == f"before\n{page}"
     seen = html.unescape(page)
+    assert f'<a href="https://ci.example/runs/7#artifacts">{out / "sheet.jpg"}</a>' in seen
     assert f"## ❌ {NAME}@{second}: refused for production, against {NAME}@{first}" in seen
     assert "0.100 lower than that of the version that serves (0.800)" in seen
     assert f"atelier validate {NAME} {second} --environment production" in seen

@@ -5,7 +5,7 @@ import html
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.markdown import code, plain, rows
+from commands.markdown import code, link, plain, rows
 
 NASTY = [
     "<script>alert(1)</script>",
@@ -29,3 +29,11 @@ def test_a_table_has_the_cells_it_was_given() -> None:
     made = rows(("a", "b"), [(plain("x|y"), code("`z`"))])
     assert made.splitlines() == ["| a | b |", "| --- | --- |", made.splitlines()[2]]
     assert made.splitlines()[2].count("|") == 3
+
+
+def test_a_link_leads_where_it_is_told_to_and_nowhere_else() -> None:
+    made = link("<b>", 'https://ci.example/runs/7?a=1&b="><script>')
+    assert made.startswith(
+        '<a href="https://ci.example/runs/7?a=1&amp;b=&quot;&gt;&lt;script&gt;">'
+    )
+    assert made.count("<") == made.count(">") == 2

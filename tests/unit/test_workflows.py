@@ -26,6 +26,12 @@ SECRET = re.compile(r"secrets\.(\w+)|secrets\[")
 OURS = re.compile(r"\./\.github/(workflows/[a-z]+\.yml|actions/[a-z]+)")
 PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
 OPTION = re.compile(r"--[a-z][a-z-]*")
+BEFORE = re.compile(  # a command where it is not the first word of its line
+    r"^(command -v atelier \|\| \{ |"
+    r"\"\$\{ATELIER_HELM:-helm\}\" version --short \| grep \^v4 \|\| \{ |"
+    r"sudo --preserve-env env \"PATH=\$PATH\" |exec )"
+)
+CHANGING = {"promote", "rollback", "retire"}
 
 Node = dict[str, Any]
 JobCase = tuple[Path, str, Node]
@@ -57,6 +63,17 @@ def steps() -> Iterator[tuple[str, Node]]:
 
 def runs() -> list[tuple[str, str]]:
     return [(where, step["run"]) for where, step in steps() if "run" in step]
+
+
+def called(step: Node) -> tuple[str, ...]:
+    """A step's program and its first word."""
+    return tuple(BEFORE.sub("", step.get("run", "")).split()[:2])
+
+
+def verbs(job: Node) -> set[str]:
+    """Of `atelier` that a job calls."""
+    found = map(called, job.get("steps", ()))
+    return {words[1] for words in found if words and words[0] == "atelier"}
 
 
 EVERY_JOB = pytest.mark.parametrize("case", list(jobs()), ids=job_id)
@@ -128,13 +145,66 @@ def test_a_checkout_keeps_its_token_only_where_the_job_pushes(case: JobCase) -> 
 
 @EVERY_JOB
 def test_what_changes_an_environment_waits_its_turn(case: JobCase) -> None:
-    _, _, job = case
-    verbs = {step["run"].split()[1] for step in job.get("steps", ()) if "run" in step}
-    if verbs & {"promote", "rollback", "retire"}:
+    path, _, job = case
+    if verbs(job) & CHANGING:
         source = "matrix" if "strategy" in job else "inputs"
         group = f"${{{{ {source}.environment }}}}-${{{{ {source}.adapter }}}}"
+        if path.stem != "promote":  # a promotion that waits for its approval holds no form up
+            group = f"{path.stem}-{group}"
         assert job["concurrency"] == {"group": group, "cancel-in-progress": False}
         assert job["environment"] == f"${{{{ {source}.environment }}}}"
+
+
+@EVERY_JOB
+def test_what_changes_an_environment_does_what_main_declares_now(case: JobCase) -> None:
+    """Approved of days later, or run again, the commit of its event is an old one."""
+    path, _, job = case
+    if not verbs(job) & CHANGING:
+        return
+    checkout, setup, *rest = job["steps"]
+    assert checkout["with"]["ref"] == "main" and "setup" in setup["uses"]
+    if path.stem == "promote":
+        asked, *others = rest
+        assert (asked["id"], called(asked)) == ("git", ("atelier", "declared"))
+        wanted = "true" if "promote" in verbs(job) else "false"
+        for step in others:
+            assert step["if"].startswith(f"steps.git.outputs.declared == '{wanted}'")
+
+
+@EVERY_JOB
+def test_who_runs_helm_has_helm_4(case: JobCase) -> None:
+    """Hosted runners have a Helm 3, which knows no `rollback --description`."""
+    _, _, job = case
+    if verbs(job) & {*CHANGING, "status"}:
+        (setup,) = (one for one in job["steps"] if "actions/setup" in one.get("uses", ""))
+        assert setup["with"] == {"helm": "true"}
+
+
+@EVERY_JOB
+def test_what_is_cancelled_hears_of_it(case: JobCase) -> None:
+    """Actions signals the process that it started: the shell, where nothing took its place."""
+    _, _, job = case
+    for step in job.get("steps", ()):
+        words = called(step)
+        if words and words[1] in {*CHANGING, "submit"} and "--stop" not in step["run"]:
+            assert step["run"].startswith("exec atelier ")
+
+
+@pytest.mark.parametrize("name", ["rollback", "retire"])
+def test_git_learns_of_what_was_done_though_it_failed_in_the_end(name: str) -> None:
+    (job,) = workflow(ROOT / f".github/workflows/{name}.yml")["jobs"].values()
+    *_, last = job["steps"]
+    assert called(last) == ("atelier", "commit") and last["if"] == "always()"
+
+
+def test_what_was_trained_is_what_is_judged_and_one_that_was_refused_too() -> None:
+    train, validate = workflow(ROOT / ".github/workflows/adapter.yml")["jobs"].values()
+    (submit,) = (step for step in train["steps"] if "--follow" in step.get("run", ""))
+    assert '--github-output "$GITHUB_OUTPUT"' in submit["run"]
+    for name in ("adapter", "version"):
+        assert train["outputs"][name] == f"${{{{ steps.{submit['id']}.outputs.{name} }}}}"
+        assert validate["with"][name] == f"${{{{ needs.train.outputs.{name} }}}}"
+    assert validate["if"] == "${{ !cancelled() && needs.train.outputs.version }}"
 
 
 def test_what_is_not_ours_is_pinned_by_commit_and_says_its_version() -> None:
@@ -163,10 +233,7 @@ def test_no_text_of_others_is_part_of_a_command(where: str, line: str) -> None:
 
 @EVERY_RUN
 def test_a_step_is_a_command_that_a_person_can_run(where: str, line: str) -> None:
-    line = re.sub(
-        r"^(command -v atelier \|\| \{ |sudo --preserve-env env \"PATH=\$PATH\" )", "", line
-    )
-    program_, verb, *rest = shlex.split(line)
+    program_, verb, *rest = shlex.split(BEFORE.sub("", line))
     if program_ == "make":
         assert verb in TARGETS
         return

@@ -6,6 +6,7 @@ counts, what ends the Job, what goes on. All of it with the rights that k8s/ giv
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from atelier.base import base_digest
 from atelier.cluster import Api
 from atelier.cluster.api import CONFIG_MAPS, NotFound
 from atelier.jobs import (
+    SPEC_TAG,
     CompilationSpec,
     Follower,
     JobOptions,
@@ -35,9 +37,11 @@ from atelier.jobs import (
 from atelier.jobs.following import CLAIMS, JOBS, PODS, finished
 from atelier.names import ArtifactRef
 from atelier.policy import DEFAULT, Policy
+from atelier.registry import Registry
 from services.triton.process import spawn
 from tests.cluster.apiserver import ADMIN, ApiServer, missing, until
 from tests.cluster.local.tools import program
+from tests.promoted import package
 from tests.training import Server
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -258,6 +262,45 @@ def test_following_a_compilation_ends_with_the_address_of_the_engine(
         assert told["uploaded"] == [f"mlflow://bases/{digest.removeprefix('sha256:')}"]
         again = subprocess.run(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, check=True)
         assert json.loads(again.stdout)["job"] is None  # found, not repeated
+
+
+@pytest.mark.parametrize("code", [0, 1], ids=["accepted", "refused"])
+def test_following_a_training_ends_with_the_version_that_it_made(
+    server: ApiServer, api: Api, tmp_path: Path, code: int
+) -> None:
+    """What the pod would register is registered by this test: a Job whose verdict refuses has
+    registered its version too, whose numbers a workflow is to show."""
+    shutil.copytree(ROOT / "examples" / "thor-cat", tmp_path / "recipe")
+    base = tmp_path / "base"
+    (base / "unet").mkdir(parents=True)
+    (base / "model_index.json").write_text('{"unet": ["diffusers", "X"]}')
+    (base / "unet" / "weights.safetensors").write_bytes(b"weights")
+    recipe = yaml.safe_load((tmp_path / "recipe/recipe.yaml").read_text())
+    recipe |= {"base": {"model": str(base)}, "adapter": f"cat-{code}"}
+    (tmp_path / "recipe/recipe.yaml").write_text(yaml.safe_dump(recipe))
+    outputs = tmp_path / "outputs"
+    outputs.write_text("before=1\n")
+    with Server(tmp_path) as mlflow:
+        words = ["submit", "recipe/recipe.yaml", "--image", "i@sha256:1", "--follow", "--json"]
+        env = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.uri, "PYTHONPATH": str(ROOT)}
+        env["KUBECONFIG"] = str(server.kubeconfig("trainer"))
+        command = [sys.executable, "-m", "commands", *words, "--github-output", str(outputs)]
+        following = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE)
+        try:
+            mine = [("labelSelector", f"atelier.dev/adapter=cat-{code}")]
+            admin = server.api(NAMESPACE)
+            until(lambda: admin.list(JOBS, mine)[0], seconds=120)
+            ((job,), _) = admin.list(JOBS, mine)
+            spec = TrainingSpec.parse(job["metadata"]["annotations"]["atelier.dev/spec"])
+            made = package(tmp_path / "package", spec.adapter, 1)
+            tags = {SPEC_TAG: spec.digest}
+            version = Registry(mlflow.uri).register(made, run_id=None, tags=tags)
+            end(server, job, code)
+            out, _ = following.communicate(timeout=120)
+        finally:
+            following.kill()
+    assert (following.returncode, json.loads(out)["version"]) == (code, version)
+    assert outputs.read_text() == f"before=1\nadapter=cat-{code}\nversion={version}\n"
 
 
 def test_a_queued_job_waits_to_be_admitted(api: Api) -> None:

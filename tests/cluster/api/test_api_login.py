@@ -183,17 +183,35 @@ def test_a_long_promotion_gets_a_fresh_token_when_one_ends(
     assert issuer.given - before > 1
 
 
-def test_a_token_for_somebody_else_is_not_believed(
-    believing: ApiServer, issuer: Issuer, tmp_path: Path
+@pytest.mark.parametrize(
+    ("audience", "claims", "believed"),
+    [
+        ("atelier", {}, True),
+        ("others", {}, False),
+        ("atelier", {"repository_id": "7"}, False),  # another, that has taken the name
+        ("atelier", {"ref": "refs/heads/mine"}, False),
+        ("atelier", {"ref": "refs/pull/7/merge"}, False),
+    ],
+    ids=["main", "audience", "repository", "branch", "pull-request"],
+)
+def test_a_token_is_believed_of_this_repositorys_main_alone(
+    believing: ApiServer,
+    issuer: Issuer,
+    tmp_path: Path,
+    audience: str,
+    claims: dict[str, str],
+    believed: bool,
 ) -> None:
-    variables = {**os.environ, **issuer.variables(f"{JOB}staging"), "PYTHONPATH": str(ROOT)}
+    variables = {**os.environ, **issuer.variables(f"{JOB}staging", **claims)}
+    variables |= {"PYTHONPATH": str(ROOT)}
     variables |= {"ATELIER_CLUSTER": believing.address, "KUBECONFIG": ""}
     variables |= {"ATELIER_CLUSTER_CA": believing.certificate.read_text()}
     file = tmp_path / "kubeconfig"
-    login = ("-m", "commands", "login", "--audience", "others", "--out", str(file))
+    login = ("-m", "commands", "login", "--audience", audience, "--out", str(file))
     assert run([sys.executable, *login], variables).returncode == 0
     listed = run(
         [program("kubectl"), "get", "configmaps", "-n", "atelier-staging"],
         variables | {"KUBECONFIG": str(file)},
     )
-    assert listed.returncode != 0 and "Unauthorized" in listed.stderr + listed.stdout
+    assert (listed.returncode == 0) is believed
+    assert believed or "Unauthorized" in listed.stderr + listed.stdout
