@@ -14,6 +14,7 @@ from typing import Any
 
 from atelier.adapter.manifest import Manifest
 from atelier.adapter.package import MANIFEST, Package
+from atelier.adapter.signature import is_file
 from atelier.errors import AdapterRejected, BadInput
 from atelier.files import replace_folder, sha256_bytes
 from atelier.names import hex_of
@@ -52,7 +53,7 @@ class Registry(Tracking):
         name = package.manifest.name
         known = self._with_digest(name, package.digest)
         if known is not None:
-            self._tag(name, known, tags or {})
+            self.tag(name, known, tags or {})
             return known
         run_id = run_id or self._import_run(name)
         folder = self._upload(package, run_id)
@@ -78,6 +79,18 @@ class Registry(Tracking):
         """A statement about a version, or None where nobody made it."""
         run_id = self.version(name, version).run_id
         return self.read(run_id, f"attestations/{version}/{filename}")
+
+    def attestations(self, name: str, version: int) -> tuple[str, ...]:
+        """The names of all statements about a version."""
+        run_id = self.version(name, version).run_id
+        files = self.files(run_id, f"attestations/{version}")
+        return tuple(sorted(file.rpartition("/")[2] for file in files))
+
+    def signatures(self, name: str, version: int) -> tuple[bytes, ...]:
+        """All signatures of a version's package, one a key."""
+        files = [file for file in self.attestations(name, version) if is_file(file)]
+        found = (self.attestation(name, version, file) for file in files)
+        return tuple(one for one in found if one is not None)
 
     def fetch(self, name: str, version: int, into: Path) -> Package:
         """Download a version's package as the folder `into`, verified before it appears there."""
@@ -164,6 +177,12 @@ class Registry(Tracking):
                 if not token:
                     return tuple(sorted(names))
 
+    def tag(self, name: str, version: int, tags: Mapping[str, str]) -> None:
+        """Give a version tags, beside those it has."""
+        with self._asking(f"tag {name}@{version}"):
+            for key, value in tags.items():
+                self._client.set_model_version_tag(MODEL_PREFIX + name, str(version), key, value)
+
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Let an alias name a version, and no other one any more."""
         with self._asking(f"name {name}@{version} {alias}"):
@@ -201,11 +220,6 @@ class Registry(Tracking):
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-
-    def _tag(self, name: str, version: int, tags: Mapping[str, str]) -> None:
-        with self._asking(f"tag {name}@{version}"):
-            for key, value in tags.items():
-                self._client.set_model_version_tag(MODEL_PREFIX + name, str(version), key, value)
 
     def _with_digest(self, name: str, digest: str) -> int | None:
         """The oldest version that has this digest."""

@@ -5,7 +5,7 @@ That place is `serving.signatures` in the values of charts/atelier (platform.yam
 it is the variables ATELIER_SIGNATURES and ATELIER_SIGNERS, a folder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -42,6 +42,14 @@ class _Platform(BaseModel):
 
 
 @dataclass(frozen=True)
+class Checked:
+    """The signature to keep, and what is wrong with it where that is only warned of."""
+
+    signature: bytes | None = None
+    warning: str | None = None
+
+
+@dataclass(frozen=True)
 class Trust:
     """A signature policy, and whose signatures count."""
 
@@ -71,16 +79,15 @@ class Trust:
         folder = environment.get("ATELIER_SIGNERS")
         return cls(policy, signers_in(Path(folder)) if folder and policy != "off" else ())
 
-    def check(self, package: Package, signature: bytes | None) -> str | None:
-        """What is wrong with a signature that is only warned of; SignatureRejected under
-        `enforce`, Unavailable where that cannot be said now; None where nothing is wrong, or nobody
-        asks."""
+    def check(self, package: Package, signatures: Sequence[bytes]) -> Checked:
+        """Look for a good one among a package's signatures. SignatureRejected under `enforce`,
+        Unavailable where that cannot be said now."""
         if self.policy == "off":
-            return None
+            return Checked()
         try:
-            verify(package, signature, self.signers)
+            return Checked(verify(package, signatures, self.signers).signature)
         except (SignatureRejected, Unavailable) as error:
             if self.policy == "enforce":
                 raise
-            return f"{error} (served all the same: the policy is warn)"
-        return None
+            warning = f"{error} (served all the same: the policy is warn)"
+            return Checked(next(iter(signatures), None), warning)

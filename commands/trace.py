@@ -101,19 +101,27 @@ def _checked(adapter: dict[str, Any], signers: "Sequence[Signer] | None") -> dic
 def _signature(
     registry: "Registry", info: "VersionInfo", signers: "Sequence[Signer] | None"
 ) -> dict[str, Any]:
-    """Who signed a version: `unsigned`, `unchecked` without signers, else `good` or `refused`."""
-    from atelier.adapter.signature import FILE, claim, verify
+    """Who signed a version: `unsigned`, `unchecked` without signers, else `good` or `refused`.
+
+    `keys` are those that the signatures claim, null for a keyless one.
+    """
+    from atelier.adapter.signature import claim, verify
     from commands.sources import fetched
 
-    made = registry.attestation(info.name, info.version, FILE)
+    made = registry.signatures(info.name, info.version)
     try:
-        said: dict[str, Any] = {"key": claim(made).key} if made is not None else {}
         if signers is not None:
             package = fetched(registry, Home.find(), info.name, info.version)
-            return {"state": "good", **said, "signer": verify(package, made, signers).name}
+            good = verify(package, made, signers)
+            return {
+                "state": "good",
+                "keys": [claim(good.signature).key],
+                "signer": good.signer.name,
+            }
+        keys = [claim(one).key for one in made]
     except SignatureRejected as error:
         return {"state": "refused", "why": str(error)}
-    return {"state": "unchecked" if made is not None else "unsigned", **said}
+    return {"state": "unchecked" if made else "unsigned", "keys": keys}
 
 
 def _text(image: Path, told: dict[str, Any], adapters: list[dict[str, Any]]) -> str:
@@ -137,8 +145,8 @@ def _text(image: Path, told: dict[str, Any], adapters: list[dict[str, Any]]) -> 
 
 
 def _signed(signature: dict[str, Any]) -> str:
-    key = signature.get("key")
-    who = f"key {key[:12]}…" if key else "an identity (keyless)"
+    keys = signature.get("keys", ())
+    who = ", ".join(f"key {key[:12]}…" if key else "an identity (keyless)" for key in keys)
     said = {
         "unsigned": "unsigned",
         "unchecked": f"by {who}, not checked: give --signers",

@@ -1,13 +1,14 @@
 """The one writer of an environment's aliases: `python -m pipelines.hook NAME --environment ENV`.
 
 charts/adapter runs it after `helm install`, `helm upgrade` and `helm rollback`: it waits until
-every replica and gateway answers by the release, has a picture of the version's verdict made again
+every replica and gateway answers by the release, has pictures of the version's verdict made again
 through the gateway (with the key ATELIER_KEY; without one it stops there, unless
-ATELIER_SMOKE_REQUIRED is `false`), which has to come out as it was judged, and then lets the
-environment's alias name the version. A lock among hooks, and a last look at the release under it,
-keep two of them from undoing each other's work. With MLflow away there is nothing to compare the
-picture with, and the alias is left to a later `--all`, which also takes away the aliases of
-adapters that are no longer released.
+ATELIER_SMOKE_REQUIRED is `false`), and of its canary's, which have to come out as they were judged
+(to ATELIER_SMOKE_TOLERANCE), and then lets the environment's alias name the version. What the alias
+has named before is a way back: pixels that differ are told and stop nothing. A lock among hooks,
+and a last look at the release under it, keep two of them from undoing each other's work. With
+MLflow away there is nothing to compare with, and the alias is left to a later `--all`, which also
+takes away the aliases of adapters that are no longer released.
 
 Exit codes: 0 done, or only MLflow is away; 1 it does not serve, or release and registry disagree;
 2 bad input; 3 the API server or the gateway is away; 143 stopped by SIGTERM.
@@ -17,12 +18,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from atelier.boundary import answered
@@ -34,7 +36,8 @@ from atelier.errors import AtelierError, BadInput, Interrupted, Refused, Unavail
 from atelier.home import Home
 from atelier.registry import Registry
 from atelier.release import Canary, Pin, Release
-from pipelines.evaluate.attested import Sample, sample
+from pipelines.alike import TOLERANCE, Unlike
+from pipelines.evaluate.attested import Sample, samples
 from pipelines.intent import Intent
 from pipelines.settle import Known, Step, decide, known_of
 from pipelines.smoke import Smoke, gateway_smoke
@@ -86,7 +89,9 @@ class Hook:
                 return Outcome(f"{name}@{release.version} does not serve: {seen.told}", failed=True)
             known = self._known(name, release)
             if decide(release, None, seen, known.alias) is Step.VERIFY:
-                self._draw(release, known, end)
+                self._draw(release, release.pin, known, end)
+            if release.canary is not None:  # no alias would tell that it was drawn
+                self._draw(release, release.canary, known, end)
             moved = self._move(release, known)
             if moved is not None:
                 return moved
@@ -125,7 +130,7 @@ class Hook:
         if step is Step.NOTHING and not known.problem:
             return Outcome(f"{name}@{release.version}: {step.value}; {seen.told}")
         if step is Step.VERIFY and not known.problem:
-            self._draw(release, known, self._clock())
+            self._draw(release, release.pin, known, self._clock())
         moved = self._move(release, known)
         return moved or Outcome(f"{name}: another version was released just now; the next look")
 
@@ -181,29 +186,44 @@ class Hook:
         told = f"canary version {release.canary.version}: {canary.told}"
         return seen if canary.state == "ready" else Seen(canary.state, told)
 
-    def _draw(self, release: Release, known: Known, end: float) -> None:
-        """A picture through the gateway; tried again while it is busy or away."""
+    def _draw(self, release: Release, pin: Pin, known: Known, end: float) -> None:
+        """Pictures through the gateway; tried again while it is busy or away."""
         if self._smoke is None:
             logger.warning("no picture is made: ATELIER_KEY is not set")
             return
-        judged = self._judged(release, known)
+        judged = self._judged(release, pin, known)
         while True:
             try:
-                logger.info("%s", self._smoke(release, judged))
+                logger.info("%s", self._smoke(release, pin, judged))
+                return
+            except Unlike as error:
+                if not self._has_served(release, pin):
+                    raise
+                logger.warning("%s (it has served here before, so it may again)", error)
                 return
             except Unavailable:
                 if self._clock() >= end:
                     raise
             self._pause(LOOK)
 
-    def _judged(self, release: Release, known: Known) -> Sample | None:
-        """A picture of the version's verdict; None without one, or with MLflow away."""
+    def _judged(self, release: Release, pin: Pin, known: Known) -> tuple[Sample, ...]:
+        """Pictures of the version's verdict; none without one, or with MLflow away."""
         if known.problem:
-            return None
+            return ()
         try:
-            return sample(self._registry(), release.adapter, release.version, release.digest)
+            base, vae = release.base, release.vae
+            return samples(self._registry(), release.adapter, pin, base=base, vae=vae)
         except Unavailable:
-            return None
+            return ()
+
+    def _has_served(self, release: Release, pin: Pin) -> bool:
+        """Whether the alias has named it, drawn with this base and VAE."""
+        mark = self._mark(release).items()
+        return mark <= self._registry().version(release.adapter, pin.version).tags.items()
+
+    def _mark(self, release: Release) -> dict[str, str]:
+        """The tag that a version has from the time when the alias first named it."""
+        return {f"atelier.served.{self._environment}": f"{release.base} {release.vae}"}
 
     def _move(self, release: Release, known: Known) -> Outcome | None:
         """Let the alias name what was seen serving; None where that is released no longer."""
@@ -219,9 +239,11 @@ class Hook:
         try:
             with self._lock(name).held(wait=LOCK_WAIT):
                 now = self._release(self._released(), name)
-                if now is None or now.digest != release.digest:
+                if now is None or (now.pin, now.canary) != (release.pin, release.canary):
                     return None
-                self._registry().set_alias(name, self._environment, version)
+                registry = self._registry()
+                registry.tag(name, version, self._mark(release))
+                registry.set_alias(name, self._environment, version)
         except Unavailable as error:
             return Outcome(f"{label} serves; alias {self._environment} follows later: {error}")
         return Outcome(f"{label} serves, and alias {self._environment} names it")
@@ -268,12 +290,23 @@ def _smoke(gateway: str) -> Smoke | None:
     key = os.environ.get("ATELIER_KEY")
     if not key and os.environ.get("ATELIER_SMOKE_REQUIRED") == "false":
         return None
-    return gateway_smoke(gateway, key) if key else _no_key
+    return gateway_smoke(gateway, key, _tolerance()) if key else _no_key
 
 
-def _no_key(release: Release, _: Sample | None) -> str:
+def _tolerance() -> float:
+    said = os.environ.get("ATELIER_SMOKE_TOLERANCE") or str(TOLERANCE)
+    try:
+        found = float(said)
+    except ValueError:
+        found = math.nan
+    if not 0 < found <= 255:
+        raise BadInput(f"ATELIER_SMOKE_TOLERANCE={said}: must be levels of 255, more than 0")
+    return found
+
+
+def _no_key(release: Release, pin: Pin, _: Sequence[Sample]) -> str:
     raise BadInput(
-        f"no picture of {release.adapter}@{release.version} can be made: ATELIER_KEY is not set; "
+        f"no picture of {release.adapter}@{pin.version} can be made: ATELIER_KEY is not set; "
         "keep a key of the gateway in the Secret that the platform's smoke.secret names "
         "(smoke.required=false goes without)"
     )

@@ -3,7 +3,6 @@
 import tempfile
 from pathlib import Path
 
-from atelier.adapter.signature import FILE
 from atelier.errors import Refused, SignatureRejected
 from atelier.registry import Registry, VersionInfo
 from atelier.trust import Trust
@@ -16,11 +15,11 @@ def require_signed(registry: Registry, info: VersionInfo, trust: Trust) -> str |
     """
     if trust.policy == "off":
         return None
-    signature = registry.attestation(info.name, info.version, FILE)
+    signatures = registry.signatures(info.name, info.version)
     with tempfile.TemporaryDirectory() as folder:
         package = registry.fetch(info.name, info.version, Path(folder) / "package")
         try:
-            return trust.check(package, signature)
+            return trust.check(package, signatures).warning
         except SignatureRejected as error:
             label = f"{info.name}@{info.version}"
             raise Refused(f"{label} is refused by the signature policy: {error}") from error

@@ -19,7 +19,7 @@ from atelier.errors import BadInput, SignatureRejected, Unavailable
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-FILE = "model.sig"  # beside a version in the registry
+_PREFIX, _SUFFIX = "model-", ".sig"  # of their names beside a version, one a key
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")  # those of Sigstore's bundles
 
 
@@ -29,6 +29,24 @@ class Claim:
 
     key: str | None  # sha256 in hex of the public key's PEM; None: keyless
     files: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A signature that is good, and whose it is."""
+
+    signer: Signer
+    signature: bytes
+
+
+def file_of(key: Key | None) -> str:
+    """A signature's name beside a version; None: keyless. So no key takes another's place."""
+    return f"{_PREFIX}{key.fingerprint[:12] if key else 'keyless'}{_SUFFIX}"
+
+
+def is_file(name: str) -> bool:
+    """Whether a file beside a version is a signature."""
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
 def claim(signature: bytes) -> Claim:
@@ -41,7 +59,7 @@ def claim(signature: bytes) -> Claim:
         key = str(material["publicKey"]["hint"]) if "publicKey" in material else None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise SignatureRejected(
-            f"its signature ({FILE}) cannot be read: cut short or damaged; sign it again"
+            "its signature cannot be read: cut short or damaged; sign it again"
         ) from error
     return Claim(key, files)
 
@@ -52,7 +70,7 @@ def sign(package: Package, pem: bytes, password: str | None = None) -> bytes:
     from model_signing import signing
 
     with tempfile.TemporaryDirectory() as folder:  # the library reads keys from files; 0700
-        key, made = Path(folder) / "key", Path(folder) / FILE
+        key, made = Path(folder) / "key", Path(folder) / "made"
         key.write_bytes(pem)
         secret = password.encode() if password else None  # handed on to cryptography, as it is
         config = signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
@@ -75,7 +93,7 @@ def sign_keyless(package: Package) -> bytes:
             "`permissions: {id-token: write}`, elsewhere sign with a key"
         )
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / FILE
+        made = Path(folder) / "made"
         try:
             config = signing.Config().use_sigstore_signer(identity_token=token)
             config.sign(package.path, made)
@@ -111,21 +129,28 @@ def _public(private: "EllipticCurvePrivateKey") -> bytes:
     return private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def verify(package: Package, signature: bytes | None, signers: Sequence[Signer]) -> Signer:
-    """Who of `signers` signed a package as it is; SignatureRejected says why nobody did.
+def verify(package: Package, signatures: Sequence[bytes], signers: Sequence[Signer]) -> Verified:
+    """The first of its signatures by which one of `signers` signed a package as it is.
 
-    Unavailable where that takes Sigstore's roots, and they cannot be had.
+    SignatureRejected says why none is; Unavailable where that takes Sigstore's roots, and they
+    cannot be had.
     """
     name = package.manifest.name
-    if signature is None:
+    if not signatures:
         raise SignatureRejected(f"{name}: is not signed; `atelier sign` signs a version")
-    try:
-        return _verified(package, signature, signers)
-    except SignatureRejected as error:
-        raise SignatureRejected(f"{name}: {error}") from error
+    reasons: list[str] = []
+    away: Unavailable | None = None
+    for signature in signatures:
+        try:
+            return Verified(_signer(package, signature, signers), signature)
+        except SignatureRejected as error:
+            reasons.append(str(error))
+        except Unavailable as error:
+            away = error
+    raise away or SignatureRejected(f"{name}: {'; '.join(reasons)}")
 
 
-def _verified(package: Package, signature: bytes, signers: Sequence[Signer]) -> Signer:
+def _signer(package: Package, signature: bytes, signers: Sequence[Signer]) -> Signer:
     said = claim(signature)
     if said.files != {MANIFEST, *package.manifest.files}:  # a signer may have left some out
         raise SignatureRejected(
@@ -139,7 +164,7 @@ def _verified(package: Package, signature: bytes, signers: Sequence[Signer]) -> 
         raise SignatureRejected(f"signed by {who}; trusted are {trusted}")
     reasons = []
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / FILE
+        file = Path(folder) / "signature"
         file.write_bytes(signature)
         for signer in candidates:
             config = signer.verifier(Path(folder))

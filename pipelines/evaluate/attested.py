@@ -16,10 +16,12 @@ from PIL import Image
 from atelier.errors import Refused
 from atelier.names import Digest, hex_of
 from atelier.registry import Registry, VersionInfo
+from atelier.release import Pin
 
 from .evaluation import FILE, SHEET, Evaluation, Measured, Sampling
 
 KEPT: Final = 4  # pictures; of SDXL's a few megabytes each
+SAMPLED: Final = 2  # of them are drawn again before a release counts as served
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Sample:
     seed: int
     sampling: Sampling
     engine_digest: str  # of what drew it
-    effect: float  # mean difference of pixels to the base's picture, 0 to 1
+    effect: float | None  # mean difference of pixels to the base's picture, 0 to 1
     image: Image.Image
 
 
@@ -90,22 +92,44 @@ def pictures(registry: Registry, version: int, judged: Evaluation) -> Mapping[st
     return found
 
 
-def sample(registry: Registry, name: str, version: int, digest: Digest) -> Sample | None:
-    """The newest verdict's first picture; None where there is none of this very package."""
-    judged = attested(registry, name, version)
-    if judged is None or judged.digest != digest:
-        return None
-    first, found = kept(judged)[0], pictures(registry, version, judged)
-    if first.picture not in found:
-        return None
-    return Sample(
-        prompt=first.prompt,
-        seed=first.seed,
-        sampling=judged.sampling,
-        engine_digest=judged.engine_digest,
-        effect=first.values["effect"],
-        image=found[first.picture],
+def samples(
+    registry: Registry, name: str, pin: Pin, *, base: Digest, vae: Digest | None
+) -> tuple[Sample, ...]:
+    """The first pictures of a verdict of this very package, drawn with this base and VAE.
+
+    Of the newest verdict where it is such a one, else of any; none where there is none.
+    """
+    judged = _drawn_with(registry, name, pin, (base, vae))
+    if judged is None:
+        return ()
+    found = pictures(registry, pin.version, judged)
+    return tuple(
+        Sample(
+            prompt=one.prompt,
+            seed=one.seed,
+            sampling=judged.sampling,
+            engine_digest=judged.engine_digest,
+            effect=one.values.get("effect"),
+            image=found[one.picture],
+        )
+        for one in kept(judged)[:SAMPLED]
+        if one.picture in found
     )
+
+
+def _drawn_with(
+    registry: Registry, name: str, pin: Pin, drawn_with: tuple[Digest, Digest | None]
+) -> Evaluation | None:
+    known = registry.attestations(name, pin.version)
+    newest_first = sorted(
+        (one for one in known if one.endswith(FILE)), key=len
+    )  # FILE itself is the newest
+    for file in newest_first:
+        data = registry.attestation(name, pin.version, file)
+        judged = Evaluation.parse(data or b"", f"{file} of {name}@{pin.version}")
+        if (judged.digest, (judged.base, judged.vae)) == (pin.digest, drawn_with):
+            return judged
+    return None
 
 
 def _under(policy: Digest, name: str) -> str:

@@ -15,7 +15,6 @@ import sys
 import threading
 from pathlib import Path
 
-from atelier.adapter import signature
 from atelier.cluster import Api, Pod, watching
 from atelier.environment import Environment, local
 from atelier.errors import AtelierError
@@ -37,9 +36,9 @@ def fetch(tracking_uri: str, name: str, version: int, folder: Path) -> None:
     Registry(tracking_uri).fetch(name, version, folder)
 
 
-def signed(tracking_uri: str, name: str, version: int) -> bytes | None:
-    """A version's signature, None where nobody has signed it."""
-    return Registry(tracking_uri).attestation(name, version, signature.FILE)
+def signed(tracking_uri: str, name: str, version: int) -> tuple[bytes, ...]:
+    """A version's signatures, none where nobody has signed it."""
+    return Registry(tracking_uri).signatures(name, version)
 
 
 def run(

@@ -25,7 +25,7 @@ from services.agent.wanted import Wanted
 logger = logging.getLogger(__name__)
 
 Fetch = Callable[[str, int, Path], object]  # adapter, version, folder to make
-Signed = Callable[[str, int], bytes | None]  # adapter, version: the signature that it has
+Signed = Callable[[str, int], Sequence[bytes]]  # adapter, version: its signatures
 
 SPARE = 8 * 2**20  # bytes of the volume that packages leave to wanted.json, loaded.json and others
 
@@ -155,26 +155,26 @@ class Agent:
                     f"{one.name}@{one.version}: {self._volume} has {free >> 20} MiB left, too "
                     "little for a package; make room, or give the volume more"
                 )
-            signature = self._signature(one)
+            signatures = self._signatures(one)
             self._shelf.put(
-                one.digest, lambda folder: self._fetch(one.name, one.version, folder), signature
+                one.digest, lambda folder: self._fetch(one.name, one.version, folder), signatures
             )
         except OSError as error:
             raise Unavailable(
                 f"{one.name}@{one.version}: cannot be put on {self._volume}: {error.strerror}"
             ) from error
 
-    def _signature(self, one: Named) -> bytes | None:
-        """A version's signature, where one is asked for; without it nothing large is fetched."""
+    def _signatures(self, one: Named) -> Sequence[bytes]:
+        """A version's signatures, where one is asked for; without it nothing large is fetched."""
         if self._trust.policy == "off":
-            return None
-        signature = self._signed(one.name, one.version)
-        if signature is None and self._trust.policy == "enforce":
+            return ()
+        signatures = self._signed(one.name, one.version)
+        if not signatures and self._trust.policy == "enforce":
             raise SignatureRejected(
                 f"{one.name}@{one.version}: is not signed, and this environment serves only what "
                 f"is; run `atelier sign {one.name} {one.version}`"
             )
-        return signature
+        return signatures
 
     def _read_releases(self) -> list[str]:
         """Refresh what is released; where that fails the last known state stays."""

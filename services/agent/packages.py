@@ -4,7 +4,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from atelier.adapter.package import Package
@@ -58,13 +58,15 @@ class PackageShelf:
             del self._verified[digest]
         return frozenset(self._verified), bad
 
-    def put(self, digest: str, fetch: Callable[[Path], object], signature: bytes | None) -> None:
-        """Let `fetch` fill a folder to the side, verify it as `digest` and its signature, then make
-        both visible."""
+    def put(
+        self, digest: str, fetch: Callable[[Path], object], signatures: Sequence[bytes]
+    ) -> None:
+        """Let `fetch` fill a folder to the side, verify it as `digest` and by its signatures, then
+        make it visible, the good one beside it."""
         aside = self.folder / f".{hex_of(digest)[:12]}.{uuid.uuid4().hex[:8]}"
         try:
             fetch(aside)
-            self._check(digest, aside, signature)
+            signature = self._check(digest, aside, signatures)
             final, beside = self._places(digest)
             if signature is None:
                 beside.unlink(missing_ok=True)
@@ -117,21 +119,22 @@ class PackageShelf:
         beside = self._places(digest)[1]
         stamp = _stamp(path, beside)
         if self._verified.get(digest) != stamp:
-            self._check(digest, path, beside.read_bytes() if beside.exists() else None)
+            self._check(digest, path, [beside.read_bytes()] if beside.exists() else [])
             self._verified[digest] = stamp
 
-    def _check(self, digest: str, path: Path, signature: bytes | None) -> None:
-        """Refuse what is not the package, or not signed as is asked for."""
+    def _check(self, digest: str, path: Path, signatures: Sequence[bytes]) -> bytes | None:
+        """The signature to keep; refuses what is not the package, or not signed as is asked for."""
         package = Package.open(path, digest=digest)
         try:
-            warning = self._trust.check(package, signature)
+            checked = self._trust.check(package, signatures)
         except SignatureRejected:
             self.refused.add(digest)
             raise
         self.refused.discard(digest)
         self.warnings.pop(digest, None)
-        if warning is not None:
-            self.warnings[digest] = warning
+        if checked.warning is not None:
+            self.warnings[digest] = checked.warning
+        return checked.signature
 
 
 def _in_registry(path: re.Match[str]) -> str:

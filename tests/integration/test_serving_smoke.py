@@ -12,9 +12,11 @@ from PIL import Image
 from atelier.adapter.package import Package
 from atelier.errors import Refused
 from atelier.policy import Policy
+from atelier.release import Pin
+from pipelines.alike import alike
 from pipelines.evaluate import attest, evaluate
-from pipelines.evaluate.attested import sample
-from pipelines.smoke import alike, gateway_smoke
+from pipelines.evaluate.attested import samples
+from pipelines.smoke import gateway_smoke
 from services.engine import Engine
 from services.gateway.images import encode_png
 from services.gateway.keys import KeyStore
@@ -61,10 +63,12 @@ def test_the_judged_picture_comes_out_and_no_other_passes_for_it(
         )
         attest(stack.registry, pin.version, found, folder / "evaluation")
         pins.append(pin)
-        judged.append(sample(stack.registry, NAME, pin.version, pin.digest))
-    (first, second), (one, two) = pins, judged
-    assert one is not None and two is not None
-    assert sample(stack.registry, NAME, first.version, second.digest) is None
+        judged.append(samples(stack.registry, NAME, pin, base=found.base, vae=found.vae))
+    (first, second), (ours, theirs) = pins, judged
+    assert [one.prompt for one in ours] == ["a red cat", f"{found.trigger} at night"]
+    wrong = Pin(version=first.version, digest=second.digest)
+    assert samples(stack.registry, NAME, wrong, base=found.base, vae=found.vae) == ()
+    assert samples(stack.registry, NAME, first, base=found.base, vae="sha256:0") == ()
 
     key = KeyStore(f"sqlite:///{stack.home.root / 'gateway.db'}").create(NAME)[0]
     smoke = gateway_smoke(stack.addresses["gateway"], key)
@@ -72,15 +76,18 @@ def test_the_judged_picture_comes_out_and_no_other_passes_for_it(
     release = stack.releases.get(NAME)
     assert release is not None
     stack.wait_for(lambda: _routed(stack, key), "the gateway to route")
-    said = smoke(release, one)
+    said = smoke(release, first, ours)
     assert f"{NAME}@{first.version} draws what was judged: 0.00 of 255 levels" in said
     assert "by the engine that judged it" in said
-    assert "no picture of its verdict" in smoke(release, None)
+    assert "no verdict with its base and VAE" in smoke(release, first, ())
     with pytest.raises(Refused, match="does not draw what was judged: 'a red cat', seed 5"):
-        smoke(release, two)  # as if the second version's release drew with the first's weights
+        smoke(
+            release, first, theirs
+        )  # as if the second version's release drew with the first's weights
     with pytest.raises(Refused, match=r"was made by \['sha256"):
-        smoke(release.model_copy(update={"digest": second.digest}), two)
+        smoke(release, second.model_copy(update={"version": first.version}), ours)
 
+    one = ours[0]
     asked = {"prompt": one.prompt, "seed": one.seed, **one.sampling.model_dump()}
     base = stack.gateway(key, **asked).pixels[0]
     for engine in (one.engine_digest, "another"):

@@ -9,15 +9,17 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from atelier.adapter.package import ADAPTER, Package
-from atelier.adapter.signature import FILE, verify
+from atelier.adapter.signature import file_of, verify
+from atelier.declaration import ENVIRONMENTS, Declaration, Declarations
 from atelier.errors import Refused
 from atelier.home import Home
 from atelier.registry import Registry
+from atelier.release import Canary
 from atelier.trust import Trust
 from commands.main import app
 from pipelines.signed import require_signed
 from services.gateway.images import encode_png
-from tests.signing import package, private_key, signer
+from tests.signing import BASE, package, private_key, signer
 
 KEY, OTHER = private_key(), private_key()
 CI = signer(KEY)
@@ -55,28 +57,68 @@ def key(tmp_path: Path) -> Path:
     return file
 
 
-def test_signed_once_and_again_only_by_another_key(
+def test_each_key_signs_once_and_no_other_s_signature_goes(
     registry: Registry, made: Package, key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = answer("sign", "thor-cat", "candidate", "--key", key)
     assert told == {
         "adapter": "thor-cat",
-        "version": 1,
-        "digest": made.digest,
         "key": CI.fingerprint,
-        "signed": True,
+        "versions": [{"version": 1, "digest": made.digest, "signed": True}],
     }
-    first = registry.attestation("thor-cat", 1, FILE)
-    assert verify(made, first, [CI]) == CI
-    assert answer("sign", "thor-cat", 1, "--key", key)["signed"] is False
-    assert registry.attestation("thor-cat", 1, FILE) == first
+    (first,) = registry.signatures("thor-cat", 1)
+    assert verify(made, [first], [CI]).signer == CI
+    assert answer("sign", "thor-cat", 1, "--key", key)["versions"][0]["signed"] is False
+    assert registry.signatures("thor-cat", 1) == (first,)
     monkeypatch.setenv("ATELIER_SIGNING_KEY", OTHER.decode())  # as CI passes a secret
-    assert answer("sign", "thor-cat", 1)["signed"] is True
-    assert verify(made, registry.attestation("thor-cat", 1, FILE), [signer(OTHER)])
-    registry.attest("thor-cat", 1, FILE, b"damaged")
+    assert answer("sign", "thor-cat", 1)["versions"][0]["signed"] is True
+    both = registry.signatures("thor-cat", 1)
+    assert {verify(made, both, [one]).signer for one in (CI, signer(OTHER))} == {CI, signer(OTHER)}
+    registry.attest("thor-cat", 1, file_of(signer(OTHER)), b"damaged")
+    assert verify(made, registry.signatures("thor-cat", 1), [CI])
     assert "is signed by this key" in atelier("sign", "thor-cat", 1).stdout
-    assert verify(made, registry.attestation("thor-cat", 1, FILE), [signer(OTHER)])
+    assert verify(made, registry.signatures("thor-cat", 1), [signer(OTHER)])
     assert registry.fetch("thor-cat", 1, made.path.with_name("again")).digest == made.digest
+
+
+def test_what_git_declares_is_signed_and_nothing_else(
+    registry: Registry,
+    made: Package,
+    key: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    second = package(tmp_path / "2", seed=2)
+    registry.register(second, run_id=None)
+    (tmp_path / "git" / ENVIRONMENTS / "production").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "git")
+    declarations = Declarations(Path(), "production")
+    declared = Declaration.model_validate(
+        {
+            "adapter": "thor-cat",
+            "version": 1,
+            "digest": made.digest,
+            "base": BASE,
+            "canary": {"version": 2, "digest": "sha256:" + "f" * 64, "percent": 10},
+            "reason": "promoted",
+        }
+    )
+    declarations.put(declared)
+    sign = ("sign", "thor-cat", "--environment", "production", "--key", key)
+    result = atelier(*sign)
+    assert result.exit_code == 1 and f"the registry has {second.digest} there" in result.stderr
+    assert registry.signatures("thor-cat", 1) == registry.signatures("thor-cat", 2) == ()
+    canary = Canary(version=2, digest=second.digest, percent=10)
+    declarations.put(declared.model_copy(update={"canary": canary}))
+    told = answer(*sign)["versions"]
+    assert [(one["version"], one["signed"]) for one in told] == [(1, True), (2, True)]
+    assert verify(second, registry.signatures("thor-cat", 2), [CI])
+    other = ("--digest", second.digest, "--key", key)
+    assert atelier("sign", "thor-cat", 1, *other).exit_code == 1
+    assert answer("sign", "thor-cat", 2, *other)["versions"][0]["signed"] is False
+    for wrong in ((), (1, "--environment", "production"), ("--digest", made.digest)):
+        result = atelier("sign", "thor-cat", *wrong, "--key", key)
+        assert result.exit_code == 2 and "or --environment alone" in result.stderr
 
 
 def test_what_cannot_be_signed(registry: Registry, made: Package, key: Path) -> None:
@@ -89,7 +131,7 @@ def test_what_cannot_be_signed(registry: Registry, made: Package, key: Path) -> 
     ):
         result = atelier("sign", "thor-cat", *arguments)
         assert (result.exit_code, told in result.stderr) == (2, True), result.stderr
-    assert registry.attestation("thor-cat", 1, FILE) is None
+    assert registry.signatures("thor-cat", 1) == ()
 
 
 def test_a_package_altered_in_the_registry_is_not_signed(
@@ -99,7 +141,7 @@ def test_a_package_altered_in_the_registry_is_not_signed(
     stored.write_bytes(stored.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
     result = atelier("sign", "thor-cat", 1, "--key", key)
     assert result.exit_code == 2 and "changed or damaged" in result.stderr
-    assert registry.attestation("thor-cat", 1, FILE) is None
+    assert registry.signatures("thor-cat", 1) == ()
 
 
 def test_a_promotion_asks_what_the_agents_will_ask(
@@ -132,7 +174,7 @@ def test_a_picture_s_whole_lineage(
     file = picture(tmp_path, digest=made.digest)
     told = answer("trace", file)
     (one,) = told["adapters"]
-    assert (told["seed"], one["registry"], one["signature"]) == (7, "known", {"state": "unsigned"})
+    assert (told["seed"], one["registry"], one["signature"]["state"]) == (7, "known", "unsigned")
     info = registry.version("thor-cat", 1)
     assert one["lineage"] == {
         "run": info.run_id,
@@ -142,13 +184,13 @@ def test_a_picture_s_whole_lineage(
         "registered": info.created.isoformat(timespec="seconds"),
     }
     answer("sign", "thor-cat", 1, "--key", key)
-    said = {"state": "unchecked", "key": CI.fingerprint}
+    said = {"state": "unchecked", "keys": [CI.fingerprint]}
     assert answer("trace", file)["adapters"][0]["signature"] == said
     signers = tmp_path / "signers"
     signers.mkdir()
     (signers / "ci.pem").write_bytes(CI.pem)
     (checked,) = answer("trace", file, "--signers", signers)["adapters"]
-    assert checked["signature"] == {"state": "good", "key": CI.fingerprint, "signer": "ci"}
+    assert checked["signature"] == {"state": "good", "keys": [CI.fingerprint], "signer": "ci"}
     text = atelier("trace", file, "--signers", signers).stdout
     for part in (info.run_id, COMMIT, f"by ci, key {CI.fingerprint[:12]}…: good", "thor-cat@1"):
         assert part in text

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from atelier.adapter.package import Package
-from atelier.adapter.signature import FILE, sign
+from atelier.adapter.signature import file_of, sign
 from atelier.files import write_atomic
 from atelier.names import hex_of
 from atelier.release import Pin
@@ -86,7 +86,7 @@ def test_enforced_only_what_is_signed_reaches_a_slot(
         pins[3]: sign(good, KEY),  # the weights are others by now, with a digest that fits them
     }
     for pin, signature in signatures.items():
-        stack.registry.attest(NAME, pin.version, FILE, signature)
+        stack.registry.attest(NAME, pin.version, file_of(signer(KEY)), signature)
     stack.release(NAME, pins[0])
     cases = (
         (pins[1], f"{NAME}@2: is not signed"),

@@ -83,7 +83,8 @@ class Rig:
         self.reports = ReplicaFolder(root / "replicas")
         self.away = False
         self.fetched: list[int] = []
-        self.signatures: dict[int, bytes] = {}
+        self.signatures: dict[int, bytes] = {}  # of one key
+        self.foreign: bytes | None = None  # another's, of any version
         self.agent = self.new_agent()
         self.engine()
 
@@ -104,10 +105,11 @@ class Rig:
         self.fetched.append(version)
         shutil.copytree(self.registry / str(version), folder)
 
-    def signed(self, name: str, version: int) -> bytes | None:
+    def signed(self, name: str, version: int) -> list[bytes]:
         if self.away:
             raise Unavailable(f"read {name}@{version}: the registry is away")
-        return self.signatures.get(version)
+        others = [self.foreign] if self.foreign else []
+        return [*others, *([self.signatures[version]] if version in self.signatures else [])]
 
     def publish(self, version: int, *, serve: bool = True) -> Package:
         made = package(self.registry / str(version), seed=version)
@@ -432,7 +434,7 @@ def test_warned_of_is_served_and_told(tmp_path: Path) -> None:
 
 def test_a_restart_checks_signatures_again_without_the_registry(guarded: Rig) -> None:
     made = guarded.publish(1)
-    guarded.signatures[1] = sign(made, KEY)
+    guarded.signatures[1], guarded.foreign = sign(made, KEY), sign(made, private_key())
     guarded.settle(lambda: guarded.wanted().adapters)
     guarded.engine((made, 1, "ready"), default=1)
     guarded.agent.close()
@@ -449,6 +451,7 @@ def test_a_restart_checks_signatures_again_without_the_registry(guarded: Rig) ->
     assert list((guarded.volume / "packages").iterdir()) == []
     guarded.away = False
     guarded.signatures.clear()
+    guarded.foreign = None
     guarded.engine()
     guarded.settle(lambda: "is not signed" in (guarded.report().error or ""))
 

@@ -2,29 +2,30 @@
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from atelier.environment import Environment, Released
-from atelier.errors import BadInput, Refused, Unavailable
+from atelier.errors import BadInput, Unavailable
 from atelier.gateways import Gateway, Routed
 from atelier.registry import Registry
-from atelier.release import Canary, Release
+from atelier.release import Canary, Pin, Release
 from atelier.replica import Held, Replica
+from pipelines.alike import Unlike
 from pipelines.evaluate.attested import Sample, kept
-from pipelines.hook import Hook, _smoke
-from pipelines.smoke import Smoke, alike
-from services.gateway.images import encode_png
+from pipelines.hook import Hook, _smoke, _tolerance
+from pipelines.smoke import Smoke
+from tests.judged import DIGEST as BASE
 from tests.judged import evaluation, policy
 
-BASE, ONE, TWO = (f"sha256:{64 * letter}" for letter in "b12")
+ONE, TWO = (f"sha256:{64 * letter}" for letter in "12")
 NAME = "thor-cat"
+TWO_PIN = Pin(version=2, digest=TWO)
 
 
 class Clock:
@@ -87,6 +88,7 @@ class Versions:
     def __init__(self) -> None:
         self.alias: int | None = None
         self.attested: dict[str, bytes] = {}  # beside version 2
+        self.tags: dict[int, dict[str, str]] = {1: {}, 2: {}}
         self.away_for_pictures = False
 
     def adapters(self) -> list[str]:
@@ -97,14 +99,24 @@ class Versions:
             SimpleNamespace(
                 version=version,
                 digest=digest,
+                tags=self.tags[version],
                 aliases=("production",) if version == self.alias else (),
             )
             for version, digest in ((1, ONE), (2, TWO))
         ]
 
-    def attestation(self, _: str, version: int, filename: str) -> bytes | None:
+    def version(self, name: str, version: int) -> Any:
+        return self.versions(name)[version - 1]
+
+    def tag(self, _: str, version: int, tags: dict[str, str]) -> None:
+        self.tags[version] |= tags
+
+    def attestations(self, _: str, version: int) -> tuple[str, ...]:
         if self.away_for_pictures:
             raise Unavailable("MLflow does not answer")
+        return tuple(self.attested) if version == 2 else ()
+
+    def attestation(self, _: str, version: int, filename: str) -> bytes | None:
         return self.attested.get(filename) if version == 2 else None
 
     def set_alias(self, _: str, __: str, version: int) -> None:
@@ -132,7 +144,7 @@ def hook(
     place: Place,
     clock: Clock,
     versions: Versions,
-    smoke: Smoke = lambda release, judged: "drawn",
+    smoke: Smoke = lambda release, pin, judged: "drawn",
 ) -> Hook:
     return Hook(
         place.environment,
@@ -177,76 +189,138 @@ def test_without_a_key_there_is_no_picture_and_so_no_alias(monkeypatch: pytest.M
     smoke = _smoke("http://gateway")
     assert smoke is not None
     with pytest.raises(BadInput, match="ATELIER_KEY is not set; keep a key"):
-        smoke(Release(adapter=NAME, base=BASE, version=2, digest=TWO), None)
+        smoke(Release(adapter=NAME, base=BASE, version=2, digest=TWO), TWO_PIN, ())
     monkeypatch.setenv("ATELIER_SMOKE_REQUIRED", "false")
     assert _smoke("http://gateway") is None
+
+
+def test_a_canary_is_drawn_too_before_its_release_counts_as_served(
+    clock: Clock, versions: Versions
+) -> None:
+    drawn: list[int] = []
+
+    def smoke(release: Release, pin: Pin, judged: Sequence[Sample]) -> str:
+        drawn.append(pin.version)
+        if pin.version == 2 and broken:
+            raise Unlike("thor-cat@2 does not draw what was judged")
+        return "drawn"
+
+    broken = True
+    share = Canary(version=2, digest=TWO, percent=10)
+    place = Place(clock, Release(adapter=NAME, base=BASE, version=1, digest=ONE, canary=share))
+    place.states = {ONE: "ready", TWO: "ready"}
+    place.routed = Routed(serving=ONE, canary=TWO)
+    versions.alias = 1  # the version beside which the canary comes is served already
+    with pytest.raises(Unlike):
+        hook(place, clock, versions, smoke).one(NAME, wait=60)
+    assert drawn == [2]
+    broken = False
+    assert not hook(place, clock, versions, smoke).one(NAME, wait=60).failed
+    versions.alias, drawn[:] = None, []
+    assert not hook(place, clock, versions, smoke).one(NAME, wait=60).failed
+    assert drawn == [1, 2] and versions.alias == 1
+
+
+def test_a_way_back_is_not_held_up_by_pixels(
+    clock: Clock, versions: Versions, caplog: pytest.LogCaptureFixture
+) -> None:
+    def smoke(release: Release, pin: Pin, judged: Sequence[Sample]) -> str:
+        if broken:
+            raise Unlike(f"{NAME}@{pin.version} does not draw what was judged")
+        return "drawn"
+
+    def serve(version: int, digest: str, base: str = BASE) -> None:
+        place.release = Release(adapter=NAME, base=base, version=version, digest=digest)
+        place.states, place.routed = {digest: "ready"}, Routed(serving=digest)
+        hook(place, clock, versions, smoke).one(NAME, wait=60)
+
+    broken = False
+    place = Place(clock, Release(adapter=NAME, base=BASE, version=1, digest=ONE))
+    serve(1, ONE)
+    broken = True
+    with pytest.raises(Unlike):
+        serve(2, TWO)  # nobody has seen it serve
+    versions.alias = 2
+    serve(1, ONE)
+    assert versions.alias == 1 and "served here before" in caplog.text
+    versions.alias, versions.tags[1] = 2, {"atelier.served.production": "sha256:0 None"}
+    with pytest.raises(Unlike):
+        serve(1, ONE)  # with another base that was
 
 
 def test_what_was_judged_is_what_has_to_be_drawn(clock: Clock, versions: Versions) -> None:
     judged = evaluation(policy(), adapter=NAME, digest=TWO)
     (first,) = kept(judged)
     versions.attested["evaluation.json"] = judged.to_json().encode()
-    given: list[Sample | None] = []
+    given: list[Sequence[Sample]] = []
 
-    def smoke(release: Release, sample: Sample | None) -> str:
-        given.append(sample)
+    def smoke(release: Release, pin: Pin, samples: Sequence[Sample]) -> str:
+        given.append(samples)
         return "drawn"
+
+    def asked() -> Sequence[Sample]:
+        versions.alias = None
+        (ended,) = hook(place, clock, versions, smoke).every()
+        assert not ended.failed and versions.alias == 2
+        return given.pop()
 
     place = Place(clock, Release(adapter=NAME, base=BASE, version=2, digest=TWO))
     place.states = {TWO: "ready"}
-    (ended,) = hook(place, clock, versions, smoke).every()
-    assert not ended.failed and given == [None]  # an older program stored no pictures
+    assert asked() == ()  # an older program stored no pictures
 
     png = io.BytesIO()
     Image.new("RGB", (8, 8), (10, 20, 30)).save(png, "PNG")
     folder = judged.policy.removeprefix("sha256:")[:12]
     versions.attested[f"{folder}-{first.picture}"] = png.getvalue()
-    versions.alias = None
-    hook(place, clock, versions, smoke).every()
-    sample = given.pop()
-    assert sample is not None and sample.image.getpixel((0, 0)) == (10, 20, 30)
+    (sample,) = asked()
+    assert sample.image.getpixel((0, 0)) == (10, 20, 30)
     assert (sample.prompt, sample.seed) == ("sks cat on the beach", 0)
     assert (sample.sampling, sample.effect) == (judged.sampling, 0.1)
 
+    # a newer verdict of another policy, drawn with another VAE: not what is released
+    versions.attested[f"{folder}-evaluation.json"] = versions.attested["evaluation.json"]
+    other = evaluation(policy(steps=11), digest=TWO, vae="sha256:" + "c" * 64)
+    versions.attested["evaluation.json"] = other.to_json().encode()
+    assert asked()[0].sampling == judged.sampling
+    del versions.attested[f"{folder}-evaluation.json"]
+    assert asked() == ()
+
+    bare = {"subject": 0.8}  # a verdict that measured no effect
+    judged = evaluation(policy(), adapter=NAME, digest=TWO, subject=bare)
+    versions.attested["evaluation.json"] = judged.to_json().encode()
+    assert [one.effect for one in asked()] == [None]
+
     versions.attested["evaluation.json"] = evaluation(policy(), digest=ONE).to_json().encode()
-    versions.alias = None
+    assert asked() == ()  # a verdict about another package
+
+    versions.away_for_pictures = True
+    assert asked() == ()
+
+
+def test_two_prompts_are_two_pictures(clock: Clock, versions: Versions) -> None:
+    prompts = {"subject": ["{trigger}", "{trigger} at night", "{trigger} in snow"]}
+    judged = evaluation(policy(prompts={**prompts, "unrelated": ["a red robot"]}), digest=TWO)
+    versions.attested["evaluation.json"] = judged.to_json().encode()
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+    folder = judged.policy.removeprefix("sha256:")[:12]
+    versions.attested |= {f"{folder}-{one.picture}": png.getvalue() for one in kept(judged)}
+    given: list[str] = []
+
+    def smoke(release: Release, pin: Pin, samples: Sequence[Sample]) -> str:
+        given.extend(one.prompt for one in samples)
+        return "drawn"
+
+    place = Place(clock, Release(adapter=NAME, base=BASE, version=2, digest=TWO))
+    place.states = {TWO: "ready"}
     hook(place, clock, versions, smoke).every()
-    assert given.pop() is None  # a verdict about another package
-
-    versions.away_for_pictures, versions.alias = True, None
-    (ended,) = hook(place, clock, versions, smoke).every()
-    assert not ended.failed and given.pop() is None and versions.alias == 2
+    assert given == ["sks cat", "sks cat at night"]
 
 
-@pytest.mark.parametrize(
-    ("moved", "engine", "effect", "told"),
-    [
-        (0, "judge", 0.2, "0.00 of 255 levels from the judged picture, by the engine that"),
-        (1, "judge", 0.2, "1.00 of 255 levels"),
-        (3, "judge", 0.2, None),
-        (3, "other", 0.2, "3.00 of 255 levels from the judged picture, by another engine than"),
-        (5, "other", 0.2, None),
-        (3, "other", 0.02, None),  # nearer to the base's own picture than to the adapter's
-    ],
-)
-def test_how_near_a_picture_has_to_come(
-    moved: int, engine: str, effect: float, told: str | None
-) -> None:
-    pixels = np.full((8, 8, 3), 100, dtype=np.uint8)
-    sample = Sample(
-        prompt="sks cat",
-        seed=1,
-        sampling=evaluation(policy()).sampling,
-        engine_digest="judge",
-        effect=effect,
-        image=Image.fromarray(pixels),
-    )
-    png = encode_png(pixels + np.uint8(moved), {"engine_digest": engine})
-    if told is not None:
-        assert told in alike(png, sample, "thor-cat@2")
-        return
-    with pytest.raises(Refused, match="thor-cat@2 does not draw what was judged: 'sks cat', seed"):
-        alike(png, sample, "thor-cat@2")
-    small = encode_png(pixels[:4], {"engine_digest": engine})
-    with pytest.raises(Refused, match="draws 8x4 pixels, but was judged at 8x8"):
-        alike(small, sample, "thor-cat@2")
+@pytest.mark.parametrize("said", ["0", "-1", "nan", "inf", "256", "much"])
+def test_a_tolerance_that_makes_no_sense(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_SMOKE_TOLERANCE", said)
+    with pytest.raises(BadInput, match=r"ATELIER_SMOKE_TOLERANCE=.*levels of 255"):
+        _tolerance()
+    monkeypatch.setenv("ATELIER_SMOKE_TOLERANCE", "7.5")
+    assert _tolerance() == 7.5

@@ -15,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atelier.adapter.package import ADAPTER, MANIFEST, Package
-from atelier.adapter.signature import claim, key_of, sign, sign_keyless, verify
+from atelier.adapter.signature import (
+    claim,
+    file_of,
+    is_file,
+    key_of,
+    sign,
+    sign_keyless,
+    verify,
+)
 from atelier.adapter.signers import Identity, Key, signers_in
 from atelier.errors import BadInput, PolicyError, SignatureRejected, Unavailable
 from atelier.trust import Trust
@@ -39,9 +47,13 @@ def signed(two: tuple[Package, Package]) -> bytes:
     return sign(two[0], KEY)
 
 
-def refused(made: Package, signature: bytes | None, *signers: Key) -> str:
+def refused(made: Package, signature: bytes, *signers: Key) -> str:
+    return none_good(made, [signature], *signers)
+
+
+def none_good(made: Package, signatures: list[bytes], *signers: Key) -> str:
     with pytest.raises(SignatureRejected) as caught:
-        verify(made, signature, signers)
+        verify(made, signatures, signers)
     assert str(caught.value).startswith("thor-cat: ")
     return str(caught.value)
 
@@ -50,13 +62,13 @@ def refused(made: Package, signature: bytes | None, *signers: Key) -> str:
 def test_who_signed_is_known(two: tuple[Package, Package], curve: ec.EllipticCurve) -> None:
     pem = private_key(curve)
     mine = signer(pem, "mine")
-    assert verify(two[0], sign(two[0], pem), [CI, mine]) == mine
+    assert verify(two[0], [sign(two[0], pem)], [CI, mine]).signer == mine
 
 
 def test_a_key_with_a_password(two: tuple[Package, Package]) -> None:
     pem = private_key(password="hé")
     key = key_of(pem, "hé")
-    assert verify(two[0], sign(two[0], pem, "hé"), [key]) == key
+    assert verify(two[0], [sign(two[0], pem, "hé")], [key]).signer == key
     for password in (None, "wrong"):
         with pytest.raises(BadInput, match="ATELIER_SIGNING_PASSWORD"):
             sign(two[0], pem, password)
@@ -85,7 +97,7 @@ def test_the_library_s_own_command_verifies_it(
 
 
 def test_not_signed(two: tuple[Package, Package]) -> None:
-    assert "is not signed; `atelier sign` signs a version" in refused(two[0], None, CI)
+    assert "is not signed; `atelier sign` signs a version" in none_good(two[0], [], CI)
 
 
 def test_signed_by_another_key(two: tuple[Package, Package], signed: bytes) -> None:
@@ -99,6 +111,22 @@ def test_another_key_that_names_itself_as_the_trusted_one(two: tuple[Package, Pa
     forged = json.loads(sign(two[0], private_key()))
     forged["verificationMaterial"]["publicKey"]["hint"] = CI.fingerprint
     assert "its signature is wrong: ci (" in refused(two[0], json.dumps(forged).encode(), CI)
+
+
+def test_of_several_signatures_one_by_a_trusted_key_will_do(
+    two: tuple[Package, Package], signed: bytes
+) -> None:
+    mine, theirs = private_key(), private_key()
+    staging = sign(two[0], mine)
+    for signatures in ([b"damaged", signed, staging], [staging, b"damaged", signed]):
+        assert verify(two[0], signatures, [CI]).signature == signed
+        assert verify(two[0], signatures, [signer(mine, "staging")]).signature == staging
+    told = none_good(two[0], [signed, b"damaged"], signer(theirs, "other"))
+    assert "signed by key" in told and "cannot be read" in told
+    assert Trust("enforce", (CI,)).check(two[0], [staging, signed]).signature == signed
+    assert Trust("warn", (CI,)).check(two[0], [staging]).signature == staging
+    assert file_of(CI) == f"model-{CI.fingerprint[:12]}.sig" != file_of(signer(mine))
+    assert is_file(file_of(CI)) and is_file(file_of(None)) and not is_file("evaluation.json")
 
 
 def test_altered_after_signing(two: tuple[Package, Package], signed: bytes) -> None:
@@ -142,7 +170,7 @@ def test_no_other_byte_makes_it_say_another_thing(
     changed = signed[:place] + bytes([byte]) + signed[place + 1 :]
     refused(two[1], changed, CI)
     try:
-        assert verify(two[0], changed, [CI]) == CI
+        assert verify(two[0], [changed], [CI]).signer == CI
     except SignatureRejected as error:
         assert changed != signed, error
 
@@ -183,11 +211,11 @@ def test_signers_in_a_folder(tmp_path: Path) -> None:
 
 def test_a_signature_policy(two: tuple[Package, Package], signed: bytes, tmp_path: Path) -> None:
     off, warn, enforce = Trust(), Trust("warn", (CI,)), Trust("enforce", (CI,))
-    assert [one.check(two[0], signed) for one in (off, warn, enforce)] == [None] * 3
-    assert off.check(two[1], signed) is None
-    assert "altered after signing (served all the same" in str(warn.check(two[1], signed))
+    assert [one.check(two[0], [signed]).warning for one in (off, warn, enforce)] == [None] * 3
+    assert off.check(two[1], [signed]).warning is None
+    assert "altered after signing (served all the same" in str(warn.check(two[1], [signed]).warning)
     with pytest.raises(SignatureRejected, match="altered"):
-        enforce.check(two[1], signed)
+        enforce.check(two[1], [signed])
     (tmp_path / "ci.pem").write_bytes(CI.pem)
     said = {"ATELIER_SIGNATURES": "enforce", "ATELIER_SIGNERS": str(tmp_path)}
     assert Trust.read(said) == enforce and Trust.read({}) == off
@@ -217,7 +245,7 @@ def test_the_keys_of_the_docs_sign(two: tuple[Package, Package], tmp_path: Path)
     subprocess.run(["bash", "-ec", commands], cwd=tmp_path, check=True, capture_output=True)
     made = sign(two[0], (tmp_path / "signing.key").read_bytes())
     (only,) = signers_in(tmp_path / "signers")
-    assert verify(two[0], made, [only]).name == "ci"
+    assert verify(two[0], [made], [only]).signer.name == "ci"
     assert oct((tmp_path / "signing.key").stat().st_mode)[-3:] == "600"
 
 
@@ -231,7 +259,7 @@ def test_keyless(two: tuple[Package, Package]) -> None:
     me = Identity("me", f"https://github.com/{workflow}", issuer)
     other = Identity("other", "https://github.com/nobody/nothing", issuer)
     made = sign_keyless(two[0])
-    assert verify(two[0], made, [other, me]) == me
+    assert verify(two[0], [made], [other, me]).signer == me
     assert "its signature is wrong" in refused(two[0], made, other)  # type: ignore[arg-type]
     assert "trusted are ci" in refused(two[0], made, CI)
 
@@ -242,8 +270,10 @@ def test_roots_that_cannot_be_had_are_no_verdict(two: tuple[Package, Package]) -
     made = json.dumps(keyless).encode()
     me = Identity("me", "me@example.org", "https://idp", trust=b"{}")
     with pytest.raises(Unavailable, match=r"me \(me@example.org\): Sigstore's roots cannot be had"):
-        Trust("enforce", (me,)).check(two[0], made)
-    assert "roots cannot be had" in str(Trust("warn", (me,)).check(two[0], made))
+        Trust("enforce", (me,)).check(two[0], [made])
+    assert "roots cannot be had" in str(Trust("warn", (me,)).check(two[0], [made]).warning)
+    signed = sign(two[0], KEY)  # whoever else signed, the key's is good without them
+    assert verify(two[0], [made, signed], [me, CI]).signature == signed
 
 
 def test_keyless_where_nobody_vouches(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ class Scene:
         self.smoke: Smoke = self._draw
         self.mlflow_away = False
 
-    def _draw(self, release: Release, judged: Sample | None) -> str:
-        self.drawn.append((release.adapter, release.version))
+    def _draw(self, release: Release, pin: Pin, judged: Sequence[Sample]) -> str:
+        self.drawn.append((release.adapter, pin.version))
         return "drawn"
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ def test_what_never_serves_leaves_the_alias_and_says_why(scene: Scene) -> None:
 
 
 def test_a_picture_that_cannot_be_made_leaves_the_alias(scene: Scene) -> None:
-    def refuse(_: Release, judged: Sample | None) -> str:
+    def refuse(_: Release, pin: Pin, judged: Sequence[Sample]) -> str:
         raise Refused("the gateway says 422")
 
     scene.smoke = refuse

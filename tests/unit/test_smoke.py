@@ -1,0 +1,84 @@
+"""What a smoke picture's pixels, and a gateway's refusals, are taken to mean."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier.errors import AtelierError, Refused, Unavailable
+from pipelines.alike import Unlike, alike
+from pipelines.evaluate.attested import Sample
+from pipelines.smoke import _refusal
+from services.gateway.images import encode_png
+from services.gateway.problems import Problem, invalid, problem_of
+from services.gateway.usage import QuotaExceeded, Usage
+from tests.judged import evaluation, policy
+
+GREY = np.full((64, 64, 3), 100, dtype=np.uint8)
+
+
+def judged(effect: float | None = 0.2) -> Sample:
+    return Sample(
+        prompt="sks cat",
+        seed=1,
+        sampling=evaluation(policy()).sampling,
+        engine_digest="judge",
+        effect=effect,
+        image=Image.fromarray(GREY),
+    )
+
+
+@pytest.mark.parametrize(
+    ("moved", "tolerance", "effect", "told"),
+    [
+        (0, 4.0, 0.2, "0.00 of 255 levels from the judged picture, by the engine that"),
+        (4, 4.0, 0.2, "4.00 of 255 levels"),
+        (5, 4.0, 0.2, None),
+        (5, 6.0, 0.2, "5.00 of 255 levels"),
+        (3, 4.0, None, "3.00 of 255 levels"),
+        (3, 4.0, 0.02, None),  # an adapter of small effect: it may be the base's own
+    ],
+)
+def test_how_near_a_picture_has_to_come(
+    moved: int, tolerance: float, effect: float | None, told: str | None
+) -> None:
+    png = encode_png(GREY + np.uint8(moved), {"engine_digest": "judge"})
+    if told is not None:
+        assert told in alike(png, judged(effect), "thor-cat@2", tolerance)
+        return
+    with pytest.raises(Unlike, match="thor-cat@2 does not draw what was judged: 'sks cat', seed 1"):
+        alike(png, judged(effect), "thor-cat@2", tolerance)
+
+
+def test_fine_detail_is_forgiven_and_another_picture_is_not() -> None:
+    noisy = GREY + np.random.default_rng(0).integers(-16, 17, GREY.shape)
+    assert "by another engine" in alike(
+        encode_png(noisy.astype(np.uint8), {"engine_digest": "gpu"}), judged(), "thor-cat@2"
+    )
+    other = GREY.copy()
+    other[16:48, 16:48] += 60  # brighter in a quarter of the picture
+    with pytest.raises(Unlike, match=r"set the platform's smoke\.tolerance"):
+        alike(encode_png(other, {"engine_digest": "judge"}), judged(), "thor-cat@2")
+    with pytest.raises(Unlike, match="draws 64x32 pixels, but was judged at 64x64"):
+        alike(encode_png(GREY[:32], {"engine_digest": "judge"}), judged(), "thor-cat@2")
+
+
+def refusal(problem: Problem) -> AtelierError:
+    body = bytes(problem.response({}).body).decode()
+    return _refusal(problem.status_code, body, "the picture of thor-cat@2")
+
+
+def test_a_quota_that_is_used_up_is_not_waited_for() -> None:
+    ended = refusal(problem_of(QuotaExceeded(1, Usage(quota=5, used=5, reserved=0))))
+    assert isinstance(ended, Refused) and "used up its quota of 5 pictures" in str(ended)
+    assert "smoke.secret" in str(ended)
+    held = refusal(problem_of(QuotaExceeded(1, Usage(quota=5, used=4, reserved=1))))
+    assert isinstance(held, Unavailable)  # what is being made may yet fail and come back
+    assert isinstance(_refusal(429, "<html>slow down</html>", "it"), Unavailable)
+
+
+def test_steps_beyond_the_gateway_s_limit_name_both_settings() -> None:
+    ended = refusal(invalid([("steps", "60 is more than the 50 allowed here")]))
+    assert isinstance(ended, Refused)
+    for part in ("60 is more than the 50", "gateway.settings.MAX_STEPS", "policy.yaml"):
+        assert part in str(ended)
+    assert "the gateway says 422" in str(refusal(invalid([("seed", "is too large")])))
