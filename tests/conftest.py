@@ -1,6 +1,7 @@
 """Every test works in a home of its own, away from the user's, and never on the network."""
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,11 @@ hypothesis.settings.register_profile(
     "atelier", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("atelier")
+
+# A shell's job in the background is started to ignore Ctrl-C, and so would be what tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 # What there can be only one of at a time, or is too dear to be made twice, and which files use it.
 # They run in one worker; else a file's tests do.
