@@ -20,6 +20,25 @@ from tests.github import REPOSITORY
 ROOT = Path(__file__).resolve().parents[2]
 RUNNERS = ("ubuntu-24.04",)
 UPLOAD = re.compile(r"actions/upload-artifact@[0-9a-f]{40}")
+CHECKOUT = re.compile(r"actions/checkout@[0-9a-f]{40}")
+# act knows a checkout of the event's own commit; of a branch it would ask GitHub.
+BRANCH = """\
+name: Check out a branch
+description: In place of actions/checkout where it is given a ref.
+inputs:
+  ref: {required: true}
+  persist-credentials: {default: "true"}
+runs:
+  using: composite
+  steps:
+    - shell: bash
+      env: {BRANCH: "${{ inputs.ref }}"}
+      run: |
+        git init --quiet .
+        git remote add origin "$ORIGIN"
+        git fetch --quiet origin "$BRANCH"
+        git checkout --quiet --force -B "$BRANCH" FETCH_HEAD
+"""
 # Actions' own service keeps artifacts; here they are copied into a folder.
 STAND_IN = """\
 name: Keep an artifact
@@ -69,8 +88,9 @@ class Act:
     def __init__(self, folder: Path, variables: Mapping[str, str] | None = None):
         self.folder = folder
         self.artifacts = folder / "artifacts"
-        for name in ("home", "bin", "upload", "artifacts"):
+        for name in ("home", "bin", "upload", "checkout", "artifacts"):
             (folder / name).mkdir(parents=True)
+        (folder / "checkout" / "action.yml").write_text(BRANCH)
         (folder / "upload" / "action.yml").write_text(STAND_IN)
         exports = [f"export {key}='{value}'" for key, value in (variables or {}).items()]
         if program("helm").exists():  # else the workflows would build it
@@ -117,6 +137,7 @@ class Act:
                 "HOME": str(self.folder / "home"),
                 "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
                 "ARTIFACTS": str(self.artifacts),
+                "ORIGIN": _origin(checkout),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -127,9 +148,20 @@ class Act:
         return Ended(done.returncode, done.stdout)
 
     def _stand_ins(self) -> list[str]:
-        texts = [file.read_text() for file in (ROOT / ".github/workflows").glob("*.yml")]
-        named = {one for text in texts for one in UPLOAD.findall(text)}
-        return [f"{one}={self.folder / 'upload'}" for one in sorted(named)]
+        text = "".join(file.read_text() for file in (ROOT / ".github/workflows").glob("*.yml"))
+        kinds = {"upload": UPLOAD, "checkout": CHECKOUT}
+        return [
+            f"{one}={self.folder / name}"
+            for name, kind in kinds.items()
+            for one in sorted(set(kind.findall(text)))
+        ]
+
+
+def _origin(checkout: Path) -> str:
+    """Where a checkout pushes to, after git's own rewriting."""
+    asked = ["git", "-C", str(checkout), "remote", "get-url", "origin"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def _pairs(option: str, values: Mapping[str, str]) -> Sequence[str]:
