@@ -141,6 +141,10 @@ class Registry(Tracking):
             + (f" and the aliases {aliases}" if aliases else "")
         )
 
+    def aliased(self, name: str, alias: str) -> VersionInfo | None:
+        """The version that an alias names, or None where it names nothing."""
+        return next((info for info in self.versions(name) if alias in info.aliases), None)
+
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         """Every version of an adapter, oldest first."""
         aliases = self._aliases(name)

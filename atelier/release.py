@@ -66,6 +66,11 @@ class Release(_Plain):
         """What serves now."""
         return Pin(version=self.version, digest=self.digest)
 
+    @property
+    def served(self) -> tuple[Pin, ...]:
+        """Every version that gets calls."""
+        return (self.pin, *([self.canary] if self.canary else ()))
+
     def fits(self, replica: Replica) -> bool:
         """Whether it draws with the base and the VAE that the version was judged with."""
         return (replica.base, replica.vae) == (self.base, self.vae)

@@ -29,7 +29,7 @@ def propose(
     info = registry.version(name, version)
     judged = approved(registry, info, policy)
     if canary is None:
-        serving = next((v for v in registry.versions(name) if environment in v.aliases), None)
+        serving = registry.aliased(name, environment)
         before = Pin(version=serving.version, digest=serving.digest) if serving else None
         if before and before.digest == info.digest:
             before = declared.replaces if declared else None

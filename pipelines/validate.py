@@ -81,7 +81,7 @@ def validate(
     Raises Refused where one of the two was not judged as the policy asks.
     """
     candidate = _judged(registry, registry.version(name, version or CANDIDATE), policy, environment)
-    alias = next((one for one in registry.versions(name) if environment in one.aliases), None)
+    alias = registry.aliased(name, environment)
     serving = _judged(registry, alias, policy, environment) if alias else None
     return Validation(
         environment=environment,

@@ -177,15 +177,7 @@ def _judge(measures: Measures, name: Measure, kind: Kind, threshold: float) -> G
     delta = kind.endswith("delta")
     behind = [one for one in measures.pictures if _has(one, name, delta)]
     if not behind:
-        return GateResult(
-            name=name,
-            kind=kind,
-            value=None,
-            threshold=threshold,
-            ci=None,
-            passed=False,
-            pictures=(),
-        )
+        return unmeasured(name, kind, threshold)
     values = np.array([_value(one, name, delta) for one in behind])
     measure = MEASURES[name]
     value = round(float(measure.over(values)), 6)
@@ -199,6 +191,13 @@ def _judge(measures: Measures, name: Measure, kind: Kind, threshold: float) -> G
         ci=interval(len(values), lambda drawn: measure.over(values[drawn], axis=1)),
         passed=value >= threshold if low else value <= threshold,
         pictures=tuple(behind[int(index)].picture for index in order),
+    )
+
+
+def unmeasured(name: Measure, kind: Kind, threshold: float) -> GateResult:
+    """A limit that there is no number for: failed."""
+    return GateResult(
+        name=name, kind=kind, value=None, threshold=threshold, ci=None, passed=False, pictures=()
     )
 
 

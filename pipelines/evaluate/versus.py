@@ -15,7 +15,7 @@ from atelier.errors import Refused
 from atelier.policy import Measure, Policy
 
 from .evaluation import Evaluation, GateResult, Kind, Measured
-from .gates import KINDS, MEASURES, interval, require_same_protocol
+from .gates import KINDS, MEASURES, interval, require_same_protocol, unmeasured
 
 Word = Literal["better", "worse", "other", "no difference told apart"]
 
@@ -129,15 +129,7 @@ def _limited(policy: Policy, found: Mapping[Measure, Difference]) -> list[GateRe
 def _gate(one: Difference | None, name: Measure, kind: Kind, threshold: float) -> GateResult:
     low = kind.startswith("min")
     if one is None:
-        return GateResult(
-            name=name,
-            kind=kind,
-            value=None,
-            threshold=threshold,
-            ci=None,
-            passed=False,
-            pictures=(),
-        )
+        return unmeasured(name, kind, threshold)
     return GateResult(
         name=name,
         kind=kind,

@@ -6,7 +6,7 @@ from typing import Any
 
 from atelier.cluster.helm import Revision
 from atelier.errors import BadInput, Refused
-from atelier.release import Canary, Pin, Release
+from atelier.release import Canary, Release
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,9 @@ def release_of(values: dict[str, Any]) -> Release:
     )
 
 
-def pins_of(release: Release | None) -> tuple[Pin, ...]:
-    """Every version that gets calls."""
-    if release is None:
-        return ()
-    return (release.pin, *([release.canary] if release.canary else ()))
-
-
 def same(one: Release | None, other: Release | None) -> bool:
     """Whether both serve the same versions, to the same share."""
-    return one is not None and pins_of(one) == pins_of(other)
+    return one is not None and other is not None and one.served == other.served
 
 
 def left_behind(
@@ -92,7 +85,7 @@ def target(
     if left is not None:
         bad.add(left.canary.digest if left.canary else left.digest)
     for one in fit:
-        if not {pin.digest for pin in pins_of(one.release)} & bad:
+        if not {pin.digest for pin in one.release.served} & bad:
             return one
     raise Refused(
         f"{name}: none of its {len(known)} known revisions serves another version that fits the "

@@ -23,7 +23,7 @@ from atelier.declaration import Declaration, Declarations, Withdrawn
 from atelier.errors import AtelierError, BadInput, Refused, Unavailable
 from atelier.registry import Registry
 from atelier.release import Pin, Release
-from pipelines.rollout.back import Known, left_behind, pins_of, release_of, target
+from pipelines.rollout.back import Known, left_behind, release_of, target
 from pipelines.rollout.values import drawn_by, release_values, require_served
 from pipelines.survey import survey_gone
 
@@ -292,8 +292,8 @@ class Rollout:
         return Outcome(declared.adapter, text, live, history[-1].number, alias)
 
     def _alias(self, name: str) -> int | None:
-        versions = self._registry().versions(name)
-        return next((one.version for one in versions if self.environment in one.aliases), None)
+        named = self._registry().aliased(name, self.environment)
+        return named.version if named else None
 
     def _record(self, name: str, *, left: Release | None, reason: str) -> Outcome:
         """`left` is what served until now, where that is known."""
@@ -302,7 +302,7 @@ class Rollout:
         if live is None:
             self._declarations.remove(name)
             return Outcome(name, f"{name}: nothing is released; git declares nothing", None, None)
-        tried = [pin for one in known for pin in pins_of(one.release)]
+        tried = [pin for one in known for pin in one.release.served]
         seen = known[-1].number if known else 0
         self._declarations.put(recorded(live, said, left, tried, seen, reason))
         file = self._declarations.path(name)
@@ -362,10 +362,10 @@ def recorded(
     What was `left` is withdrawn, and what git `said` instead if the cluster `tried` it: a version
     that only waited for its promotion is nobody's fault.
     """
-    serves = {pin.digest for pin in pins_of(live)}
+    serves = {pin.digest for pin in live.served}
     known = {pin.digest for pin in tried}
     before = [
-        *pins_of(left),
+        *(left.served if left else ()),
         *(pin for pin in (said.served if said else ()) if pin.digest in known),
     ]
     gone = {pin.digest: pin for pin in before if pin.digest not in serves}

@@ -7,7 +7,7 @@ from atelier.cluster.helm import Revision
 from atelier.declaration import Declaration
 from atelier.environment import Released
 from atelier.registry import VersionInfo
-from atelier.release import Canary, Pin, Release
+from atelier.release import Canary, Release
 from atelier.replica import Replica, drawn_with
 
 
@@ -78,7 +78,7 @@ def _git_and_cluster(
         drawn = [drawn_with(one.base, one.vae) for one in (said, live)]
         yield f"{git} with {drawn[0]}, {cluster} with {drawn[1]}"
     if said and live:
-        serves = {live.digest, *([live.canary.digest] if live.canary else [])}
+        serves = {pin.digest for pin in live.served}
         for one in said.withdrawn:
             if one.digest in serves:
                 yield f"the cluster serves version {one.version}, withdrawn in git: {one.reason}"
@@ -104,8 +104,7 @@ def _cluster_and_mlflow(
     if live is None:
         return
     known = {one.version: one.digest for one in versions.get(live.adapter, ())}
-    pins: list[Pin] = [live.pin, *([live.canary] if live.canary else [])]
-    for pin in pins:
+    for pin in live.served:
         if known.get(pin.version) != pin.digest:
             found = known.get(pin.version, "no such version")
             yield f"the cluster serves version {pin.version} as {pin.digest}, MLflow has {found}"
