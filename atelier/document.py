@@ -52,6 +52,16 @@ _Dumper.yaml_implicit_resolvers = {
     for first, found in _Loader.yaml_implicit_resolvers.items()
 }
 
+_BREAKS = re.compile("[\\x85\\u2028\\u2029]")  # line breaks to YAML 1.1, which folds them plain
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if _BREAKS.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
 
 def dump(value: Any) -> str:
     """Plain data as YAML that `load`, and any other reader, gives back as it was."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from atelier.declaration import Declaration, DeclarationError, Declarations, Withdrawn
@@ -25,6 +25,7 @@ def place(tmp_path: Path) -> Declarations:
     return Declarations(tmp_path, "production")
 
 
+@example(reason="one\x85two\u2028three", canary=None, replaces=False, vae=False, withdrawn=[])
 @given(
     reason=st.text(min_size=1, max_size=80).filter(str.strip),
     canary=st.none() | st.integers(1, 100),
