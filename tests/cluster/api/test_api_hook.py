@@ -230,7 +230,8 @@ def test_the_process_asks_the_gateway_with_its_key(scene: Scene, tmp_path: Path)
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append((self.headers["X-API-Key"], body))
-            answer = json.dumps({"adapters": [{"digest": digest}]}).encode()
+            made = {"adapters": [{"digest": digest}], "images": [{"png": "", "seed": 0}]}
+            answer = json.dumps(made).encode()
             self.send_response(200)
             self.end_headers()
             self.wfile.write(answer)
