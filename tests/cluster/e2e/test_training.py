@@ -25,9 +25,14 @@ def test_an_evicted_and_preempted_training_goes_on_bit_for_bit(
     began = time.monotonic()
     first = trainings.submit(named(tmp_path, "patient"), "--queue", "cpu", "--follow")
     trainings.until(first, lambda: trainings.step("patient") >= EVICTED_AT, "the first steps")
-    (evicted,) = trainings.pods("patient")
-    trainings.evict(evicted["metadata"]["name"])
-    trainings.until(first, lambda: trainings.step("patient") > EVICTED_AT, "more steps")
+    (evicted,) = (one["metadata"]["name"] for one in trainings.pods("patient"))
+    trainings.evict(evicted)
+
+    def goes_on() -> bool:  # the evicted one takes some steps yet before it ends
+        newest = trainings.pods("patient")[-1]["metadata"]["name"]
+        return newest != evicted and trainings.step("patient") > EVICTED_AT
+
+    trainings.until(first, goes_on, "more steps")
     before = {one["metadata"]["name"] for one in trainings.pods("patient")}
 
     urgent = ("--queue", "cpu", "--priority", "atelier-urgent", "--follow")
@@ -38,7 +43,7 @@ def test_an_evicted_and_preempted_training_goes_on_bit_for_bit(
     first.answer(900)  # it follows the Job, whichever pod it runs in
     record_property("both trainings and verdicts, s", round(time.monotonic() - began))
     after = {one["metadata"]["name"] for one in trainings.pods("patient")}
-    names = {evicted["metadata"]["name"]} | before | after
+    names = {evicted} | before | after
     record_property("pods of the evicted and preempted one", len(names))
     assert len(names) == 3
     assert trainings.weights("patient", tmp_path) == trainings.weights("urgent", tmp_path)
