@@ -82,7 +82,7 @@ law: setup ## The import law of the rooms
 
 TOOL := $(or $(ATELIER_CLUSTER_CACHE),$(HOME)/.cache/atelier-cluster)/bin
 CLUSTER := $(PY) -m tests.cluster.local
-CLUSTER_TESTS ?= tests/cluster -m "not actions"
+CLUSTER_TESTS ?= tests/cluster --ignore=tests/cluster/api -m "not actions"
 export ATELIER_BEGAN := $(or $(ATELIER_BEGAN),$(shell date +%s))
 
 .PHONY: tools
@@ -101,9 +101,13 @@ cluster: cluster-tools ## A real one-node Kubernetes with KServe and Kueue; prin
 cluster-down: setup ## Take it down; nothing of it stays
 	@$(CLUSTER) down
 
+.PHONY: api
+api: cluster-tools ## What talks to Kubernetes, on an API server without a cluster
+	@$(PYTEST) tests/cluster/api
+
 .PHONY: e2e
 e2e: cluster-tools images ## The cluster tier: bring the cluster up, test on it, take it down (RESULTS=FILE: a table)
-	@trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && ATELIER_RESULTS=$(RESULTS) $(PYTEST) $(CLUSTER_TESTS)
+	@trap '$(CLUSTER) down' EXIT; $(CLUSTER) up && ATELIER_IMAGES=1 ATELIER_RESULTS=$(RESULTS) $(PYTEST) $(CLUSTER_TESTS)
 
 .PHONY: e2e-soak
 e2e-soak: ## 50 upgrades and 50 rollbacks under load on a cluster (SOAK=50); else as e2e
@@ -112,7 +116,7 @@ e2e-soak: ## 50 upgrades and 50 rollbacks under load on a cluster (SOAK=50); els
 .PHONY: e2e-actions
 e2e-actions: setup ## What the workflows do, on a cluster: promotions killed at each step; else as e2e
 	@$(CLUSTER) tools act
-	@$(MAKE) --no-print-directory e2e CLUSTER_TESTS="tests/cluster -m actions"
+	@$(MAKE) --no-print-directory e2e CLUSTER_TESTS="tests/cluster/e2e -m actions"
 
 .PHONY: miniature
 miniature: setup ## Draw the world and train the miniature SDXL again (hours on two cores; resumable)

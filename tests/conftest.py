@@ -33,6 +33,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # They run in one worker; else a file's tests do.
 SHARED = {
     "demo_run": ("test_demo.py", "test_readme.py"),
+    "learnt": ("test_bad_recipes.py", "test_character.py"),
     "stack": (
         "test_demo_terminal.py",
         "test_gateway_triton.py",

@@ -109,11 +109,13 @@ class Act:
         *,
         job: str | None = None,
         inputs: Mapping[str, str] | None = None,
+        matrix: Mapping[str, str] | None = None,
         secrets: Mapping[str, str] | None = None,
         variables: Mapping[str, str] | None = None,
         seconds: float = 900,
     ) -> Ended:
-        """Let an event happen to the commit that a checkout is at; `job`: and what it needs, alone.
+        """Let an event happen to the commit that a checkout is at; `job`: and what it needs, alone;
+        `matrix`: its jobs with these values alone.
 
         act ends with an error at a matrix made from the outputs of a job that is skipped.
         """
@@ -131,6 +133,7 @@ class Act:
                 *_pairs("--secret", {"GITHUB_TOKEN": "a-token", **(secrets or {})}),
                 *_pairs("--var", variables or {}),
                 *(("--job", job) if job else ()),
+                *(f"--matrix={key}:{value}" for key, value in (matrix or {}).items()),
             ],
             env={
                 **{key: value for key, value in os.environ.items() if not _ours(key)},

@@ -6,6 +6,7 @@
 - `stack`: `atelier serve` on that base (Triton, agent, gateway, MLflow): see ServedStack. Use
   adapters of a name of your own, and leave it serving when you are done.
 - `thor`: an adapter registered there in two versions that draw differently.
+- `learnt`: an adapter of a new character, trained on the miniature and judged.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from atelier.adapter.package import Package
 from atelier.release import Pin
 from services.engine import Engine
 from services.triton.process import alive
+from tests.integration.character import Learnt, learn
 from tests.integration.stack import ServedStack
 from tests.tiny import tiny_adapter, tiny_base
 
@@ -82,3 +84,9 @@ def thor(
     return TwoVersions(
         "thor", (first, second), (stack.register(first.path), stack.register(second.path))
     )
+
+
+@pytest.fixture(scope="session")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+    """Dear: of the trainings here the only one to the end."""
+    return learn(tmp_path_factory.mktemp("character"))

@@ -1,12 +1,14 @@
 """One platform for all tests of this folder, and two adapters of two versions each."""
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from atelier.files import locked
+from atelier.files import locked, write_atomic
 from tests.cluster.conftest import LOCAL, NAMED, RUN
 from tests.cluster.e2e.platform import ROOT, Platform
 from tests.cluster.e2e.traffic import Oracle
@@ -36,19 +38,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         stem, folder = item.path.stem, item.path.parent
         if stem in ORDER:
             return 0, ORDER.index(stem)
-        return (1 if folder.name == "api" else 2 if folder == HERE else 3), 0
+        return (2 if folder == HERE else 1), 0
 
     items.sort(key=place)
 
 
+Once = Callable[[str, Callable[[], Any]], Any]
+
+
 @pytest.fixture(scope="session")
-def shipped(registry: str) -> Mapping[str, str]:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """What a step answers (as JSON), done by the first worker that asks; others wait for it."""
+    folder = tmp_path_factory.getbasetemp()  # of this run alone
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def done(name: str, step: Callable[[], Any]) -> Any:
+        file = folder / f"{name}.json"
+        with locked(folder / name):
+            if not file.exists():
+                write_atomic(file, json.dumps(step()))
+            return json.loads(file.read_text())
+
+    return done
+
+
+@pytest.fixture(scope="session")
+def shipped(registry: str, once: Once) -> Mapping[str, str]:
     """Our images in the cluster's registry, by digest; ATELIER_IMAGES leaves the build out."""
     if (why := build.missing()) is not None:
         pytest.skip(f"images: {why}")
-    if not os.environ.get("ATELIER_IMAGES"):
-        build.build()
-    return build.push(registry)
+
+    def ship() -> dict[str, str]:
+        if not os.environ.get("ATELIER_IMAGES"):
+            build.build()
+        return build.push(registry)
+
+    shipped: Mapping[str, str] = once("images", ship)
+    return shipped
 
 
 @pytest.fixture(scope="session")
@@ -66,13 +93,18 @@ def platform(
     kubeconfig: Path,
     shipped: Mapping[str, str],
     charts: Mapping[str, str],
-    tmp_path_factory: pytest.TempPathFactory,
+    once: Once,
 ) -> Platform:
-    """Installed once for all workers; a later one finds everything there."""
+    """Installed once for all workers."""
     volumes = Volumes(None if NAMED else LOCAL.home / "volumes")
     made = Platform(kubeconfig, os.environ[RUN], BASE, shipped, charts, volumes)
-    with locked(tmp_path_factory.getbasetemp().parent / "platform"):
+
+    def install() -> dict[str, Any]:
         made.install()
+        return {"key": made.key, "values": made.values}
+
+    there = once("platform", install)
+    made.key, made.values = there["key"], there["values"]
     return made
 
 
@@ -116,11 +148,8 @@ def released(first: Platform) -> Platform:
 
 
 @pytest.fixture(scope="session")
-def trainings(
-    platform: Platform, shipped: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Trainings:
+def trainings(platform: Platform, shipped: Mapping[str, str], once: Once) -> Trainings:
     """A namespace that trains into the platform's MLflow."""
     made = Trainings(platform, shipped["atelier-train"], "checkpoints")
-    with locked(tmp_path_factory.getbasetemp().parent / "trainings"):
-        made.prepare()
+    once("trainings", made.prepare)
     return made

@@ -1,11 +1,10 @@
 """What breaks is told, serving goes on with the last good release, and nothing is lost after it."""
 
-import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from atelier.adapter.package import MANIFEST, Package
+from tests.cluster.e2e.away import mlflow_away, settle
 from tests.cluster.e2e.platform import Platform
 from tests.cluster.e2e.traffic import PROMPTS, Load, Oracle, direct
 from tests.cluster.local import cluster, processes
@@ -24,29 +24,6 @@ API_AWAY = 60.0  # seconds
 ASKED = (PROMPTS[2], 3)
 BROKEN = ("ConnectionResetError", "RemoteDisconnected", "IncompleteRead", "URLError")
 FILLER = "/var/lib/atelier/filler"
-
-
-@contextmanager
-def mlflow_away(platform: Platform) -> Iterator[None]:
-    """Its Service leads nowhere; what it holds stays."""
-    selector = platform.of("service", "atelier-mlflow")["spec"]["selector"]
-    point_at(platform, {**selector, "app.kubernetes.io/component": "nobody"})
-    try:
-        yield
-    finally:
-        point_at(platform, selector)
-
-
-def point_at(platform: Platform, selector: dict[str, str]) -> None:
-    patch = json.dumps({"spec": {"selector": selector}})
-    platform.kube("patch", "service", "atelier-mlflow", "--type=merge", "-p", patch)
-
-
-def settle(platform: Platform) -> None:
-    """Run the platform's CronJob now."""
-    name = f"settle-{int(time.time())}"
-    platform.kube("create", "job", name, "--from=cronjob/atelier-settle")
-    platform.kube("wait", "--for=condition=Complete", f"job/{name}", "--timeout=180s")
 
 
 def draws(platform: Platform, oracle: Oracle, name: str = "thor") -> str:

@@ -1,4 +1,7 @@
-"""The workflows themselves, run by act: a push of a recipe ends with the adapter served."""
+"""The workflows themselves, run by act: an adapter's life from a push to its end.
+
+Each test goes on where the one before it left git and cluster.
+"""
 
 import json
 import time
@@ -9,37 +12,65 @@ from typing import Any
 
 import pytest
 
-from atelier.declaration import Declarations
+from atelier.cluster.releases import PREFIX
+from atelier.declaration import Declaration, Declarations
+from atelier.release import Release
 from tests.actions.act import Ended, missing
 from tests.cluster.e2e.platform import DIRECT, Platform
 from tests.cluster.e2e.rollouts import ENVIRONMENT
 from tests.cluster.e2e.trainings import Trainings
-from tests.cluster.e2e.workflows import Workflows
-from tests.github import FakeGitHub, fake_github
+from tests.cluster.e2e.workflows import STEPS, Workflows
+from tests.github import fake_github
 
 NAME = "freya"
+SHARE = 20  # percent
 
 pytestmark = [
     pytest.mark.actions,
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 
 
-@pytest.fixture
-def github() -> Iterator[FakeGitHub]:
-    with fake_github() as made:
-        yield made
+@pytest.fixture(scope="module")
+def workflows(
+    trainings: Trainings, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Workflows]:
+    with fake_github() as github:
+        yield Workflows(trainings, github, tmp_path_factory.mktemp("workflows"))
 
 
 def succeeded(ended: Ended) -> None:
     assert ended.code == 0 and all(ended.jobs().values()), ended.text[-6000:]
 
 
-def traced(platform: Platform, image: Path, signers: Path) -> Any:
-    """What `atelier trace` says of a picture's only adapter."""
-    words = ("trace", str(image), "--signers", str(signers))
-    (adapter,) = platform.atelier(*words)["adapters"]
-    return adapter
+def form(workflows: Workflows, workflow: str, **inputs: str) -> None:
+    """Filled in and done; the checkout has what it pushed."""
+    asked = {"adapter": NAME, "environment": ENVIRONMENT, **inputs}
+    succeeded(workflows.form(workflow, asked))
+    workflows.pull()
+
+
+def promoted(workflows: Workflows) -> None:
+    """The pull request is merged, and what that sets going ends well."""
+    succeeded(workflows.push("promote", workflows.merge()))
+
+
+def declared(workflows: Workflows) -> Declaration:
+    return Declarations(workflows.repository.root, ENVIRONMENT).get(NAME)
+
+
+def live(platform: Platform) -> Release:
+    """What replicas and gateways go by."""
+    data = platform.of("configmap", f"{PREFIX}{NAME}")["data"]
+    return Release.model_validate_json(data["release.json"])
+
+
+def differences(workflows: Workflows) -> list[str]:
+    """What the scheduled look finds about the adapter; the platform's others are not in git."""
+    ended = workflows.form("drift", {}, matrix={"environment": ENVIRONMENT})
+    assert list(ended.jobs().values()) == [False], ended.text[-6000:]
+    return [line for line in ended.said() if line.startswith(f"{NAME}: ")]
 
 
 def picture(platform: Platform, file: Path) -> Path:
@@ -59,38 +90,36 @@ def picture(platform: Platform, file: Path) -> Path:
     return file
 
 
-@pytest.mark.timeout(2400)
+def traced(platform: Platform, image: Path, signers: Path) -> Any:
+    """What `atelier trace` says of a picture's only adapter."""
+    words = ("trace", str(image), "--signers", str(signers))
+    (adapter,) = platform.atelier(*words)["adapters"]
+    return adapter
+
+
 def test_a_push_of_a_recipe_ends_with_the_adapter_served(
     released: Platform,
-    trainings: Trainings,
-    github: FakeGitHub,
+    workflows: Workflows,
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    workflows = Workflows(trainings, github, tmp_path)
-    root = workflows.repository.root
     began = time.monotonic()
-    before = workflows.add(NAME)
+    before = workflows.recipe(NAME)
     commit = workflows.repository.git("rev-parse", "HEAD")
     succeeded(workflows.push("train", before))
-    (request,) = github.pulls
+    (request,) = workflows.open_requests()
     assert request["head"] == f"atelier/{ENVIRONMENT}/{NAME}"
     assert "accepted" in request["body"]
     record_property("push to pull request, s", round(time.monotonic() - began))
 
-    merged = workflows.merge(request["head"])
-    succeeded(workflows.push("promote", merged))
+    promoted(workflows)
     record_property("push to served, s", round(time.monotonic() - began))
-    declared = Declarations(root, ENVIRONMENT).get(NAME)
+    now = declared(workflows)
     drawn = picture(released, tmp_path / "freya.png")
-    assert released.alias(NAME) == declared.version
+    assert released.alias(NAME) == now.version
 
     found = traced(released, drawn, workflows.platform_file)
-    assert (found["name"], found["version"], found["digest"]) == (
-        NAME,
-        declared.version,
-        declared.digest,
-    )
+    assert (found["name"], found["version"], found["digest"]) == (NAME, now.version, now.digest)
     assert found["lineage"]["git_commit"] == commit
     assert all(found["lineage"][key] for key in ("run", "dataset", "recipe"))
     assert found["signature"]["state"] == "good"
@@ -98,10 +127,58 @@ def test_a_push_of_a_recipe_ends_with_the_adapter_served(
     again = workflows.push("train", before)  # the same commit: found, not trained again
     succeeded(again)
     assert any("was made from the same already" in line for line in again.said())
-    assert len(github.pulls) == 1
+    assert workflows.open_requests() == []
 
-    asked = {"adapter": NAME, "environment": ENVIRONMENT, "reason": "enough of it"}
-    succeeded(workflows.form("retire", asked))
-    workflows.pull()
-    assert Declarations(root, ENVIRONMENT).list() == {}
+
+def test_a_form_goes_back_and_the_look_at_it_agrees(
+    released: Platform, workflows: Workflows
+) -> None:
+    first = declared(workflows)
+    succeeded(workflows.push("train", workflows.recipe(NAME, STEPS + 4)))
+    promoted(workflows)
+    second = declared(workflows)
+    assert second.replaces == first.pin and live(released).pin == second.pin
+
+    reason = "too sharp; $(touch oops) `id` ${HOME}"  # a person's text reaches no shell
+    form(workflows, "rollback", reason=reason)
+    assert live(released).pin == first.pin and released.alias(NAME) == first.version
+    back = declared(workflows)
+    assert back.pin == first.pin
+    assert [(one.version, one.reason) for one in back.withdrawn] == [(second.version, reason)]
+    assert "too sharp" in workflows.repository.git("log", "-1", "--format=%B")
+    assert differences(workflows) == []
+
+    released.helm("rollback", NAME, "2")  # by hand, to what is withdrawn
+    told = "\n".join(differences(workflows))
+    assert f"git declares version {first.version}" in told
+    assert f"the cluster serves version {second.version}" in told
+    assert f"version {second.version}, withdrawn in git: too sharp" in told
+    form(workflows, "rollback", reason="by hand it came back")
+    assert live(released).pin == first.pin
+    assert differences(workflows) == []
+
+
+def test_a_canary_is_begun_by_a_form_and_ended_by_another(
+    released: Platform, workflows: Workflows
+) -> None:
+    first = declared(workflows)
+    succeeded(workflows.push("train", workflows.recipe(NAME, STEPS + 8)))
+    (request,) = workflows.open_requests()
+    form(workflows, "validate", canary=str(SHARE))
+    (renewed,) = workflows.open_requests()  # the same one, with less in it
+    assert renewed["number"] == request["number"] and f"to {SHARE} %" in renewed["title"]
+
+    promoted(workflows)
+    tried = live(released).canary
+    assert tried is not None and live(released).pin == first.pin
+    assert tried.percent == SHARE and tried.version > first.version
+    assert differences(workflows) == []
+
+    form(workflows, "rollback", reason="no better")
+    assert live(released).canary is None and live(released).pin == first.pin
+    assert tried.version in [one.version for one in declared(workflows).withdrawn]
+
+    form(workflows, "retire", reason="enough of it")
+    assert Declarations(workflows.repository.root, ENVIRONMENT).list() == {}
+    assert not released.there("configmap", f"{PREFIX}{NAME}")
     assert "enough of it" in workflows.repository.git("log", "-1", "--format=%B")

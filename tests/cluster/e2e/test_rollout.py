@@ -10,11 +10,12 @@ import pytest
 from atelier.adapter.package import Package
 from atelier.release import Pin
 from pipelines.rollout import STEPS
+from tests.cluster.e2e.away import mlflow_away, settle
 from tests.cluster.e2e.platform import Platform
 from tests.cluster.e2e.rollouts import Checkout
 from tests.cluster.e2e.traffic import PROMPTS, Oracle
 
-NAME = "frigg"
+NAME, FIRST = "frigg", "gefjon"
 ASKED = (PROMPTS[1], 5)
 # In the middle of Helm's work, too: before its hook runs, and while it does.
 KILLED = [(step, 0.0) for step in STEPS] + [("upgrade", 1.0), ("upgrade", 4.0)]
@@ -149,6 +150,27 @@ def test_going_back_from_what_was_killed(
     checkout.files.put(checkout.files.get(NAME).model_copy(update={"withdrawn": ()}))
 
 
+def test_the_way_back_needs_no_mlflow(
+    released: Platform, checkout: Checkout, versions: Versions, oracle: Oracle
+) -> None:
+    """Neither the command nor the hook: the alias follows later."""
+    (old, _), (new, _) = versions
+    assert checkout.atelier("promote", NAME, str(new.version)).code == 0
+    with mlflow_away(released):
+        back = checkout.atelier("rollback", NAME, "--reason", "in the dark")
+        assert back.code == 0, back.told
+        assert oracle.agrees(ASKED, drawn := released.draw(*ASKED, adapter=NAME))
+        assert drawn.digest == old.digest
+        declared = checkout.files.get(NAME)
+        assert (declared.pin, [one.version for one in declared.withdrawn]) == (old, [new.version])
+        away = checkout.atelier("status")
+        assert away.data["away"] and not any(NAME in one for one in away.data["differences"])
+    released.wait_for(lambda: released.alias(NAME) == new.version, "MLflow")
+    settle(released)
+    assert agree(checkout)["alias"] == old.version
+    checkout.files.put(declared.model_copy(update={"withdrawn": ()}))
+
+
 @pytest.mark.timeout(900)
 def test_a_promotion_killed_at_any_step_is_finished_by_the_next(
     released: Platform,
@@ -174,6 +196,47 @@ def test_a_promotion_killed_at_any_step_is_finished_by_the_next(
     assert set(digests) == {pin.digest for pin, _ in versions}
     record_property("promotions killed, each finished by the next", len(KILLED))
     record_property("pictures meanwhile, none failed or wrong", len(digests))
+
+
+@pytest.mark.timeout(900)
+def test_a_first_promotion_killed_at_any_step_is_finished_by_the_next(
+    released: Platform, checkout: Checkout, oracle: Oracle
+) -> None:
+    """Helm has no revision to go back to then."""
+    pin, package = checkout.candidate(FIRST, 33)
+    oracle.learn(pin, package)
+    for step, after in KILLED:
+        told = checkout.killed("promote", FIRST, str(pin.version), at=step, after=after)
+        assert f": {step}" in told, told
+        done = checkout.atelier("promote", FIRST)
+        assert done.code == 0, f"killed at {step}: {done.told}"
+        drawn = released.draw(*ASKED, adapter=FIRST)
+        assert drawn.digest == pin.digest and oracle.agrees(ASKED, drawn)
+        assert released.alias(FIRST) == pin.version
+        retired = checkout.atelier("retire", FIRST)
+        assert retired.code == 0, retired.told
+        assert checkout.files.find(FIRST) is None
+
+
+def test_a_canary_killed_on_its_way_is_finished_or_taken_back(
+    released: Platform, checkout: Checkout, versions: Versions
+) -> None:
+    declared = checkout.files.get(NAME)
+    (other,) = [pin for pin, _ in versions if pin != declared.pin]
+    tried = ("promote", NAME, str(other.version), "--canary", "50")
+    checkout.killed(*tried, at="upgrade", after=4.0)
+    done = checkout.atelier("promote", NAME)
+    assert done.code == 0 and done.data["canary"]["version"] == other.version, done.told
+    assert agree(checkout)["alias"] == declared.version
+    back = checkout.atelier("rollback", NAME, "--reason", "no better")
+    assert back.code == 0, back.told
+    checkout.files.put(checkout.files.get(NAME).model_copy(update={"withdrawn": ()}))
+    checkout.killed(*tried, at="upgrade", after=4.0)
+    back = checkout.atelier("rollback", NAME, "--reason", "not at all")
+    assert back.code == 0, back.told
+    after = agree(checkout)["git"]
+    assert (after["version"], after["canary"]) == (declared.version, None)
+    checkout.files.put(checkout.files.get(NAME).model_copy(update={"withdrawn": ()}))
 
 
 def test_a_canary_gets_its_share_and_ends_with_a_rollback(

@@ -29,8 +29,8 @@ def test_an_evicted_and_preempted_training_goes_on_bit_for_bit(
     trainings.evict(evicted)
 
     def goes_on() -> bool:  # the evicted one takes some steps yet before it ends
-        newest = trainings.pods("patient")[-1]["metadata"]["name"]
-        return newest != evicted and trainings.step("patient") > EVICTED_AT
+        names = [one["metadata"]["name"] for one in trainings.pods("patient")]
+        return evicted not in names and trainings.step("patient") > EVICTED_AT
 
     trainings.until(first, goes_on, "more steps")
     before = {one["metadata"]["name"] for one in trainings.pods("patient")}

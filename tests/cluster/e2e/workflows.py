@@ -30,36 +30,47 @@ class Workflows:
         self._key = private_key()
         self.repository = self._repository()
 
-    def add(self, name: str) -> str:
-        """A recipe, committed and pushed to main; the commit before it."""
+    def recipe(self, name: str, steps: int = STEPS) -> str:
+        """A recipe, new or changed, committed and pushed to main; the commit before it."""
         before = self.repository.git("rev-parse", "HEAD")
         recipe = yaml.safe_load(RECIPE.read_text())
         recipe["adapter"] = name
         recipe["base"]["model"] = str((ROOT / recipe["base"]["model"]).resolve())
         del recipe["validation"], recipe["stages"][0]["prior"]
-        recipe["stages"][0]["train"] |= {"steps": STEPS, "warmup": 2}
+        recipe["stages"][0]["train"] |= {"steps": steps, "warmup": 2}
         folder = self.repository.root / "adapters" / name
-        shutil.copytree(RECIPE.parent / "images", folder / "images")
+        shutil.copytree(RECIPE.parent / "images", folder / "images", dirs_exist_ok=True)
         self.repository.write(f"adapters/{name}/recipe.yaml", yaml.safe_dump(recipe))
-        self.repository.commit(f"{name}, a new one")
+        self.repository.commit(f"{name}, {steps} steps")
         self.repository.git("push", "--quiet", "origin", "main")
         return before
 
-    def merge(self, branch: str) -> str:
-        """As a person merges a pull request; the commit before it."""
+    def open_requests(self) -> list[Any]:
+        """Pull requests that nobody has merged."""
+        return [one for one in self._github.pulls if one["state"] == "open"]
+
+    def merge(self) -> str:
+        """As a person merges the open pull request; the commit before it."""
+        (request,) = self.open_requests()
         before = self.repository.git("rev-parse", "HEAD")
-        self.repository.git("fetch", "--quiet", "origin", branch)
+        self.repository.git("fetch", "--quiet", "origin", request["head"])
         self.repository.git("merge", "--quiet", "--no-ff", "--no-edit", "FETCH_HEAD")
         self.repository.git("push", "--quiet", "origin", "main")
+        request["state"] = "closed"
         return before
 
     def push(self, workflow: str, before: str) -> Ended:
         """What a push to main since a commit sets going."""
         return self._run(workflow, "push", {"before": before, "ref": "refs/heads/main"})
 
-    def form(self, workflow: str, inputs: Mapping[str, str]) -> Ended:
+    def form(
+        self,
+        workflow: str,
+        inputs: Mapping[str, str],
+        matrix: Mapping[str, str] | None = None,  # these jobs of it alone
+    ) -> Ended:
         """What a filled in form sets going."""
-        return self._run(workflow, "workflow_dispatch", {"ref": "refs/heads/main"}, inputs)
+        return self._run(workflow, "workflow_dispatch", {"ref": "refs/heads/main"}, inputs, matrix)
 
     def pull(self) -> None:
         """What the workflows pushed."""
@@ -71,7 +82,12 @@ class Workflows:
         return self.repository.root / "k8s/environments" / ENVIRONMENT / "platform.yaml"
 
     def _run(
-        self, workflow: str, event: str, payload: Any, inputs: Mapping[str, str] | None = None
+        self,
+        workflow: str,
+        event: str,
+        payload: Any,
+        inputs: Mapping[str, str] | None = None,
+        matrix: Mapping[str, str] | None = None,
     ) -> Ended:
         self._events += 1
         platform = self._trainings.platform
@@ -90,6 +106,7 @@ class Workflows:
             event,
             payload,
             inputs=inputs,
+            matrix=matrix,
             secrets={"ATELIER_SIGNING_KEY": self._key.decode()},
             variables={
                 "MLFLOW_TRACKING_URI": platform.mlflow,
