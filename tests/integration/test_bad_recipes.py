@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
+from atelier.policy import Policy
 from atelier.release import Release
 from pipelines.evaluate import Evaluation, attested
 from pipelines.run import register
@@ -59,6 +60,7 @@ class Production:
     name: str
     key: str
     release: Release
+    policy: Path  # the program's own, with half of its seeds
 
     def picture(self) -> Picture:
         """Always the same, for as long as the same version serves."""
@@ -98,22 +100,27 @@ def production(learnt: Learnt, tmp_path_factory: pytest.TempPathFactory) -> Iter
         folder = learnt.folder / "evaluation"
         version = register(learnt.trained, learnt.evaluation, folder, stack.registry)
         key = KeyStore(f"sqlite:///{stack.home.root / 'gateway.db'}").create("a service")[0]
-        made = Production(
-            stack,
-            name,
-            key,
-            Release(
-                adapter=name,
-                base=learnt.evaluation.base,
-                version=version,
-                digest=learnt.evaluation.digest,
-            ),
+        release = Release(
+            adapter=name,
+            base=learnt.evaluation.base,
+            version=version,
+            digest=learnt.evaluation.digest,
         )
+        policy = stack.home.root / "policy.yaml"
+        policy.write_text(yaml.safe_dump(half()))
+        made = Production(stack, name, key, release, policy)
         done = made.atelier("promote", name, str(version), "--wait", "400")
         assert done.returncode == 0, done.stderr
         yield made
     finally:
         assert stack.stop() == 0, stack.said()
+
+
+def half() -> dict[str, Any]:
+    """The program's policy with half of its seeds."""
+    said = Policy.load().model_dump(mode="json", exclude_none=True)
+    scorers = {kind: str(ROOT / path) for kind, path in said["scorers"].items()}
+    return said | {"scorers": scorers, "seeds": said["seeds"][:2]}
 
 
 def bad_recipe(folder: Path, name: str, mistakes: dict[str, Any], pictures: str = "*.png") -> Path:
@@ -156,7 +163,8 @@ def test_a_bad_adapter_is_refused_and_what_serves_stays(
 ) -> None:
     before = production.picture()
     recipe = bad_recipe(tmp_path, production.name, mistakes, pictures)
-    done = production.atelier("run", str(recipe))
+    under = ("--policy", str(production.policy))
+    done = production.atelier("run", str(recipe), *under)
     assert done.returncode == 1, done.stderr
     version = production.named("candidate")  # kept, with its verdict, for whoever asks why
     assert version is not None and version != production.release.version
@@ -169,7 +177,7 @@ def test_a_bad_adapter_is_refused_and_what_serves_stays(
     assert f"{failed.value:.3f}" in done.stderr and failed.pictures[0] in done.stderr
     assert not judged.accepted
 
-    asked = production.atelier("promote", production.name, str(version))
+    asked = production.atelier("promote", production.name, str(version), *under)
     assert asked.returncode == 1 and reason in asked.stderr
     stays(production, before)
 

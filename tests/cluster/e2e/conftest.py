@@ -31,14 +31,14 @@ ORDER = (  # of those that share the platform: what breaks things, late
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker begins with the platform. Until it is there the other one tests what needs none,
-    and then trains, which takes longest."""
+    """One worker begins with the platform, whose installation nothing slows down: the other one
+    waits for it and trains, which takes longest, and then tests what needs none."""
 
     def place(item: pytest.Item) -> tuple[int, int]:
         stem, folder = item.path.stem, item.path.parent
         if stem in ORDER:
             return 0, ORDER.index(stem)
-        return (2 if folder == HERE else 1), 0
+        return (1 if folder == HERE else 2), 0
 
     items.sort(key=place)
 
