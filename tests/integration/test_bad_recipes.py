@@ -85,8 +85,8 @@ class Production:
 
     def named(self, alias: str) -> int | None:
         """The version that an alias names."""
-        versions = self.stack.registry.versions(self.name)
-        return next((one.version for one in versions if alias in one.aliases), None)
+        found = self.stack.registry.aliased(self.name, alias)
+        return found.version if found else None
 
 
 @pytest.fixture(scope="module")
@@ -207,10 +207,7 @@ def stays(production: Production, before: Picture) -> None:
     """The release, the alias and the pixels are what they were."""
     release = production.stack.releases.get(production.name)
     assert release is not None
-    assert (release.version, release.digest) == (
-        production.release.version,
-        production.release.digest,
-    )
+    assert release.pin == production.release.pin
     assert production.named("local") == production.release.version
     after = production.picture()
     assert after.digest == production.release.digest
