@@ -18,7 +18,6 @@ from tests.cluster.images import build
 from tests.cluster.local.kubectl import push_chart
 from tests.tiny import tiny_adapter
 
-HERE = Path(__file__).parent
 BASE = ROOT / "models/miniature"
 ORDER = (  # of those that share the platform: what breaks things, late
     "test_release",
@@ -28,17 +27,20 @@ ORDER = (  # of those that share the platform: what breaks things, late
     "test_faults",
     "test_soak",
 )
+THEN = ("test_training", "test_images", "test_cluster", "test_local_cluster", "test_pools")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker begins with the platform, whose installation nothing slows down: the other one
-    waits for it and trains, which takes longest, and then tests what needs none."""
+    """One worker begins with the platform, whose installation nothing slows down. The other one
+    waits for it and trains, which takes longest, and then tests the images, which need no cluster:
+    meanwhile the first one has it to itself. What has to have that comes last, when it waits for
+    nobody."""
 
     def place(item: pytest.Item) -> tuple[int, int]:
-        stem, folder = item.path.stem, item.path.parent
+        stem = item.path.stem
         if stem in ORDER:
             return 0, ORDER.index(stem)
-        return (1 if folder == HERE else 2), 0
+        return 1, THEN.index(stem) if stem in THEN else len(THEN)
 
     items.sort(key=place)
 

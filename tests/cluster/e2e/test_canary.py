@@ -88,7 +88,9 @@ def test_a_new_engine_gets_its_share_then_all_then_none(
             stable.helm_upgrade(wait=True)
             stable.serves()
             expected = {id: BACKENDS[pool_of({POOL: percent}, id)] for id in keys}
-            stable.wait_for(partial(follows, stable, keys, expected), f"{percent} %", 120)
+            stable.wait_for(
+                partial(follows, stable, keys, expected), f"{percent} %", 120, pause=1.0
+            )
             asked = keys if percent == 20 else dict(list(keys.items())[:FEW])
             found = served(stable, oracle, asked, times=2 if percent == 20 else 1)
             assert found == {id: expected[id] for id in asked}

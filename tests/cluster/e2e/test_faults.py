@@ -42,7 +42,7 @@ def test_the_way_back_needs_no_mlflow(released: Platform, oracle: Oracle) -> Non
         assert draws(released, oracle) == old
         said = released.kube("logs", "job/hook-thor")
         assert "MLflow is away" in said
-    released.wait_for(lambda: released.alias("thor") == 2, "MLflow")
+    released.wait_for(lambda: released.alias("thor") == 2, "MLflow", pause=1.0)
     settle(released)
     assert released.alias("thor") == 1
 
@@ -74,7 +74,7 @@ def test_an_api_server_that_is_away_for_a_minute_stops_no_picture(
     record_property: Callable[[str, object], None],
 ) -> None:
     (server,) = [one for one in cluster.everything(local) if one.name == "kube-apiserver"]
-    load = Load(released, pause=0.2)
+    load = Load(released, pause=0.5)
     with load.running(clients=2):
         released.wait_for(lambda: load.failures or len(load.answers) >= 5, "load")
         processes.stop(local, server, signal.SIGKILL)
@@ -87,7 +87,7 @@ def test_an_api_server_that_is_away_for_a_minute_stops_no_picture(
     assert load.failures == []
     assert all(oracle.agrees(asked, one) for _, _, asked, one in load.answers)
     record_property(f"pictures while it was away for {API_AWAY:.0f} s", len(load.answers))
-    released.wait_for(lambda: _answers(released), "the API server")
+    released.wait_for(lambda: _answers(released), "the API server", pause=1.0)
     for pod in released.pods("serving"):
         said = released.kube("logs", pod["metadata"]["name"], "-c", "agent")
         assert "releases may be out of date" in said
@@ -111,7 +111,7 @@ def test_a_full_volume_keeps_what_serves(
         try:
             releasing = thread.submit(released.release, "thor", pin.version)
             told = partial(released.kube, "logs", pod, "-c", "agent")
-            released.wait_for(lambda: "MiB left" in told() or releasing.done(), "word")
+            released.wait_for(lambda: "MiB left" in told() or releasing.done(), "word", pause=1.0)
             assert draws(released, oracle) == old and not releasing.done()
         finally:
             released.kube(*agent, f"rm {FILLER}")
@@ -136,8 +136,8 @@ def test_a_container_that_ends_comes_back(
     pod = released.pods(component)[0]["metadata"]["name"]
     before = restarts(released, component)
     kill(released, pod, container, process)
-    released.wait_for(lambda: restarts(released, component) > before, "the restart", 120)
-    released.wait_for(lambda: ready(released, component), "readiness", 240)
+    released.wait_for(lambda: restarts(released, component) > before, "the restart", 120, pause=1.0)
+    released.wait_for(lambda: ready(released, component), "readiness", 240, pause=1.0)
     assert draws(released, oracle) == old
     for one in released.pods("serving"):
         assert direct(one, ASKED).digest == old
@@ -153,12 +153,13 @@ def test_a_killed_pod_is_replaced_and_loses_nothing(
     """SIGKILL to all of a pod. What was under way there may be told to try again, and no more."""
     old, used = draws(released, oracle), released.usage()
     (number, pod) = len(released.pods(component)), released.pods(component)[0]
-    load = Load(released, pause=0.2, patient=True)
+    load = Load(released, pause=0.5, patient=True)
     with load.running(clients=2):
         released.wait_for(lambda: len(load.answers) >= 4, "load")
         words = ("--grace-period=0", "--force", "--wait=false")
         released.kube("delete", "pod", pod["metadata"]["name"], *words)
-        released.wait_for(lambda: replaced(released, component, pod, number), "another pod", 240)
+        there = partial(replaced, released, component, pod, number)
+        released.wait_for(there, "another pod", 240, pause=1.0)
         enough = len(load.answers) + 4
         released.wait_for(lambda: len(load.answers) >= enough, "load")
     seen = {one.partition(": ")[0] for one in load.failures}

@@ -1,11 +1,14 @@
-"""`python -m tests.cluster.images build|push|list|clean`."""
+"""`python -m tests.cluster.images build|ahead|list|clean`."""
 
 import argparse
 import sys
 import time
 
 from tests.cluster.images import build as images
+from tests.cluster.images.ahead import pull_ahead
 from tests.cluster.images.store import ImageError
+from tests.cluster.local.settings import Settings
+from tests.cluster.local.trouble import ClusterTroubleError
 
 
 def main() -> int:
@@ -16,6 +19,7 @@ def main() -> int:
     build.add_argument("--push", metavar="HOST:PORT", help="then push to this registry (HTTP)")
     build.add_argument("--gpu", action="store_true", help="leave nothing out: a GPU is there")
     build.add_argument("--source", metavar="URL", help="where the sources are, for the label")
+    verbs.add_parser("ahead", help="have the local cluster pull them while it comes up")
     verbs.add_parser("list", help="list what there is")
     verbs.add_parser("clean", help="remove every image and what they were made from")
     options = parser.parse_args()
@@ -26,6 +30,9 @@ def main() -> int:
         if options.verb == "clean":
             images.store().clear()
             return 0
+        if options.verb == "ahead":
+            pull_ahead(Settings.of_environment())
+            return 0
         began = time.monotonic()
         if options.verb == "build":
             images.build(gpu=options.gpu, source=options.source)
@@ -35,7 +42,7 @@ def main() -> int:
             if options.push:
                 for reference in images.push(options.push).values():
                     print(reference)
-    except ImageError as error:
+    except (ImageError, ClusterTroubleError) as error:
         print(f"images: {error}", file=sys.stderr)
         return 1
     return 0

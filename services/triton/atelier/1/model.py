@@ -37,6 +37,9 @@ class TritonPythonModel:
                 self._control.announce(os.getpid())
             self._engine = Engine.load(settings.base, vae=settings.vae, settings=settings.engine)
         except AtelierError as error:
+            logging.critical(
+                "%s", error
+            )  # here too: a server that is ending can lose what is raised
             raise pb_utils.TritonModelException(str(error)) from None
         self._drain_seconds = settings.drain_seconds
         self._engine.start()
