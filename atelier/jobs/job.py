@@ -174,6 +174,9 @@ def _pod(work: Work, options: JobOptions) -> Object:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE,
+        # A container's first process ignores SIGTERM until it has said what it does then, which a
+        # training does after half a minute of imports. Behind the pod's own first process, it ends.
+        "shareProcessNamespace": True,
         "priorityClassName": options.priority_class,
         "securityContext": {
             "runAsNonRoot": True,

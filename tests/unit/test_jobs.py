@@ -82,6 +82,7 @@ def test_a_bad_recipe_fails_at_once_and_a_pod_that_was_taken_away_counts_for_not
     assert {rule["onExitCodes"]["containerName"] for rule in (final, stopped)} == names
     assert pod(job())["restartPolicy"] == "Never"  # which a podFailurePolicy asks for
     assert pod(job())["terminationGracePeriodSeconds"] >= 60
+    assert pod(job())["shareProcessNamespace"]  # SIGTERM ends what has not said yet what it does
 
 
 def test_pod_security_restricted_lets_it_in() -> None:

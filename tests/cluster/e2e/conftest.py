@@ -27,14 +27,14 @@ ORDER = (  # of those that share the platform: what breaks things, late
     "test_faults",
     "test_soak",
 )
-THEN = ("test_training", "test_images", "test_cluster", "test_local_cluster", "test_pools")
+THEN = ("test_training", "test_images", "test_local_cluster", "test_cluster", "test_pools")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker begins with the platform, whose installation nothing slows down. The other one
-    waits for it and trains, which takes longest, and then tests the images, which need no cluster:
-    meanwhile the first one has it to itself. What has to have that comes last, when it waits for
-    nobody."""
+    waits for it and trains, which takes longest, and then tests the images, and a cluster of its
+    own: meanwhile the first one may have this one to itself. What has to have that comes last, when
+    it waits for nobody."""
 
     def place(item: pytest.Item) -> tuple[int, int]:
         stem = item.path.stem

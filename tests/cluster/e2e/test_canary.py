@@ -86,11 +86,10 @@ def test_a_new_engine_gets_its_share_then_all_then_none(
             canary["engine"] = {"backend": BACKENDS[POOL]}
             stable.values["serving"]["canary"] = [canary] if percent else []
             stable.helm_upgrade(wait=True)
-            stable.serves()
+            stable.kube("wait", "isvc/atelier", "--for=condition=Ready", "--timeout=300s")
             expected = {id: BACKENDS[pool_of({POOL: percent}, id)] for id in keys}
-            stable.wait_for(
-                partial(follows, stable, keys, expected), f"{percent} %", 120, pause=1.0
-            )
+            there = partial(follows, stable, keys, expected)
+            stable.wait_for(there, f"{percent} %", 120, pause=1.0)
             asked = keys if percent == 20 else dict(list(keys.items())[:FEW])
             found = served(stable, oracle, asked, times=2 if percent == 20 else 1)
             assert found == {id: expected[id] for id in asked}

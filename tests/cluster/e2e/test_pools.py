@@ -32,6 +32,8 @@ def test_a_training_on_gpus_lands_in_their_pool_and_no_other_does(
         wait_for(lambda: "taint" in trainings.waits("on-cpu"), "the other waits")
         assert trainings.node("on-cpu") is None
         trainings.kube("delete", "jobs", "--all", "--wait=true", "--timeout=180s")
+        # Told to stop while it still imports, which takes longer than everything before this.
+        wait_for(lambda: not trainings.pods("on-gpu"), "its end, well before its grace is over")
 
 
 @contextmanager
