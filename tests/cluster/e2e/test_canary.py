@@ -20,6 +20,8 @@ from tests.cluster.e2e.traffic import PROMPTS, Load, Oracle
 from tests.cluster.e2e.trainings import Trainings
 
 POOL, BACKENDS = "next", {"stable": "torch", "next": "onnx"}
+# A condition that kubectl waits for must be of the generation that there is: see kserve_ready.
+READY = "--for=jsonpath={.status.conditions[?(@.type=='Ready')].status}=True"
 KEYS, FEW = 100, 30  # a share that is everything or nothing shows in fewer
 Keys = dict[str, str]  # key by its id
 
@@ -86,7 +88,7 @@ def test_a_new_engine_gets_its_share_then_all_then_none(
             canary["engine"] = {"backend": BACKENDS[POOL]}
             stable.values["serving"]["canary"] = [canary] if percent else []
             stable.helm_upgrade(wait=True)
-            stable.kube("wait", "isvc/atelier", "--for=condition=Ready", "--timeout=300s")
+            stable.kube("wait", "isvc/atelier", READY, "--timeout=300s")
             expected = {id: BACKENDS[pool_of({POOL: percent}, id)] for id in keys}
             there = partial(follows, stable, keys, expected)
             stable.wait_for(there, f"{percent} %", 120, pause=1.0)
