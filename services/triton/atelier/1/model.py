@@ -37,9 +37,8 @@ class TritonPythonModel:
                 self._control.announce(os.getpid())
             self._engine = Engine.load(settings.base, vae=settings.vae, settings=settings.engine)
         except AtelierError as error:
-            logging.critical(
-                "%s", error
-            )  # here too: a server that is ending can lose what is raised
+            # in the log too: a server that is ending can lose what is raised
+            logging.critical("%s", error)
             raise pb_utils.TritonModelException(str(error)) from None
         self._drain_seconds = settings.drain_seconds
         self._engine.start()
