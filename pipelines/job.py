@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # The first process of a container has no default for it: unhandled, it would do nothing.
+    # With a word, and by an exit code whether or not this is its container's first process.
     signal.signal(signal.SIGTERM, _stop)
 
     def work() -> None:

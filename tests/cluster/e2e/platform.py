@@ -106,7 +106,7 @@ class Platform:
             pods = json.loads(self.kube("get", "pods", *label, "-o", "json"))["items"]
             return len(pods) == wanted and all(map(_is_ready, pods))
 
-        self.wait_for(alone, "the platform's own replicas, and no others", pause=1.0)
+        self.wait_for(alone, "the platform's own replicas, and no others")
 
     # Adapters
 
@@ -284,9 +284,10 @@ class Platform:
         what: str,
         seconds: float = 120.0,
         *,
-        pause: float = 0.05,
+        pause: float = 1.0,
     ) -> float:
-        """How long it took; fails where it does not come about."""
+        """How long it took; fails where it does not come about. What is looked at more often than
+        each second takes its processor from what it waits for."""
         began = time.monotonic()
         while not condition():
             waited = time.monotonic() - began

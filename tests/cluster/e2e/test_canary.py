@@ -91,7 +91,7 @@ def test_a_new_engine_gets_its_share_then_all_then_none(
             stable.kube("wait", "isvc/atelier", READY, "--timeout=300s")
             expected = {id: BACKENDS[pool_of({POOL: percent}, id)] for id in keys}
             there = partial(follows, stable, keys, expected)
-            stable.wait_for(there, f"{percent} %", 120, pause=1.0)
+            stable.wait_for(there, f"{percent} %", 120)
             asked = keys if percent == 20 else dict(list(keys.items())[:FEW])
             found = served(stable, oracle, asked, times=2 if percent == 20 else 1)
             assert found == {id: expected[id] for id in asked}

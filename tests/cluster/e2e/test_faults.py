@@ -42,7 +42,7 @@ def test_the_way_back_needs_no_mlflow(released: Platform, oracle: Oracle) -> Non
         assert draws(released, oracle) == old
         said = released.kube("logs", "job/hook-thor")
         assert "MLflow is away" in said
-    released.wait_for(lambda: released.alias("thor") == 2, "MLflow", pause=1.0)
+    released.wait_for(lambda: released.alias("thor") == 2, "MLflow")
     settle(released)
     assert released.alias("thor") == 1
 
@@ -87,7 +87,7 @@ def test_an_api_server_that_is_away_for_a_minute_stops_no_picture(
     assert load.failures == []
     assert all(oracle.agrees(asked, one) for _, _, asked, one in load.answers)
     record_property(f"pictures while it was away for {API_AWAY:.0f} s", len(load.answers))
-    released.wait_for(lambda: _answers(released), "the API server", pause=1.0)
+    released.wait_for(lambda: _answers(released), "the API server")
     for pod in released.pods("serving"):
         said = released.kube("logs", pod["metadata"]["name"], "-c", "agent")
         assert "releases may be out of date" in said
@@ -111,7 +111,7 @@ def test_a_full_volume_keeps_what_serves(
         try:
             releasing = thread.submit(released.release, "thor", pin.version)
             told = partial(released.kube, "logs", pod, "-c", "agent")
-            released.wait_for(lambda: "MiB left" in told() or releasing.done(), "word", pause=1.0)
+            released.wait_for(lambda: "MiB left" in told() or releasing.done(), "word")
             assert draws(released, oracle) == old and not releasing.done()
         finally:
             released.kube(*agent, f"rm {FILLER}")
@@ -136,8 +136,8 @@ def test_a_container_that_ends_comes_back(
     pod = released.pods(component)[0]["metadata"]["name"]
     before = restarts(released, component)
     kill(released, pod, container, process)
-    released.wait_for(lambda: restarts(released, component) > before, "the restart", 120, pause=1.0)
-    released.wait_for(lambda: ready(released, component), "readiness", 240, pause=1.0)
+    released.wait_for(lambda: restarts(released, component) > before, "the restart", 120)
+    released.wait_for(lambda: ready(released, component), "readiness", 240)
     assert draws(released, oracle) == old
     for one in released.pods("serving"):
         assert direct(one, ASKED).digest == old
@@ -159,7 +159,7 @@ def test_a_killed_pod_is_replaced_and_loses_nothing(
         words = ("--grace-period=0", "--force", "--wait=false")
         released.kube("delete", "pod", pod["metadata"]["name"], *words)
         there = partial(replaced, released, component, pod, number)
-        released.wait_for(there, "another pod", 240, pause=1.0)
+        released.wait_for(there, "another pod", 240)
         enough = len(load.answers) + 4
         released.wait_for(lambda: len(load.answers) >= enough, "load")
     seen = {one.partition(": ")[0] for one in load.failures}

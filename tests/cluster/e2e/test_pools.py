@@ -23,7 +23,7 @@ def test_a_training_on_gpus_lands_in_their_pool_and_no_other_does(
     recipe = named(tmp_path, "on-gpu")
     trainings.submit(recipe, "--gpus", "1", "--queue", "gpu").answer()
     platform = trainings.platform
-    wait_for = partial(platform.wait_for, seconds=60, pause=1.0)
+    wait_for = partial(platform.wait_for, seconds=60)
     wait_for(lambda: "affinity" in trainings.waits("on-gpu"), "a pod that waits")
     with gpu_pool(platform):
         trainings.submit(named(tmp_path, "on-cpu")).answer()

@@ -91,7 +91,9 @@ def test_an_upgrade_under_load_and_the_way_back(
         began = time.monotonic()
         back = thread.submit(released.rollback, "thor")
         seconds = [
-            released.wait_for(lambda p=pod: direct(p, asked).digest == old, "the old version", 60)
+            released.wait_for(
+                lambda p=pod: direct(p, asked).digest == old, "the old version", 60, pause=0.05
+            )
             for pod in pods
         ]
         took = time.monotonic() - began

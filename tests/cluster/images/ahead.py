@@ -7,11 +7,8 @@ from tests.cluster.local import kubectl
 from tests.cluster.local.settings import Settings
 from tests.cluster.local.trouble import ClusterTroubleError
 
-FIRST = (
-    "atelier-serve",
-    "atelier-postgres",
-    "atelier-train",
-)  # one after another, as they are needed
+# One after another, as they are needed.
+FIRST = ("atelier-serve", "atelier-postgres", "atelier-train")
 
 
 def pull_ahead(settings: Settings, seconds: float = 120.0) -> None:
