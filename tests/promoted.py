@@ -115,8 +115,8 @@ class Adapter:
 
     @property
     def alias(self) -> int | None:
-        found = [one.version for one in self.registry.versions(self.name) if "local" in one.aliases]
-        return found[0] if found else None
+        found = self.registry.aliased(self.name, "local")
+        return found.version if found else None
 
     @property
     def under_way(self) -> bool:

@@ -159,7 +159,11 @@ def test_an_inference_service_gets_its_model_by_a_storage_container_of_ours(
 def test_a_queue_with_quota_for_one_runs_one(
     kube: Kubectl, apply: Apply, namespace: str, probe: str
 ) -> None:
-    """Kueue: of two Jobs that each want the whole quota, one waits until the other is gone."""
+    """Kueue: of two Jobs that each want the whole quota, one waits until the other is gone.
+
+    They are made suspended, as ours are: else a pod may run before Kueue has seen its Job, and what
+    is ready shows nothing.
+    """
     quota = [{"name": "cpu", "nominalQuota": "20m"}, {"name": "memory", "nominalQuota": "1Gi"}]
     group = {
         "coveredResources": [one["name"] for one in quota],
@@ -188,12 +192,15 @@ def test_a_queue_with_quota_for_one_runs_one(
             },
         )
         for name in ("first", "second"):
-            apply(job(namespace, name, hog, labels=labels))
+            made = job(namespace, name, hog, labels=labels)
+            made["spec"]["suspend"] = True
+            apply(made)
             time.sleep(1)  # Kueue orders by the time of creation, in whole seconds
-        kube("wait", "--for=jsonpath={.status.ready}=1", "job/first", "-n", namespace)
+        ready = ["wait", "--for=jsonpath={.status.ready}=1", "--timeout=180s", "-n", namespace]
+        kube(*ready, "job/first")
         suspended = ["get", "job/second", "-n", namespace, "-o", "jsonpath={.spec.suspend}"]
         assert kube(*suspended) == "true"
         kube("delete", "job/first", "-n", namespace)
-        kube("wait", "--for=jsonpath={.status.ready}=1", "job/second", "-n", namespace)
+        kube(*ready, "job/second")
     finally:
         kube("delete", "clusterqueue,resourceflavor", namespace, "--wait=false")

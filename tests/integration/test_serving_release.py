@@ -38,8 +38,8 @@ def pins(
 
 
 def alias(stack: ServedStack) -> int | None:
-    versions = stack.registry.versions(NAME)
-    return next((one.version for one in versions if "local" in one.aliases), None)
+    found = stack.registry.aliased(NAME, "local")
+    return found.version if found else None
 
 
 def test_the_next_call_after_a_command_meets_what_it_did(

@@ -101,8 +101,8 @@ class Scene:
 
     @property
     def alias(self) -> int | None:
-        versions = self.registry.versions(NAME)
-        return next((one.version for one in versions if ALIAS in one.aliases), None)
+        found = self.registry.aliased(NAME, ALIAS)
+        return found.version if found else None
 
     def _open(self) -> Registry:
         if self.mlflow_away:

@@ -147,8 +147,8 @@ class Platform:
 
     def alias(self, name: str, environment: str = "production") -> int | None:
         """The version that the environment's alias names in MLflow."""
-        versions = Registry(self.mlflow).versions(name)
-        return next((one.version for one in versions if environment in one.aliases), None)
+        found = Registry(self.mlflow).aliased(name, environment)
+        return found.version if found else None
 
     # Asking
 
