@@ -7,7 +7,7 @@ push to and its nodes pull from: KUBECONFIG and ATELIER_REGISTRY name them.
 import os
 import secrets
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from tests.cluster.local import images, kubectl
 from tests.cluster.local.namespaces import holder
 from tests.cluster.local.settings import Settings
 from tests.cluster.local.tools import program
+from tests.cluster.local.trouble import ClusterTroubleError
 
 # Set aside before any test is given a home of its own.
 NAMED = os.environ.get("KUBECONFIG")
@@ -54,6 +55,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         ]
         if any(outcome != "skipped" for outcome, _ in found):
             write_atomic(Path(file), results.document(found))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the cluster was like when a test failed: it may be gone when a person looks."""
+    report = yield
+    of_run = Path(NAMED) if NAMED else LOCAL.kubeconfig
+    if report.failed and "kubeconfig" in getattr(item, "fixturenames", ()) and of_run.exists():
+        for what in ("pods", "events"):
+            report.sections.append((f"the cluster's {what}", _shown(of_run, what)))
+    return report
+
+
+def _shown(kubeconfig: Path, what: str) -> str:
+    try:
+        shown = kubectl.kubectl(
+            kubeconfig, "get", what, "-A", "--sort-by=.metadata.creationTimestamp", seconds=30
+        )
+    except ClusterTroubleError as error:
+        return str(error)
+    return "\n".join(shown.splitlines()[-60:])
 
 
 class Kubectl(Protocol):
