@@ -156,10 +156,11 @@ def test_the_text_encoders_alone(
         for negative, adapters in ((None, ()), (None, uses), ("a blurry dog", uses))
     ]
     base, adapted, negative = check(engine, oracle, *requests)
-    assert np.abs(base - adapted).mean() > 1
-    assert np.abs(adapted - negative).mean() > 1
-    # What was encoded under an adapter is not remembered for the base.
-    assert np.array_equal(engine.generate(requests[0]).images[0], base)
+    assert np.abs(base - adapted).mean() > PLAIN
+    assert np.abs(adapted - negative).mean() > PLAIN
+    # What was encoded under an adapter is not remembered for the base. Alone it is another size of
+    # batch, which some processors round otherwise by a bit.
+    check(engine, oracle, requests[0])
 
 
 @pytest.mark.parametrize("negative", [None, "", "blurry night"])
