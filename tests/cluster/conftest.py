@@ -6,6 +6,7 @@ push to and its nodes pull from: KUBECONFIG and ATELIER_REGISTRY name them.
 
 import os
 import secrets
+import sys
 import uuid
 from collections.abc import Generator, Iterator
 from functools import partial
@@ -41,7 +42,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput") and not os.environ.get(KEPT) and of_run.exists():
         from tests.cluster.e2e.platform import remove  # slow to import
 
-        remove(of_run, os.environ[RUN])
+        try:
+            remove(of_run, os.environ[RUN])
+        except ClusterTroubleError as error:
+            print(f"left on the cluster: namespace {os.environ[RUN]}: {error}", file=sys.stderr)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
