@@ -23,7 +23,7 @@ ASKED = (PROMPTS[3], 5)
 Memory = dict[str, int]  # bytes that are resident, by pod and container
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def versions(
     released: Platform, oracle: Oracle, tmp_path_factory: pytest.TempPathFactory
 ) -> list[int]:
