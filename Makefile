@@ -84,6 +84,7 @@ TOOL := $(or $(ATELIER_CLUSTER_CACHE),$(HOME)/.cache/atelier-cluster)/bin
 CLUSTER := $(PY) -m tests.cluster.local
 CLUSTER_TESTS ?= tests/cluster --ignore=tests/cluster/api -m "not actions"
 export ATELIER_BEGAN := $(or $(ATELIER_BEGAN),$(shell date +%s))
+export ATELIER_TARGET := $(or $(ATELIER_TARGET),$(MAKECMDGOALS))
 
 .PHONY: tools
 tools: setup ## Build some of the tools that the cluster and the checks use (TOOLS="helm actionlint"; needs Go)

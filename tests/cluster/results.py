@@ -22,7 +22,7 @@ client and trainer of the test.
 def document(reports: Iterable[tuple[str, TestReport]]) -> str:
     """Markdown with a row for each test; `reports` are outcomes with their report, set-ups too."""
     when = datetime.now(UTC).strftime("%Y-%m-%d")
-    target = "e2e-soak" if os.environ.get("ATELIER_SOAK") else "e2e"
+    target = os.environ.get("ATELIER_TARGET") or "e2e"  # make tells what it was asked for
     machine = f"{os.cpu_count()} cores, {platform.machine()}, no GPU"
     head = HEAD.format(target=target, when=when, machine=machine, took=_took())
     return head + "\n".join(_row(outcome, one) for outcome, one in reports) + "\n"
