@@ -1,0 +1,53 @@
+"""`make e2e` with a program in Python's place: what it starts."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Tells what it is called with, and takes as long as the real one where a test has it wait.
+PROGRAM = """#!/bin/bash
+echo "$2 $3 KUBECONFIG=$KUBECONFIG ATELIER_REGISTRY=$ATELIER_REGISTRY" >>"$TOLD"
+case "$2 $3" in
+  "tests.cluster.images ahead") echo $$ >"$TOLD.ahead"; exec sleep "$AHEAD" ;;
+  "tests.cluster.local up") until [ -s "$TOLD.ahead" ]; do sleep 0.01; done
+    touch "$TOLD.up"; sleep "$UP_SECONDS"; exit "$UP" ;;
+esac
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """`make e2e`, with files that it has told what it did to; a group of processes of its own."""
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    program = tmp_path / "python"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    told = {"TOLD": str(tmp_path / "told"), "AHEAD": "60", "UP": "0", "UP_SECONDS": "0"}
+    other = {"KUBECONFIG": "/another", "ATELIER_REGISTRY": "another:5000"}
+
+    def started(**how: str) -> subprocess.Popen[bytes]:
+        words = ["make", "e2e", f"PY={program}", "-o", "cluster-tools", "-o", "images"]
+        env = {**os.environ, **told, **other, **how}
+        return subprocess.Popen(
+            words, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+
+    return started
+
+
+def called(tmp_path: Path) -> list[str]:
+    return [line.split(" KUBECONFIG")[0] for line in (tmp_path / "told").read_text().splitlines()]
+
+
+def test_the_tests_ask_the_cluster_that_is_brought_up(start, tmp_path):
+    assert start(AHEAD="0").wait(30) == 0
+    told = (tmp_path / "told").read_text().splitlines()
+    assert [line for line in told if line.startswith("pytest")] == [
+        "pytest -n KUBECONFIG= ATELIER_REGISTRY="
+    ]
+    assert called(tmp_path)[-1] == "tests.cluster.local down"
