@@ -110,7 +110,7 @@ api: cluster-tools ## What talks to Kubernetes, on an API server without a clust
 
 .PHONY: e2e
 e2e: cluster-tools images ## The cluster tier: bring the cluster up, test on it, take it down (RESULTS=FILE: a table)
-	@trap '$(CLUSTER) down' EXIT; $(PY) -m tests.cluster.images ahead & $(CLUSTER) up && { wait $$! || :; } && $(ON_IT) ATELIER_IMAGES=1 ATELIER_RESULTS=$(RESULTS) $(PYTEST) $(CLUSTER_TESTS)
+	@trap 'kill %1 2>/dev/null; wait; $(CLUSTER) down' EXIT; $(PY) -m tests.cluster.images ahead & $(CLUSTER) up && { wait $$! || :; } && $(ON_IT) ATELIER_IMAGES=1 ATELIER_RESULTS=$(RESULTS) $(PYTEST) $(CLUSTER_TESTS)
 
 .PHONY: e2e-soak
 e2e-soak: ## 50 upgrades and 50 rollbacks under load on a cluster (SOAK=50); else as e2e
