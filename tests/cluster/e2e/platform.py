@@ -73,7 +73,7 @@ class Platform:
         self.values = {
             "image": {"repository": repository, "digest": pinned},
             "serving": {"base": base_digest(self.base)},
-            "mlflow": {"storage": storage},
+            "mlflow": {"storage": storage, "allowedHosts": self.hosts()},
             "postgresql": {"image": self.images["atelier-postgres"], "storage": storage},
         }
         self.helm_upgrade(wait=False)
@@ -84,6 +84,12 @@ class Platform:
         self.secret("atelier-smoke", key=self.key)
         self.helm_upgrade(wait=True)
         self.serves()
+
+    def hosts(self) -> str:
+        """How this cluster's Services are called by their addresses, which the tests do."""
+        words = ("get", "service", "kubernetes", "--namespace", "default")
+        address = self.kube(*words, "-o", "jsonpath={.spec.clusterIP}", namespaced=False)
+        return f"{address.partition('.')[0]}.*"
 
     def helm_upgrade(self, *, wait: bool) -> None:
         """`helm upgrade --install` of the platform, as `values` have it now."""
