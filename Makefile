@@ -152,10 +152,10 @@ PUSHED = $(shell tr A-Z a-z <<< $(REGISTRY))
 FOUND = $(if $(filter undefined,$(origin $(1))),,--build-arg $(1)="$($(1))")
 
 .PHONY: image
-image: ## Build one image for real use (IMAGE=train, BASE_IMAGE, TRITONSERVER, WITHOUT; docs/images.md)
+image: ## Build one image for real use (IMAGE=train, BASE_IMAGE, TRITONSERVER, WITHOUT, TENSORRT; docs/images.md)
 	@$(DOCKER) build -f Dockerfile.$(IMAGE) -t atelier-$(IMAGE) --build-arg VERSION=$(VERSION) \
 	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(git log -1 --format=%cI) \
-	  $(call FOUND,BASE_IMAGE) $(call FOUND,TRITONSERVER) $(call FOUND,WITHOUT) \
+	  $(call FOUND,BASE_IMAGE) $(call FOUND,TRITONSERVER) $(call FOUND,WITHOUT) $(call FOUND,TENSORRT) \
 	  --label org.opencontainers.image.source=$(or $(GITHUB_SERVER_URL),https://github.com)/$(GITHUB_REPOSITORY) .
 
 .PHONY: image-scan
