@@ -82,6 +82,8 @@ law: setup ## The import law of the rooms
 
 TOOL := $(or $(ATELIER_CLUSTER_CACHE),$(HOME)/.cache/atelier-cluster)/bin
 CLUSTER := $(PY) -m tests.cluster.local
+# The tests of a cluster that is brought up for them ask no other one.
+ON_IT := env -u KUBECONFIG -u ATELIER_REGISTRY
 CLUSTER_TESTS ?= tests/cluster --ignore=tests/cluster/api -m "not actions"
 export ATELIER_BEGAN := $(or $(ATELIER_BEGAN),$(shell date +%s))
 export ATELIER_TARGET := $(or $(ATELIER_TARGET),$(MAKECMDGOALS))
@@ -108,7 +110,7 @@ api: cluster-tools ## What talks to Kubernetes, on an API server without a clust
 
 .PHONY: e2e
 e2e: cluster-tools images ## The cluster tier: bring the cluster up, test on it, take it down (RESULTS=FILE: a table)
-	@trap '$(CLUSTER) down' EXIT; $(PY) -m tests.cluster.images ahead & $(CLUSTER) up && { wait $$! || :; } && ATELIER_IMAGES=1 ATELIER_RESULTS=$(RESULTS) $(PYTEST) $(CLUSTER_TESTS)
+	@trap 'kill %1 2>/dev/null; wait; $(CLUSTER) down' EXIT; $(PY) -m tests.cluster.images ahead & $(CLUSTER) up && { wait $$! || :; } && $(ON_IT) ATELIER_IMAGES=1 ATELIER_RESULTS=$(RESULTS) $(PYTEST) $(CLUSTER_TESTS)
 
 .PHONY: e2e-soak
 e2e-soak: ## 50 upgrades and 50 rollbacks under load on a cluster (SOAK=50); else as e2e
@@ -150,10 +152,10 @@ PUSHED = $(shell tr A-Z a-z <<< $(REGISTRY))
 FOUND = $(if $(filter undefined,$(origin $(1))),,--build-arg $(1)="$($(1))")
 
 .PHONY: image
-image: ## Build one image for real use (IMAGE=train, BASE_IMAGE, TRITONSERVER, WITHOUT; docs/images.md)
+image: ## Build one image for real use (IMAGE=train, BASE_IMAGE, TRITONSERVER, WITHOUT, TENSORRT; docs/images.md)
 	@$(DOCKER) build -f Dockerfile.$(IMAGE) -t atelier-$(IMAGE) --build-arg VERSION=$(VERSION) \
 	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(git log -1 --format=%cI) \
-	  $(call FOUND,BASE_IMAGE) $(call FOUND,TRITONSERVER) $(call FOUND,WITHOUT) \
+	  $(call FOUND,BASE_IMAGE) $(call FOUND,TRITONSERVER) $(call FOUND,WITHOUT) $(call FOUND,TENSORRT) \
 	  --label org.opencontainers.image.source=$(or $(GITHUB_SERVER_URL),https://github.com)/$(GITHUB_REPOSITORY) .
 
 .PHONY: image-scan

@@ -37,6 +37,18 @@ def test_no_dockerfile_names_an_index() -> None:
             assert not re.search(r"https?://", file.read_text()), file
 
 
+@pytest.mark.parametrize(
+    ("asked", "does"),
+    [("", ""), ("tensorrt-cu13==11.2.1.2", "install --python x tensorrt-cu13==11.2.1.2\n")],
+)
+def test_tensorrt_is_installed_where_it_is_asked_for(asked: str, does: str) -> None:
+    """The one package that no lock has a hash of."""
+    (line,) = re.findall(r"^  (test .*TENSORRT.*)$", (ROOT / "Dockerfile.train").read_text(), re.M)
+    told = {"INSTALL": "echo install --python x --require-hashes", "TENSORRT": asked}
+    done = subprocess.run(["sh", "-c", line], check=True, env=told, capture_output=True, text=True)
+    assert done.stdout == does
+
+
 @pytest.fixture(scope="module")
 def built() -> dict[str, Built]:
     if (why := images.missing()) is not None:

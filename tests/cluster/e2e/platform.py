@@ -27,8 +27,10 @@ from tests.cluster.e2e.volumes import MINE, Volumes
 from tests.cluster.local import kubectl
 from tests.cluster.local.shell import run
 from tests.cluster.local.tools import program
+from tests.cluster.local.trouble import ClusterTroubleError
 
 ROOT = Path(__file__).resolve().parents[3]
+STORAGE = "clusterstoragecontainers.serving.kserve.io"
 VALUES = ROOT / "charts/atelier/ci/miniature.yaml"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 Pixels = NDArray[np.uint8]
@@ -61,11 +63,15 @@ class Platform:
     # The platform
 
     def install(self) -> None:
-        """Everything, from an empty cluster with KServe to a gateway that answers."""
+        """Everything, from an empty cluster with KServe to a gateway that answers.
+
+        ClusterTroubleError, with nothing made, where the cluster's pods fetch by somebody's own.
+        """
+        self.spare_storage()
         kubectl.apply(self.kubeconfig, [kubectl.restricted_namespace(self.namespace)])
         claims = ("data-atelier-postgresql-0", "atelier-mlflow")
         kept = [one for claim in claims for one in self.volumes.of(self.namespace, claim)]
-        kubectl.apply(self.kubeconfig, [_storage(self.images["atelier-serve"]), *kept])
+        kubectl.apply(self.kubeconfig, [self.storage(), *kept])
         if not self.there("secret", "atelier-postgresql"):  # the database keeps its first one
             self.secret("atelier-postgresql", password=secrets.token_hex(16))
         repository, _, pinned = self.images["atelier-serve"].partition("@")
@@ -73,7 +79,7 @@ class Platform:
         self.values = {
             "image": {"repository": repository, "digest": pinned},
             "serving": {"base": base_digest(self.base)},
-            "mlflow": {"storage": storage},
+            "mlflow": {"storage": storage, "allowedHosts": self.hosts()},
             "postgresql": {"image": self.images["atelier-postgres"], "storage": storage},
         }
         self.helm_upgrade(wait=False)
@@ -84,6 +90,29 @@ class Platform:
         self.secret("atelier-smoke", key=self.key)
         self.helm_upgrade(wait=True)
         self.serves()
+
+    def hosts(self) -> str:
+        """How this cluster's Services are called by their addresses, which the tests do."""
+        words = ("get", "service", "kubernetes", "--namespace", "default")
+        address = self.kube(*words, "-o", "jsonpath={.spec.clusterIP}", namespaced=False)
+        return f"{address.partition('.')[0]}.*"
+
+    def spare_storage(self) -> None:
+        """One is the whole cluster's: in place of another's, its pods would fetch by our image."""
+        words = (STORAGE, "atelier-mlflow", "--ignore-not-found", "-o", "json")
+        found = self.kube("get", *words, namespaced=False)
+        if found and MINE not in json.loads(found)["metadata"].get("labels", {}):
+            raise ClusterTroubleError(
+                "the cluster has a ClusterStorageContainer atelier-mlflow that these tests did not "
+                "make: a platform may need it. Test on another cluster, or delete it first."
+            )
+
+    def storage(self) -> Any:
+        """k8s/storage.yaml with the image that serves, ours to remove."""
+        found = yaml.safe_load((ROOT / "k8s/storage.yaml").read_text())
+        found["metadata"]["labels"][MINE] = self.namespace
+        found["spec"]["container"]["image"] = self.images["atelier-serve"]
+        return found
 
     def helm_upgrade(self, *, wait: bool) -> None:
         """`helm upgrade --install` of the platform, as `values` have it now."""
@@ -301,18 +330,12 @@ def _is_ready(pod: Any) -> bool:
     return any((one["type"], one["status"]) == ("Ready", "True") for one in conditions)
 
 
-def _storage(image: str) -> Any:
-    """k8s/storage.yaml with the image that serves."""
-    found = yaml.safe_load((ROOT / "k8s/storage.yaml").read_text())
-    found["spec"]["container"]["image"] = image
-    return found
-
-
 def remove(kubeconfig: Path, namespace: str) -> None:
     """An environment, the namespace that trains beside it, and what of the cluster was for them."""
     both = (namespace, f"{namespace}-training")
     words = ("--wait=false", "--ignore-not-found")
     kubectl.kubectl(kubeconfig, "delete", "namespace", *both, *words)
     mine = f"{MINE} in ({', '.join(both)})"
-    kinds = "persistentvolumes,clusterqueues.kueue.x-k8s.io,resourceflavors.kueue.x-k8s.io"
+    kueue = "clusterqueues.kueue.x-k8s.io,resourceflavors.kueue.x-k8s.io"
+    kinds = f"persistentvolumes,{kueue},{STORAGE}"
     kubectl.kubectl(kubeconfig, "delete", kinds, "-l", mine, *words)
