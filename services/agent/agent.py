@@ -157,7 +157,7 @@ class Agent:
                 )
             signatures = self._signatures(one)
             self._shelf.put(
-                one.digest, lambda folder: self._fetch(one.name, one.version, folder), signatures
+                one, lambda folder: self._fetch(one.name, one.version, folder), signatures
             )
         except OSError as error:
             raise Unavailable(

@@ -5,6 +5,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from atelier.adapter.package import Package
@@ -12,6 +13,7 @@ from atelier.errors import AdapterRejected, SignatureRejected, Unavailable
 from atelier.files import replace_folder, write_atomic
 from atelier.names import hex_of
 from atelier.trust import Trust
+from services.agent.plan import Named
 
 _HEX = re.compile("[0-9a-f]{64}")
 _ENDINGS = (".json", ".safetensors")
@@ -58,11 +60,10 @@ class PackageShelf:
             del self._verified[digest]
         return frozenset(self._verified), bad
 
-    def put(
-        self, digest: str, fetch: Callable[[Path], object], signatures: Sequence[bytes]
-    ) -> None:
-        """Let `fetch` fill a folder to the side, verify it as `digest` and by its signatures, then
-        make it visible, the good one beside it."""
+    def put(self, one: Named, fetch: Callable[[Path], object], signatures: Sequence[bytes]) -> None:
+        """Let `fetch` fill a folder to the side, verify it as that version's digest and by its
+        signatures, then make it visible, the good one beside it."""
+        digest = one.digest
         aside = self.folder / f".{hex_of(digest)[:12]}.{uuid.uuid4().hex[:8]}"
         try:
             fetch(aside)
@@ -77,7 +78,7 @@ class PackageShelf:
         except AdapterRejected as error:
             # not where it lay for a moment: the same fault has the same text at each attempt
             aside_there = rf"{re.escape(str(self.folder))}/\.[^:\s]*"
-            text = re.sub(aside_there, _in_registry, str(error))
+            text = re.sub(aside_there, partial(_in_registry, one), str(error))
             raise AdapterRejected(text) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
@@ -137,10 +138,11 @@ class PackageShelf:
         return checked.signature
 
 
-def _in_registry(path: re.Match[str]) -> str:
-    """What a path to the side stands for: the package, or one of its files."""
+def _in_registry(one: Named, path: re.Match[str]) -> str:
+    """What a path to the side stands for: a version's package, or one of its files."""
     name = Path(path[0]).name
-    return "the package in the registry" + (f", {name}" if name.endswith(_ENDINGS) else "")
+    file = f", {name}" if name.endswith(_ENDINGS) else ""
+    return f"{one.name}@{one.version} in the registry{file}"
 
 
 def _stamp(path: Path, beside: Path) -> Stamp:

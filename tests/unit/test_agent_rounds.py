@@ -191,7 +191,8 @@ def test_a_package_that_is_not_what_the_release_pins_is_never_visible(rig: Rig) 
     ]
     failed = rig.report().holds("thor-cat", bad.digest)
     assert (failed.state, "digest" in failed.error) == ("failed", True)
-    assert failed.error.startswith("the package in the registry, adapter.safetensors: has digest")
+    told = "thor-cat@2 in the registry, adapter.safetensors: has digest"
+    assert failed.error.startswith(told)
 
 
 def test_the_registry_being_away_is_told_and_what_serves_goes_on(rig: Rig) -> None:
