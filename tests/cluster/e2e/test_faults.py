@@ -1,5 +1,7 @@
 """What breaks is told, serving goes on with the last good release, and nothing is lost after it."""
 
+import os
+import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -12,7 +14,9 @@ from typing import Any
 import pytest
 
 from atelier.adapter.package import MANIFEST, Package
-from tests.cluster.e2e.away import mlflow_away, settle
+from atelier.release import Pin
+from tests.cluster.conftest import NAMED
+from tests.cluster.e2e.away import damaged, mlflow_away, settle
 from tests.cluster.e2e.platform import Platform
 from tests.cluster.e2e.traffic import PROMPTS, Load, Oracle, direct
 from tests.cluster.local import cluster, processes
@@ -66,6 +70,45 @@ def test_a_package_that_is_not_what_the_release_pins_never_serves(
     assert released.alias("thor") == 1
 
 
+def test_a_package_that_is_damaged_in_the_registry_never_serves(
+    released: Platform, oracle: Oracle, tmp_path: Path
+) -> None:
+    """One byte of its weights; mended, the same release serves."""
+    old = draws(released, oracle)
+    pin, package = prepared(released, oracle, tmp_path / "thor")
+    with damaged(released, package):
+        with pytest.raises(ClusterTroubleError, match="hook"):
+            released.release("thor", pin.version)
+        assert draws(released, oracle) == old
+        told = f"thor@{pin.version} in the registry, adapter.safetensors: has digest"
+        assert all(told in one for one in agents_said(released))
+        released.rollback("thor")
+    assert released.alias("thor") == 1
+    released.release("thor", pin.version)
+    assert draws(released, oracle) == pin.digest
+    released.rollback("thor")
+    assert draws(released, oracle) == old
+
+
+def test_a_package_that_cannot_be_fetched_yet_serves_once_it_can(
+    released: Platform, oracle: Oracle, tmp_path: Path
+) -> None:
+    """MLflow away during a release: told, waited for, and served when it is back."""
+    old = draws(released, oracle)
+    pin, _ = prepared(released, oracle, tmp_path / "thor")
+    with ThreadPoolExecutor(1) as thread:
+        with mlflow_away(released):
+            releasing = thread.submit(released.release, "thor", pin.version)
+            told = partial(agents_said, released)
+            released.wait_for(lambda: all("MLflow at" in one for one in told()), "word of it")
+            assert draws(released, oracle) == old and not releasing.done()
+            assert ready(released, "serving")
+        releasing.result()
+    assert draws(released, oracle) == pin.digest
+    released.rollback("thor")
+    assert draws(released, oracle) == old
+
+
 @pytest.mark.alone
 def test_an_api_server_that_is_away_for_a_minute_stops_no_picture(
     local: Settings,
@@ -88,9 +131,7 @@ def test_an_api_server_that_is_away_for_a_minute_stops_no_picture(
     assert all(oracle.agrees(asked, one) for _, _, asked, one in load.answers)
     record_property(f"pictures while it was away for {API_AWAY:.0f} s", len(load.answers))
     released.wait_for(lambda: _answers(released), "the API server")
-    for pod in released.pods("serving"):
-        said = released.kube("logs", pod["metadata"]["name"], "-c", "agent")
-        assert "releases may be out of date" in said
+    assert all("releases may be out of date" in one for one in agents_said(released))
     released.release("loki", 2)
     assert draws(released, oracle, "loki") == released.pins["loki"][1][0].digest
     released.rollback("loki")
@@ -101,9 +142,7 @@ def test_a_full_volume_keeps_what_serves(
 ) -> None:
     """No room for a new package on one replica: told, waited for, and served once there is."""
     old = draws(released, oracle)
-    folder = tiny_adapter(released.base, tmp_path / "thor-3", name="thor", seed=99)
-    pin = released.register(folder)
-    oracle.learn(pin, Package.open(folder))
+    pin, _ = prepared(released, oracle, tmp_path / "thor")
     pod = released.pods("serving")[0]["metadata"]["name"]
     agent = ("exec", pod, "-c", "agent", "--", "sh", "-c")
     released.kube(*agent, f"cat /dev/zero > {FILLER} 2> /dev/null || true")
@@ -125,15 +164,15 @@ def test_a_full_volume_keeps_what_serves(
     ("component", "container", "process"),
     [
         ("serving", "kserve-container", "triton_python_backend_stub"),
-        ("serving", "agent", ""),
+        ("serving", "agent", "services.agent"),
     ],
 )
 def test_a_container_that_ends_comes_back(
     component: str, container: str, process: str, released: Platform, oracle: Oracle
 ) -> None:
-    """The engine by SIGKILL; the agent, its container's first process, is asked to end at once."""
+    """By SIGKILL: the engine's own process, and the first one of a container."""
     old = draws(released, oracle)
-    pod = released.pods(component)[0]["metadata"]["name"]
+    pod = released.pods(component)[0]
     before = restarts(released, component)
     kill(released, pod, container, process)
     released.wait_for(lambda: restarts(released, component) > before, "the restart", 120)
@@ -174,6 +213,23 @@ def test_a_killed_pod_is_replaced_and_loses_nothing(
     assert delivered <= released.usage() <= delivered + len(load.failures)
 
 
+def prepared(platform: Platform, oracle: Oracle, folder: Path) -> tuple[Pin, Package]:
+    """A version of thor that is registered, that the oracle can draw, and that no agent holds."""
+    seed = secrets.randbelow(1 << 30)
+    package = Package.open(tiny_adapter(platform.base, folder, name="thor", seed=seed))
+    pin = platform.register(folder)
+    oracle.learn(pin, package)
+    return pin, package
+
+
+def agents_said(platform: Platform) -> list[str]:
+    """The log of each replica's agent."""
+    return [
+        platform.kube("logs", pod["metadata"]["name"], "-c", "agent")
+        for pod in platform.pods("serving")
+    ]
+
+
 def replaced(platform: Platform, component: str, pod: Any, number: int) -> bool:
     """Whether as many pods as before are ready, the killed one not among them."""
     found = platform.pods(component)
@@ -182,14 +238,35 @@ def replaced(platform: Platform, component: str, pod: Any, number: int) -> bool:
     return gone and len(found) == number and ready(platform, component)
 
 
-def kill(platform: Platform, pod: str, container: str, process: str) -> None:
-    """SIGKILL to a process by its name, or the container's first process asked to end at once."""
+def kill(platform: Platform, pod: Any, container: str, process: str) -> None:
+    """SIGKILL to a process of a container, by its name.
+
+    From inside the kernel keeps it from a container's first process. The local cluster's are also
+    this machine's; on another cluster that one is asked to end.
+    """
+    if not NAMED:
+        (found,) = [
+            int(one.name)
+            for one in Path("/proc").glob("[0-9]*")
+            if _is(one, pod["metadata"]["uid"], process)
+        ]
+        os.kill(found, signal.SIGKILL)
+        return
     name = f"[{process[:1]}]{process[1:]}"  # so that the shell's own words do not fit
-    found = f"for p in /proc/[0-9]*; do grep -qs '{name}' $p/cmdline && kill -9 ${{p#/proc/}}; done"
-    script = found if process else "kill -INT 1"
-    words = ("exec", pod, "-c", container, "--", "sh", "-c", script)
+    one = "case $p in /proc/1) kill -INT 1;; *) kill -9 ${p#/proc/};; esac"
+    script = f"for p in /proc/[0-9]*; do grep -qs '{name}' $p/cmdline && {one}; done"
+    words = ("exec", pod["metadata"]["name"], "-c", container, "--", "sh", "-c", script)
     with suppress(ClusterTroubleError):  # the shell may be killed with it
         platform.kube(*words)
+
+
+def _is(process: Path, pod: str, name: str) -> bool:
+    """Whether a process of this machine is that one of a pod, by the pod's uid."""
+    try:
+        there = pod in (process / "cgroup").read_text()
+        return there and name.encode() in (process / "cmdline").read_bytes()
+    except OSError:  # it has just ended
+        return False
 
 
 def restarts(platform: Platform, component: str) -> int:
