@@ -19,7 +19,7 @@ from atelier.cluster.api import CONFIG_MAPS, PODS
 from atelier.cluster.helm import Helm, HelmRefused, Revision
 from atelier.cluster.lock import Held
 from atelier.cluster.releases import PREFIX as RELEASE_PREFIX
-from atelier.declaration import Declaration, Declarations, Withdrawn
+from atelier.declaration import Declaration, Declarations, Withdrawn, reason_of
 from atelier.errors import AtelierError, BadInput, Refused, Unavailable
 from atelier.registry import Registry
 from atelier.release import Pin, Release
@@ -116,6 +116,7 @@ class Rollout:
         Ends a canary where there is one, and what a killed promotion or rollback began. Asks MLflow
         nothing, and waits for a promotion that is under way.
         """
+        reason = reason_of(reason)  # before anything is done: git has to be able to keep it
         with self._lock(name, wait=OVERTAKE_WAIT) as lock:
             cut_off = self._recover(name)
             known = self._known(name)
@@ -147,7 +148,7 @@ class Rollout:
 
     def record(self, name: str, *, reason: str) -> Outcome:
         """Write into git's files what the cluster serves; what was tried instead is withdrawn."""
-        return self._record(name, left=None, reason=reason)
+        return self._record(name, left=None, reason=reason_of(reason))
 
     def retire(self, name: str) -> Outcome:
         """Stop serving an adapter, wait until nothing answers by it, and take its file away."""
