@@ -67,7 +67,7 @@ def _git_and_cluster(
     environment: str, said: Declaration | None, live: Release | None, revision: Revision | None
 ) -> Iterator[str]:
     git = f"git declares {_what(said)} in {environment}"
-    since = f" (Helm revision {revision.number}: {revision.description})" if revision else ""
+    since = f" (Helm revision {revision.number}: {revision.reason})" if revision else ""
     cluster = f"the cluster serves {_what(live)}{since}"
     if said is None or live is None:
         if (said is None) != (live is None):
@@ -87,8 +87,7 @@ def _git_and_cluster(
 def _helm(revision: Revision | None) -> Iterator[str]:
     if revision and revision.status != "deployed":
         yield (
-            f"Helm revision {revision.number} is {revision.status}, not deployed: "
-            f"{revision.description}"
+            f"Helm revision {revision.number} is {revision.status}, not deployed: {revision.reason}"
         )
 
 

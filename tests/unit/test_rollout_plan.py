@@ -263,6 +263,13 @@ def test_a_difference_names_both_sides(sides: dict[str, Any], said: list[str]) -
     assert all(part in found for part in said), found
 
 
+def test_a_rollback_is_told_with_its_reason_alone() -> None:
+    back = Revision(5, "pending-rollback", "Rollback to 3: grey cats", NOW)
+    git, helm = differences(declared={"thor": declared(2)}, revisions={"thor": back})
+    assert "(Helm revision 5: grey cats)" in git
+    assert helm == "Helm revision 5 is pending-rollback, not deployed: grey cats"
+
+
 def test_what_nobody_serves_any_more_is_found_too() -> None:
     found = differences(released=Released({}, {}), revisions={})
     assert any("the cluster serves nothing" in one for one in found)
