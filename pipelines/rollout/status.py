@@ -53,7 +53,11 @@ def compare(
             *([released.unreadable[name]] if name in released.unreadable else []),
             *_git_and_cluster(environment, said, live, revision),
             *_helm(revision),
-            *(_cluster_and_mlflow(environment, live, alias, versions) if versions else ()),
+            *(
+                _cluster_and_mlflow(environment, live, alias, versions)
+                if versions is not None  # an empty MLflow is not away: it has lost something
+                else ()
+            ),
         ]
         if live and ready < len(fitting):
             told.append(f"version {live.version} is ready on {ready} of {len(fitting)} replicas")

@@ -245,6 +245,12 @@ def test_where_all_sides_agree_nothing_is_said() -> None:
     assert differences(versions=None) == ()  # MLflow is away, which the command says
 
 
+def test_an_mlflow_that_has_lost_everything_is_not_taken_for_one_that_is_away() -> None:
+    alias, version = differences(versions={})
+    assert "alias production in MLflow names no version" in alias
+    assert "MLflow has no such version" in version
+
+
 @pytest.mark.parametrize(
     ("sides", "said"),
     [
