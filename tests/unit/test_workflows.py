@@ -207,6 +207,16 @@ def test_what_was_trained_is_what_is_judged_and_one_that_was_refused_too() -> No
     assert validate["if"] == "${{ !cancelled() && needs.train.outputs.version }}"
 
 
+def test_what_was_judged_is_what_is_proposed() -> None:
+    """The newest candidate is asked for once: another may come between the two commands."""
+    (job,) = workflow(ROOT / ".github/workflows/validate.yml")["jobs"].values()
+    by_verb = {called(step)[1]: step for step in job["steps"] if "run" in step}
+    judged, proposed = by_verb["validate"], by_verb["propose"]
+    assert '--github-output "$GITHUB_OUTPUT"' in judged["run"]
+    assert proposed["env"]["VERSION"] == f"${{{{ steps.{judged['id']}.outputs.version }}}}"
+    assert shlex.split(proposed["run"])[2:4] == ["$ADAPTER", "$VERSION"]
+
+
 def test_what_is_not_ours_is_pinned_by_commit_and_says_its_version() -> None:
     used = [one["uses"] for _, one in steps() if "uses" in one]
     used += [job["uses"] for _, _, job in jobs() if "uses" in job]
