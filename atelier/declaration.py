@@ -8,7 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from atelier import document
 from atelier.errors import BadInput, Refused
@@ -23,7 +31,8 @@ _HEAD = """\
 # makes the cluster so.
 """
 
-Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
+REASON = 500  # characters
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=REASON)]
 
 
 class DeclarationError(BadInput):
@@ -145,6 +154,17 @@ class Declarations:
     def remove(self, name: str) -> None:
         """Take an adapter's file away; one that is gone is as good."""
         self.path(name).unlink(missing_ok=True)
+
+
+def reason_of(text: str) -> str:
+    """A reason as a declaration keeps it; BadInput where it is none, or too long."""
+    try:
+        return str(TypeAdapter(Reason).validate_python(text))
+    except ValidationError as error:
+        raise BadInput(
+            f"reason: git keeps one of 1 to {REASON} characters, blanks around it not counted; "
+            f"this has {len(text.strip())}"
+        ) from error
 
 
 def _listed(names: Iterable[str]) -> str:

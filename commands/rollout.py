@@ -134,7 +134,7 @@ def _told(environment: str, lines: "list[Line]", away: str) -> Answer:
             one.revision.number if one.revision else "-",
             f"{one.ready}/{one.replicas}",
             one.revision.updated.strftime("%Y-%m-%d %H:%M:%S") if one.revision else "-",
-            one.revision.description if one.revision else "-",
+            one.revision.reason if one.revision else "-",
         )
         for one in lines
     ]

@@ -37,6 +37,10 @@ def validate(
         str | None,
         typer.Option(metavar="URL", help="Where people will find what --output gets, for a link."),
     ] = None,
+    github_output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Add the version that was judged as a step's output."),
+    ] = None,
 ) -> Answer:
     """Judge a candidate by its numbers, and against what serves, on the same seeds.
 
@@ -65,6 +69,9 @@ def validate(
         summary.parent.mkdir(parents=True, exist_ok=True)
         with summary.open("a", encoding="utf-8") as end:
             end.write(text)
+    if github_output is not None:
+        with github_output.open("a", encoding="utf-8") as end:
+            end.write(f"version={found.candidate.info.version}\n")
     return _answer(found)
 
 

@@ -1,6 +1,6 @@
 """What git is asked to declare: a version that its verdict allows."""
 
-from atelier.declaration import Declaration
+from atelier.declaration import Declaration, reason_of
 from atelier.errors import BadInput, Refused
 from atelier.policy import Policy
 from atelier.registry import Registry
@@ -26,6 +26,7 @@ def propose(
     declares may have failed, or never have been tried. Refused where the policy does, or where the
     version was withdrawn.
     """
+    reason = reason_of(reason)
     info = registry.version(name, version)
     judged = approved(registry, info, policy)
     if canary is None:

@@ -23,6 +23,7 @@ from atelier.errors import BadInput, Refused
 
 DESCRIPTION = 256  # characters that Helm takes
 STOPPING = 5.0  # seconds that a Helm which is told to stop may take; runners wait for ten
+_BACK = re.compile(r"Rollback to \d+(?:: |$)")  # without more it is Helm's own default
 _AWAY = re.compile(
     r"cluster unreachable|connection refused|connection reset|i/o timeout|no such host|"
     r"TLS handshake timeout|etcdserver|unexpected EOF",
@@ -44,6 +45,16 @@ class Revision:
     updated: datetime
 
     @property
+    def went_back(self) -> bool:
+        """Whether somebody's rollback made it, with a reason or without."""
+        return _BACK.match(self.description) is not None
+
+    @property
+    def reason(self) -> str:
+        """Why it was made, as far as anybody said."""
+        return _BACK.sub("", self.description, count=1) or self.description
+
+    @property
     def pending(self) -> bool:
         """Whether Helm is at it, or was killed."""
         return self.status.startswith("pending-") or self.status == "uninstalling"
@@ -52,6 +63,11 @@ class Revision:
     def served(self) -> bool:
         """Whether it came through, its hook included."""
         return self.status in ("deployed", "superseded")
+
+
+def back_to(revision: int, reason: str) -> str:
+    """What describes a rollback, so that its history tells it from all else."""
+    return f"Rollback to {revision}: {reason}"
 
 
 class Helm:

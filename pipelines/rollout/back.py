@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from atelier.cluster.helm import Revision
+from atelier.declaration import Declaration
 from atelier.errors import BadInput, Refused
 from atelier.release import Canary, Release
 
@@ -55,6 +57,25 @@ def left_behind(
     if cut_off.status == "pending-rollback":
         return last
     return None if same(live, last) else live
+
+
+def unrecorded(known: Sequence[Known], declared: Declaration) -> Revision | None:
+    """The newest revision, where it went back from what git declares, and git has not heard of it.
+
+    A rollback that was cut off counts, too: whoever began it wanted something to be gone. What was
+    cut off beside that is passed over, as the next one takes it away.
+    """
+
+    def unheard(one: Known) -> bool:
+        return one.revision.went_back and one.number > declared.revision
+
+    made = [one for one in known if one.revision.went_back or not one.revision.pending]
+    ways = list(takewhile(unheard, reversed(made)))
+    if not ways:
+        return None
+    left = {pin.digest for one in made[-len(ways) - 1 : -1] for pin in one.release.served}
+    left -= {pin.digest for pin in made[-1].release.served}
+    return made[-1].revision if left & {pin.digest for pin in declared.served} else None
 
 
 def target(

@@ -16,14 +16,14 @@ from typing import Any, Final
 
 from atelier.cluster import Api, ClusterAway, LeaseLock, listing
 from atelier.cluster.api import CONFIG_MAPS, PODS
-from atelier.cluster.helm import Helm, HelmRefused, Revision
+from atelier.cluster.helm import Helm, HelmRefused, Revision, back_to
 from atelier.cluster.lock import Held
 from atelier.cluster.releases import PREFIX as RELEASE_PREFIX
-from atelier.declaration import Declaration, Declarations, Withdrawn
+from atelier.declaration import Declaration, Declarations, Withdrawn, reason_of
 from atelier.errors import AtelierError, BadInput, Refused, Unavailable
 from atelier.registry import Registry
 from atelier.release import Pin, Release
-from pipelines.rollout.back import Known, left_behind, release_of, target
+from pipelines.rollout.back import Known, left_behind, release_of, target, unrecorded
 from pipelines.rollout.values import drawn_by, release_values, require_served
 from pipelines.survey import survey_gone
 
@@ -34,7 +34,6 @@ STEPS: Final = ("check", "lock", "recover", "compare", "upgrade", "confirm")  # 
 LOCK_SECONDS: Final = 20  # after which the lock of a promotion that was killed is free
 LOCK_WAIT: Final = 120.0  # seconds
 OVERTAKE_WAIT: Final = 1800.0  # seconds that a rollback waits for a promotion: longer than Helm's
-BY_HAND: Final = "Rollback to "  # how Helm describes a rollback by itself
 GONE: Final = 120.0  # seconds for replicas and gateways to forget an adapter
 LOOK: Final = 1.0  # seconds between two looks
 TOLD: Final = 5  # last lines of a hook that failed
@@ -97,6 +96,7 @@ class Rollout:
         self._step("lock", declared)
         with self._lock(name) as lock:
             self._step("recover", declared)
+            self._require_not_left(declared)
             recovered = self._recover(name)
             self._step("compare", declared)
             history, live = self._helm.history(name), self.live(name)
@@ -116,6 +116,7 @@ class Rollout:
         Ends a canary where there is one, and what a killed promotion or rollback began. Asks MLflow
         nothing, and waits for a promotion that is under way.
         """
+        reason = reason_of(reason)  # before anything is done: git has to be able to keep it
         with self._lock(name, wait=OVERTAKE_WAIT) as lock:
             cut_off = self._recover(name)
             known = self._known(name)
@@ -135,7 +136,7 @@ class Rollout:
             self._told(f"{name}: roll back")
             failed: HelmRefused | ClusterAway | None = None
             try:
-                self._helm.rollback(name, back.number, reason)
+                self._helm.rollback(name, back.number, back_to(back.number, reason))
             except (HelmRefused, ClusterAway) as error:  # the ConfigMap is written before any hook
                 failed = error  # Helm leaves such a rollback pending: the next one recovers
             now = self._record(name, left=left, reason=reason)
@@ -147,7 +148,7 @@ class Rollout:
 
     def record(self, name: str, *, reason: str) -> Outcome:
         """Write into git's files what the cluster serves; what was tried instead is withdrawn."""
-        return self._record(name, left=None, reason=reason)
+        return self._record(name, left=None, reason=reason_of(reason))
 
     def retire(self, name: str) -> Outcome:
         """Stop serving an adapter, wait until nothing answers by it, and take its file away."""
@@ -187,14 +188,7 @@ class Rollout:
     ) -> None:
         """Refused where the file was written for another state of the cluster."""
         label = f"{declared.adapter}@{declared.version}"
-        record = f"`atelier record {declared.adapter} --environment {self.environment}`"
-        if live is None or live.pin != declared.pin:
-            by_hand = self._left_by_hand(declared, history)
-            if by_hand:
-                raise Refused(
-                    f"{label}: git declares it, but it was rolled back from by hand (Helm revision "
-                    f"{by_hand.number}: {by_hand.description}); {record} writes that down"
-                )
+        record = self._way_out("record", declared)
         expected = [declared.pin, *([declared.replaces] if declared.replaces else [])]
         if live is None:
             if declared.replaces is None:
@@ -204,7 +198,7 @@ class Rollout:
             return
         else:
             last = history[-1] if history else None
-            since = f" (Helm revision {last.number}: {last.description})" if last else ""
+            since = f" (Helm revision {last.number}: {last.reason})" if last else ""
             serves = f"version {live.version}{since}"
         file = self._declarations.path(declared.adapter)
         replaced = f"version {declared.replaces.version}" if declared.replaces else "nothing"
@@ -213,17 +207,27 @@ class Rollout:
             f"{serves}; propose the version again, or let {record} write down what serves"
         )
 
-    def _left_by_hand(
-        self, declared: Declaration, history: tuple[Revision, ...]
-    ) -> Revision | None:
-        """The newest revision, where it is `helm rollback`'s own, left what git declares, and git
-        knows nothing of it yet."""
-        if len(history) < 2 or not history[-1].description.startswith(BY_HAND):
-            return None
-        if history[-1].number <= declared.revision:
-            return None
-        before = release_of(self._helm.values(declared.adapter, history[-2].number))
-        return history[-1] if before.digest == declared.digest else None
+    def _require_not_left(self, declared: Declaration) -> None:
+        """Refused where somebody went back from what git declares, and git has not heard of it.
+
+        Looked at before anything is recovered, which would forget a rollback that was cut off.
+        """
+        history = self._helm.history(declared.adapter)
+        if not any(one.went_back and one.number > declared.revision for one in history):
+            return  # as it is mostly, and Helm need not be asked what each revision serves
+        back = unrecorded(self._known(declared.adapter), declared)
+        if back is None:
+            return
+        label = f"{declared.adapter}@{declared.version}: git declares it, but a rollback from it"
+        which = f"(Helm revision {back.number}: {back.reason})"
+        if back.pending:
+            finish = self._way_out("rollback", declared)
+            raise Refused(f"{label} was begun and cut off {which}; {finish} finishes that")
+        record = self._way_out("record", declared)
+        raise Refused(f"{label} was not written down {which}; {record} does so")
+
+    def _way_out(self, verb: str, declared: Declaration) -> str:
+        return f"`atelier {verb} {declared.adapter} --environment {self.environment}`"
 
     def _values(
         self,

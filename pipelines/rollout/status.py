@@ -53,7 +53,11 @@ def compare(
             *([released.unreadable[name]] if name in released.unreadable else []),
             *_git_and_cluster(environment, said, live, revision),
             *_helm(revision),
-            *(_cluster_and_mlflow(environment, live, alias, versions) if versions else ()),
+            *(
+                _cluster_and_mlflow(environment, live, alias, versions)
+                if versions is not None  # an empty MLflow is not away: it has lost something
+                else ()
+            ),
         ]
         if live and ready < len(fitting):
             told.append(f"version {live.version} is ready on {ready} of {len(fitting)} replicas")
@@ -67,7 +71,7 @@ def _git_and_cluster(
     environment: str, said: Declaration | None, live: Release | None, revision: Revision | None
 ) -> Iterator[str]:
     git = f"git declares {_what(said)} in {environment}"
-    since = f" (Helm revision {revision.number}: {revision.description})" if revision else ""
+    since = f" (Helm revision {revision.number}: {revision.reason})" if revision else ""
     cluster = f"the cluster serves {_what(live)}{since}"
     if said is None or live is None:
         if (said is None) != (live is None):
@@ -87,8 +91,7 @@ def _git_and_cluster(
 def _helm(revision: Revision | None) -> Iterator[str]:
     if revision and revision.status != "deployed":
         yield (
-            f"Helm revision {revision.number} is {revision.status}, not deployed: "
-            f"{revision.description}"
+            f"Helm revision {revision.number} is {revision.status}, not deployed: {revision.reason}"
         )
 
 

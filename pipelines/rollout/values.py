@@ -72,7 +72,7 @@ def _previous(
     if since:
         told = {
             "revision": since.number,
-            "reason": since.description,
+            "reason": since.reason,
             "since": since.updated,
         }
     now = live.model_copy(update=told)

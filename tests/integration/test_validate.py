@@ -58,6 +58,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 def test_the_first_version_is_judged_alone_and_the_next_against_it(desk: Desk) -> None:
     first, out, steps = desk.version(1), desk.folder / "out", desk.folder / "steps.md"
+    outputs = desk.folder / "outputs"
+    outputs.write_text("before=1\n")
     missing = desk.validate()
     assert missing.exit_code == 1
     assert "`atelier submit RECIPE --environment production` has it judged" in missing.output
@@ -71,7 +73,8 @@ def test_the_first_version_is_judged_alone_and_the_next_against_it(desk: Desk) -
     desk.judge(second, BLUE, subject=0.7)  # above the policy's 0.6, but 0.1 below the first
     steps.write_text("before\n")
     place = ("--output", str(out), "--pictures-url", "https://ci.example/runs/7#artifacts")
-    said = desk.validate(*place, "--summary", str(steps), "--json")
+    told = ("--summary", str(steps), "--github-output", str(outputs))
+    said = desk.validate(*place, *told, "--json")
     found = json.loads(said.stdout)
     assert (said.exit_code, found["accepted"], found["version"]) == (1, False, second)
     assert (found["serving"], len(found["reasons"])) == (first, 1)
@@ -81,6 +84,7 @@ def test_the_first_version_is_judged_alone_and_the_next_against_it(desk: Desk) -
 
     page = (out / "summary.md").read_text()
     assert steps.read_text() == f"before\n{page}"
+    assert outputs.read_text() == f"before=1\nversion={second}\n"
     seen = html.unescape(page)
     assert f'<a href="https://ci.example/runs/7#artifacts">{out / "sheet.jpg"}</a>' in seen
     assert f"## ❌ {NAME}@{second}: refused for production, against {NAME}@{first}" in seen

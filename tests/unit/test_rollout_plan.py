@@ -245,6 +245,12 @@ def test_where_all_sides_agree_nothing_is_said() -> None:
     assert differences(versions=None) == ()  # MLflow is away, which the command says
 
 
+def test_an_mlflow_that_has_lost_everything_is_not_taken_for_one_that_is_away() -> None:
+    alias, version = differences(versions={})
+    assert "alias production in MLflow names no version" in alias
+    assert "MLflow has no such version" in version
+
+
 @pytest.mark.parametrize(
     ("sides", "said"),
     [
@@ -261,6 +267,13 @@ def test_where_all_sides_agree_nothing_is_said() -> None:
 def test_a_difference_names_both_sides(sides: dict[str, Any], said: list[str]) -> None:
     (found,) = differences(**sides)
     assert all(part in found for part in said), found
+
+
+def test_a_rollback_is_told_with_its_reason_alone() -> None:
+    back = Revision(5, "pending-rollback", "Rollback to 3: grey cats", NOW)
+    git, helm = differences(declared={"thor": declared(2)}, revisions={"thor": back})
+    assert "(Helm revision 5: grey cats)" in git
+    assert helm == "Helm revision 5 is pending-rollback, not deployed: grey cats"
 
 
 def test_what_nobody_serves_any_more_is_found_too() -> None:

@@ -28,25 +28,34 @@ def judged(effect: float | None = 0.2) -> Sample:
 
 
 @pytest.mark.parametrize(
-    ("moved", "tolerance", "effect", "told"),
+    ("moved", "engine", "tolerance", "effect", "told"),
     [
-        (0, 4.0, 0.2, "0.00 of 255 levels from the judged picture, by the engine that"),
-        (4, 4.0, 0.2, "4.00 of 255 levels"),
-        (5, 4.0, 0.2, None),
-        (5, 6.0, 0.2, "5.00 of 255 levels"),
-        (3, 4.0, None, "3.00 of 255 levels"),
-        (3, 4.0, 0.02, None),  # an adapter of small effect: it may be the base's own
+        (0, "judge", 4.0, 0.2, "0.00 of 255 levels from the judged picture, by the engine that"),
+        (1, "judge", 4.0, 0.2, None),  # every pixel: rounding moves single ones
+        (1, "judge", 8.0, 0.2, "1.00 of 255 levels"),
+        (1, "judge", 4.0, None, None),
+        (4, "gpu", 4.0, 0.2, "4.00 of 255 levels from the judged picture, by another engine than"),
+        (5, "gpu", 4.0, 0.2, None),
+        (5, "gpu", 6.0, 0.2, "5.00 of 255 levels"),
+        (3, "gpu", 4.0, None, "3.00 of 255 levels"),
+        (3, "gpu", 4.0, 0.02, None),  # an adapter of small effect: it may be the base's own
     ],
 )
 def test_how_near_a_picture_has_to_come(
-    moved: int, tolerance: float, effect: float | None, told: str | None
+    moved: int, engine: str, tolerance: float, effect: float | None, told: str | None
 ) -> None:
-    png = encode_png(GREY + np.uint8(moved), {"engine_digest": "judge"})
+    png = encode_png(GREY + np.uint8(moved), {"engine_digest": engine})
     if told is not None:
         assert told in alike(png, judged(effect), "thor-cat@2", tolerance)
         return
     with pytest.raises(Unlike, match="thor-cat@2 does not draw what was judged: 'sks cat', seed 1"):
         alike(png, judged(effect), "thor-cat@2", tolerance)
+
+
+def test_kernels_of_another_cpu_are_forgiven_the_engine_that_judged() -> None:
+    rounded = GREY + np.random.default_rng(0).choice([0, 1], GREY.shape, p=[0.9, 0.1])
+    png = encode_png(rounded.astype(np.uint8), {"engine_digest": "judge"})
+    assert "by the engine that judged it" in alike(png, judged(), "thor-cat@2")
 
 
 def test_fine_detail_is_forgiven_and_another_picture_is_not() -> None:

@@ -6,7 +6,7 @@ GitHub enforces the rest; act, which runs them here, knows no approvals and no p
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 ACTIONS = sorted((ROOT / ".github" / "actions").glob("*/action.yml"))
 TARGETS = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.M))
 UNTRUSTED = re.compile(r"\$\{\{")
-SECRET = re.compile(r"secrets\.(\w+)|secrets\[")
+SECRETS = re.compile(r"\bsecrets\b")
 OURS = re.compile(r"\./\.github/(workflows/[a-z]+\.yml|actions/[a-z]+)")
 PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
 OPTION = re.compile(r"--[a-z][a-z-]*")
@@ -107,31 +107,86 @@ def test_a_job_says_what_it_may_do_and_for_how_long(case: JobCase) -> None:
         assert 0 < job["timeout-minutes"] <= 360
 
 
-@EVERY_JOB
-def test_only_a_job_of_an_environment_reads_secrets(case: JobCase) -> None:
-    """Secrets lie in environments, which say from which branch and with whose approval a job may
-    have them; GitHub's own token is each job's."""
-    path, _, job = case
-    named = [found[1] for found in SECRET.finditer(yaml.safe_dump(job))]
-    if "uses" in job:  # what it calls reads them, and is looked at itself
-        assert not named
-        assert job.get("secrets") in (None, "inherit")
-    elif named or "id-token" in job["permissions"]:
-        assert job.get("environment")
-        assert "pull_request" not in workflow(path)["on"]
-    assert "toJSON(secrets)" not in path.read_text()
+def secrets_lie_in_environments(found: Node) -> None:
+    """Those say from which branch and with whose approval a job may have them; GitHub's own token
+    is each job's."""
+    outside = {key: value for key, value in found.items() if key != "jobs"}
+    assert not SECRETS.search(yaml.safe_dump(outside))  # what is there is every job's
+    for name, job in found["jobs"].items():
+        own = {key: value for key, value in job.items() if key != "secrets"}
+        named = SECRETS.search(yaml.safe_dump(own))
+        if "uses" in job:  # what it calls reads them, and is looked at itself
+            assert not named, name
+            assert job.get("secrets") in (None, "inherit"), name
+        elif named or "id-token" in job["permissions"]:
+            assert job.get("environment"), name
+            assert "pull_request" not in found["on"], name
 
 
-@EVERY_JOB
-def test_what_a_pull_request_starts_gets_nothing_to_deploy_with(case: JobCase) -> None:
-    path, _, job = case
-    on_push_alone = job.get("if") == "github.event_name == 'push'" or "needs" in job
-    if "pull_request" in workflow(path)["on"] and not on_push_alone:
-        assert "environment" not in job and "uses" not in job
-        assert set(job["permissions"]) <= {"contents", "pull-requests"}
-        assert job["permissions"]["contents"] == "read"
-        checkout = next(one for one in job["steps"] if "checkout@" in one.get("uses", ""))
-        assert checkout["with"]["persist-credentials"] is False
+def pull_requests_get_nothing_to_deploy_with(found: Node) -> None:
+    if "pull_request" not in found["on"]:
+        return
+    for name, job in found["jobs"].items():
+        if not on_push_alone(found["jobs"], name):
+            assert not {"environment", "uses", "secrets"} & set(job), name
+            assert set(job["permissions"]) <= {"contents", "pull-requests"}, name
+            assert job["permissions"]["contents"] == "read", name
+            checkout = next(one for one in job["steps"] if "checkout@" in one.get("uses", ""))
+            assert checkout["with"]["persist-credentials"] is False, name
+
+
+def on_push_alone(among: Node, name: str) -> bool:
+    """Whether a job says so, or is skipped with one that it needs. One that asks how that went
+    (`always()`) is not skipped."""
+    job = among[name]
+    condition = str(job.get("if", ""))
+    if condition == "github.event_name == 'push'":
+        return True
+    needed = [job["needs"]] if isinstance(job.get("needs"), str) else job.get("needs", ())
+    asks = re.search(r"\b(always|cancelled|failure|success)\(", condition)
+    return not asks and any(on_push_alone(among, one) for one in needed)
+
+
+RULES = (secrets_lie_in_environments, pull_requests_get_nothing_to_deploy_with)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_secret_is_only_where_somebody_may_have_it(
+    path: Path, rule: Callable[[Node], None]
+) -> None:
+    rule(workflow(path))
+
+
+STOLEN = {"env": {"KEY": "${{ secrets.ATELIER_SIGNING_KEY }}"}}
+
+
+@pytest.mark.parametrize(
+    ("where", "changed"),
+    [
+        pytest.param("train", STOLEN, id="a workflow's variable"),
+        pytest.param("train", {"env": {"ALL": "${{ toJSON(secrets) }}"}}, id="all at once"),
+        pytest.param("train:lint", STOLEN, id="a job's variable"),
+        pytest.param("train:changed", STOLEN, id="that of a job on a push"),
+        pytest.param("train:lint", {"steps": [STOLEN]}, id="a step's variable"),
+        pytest.param("train:lint", {"environment": "training"}, id="an environment"),
+        pytest.param("train:lint", {"permissions": {"id-token": "write"}}, id="a token"),
+        pytest.param("train:changed", {"if": "true"}, id="what is needed is no push's"),
+        pytest.param("train:adapter", {"needs": "lint"}, id="another is needed"),
+        pytest.param("train:adapter", {"if": "always()"}, id="though what is needed was skipped"),
+        pytest.param("train:adapter", {"secrets": {"KEY": "${{ secrets.X }}"}}, id="handed on"),
+        pytest.param("ci:tests", {"needs": "checks", "environment": "x"}, id="a job after another"),
+        pytest.param("ci:tests", {"secrets": "inherit"}, id="all of them"),
+        pytest.param("validate:validate", {"environment": None}, id="no environment"),
+    ],
+)
+def test_a_secret_somewhere_else_is_found(where: str, changed: Node) -> None:
+    file, _, job = where.partition(":")
+    found = workflow(ROOT / f".github/workflows/{file}.yml")
+    (found["jobs"][job] if job else found).update(changed)
+    with pytest.raises(AssertionError):
+        for rule in RULES:
+            rule(found)
 
 
 @EVERY_JOB
@@ -205,6 +260,28 @@ def test_what_was_trained_is_what_is_judged_and_one_that_was_refused_too() -> No
         assert train["outputs"][name] == f"${{{{ steps.{submit['id']}.outputs.{name} }}}}"
         assert validate["with"][name] == f"${{{{ needs.train.outputs.{name} }}}}"
     assert validate["if"] == "${{ !cancelled() && needs.train.outputs.version }}"
+
+
+def test_what_is_stopped_is_what_was_submitted() -> None:
+    """A Job is named by what it is made from: with another option it would be another one."""
+    steps_ = workflow(ROOT / ".github/workflows/adapter.yml")["jobs"]["train"]["steps"]
+    (submit,) = (step for step in steps_ if "--follow" in step.get("run", ""))
+    (stop,) = (step for step in steps_ if "ATELIER_STOP_CANCELLED" in step.get("if", ""))
+    assert stop["if"] == "cancelled() && vars.ATELIER_STOP_CANCELLED == 'true'"
+    asked = submit["run"].removeprefix("exec ")
+    asked = asked.replace('--follow --github-output "$GITHUB_OUTPUT"', "--stop")
+    assert stop["run"] == asked
+    assert not {"env", "working-directory"} & {*submit, *stop}  # each word means the same
+
+
+def test_what_was_judged_is_what_is_proposed() -> None:
+    """The newest candidate is asked for once: another may come between the two commands."""
+    (job,) = workflow(ROOT / ".github/workflows/validate.yml")["jobs"].values()
+    by_verb = {called(step)[1]: step for step in job["steps"] if "run" in step}
+    judged, proposed = by_verb["validate"], by_verb["propose"]
+    assert '--github-output "$GITHUB_OUTPUT"' in judged["run"]
+    assert proposed["env"]["VERSION"] == f"${{{{ steps.{judged['id']}.outputs.version }}}}"
+    assert shlex.split(proposed["run"])[2:4] == ["$ADAPTER", "$VERSION"]
 
 
 def test_what_is_not_ours_is_pinned_by_commit_and_says_its_version() -> None:

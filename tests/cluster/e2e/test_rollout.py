@@ -116,7 +116,7 @@ def test_a_way_back_by_hand_is_noticed_and_written_down(
     assert f"git declares version {new.version}" in said
     assert f"the cluster serves version {old.version}" in said
     refused = checkout.atelier("promote", NAME)
-    assert refused.code == 1 and "rolled back from by hand" in refused.told
+    assert refused.code == 1 and "a rollback from it was not written down" in refused.told
     assert checkout.atelier("record", NAME, "--reason", "by hand").code == 0
     assert agree(checkout)["git"]["version"] == old.version
     kept = checkout.files.get(NAME)

@@ -1,0 +1,249 @@
+"""What a rollout does in which order, where Helm and the API server are played."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from atelier.cluster.api import CONFIG_MAPS, Object
+from atelier.cluster.helm import HelmRefused, Revision
+from atelier.cluster.releases import LABEL, PREFIX, RELEASE
+from atelier.declaration import Declaration, Declarations
+from atelier.errors import BadInput, Refused
+from atelier.release import Canary, Pin, Release
+from pipelines.propose import propose
+from pipelines.rollout import Rollout
+
+NAME = "thor"
+ONE, TWO, THREE, BASE = (f"sha256:{digit * 64}" for digit in "123b")
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+PLATFORM = {"serving": {"base": BASE}, "image": {}, "smoke": {"secret": "s", "key": "k"}}
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL, right after Helm has done its work."""
+
+
+def pin(version: int) -> Pin:
+    return Pin(version=version, digest=(ONE, TWO, THREE)[version - 1])
+
+
+class Cluster:
+    """An API server and Helm of one namespace; what Helm does, it does at once."""
+
+    namespace = "atelier-production"
+
+    def __init__(self) -> None:
+        self.revisions: list[tuple[Revision, dict[str, Any]]] = []
+        self.done: list[str] = []
+        self.killed_after = ""
+        self.bad = ""  # a digest
+
+    # The API server
+
+    def create(self, _: str, body: Object) -> Object:
+        return {**body, "metadata": {**body["metadata"], "resourceVersion": "1"}}
+
+    def delete(self, _: str, name: str, *, version: str = "") -> None:
+        pass
+
+    def list(self, path: str, _: object) -> tuple[list[Object], str]:
+        if path != CONFIG_MAPS or not self.revisions:
+            return [], "1"
+        fields = {"adapter", "base", "version", "digest", "canary"}
+        data = {key: one for key, one in self.revisions[-1][1].items() if key in fields and one}
+        metadata = {"name": f"{PREFIX}{NAME}", "labels": {LABEL: NAME}}
+        return [{"metadata": metadata, "data": {RELEASE: json.dumps(data)}}], "1"
+
+    # Helm
+
+    def history(self, _: str) -> tuple[Revision, ...]:
+        return tuple(revision for revision, _ in self.revisions)
+
+    def values(self, name: str, revision: int | None = None, *, all_: bool = False) -> Any:
+        if name != NAME:
+            return PLATFORM
+        found = [values for one, values in self.revisions if revision in (None, one.number)]
+        return found[-1]
+
+    def upgrade(self, _: str, chart: str, values: dict[str, Any], description: str) -> None:
+        self._add("upgrade", values, description)
+        if values["digest"] == self.bad:
+            self.leave("failed")
+            raise HelmRefused("its hook says no")
+
+    def rollback(self, name: str, revision: int, description: str) -> None:
+        self._add("rollback", self.values(name, revision), description)
+
+    def recover(self, _: str) -> Revision | None:
+        if not self.revisions or not self.revisions[-1][0].pending:
+            return None
+        self.done.append("recover")
+        return self.revisions.pop()[0]
+
+    def _add(self, work: str, values: dict[str, Any], description: str) -> None:
+        before = [(replace(one, status="superseded"), old) for one, old in self.revisions]
+        made = Revision(len(before) + 1, "deployed", description, NOW)
+        self.revisions = [*before, (made, values)]
+        self.done.append(work)
+        if self.killed_after == work:
+            raise KilledError
+
+    def leave(self, status: str) -> None:
+        """The newest revision, as Helm does where it is killed or fails."""
+        last, values = self.revisions[-1]
+        self.revisions[-1] = (replace(last, status=status), values)
+
+
+class Scene:
+    """A checkout, and the cluster that it declares."""
+
+    def __init__(self, root: Path):
+        (root / "k8s/environments/production/adapters").mkdir(parents=True)
+        self.git = Declarations(root, "production")
+        self.cluster = Cluster()
+        cluster: Any = self.cluster
+        registry: Any = SimpleNamespace(
+            manifest_text=lambda name, version: "{}", aliased=lambda name, environment: None
+        )
+        self.rollout = Rollout(
+            self.git,
+            cluster,
+            cluster,
+            lambda: registry,
+            chart="charts/adapter",
+            approve=lambda registry, name, version: pin(version).digest,
+            holder="me",
+        )
+
+    def declare(self, version: int, **more: Any) -> Declaration:
+        said = {"adapter": NAME, "base": BASE, "reason": "promoted", **pin(version).model_dump()}
+        declared = Declaration.model_validate(said | more)
+        self.git.put(declared)
+        return declared
+
+    def killed_on_its_way_back(self, *, pending: bool = False) -> None:
+        """Once Helm has gone back, or while it did; either way git has not heard of it."""
+        self.cluster.killed_after = "rollback"
+        with pytest.raises(KilledError):
+            self.rollout.rollback(NAME, reason="grey cats")
+        self.cluster.killed_after = ""
+        if pending:
+            self.cluster.leave("pending-rollback")
+        self.cluster.done.clear()
+
+    def serves(self) -> Release:
+        found = self.rollout.live(NAME)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    """Version 2 was promoted after version 1."""
+    made = Scene(tmp_path)
+    made.declare(1)
+    made.rollout.promote(NAME)
+    made.declare(2, replaces=pin(1).model_dump())
+    made.rollout.promote(NAME)
+    made.cluster.done.clear()
+    return made
+
+
+@pytest.mark.parametrize("reason", ["", " \n", "x" * 501])
+def test_a_reason_that_git_cannot_keep_is_found_before_anything_is_done(
+    scene: Scene, reason: str
+) -> None:
+    before = scene.git.get(NAME)
+    for work in (scene.rollout.rollback, scene.rollout.record):
+        with pytest.raises(BadInput, match="reason: git keeps one of 1 to 500 characters"):
+            work(NAME, reason=reason)
+    assert scene.cluster.done == [] and scene.git.get(NAME) == before
+
+
+def test_so_is_that_of_a_proposal(scene: Scene) -> None:
+    nobody: Any = None  # is asked
+    with pytest.raises(BadInput, match="reason: git keeps one"):
+        propose(NAME, 3, declared=None, registry=nobody, policy=nobody, environment="x", reason=" ")
+
+
+def test_what_was_rolled_back_from_is_not_served_again_though_git_never_heard(
+    scene: Scene,
+) -> None:
+    scene.killed_on_its_way_back()
+    said = r"rollback from it was not written down \(Helm revision 3: grey cats\); `atelier record"
+    with pytest.raises(Refused, match=said):
+        scene.rollout.promote(NAME)
+    assert scene.cluster.done == [] and scene.serves().pin == pin(1)
+    scene.rollout.record(NAME, reason="grey cats")
+    written = scene.git.get(NAME)
+    assert (written.pin, written.revision) == (pin(1), 3)
+    assert [(one.version, one.reason) for one in written.withdrawn] == [(2, "grey cats")]
+    scene.rollout.promote(NAME)
+    assert scene.serves().pin == pin(1)
+    scene.declare(2, replaces=pin(1).model_dump(), revision=3)  # a review wants it back
+    scene.rollout.promote(NAME)
+    assert scene.serves().pin == pin(2)
+
+
+def test_a_rollback_that_was_cut_off_is_finished_by_no_promotion(scene: Scene) -> None:
+    scene.killed_on_its_way_back(pending=True)
+    said = r"was begun and cut off \(Helm revision 3: grey cats\); `atelier rollback thor"
+    with pytest.raises(Refused, match=said):
+        scene.rollout.promote(NAME)
+    assert scene.cluster.done == []
+    scene.rollout.rollback(NAME, reason="grey cats")
+    assert scene.cluster.done == ["recover", "rollback"] and scene.serves().pin == pin(1)
+    assert [one.version for one in scene.git.get(NAME).withdrawn] == [2]
+
+
+def test_a_canary_that_was_ended_does_not_begin_again(scene: Scene) -> None:
+    scene.declare(2, canary=Canary(**pin(3).model_dump(), percent=10))
+    scene.rollout.promote(NAME)
+    scene.killed_on_its_way_back()
+    with pytest.raises(Refused, match="a rollback from it was not written down"):
+        scene.rollout.promote(NAME)
+    assert scene.serves().canary is None
+
+
+def test_a_second_rollback_does_not_hide_the_first(scene: Scene) -> None:
+    scene.cluster.rollback(NAME, 1, "Rollback to 1")  # by hand: Helm's own words
+    scene.cluster.rollback(NAME, 1, "Rollback to 1")
+    with pytest.raises(Refused, match=r"Helm revision 4: Rollback to 1\)"):
+        scene.rollout.promote(NAME)
+
+
+def test_a_version_that_mends_what_was_left_may_come(scene: Scene) -> None:
+    scene.killed_on_its_way_back()
+    scene.declare(3, replaces=pin(1).model_dump())
+    scene.rollout.promote(NAME)
+    assert scene.serves().pin == pin(3)
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_a_promotion_that_was_taken_back_may_be_tried_again(scene: Scene, pending: bool) -> None:
+    """That was the promotion's own doing: its cause may be gone by now."""
+    scene.cluster.bad = THREE
+    scene.declare(3, replaces=pin(2).model_dump())
+    with pytest.raises(Refused, match="taken back, revision 2 serves as before"):
+        scene.rollout.promote(NAME)
+    if pending:
+        scene.cluster.leave("pending-rollback")
+    scene.cluster.bad = ""
+    scene.rollout.promote(NAME)
+    assert scene.serves().pin == pin(3)
+
+
+def test_a_reason_is_told_as_it_was_given(scene: Scene) -> None:
+    scene.rollout.rollback(NAME, reason=" grey cats ")
+    last = scene.cluster.history(NAME)[-1]
+    assert (last.description, last.reason) == ("Rollback to 1: grey cats", "grey cats")
+    assert scene.git.get(NAME).reason == "grey cats"
+    scene.declare(3, replaces=pin(1).model_dump(), revision=3)
+    scene.rollout.promote(NAME)
+    past = scene.cluster.values(NAME)["previous"][0]
+    assert (past["version"], past["reason"]) == (1, "grey cats")
