@@ -68,7 +68,7 @@ class Platform:
         ClusterTroubleError, with nothing made, where the cluster's pods fetch by somebody's own.
         """
         self.spare_storage()
-        kubectl.apply(self.kubeconfig, [kubectl.restricted_namespace(self.namespace)])
+        kubectl.apply(self.kubeconfig, [namespace(self.namespace, "atelier-production")])
         claims = ("data-atelier-postgresql-0", "atelier-mlflow")
         kept = [one for claim in claims for one in self.volumes.of(self.namespace, claim)]
         kubectl.apply(self.kubeconfig, [self.storage(), *kept])
@@ -173,6 +173,11 @@ class Platform:
     def rollback(self, name: str) -> None:
         """`helm rollback` of an adapter's release, its hook included."""
         self.helm("rollback", name)
+
+    def history(self, name: str) -> list[Any]:
+        """The revisions of an adapter's release, oldest first, as Helm has them."""
+        found: list[Any] = json.loads(self.helm("history", name, "--output", "json"))
+        return found
 
     def alias(self, name: str, environment: str = "production") -> int | None:
         """The version that the environment's alias names in MLflow."""
@@ -323,6 +328,14 @@ class Platform:
             assert waited < seconds, f"no sign of {what} in {seconds:.0f} s"
             time.sleep(pause)
         return time.monotonic() - began
+
+
+def namespace(name: str, like: str) -> Values:
+    """Another one of those that k8s/namespaces.yaml makes."""
+    text = (ROOT / "k8s/namespaces.yaml").read_text()
+    (made,) = [one for one in yaml.safe_load_all(text) if one["metadata"]["name"] == like]
+    made["metadata"]["name"] = name
+    return dict(made)
 
 
 def _is_ready(pod: Any) -> bool:

@@ -140,7 +140,7 @@ def test_a_form_goes_back_and_the_look_at_it_agrees(
     assert second.replaces == first.pin and live(released).pin == second.pin
 
     reason = "too sharp; $(touch oops) `id` ${HOME}"  # a person's text reaches no shell
-    form(workflows, "rollback", reason=reason)
+    form(workflows, "rollback", revision="1", reason=reason)
     assert live(released).pin == first.pin and released.alias(NAME) == first.version
     back = declared(workflows)
     assert back.pin == first.pin
@@ -156,6 +156,20 @@ def test_a_form_goes_back_and_the_look_at_it_agrees(
     form(workflows, "rollback", reason="by hand it came back")
     assert live(released).pin == first.pin
     assert differences(workflows) == []
+
+
+def test_what_is_refused_is_shown_and_proposed_to_nobody(
+    released: Platform, workflows: Workflows
+) -> None:
+    """It learns ten thousand times too slowly, so the policy's gate refuses it in the Job."""
+    serves = live(released)
+    ended = workflows.push("train", workflows.recipe(NAME, lr=1.0e-7))
+    assert ended.code != 0
+    said = "\n".join(ended.said())
+    assert "refused by the policy of production" in said
+    assert "effect" in said and "was it trained" in said
+    assert workflows.open_requests() == []
+    assert live(released) == serves and released.alias(NAME) == serves.version
 
 
 def test_a_canary_is_begun_by_a_form_and_ended_by_another(

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.e2e.trainings import Trainings, named
+from tests.cluster.local import kubectl
+from tests.cluster.local.trouble import ClusterTroubleError
 
 EVICTED_AT = 40  # steps, of the recipe's 300: between checkpoints
 
@@ -45,3 +47,11 @@ def test_an_evicted_and_preempted_training_goes_on_bit_for_bit(
 
     again = trainings.submit(tmp_path / "patient" / "recipe.yaml", "--follow")
     assert again.answer()["job"] is None  # found, not repeated
+
+
+def test_our_namespaces_refuse_a_pod_that_asks_for_too_much(trainings: Trainings) -> None:
+    """With the labels that k8s/namespaces.yaml has for an environment, and for training."""
+    words = ("run", "careless", "--image=careless", "--privileged", "--dry-run=server")
+    for namespace in (trainings.platform.namespace, trainings.namespace):
+        with pytest.raises(ClusterTroubleError, match='violates PodSecurity "restricted'):
+            kubectl.kubectl(trainings.platform.kubeconfig, *words, "--namespace", namespace)

@@ -15,7 +15,7 @@ import yaml
 from atelier.files import sha256_file
 from atelier.policy import Policy
 from atelier.registry import Registry
-from tests.cluster.e2e.platform import ROOT, Platform
+from tests.cluster.e2e.platform import ROOT, Platform, namespace
 from tests.cluster.e2e.volumes import MINE
 from tests.cluster.local import kubectl
 
@@ -61,9 +61,7 @@ class Trainings:
 
     def prepare(self) -> None:
         """What k8s/README.md asks an administrator for, and a claim for checkpoints."""
-        namespace = kubectl.restricted_namespace(self.namespace)
-        namespace["metadata"]["labels"]["atelier.dev/training"] = "true"
-        objects = [namespace]
+        objects = [namespace(self.namespace, "atelier-training")]
         for file in ("training.yaml", "priorities.yaml", "queues.yaml"):
             for one in yaml.safe_load_all((ROOT / "k8s" / file).read_text()):
                 if "namespace" in one["metadata"]:

@@ -30,14 +30,15 @@ class Workflows:
         self._key = private_key()
         self.repository = self._repository()
 
-    def recipe(self, name: str, steps: int = STEPS) -> str:
-        """A recipe, new or changed, committed and pushed to main; the commit before it."""
+    def recipe(self, name: str, steps: int = STEPS, **train: float) -> str:
+        """A recipe, new or changed, committed and pushed to main; the commit before it. `train` are
+        more of its settings."""
         before = self.repository.git("rev-parse", "HEAD")
         recipe = yaml.safe_load(RECIPE.read_text())
         recipe["adapter"] = name
         recipe["base"]["model"] = str((ROOT / recipe["base"]["model"]).resolve())
         del recipe["validation"], recipe["stages"][0]["prior"]
-        recipe["stages"][0]["train"] |= {"steps": steps, "warmup": 2}
+        recipe["stages"][0]["train"] |= {"steps": steps, "warmup": 2, **train}
         folder = self.repository.root / "adapters" / name
         shutil.copytree(RECIPE.parent / "images", folder / "images", dirs_exist_ok=True)
         self.repository.write(f"adapters/{name}/recipe.yaml", yaml.safe_dump(recipe))
