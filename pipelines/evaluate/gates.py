@@ -238,7 +238,7 @@ def _reason(gate: GateResult) -> str:
     return (
         f"{what} is {gate.value:.3f}, {side} the limit of {gate.threshold:.3f} "
         f"(95 % interval {gate.ci[0]:.3f} to {gate.ci[1]:.3f}, {len(gate.pictures)} pictures): "
-        f"{why}. Worst: {', '.join(gate.pictures[:2])}"
+        f"{why} (worst: {', '.join(gate.pictures[:2])})"
     )
 
 

@@ -152,7 +152,7 @@ def _reason(gate: GateResult, differences: tuple[Difference, ...]) -> str:
         f"{measure.title} is {one.candidate:.3f}, {abs(one.delta):.3f} {side} than that of the "
         f"version that serves ({one.serving:.3f}), and {abs(gate.threshold):.3f} is allowed "
         f"(95 % interval of the difference {one.ci[0]:.3f} to {one.ci[1]:.3f}, "
-        f"{len(one.pictures)} pairs): {why}. Worst: {', '.join(gate.pictures[:2])}"
+        f"{len(one.pictures)} pairs): {why} (worst: {', '.join(gate.pictures[:2])})"
     )
 
 
