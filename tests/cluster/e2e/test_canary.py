@@ -103,7 +103,8 @@ def test_a_new_engine_gets_its_share_then_all_then_none(
     assert load.failures == []
     assert all(oracle.agrees(asked, one) for _, _, asked, one in load.answers)
     record_property("requests beside it, none failed", len(load.answers))
-    assert not stable.there("deployment", f"atelier-{POOL}-predictor")
+    runs = partial(stable.there, "deployment", f"atelier-{POOL}-predictor")
+    stable.wait_for(lambda: not runs(), "the canary's end")
 
 
 def follows(platform: Platform, keys: Keys, expected: dict[str, str]) -> bool:
