@@ -92,8 +92,8 @@ class Load:
                 key = self._keys[number % len(self._keys)]
                 picture = self._platform.draw(*asked, adapter=name, gateway=self._gateway, key=key)
             except urllib.error.HTTPError as error:
-                kind = error.headers.get_content_subtype().removesuffix("+json")
-                self.failures.append(f"HTTP {error.code}: {kind}")
+                said = error.read().decode(errors="replace")  # a problem document
+                self.failures.append(f"HTTP {error.code}: {said[:500]}")
                 if self._patient:
                     time.sleep(float(error.headers.get("Retry-After", 0)))
             except Exception as error:
