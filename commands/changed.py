@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from commands.outputs import add_outputs
 from commands.verb import Answer
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ def changed(
     if after is None:
         raise GitError(f"{until}: is no commit of {repository.root}")
     lists = _lists(changes(repository, before, after))
-    if github_output is not None:
-        with github_output.open("a") as file:
-            file.writelines(f"{name}={json.dumps(found)}\n" for name, found in lists.items())
+    add_outputs(github_output, {name: json.dumps(found) for name, found in lists.items()})
     return Answer(_told(lists, since, before), {"since": before, "until": after, **lists})
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from commands.outputs import add_outputs
 from commands.verb import Answer
 
 
@@ -24,9 +25,7 @@ def declared(
 
     declarations = Declarations(Path(), environment)
     found = declarations.find(name)
-    if github_output is not None:
-        with github_output.open("a") as file:
-            file.write(f"declared={'true' if found else 'false'}\n")
+    add_outputs(github_output, {"declared": "true" if found else "false"})
     said = f"declares {name}@{found.version}" if found else "is not there: it is not to serve"
     data = {
         "adapter": name,

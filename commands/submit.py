@@ -8,6 +8,7 @@ import typer
 
 from atelier.home import Home
 from commands.job import JobChoices, sent, shown
+from commands.outputs import add_outputs
 from commands.verb import Answer
 
 if TYPE_CHECKING:
@@ -65,9 +66,8 @@ def submit(
         answer = sent(work, options, about, follow=job.follow)
         if job.follow and answer.exit_code in (0, REFUSED):
             answer = _with_version(answer, spec)
-    if github_output is not None and "version" in answer.data:
-        with github_output.open("a") as file:
-            file.writelines(f"{key}={answer.data[key]}\n" for key in ("adapter", "version"))
+    if "version" in answer.data:
+        add_outputs(github_output, {key: answer.data[key] for key in ("adapter", "version")})
     return answer
 
 

@@ -8,6 +8,7 @@ import typer
 
 from atelier.errors import BadInput
 from atelier.home import Home
+from commands.outputs import add_outputs
 from commands.table import table
 from commands.verb import Answer
 
@@ -69,9 +70,7 @@ def validate(
         summary.parent.mkdir(parents=True, exist_ok=True)
         with summary.open("a", encoding="utf-8") as end:
             end.write(text)
-    if github_output is not None:
-        with github_output.open("a", encoding="utf-8") as end:
-            end.write(f"version={found.candidate.info.version}\n")
+    add_outputs(github_output, {"version": found.candidate.info.version})
     return _answer(found)
 
 
