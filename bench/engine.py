@@ -32,9 +32,9 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from atelier.adapter.lora import LoraWeights  # noqa: E402
-from atelier.adapter.manifest import BaseRef  # noqa: E402
+from atelier.adapter.low_rank import LoraWeights  # noqa: E402
 from atelier.adapter.package import write_package  # noqa: E402
+from atelier.data.manifest import BaseRef  # noqa: E402
 from services.engine import AdapterUse, Base, Engine, EngineSettings, ImageRequest  # noqa: E402
 from services.engine.bank import Bank  # noqa: E402
 from services.engine.banked import BankedUNet  # noqa: E402

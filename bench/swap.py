@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atelier.adapter.package import ADAPTER, Package
-from atelier.release import Pin
+from atelier.data.release import Pin
 from tests.integration.stack import ServedStack
 from tests.tiny import tiny_adapter, tiny_base
 

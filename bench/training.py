@@ -46,7 +46,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from atelier.adapter.keys import canonical  # noqa: E402
+from atelier.adapter.tensor_names import canonical  # noqa: E402
 from bench.yardstick import Occasion, Yardstick  # noqa: E402
 from services.engine.base import load_base  # noqa: E402
 

@@ -5,29 +5,11 @@ from typing import Annotated
 import typer
 
 from atelier import __version__
-from commands import (
-    adapters,
-    base,
-    changed,
-    compare,
-    compile,
-    dataset,
-    declared,
-    evaluate,
-    generate,
-    keys,
-    lint,
-    login,
-    propose,
-    release,
-    run,
-    serve,
-    sign,
-    submit,
-    trace,
-    train,
-    validate,
-)
+from commands.admin import compile, import_models, keys
+from commands.ci import changed, declared, lint, login, propose
+from commands.release import adapters, release, sign, trace, validate
+from commands.serve import compare, generate, serve
+from commands.train import dataset, evaluate, run, submit, train
 from commands.verb import verb
 
 app = typer.Typer(
@@ -77,10 +59,10 @@ verb(_adapters, "import")(adapters.import_adapter)
 verb(_adapters)(adapters.export)
 
 _base = _group("base", "Base models in the registry.")
-verb(_base, "import")(base.import_base)
+verb(_base, "import")(import_models.import_base)
 
 _scorer = _group("scorer", "Networks that judge, in the registry.")
-verb(_scorer, "import")(base.import_scorer)
+verb(_scorer, "import")(import_models.import_scorer)
 
 _dataset = _group("dataset", "Folders of pictures.")
 verb(_dataset)(dataset.lint)

@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from atelier.boundary import answered
+from atelier.data.policy import Policy
+from atelier.data.recipe import Recipe
 from atelier.errors import Refused
 from atelier.home import Home
-from atelier.policy import Policy
-from atelier.recipe import Recipe
-from atelier.registry import Registry
+from atelier.stores.registry import Registry
 from pipelines.dataset import check_pictures
+from pipelines.delivery.local.promotion import Smoke, Standing, promote
 from pipelines.evaluate import Evaluation, attest, evaluate
-from pipelines.promote import Smoke, Standing, promote
 from pipelines.train import TrainResult, train
-from pipelines.train.folder import RunFolder
 from pipelines.train.progress import watcher
+from pipelines.train.run_folder import RunFolder
 
 
 def run(

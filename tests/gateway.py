@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from fastapi.testclient import TestClient
 
-from atelier.adapter.manifest import BaseRef, Manifest
+from atelier.contract.replica import Held, Replica, ReplicaFolder
+from atelier.data.manifest import BaseRef, Manifest
+from atelier.data.names import hex_of
+from atelier.data.release import Release, ReleaseFolder
 from atelier.files import write_atomic
 from atelier.home import Home
-from atelier.names import hex_of
-from atelier.release import Release, ReleaseFolder
-from atelier.replica import Held, Replica, ReplicaFolder
 from services.gateway.app import create_app
 from services.gateway.keys import KeyStore
 from services.gateway.settings import Settings
-from services.gateway.triton import ImageAnswer, ImageCall, Info, UsedAdapter
+from services.gateway.triton_client import ImageAnswer, ImageCall, Info, UsedAdapter
 
 BASE = "sha256:" + "ba" * 32
 FILE = "sha256:" + "f1" * 32

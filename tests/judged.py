@@ -4,10 +4,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from atelier.policy import Policy
+from atelier.data.policy import Policy
 from pipelines.evaluate import SHEET, Evaluation
 from pipelines.evaluate.evaluation import Measured, Measures, References, Sampling
-from pipelines.evaluate.shots import shots
+from pipelines.evaluate.prompt_set import shots
 
 DIGEST = "sha256:" + "a" * 64
 TRIGGER, NOUN = "sks cat", "cat"

@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import Package, write_package
+from atelier.contract.replica import Held, Replica, ReplicaFolder
+from atelier.data.manifest import BaseRef
+from atelier.data.release import ReleaseFolder
 from atelier.home import Home
-from atelier.registry import Registry
-from atelier.release import ReleaseFolder
-from atelier.replica import Held, Replica, ReplicaFolder
-from pipelines.intent import IntentFolder
-from pipelines.promote import Standing, promote
+from atelier.stores.registry import Registry
+from pipelines.delivery.local.journal import IntentFolder
+from pipelines.delivery.local.promotion import Standing, promote
 from tests.judged import DIGEST as BASE
 from tests.judged import evaluation, policy
 

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import Package, write_package
 from atelier.adapter.signature import key_of
 from atelier.adapter.signers import Key
+from atelier.data.manifest import BaseRef
 
 BASE = "sha256:" + "b" * 64
 

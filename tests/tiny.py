@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import write_package
-from atelier.base import base_digest
+from atelier.data.manifest import BaseRef
+from atelier.stores.base_files import base_digest
 
 CAPTIONS = (
     "a an the of on in at photo picture cat dog robot fish house flower hat beach forest city snow "

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from atelier.data.recipe import Recipe
 from atelier.errors import Interrupted, Unavailable
-from atelier.recipe import Recipe
-from atelier.tracking import Tracking
+from atelier.stores.tracking import Tracking
 from pipelines.train import TrainResult, train
 from pipelines.train.loop import Report
 from pipelines.train.progress import Silence

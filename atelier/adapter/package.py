@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from atelier.adapter.lora import LoraWeights, header_metadata, nominal, pair_up
-from atelier.adapter.manifest import FILES_OF_KIND, BaseRef, FileName, Kind, Manifest
-from atelier.adapter.tensors import Array, read_header, read_tensors, write_tensors
+from atelier.adapter.low_rank import LoraWeights, header_metadata, nominal, pair_up
+from atelier.adapter.safetensors_file import Array, read_header, read_tensors, write_tensors
+from atelier.data.manifest import FILES_OF_KIND, BaseRef, FileName, Kind, Manifest
 from atelier.errors import AdapterRejected
 from atelier.files import replace_folder, sha256_bytes, sha256_file, write_atomic
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from atelier import document
+from atelier.data import yaml_model
 from atelier.errors import PolicyError, Unavailable
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _signer(file: Path, text: str, source: Path) -> Signer:
     if file.suffix == ".pem":
         return Key(file.stem, _canonical(text, source / file))
     if file.suffix == ".yaml":
-        told = document.parse(text, source / file, _Told, PolicyError)
+        told = yaml_model.parse(text, source / file, _Told, PolicyError)
         trust = json.dumps(told.trust).encode() if told.trust else None
         return Identity(file.stem, told.identity, told.issuer, trust)
     raise PolicyError(

@@ -29,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from atelier.policy import Policy  # after the environment is set: MLflow reads it on import
+    from atelier.data.policy import (
+        Policy,  # after the environment is set: MLflow reads it on import
+    )
     from commands.demo.clock import duration
     from commands.demo.story import Demo
 

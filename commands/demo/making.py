@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atelier.adapter.package import Package
+from atelier.data.policy import Policy
+from atelier.data.recipe import Recipe
 from atelier.errors import Refused
 from atelier.home import Home
-from atelier.policy import Policy
-from atelier.recipe import Recipe
-from atelier.registry import Registry
+from atelier.stores.registry import Registry
 from commands.demo.clock import Clock, Step
 from commands.progress import progress
 from commands.table import short

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from atelier.errors import Refused
-from commands.client import GatewayClient
 from commands.demo.prompts import STEPS, Ask
 from commands.demo.traffic import apart, pixels_of
+from commands.serve.gateway_client import GatewayClient
 
 
 @dataclass(frozen=True)

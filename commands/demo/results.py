@@ -15,7 +15,7 @@ from commands.demo.pictures import Photographer
 from commands.demo.prompts import FRESH, SHEET, Ask
 from commands.demo.report import Judged, Report, SheetRow
 from commands.demo.swap import Swap
-from commands.grid import GridRow, grid
+from commands.serve.grid import GridRow, grid
 from pipelines.dataset import open_folder
 
 SHEET_FILE: Final = "contact-sheet.png"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from atelier.contract.replica import ReplicaFolder
+from atelier.data.recipe import BaseSpec
 from atelier.errors import Refused, Unavailable
 from atelier.home import Home
-from atelier.recipe import BaseSpec
-from atelier.replica import ReplicaFolder
 from services.triton.process import alive, spawn, stop, tail
 
 START_SECONDS: Final = 1200.0  # `atelier serve` has limits of its own, and ends when it meets one

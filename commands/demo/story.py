@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from atelier.data.policy import Policy
+from atelier.data.recipe import Recipe
 from atelier.home import Home
-from atelier.policy import Policy
-from atelier.recipe import Recipe
-from atelier.registry import Registry
-from commands.client import GatewayClient
+from atelier.stores.registry import Registry
 from commands.demo.clock import Clock, Step
 from commands.demo.making import Made, Workshop
 from commands.demo.pictures import Photographer, require_different, require_same
@@ -18,8 +17,9 @@ from commands.demo.results import Results, leave
 from commands.demo.server import Served, served
 from commands.demo.swap import swap_under_traffic
 from commands.quiet import quiet_loading
-from commands.smoke import smoke_check
-from pipelines.promote import promote, rollback
+from commands.serve.gateway_client import GatewayClient
+from commands.serve.smoke import smoke_check
+from pipelines.delivery.local.promotion import promote, rollback
 from services.gateway.keys import KeyStore
 
 STEPS: Final = 14

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from atelier.errors import Refused
-from commands.client import GatewayClient
 from commands.demo.clock import duration
 from commands.demo.making import Made
 from commands.demo.traffic import Pixels, Seen, Shot, Traffic, apart, ask, strangers
+from commands.serve.gateway_client import GatewayClient
 
 AROUND: Final = 50  # answers before the swap begins, and of the new version after it
 

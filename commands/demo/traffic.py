@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atelier.errors import AtelierError, Unavailable
-from commands.client import GatewayClient
+from commands.serve.gateway_client import GatewayClient
 
 CLIENTS: Final = 3
 PATIENCE: Final = 600.0  # seconds

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from atelier.errors import BadInput
-from atelier.jobs import CompilationSpec
+from atelier.platform.jobs import CompilationSpec
 
 _SIZE: Final = re.compile(r"(\d+)x(\d+)")
 

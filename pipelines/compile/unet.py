@@ -15,10 +15,10 @@ from pathlib import Path
 import diffusers
 import torch
 
-from atelier.artifacts import Artifacts
+from atelier.data.names import ArtifactRef
 from atelier.errors import BadInput
 from atelier.files import replace_folder, sha256_file, write_atomic
-from atelier.names import ArtifactRef
+from atelier.stores.artifacts import Artifacts
 from pipelines.compile.check import Progress, check
 from pipelines.compile.onnx import export
 from pipelines.compile.request import CompileRequest

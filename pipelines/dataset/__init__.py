@@ -1,8 +1,8 @@
 """Pictures and captions as they lie in a folder, made fit to train on or refused with the fix."""
 
 from pipelines.dataset.crop import Fitted, square, whole
-from pipelines.dataset.folder import Picture, PictureFolder, open_folder
 from pipelines.dataset.lint import Finding, check_pictures, lint, lint_stage
+from pipelines.dataset.picture_folder import Picture, PictureFolder, open_folder
 from pipelines.dataset.pictures import open_picture
 
 __all__ = [

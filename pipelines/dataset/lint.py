@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from atelier.data.recipe import Recipe, Stage
 from atelier.errors import DatasetError
-from atelier.recipe import Recipe, Stage
-from pipelines.dataset.folder import Picture, open_folder, other_files
+from pipelines.dataset.picture_folder import Picture, open_folder, other_files
 from pipelines.dataset.pictures import has_transparency, open_picture
 
 Severity = Literal["error", "warning", "info"]

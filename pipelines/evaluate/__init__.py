@@ -4,11 +4,11 @@
 often as anybody wants to, under any policy with the same pictures.
 """
 
-from .attested import attest, attested, judged_version, pictures
+from .attestations import attest, attested, judged_version, pictures
+from .comparison import Comparison, compare
 from .evaluation import FILE, SHEET, Evaluation, GateResult
 from .gates import MEASURES, Verdict, verdict
 from .judge import evaluate
-from .versus import Comparison, compare
 
 __all__ = [
     "FILE",

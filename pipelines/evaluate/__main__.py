@@ -9,9 +9,9 @@ from pathlib import Path
 
 from atelier.adapter.package import Package
 from atelier.boundary import answered
+from atelier.data.policy import Policy
+from atelier.data.recipe import Recipe
 from atelier.errors import Refused
-from atelier.policy import Policy
-from atelier.recipe import Recipe
 from pipelines.evaluate import evaluate
 
 

@@ -9,12 +9,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from atelier.data.names import AdapterName, Digest
+from atelier.data.policy import Gates, Measure
 from atelier.errors import BadInput
 from atelier.files import write_atomic
-from atelier.names import AdapterName, Digest
-from atelier.policy import Gates, Measure
 
-from .shots import Role
+from .prompt_set import Role
 
 Kind = Literal["min", "max", "min_delta", "max_delta"]
 

@@ -10,11 +10,11 @@ from typing import Final, Literal, get_args
 
 import numpy as np
 
+from atelier.data.policy import Gate, Measure, Policy
 from atelier.errors import PolicyError, Refused
-from atelier.policy import Gate, Measure, Policy
 
 from .evaluation import Evaluation, GateResult, Kind, Measured, Measures
-from .shots import Role, shots
+from .prompt_set import Role, shots
 
 RESAMPLES: Final = 2000
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from atelier.adapter.package import Package
-from atelier.policy import Gates, Policy
-from atelier.recipe import Recipe
+from atelier.data.policy import Gates, Policy
+from atelier.data.recipe import Recipe
 
-from .camera import Camera, Progress, save
 from .evaluation import FILE, SHEET, Evaluation, Measures, Sampling
 from .gates import limits, verdict
 from .measures import Pair, measure
+from .prompt_set import PICTURES, class_noun, shots
 from .references import compared
+from .renderer import Camera, Progress, save
 from .scorers import Scorers
 from .sheet import contact_sheet
-from .shots import PICTURES, class_noun, shots
 
 _UNDER_TEST = 0  # a version that no registry gives, so nothing that serves is replaced
 

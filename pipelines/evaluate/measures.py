@@ -12,7 +12,7 @@ from PIL import Image
 
 from .copying import copying
 from .evaluation import Measured, Measures, References
-from .shots import Shot
+from .prompt_set import Shot
 
 
 class Scorer(Protocol):

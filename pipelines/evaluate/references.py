@@ -11,9 +11,9 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
-from atelier.adapter.manifest import Manifest
+from atelier.data.manifest import Manifest
+from atelier.data.recipe import Recipe
 from atelier.errors import DatasetError
-from atelier.recipe import Recipe
 from pipelines.dataset import open_folder, open_picture
 from pipelines.dataset.captions import FILE_NAME, METADATA
 

@@ -13,11 +13,11 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from atelier.artifacts import Artifacts
+from atelier.data.names import SCHEME, ArtifactRef
 from atelier.errors import BadInput, PolicyError
 from atelier.files import digest_folder, digest_json
 from atelier.home import Home
-from atelier.names import SCHEME, ArtifactRef
+from atelier.stores.artifacts import Artifacts
 
 BATCH: Final = 32
 

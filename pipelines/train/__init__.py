@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.train.job import TrainResult, train, trained_in
+    from pipelines.train.trainer import TrainResult, train, trained_in
 
 __all__ = ["TrainResult", "train", "trained_in"]
 
@@ -15,4 +15,4 @@ __all__ = ["TrainResult", "train", "trained_in"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("pipelines.train.job"), name)
+    return getattr(import_module("pipelines.train.trainer"), name)

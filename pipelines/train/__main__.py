@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from atelier.boundary import answered
+from atelier.data.recipe import Recipe
 from atelier.home import Home
-from atelier.recipe import Recipe
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,13 +36,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     path: Path = options.recipe
-    is_placed = path.suffix == ".json"  # by pipelines.job, with all that the recipe names beside it
+    is_placed = (
+        path.suffix == ".json"
+    )  # by pipelines.training_job, with all that the recipe names beside it
     recipe = Recipe.parse(path.read_bytes(), str(path)) if is_placed else Recipe.load(path)
     from transformers.utils import logging
 
-    from pipelines.train.folder import RunFolder
-    from pipelines.train.job import train
     from pipelines.train.progress import watcher
+    from pipelines.train.run_folder import RunFolder
+    from pipelines.train.trainer import train
 
     logging.disable_progress_bar()
     output = options.output or RunFolder.of(recipe, Home.find()).root

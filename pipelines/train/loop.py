@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from atelier.data.recipe import TrainSpec
 from atelier.errors import Refused
-from atelier.recipe import TrainSpec
 from pipelines.train.draws import Draws
 from pipelines.train.methods import Method
 from pipelines.train.optimiser import Optimiser

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from atelier.recipe import Recipe, Stage
+from atelier.data.recipe import Recipe, Stage
 from pipelines.dataset import PictureFolder
 from services.engine.base import Base
 

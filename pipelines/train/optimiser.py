@@ -8,9 +8,9 @@ import torch
 from diffusers.optimization import get_scheduler
 from torch import nn
 
+from atelier.data.recipe import TrainSpec
 from atelier.errors import RecipeError
-from atelier.recipe import TrainSpec
-from pipelines.train.flat import FlatParameters
+from pipelines.train.flat_parameters import FlatParameters
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 UP = ".lora_B.weight"  # how canonical keys of a B end

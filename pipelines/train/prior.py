@@ -12,8 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from atelier.data.names import hex_of
 from atelier.files import digest_json, write_atomic
-from atelier.names import hex_of
 from pipelines.dataset import PictureFolder, open_folder
 from services.engine import Engine, ImageRequest
 

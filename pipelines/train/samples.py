@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from atelier.recipe import DatasetSpec
+from atelier.data.recipe import DatasetSpec
 from pipelines.dataset import Fitted, Picture, open_picture, square, whole
 from pipelines.train.draws import Draws, generator
 from pipelines.train.latents import Latent, encode

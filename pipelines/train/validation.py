@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from atelier.adapter.lora import LoraWeights
+from atelier.adapter.low_rank import LoraWeights
+from atelier.data.recipe import Recipe
 from atelier.files import write_atomic
-from atelier.recipe import Recipe
 from services.engine import AdapterUse, Engine, ImageRequest
 
 NAME = "in-training"

@@ -15,13 +15,13 @@ import sys
 import threading
 from pathlib import Path
 
-from atelier.cluster import Api, Pod, watching
-from atelier.environment import Environment, local
+from atelier.adapter.signature_policy import Trust
 from atelier.errors import AtelierError
 from atelier.files import locked
 from atelier.home import Home
-from atelier.registry import Registry
-from atelier.trust import Trust
+from atelier.platform import Api, Pod, watching
+from atelier.stores.environment import Environment, local
+from atelier.stores.registry import Registry
 from services.agent.agent import Agent, Place
 from services.agent.health import HealthServer, Pulse
 

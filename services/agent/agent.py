@@ -13,14 +13,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from atelier.environment import Released, Releases, Reports
+from atelier.adapter.signature_policy import Trust
+from atelier.contract.replica import Replica
+from atelier.contract.wanted import Wanted
 from atelier.errors import AtelierError, SignatureRejected, Unavailable
-from atelier.replica import Replica
-from atelier.trust import Trust
-from services.agent.fetching import Fetching
+from atelier.stores.environment import Released, Releases, Reports
+from services.agent.fetcher import Fetching
 from services.agent.packages import PackageShelf
 from services.agent.plan import PACKAGES, Named, Plan, plan, report
-from services.agent.wanted import Wanted
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from atelier.adapter.package import Package
+from atelier.adapter.signature_policy import Trust
+from atelier.data.names import hex_of
 from atelier.errors import AdapterRejected, SignatureRejected, Unavailable
 from atelier.files import replace_folder, write_atomic
-from atelier.names import hex_of
-from atelier.trust import Trust
 from services.agent.plan import Named
 
 _HEX = re.compile("[0-9a-f]{64}")

@@ -8,10 +8,10 @@ is bad, or never arrives, leaves the last good one where it is.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from atelier.names import hex_of
-from atelier.release import Pin, Release
-from atelier.replica import Held, Replica, drawn_with
-from services.agent.wanted import Wanted, WantedAdapter
+from atelier.contract.replica import Held, Replica, drawn_with
+from atelier.contract.wanted import Wanted, WantedAdapter
+from atelier.data.names import hex_of
+from atelier.data.release import Pin, Release
 
 PACKAGES = "packages"  # on the volume, which agent and engine may have mounted elsewhere
 KEPT = 3  # versions of each release: the present one, its canary, the newest past ones

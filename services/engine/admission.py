@@ -8,7 +8,7 @@ import torch
 
 from services.engine.bank import Bank
 from services.engine.base import Base
-from services.engine.flight import BankKey, Flight, Image, initial_noise
+from services.engine.in_flight import BankKey, Flight, Image, initial_noise
 from services.engine.layout import Layout
 from services.engine.schedulers import Sampler
 from services.engine.slots import Slots

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from services.engine.backends.protocol import Backend
 from services.engine.bank import Bank
-from services.engine.flight import Image
+from services.engine.in_flight import Image
 from services.engine.scheduling import padded
 from services.engine.stats import EngineStats
 

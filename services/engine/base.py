@@ -13,9 +13,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from atelier.base import VAE_FILES, base_digest, resolve_base, resolve_vae
 from atelier.errors import BaseError
 from atelier.files import digest_folder
+from atelier.stores.base_files import VAE_FILES, base_digest, resolve_base, resolve_vae
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")

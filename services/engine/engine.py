@@ -20,7 +20,7 @@ from services.engine.assembly import predict
 from services.engine.backends import make_backend
 from services.engine.bank import Bank
 from services.engine.base import Base, load_base
-from services.engine.flight import Flight, Image, names
+from services.engine.in_flight import Flight, Image, names
 from services.engine.layout import layout_of
 from services.engine.request import (
     Cancelled,

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from atelier.adapter.lora import LoraWeights
+from atelier.adapter.low_rank import LoraWeights
 from atelier.adapter.package import Package
 from atelier.errors import AdapterRejected, AtelierError, Unavailable
 from atelier.files import digest_json, sha256_bytes

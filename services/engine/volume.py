@@ -16,10 +16,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from atelier.adapter.package import Package
+from atelier.contract.replica import Held, Replica
+from atelier.data.names import Digest
 from atelier.errors import AtelierError
 from atelier.files import write_atomic
-from atelier.names import Digest
-from atelier.replica import Held, Replica
 from services.engine.engine import Engine
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atelier.adapter.lora import LoraWeights
+from atelier.adapter.low_rank import LoraWeights
 from atelier.errors import AdapterRejected
 from services.engine.layout import Layout
 

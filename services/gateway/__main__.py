@@ -23,7 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from atelier.errors import AtelierError
-from atelier.patience import patiently
+from atelier.retry import patiently
 from services.gateway.app import create_app
 from services.gateway.database import Database
 from services.gateway.settings import PREFIX, Settings

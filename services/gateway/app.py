@@ -10,11 +10,12 @@ from datetime import timedelta
 from fastapi import FastAPI
 
 import atelier
-from atelier.environment import Environment
+from atelier.stores.environment import Environment
 from services.gateway.balance import Balancer
 from services.gateway.database import Database
 from services.gateway.deps import Parts
 from services.gateway.docs import install_docs
+from services.gateway.environment_source import reporter_name, surroundings
 from services.gateway.generation import Generation, ImageEngine
 from services.gateway.keys import KeyStore
 from services.gateway.metrics import Metrics
@@ -25,7 +26,6 @@ from services.gateway.releases import ReleaseWatch
 from services.gateway.replicas import Replicas
 from services.gateway.routes import health, images, models, usage, v2
 from services.gateway.settings import Settings
-from services.gateway.surroundings import reporter_name, surroundings
 from services.gateway.usage import Meter
 from services.gateway.v2 import V2
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from atelier.replica import Replica
+from atelier.contract.replica import Replica
 
 STABLE = "stable"
 LEFT_OUT_SECONDS = 2.0  # for a replica that refused a connection

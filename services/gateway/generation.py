@@ -19,14 +19,14 @@ from starlette.concurrency import run_in_threadpool
 
 from atelier.errors import AtelierError
 from services.gateway import prompts
-from services.gateway.images import encode_png
 from services.gateway.keys import KeyRecord
 from services.gateway.metrics import Metrics
+from services.gateway.png import encode_png
 from services.gateway.problems import invalid
 from services.gateway.releases import RETRY_AFTER, AdapterLoading, ReleaseWatch, Version
 from services.gateway.schemas import GenerateImage
 from services.gateway.settings import Settings
-from services.gateway.triton import (
+from services.gateway.triton_client import (
     AdapterCall,
     AdapterGone,
     EngineBusy,

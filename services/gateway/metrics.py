@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from services.gateway.triton import AdapterCall
+from services.gateway.triton_client import AdapterCall
 from services.gateway.workers import shared_metrics
 
 # From a refused call to the longest picture; the factor between two is at most 2.5.

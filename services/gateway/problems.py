@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from atelier.errors import AtelierError, BadInput, Unavailable
-from services.gateway import triton
+from services.gateway import triton_client
 from services.gateway.database import DatabaseAway
 from services.gateway.keys import KeyRefused
 from services.gateway.prompts import PromptError, UnknownStyle
@@ -71,9 +71,9 @@ BY_STATUS = {
 SIMPLE: dict[type[AtelierError], str] = {
     UnknownStyle: "unknown-style",
     AdapterLoading: "adapter-loading",
-    triton.EngineBusy: "engine-busy",
-    triton.EngineAway: "engine-away",
-    triton.TimedOut: "timed-out",
+    triton_client.EngineBusy: "engine-busy",
+    triton_client.EngineAway: "engine-away",
+    triton_client.TimedOut: "timed-out",
 }
 
 
@@ -139,9 +139,9 @@ def problem_of(error: AtelierError) -> Problem:
     for kind, slug in SIMPLE.items():
         if isinstance(error, kind):
             return Problem(slug, str(error), headers=headers)
-    if isinstance(error, (triton.RequestRefused, PromptError)):
+    if isinstance(error, (triton_client.RequestRefused, PromptError)):
         return invalid([_named(str(error))])
-    if isinstance(error, triton.EngineFailed):
+    if isinstance(error, triton_client.EngineFailed):
         return Problem("engine-failed", "the image engine failed; the operator's log has the cause")
     if isinstance(error, Unavailable):
         return Problem("engine-away", str(error), headers=headers)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from atelier.adapter.manifest import Manifest
+from atelier.data.manifest import Manifest
 from atelier.errors import BadInput
 
 TRIGGER = "{trigger}"

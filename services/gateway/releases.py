@@ -19,15 +19,15 @@ from functools import cache
 
 from starlette.concurrency import run_in_threadpool
 
-from atelier.adapter.manifest import Manifest
-from atelier.environment import Environment, Released
+from atelier.contract.gateway import Routed
+from atelier.contract.replica import Replica, drawn_with, ready
+from atelier.data.manifest import Manifest
+from atelier.data.names import hex_of
+from atelier.data.release import Release
 from atelier.errors import AtelierError, BadInput, ReleaseError, Unavailable
-from atelier.gateways import Routed
-from atelier.names import hex_of
-from atelier.release import Release
-from atelier.replica import Replica, drawn_with, ready
+from atelier.stores.environment import Environment, Released
 from services.gateway.balance import Fleet, place_of
-from services.gateway.report import Reporter
+from services.gateway.reporter import Reporter
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from atelier.contract.replica import Replica
 from atelier.errors import Unavailable
-from atelier.replica import Replica
 from services.gateway.balance import STABLE, Balancer, Wanted
-from services.gateway.triton import (
+from services.gateway.triton_client import (
     RETRY_AFTER,
     AdapterGone,
     EngineAway,

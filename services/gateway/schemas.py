@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from atelier.names import AdapterName
+from atelier.data.names import AdapterName
 from services.gateway.releases import parse_reference
 
 # The engine's own hard bounds; the operator's settings may be narrower.

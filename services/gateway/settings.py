@@ -32,7 +32,7 @@ class Settings(BaseModel):
     # repr=False: an address may hold a password, and settings end up in logs.
     database_url: str = Field(repr=False)
     triton_url: str = "127.0.0.1:8001"
-    kubernetes: bool = False  # releases and replicas are the namespace's, by `atelier.cluster`
+    kubernetes: bool = False  # releases and replicas are the namespace's, by `atelier.platform`
     traffic: Path | None = None  # a file of canary pools' shares, in place of KServe's
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "atelier"
     host: str = "127.0.0.1"

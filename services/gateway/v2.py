@@ -23,7 +23,7 @@ from services.gateway.releases import RETRY_AFTER, AdapterLoading, ReleaseWatch
 from services.gateway.replicas import Replicas, V2Answer
 from services.gateway.schemas import MAX_ADAPTERS, AdapterChoice
 from services.gateway.settings import Settings
-from services.gateway.triton import AdapterCall
+from services.gateway.triton_client import AdapterCall
 from services.gateway.usage import Meter
 
 logger = logging.getLogger(__name__)

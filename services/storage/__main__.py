@@ -13,12 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from atelier.artifacts import Artifacts
 from atelier.boundary import answered
+from atelier.data.names import ArtifactRef
 from atelier.errors import BadInput, Unavailable
 from atelier.home import Home
-from atelier.names import ArtifactRef
-from atelier.patience import patiently
+from atelier.retry import patiently
+from atelier.stores.artifacts import Artifacts
 
 logger = logging.getLogger("services.storage")
 

@@ -10,9 +10,9 @@ import sys
 import threading
 from collections.abc import Mapping
 
-from atelier.base import resolve_base, resolve_vae
 from atelier.errors import AtelierError, BadInput
 from atelier.home import Home
+from atelier.stores.base_files import resolve_base, resolve_vae
 from services.triton.server import TritonServer, TritonSettings
 from services.triton.settings import drain_seconds, engine_settings
 

@@ -17,10 +17,10 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from atelier.data.names import hex_of
 from atelier.errors import AtelierError, Unavailable
 from atelier.files import locked, sha256_bytes
 from atelier.home import Home
-from atelier.names import hex_of
 from services.triton.control import ControlFolder
 from services.triton.process import alive, free_port, roll, spawn, stop, tail
 from services.triton.runtime import Runtime, find_runtime

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from atelier.adapter.manifest import Manifest
-from atelier.release import Release
+from atelier.data.manifest import Manifest
+from atelier.data.release import Release
 from tests.charts.cases import ADAPTER, CASES, PLATFORM, ROOT, case_id
 from tests.charts.helm import HelmError, Object, program
 from tests.charts.restricted import containers, pods, refusals_of_container, refusals_of_pod

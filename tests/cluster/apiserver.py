@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from kubernetes import client
 
-from atelier.cluster import Api
 from atelier.errors import AtelierError
+from atelier.platform import Api
 from services.triton.process import free_port, spawn, tail
 from tests.cluster.local.tools import program
 

@@ -161,7 +161,7 @@ for folder in ("/", "/opt/atelier", "/etc", "/var/tmp"):
         ("atelier", "--help"),
         ("python", "-m", "pipelines.train", "--help"),
         ("python", "-c", "import onnx, onnxruntime, onnxscript, pipelines.compile.unet"),
-        ("python", "-m", "pipelines.compile.job", "--help"),
+        ("python", "-m", "pipelines.compile.compile_job", "--help"),
     ],
     ids=lambda command: " ".join(command)[:30],
 )

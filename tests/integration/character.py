@@ -10,8 +10,8 @@ from random import Random
 import pytest
 from PIL import Image
 
-from atelier.policy import Policy
-from atelier.recipe import Recipe, TrackingSpec
+from atelier.data.policy import Policy
+from atelier.data.recipe import Recipe, TrackingSpec
 from models.miniature.build.world import PHRASES, Character, character, draw
 from pipelines.evaluate import Evaluation, evaluate
 from pipelines.train import TrainResult, train

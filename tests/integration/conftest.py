@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from atelier.adapter.package import Package
-from atelier.release import Pin
+from atelier.data.release import Pin
 from services.engine import Engine
 from services.triton.process import alive
 from tests.integration.character import Learnt, learn

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atelier.adapter.package import Package
+from atelier.contract.replica import Replica, ReplicaFolder
+from atelier.data.release import Pin, Release, ReleaseFolder
 from atelier.home import Home
-from atelier.registry import Registry
-from atelier.release import Pin, Release, ReleaseFolder
-from atelier.replica import Replica, ReplicaFolder
+from atelier.stores.registry import Registry
 from services.triton.process import alive, spawn, tail
 
 Pixels = NDArray[np.uint8]

@@ -12,10 +12,10 @@ from diffusers import StableDiffusionXLPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import get_peft_model_state_dict
 
-from atelier.adapter import keys
-from atelier.adapter.manifest import BaseRef
+from atelier.adapter import tensor_names
 from atelier.adapter.package import ADAPTER, Package, write_package
-from atelier.adapter.single import read_single, tensors_of, write_kohya
+from atelier.adapter.single_file import read_single, tensors_of, write_kohya
+from atelier.data.manifest import BaseRef
 
 BASE = BaseRef(id="tiny", digest="sha256:" + "0" * 64)
 COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
@@ -32,7 +32,7 @@ def linears(pipeline: StableDiffusionXLPipeline) -> dict[str, tuple[int, int]]:
     found = {}
     for component in COMPONENTS:
         for name, module in getattr(pipeline, component).named_modules():
-            key = keys.parse(f"{component}.{name}.lora_A.weight")
+            key = tensor_names.parse(f"{component}.{name}.lora_A.weight")
             if key is not None and key.module.endswith(TARGETS):
                 found[key.module] = (module.in_features, module.out_features)
     return found
@@ -57,7 +57,7 @@ def updates(pipeline: StableDiffusionXLPipeline) -> dict[str, Any]:
         for name, module in getattr(pipeline, component).named_modules():
             if hasattr(module, "get_delta_weight"):
                 (adapter,) = module.active_adapters
-                key = keys.parse(f"{component}.{name}.lora_A.weight")
+                key = tensor_names.parse(f"{component}.{name}.lora_A.weight")
                 assert key is not None
                 found[key.module] = module.get_delta_weight(adapter).detach().numpy()
     return found
@@ -121,8 +121,8 @@ def test_original_block_names_are_those_that_diffusers_maps() -> None:
     modules.append("unet.mid_block.attentions.0.proj_in")
     original = {
         module: name
-        for name, module in keys.kohya_modules(modules).items()
-        if name != keys.kohya_module(module)
+        for name, module in tensor_names.kohya_modules(modules).items()
+        if name != tensor_names.kohya_module(module)
     }
     assert set(original) == set(modules)
     state = {}
@@ -135,6 +135,6 @@ def test_original_block_names_are_those_that_diffusers_maps() -> None:
     )
 
     assert len(alphas) == len(modules)
-    found = {keys.canonical(name): int(value) for name, value in theirs.items()}
+    found = {tensor_names.canonical(name): int(value) for name, value in theirs.items()}
     for number, module in enumerate(modules):
         assert found[f"{module}.lora_A.weight"] == found[f"{module}.lora_B.weight"] == number

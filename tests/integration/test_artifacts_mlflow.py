@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from atelier.artifacts import Artifacts
-from atelier.base import base_digest, base_files
+from atelier.data.names import ArtifactRef
 from atelier.errors import ArtifactError, Unavailable
 from atelier.files import digest_folder
 from atelier.home import Home
-from atelier.names import ArtifactRef
+from atelier.stores.artifacts import Artifacts
+from atelier.stores.base_files import base_digest, base_files
 from commands.main import app
 from tests.training import ROOT, Server
 

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import yaml
 
-from atelier.policy import Policy
-from atelier.release import Release
+from atelier.data.policy import Policy
+from atelier.data.release import Release
 from pipelines.evaluate import Evaluation, attested
 from pipelines.run import register
 from services.gateway.keys import KeyStore

@@ -11,7 +11,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 
-from atelier.policy import Policy
+from atelier.data.policy import Policy
 from models.miniature.build.world import PHRASES, character, draw
 from pipelines.evaluate.gates import verdict
 from pipelines.evaluate.scorers import Scorers

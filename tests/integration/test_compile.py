@@ -10,10 +10,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from atelier.artifacts import Artifacts
+from atelier.data.names import ArtifactRef
 from atelier.errors import BadInput, Refused
 from atelier.files import sha256_file
-from atelier.names import ArtifactRef
+from atelier.stores.artifacts import Artifacts
 from commands.main import app
 from pipelines.compile.__main__ import main
 from pipelines.compile.check import TOLERANCE, check

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from atelier.artifacts import Artifacts
-from atelier.base import base_digest
-from atelier.jobs import CompilationSpec
-from atelier.names import ArtifactRef, hex_of
+from atelier.data.names import ArtifactRef, hex_of
+from atelier.platform.jobs import CompilationSpec
+from atelier.stores.artifacts import Artifacts
+from atelier.stores.base_files import base_digest
 from commands.main import app
-from pipelines.parcel import find_base, put
+from pipelines.job_inputs import find_base, put
 from services.engine.backends.compiled import Compiled
 from tests.training import Server
 
@@ -40,7 +40,7 @@ def spec(tiny_model: Path) -> CompilationSpec:
 def start(spec: CompilationSpec, volume: Path, registry: str) -> subprocess.Popen[str]:
     """One pod: nothing but the volume that outlives it."""
     volume.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pipelines.compile.job", "--patience", "1"]
+    command = [sys.executable, "-m", "pipelines.compile.compile_job", "--patience", "1"]
     command += ["--spec", spec.model_dump_json()]
     env = {**os.environ, "ATELIER_HOME": str(volume), "OMP_NUM_THREADS": "1"}
     env["MLFLOW_TRACKING_URI"] = registry

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from atelier.adapter.package import Package
-from atelier.replica import Replica
+from atelier.contract.replica import Replica
 from services.engine import AdapterUse, Base, Engine, EngineSettings, VolumeWatcher, load_base
 
 

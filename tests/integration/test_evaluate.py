@@ -10,8 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from atelier.adapter.package import Package
+from atelier.data.policy import Gate, Policy
 from atelier.errors import AdapterRejected, PolicyError
-from atelier.policy import Gate, Policy
 from commands.main import app
 from pipelines.evaluate import Evaluation, evaluate, verdict
 from services.engine import Engine, EngineSettings

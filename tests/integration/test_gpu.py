@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from atelier.adapter.package import Package
-from atelier.recipe import Recipe
+from atelier.data.recipe import Recipe
 from services.engine import AdapterUse, Engine, EngineSettings, ImageRequest
 from tests.training import make_studio, recipe, unbroken_and_resumed
 

@@ -14,16 +14,16 @@ import yaml
 from typer.testing import CliRunner
 
 from atelier.adapter.package import ADAPTER
-from atelier.artifacts import Artifacts
-from atelier.cluster.api import NotFound
-from atelier.jobs import SPEC_TAG, TrainingSpec
-from atelier.policy import Policy
-from atelier.registry import Registry
+from atelier.data.policy import Policy
+from atelier.platform.api import NotFound
+from atelier.platform.jobs import SPEC_TAG, TrainingSpec
+from atelier.stores.artifacts import Artifacts
+from atelier.stores.registry import Registry
 from commands.main import app
-from commands.submit import _made
+from commands.train.submit import _made
+from pipelines.delivery.local.promotion import approved
 from pipelines.evaluate import attest, attested
-from pipelines.parcel import pack, upload
-from pipelines.promote import approved
+from pipelines.job_inputs import pack, upload
 from pipelines.train import train
 from tests.judged import drawn, evaluation, policy, tiny_scorers
 from tests.promoted import package
@@ -78,7 +78,15 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 def start(workshop: Workshop, volume: Path, policy: Path, **spec: object) -> subprocess.Popen[str]:
     """One pod: nothing of the recipe's folder, only the volume that outlives it."""
     volume.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pipelines.job", "--policy", str(policy), "--patience", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.training_job",
+        "--policy",
+        str(policy),
+        "--patience",
+        "1",
+    ]
     command += ["--spec", workshop.spec.model_copy(update=spec).model_dump_json()]
     env = {**os.environ, "ATELIER_HOME": str(volume), "OMP_NUM_THREADS": "1"}
     env |= {"MLFLOW_TRACKING_URI": workshop.tracking_uri, "ATELIER_GIT_COMMIT": "c" * 40}
@@ -172,7 +180,7 @@ def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
     about = {"digest": made.digest, "accepted": True}
     attest(registry, version, drawn(evaluation(staging, **about), tmp_path), tmp_path)
     policies = Namespace(staging=staging, production=production)
-    monkeypatch.setattr("atelier.cluster.Api.connect", lambda namespace: policies)
+    monkeypatch.setattr("atelier.platform.Api.connect", lambda namespace: policies)
 
     answer = _made(spec, "staging", "n")
     assert answer is not None and answer.data["version"] == version
@@ -206,7 +214,7 @@ def test_several_processes_are_stopped_and_go_on_as_one(workshop: Workshop, tmp_
     assert "going on after" in said
     known = Registry(workshop.tracking_uri).made_from("tiny-cat", SPEC_TAG, spec.digest)
     assert known is not None and "candidate" in known.aliases
-    assert known.tags["atelier.recipe"] == spec.recipe
+    assert known.tags["atelier.data.recipe"] == spec.recipe
 
 
 def test_bad_input_and_a_registry_that_is_away_are_told_apart(

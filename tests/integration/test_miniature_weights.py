@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
 from atelier.adapter.package import Package
-from atelier.base import base_digest
+from atelier.stores.base_files import base_digest
 from models.miniature.build.classifier import ASPECTS
 from services.engine import AdapterUse, Engine, EngineSettings, ImageRequest
 from tests.tiny import tiny_adapter

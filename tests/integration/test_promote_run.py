@@ -7,9 +7,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from atelier.data.release import ReleaseFolder
 from atelier.home import Home
-from atelier.registry import Registry
-from atelier.release import ReleaseFolder
+from atelier.stores.registry import Registry
 from pipelines.run import main
 from tests.judged import tiny_scorers
 from tests.tiny import tiny_base

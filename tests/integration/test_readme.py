@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from atelier.recipe import Recipe
+from atelier.data.recipe import Recipe
 from services.triton.process import free_port
 from tests.integration.checkout import ROOT, SECONDS, DemoRun
 

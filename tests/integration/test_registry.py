@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import ADAPTER, MANIFEST, Package, write_package
+from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, BadInput, Unavailable
 from atelier.home import Home
-from atelier.registry import Registry
-from atelier.tracking import Point
+from atelier.stores.registry import Registry
+from atelier.stores.tracking import Point
 
 BASE = BaseRef(id="models/miniature", digest="sha256:" + "0" * 64)
 MODULE = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -92,7 +92,7 @@ def test_a_version_keeps_its_lineage_and_its_package(registry: Registry, tmp_pat
     assert (info.name, info.version, info.digest) == ("thor-cat", version, made.digest)
     assert info.run_id == run_id
     assert info.aliases == ("candidate",)
-    assert info.tags["atelier.base"] == BASE.digest
+    assert info.tags["atelier.stores.base_files"] == BASE.digest
     assert info.tags["atelier.dataset"] == made.manifest.dataset
     assert info.tags["wandb"] == "offline"
     fetched = registry.fetch("thor-cat", version, tmp_path / "into" / "package")

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from atelier.names import hex_of
+from atelier.data.names import hex_of
 from services.engine import AdapterUse, Engine, ImageRequest
 from services.gateway.keys import KeyStore
 from tests.integration.conftest import TwoVersions

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from atelier.adapter.package import Package
-from atelier.release import Pin
-from commands.smoke import smoke_check
-from pipelines.promote import promote, retire, rollback
+from atelier.data.release import Pin
+from commands.serve.smoke import smoke_check
+from pipelines.delivery.local.promotion import promote, retire, rollback
 from services.gateway.keys import KeyStore
 from tests.integration.stack import Picture, ServedStack
 from tests.judged import evaluation, policy

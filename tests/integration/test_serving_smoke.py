@@ -1,6 +1,6 @@
 """What the gateway draws is what was judged, to the pixel: a verdict's engine, then the served way.
 
-`pipelines.smoke` asks, as the hook has it do before an alias moves.
+`pipelines.delivery.smoke` asks, as the hook has it do before an alias moves.
 """
 
 from pathlib import Path
@@ -10,16 +10,16 @@ import pytest
 from PIL import Image
 
 from atelier.adapter.package import Package
+from atelier.data.policy import Policy
+from atelier.data.release import Pin
 from atelier.errors import Refused
-from atelier.policy import Policy
-from atelier.release import Pin
-from pipelines.alike import alike
+from pipelines.delivery.image_similarity import alike
+from pipelines.delivery.smoke import gateway_smoke
 from pipelines.evaluate import attest, evaluate
-from pipelines.evaluate.attested import samples
-from pipelines.smoke import gateway_smoke
+from pipelines.evaluate.attestations import samples
 from services.engine import Engine
-from services.gateway.images import encode_png
 from services.gateway.keys import KeyStore
+from services.gateway.png import encode_png
 from tests.integration.stack import ServedStack
 from tests.judged import tiny_scorers
 from tests.tiny import tiny_adapter

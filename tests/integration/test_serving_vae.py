@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from atelier.adapter.package import Package
+from atelier.data.policy import Policy
 from atelier.errors import Refused
-from atelier.policy import Policy
+from pipelines.delivery.local.promotion import promote
 from pipelines.evaluate import Evaluation, evaluate
-from pipelines.promote import promote
 from services.engine import AdapterUse, Engine, ImageRequest, load_base
 from tests.integration.stack import PATIENCE, Pixels, ServedStack
 from tests.judged import tiny_scorers

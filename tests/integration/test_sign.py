@@ -10,15 +10,15 @@ from typer.testing import CliRunner, Result
 
 from atelier.adapter.package import ADAPTER, Package
 from atelier.adapter.signature import file_of, verify
-from atelier.declaration import ENVIRONMENTS, Declaration, Declarations
+from atelier.adapter.signature_policy import Trust
+from atelier.data.declaration import ENVIRONMENTS, Declaration, Declarations
+from atelier.data.release import Canary
 from atelier.errors import Refused
 from atelier.home import Home
-from atelier.registry import Registry
-from atelier.release import Canary
-from atelier.trust import Trust
+from atelier.stores.registry import Registry
 from commands.main import app
-from pipelines.signed import require_signed
-from services.gateway.images import encode_png
+from pipelines.delivery.approval import require_signed
+from services.gateway.png import encode_png
 from tests.signing import BASE, package, private_key, signer
 
 KEY, OTHER = private_key(), private_key()

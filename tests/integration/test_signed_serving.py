@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from atelier.adapter.package import Package
 from atelier.adapter.signature import file_of, sign
+from atelier.contract.replica import Replica
+from atelier.data.names import hex_of
+from atelier.data.release import Pin
 from atelier.files import write_atomic
-from atelier.names import hex_of
-from atelier.release import Pin
-from atelier.replica import Replica
 from commands.main import app
 from tests.integration.stack import PATIENCE, ServedStack
 from tests.signing import private_key, signer

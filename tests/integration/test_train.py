@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from atelier.adapter.package import ADAPTER, Package
-from atelier.adapter.tensors import read_header
+from atelier.adapter.safetensors_file import read_header
 from atelier.errors import BadInput, Interrupted
 from pipelines.dataset import open_folder
 from pipelines.train import TrainResult, train
@@ -100,7 +100,7 @@ def test_the_package_is_what_the_recipe_asked_for(studio: Path, unbroken: TrainR
 def test_diffusers_loads_it_with_its_true_scale(studio: Path, unbroken: TrainResult) -> None:
     from diffusers import StableDiffusionXLPipeline
 
-    from pipelines.train.lora import put_into
+    from pipelines.train.trainable_lora import put_into
     from services.engine.banked import share
 
     pipeline = StableDiffusionXLPipeline.from_pretrained(studio / "base")
@@ -146,7 +146,7 @@ def test_mlflow_and_wandb_hold_the_run_and_name_each_other(
     assert run.info.status == "FINISHED"
     assert run.data.params["train.lr"] == "0.01"
     assert run.data.params["lora.alpha"] == "2.0"
-    assert run.data.tags["atelier.recipe"] == recipe(studio, **TOLD).digest
+    assert run.data.tags["atelier.data.recipe"] == recipe(studio, **TOLD).digest
     assert run.data.tags["atelier.digest"] == unbroken.package.digest
     curve = client.get_metric_history(unbroken.run_id, "loss_prior")
     assert sorted(point.step for point in curve) == list(range(1, STEPS + 1))

@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from atelier.adapter.package import Package
+from atelier.data.recipe import Recipe
 from atelier.errors import Interrupted, RecipeError, Refused, Unavailable
-from atelier.recipe import Recipe
 from pipelines.dataset import open_folder
 from pipelines.train import train
 from pipelines.train.__main__ import main

@@ -19,9 +19,9 @@ from atelier.errors import AtelierError, Unavailable
 from atelier.home import Home
 from services.engine import Engine, ImageRequest
 from services.triton import TritonServer, TritonSettings
-from services.triton.keeper import PERIOD
 from services.triton.process import alive
 from services.triton.server import SHARED_MEMORY
+from services.triton.watchdog import PERIOD
 from tests.integration.conftest import TwoVersions
 from tests.integration.stack import ServedStack, v2_inputs
 

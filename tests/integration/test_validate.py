@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from atelier.registry import Registry
+from atelier.stores.registry import Registry
 from commands.main import app
 from pipelines.evaluate import attest
 from tests.judged import GOOD, drawn, evaluation, policy

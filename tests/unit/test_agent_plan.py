@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atelier.names import hex_of
-from atelier.release import Canary, Pin, Release
-from atelier.replica import Held, Replica
+from atelier.contract.replica import Held, Replica
+from atelier.contract.wanted import Wanted, WantedAdapter
+from atelier.data.names import hex_of
+from atelier.data.release import Canary, Pin, Release
 from services.agent.plan import KEPT, SERVED, plan, report
-from services.agent.wanted import Wanted, WantedAdapter
 
 BASE = "sha256:" + "b" * 64
 OTHER_BASE = "sha256:" + "c" * 64

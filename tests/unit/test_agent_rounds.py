@@ -15,20 +15,20 @@ import pytest
 
 from atelier.adapter.package import Package
 from atelier.adapter.signature import sign
+from atelier.adapter.signature_policy import SignaturePolicy, Trust
 from atelier.adapter.signers import Identity
-from atelier.environment import LocalReleases
+from atelier.contract.replica import Held, Replica, ReplicaFolder
+from atelier.contract.wanted import Wanted
+from atelier.data.names import hex_of
+from atelier.data.release import Pin, Release, ReleaseFolder
 from atelier.errors import Unavailable
 from atelier.files import write_atomic
-from atelier.names import hex_of
-from atelier.release import Pin, Release, ReleaseFolder
-from atelier.replica import Held, Replica, ReplicaFolder
-from atelier.trust import SignaturePolicy, Trust
+from atelier.stores.environment import LocalReleases
 from services.agent.agent import Agent, Place
-from services.agent.fetching import Fetching
+from services.agent.fetcher import Fetching
 from services.agent.health import HealthServer, Pulse
 from services.agent.packages import PackageShelf
 from services.agent.plan import Named
-from services.agent.wanted import Wanted
 from tests.signing import BASE, package, private_key, signer
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from atelier.artifacts import Index, known_as
+from atelier.data.names import ArtifactRef
 from atelier.errors import BadInput, Unavailable
 from atelier.files import digest_folder
-from atelier.names import ArtifactRef
-from atelier.patience import patiently
+from atelier.retry import patiently
+from atelier.stores.artifacts import Index, known_as
 
 HEX = "0123456789abcdef" * 4
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from atelier.base import base_digest, resolve_base
 from atelier.errors import BaseError, Unavailable
+from atelier.stores.base_files import base_digest, resolve_base
 
 
 def base(folder: Path) -> Path:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from atelier.adapter.manifest import Manifest
-from atelier.jobs import JobOptions
-from atelier.policy import Policy
-from atelier.release import HISTORY, Release
+from atelier.data.manifest import Manifest
+from atelier.data.policy import Policy
+from atelier.data.release import HISTORY, Release
+from atelier.platform.jobs import JobOptions
 from services.gateway.app import create_app
 from services.gateway.docs import PAGE
 from tests.gateway import Stage

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from atelier.cluster import Api
 from atelier.errors import BadInput
+from atelier.platform import Api
 
 POD, NAMED = "https://10.0.0.1:443", "https://named.example:6443"
 

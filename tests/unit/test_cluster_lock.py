@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from atelier.cluster import LeaseLock
-from atelier.cluster.api import Conflict, NotFound, Object
 from atelier.errors import Unavailable
-from pipelines import hook
+from atelier.platform import LeaseLock
+from atelier.platform.api import Conflict, NotFound, Object
+from pipelines.delivery.cluster import hook
 
 
 class Leases:

@@ -11,11 +11,11 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import write_package
-from atelier.base import base_digest
+from atelier.data.manifest import BaseRef
 from atelier.home import Home
-from atelier.jobs import CompilationSpec, TrainingSpec
+from atelier.platform.jobs import CompilationSpec, TrainingSpec
+from atelier.stores.base_files import base_digest
 from commands.main import app
 
 ROOT = Path(__file__).resolve().parents[2]

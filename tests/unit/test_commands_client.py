@@ -8,7 +8,7 @@ from urllib.error import HTTPError
 import pytest
 
 from atelier.errors import AtelierError, BadInput, Refused, Unavailable
-from commands.client import _translated
+from commands.serve.gateway_client import _translated
 
 
 def answer(status: int, body: bytes, **headers: str) -> HTTPError:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from atelier.adapter.package import Package
-from atelier.adapter.tensors import read_header, read_tensors, write_tensors
+from atelier.adapter.safetensors_file import read_header, read_tensors, write_tensors
 from atelier.errors import AdapterRejected, BadInput
-from commands.convert import package_from, projection_shapes, write_for_others
+from commands.release.adapter_files import package_from, projection_shapes, write_for_others
 
 UNET = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 TEXT = "encoder.layers.0.self_attn.q_proj"

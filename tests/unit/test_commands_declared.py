@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from atelier.declaration import Declaration, Declarations
+from atelier.data.declaration import Declaration, Declarations
 from commands.main import app
 
 HEX = "sha256:" + "0" * 64

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atelier.contract.replica import Replica, ReplicaFolder
 from atelier.errors import Refused
 from atelier.home import Home
-from atelier.replica import Replica, ReplicaFolder
 from commands.demo.__main__ import OURS, _fresh
 from commands.demo.clock import Clock, Step, duration
 from commands.demo.curves import Curve, plot

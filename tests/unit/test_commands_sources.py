@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atelier.adapter.manifest import BaseRef
 from atelier.adapter.package import Package, write_package
+from atelier.data.manifest import BaseRef
+from atelier.data.names import hex_of
+from atelier.data.release import Release, ReleaseFolder
 from atelier.errors import AdapterRejected, BadInput
 from atelier.home import Home
-from atelier.names import hex_of
-from atelier.release import Release, ReleaseFolder
-from commands.sources import AdapterRef, find
+from commands.adapter_references import AdapterRef, find
 
 BASE = BaseRef(id="models/none", digest="sha256:" + "0" * 64)
 MODULE = "unet.mid_block.attentions.0.proj_in"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from atelier.declaration import Declaration, DeclarationError, Declarations, Withdrawn
+from atelier.data.declaration import Declaration, DeclarationError, Declarations, Withdrawn
+from atelier.data.release import Canary, Pin, Release
 from atelier.errors import Refused
-from atelier.release import Canary, Pin, Release
 
 ONE, TWO, THREE, BASE = (f"sha256:{digit * 64}" for digit in "123b")
 

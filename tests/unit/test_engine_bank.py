@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from atelier.adapter.lora import LoraWeights
+from atelier.adapter.low_rank import LoraWeights
 from atelier.errors import AdapterRejected
 from services.engine.bank import Bank
 from services.engine.banked import Binding, bank_projections, share

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from atelier.adapter.lora import LoraWeights
-from atelier.adapter.manifest import BaseRef
+from atelier.adapter.low_rank import LoraWeights
 from atelier.adapter.package import Package, write_package
+from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, Unavailable
 from services.engine.layout import layout_of
 from services.engine.request import AdapterUse, UnknownAdapter

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atelier.data.policy import Gate, Policy
 from atelier.errors import BadInput, PolicyError, Refused
-from atelier.policy import Gate, Policy
 from pipelines.evaluate import Evaluation, verdict
 from tests.judged import GOOD, evaluation, policy, replaced
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipelines.evaluate.measures import Compared, Pair, diversity, effect, measure
-from pipelines.evaluate.shots import Shot
+from pipelines.evaluate.prompt_set import Shot
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 WORDS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from atelier.adapter.manifest import BaseRef, Manifest
+from atelier.data.manifest import BaseRef, Manifest
+from atelier.data.recipe import Recipe
 from atelier.errors import DatasetError
-from atelier.recipe import Recipe
 from pipelines.dataset import open_folder
 from pipelines.evaluate.references import compared
 

@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image
 
 from pipelines.evaluate.measures import Pair
+from pipelines.evaluate.prompt_set import Shot
 from pipelines.evaluate.sheet import GAP, LABEL, TILE, contact_sheet
-from pipelines.evaluate.shots import Shot
 from tests.judged import evaluation, policy
 
 

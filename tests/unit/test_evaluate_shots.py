@@ -2,9 +2,9 @@
 
 import pytest
 
-from atelier.adapter.manifest import BaseRef, Manifest
-from atelier.policy import Policy
-from pipelines.evaluate.shots import class_noun, fill, shots
+from atelier.data.manifest import BaseRef, Manifest
+from atelier.data.policy import Policy
+from pipelines.evaluate.prompt_set import class_noun, fill, shots
 
 DIGEST = "sha256:" + "a" * 64
 

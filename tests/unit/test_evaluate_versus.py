@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from atelier.errors import Refused
 from pipelines.evaluate import Evaluation, compare
-from pipelines.evaluate.shots import shots
-from pipelines.evaluate.versus import Difference
+from pipelines.evaluate.comparison import Difference
+from pipelines.evaluate.prompt_set import shots
 from tests.judged import GOOD, evaluation, policy, replaced
 
 POLICY = policy(

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier.release import ReleaseFolder
-from services.gateway import triton
+from atelier.data.release import ReleaseFolder
+from services.gateway import triton_client
 from services.gateway.database import DatabaseAway
-from services.gateway.images import read_metadata
 from services.gateway.keys import KeyStore, utc_now
+from services.gateway.png import read_metadata
 from services.gateway.problems import CATALOGUE
 from tests.gateway import BASE, ONE, TWO, Client, manifest_of, serving
 
@@ -92,10 +92,10 @@ def test_warnings_of_the_engine_reach_the_client(
     paint = client.engine.paint
     cut = "prompt: 12 words beyond the 77 tokens were left out: on the far side"
 
-    def warn(call: triton.ImageCall) -> triton.ImageAnswer:
+    def warn(call: triton_client.ImageCall) -> triton_client.ImageAnswer:
         answer = paint(call)
         info = answer.info.model_copy(update={"warnings": (cut,)})
-        return triton.ImageAnswer(answer.pixels, info)
+        return triton_client.ImageAnswer(answer.pixels, info)
 
     monkeypatch.setattr(client.engine, "paint", warn)
     assert client.make().json()["warnings"] == [cut]
@@ -105,7 +105,7 @@ def test_warnings_of_the_engine_reach_the_client(
 
 def test_every_call_names_its_version(client: Client) -> None:
     client.make(adapters=[{"name": "thor-cat", "weight": 0.4}])
-    assert client.engine.calls[-1].adapters == (triton.AdapterCall("thor-cat", 1, 0.4),)
+    assert client.engine.calls[-1].adapters == (triton_client.AdapterCall("thor-cat", 1, 0.4),)
 
 
 @pytest.mark.parametrize(
@@ -255,11 +255,15 @@ def test_unknown_adapter_version_and_style(refusing: Client) -> None:
 @pytest.mark.parametrize(
     ("error", "slug", "retry"),
     [
-        (triton.RequestRefused("scheduler: 'x' is not one of euler"), "invalid-request", None),
-        (triton.EngineBusy("32 requests wait", retry_after=2.2), "engine-busy", "3"),
-        (triton.EngineAway("no answer", retry_after=1.0), "engine-away", "1"),
-        (triton.TimedOut("too late"), "timed-out", None),
-        (triton.EngineFailed("secret /path broke"), "engine-failed", None),
+        (
+            triton_client.RequestRefused("scheduler: 'x' is not one of euler"),
+            "invalid-request",
+            None,
+        ),
+        (triton_client.EngineBusy("32 requests wait", retry_after=2.2), "engine-busy", "3"),
+        (triton_client.EngineAway("no answer", retry_after=1.0), "engine-away", "1"),
+        (triton_client.TimedOut("too late"), "timed-out", None),
+        (triton_client.EngineFailed("secret /path broke"), "engine-failed", None),
         (ZeroDivisionError("secret /path"), "internal-error", None),
         (DatabaseAway("secret", retry_after=1.0), "database-away", "1"),
     ],
@@ -294,7 +298,7 @@ def test_a_version_dropped_between_look_and_call_is_looked_up_once_more(client: 
         client.stage.load(TWO, 2)
         client.stage.release(TWO, 2)
         client.stage.drop("thor-cat", 1)
-        client.engine.errors = [triton.AdapterGone("thor-cat: no version 1")]
+        client.engine.errors = [triton_client.AdapterGone("thor-cat: no version 1")]
 
     client.engine.before = move
     answer = client.make(adapter="thor-cat").json()
@@ -305,12 +309,12 @@ def test_a_version_dropped_between_look_and_call_is_looked_up_once_more(client: 
 
 
 def test_a_version_that_stays_gone_is_a_503_and_a_pinned_one_a_404(client: Client) -> None:
-    client.engine.errors = [triton.AdapterGone("no version 1")] * 2
+    client.engine.errors = [triton_client.AdapterGone("no version 1")] * 2
     response = client.make(adapter="thor-cat")
     problem(response, "adapter-loading")
     assert response.headers["retry-after"] == "1"
     client.engine.before = lambda: client.stage.drop("thor-cat", 1)
-    client.engine.errors = [triton.AdapterGone("no version 1")]
+    client.engine.errors = [triton_client.AdapterGone("no version 1")]
     problem(client.make(adapter="thor-cat@1"), "unknown-adapter")
     assert client.usage()["in_progress"] == 0
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atelier.replica import Held, Replica
+from atelier.contract.replica import Held, Replica
 from services.gateway.balance import LEFT_OUT_SECONDS, STABLE, Balancer, Fleet, pool_of
 
 BASE = "sha256:" + "b" * 64

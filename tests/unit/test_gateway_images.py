@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from services.gateway.generation import metadata
-from services.gateway.images import encode_png, read_metadata
-from services.gateway.triton import (
+from services.gateway.png import encode_png, read_metadata
+from services.gateway.triton_client import (
     AdapterCall,
     ImageAnswer,
     ImageCall,

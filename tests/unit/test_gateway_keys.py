@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from typer.testing import CliRunner
 
 from atelier.errors import BadInput
-from commands import keys as command
+from commands.admin import keys as command
 from services.gateway.database import Database, DatabaseAway
 from services.gateway.keys import KeyRefused, KeyStore, utc_now
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from atelier.environment import local
+from atelier.contract.gateway import Gateway, GatewayFolder, Routed
+from atelier.data.names import hex_of
+from atelier.data.release import Canary, ReleaseFolder
 from atelier.files import write_atomic
-from atelier.gateways import Gateway, GatewayFolder, Routed
-from atelier.names import hex_of
-from atelier.release import Canary, ReleaseFolder
+from atelier.stores.environment import local
 from services.gateway.releases import (
     AdapterLoading,
     ReleaseWatch,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from atelier.ci.git import GitError, Repository
 from atelier.errors import Refused, Unavailable
-from atelier.git import GitError, Repository
 from tests.repository import Scratch
 
 FILE = "k8s/environments/staging/adapters/thor-cat.yaml"

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from atelier.ci.github import PAGE, GitHub
 from atelier.errors import BadInput, Refused, Unavailable
-from atelier.github import PAGE, GitHub
 from tests.github import REPOSITORY, TOKEN, FakeGitHub, fake_github
 
 

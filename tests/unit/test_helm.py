@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from atelier.cluster import ClusterAway
-from atelier.cluster.helm import Helm, HelmRefused
 from atelier.errors import BadInput
+from atelier.platform import ClusterAway
+from atelier.platform.helm import Helm, HelmRefused
 
 HISTORY = """[
  {"revision": 2, "updated": "2026-11-21T15:40:00.123456789Z", "status": "pending-upgrade",

@@ -10,16 +10,16 @@ from typing import Any, cast
 import pytest
 from PIL import Image
 
-from atelier.environment import Environment, Released
+from atelier.contract.gateway import Gateway, Routed
+from atelier.contract.replica import Held, Replica
+from atelier.data.release import Canary, Pin, Release
 from atelier.errors import BadInput, Unavailable
-from atelier.gateways import Gateway, Routed
-from atelier.registry import Registry
-from atelier.release import Canary, Pin, Release
-from atelier.replica import Held, Replica
-from pipelines.alike import Unlike
-from pipelines.evaluate.attested import Sample, kept
-from pipelines.hook import Hook, _smoke, _tolerance
-from pipelines.smoke import Smoke
+from atelier.stores.environment import Environment, Released
+from atelier.stores.registry import Registry
+from pipelines.delivery.cluster.hook import Hook, _smoke, _tolerance
+from pipelines.delivery.image_similarity import Unlike
+from pipelines.delivery.smoke import Smoke
+from pipelines.evaluate.attestations import Sample, kept
 from tests.judged import DIGEST as BASE
 from tests.judged import evaluation, policy
 

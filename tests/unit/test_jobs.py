@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from atelier.cluster.api import Conflict, NotFound
 from atelier.errors import BadInput
-from atelier.jobs import (
+from atelier.platform.api import Conflict, NotFound
+from atelier.platform.jobs import (
     CompilationSpec,
     JobOptions,
     TrainingSpec,
@@ -21,8 +21,8 @@ from atelier.jobs import (
     job_object,
     submit_job,
 )
-from atelier.jobs.following import CLAIMS, JOBS, Follower, Outcome
-from commands.job import JobChoices
+from atelier.platform.jobs.follower import CLAIMS, JOBS, Follower, Outcome
+from commands.admin.job_options import JobChoices
 
 K8S = Path(__file__).resolve().parents[2] / "k8s"
 HEX = "sha256:" + "0123456789abcdef" * 4
@@ -151,7 +151,7 @@ def test_a_compilation_is_a_job_of_the_same_kind() -> None:
         ]
     )
     (container,), (trains,) = pod(compilation)["containers"], pod(training)["containers"]
-    assert container["command"][:3] == ["python", "-m", "pipelines.compile.job"]
+    assert container["command"][:3] == ["python", "-m", "pipelines.compile.compile_job"]
     assert CompilationSpec.parse(container["command"][-1]) == COMPILATION
     seen = {one["name"] for one in container["env"]}
     assert seen == {one["name"] for one in trains["env"]} - {"HF_TOKEN", "WANDB_API_KEY"}

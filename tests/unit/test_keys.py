@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atelier.adapter import keys
-from atelier.adapter.keys import Key
+from atelier.adapter import tensor_names
+from atelier.adapter.tensor_names import Key
 
 PROJECTIONS = (
     "attn1.to_q",
@@ -39,7 +39,7 @@ def sdxl_modules() -> list[str]:
 
 
 MODULES = sdxl_modules()
-KOHYA = keys.kohya_modules(MODULES)
+KOHYA = tensor_names.kohya_modules(MODULES)
 ANY_KEY = st.builds(
     Key, st.sampled_from(MODULES), st.sampled_from(["lora_A.weight", "lora_B.weight", "alpha"])
 )
@@ -48,21 +48,21 @@ ANY_KEY = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(ANY_KEY)
 def test_every_spelling_round_trips(key: Key) -> None:
-    assert keys.parse(str(key)) == key
-    assert keys.canonical(str(key)) == str(key)
-    assert keys.parse(keys.to_kohya(key), KOHYA) == key
-    assert keys.parse(f"{keys.flat(key.module)}.{key.part}") == key
-    assert keys.unsupported(str(key)) is None
-    assert keys.unsupported(keys.to_kohya(key)) is None
+    assert tensor_names.parse(str(key)) == key
+    assert tensor_names.canonical(str(key)) == str(key)
+    assert tensor_names.parse(tensor_names.to_kohya(key), KOHYA) == key
+    assert tensor_names.parse(f"{tensor_names.flat(key.module)}.{key.part}") == key
+    assert tensor_names.unsupported(str(key)) is None
+    assert tensor_names.unsupported(tensor_names.to_kohya(key)) is None
     if key.component == "unet" and key.part != "alpha":
         peft = f"base_model.model.{key.module.removeprefix('unet.')}.{key.part}"
-        assert keys.parse(peft) == key
+        assert tensor_names.parse(peft) == key
 
 
 def test_no_two_modules_share_a_kohya_name() -> None:
-    assert len({keys.kohya_module(module) for module in MODULES}) == len(MODULES)
+    assert len({tensor_names.kohya_module(module) for module in MODULES}) == len(MODULES)
     with pytest.raises(ValueError, match="stands for"):
-        keys.kohya_modules(["unet.a.b_c", "unet.a_b.c"])
+        tensor_names.kohya_modules(["unet.a.b_c", "unet.a_b.c"])
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_no_two_modules_share_a_kohya_name() -> None:
     ],
 )
 def test_names_seen_in_published_files(kohya: str, module: str) -> None:
-    assert keys.parse(f"{kohya}.lora_down.weight", KOHYA) == Key(module, "lora_A.weight")
-    assert keys.parse(f"{kohya}.lora_up.weight", KOHYA) == Key(module, "lora_B.weight")
-    assert keys.parse(f"{kohya}.alpha", KOHYA) == Key(module, "alpha")
+    assert tensor_names.parse(f"{kohya}.lora_down.weight", KOHYA) == Key(module, "lora_A.weight")
+    assert tensor_names.parse(f"{kohya}.lora_up.weight", KOHYA) == Key(module, "lora_B.weight")
+    assert tensor_names.parse(f"{kohya}.alpha", KOHYA) == Key(module, "alpha")
 
 
 HEAD = "unet.mid_block.attentions.0.transformer_blocks.0.attn1"
@@ -118,12 +118,12 @@ CLIP = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
     ],
 )
 def test_older_and_newer_spellings(spelling: str, canonical: str) -> None:
-    assert keys.canonical(spelling) == canonical
+    assert tensor_names.canonical(spelling) == canonical
 
 
 def test_transformers_5_spelling_is_the_one_without_text_model() -> None:
-    assert keys.flat(CLIP) == "text_encoder.encoder.layers.0.self_attn.q_proj"
-    assert keys.flat(f"{HEAD}.to_q") == f"{HEAD}.to_q"
+    assert tensor_names.flat(CLIP) == "text_encoder.encoder.layers.0.self_attn.q_proj"
+    assert tensor_names.flat(f"{HEAD}.to_q") == f"{HEAD}.to_q"
 
 
 @pytest.mark.parametrize(
@@ -143,11 +143,11 @@ def test_transformers_5_spelling_is_the_one_without_text_model() -> None:
     ],
 )
 def test_what_has_no_place_is_not_guessed(key: str) -> None:
-    assert keys.parse(key, KOHYA) is None
+    assert tensor_names.parse(key, KOHYA) is None
 
 
 def test_kohya_needs_the_modules_of_the_base() -> None:
-    assert keys.parse("lora_unet_mid_block_attentions_0_proj_in.alpha") is None
+    assert tensor_names.parse("lora_unet_mid_block_attentions_0_proj_in.alpha") is None
 
 
 @pytest.mark.parametrize(
@@ -165,11 +165,11 @@ def test_kohya_needs_the_modules_of_the_base() -> None:
     ],
 )
 def test_what_is_not_served_has_a_name(key: str, family: str) -> None:
-    assert keys.unsupported(key) == family
+    assert tensor_names.unsupported(key) == family
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text("abunet_.lorAB0weight", max_size=60))
 def test_strange_keys_never_raise(key: str) -> None:
-    found = keys.parse(key, KOHYA)
+    found = tensor_names.parse(key, KOHYA)
     assert found is None or re.fullmatch(r"(unet|text_encoder(_2)?)(\.\w+)+", found.module)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atelier.adapter.lora import METADATA_KEY, pair_up
-from atelier.adapter.manifest import BaseRef, Manifest
+from atelier.adapter.low_rank import METADATA_KEY, pair_up
 from atelier.adapter.package import ADAPTER, EMBEDDINGS, MANIFEST, Package, write_package
-from atelier.adapter.single import read_single, tensors_of, write_kohya
-from atelier.adapter.tensors import read_header, read_tensors, write_tensors
+from atelier.adapter.safetensors_file import read_header, read_tensors, write_tensors
+from atelier.adapter.single_file import read_single, tensors_of, write_kohya
+from atelier.data.manifest import BaseRef, Manifest
 from atelier.errors import AdapterRejected
 from atelier.files import digest_folder, sha256_file
 

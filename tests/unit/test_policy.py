@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atelier.data.policy import DEFAULT, Gate, Policy
 from atelier.errors import PolicyError
-from atelier.policy import DEFAULT, Gate, Policy
 
 LEAST = """\
 scorers: {clip: c, dino: d}

@@ -5,11 +5,11 @@ from typing import Literal
 
 import pytest
 
+from atelier.data.release import Canary, Pin, Release
 from atelier.home import Home
-from atelier.release import Canary, Pin, Release
-from pipelines.intent import Intent, IntentFolder
-from pipelines.settle import Step, decide
-from pipelines.survey import Seen
+from pipelines.delivery.local.journal import Intent, IntentFolder
+from pipelines.delivery.local.reconciler import Step, decide
+from pipelines.delivery.readiness import Seen
 
 BASE = "sha256:" + "b" * 64
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64

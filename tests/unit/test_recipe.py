@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atelier.data.recipe import Recipe
 from atelier.errors import RecipeError
-from atelier.recipe import Recipe
 
 # DESIGN's own example.
 RECIPE = """\

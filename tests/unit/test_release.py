@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from atelier.contract.replica import Replica
+from atelier.data.release import HISTORY, Canary, Pin, Release, ReleaseFolder
 from atelier.errors import ReleaseError
-from atelier.release import HISTORY, Canary, Pin, Release, ReleaseFolder
-from atelier.replica import Replica
 
 BASE, OTHER_BASE = "sha256:" + "0" * 64, "sha256:" + "1" * 64
 VAE = "sha256:" + "5" * 64

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from atelier.replica import Held, Replica, ReplicaFolder, ready
+from atelier.contract.replica import Held, Replica, ReplicaFolder, ready
 
 BASE = "sha256:" + "0" * 64
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from atelier.cluster.api import CONFIG_MAPS, Object
-from atelier.cluster.helm import HelmRefused, Revision
-from atelier.cluster.releases import LABEL, PREFIX, RELEASE
-from atelier.declaration import Declaration, Declarations
+from atelier.data.declaration import Declaration, Declarations
+from atelier.data.release import Canary, Pin, Release
 from atelier.errors import BadInput, Refused
-from atelier.release import Canary, Pin, Release
-from pipelines.propose import propose
-from pipelines.rollout import Rollout
+from atelier.platform.api import CONFIG_MAPS, Object
+from atelier.platform.helm import HelmRefused, Revision
+from atelier.platform.release_configmaps import LABEL, PREFIX, RELEASE
+from pipelines.delivery.cluster import Rollout
+from pipelines.delivery.declare import propose
 
 NAME = "thor"
 ONE, TWO, THREE, BASE = (f"sha256:{digit * 64}" for digit in "123b")

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from atelier.cluster.helm import Revision
-from atelier.declaration import Declaration, Withdrawn
-from atelier.environment import Released
+from atelier.contract.replica import Held, Replica
+from atelier.data.declaration import Declaration, Withdrawn
+from atelier.data.release import Canary, Pin, Release
 from atelier.errors import BadInput, Refused
-from atelier.registry import VersionInfo
-from atelier.release import Canary, Pin, Release
-from atelier.replica import Held, Replica
-from pipelines.rollout import compare
-from pipelines.rollout.back import Known, left_behind, target
-from pipelines.rollout.rollout import recorded
-from pipelines.rollout.values import release_values, require_served
+from atelier.platform.helm import Revision
+from atelier.stores.environment import Released
+from atelier.stores.registry import VersionInfo
+from pipelines.delivery.cluster import compare
+from pipelines.delivery.cluster.helm_values import release_values, require_served
+from pipelines.delivery.cluster.promotion import recorded
+from pipelines.delivery.cluster.rollback import Known, left_behind, target
 
 ONE, TWO, THREE, BASE = (f"sha256:{digit * 64}" for digit in "123b")
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

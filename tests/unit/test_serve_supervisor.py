@@ -14,9 +14,9 @@ import pytest
 
 from atelier.errors import BadInput, Unavailable
 from atelier.home import Home
-from commands import serve, supervisor
-from commands.serve import Addresses, Model, plan_services
-from commands.supervisor import Service, Supervisor
+from commands.serve import serve, supervisor
+from commands.serve.serve import Addresses, Model, plan_services
+from commands.serve.supervisor import Service, Supervisor
 from services.triton.process import alive
 
 SLEEP = "exec sleep 60"
@@ -134,7 +134,8 @@ def test_one_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 
 def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom commands.serve import Service, Supervisor\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from commands.serve.serve import Service, Supervisor\n"
         "folder = Path(sys.argv[1])\n"
         "one = Service('one', ['/bin/sleep', '60'], {}, folder / 'log', ready=lambda: True)\n"
         "keeper = Supervisor([one], say=lambda _: None)\n"

@@ -24,9 +24,9 @@ from atelier.adapter.signature import (
     sign_keyless,
     verify,
 )
+from atelier.adapter.signature_policy import Trust
 from atelier.adapter.signers import Identity, Key, signers_in
 from atelier.errors import BadInput, PolicyError, SignatureRejected, Unavailable
-from atelier.trust import Trust
 from tests.signing import package, private_key, signer
 
 DOCS = Path(__file__).parents[2] / "docs" / "signing.md"

@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from atelier.errors import AtelierError, Refused, Unavailable
-from pipelines.alike import Unlike, alike
-from pipelines.evaluate.attested import Sample
-from pipelines.smoke import _refusal
-from services.gateway.images import encode_png
+from pipelines.delivery.image_similarity import Unlike, alike
+from pipelines.delivery.smoke import _refusal
+from pipelines.evaluate.attestations import Sample
+from services.gateway.png import encode_png
 from services.gateway.problems import Problem, invalid, problem_of
 from services.gateway.usage import QuotaExceeded, Usage
 from tests.judged import evaluation, policy

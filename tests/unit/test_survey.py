@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from atelier.environment import local
-from atelier.gateways import Gateway, GatewayFolder, Routed
+from atelier.contract.gateway import Gateway, GatewayFolder, Routed
+from atelier.contract.replica import Held, Replica, ReplicaFolder
+from atelier.data.release import Canary, Release
 from atelier.home import Home
-from atelier.release import Canary, Release
-from atelier.replica import Held, Replica, ReplicaFolder
-from pipelines.survey import Seen, survey, survey_gone
+from atelier.stores.environment import local
+from pipelines.delivery.readiness import Seen, survey, survey_gone
 
 BASE, OTHER_BASE = "sha256:" + "b" * 64, "sha256:" + "c" * 64
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from atelier.adapter.tensors import Limits, read_header, read_tensors, write_tensors
+from atelier.adapter.safetensors_file import Limits, read_header, read_tensors, write_tensors
 from atelier.errors import AdapterRejected
 
 

@@ -14,7 +14,7 @@ import torch
 
 from atelier.errors import BadInput, Unavailable
 from pipelines.train.checkpoint import Checkpoint, Checkpoints, Identity
-from pipelines.train.folder import RunFolder
+from pipelines.train.run_folder import RunFolder
 
 IDENTITY = Identity("sha256:recipe", "sha256:base", "sha256:dataset")
 

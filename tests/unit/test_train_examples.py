@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from atelier.recipe import Recipe
+from atelier.data.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "examples").glob("*/*.yaml"))

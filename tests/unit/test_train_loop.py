@@ -8,8 +8,8 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import nn
 
+from atelier.data.recipe import TrainSpec
 from atelier.errors import BaseError, RecipeError, Refused
-from atelier.recipe import TrainSpec
 from pipelines.train.draws import Draws
 from pipelines.train.loop import Loop, Report
 from pipelines.train.methods.method import Loss

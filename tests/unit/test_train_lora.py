@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from atelier.errors import RecipeError
-from pipelines.train.flat import FlatParameters
-from pipelines.train.lora import LoraLinear, put_into, tensors_of, weights_of
+from pipelines.train.flat_parameters import FlatParameters
+from pipelines.train.trainable_lora import LoraLinear, put_into, tensors_of, weights_of
 
 
 def layer(bias: bool = True, dtype: torch.dtype = torch.float32) -> LoraLinear:

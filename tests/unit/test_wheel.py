@@ -28,7 +28,7 @@ def test_a_wheel_has_every_file_of_the_rooms(wheel: set[str]) -> None:
         ("git", "ls-files", "--", *ROOMS), cwd=ROOT, check=True, capture_output=True, text=True
     )
     tracked = {name for name in listed.stdout.split() if (ROOT / name).exists()}
-    assert {"atelier/policy.yaml", "services/triton/atelier/config.pbtxt"} <= tracked
+    assert {"atelier/data/policy.yaml", "services/triton/atelier/config.pbtxt"} <= tracked
     assert tracked <= wheel
 
 

@@ -17,7 +17,7 @@ atelier.dev/adapter: {{ .Values.adapter | quote }}
 {{- end -}}
 {{- end }}
 
-{{- /* The release as atelier/release.py reads it; what is not said has its defaults there. */ -}}
+{{- /* The release as atelier/data/release.py reads it; what is not said has its defaults there. */ -}}
 {{- define "adapter.release" -}}
 {{- $release := pick .Values "adapter" "base" "digest" "previous" -}}
 {{- $_ := set $release "version" (int .Values.version) -}}

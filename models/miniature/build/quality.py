@@ -14,7 +14,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 
-from atelier.base import base_digest
+from atelier.stores.base_files import base_digest
 
 from .classifier import ASPECTS, Classifier, classify
 from .data import POSES, Drawn, held_out_scenes, load_drawn

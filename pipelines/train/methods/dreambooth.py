@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from atelier.adapter.lora import LoraWeights
-from pipelines.train import lora
+from atelier.adapter.low_rank import LoraWeights
+from pipelines.train import trainable_lora
 from pipelines.train.draws import Draws
 from pipelines.train.material import Material
 from pipelines.train.methods.method import Loss
@@ -32,7 +32,7 @@ class DreamBooth:
         spec = self.stage.lora
         self.objective = Objective.of(base.scheduler_config, base.device)
         networks = {name: share(getattr(base, name)) for name in ("unet", *ENCODERS)}
-        self.layers = lora.put_into(
+        self.layers = trainable_lora.put_into(
             networks, spec.targets, spec.rank, spec.alpha, self.stage.train.seed
         )
         self.unet = networks["unet"]
@@ -55,11 +55,11 @@ class DreamBooth:
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """A and B of every adapted projection."""
-        return dict(lora.tensors_of(self.layers))
+        return dict(trainable_lora.tensors_of(self.layers))
 
     def adapter(self) -> dict[str, LoraWeights]:
         """The pairs as they are now."""
-        return lora.weights_of(self.layers)
+        return trainable_lora.weights_of(self.layers)
 
     def loss(self, draws: Draws) -> Loss:
         """Min-SNR weighted error on the subject, plus the weighted error on its class."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from atelier.adapter.lora import LoraWeights
+from atelier.adapter.low_rank import LoraWeights
 from pipelines.train.draws import Draws
 from pipelines.train.material import Material
 

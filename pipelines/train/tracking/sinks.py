@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from atelier.errors import Unavailable
-from atelier.tracking import Point, Status, Tracking
+from atelier.stores.tracking import Point, Status, Tracking
 from pipelines.train.tracking.journal import Event
 
 _STATUS: dict[str, Status] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}

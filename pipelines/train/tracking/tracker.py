@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from atelier.data.recipe import TrackingSpec
 from atelier.errors import BadInput
 from atelier.home import Home
-from atelier.recipe import TrackingSpec
 from pipelines.train.tracking.delivery import Delivery, read_state
 from pipelines.train.tracking.journal import Journal
 from pipelines.train.tracking.sinks import MlflowSink, Sink, WandbSink

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from atelier.data.names import Digest, hex_of
 from atelier.errors import BadInput
 from atelier.files import digest_json, sha256_bytes, sha256_file
-from atelier.names import Digest, hex_of
 from services.engine.scheduling import Shape
 
 if TYPE_CHECKING:

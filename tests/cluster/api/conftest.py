@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from atelier.adapter.manifest import Manifest
-from atelier.cluster import Api, Pod
-from atelier.cluster.api import CONFIG_MAPS
-from atelier.registry import Registry
-from atelier.release import Release
+from atelier.data.manifest import Manifest
+from atelier.data.release import Release
+from atelier.platform import Api, Pod
+from atelier.platform.api import CONFIG_MAPS
+from atelier.stores.registry import Registry
 from tests.cluster.apiserver import ApiServer, chart_rules, missing
 from tests.promoted import package
 

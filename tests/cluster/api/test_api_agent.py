@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from atelier.cluster.api import LEASES, NotFound
+from atelier.contract.replica import Held, Replica
+from atelier.data.names import hex_of
+from atelier.data.release import Pin, Release
 from atelier.files import write_atomic
-from atelier.names import hex_of
-from atelier.release import Pin, Release
-from atelier.replica import Held, Replica
+from atelier.platform.api import LEASES, NotFound
 from services.triton.process import free_port, spawn, stop, tail
 from tests.cluster.api.conftest import Namespace
 from tests.cluster.apiserver import until

@@ -15,10 +15,10 @@ import grpc
 import httpx
 import pytest
 
-from atelier.cluster import listing, watching
-from atelier.cluster.api import INFERENCE_SERVICES
-from atelier.release import Pin, Release
-from atelier.replica import Held, Replica
+from atelier.contract.replica import Held, Replica
+from atelier.data.release import Pin, Release
+from atelier.platform import listing, watching
+from atelier.platform.api import INFERENCE_SERVICES
 from services.gateway.keys import KeyStore
 from services.triton.process import free_port, spawn, stop, tail
 from tests.cluster.api.conftest import Namespace

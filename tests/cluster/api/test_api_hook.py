@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from atelier.cluster import LeaseLock, listing, watching
-from atelier.cluster.api import CONFIG_MAPS
+from atelier.contract.gateway import Gateway, Routed
+from atelier.contract.replica import Held, Replica
+from atelier.data.release import Pin, Release
 from atelier.errors import BadInput, Refused, Unavailable
-from atelier.gateways import Gateway, Routed
-from atelier.registry import Registry
-from atelier.release import Pin, Release
-from atelier.replica import Held, Replica
-from pipelines.evaluate.attested import Sample
-from pipelines.hook import Hook
-from pipelines.smoke import Smoke
+from atelier.platform import LeaseLock, listing, watching
+from atelier.platform.api import CONFIG_MAPS
+from atelier.stores.registry import Registry
+from pipelines.delivery.cluster.hook import Hook
+from pipelines.delivery.smoke import Smoke
+from pipelines.evaluate.attestations import Sample
 from tests.cluster.api.conftest import Namespace
 from tests.judged import DIGEST as BASE
 
@@ -247,7 +247,14 @@ def test_the_process_asks_the_gateway_with_its_key(scene: Scene, tmp_path: Path)
         "MLFLOW_TRACKING_URI": scene.uri,
         "ATELIER_KEY": "the-key",
     }
-    command = [sys.executable, "-m", "pipelines.hook", NAME, "--environment", ALIAS]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.delivery.cluster.hook",
+        NAME,
+        "--environment",
+        ALIAS,
+    ]
     command += ["--gateway", f"http://127.0.0.1:{server.server_port}", "--wait", "60"]
     ended = subprocess.run(
         command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False

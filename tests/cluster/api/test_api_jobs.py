@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 import yaml
 
-from atelier.artifacts import Artifacts
-from atelier.base import base_digest
-from atelier.cluster import Api
-from atelier.cluster.api import CONFIG_MAPS, NotFound
-from atelier.jobs import (
+from atelier.data.names import ArtifactRef
+from atelier.data.policy import DEFAULT, Policy
+from atelier.platform import Api
+from atelier.platform.api import CONFIG_MAPS, NotFound
+from atelier.platform.jobs import (
     SPEC_TAG,
     CompilationSpec,
     Follower,
@@ -34,10 +34,10 @@ from atelier.jobs import (
     stop_job,
     submit_job,
 )
-from atelier.jobs.following import CLAIMS, JOBS, PODS, finished
-from atelier.names import ArtifactRef
-from atelier.policy import DEFAULT, Policy
-from atelier.registry import Registry
+from atelier.platform.jobs.follower import CLAIMS, JOBS, PODS, finished
+from atelier.stores.artifacts import Artifacts
+from atelier.stores.base_files import base_digest
+from atelier.stores.registry import Registry
 from services.triton.process import spawn
 from tests.cluster.apiserver import ADMIN, ApiServer, missing, until
 from tests.cluster.local.tools import program

@@ -164,7 +164,7 @@ def test_who_looks_may_look_and_who_trains_may_submit(job: Callable[[str], Run])
 
 LONG = """
 import time
-from atelier.cluster import Api
+from atelier.platform import Api
 api, end = Api.connect("atelier-staging"), time.monotonic() + 8
 while time.monotonic() < end:
     api.list("/api/v1/namespaces/{namespace}/configmaps")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from kubernetes.config import incluster_config
 
-from atelier.cluster import Api, ClusterAway, ClusterRefused, listing, watching
-from atelier.cluster.api import CONFIG_MAPS, LEASES, Expired
-from atelier.environment import Environment
+from atelier.data.release import Pin, Release
 from atelier.errors import ReleaseError
-from atelier.release import Pin, Release
+from atelier.platform import Api, ClusterAway, ClusterRefused, listing, watching
+from atelier.platform.api import CONFIG_MAPS, LEASES, Expired
+from atelier.stores.environment import Environment
 from services.triton.process import free_port
 from tests.cluster.api.conftest import Namespace
 from tests.cluster.apiserver import until

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from atelier.cluster import LeaseLock, listing, watching
-from atelier.cluster.api import LEASES
-from atelier.cluster.reports import ClusterReports
-from atelier.cluster.watching import Listed
-from atelier.environment import Environment
+from atelier.contract.gateway import Gateway, Routed
+from atelier.contract.replica import Held, Replica
 from atelier.errors import Unavailable
-from atelier.gateways import Gateway, Routed
-from atelier.replica import Held, Replica
+from atelier.platform import LeaseLock, listing, watching
+from atelier.platform.api import LEASES
+from atelier.platform.informer import Listed
+from atelier.platform.report_leases import ClusterReports
+from atelier.stores.environment import Environment
 from tests.cluster.api.conftest import Namespace
 from tests.cluster.apiserver import until
 from tests.gateway import BASE, ONE

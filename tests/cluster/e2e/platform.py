@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atelier.adapter.package import MANIFEST, Package
-from atelier.base import base_digest
-from atelier.registry import Registry
-from atelier.release import Pin
+from atelier.data.release import Pin
+from atelier.stores.base_files import base_digest
+from atelier.stores.registry import Registry
 from tests.cluster.e2e.volumes import MINE, Volumes
 from tests.cluster.local import kubectl
 from tests.cluster.local.shell import run

@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from atelier.adapter.package import Package
-from atelier.declaration import Declarations
-from atelier.policy import Policy
-from atelier.registry import Registry
-from atelier.release import Pin
+from atelier.data.declaration import Declarations
+from atelier.data.policy import Policy
+from atelier.data.release import Pin
+from atelier.stores.registry import Registry
 from pipelines.evaluate import attest, evaluate
 from tests.cluster.e2e.platform import ROOT, Platform
 from tests.cluster.local.tools import program

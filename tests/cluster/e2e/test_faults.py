@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from atelier.adapter.package import MANIFEST, Package
-from atelier.release import Pin
+from atelier.data.release import Pin
 from tests.cluster.conftest import NAMED
 from tests.cluster.e2e.away import damaged, mlflow_away, settle
 from tests.cluster.e2e.platform import Platform

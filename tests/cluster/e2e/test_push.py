@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from atelier.cluster.releases import PREFIX
-from atelier.declaration import Declaration, Declarations
-from atelier.release import Release
+from atelier.data.declaration import Declaration, Declarations
+from atelier.data.release import Release
+from atelier.platform.release_configmaps import PREFIX
 from tests.actions.act import Ended, missing
 from tests.cluster.e2e.platform import DIRECT, Platform
 from tests.cluster.e2e.rollouts import ENVIRONMENT

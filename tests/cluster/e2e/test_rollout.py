@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from atelier.adapter.package import Package
-from atelier.cluster.releases import PREFIX
-from atelier.release import Pin
-from pipelines.rollout import STEPS
+from atelier.data.release import Pin
+from atelier.platform.release_configmaps import PREFIX
+from pipelines.delivery.cluster import STEPS
 from services.gateway.balance import place_of
 from services.gateway.keys import KeyStore
 from tests.cluster.e2e.away import damaged, mlflow_away, settle

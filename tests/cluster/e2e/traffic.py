@@ -15,7 +15,7 @@ import numpy as np
 import tritonclient.http
 
 from atelier.adapter.package import Package
-from atelier.release import Pin
+from atelier.data.release import Pin
 from services.engine import AdapterUse, Engine, EngineSettings, ImageRequest
 from services.engine.base import load_base
 from tests.cluster.e2e.platform import Picture, Pixels, Platform

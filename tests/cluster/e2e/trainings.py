@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
+from atelier.data.policy import Policy
 from atelier.files import sha256_file
-from atelier.policy import Policy
-from atelier.registry import Registry
+from atelier.stores.registry import Registry
 from tests.cluster.e2e.platform import ROOT, Platform, namespace
 from tests.cluster.e2e.volumes import MINE
 from tests.cluster.local import kubectl

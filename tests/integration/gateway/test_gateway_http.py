@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.gateway.images import read_metadata
 from services.gateway.keys import KeyStore
+from services.gateway.png import read_metadata
 from tests.gateway import ONE, TWO, digests
 from tests.integration.gateway.conftest import Gateway, Setting, run_gateway
 from tests.integration.gateway.v2 import Call, V2Server, wait_for

@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from atelier.adapter.package import ADAPTER, Package, write_package
-from atelier.adapter.tensors import read_tensors
-from atelier.release import Pin
+from atelier.adapter.safetensors_file import read_tensors
+from atelier.data.release import Pin
 from services.engine import AdapterUse, Engine, ImageRequest
-from services.gateway.images import read_metadata
 from services.gateway.keys import KeyStore
+from services.gateway.png import read_metadata
 from tests.integration.stack import ServedStack
 from tests.tiny import tiny_adapter
 

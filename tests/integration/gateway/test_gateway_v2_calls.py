@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from atelier.replica import Replica
+from atelier.contract.replica import Replica
 from services.gateway.balance import Balancer, Fleet
+from services.gateway.environment_source import shares_of
 from services.gateway.replicas import Replicas, V2Answer
-from services.gateway.surroundings import shares_of
-from services.gateway.triton import EngineAway, EngineBusy, TimedOut
+from services.gateway.triton_client import EngineAway, EngineBusy, TimedOut
 from services.triton.process import free_port
 from tests.gateway import BASE
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from atelier.gateways import GatewayFolder
+from atelier.contract.gateway import GatewayFolder
 from services.gateway.keys import KeyStore
 from services.triton.process import alive
 from tests.gateway import ONE

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from atelier.home import Home
-from atelier.registry import Registry
+from atelier.stores.registry import Registry
 from tests.promoted import Adapter
 
 

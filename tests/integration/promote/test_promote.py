@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from atelier.data.release import ReleaseFolder
 from atelier.errors import AtelierError, BadInput, Refused, Unavailable
-from atelier.release import ReleaseFolder
-from pipelines.promote import settle
+from pipelines.delivery.local.promotion import settle
 from tests.judged import DIGEST as BASE
 from tests.judged import GOOD, policy
 from tests.promoted import Adapter, package

@@ -2,9 +2,9 @@
 
 import pytest
 
+from atelier.data.release import ReleaseFolder
 from atelier.errors import AtelierError, BadInput, Refused
-from atelier.release import ReleaseFolder
-from pipelines.promote import retire, rollback, settle
+from pipelines.delivery.local.promotion import retire, rollback, settle
 from tests.judged import DIGEST as BASE
 from tests.promoted import Adapter
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from atelier.data.release import ReleaseFolder
 from atelier.errors import Refused
 from atelier.home import Home
-from atelier.registry import Registry
-from atelier.release import ReleaseFolder
-from pipelines.intent import IntentFolder
-from pipelines.promote import retire, settle
+from atelier.stores.registry import Registry
+from pipelines.delivery.local.journal import IntentFolder
+from pipelines.delivery.local.promotion import retire, settle
 from tests.promoted import Adapter, State
 
 
@@ -120,8 +120,8 @@ def test_killed_while_retiring_it_serves_or_it_does_not(shared: Adapter, tmp_pat
 PROMOTION = """
 import sys
 from atelier.home import Home
-from atelier.registry import Registry
-from pipelines.promote import promote
+from atelier.stores.registry import Registry
+from pipelines.delivery.local.promotion import promote
 from tests.judged import policy
 name, uri, home = sys.argv[1:]
 print("go", flush=True)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from atelier.declaration import Declaration
+from atelier.data.declaration import Declaration
 from commands.main import app
 from tests.github import FakeGitHub, fake_github
 from tests.judged import policy

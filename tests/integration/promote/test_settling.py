@@ -14,7 +14,7 @@ import pytest
 
 from atelier.files import write_atomic
 from atelier.home import Home
-from atelier.registry import Registry
+from atelier.stores.registry import Registry
 from tests.integration.gateway.v2 import V2Server
 from tests.promoted import Adapter
 
@@ -36,7 +36,7 @@ class Settling:
         env = {**os.environ, "ATELIER_HOME": str(home.root), "MLFLOW_TRACKING_URI": registry.uri}
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "commands.settling"], cwd=ROOT, env=env, stderr=output
+                [sys.executable, "-m", "commands.serve.reconcile"], cwd=ROOT, env=env, stderr=output
             )
 
     def said(self) -> str:

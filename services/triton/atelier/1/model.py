@@ -14,10 +14,10 @@ from services.engine import Engine, ImageResult
 from services.engine.volume import VolumeWatcher
 from services.triton.answers import Answers, error_code, error_text
 from services.triton.control import ControlFolder
-from services.triton.keeper import Keeper
 from services.triton.metrics import Mirror
 from services.triton.settings import ModelSettings
 from services.triton.tensors import INPUTS, info, parse
+from services.triton.watchdog import Keeper
 
 ENGINE_ENDED = 70  # EX_SOFTWARE
 

@@ -1,0 +1,93 @@
+"""What an environment asks of a package's signature: one place says it, to agents and promotions.
+
+That place is `serving.signatures` in the values of charts/atelier (platform.yaml): `policy` is
+`off`, `warn` or `enforce`, `signers` are files by name (see `adapter/signers.py`). On one machine
+it is the variables ATELIER_SIGNATURES and ATELIER_SIGNERS, a folder.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from atelier.adapter.package import Package
+from atelier.adapter.signature import verify
+from atelier.adapter.signers import Signer, signers_in, signers_of
+from atelier.data import yaml_model
+from atelier.errors import PolicyError, SignatureRejected, Unavailable
+
+SignaturePolicy = Literal["off", "warn", "enforce"]
+POLICIES: tuple[SignaturePolicy, ...] = get_args(SignaturePolicy)
+
+
+class _Signatures(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: SignaturePolicy = "off"
+    signers: dict[str, str] = {}
+
+
+class _Serving(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    signatures: _Signatures = _Signatures()
+
+
+class _Platform(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    serving: _Serving = _Serving()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The signature to keep, and what is wrong with it where that is only warned of."""
+
+    signature: bytes | None = None
+    warning: str | None = None
+
+
+@dataclass(frozen=True)
+class Trust:
+    """A signature policy, and whose signatures count."""
+
+    policy: SignaturePolicy = "off"
+    signers: tuple[Signer, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.policy == "enforce" and not self.signers:
+            raise PolicyError("signatures: `enforce` without any signer would let nothing serve")
+
+    @classmethod
+    def of_platform(cls, file: Path) -> Self:
+        """As the values of an environment's platform say; PolicyError names the line."""
+        said = yaml_model.load(file, _Platform, PolicyError).serving.signatures
+        try:
+            return cls(said.policy, signers_of(said.signers, file))
+        except PolicyError as error:
+            raise PolicyError(f"{file}: {error}") from error
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> Self:
+        """As ATELIER_SIGNATURES and ATELIER_SIGNERS say; off where they say nothing."""
+        said = environment.get("ATELIER_SIGNATURES") or "off"
+        policy = next((one for one in POLICIES if one == said), None)
+        if policy is None:
+            raise PolicyError(f"ATELIER_SIGNATURES={said}: must be {', '.join(POLICIES)}")
+        folder = environment.get("ATELIER_SIGNERS")
+        return cls(policy, signers_in(Path(folder)) if folder and policy != "off" else ())
+
+    def check(self, package: Package, signatures: Sequence[bytes]) -> Checked:
+        """Look for a good one among a package's signatures. SignatureRejected under `enforce`,
+        Unavailable where that cannot be said now."""
+        if self.policy == "off":
+            return Checked()
+        try:
+            return Checked(verify(package, signatures, self.signers).signature)
+        except (SignatureRejected, Unavailable) as error:
+            if self.policy == "enforce":
+                raise
+            warning = f"{error} (served all the same: the policy is warn)"
+            return Checked(next(iter(signatures), None), warning)

@@ -1,0 +1,54 @@
+"""Adapters as single files, the way other tools exchange them."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from atelier.adapter import tensor_names
+from atelier.adapter.low_rank import LoraWeights, nominal, pair_up
+from atelier.adapter.safetensors_file import Array, read_header, read_tensors, write_tensors
+from atelier.data.manifest import Manifest
+from atelier.errors import AdapterRejected
+
+
+def read_single(path: Path, modules: Iterable[str]) -> dict[str, LoraWeights]:
+    """The pairs of a diffusers, PEFT or kohya file, by canonical module.
+
+    `modules` are the base's projections in canonical names: kohya's cannot be read without.
+    """
+    try:
+        kohya = tensor_names.kohya_modules(modules)
+    except ValueError as error:
+        raise AdapterRejected(f"{path}: cannot be matched with this base: {error}") from error
+    return pair_up(read_tensors(path), read_header(path).metadata, place=str(path), kohya=kohya)
+
+
+def tensors_of(lora: Mapping[str, LoraWeights]) -> dict[str, Array]:
+    """Pairs as canonical tensors with an `.alpha` each, as `write_package` takes them."""
+    tensors: dict[str, Array] = {}
+    for module, one in lora.items():
+        tensors[f"{module}.lora_A.weight"] = one.A
+        tensors[f"{module}.lora_B.weight"] = one.B
+        tensors[f"{module}.alpha"] = np.array(one.alpha, dtype=np.float32)
+    return tensors
+
+
+def write_kohya(path: Path, lora: Mapping[str, LoraWeights], manifest: Manifest) -> None:
+    """Write pairs as kohya's trainer does, each with its own alpha, for tools that read that."""
+    tensors: dict[str, Array] = {}
+    for name, value in tensors_of(lora).items():
+        key = tensor_names.parse(name)
+        if key is not None:
+            tensors[tensor_names.to_kohya(key)] = value
+    rank, alpha = nominal(lora)
+    metadata = {
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.title": manifest.name,
+        "modelspec.trigger_phrase": manifest.trigger,
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": f"{alpha:g}",
+    }
+    write_tensors(path, tensors, metadata)

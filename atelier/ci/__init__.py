@@ -1,0 +1,1 @@
+"""Git, GitHub, and the changes that a push makes."""

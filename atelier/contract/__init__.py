@@ -1,0 +1,1 @@
+"""The contract between gateway, Triton, engine and agent: requests, answers and reports."""

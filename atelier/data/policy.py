@@ -1,0 +1,159 @@
+"""What an adapter must show before it may serve: the operator's word, not the author's.
+
+A recipe may ask more of its own adapter, never less.
+"""
+
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from atelier.data import yaml_model
+from atelier.errors import PolicyError
+from atelier.files import digest_json
+
+DEFAULT = Path(__file__).with_name("policy.yaml")
+
+# subject    likeness to the training subject (DINO features); image: the same by CLIP-I
+# text       the picture shows what the prompt says (CLIP-T)
+# drift      how far unrelated prompts moved from the base
+# diversity  how different pictures of one prompt are
+# copying    likeness of the nearest training picture
+# effect     how much the adapter changes at all
+Measure = Literal["subject", "image", "text", "drift", "diversity", "copying", "effect"]
+
+Limit = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Gate(_Plain):
+    """Limits of one measure; the deltas limit its difference to the base's own."""
+
+    min: Limit | None = None
+    max: Limit | None = None
+    min_delta: Limit | None = None
+    max_delta: Limit | None = None
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if not self.limits:
+            raise ValueError("a gate needs at least one of min, max, min_delta, max_delta")
+        _refuse_contradiction(self.limits)
+        return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by name."""
+        return {name: value for name, value in self if value is not None}
+
+    def tightened(self, other: "Gate") -> "Gate":
+        """Both gates' limits; ValueError where `other` would let more pass."""
+        for name, value in other.limits.items():
+            mine = getattr(self, name)
+            if mine is None:
+                continue
+            looser = value < mine if name.startswith("min") else value > mine
+            if looser:
+                raise ValueError(f"{name} {value:g} is looser than the policy's {mine:g}")
+        limits = {**self.limits, **other.limits}
+        _refuse_contradiction(limits)
+        return Gate.model_validate(limits)
+
+
+def _refuse_contradiction(limits: Mapping[str, float]) -> None:
+    for low, high in (("min", "max"), ("min_delta", "max_delta")):
+        if low in limits and high in limits and limits[low] > limits[high]:
+            raise ValueError(
+                f"nothing is both at least {limits[low]:g} and at most {limits[high]:g}"
+            )
+
+
+Gates = dict[Measure, Gate]
+
+
+class Prompts(_Plain):
+    """What is asked of the model under judgement."""
+
+    subject: Annotated[tuple[Text, ...], Field(min_length=1)]  # {trigger}, {class}
+    unrelated: Annotated[tuple[Text, ...], Field(min_length=1)]
+
+    @field_validator("subject", "unrelated")
+    @classmethod
+    def _known_fields(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        for prompt in prompts:
+            fields = {field for _, field, _, _ in string.Formatter().parse(prompt)} - {None}
+            if fields - {"trigger", "class"}:
+                raise ValueError(f"{prompt!r}: only {{trigger}} and {{class}} can be filled in")
+        return prompts
+
+
+class Scorers(_Plain):
+    """The models that judge: a folder (relative to the working directory), a hub id, or the address
+    `mlflow://scorers/<hex>` that `atelier scorer import` prints."""
+
+    clip: Text
+    dino: Text
+
+
+class Policy(_Plain):
+    """How adapters are judged in one environment."""
+
+    scorers: Scorers
+    seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], Field(min_length=1)]
+    prompts: Prompts
+    steps: Annotated[int, Field(strict=True, ge=1, le=150)] = 30
+    guidance_scale: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 5.0
+    scheduler: Text = "euler"
+    gates: Annotated[Gates, Field(min_length=1)]
+    against_serving: Gates = {}  # how far a candidate's mean may be from the serving version's own
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is given twice, which would count its pictures twice")
+        return seeds
+
+    @field_validator("against_serving")
+    @classmethod
+    def _only_deltas(cls, gates: Gates) -> Gates:
+        for name, gate in gates.items():
+            if wrong := [limit for limit in gate.limits if not limit.endswith("delta")]:
+                raise ValueError(
+                    f"{name}.{wrong[0]}: limits a difference, so use {wrong[0]}_delta; "
+                    "what every version must show belongs into gates"
+                )
+        return gates
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> "Policy":
+        """Read a policy, by default the one for the miniature that comes with the program."""
+        return yaml_model.load(Path(path) if path else DEFAULT, cls, PolicyError)
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> "Policy":
+        """Read what `source`, named in errors, says."""
+        return yaml_model.parse(text, Path(source), cls, PolicyError)
+
+    @property
+    def digest(self) -> str:
+        """`sha256:<hex>` of what it says."""
+        return digest_json(self.model_dump(mode="json"))
+
+    def tightened(self, gates: Mapping[Measure, Gate]) -> "Policy":
+        """This policy with a recipe's own gates; PolicyError where one loosens it."""
+        merged = dict(self.gates)
+        for name, gate in gates.items():
+            try:
+                merged[name] = merged[name].tightened(gate) if name in merged else gate
+            except ValueError as error:
+                raise PolicyError(
+                    f"gates.{name}: {error}; a recipe may only tighten what the operator asks"
+                ) from error
+        return self.model_copy(update={"gates": merged})

@@ -1,0 +1,327 @@
+"""What to train: the YAML beside the pictures, and nothing that is left to chance.
+
+A recipe's digest covers what it says, defaults included, not where it lies.
+"""
+
+import json
+import re
+import string
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from atelier.data import yaml_model
+from atelier.data.names import AdapterName
+from atelier.data.policy import Gates
+from atelier.errors import RecipeError
+from atelier.files import digest_json
+
+RECIPE = "recipe.yaml"
+RECIPE_JSON = "recipe.json"  # as an artifact holds it
+ADAPTERS = "adapters"  # the folder whose recipes a push trains, one folder an adapter
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Natural = Annotated[int, Field(strict=True, ge=0)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
+
+Method = Literal["dreambooth", "text_to_image", "textual_inversion", "pivotal", "dreambooth_full"]
+# What a low-rank pair is put beside: UNet attention (to_q, to_k, to_v, to_out), UNet feed-forward,
+# the UNet's linear proj_in and proj_out, and the attention of either text encoder.
+Target = Literal["attn", "ff", "proj", "text_encoder", "text_encoder_2"]
+# The names of `diffusers.optimization`.
+Schedule = Literal[
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "piecewise_constant",
+]
+_STEP_RULES = re.compile(r"(\d*\.?\d+:\d+,)*\d*\.?\d+")
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class BaseSpec(_Plain):
+    """The model to train on: a folder (relative to the working directory) or a hub id."""
+
+    model: Text
+    revision: str | None = None
+    vae: str | None = None  # another autoencoder, named in the same way
+
+
+class DatasetSpec(_Plain):
+    """The pictures: a folder relative to the recipe's own."""
+
+    path: Text
+    resolution: Annotated[int, Field(strict=True, ge=32, le=4096, multiple_of=8)]
+    crop: Literal["center", "random", "none"] = "center"
+    repeats: Count = 1
+    captions: str | None = None  # a column of the folder's metadata.jsonl
+
+
+class Prior(_Plain):
+    """Pictures of the subject's class, made by the base, that it must go on making."""
+
+    prompt: Text
+    images: Count
+    weight: NotNegative = 1.0
+
+
+class LoraSpec(_Plain):
+    """The low-rank pairs; `alpha` is the rank where it is not given, so the scale is 1."""
+
+    rank: Annotated[int, Field(strict=True, ge=1, le=1024)] = 16
+    alpha: Positive
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)] = ("attn",)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alpha_is_rank(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("alpha") is None:
+            return {**value, "alpha": value.get("rank", 16)}
+        return value
+
+
+class TrainSpec(_Plain):
+    """The optimisation; a step is one update, after `accumulate` batches."""
+
+    steps: Count
+    lr: Positive
+    # B's rate over A's. LoRA+ (Hayou et al. 2024): at 1, plain LoRA, B learns too slowly.
+    lr_ratio: Positive = 1.0
+    batch: Count = 1
+    accumulate: Count = 1
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    weight_decay: NotNegative = 0.01
+    schedule: Schedule = "constant"
+    warmup: Natural = 0  # steps
+    cycles: Count = 1  # cosine_with_restarts
+    power: Positive = 1.0  # polynomial
+    step_rules: str | None = None  # piecewise_constant: "1:100,0.1:200,0.01"
+    snr_gamma: Positive | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: Seed = 0
+    gradient_checkpointing: Annotated[bool, Field(strict=True)] = False
+    max_grad_norm: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _rules_fit_the_schedule(self) -> Self:
+        if (self.schedule == "piecewise_constant") != (self.step_rules is not None):
+            raise ValueError("schedule piecewise_constant and step_rules go together")
+        if self.step_rules is not None and not _STEP_RULES.fullmatch(self.step_rules):
+            raise ValueError(
+                f"step_rules {self.step_rules!r} must read like 1:100,0.1:200,0.01 "
+                "(factor:until step, …, last factor)"
+            )
+        if self.warmup >= self.steps and self.warmup:
+            raise ValueError(f"warmup {self.warmup} must be less than steps {self.steps}")
+        return self
+
+
+class Stage(_Plain):
+    """One training; a recipe's stages build on one another."""
+
+    method: Method
+    dataset: DatasetSpec
+    prompt: str | None = None
+    prior: Prior | None = None
+    lora: LoraSpec = LoraSpec.model_validate({})
+    train: TrainSpec
+
+    @model_validator(mode="after")
+    def _says_what_it_trains(self) -> Self:
+        if self.prompt is None and self.dataset.captions is None:
+            raise ValueError("needs a prompt for all pictures, or dataset.captions")
+        if self.prompt is not None:
+            _check_fields(self.prompt, "prompt", {"trigger", "caption"})
+        return self
+
+
+class ValidationSpec(_Plain):
+    """Pictures to watch the training by, always from the same noise."""
+
+    prompts: Annotated[tuple[Text, ...], Field(min_length=1)]
+    every: Count
+    seed: Seed = 0
+    steps: Annotated[int, Field(strict=True, ge=1, le=150)] = 25
+    guidance_scale: NotNegative = 5.0
+
+    @field_validator("prompts")
+    @classmethod
+    def _known_fields(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        for prompt in prompts:
+            _check_fields(prompt, "a prompt", {"trigger"})
+        return prompts
+
+
+class CheckpointSpec(_Plain):
+    """How often everything needed to go on is written, and how many are kept."""
+
+    every: Count = 100
+    keep: Count = 2
+
+
+class WandbSpec(_Plain):
+    """Weights & Biases beside MLflow."""
+
+    project: Text
+    mode: Literal["online", "offline"] = "online"
+
+
+class TrackingSpec(_Plain):
+    """Where a run is told about."""
+
+    mlflow: Annotated[bool, Field(strict=True)] = True
+    wandb: WandbSpec | None = None
+
+
+class _Written(_Plain):
+    """The document itself."""
+
+    adapter: AdapterName
+    base: BaseSpec
+    trigger: str = ""
+    styles: dict[Text, Text] = {}
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    validation: ValidationSpec | None = None
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    gates: Gates = {}
+    tracking: TrackingSpec = TrackingSpec()
+
+    @field_validator("styles")
+    @classmethod
+    def _styles_hold_a_prompt(cls, styles: dict[str, str]) -> dict[str, str]:
+        for name, template in styles.items():
+            _check_fields(template, f"style {name}", {"prompt"})
+            if "{prompt}" not in template:
+                raise ValueError(f"style {name} must hold {{prompt}}, where the user's words go")
+        return styles
+
+    @model_validator(mode="after")
+    def _trigger_is_there(self) -> Self:
+        prompts = [stage.prompt or "" for stage in self.stages]
+        prompts += self.validation.prompts if self.validation else ()
+        using = [prompt for prompt in prompts if "{trigger}" in prompt]
+        if using and not self.trigger.strip():
+            raise ValueError(f"trigger is empty, but the prompt {using[0]!r} asks for it")
+        return self
+
+
+class Places(_Plain):
+    """Where what a recipe names was brought to: one folder each, the datasets by stage."""
+
+    base: Path
+    vae: Path | None = None
+    datasets: tuple[Path, ...]
+
+
+class Recipe(_Written):
+    """One adapter's training."""
+
+    # Where it lies, and what it names, if that was brought from elsewhere: no part of what it says.
+    folder: Path = Field(default=Path(), exclude=True)
+    places: Places | None = Field(default=None, exclude=True)
+
+    @classmethod
+    def load(cls, path: Path) -> "Recipe":
+        """Read a recipe; RecipeError names file, line and key of every mistake.
+
+        In `adapters/` it must be the only one for its adapter.
+        """
+        path = Path(path)
+        written = yaml_model.load(path, _Written, RecipeError)
+        _refuse_twin(path, written.adapter)
+        return cls.model_validate({**dict(written), "folder": path.parent})
+
+    @classmethod
+    def parse(cls, data: bytes, source: str) -> "Recipe":
+        """Read what `to_json` wrote; `source` names it in the error."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"])) or "the document"
+            raise RecipeError(f"{source}: {key}: {first['msg']}") from error
+
+    def to_json(self, *, placed: bool = False) -> str:
+        """What it says, defaults included; `placed`: and where all of it lies on this machine."""
+        said = self.model_dump(mode="json")
+        if placed:
+            where = self.places.model_dump(mode="json") if self.places else None
+            said |= {"folder": str(self.folder), "places": where}
+        return json.dumps(said, indent=1, ensure_ascii=False) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """`sha256:<hex>` of what it says."""
+        return digest_json(self.model_dump(mode="json"))
+
+    def dataset_folder(self, stage: Stage) -> Path:
+        """Where a stage's pictures lie."""
+        if self.places is not None:
+            return self.places.datasets[self.stages.index(stage)]
+        return self.folder / Path(stage.dataset.path).expanduser()
+
+    @property
+    def base_here(self) -> BaseSpec:
+        """The base as it is loaded here: from its place, or by the recipe's own words."""
+        if self.places is None:
+            return self.base
+        vae = self.places.vae
+        return BaseSpec(model=str(self.places.base), vae=None if vae is None else str(vae))
+
+    def fill(self, template: str, caption: str = "") -> str:
+        """A prompt with its placeholders filled, and no doubled spaces where one was empty."""
+        text = template.replace("{trigger}", self.trigger).replace("{caption}", caption)
+        return re.sub(r"\s+([,.;:!?])", r"\1", " ".join(text.split()))
+
+
+def _refuse_twin(path: Path, name: str) -> None:
+    """RecipeError where another folder of `adapters/` has a recipe for the same adapter."""
+    folder = path.absolute().parent
+    if folder.parent.name != ADAPTERS or path.name != RECIPE:
+        return
+    for other in sorted(folder.parent.glob(f"*/{RECIPE}")):
+        if other.parent != folder and _adapter_of(other) == name:
+            raise RecipeError(
+                f"{path} and {other} are both for adapter {name}; rename one, or remove it"
+            )
+
+
+def _adapter_of(path: Path) -> object:
+    """The name in a recipe that may be broken otherwise; its own reader will say so."""
+    try:
+        written = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return written.get("adapter") if isinstance(written, dict) else None
+
+
+def _check_fields(template: str, what: str, known: set[str]) -> None:
+    """ValueError where a template has a placeholder that nothing fills."""
+    try:
+        fields = {
+            field for _, field, _, _ in string.Formatter().parse(template) if field is not None
+        }
+    except ValueError as error:
+        raise ValueError(f"{what} {template!r}: {error}") from None
+    if fields - known:
+        wrong = ", ".join(f"{{{name}}}" for name in sorted(fields - known))
+        right = ", ".join(f"{{{name}}}" for name in sorted(known))
+        raise ValueError(f"{what} has {wrong}; what can be filled in is {right}")

@@ -1,0 +1,24 @@
+"""Work that ends, on a cluster: what a Job is made from, its object, its end."""
+
+from atelier.platform.jobs.compilation import CompilationSpec, image_identity
+from atelier.platform.jobs.follower import Follower, Outcome
+from atelier.platform.jobs.job_manifest import JobOptions, Work, claim_object, job_object
+from atelier.platform.jobs.spec import SPEC_TAG
+from atelier.platform.jobs.submission import stop_job, submit_job
+from atelier.platform.jobs.training import TrainingSpec, policy_of
+
+__all__ = [
+    "SPEC_TAG",
+    "CompilationSpec",
+    "Follower",
+    "JobOptions",
+    "Outcome",
+    "TrainingSpec",
+    "Work",
+    "claim_object",
+    "image_identity",
+    "job_object",
+    "policy_of",
+    "stop_job",
+    "submit_job",
+]

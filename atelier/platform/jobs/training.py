@@ -1,0 +1,65 @@
+"""The Job that trains an adapter and judges it under an environment's policy."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from atelier.data.names import AdapterName, Digest, hex_of
+from atelier.data.policy import Policy
+from atelier.errors import PolicyError
+from atelier.files import digest_json
+from atelier.platform.api import CONFIG_MAPS, Api, ClusterRefused
+from atelier.platform.jobs.job_manifest import HUB_KEYS, Work
+from atelier.platform.jobs.spec import Spec
+
+ADAPTER_LABEL = "atelier.dev/adapter"
+POLICIES = "/etc/atelier/policy"  # in the container
+POLICY = "policy.yaml"  # there, and in the ConfigMap
+
+
+class TrainingSpec(Spec):
+    """A recipe, and what it names: everything that decides about the adapter's weights.
+
+    The datasets are digests of folders (names of files decide about their order), not those of a
+    package's manifest, which are of the pictures alone.
+    """
+
+    adapter: AdapterName
+    recipe: Digest
+    base: Digest
+    vae: Digest | None = None
+    datasets: Annotated[tuple[Digest, ...], Field(min_length=1)]  # by stage
+    held_back: Digest | None = None  # pictures to judge by
+    processes: Annotated[int, Field(ge=1)] = 1  # that share a step, one a GPU
+
+    def job_name(self, environment: str) -> str:
+        """The one Job that makes this under an environment's policy; at most 63 characters."""
+        which = hex_of(digest_json([self.digest, environment]))[:10]
+        return f"train-{self.adapter[:46].rstrip('-')}-{which}"
+
+    def work(self, environment: str, *, commit: str | None = None) -> Work:
+        """What its Job does; `commit` is the recipe's, for the package's lineage."""
+        return Work(
+            name=self.job_name(environment),
+            kind="atelier-train",
+            spec=self,
+            command=("python", "-m", "pipelines.training_job", "--policy", f"{POLICIES}/{POLICY}"),
+            processes=self.processes,
+            labels={ADAPTER_LABEL: self.adapter},
+            env={"ATELIER_GIT_COMMIT": commit} if commit else {},
+            hub_keys=HUB_KEYS,
+            config_maps={POLICIES: _config_map(environment)},
+        )
+
+
+def policy_of(api: Api, environment: str) -> Policy | None:
+    """The policy that an environment's Jobs judge by; None where it cannot be read from here."""
+    name = _config_map(environment)
+    try:
+        return Policy.parse(api.get(CONFIG_MAPS, name).get("data", {}).get(POLICY, ""), name)
+    except (ClusterRefused, PolicyError):  # the Job says what is wrong, or has another program
+        return None
+
+
+def _config_map(environment: str) -> str:
+    return f"policy-{environment}"

@@ -1,0 +1,70 @@
+"""A namespace's releases, reports and canaries, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from atelier.contract.gateway import Gateway
+from atelier.contract.replica import Replica
+from atelier.platform.api import CONFIG_MAPS, INFERENCE_SERVICES, LEASES, Api
+from atelier.platform.informer import Listed, Source, Watched
+from atelier.platform.pod import Pod
+from atelier.platform.release_configmaps import LABEL as ADAPTER
+from atelier.platform.release_configmaps import ClusterReleases
+from atelier.platform.report_leases import LABEL as REPORT
+from atelier.platform.report_leases import ClusterReports
+from atelier.stores.environment import Environment
+
+SERVICE = "atelier"  # the InferenceService
+SAVE_SECONDS = 10.0  # reports change all the time; a start needs the addresses in them
+
+
+def watching(api: Api, pod: Pod, keep: Path) -> Environment:
+    """Follows the namespace; `keep` is a folder for what a restart needs."""
+
+    def source(path: str, query: tuple[str, str], file: str, seconds: float = 0.0) -> Source:
+        return Watched(api, path, [query], kept=keep / file, save_seconds=seconds)
+
+    return _environment(
+        api,
+        pod,
+        releases=source(CONFIG_MAPS, ("labelSelector", ADAPTER), "releases.json"),
+        reports=source(LEASES, ("labelSelector", REPORT), "reports.json", SAVE_SECONDS),
+        service=source(
+            INFERENCE_SERVICES, ("fieldSelector", f"metadata.name={SERVICE}"), "service.json"
+        ),
+    )
+
+
+def listing(api: Api) -> Environment:
+    """Asks anew each time; tells nothing."""
+    return _environment(
+        api,
+        None,
+        releases=Listed(api, CONFIG_MAPS, [("labelSelector", ADAPTER)]),
+        reports=Listed(api, LEASES, [("labelSelector", REPORT)]),
+        service=Listed(api, INFERENCE_SERVICES, [("fieldSelector", f"metadata.name={SERVICE}")]),
+    )
+
+
+def _environment(
+    api: Api, pod: Pod | None, *, releases: Source, reports: Source, service: Source
+) -> Environment:
+    return Environment(
+        releases=ClusterReleases(releases),
+        replicas=ClusterReports(Replica, "replica", reports, api, pod),
+        gateways=ClusterReports(Gateway, "gateway", reports, api, pod),
+        shares=lambda: canary_shares(service.read().objects.get(SERVICE) or {}),
+    )
+
+
+def canary_shares(service: Mapping[str, Any]) -> dict[str, int]:
+    """Percent of the calls by canary, as an InferenceService's `spec.canary` has them."""
+    canaries = service.get("spec", {}).get("canary") or ()
+    return {
+        str(one["predictor"]["name"]): int(one.get("trafficPercent") or 0)
+        for one in canaries
+        if one.get("predictor", {}).get("name")
+    }

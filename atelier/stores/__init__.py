@@ -1,0 +1,1 @@
+"""Clients of the stores: MLflow, model files, and the releases of one environment."""

@@ -1,0 +1,108 @@
+"""How a user names an adapter (`thor-cat`, `thor-cat@2=0.7`, a folder), and which it is."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from atelier.adapter.package import MANIFEST, Package
+from atelier.data.names import hex_of
+from atelier.data.release import ReleaseFolder
+from atelier.errors import AdapterRejected, BadInput
+from atelier.home import Home
+
+if TYPE_CHECKING:
+    from atelier.stores.registry import Registry
+
+_NAMED = re.compile(r"(?P<name>[a-z0-9-]+)(?:@(?P<version>\d+))?")
+
+
+@dataclass(frozen=True)
+class AdapterRef:
+    """An adapter as it was asked for: by name, perhaps with a version, or by folder."""
+
+    name: str | None = None
+    version: int | None = None
+    path: Path | None = None
+    weight: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> "AdapterRef":
+        """Read `NAME[@VERSION][=WEIGHT]` or `FOLDER[=WEIGHT]`; a folder that exists wins."""
+        head, equals, tail = text.rpartition("=")
+        source, weight = (head, _weight(tail, text)) if equals else (text, 1.0)
+        named = _NAMED.fullmatch(source)
+        if named is None or (Path(source) / MANIFEST).is_file():
+            return cls(path=Path(source), weight=weight)
+        version = named["version"]
+        return cls(named["name"], int(version) if version else None, weight=weight)
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return str(self.path)
+        return f"{self.name}@{self.version}" if self.version else str(self.name)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A verified package, and the version it has in the registry where it came from there."""
+
+    package: Package
+    version: int | None = None
+
+    @property
+    def label(self) -> str:
+        """How it is called beside its pictures: without a version, by its digest's beginning."""
+        which = self.version or hex_of(self.package.digest)[:7]
+        return f"{self.package.manifest.name} {which}"
+
+
+def find(ref: AdapterRef, home: Home) -> Found:
+    """The package that is meant; a name without a version is the one that serves here.
+
+    Where nothing of that name serves, it is the registry's newest version.
+    """
+    if ref.path is not None:
+        return Found(Package.open(ref.path))
+    assert ref.name is not None  # parse gives one or the other
+    release = ReleaseFolder(home.releases).get(ref.name)
+    if release is not None and ref.version in (None, release.version):
+        kept = home.packages / hex_of(release.digest)
+        if kept.is_dir():
+            return Found(Package.open(kept, digest=release.digest), release.version)
+    registry = open_registry(home)
+    version = ref.version or (release.version if release else _newest(registry, ref.name))
+    return Found(fetched(registry, home, ref.name, version), version)
+
+
+def open_registry(home: Home) -> "Registry":
+    """The registry of this home, or the one that MLFLOW_TRACKING_URI names."""
+    from atelier.stores.registry import Registry  # brings MLflow: a second, only where it is needed
+
+    return Registry(home.tracking_uri)
+
+
+def fetched(registry: "Registry", home: Home, name: str, version: int) -> Package:
+    """A version of the registry as a verified folder, kept by digest for the next time."""
+    digest = registry.version(name, version).digest
+    kept = home.root / "fetched" / hex_of(digest)
+    if kept.is_dir():
+        try:
+            return Package.open(kept, digest=digest)
+        except AdapterRejected:
+            pass  # damaged here; the registry has it whole
+    return registry.fetch(name, version, kept)
+
+
+def _newest(registry: "Registry", name: str) -> int:
+    versions = [one.version for one in registry.versions(name)]
+    if not versions:
+        raise BadInput(f"adapter {name}: neither served here nor in the registry; train it first")
+    return max(versions)
+
+
+def _weight(text: str, whole: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInput(f"{whole!r}: the weight after = must be a number, not {text!r}") from None

@@ -1,0 +1,1 @@
+"""Verbs for operators: keys, models and compiled engines."""

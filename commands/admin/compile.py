@@ -1,0 +1,154 @@
+"""`atelier compile`: a base's UNet for ONNX Runtime or TensorRT, here or as a Job on a cluster."""
+
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atelier.errors import BadInput
+from commands.admin.job_options import JobChoices, sent, shown
+from commands.table import short
+from commands.verb import Answer
+
+if TYPE_CHECKING:
+    from pipelines.compile.request import CompileRequest
+
+BASE = "models/miniature"
+
+
+class Backend(StrEnum):
+    """Who will run it."""
+
+    ONNX = "onnx"
+    TENSORRT = "tensorrt"
+
+
+def compile_base(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="A folder or a hub id.")] = BASE,
+    revision: Annotated[
+        str | None, typer.Option(help="Of a base from the hub: a commit, tag or branch.")
+    ] = None,
+    backend: Annotated[Backend, typer.Option(help="Who will run it.")] = Backend.ONNX,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="By default a folder of the home.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16, or auto by the device.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    batch: Annotated[
+        list[int] | None, typer.Option(help="TensorRT: rows of a UNet call; several times.")
+    ] = None,
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WxH", help="TensorRT: pixels of a picture; several times."),
+    ] = None,
+    ranks: Annotated[int | None, typer.Option(help="TensorRT: the engine's max_rank.")] = None,
+    slots: Annotated[int | None, typer.Option(help="TensorRT: the engine's slots.")] = None,
+    registry: Annotated[
+        bool, typer.Option("--registry", help="Look it up in MLflow, and keep it there.")
+    ] = False,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="As a Job on a cluster: all that follows is the Job's.")
+    ] = False,
+    job: JobChoices = JobChoices(),
+) -> Answer:
+    """Compile a base's UNet with the adapters' bank as an input, and check it against torch.
+
+    Adapters come and go without compiling anything again. Exit code 1 where its numbers are not
+    torch's. It is served by ATELIER_BACKEND and ATELIER_COMPILED. With --submit, on a cluster: the
+    base reaches the Job from MLflow, and the engine is kept there.
+    """
+    from pipelines.compile.request import CompileRequest, parse_sizes
+
+    request = CompileRequest(
+        base,
+        revision=revision,
+        backend=backend.value,
+        precision=precision,
+        device=device,
+        batches=batch or (),
+        sizes=parse_sizes(sizes or []),
+        rank=ranks,
+        slots=slots,
+    )
+    if submit:
+        if output or device != "auto":
+            raise BadInput(
+                "--output, --device: are for compiling here; leave them out, a Job's "
+                "engine goes to MLflow and its device is by --gpus"
+            )
+        return _submitted(request, job)
+    if replace(job, image=None) != JobChoices():
+        raise BadInput("--queue and what follows it in --help: are a Job's; add --submit")
+    return _compiled(request, output, registry=registry)
+
+
+def _compiled(request: "CompileRequest", output: Path | None, *, registry: bool) -> Answer:
+    """Made here."""
+    from atelier.home import Home
+    from commands.progress import progress  # what is heavy waits until the input is known good
+    from commands.quiet import quiet_loading
+    from pipelines.compile.unet import compile_unet
+
+    quiet_loading()
+    home = Home.find()
+    into = output or home.root / "compiled" / f"{Path(request.base).name}-{request.backend}"
+    with progress() as told:
+        made = compile_unet(
+            request,
+            output=into,
+            registry=home.tracking_uri if registry else None,
+            progress=told,
+        )
+    kept = "" if registry else " (with --registry it is kept there)"
+    lines = [
+        f"{into}  {short(made.digest)}, differs from torch by {made.manifest.error:.0e}",
+        f"its address: mlflow://engines/{made.spec.key}{kept}",
+        f"serve it: ATELIER_BACKEND={request.backend} ATELIER_COMPILED={into} atelier serve",
+    ]
+    data = {
+        "compiled": str(into),
+        "digest": made.digest,
+        "key": made.spec.key,
+        "uri": f"mlflow://engines/{made.spec.key}",
+        "registered": registry,
+        "error": made.manifest.error,
+        "spec": made.spec.model_dump(mode="json"),
+    }
+    return Answer("\n".join(lines), data)
+
+
+def _submitted(request: "CompileRequest", job: JobChoices) -> Answer:
+    """Made by a Job, now or earlier; with `follow` its end, and the engine's address."""
+    from atelier.platform.jobs import image_identity
+    from commands.admin.import_models import open_artifacts
+    from commands.progress import progress
+    from pipelines.job_inputs import find_base, put
+
+    tensorrt = request.backend == "tensorrt"
+    gpus = int(tensorrt) if job.gpus is None else job.gpus
+    if gpus > 1 or (tensorrt and not gpus):
+        wanted = "one GPU, on which TensorRT builds" if tensorrt else "at most one GPU"
+        raise BadInput(f"--gpus {gpus}: a compilation takes {wanted}")
+    options = job.options(gpus)
+    base, contents = find_base(request.base, request.revision, open_artifacts)
+    identity = image_identity(options.image)
+    spec = request.job_spec(base, identity, gpus=gpus, gpu_kind=job.gpu_kind)
+    if job.dry_run:
+        return shown(spec.work(), options)
+    artifacts = open_artifacts()
+    about = {"base": base, "spec": spec.digest}
+    known = artifacts.made_from("engines", spec.digest)
+    if known is not None:
+        data = {**about, "job": None, "key": known.key, "uri": str(known)}
+        return Answer(f"{known} was made from the same already", data)
+    with progress() as told:
+        uploaded = put(contents, artifacts, told)
+    answer = sent(spec.work(), options, {**about, "uploaded": uploaded}, follow=job.follow)
+    if not job.follow or answer.exit_code:
+        return answer
+    made = open_artifacts().made_from("engines", spec.digest)
+    if made is None:
+        raise BadInput(f"{answer.text}, but MLflow no longer has what it made; delete that Job")
+    return Answer(f"{answer.text}\n{made}", {**answer.data, "key": made.key, "uri": str(made)})

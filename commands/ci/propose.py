@@ -1,0 +1,150 @@
+"""`atelier propose | commit | comment`: what git is to declare, and what is said about it there."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atelier.errors import BadInput
+from atelier.home import Home
+from commands.verb import Answer
+
+if TYPE_CHECKING:
+    from atelier.ci.git import Repository
+    from atelier.data.declaration import Declaration
+
+BODY = 60_000  # characters; GitHub takes 65,536 in a pull request or a comment
+
+Main = Annotated[str, typer.Option("--main", metavar="BRANCH", help="What declares.")]
+Body = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Markdown for reviewers: validate's summary.")
+]
+
+
+def propose(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")],
+    version: Annotated[
+        str, typer.Argument(help="Its version in the registry, or an alias.")
+    ] = "candidate",
+    environment: Annotated[str, typer.Option(help="Where it is to serve.")] = "staging",
+    canary: Annotated[
+        int | None, typer.Option(min=1, max=100, help="To this percent of its calls alone.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Kept with the declaration.")] = "promoted",
+    pull_request: Annotated[
+        bool,
+        typer.Option("--pull-request", help="Push it as a branch, and open or renew its request."),
+    ] = False,
+    body: Body = None,
+    main: Main = "main",
+) -> Answer:
+    """Write the declaration that lets a version serve, if the environment's policy allows it.
+
+    With --pull-request this checkout stays as it is.
+    """
+    from atelier.data.declaration import Declarations
+    from atelier.data.policy import Policy
+    from commands.adapter_references import open_registry
+    from pipelines.delivery.declare import propose as proposed
+
+    declarations = Declarations(Path(), environment)
+    registry = open_registry(Home.find())
+    number = registry.version(name, version).version
+    policy = Policy.load(declarations.policy)
+
+    def made(declared: "Declaration | None") -> "Declaration":
+        return proposed(
+            name,
+            number,
+            declared=declared,
+            registry=registry,
+            policy=policy,
+            environment=environment,
+            canary=canary,
+            reason=reason,
+        )
+
+    data = {"adapter": name, "environment": environment, "version": number}
+    if not pull_request:
+        file = declarations.put(made(declarations.find(name)))
+        return Answer(f"{file}: declares {name}@{number}", {**data, "file": str(file)})
+
+    from atelier.ci.git import Repository
+    from atelier.ci.github import GitHub
+
+    github, repository = GitHub.of_environment(), Repository.find()
+    tip, path = repository.fetch(main), declarations.path(name).as_posix()
+    declared = _declared(repository, tip, path)
+    wanted = made(declared)
+    if declared and (declared.served == wanted.served):
+        return Answer(f"{main} declares {name}@{number} in {environment} already", data)
+    share = f" to {canary} %" if canary else ""
+    title = f"{environment}: {name} {number}{share}"
+    branch = f"atelier/{environment}/{name}"
+    files: dict[str, bytes | None] = {path: wanted.to_yaml().encode()}
+    repository.push(repository.commit_of(files, title, tip), branch, force=True)
+    url = github.pull_request(branch, main, title, _text(body))
+    return Answer(f"{title}: {url}", {**data, "branch": branch, "pull_request": url})
+
+
+def commit(
+    message: Annotated[str, typer.Argument(help="What was done, and why.")],
+    main: Main = "main",
+) -> Answer:
+    """Commit and push what changed here of the environments' declarations.
+
+    Where the branch is protected it becomes a pull request. Exit code 2 where the branch declares
+    something else meanwhile.
+    """
+    from atelier.ci.git import Repository
+    from atelier.ci.github import GitHub
+    from atelier.data.declaration import ENVIRONMENTS
+    from atelier.errors import Refused
+
+    repository = Repository.find()
+    files = repository.edited(ENVIRONMENTS.as_posix())
+    if not files:
+        return Answer("git declares it so already", {"files": [], "commit": None})
+    data: dict[str, Any] = {"files": list(files)}
+    try:
+        made = repository.record(files, message, main)
+    except Refused as refusal:
+        made = repository.commit_of(files, message, repository.fetch(main))
+        branch = f"atelier/done/{made[:12]}"
+        github = GitHub.of_environment()
+        repository.push(made, branch)
+        title, about = message.splitlines()[0], f"This is done already; git is to say so. {refusal}"
+        url = github.pull_request(branch, main, title, about)
+        return Answer(f"{url}: to be merged", {**data, "commit": made, "pull_request": url})
+    return Answer("\n".join([f"{main} is {made}:", *files]), {**data, "commit": made})
+
+
+def comment(
+    body: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown.")],
+    kind: Annotated[str, typer.Option(help="It takes the place of the last one of its kind.")],
+) -> Answer:
+    """Write a comment on the pull request that a workflow runs for."""
+    from atelier.ci.github import GitHub
+
+    found = re.fullmatch(r"refs/pull/(\d+)/(merge|head)", os.environ.get("GITHUB_REF", ""))
+    if found is None:
+        raise BadInput("GITHUB_REF: is no pull request's; this is for workflows on pull requests")
+    url = GitHub.of_environment().comment(int(found[1]), kind, _text(body))
+    return Answer(url, {"comment": url})
+
+
+def _declared(repository: "Repository", commit: str, path: str) -> "Declaration | None":
+    from atelier.data import yaml_model
+    from atelier.data.declaration import Declaration, DeclarationError
+
+    data = repository.read(commit, path)
+    if data is None:
+        return None
+    return yaml_model.parse(data.decode(), Path(path), Declaration, DeclarationError)
+
+
+def _text(body: Path | None) -> str:
+    text = body.read_text(encoding="utf-8") if body else ""
+    return text if len(text) <= BODY else text[:BODY] + "\n\n… (cut off: too long)"

@@ -1,0 +1,1 @@
+"""Verbs for versions and releases of adapters."""

@@ -1,0 +1,99 @@
+"""Adapter files of other tools, in and out: names change, numbers do not.
+
+kohya's names lose the dots of the module path, so reading them needs the base's own list of
+modules; it comes from the headers of the base's weights, without loading any.
+"""
+
+import difflib
+import shutil
+from pathlib import Path
+from typing import Final
+
+from atelier.adapter import tensor_names
+from atelier.adapter.low_rank import LoraWeights
+from atelier.adapter.package import ADAPTER, Package, write_package
+from atelier.adapter.safetensors_file import Limits, read_header
+from atelier.adapter.single_file import read_single, tensors_of, write_kohya
+from atelier.data.manifest import BaseRef
+from atelier.errors import AdapterRejected, BadInput
+from atelier.stores.base_files import base_digest, resolve_base
+
+FORMATS: Final = ("peft", "kohya")
+_BASE_LIMITS: Final = Limits(header_bytes=64 * 2**20, file_bytes=64 * 2**30)
+_VARIANTS: Final = ("*.fp16.*", "*.fp32.*", "*.non_ema.*", "openvino_*")
+
+Shape = tuple[int, ...]
+
+
+def package_from(
+    file: Path,
+    folder: Path,
+    *,
+    name: str,
+    base: str,
+    trigger: str = "",
+    class_prompt: str | None = None,
+) -> Package:
+    """The package of a LoRA file in any spelling; AdapterRejected names what has no place."""
+    base_folder = resolve_base(base)
+    shapes = projection_shapes(base_folder)
+    lora = read_single(file, shapes)
+    _check_fit(lora, shapes, file, base)
+    return write_package(
+        folder,
+        tensors_of(lora),
+        name=name,
+        base=BaseRef(id=base, digest=base_digest(base_folder)),
+        trigger=trigger,
+        class_prompt=class_prompt,
+    )
+
+
+def write_for_others(package: Package, out: Path, form: str) -> None:
+    """One .safetensors file; `peft` is what `load_lora_weights` of diffusers reads."""
+    if form not in FORMATS:
+        near = difflib.get_close_matches(form, FORMATS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise BadInput(f"--format {form!r}: is not one of {', '.join(FORMATS)}{hint}")
+    if package.manifest.kind != "lora":
+        raise BadInput(f"{package.path}: kind {package.manifest.kind} has no single-file form")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if form == "kohya":
+        write_kohya(out, package.lora(), package.manifest)
+    else:
+        shutil.copyfile(package.path / ADAPTER, out)  # a package's own file is one of those
+
+
+def projection_shapes(base: Path) -> dict[str, Shape]:
+    """[out_features, in_features] of every linear layer of a base, by canonical module."""
+    shapes: dict[str, Shape] = {}
+    for component in tensor_names.COMPONENTS:
+        files = sorted((base / component).glob("*.safetensors"))
+        for file in (one for one in files if not any(map(one.match, _VARIANTS))):
+            for tensor, entry in read_header(file, _BASE_LIMITS).tensors.items():
+                module, dot, ending = tensor.rpartition(".")
+                if not dot or ending != "weight" or len(entry.shape) != 2:
+                    continue
+                key = tensor_names.parse(f"{component}.{module}.lora_A.weight")
+                if key is not None:
+                    shapes[key.module] = entry.shape
+    return shapes
+
+
+def _check_fit(
+    lora: dict[str, LoraWeights], shapes: dict[str, Shape], file: Path, base: str
+) -> None:
+    wrong = [
+        f"{module} ({one.B.shape[0]} x {one.A.shape[1]}, the base has {_shape(shapes.get(module))})"
+        for module, one in lora.items()
+        if shapes.get(module) != (one.B.shape[0], one.A.shape[1])
+    ]
+    if wrong:
+        raise AdapterRejected(
+            f"{file}: {len(wrong)} of {len(lora)} projections do not fit base {base}: "
+            f"{'; '.join(wrong[:4])}{' …' if len(wrong) > 4 else ''}; name the base it was made for"
+        )
+
+
+def _shape(shape: Shape | None) -> str:
+    return "none" if shape is None else " x ".join(map(str, shape))

@@ -1,0 +1,234 @@
+"""`promote`, `rollback`, `retire`, `record` and `status` with `--environment`: on a cluster.
+
+They work in the root of a checkout, whose files in k8s/environments say what is to serve, on the
+cluster that KUBECONFIG names.
+"""
+
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atelier.data.declaration import Declarations
+from atelier.errors import BadInput, Interrupted, Unavailable
+from atelier.home import Home
+from commands.table import short, table
+from commands.verb import Answer
+
+if TYPE_CHECKING:
+    from atelier.stores.registry import Registry
+    from pipelines.delivery.cluster import Line, Outcome, Rollout
+
+DIFFERS, AWAY = 1, 3
+CHART = Path("charts/adapter")
+
+Environment = Annotated[
+    str | None,
+    typer.Option(metavar="ENV", help="On a cluster: one of k8s/environments in this checkout."),
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an environment is; a group of options (see commands.verb)."""
+
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ATELIER_NAMESPACE", help="The environment's namespace; by default atelier-ENV."
+        ),
+    ] = None
+    chart: Annotated[
+        str | None,
+        typer.Option(help="charts/adapter by a folder or oci:// address; by default this one's."),
+    ] = None
+
+
+def promote_on(
+    environment: str,
+    place: Place,
+    name: str,
+    version: int | None,
+    policy: Path | None,
+    canary: int | None,
+    reason: str,
+) -> Answer:
+    """Make the cluster serve what git's file says, after `version` was written there, if given."""
+    declarations = Declarations(Path(), environment)
+    if version is not None:
+        from atelier.data.policy import Policy
+        from pipelines.delivery.declare import propose
+
+        made = propose(
+            name,
+            version,
+            declared=declarations.find(name),
+            registry=_registry(),
+            policy=Policy.load(policy or declarations.policy),
+            environment=environment,
+            canary=canary,
+            reason=reason,
+        )
+        declarations.put(made)
+    elif canary is not None:
+        raise BadInput(f"promote {name} --canary: give the VERSION that is to be tried out")
+    return _answer(_rollout(declarations, place, policy).promote(name))
+
+
+def rollback_on(
+    environment: str, place: Place, name: str, revision: int | None, reason: str
+) -> Answer:
+    """Go back, and write it into git's file."""
+    declarations = Declarations(Path(), environment)
+    return _answer(_rollout(declarations, place).rollback(name, revision, reason=reason))
+
+
+def record_on(environment: str, place: Place, name: str, reason: str) -> Answer:
+    """Write what serves into git's file."""
+    declarations = Declarations(Path(), environment)
+    return _answer(_rollout(declarations, place).record(name, reason=reason))
+
+
+def retire_on(environment: str, place: Place, name: str) -> Answer:
+    """Stop serving an adapter."""
+    declarations = Declarations(Path(), environment)
+    return _answer(_rollout(declarations, place).retire(name))
+
+
+def status_of(environment: str, place: Place) -> Answer:
+    """Every adapter of the environment, and where its sides disagree."""
+    from atelier.platform import Api, listing
+    from atelier.platform.helm import Helm
+    from pipelines.delivery.cluster import compare
+
+    declarations = Declarations(Path(), environment)
+    api = Api.connect(_namespace(environment, place))
+    helm, there = Helm(api), listing(api)
+    released, files = there.releases.read(), declarations.list()
+    names = {*files, *released.releases, *released.unreadable}
+    revisions = {name: found[-1] for name in names if (found := helm.history(name))}
+    away = ""
+    try:
+        registry = _registry()
+        versions = {name: registry.versions(name) for name in registry.adapters()}
+    except Unavailable as error:
+        versions, away = None, f"aliases are not compared: {error}"
+    lines = compare(environment, files, released, revisions, versions, there.replicas.live())
+    return _told(environment, lines, away)
+
+
+def _told(environment: str, lines: "list[Line]", away: str) -> Answer:
+    heads = ("ADAPTER", "GIT", "CLUSTER", "ALIAS", "REVISION", "READY", "SINCE (UTC)", "REASON")
+    rows = [
+        (
+            one.adapter,
+            _version(one.declared),
+            _version(one.live),
+            one.alias or "-",
+            one.revision.number if one.revision else "-",
+            f"{one.ready}/{one.replicas}",
+            one.revision.updated.strftime("%Y-%m-%d %H:%M:%S") if one.revision else "-",
+            one.revision.reason if one.revision else "-",
+        )
+        for one in lines
+    ]
+    differences = [f"{one.adapter}: {text}" for one in lines for text in one.differences]
+    closing = [*differences, *([away] if away else [])]
+    agreed = [] if closing else ["git, cluster and MLflow agree"]
+    data: dict[str, Any] = {
+        "environment": environment,
+        "adapters": [_plain(one) for one in lines],
+        "differences": differences,
+        "away": away or None,
+    }
+    code = DIFFERS if differences else AWAY if away else 0
+    return Answer("\n".join([table(heads, rows), *closing, *agreed]), data, code)
+
+
+def _plain(one: "Line") -> dict[str, Any]:
+    return {
+        "adapter": one.adapter,
+        "git": one.declared.model_dump(mode="json") if one.declared else None,
+        "cluster": one.live.model_dump(mode="json") if one.live else None,
+        "revision": one.revision.number if one.revision else None,
+        "alias": one.alias,
+        "ready": one.ready,
+        "replicas": one.replicas,
+        "differences": list(one.differences),
+    }
+
+
+def _version(one: Any) -> str:
+    if one is None:
+        return "-"
+    share = f" +{one.canary.version}@{one.canary.percent}%" if one.canary else ""
+    return f"{one.version} {short(one.digest)}{share}"
+
+
+def _rollout(declarations: Declarations, place: Place, policy: Path | None = None) -> "Rollout":
+    from atelier.adapter.signature_policy import Trust
+    from atelier.data.policy import Policy
+    from atelier.platform import Api
+    from atelier.platform.helm import Helm
+    from pipelines.delivery.approval import require_signed
+    from pipelines.delivery.cluster import Rollout
+    from pipelines.delivery.local.promotion import approved
+
+    def approve(registry: "Registry", name: str, version: int) -> str:
+        info = registry.version(name, version)
+        approved(registry, info, Policy.load(policy or declarations.policy))
+        if warning := require_signed(registry, info, Trust.of_platform(declarations.platform)):
+            _say(warning)
+        return info.digest
+
+    signal.signal(signal.SIGTERM, _stop)
+    api = Api.connect(_namespace(declarations.environment, place))
+    return Rollout(
+        declarations,
+        api,
+        Helm(api),
+        _registry,
+        chart=place.chart or str(CHART),
+        approve=approve,
+        holder=f"{socket.gethostname()}-{os.getpid()}",
+        told=_say,
+    )
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """A workflow that is cancelled: Helm is told too, and the lock let go of."""
+    raise Interrupted("stopped; run it again, which finishes what was begun")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _registry() -> "Registry":
+    from commands.adapter_references import open_registry
+
+    return open_registry(Home.find())
+
+
+def _namespace(environment: str, place: Place) -> str:
+    return place.namespace or f"atelier-{environment}"
+
+
+def _answer(outcome: "Outcome") -> Answer:
+    release = outcome.release
+    data = {
+        "adapter": outcome.adapter,
+        "message": outcome.message,
+        "version": release.version if release else None,
+        "digest": release.digest if release else None,
+        "canary": release.canary.model_dump() if release and release.canary else None,
+        "revision": outcome.revision,
+        "alias": outcome.alias,
+    }
+    return Answer(outcome.message, data)

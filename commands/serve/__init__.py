@@ -1,0 +1,1 @@
+"""Verbs for serving and for making images."""

@@ -1,0 +1,130 @@
+"""`atelier generate`: one picture, made in this process or by a gateway."""
+
+import secrets
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atelier.errors import BadInput
+from atelier.files import write_atomic
+from atelier.home import Home
+from commands.verb import Answer
+
+if TYPE_CHECKING:
+    from commands.adapter_references import AdapterRef
+    from commands.serve.gateway_client import GatewayClient
+
+SMALL_SEED = 2**31  # drawn seeds stay short enough to read out
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Where the picture goes.")],
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADAPTER", help="NAME[@VERSION][=WEIGHT] or FOLDER[=WEIGHT]; may be repeated."
+        ),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The base; by default the adapter's own.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="By default drawn, and told.")
+    ] = None,
+    steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps.")] = 30,
+    scheduler: Annotated[
+        str, typer.Option(metavar="NAME", help="euler, ddim, pndm, lms, dpm++ …")
+    ] = "euler",
+    guidance_scale: Annotated[
+        float, typer.Option(metavar="G", help="How closely it follows the prompt.")
+    ] = 5.0,
+    width: Annotated[int | None, typer.Option(metavar="W", help="Pixels; the base's own.")] = None,
+    height: Annotated[int | None, typer.Option(metavar="H", help="Pixels; the base's own.")] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(metavar="P", help="What not to draw.")
+    ] = None,
+    style: Annotated[str | None, typer.Option(metavar="NAME", help="A style of it.")] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Ask this gateway.")] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", envvar="ATELIER_KEY", help="The gateway's API key.")
+    ] = None,
+) -> Answer:
+    """Make one picture, here or by a gateway."""
+    from commands.adapter_references import AdapterRef
+    from commands.serve.gateway_client import GatewayClient
+
+    refs = [AdapterRef.parse(text) for text in adapter or ()]
+    settings: dict[str, Any] = {
+        "prompt": prompt,
+        "seed": secrets.randbelow(SMALL_SEED) if seed is None else seed,
+        "steps": steps,
+        "scheduler": scheduler,
+        "guidance_scale": guidance_scale,
+        "width": width,
+        "height": height,
+        "negative_prompt": negative_prompt,
+    }
+    if url is None:
+        png, told = _here(refs, base, style, settings)
+    else:
+        if base is not None:
+            raise BadInput("--base: a gateway serves its own base; leave out --base or --url")
+        png, told = _by_gateway(GatewayClient(url, key or ""), refs, style, settings)
+    write_atomic(out, png)
+    return Answer(_sentence(out, told), {"file": str(out), **told})
+
+
+def _here(
+    refs: "list[AdapterRef]", base: str | None, style: str | None, settings: dict[str, Any]
+) -> tuple[bytes, dict[str, Any]]:
+    """A PNG of our own engine, prompts filled in exactly as the gateway does."""
+    from commands.adapter_references import find
+    from commands.serve.local_engine import studio
+    from services.engine import ImageRequest
+    from services.gateway.png import encode_png
+    from services.gateway.prompts import styled, triggered
+
+    home = Home.find()
+    request = ImageRequest(**settings)
+    request.validate()
+    found = [find(ref, home) for ref in refs]
+    manifests = [one.package.manifest for one in found]
+    filled = triggered(styled(request.prompt, style, manifests), manifests)
+    with studio(found, base) as running:
+        uses = tuple(running.use(place, ref.weight) for place, ref in enumerate(refs))
+        request = replace(request, prompt=filled, adapters=uses)
+        result = running.engine.generate(request)
+        told = running.metadata(request, result)
+    png = encode_png(result.images[0], told)
+    return png, {**told, "warnings": list(result.warnings), "timings": result.timings}
+
+
+def _by_gateway(
+    client: "GatewayClient", refs: "list[AdapterRef]", style: str | None, settings: dict[str, Any]
+) -> tuple[bytes, dict[str, Any]]:
+    folders = [ref for ref in refs if ref.path is not None]
+    if folders:
+        raise BadInput(f"--adapter {folders[0]}: a gateway serves adapters by name only")
+    adapters = [
+        {
+            "name": ref.name,
+            "weight": ref.weight,
+            **({"version": ref.version} if ref.version else {}),
+        }
+        for ref in refs
+    ]
+    answer = client.generate(**settings, style=style, adapters=adapters or None)
+    return answer.pictures[0].png, {**answer.body, "seed": answer.pictures[0].seed}
+
+
+def _sentence(out: Path, told: dict[str, Any]) -> str:
+    used = [
+        f"{one['name']}@{one['version']}" if one.get("version") else one["name"]
+        for one in told.get("adapters", ())
+    ]
+    lines = [f"{out}: seed {told['seed']}, {' + '.join(used) or 'the base alone'}"]
+    lines += [f"warning: {text}" for text in told.get("warnings") or ()]
+    return "\n".join(lines)

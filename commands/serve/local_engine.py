@@ -1,0 +1,85 @@
+"""Pictures made in this process by the engine that serves, with packages from anywhere."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from atelier.errors import AdapterRejected
+from commands.adapter_references import Found
+
+if TYPE_CHECKING:
+    from services.engine import AdapterUse, Engine, ImageRequest, ImageResult
+
+MINIATURE: Final = "models/miniature"
+# Packages from a folder have no version; the engine wants one, and the registry never gives these.
+_UNREGISTERED: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class Studio:
+    """An engine with the asked-for adapters on it."""
+
+    engine: "Engine"
+    found: tuple[Found, ...]
+
+    def use(self, place: int, weight: float = 1.0) -> "AdapterUse":
+        """The adapter at that place of `found`, as a request names it."""
+        from services.engine import AdapterUse
+
+        name = self.found[place].package.manifest.name
+        return AdapterUse(name, _engine_version(self.found[place], place), weight)
+
+    def metadata(self, request: "ImageRequest", result: "ImageResult") -> dict[str, Any]:
+        """What a picture's `atelier` chunk says: all that is needed to make it again."""
+        real = {_engine_version(one, place): one.version for place, one in enumerate(self.found)}
+        return {
+            "seed": result.seeds[0],
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "steps": request.steps,
+            "scheduler": request.scheduler,
+            "guidance_scale": request.guidance_scale,
+            "width": int(result.images.shape[2]),
+            "height": int(result.images.shape[1]),
+            "adapters": [
+                {
+                    "name": used.name,
+                    "version": real.get(used.version) if used.version is not None else None,
+                    "digest": used.digest,
+                    "weight": used.weight,
+                }
+                for used in result.adapters
+            ],
+            "base": self.engine.base.digest,
+            "backend": result.backend,
+            "engine_digest": result.engine_digest,
+        }
+
+
+@contextmanager
+def studio(found: Sequence[Found], base: str | None) -> Iterator[Studio]:
+    """Load the base (by default the adapters' own) and the adapters; close the engine after."""
+    from commands.quiet import quiet_loading
+    from services.engine import Engine  # torch and diffusers: seconds, so only where needed
+
+    quiet_loading()
+    own = found[0].package.manifest.base.id if found else MINIATURE
+    engine = Engine.load(base or own)
+    try:
+        for place, one in enumerate(found):
+            manifest = one.package.manifest
+            if manifest.base.digest != engine.base.digest:
+                raise AdapterRejected(
+                    f"{one.package.path}: {manifest.name} was made for base {manifest.base.id} "
+                    f"({manifest.base.digest}), but {engine.base.id} is {engine.base.digest}; "
+                    "name its own base with --base"
+                )
+            engine.adapters.add(one.package, _engine_version(one, place))
+        yield Studio(engine, tuple(found))
+    finally:
+        engine.close()
+
+
+def _engine_version(found: Found, place: int) -> int:
+    return found.version if found.version is not None else _UNREGISTERED + place

@@ -1,0 +1,235 @@
+"""`atelier serve`: Triton, agent and gateway of one replica on one machine, kept running."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from atelier.contract.replica import ReplicaFolder
+from atelier.errors import BadInput
+from atelier.files import write_atomic
+from atelier.home import Home
+from atelier.stores.base_files import resolve_base, resolve_vae
+from commands.serve.supervisor import Service, Supervisor
+from commands.verb import Answer
+from services.triton.process import free_port
+from services.triton.runtime import find_runtime
+from services.triton.settings import drain_seconds, engine_settings
+
+BASE = "models/miniature"
+
+
+def serve(
+    base: Annotated[str, typer.Option(help="Base model: a folder or a hub id.")] = BASE,
+    revision: Annotated[
+        str | None, typer.Option(help="Of a base from the hub: a commit, tag or branch.")
+    ] = None,
+    vae: Annotated[
+        str | None, typer.Option(help="In place of the base's own: a folder or a hub id.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="The gateway's port; 0 for a free one.")] = 8080,
+    host: Annotated[str, typer.Option(help="The gateway's address.")] = "127.0.0.1",
+    triton_http_port: Annotated[int, typer.Option(help="0 for a free one.")] = 0,
+    triton_grpc_port: Annotated[int, typer.Option(help="0 for a free one.")] = 0,
+    triton_metrics_port: Annotated[int, typer.Option(help="0 for a free one.")] = 0,
+    replica: Annotated[str, typer.Option(help="This replica's name.")] = "local",
+    gateway: Annotated[bool, typer.Option(help="Also run the gateway.")] = True,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes of the gateway, on one port.")
+    ] = 1,
+) -> Answer:
+    """Serve one base and every released adapter, until Ctrl-C or SIGTERM.
+
+    Name the base, revision and VAE of the recipe: a version serves only where it is drawn with
+    those that it was judged with. Promotions that were left open are finished, see
+    logs/settling.log. The engine's own settings are ATELIER_SLOTS, ATELIER_MAX_BATCH,
+    ATELIER_MAX_RANK, ATELIER_DEVICE, ATELIER_PRECISION.
+    """
+    home = Home.find()
+    addresses = Addresses(
+        gateway=_own_port(host, port, "--port"),
+        http=_own_port("127.0.0.1", triton_http_port, "--triton-http-port"),
+        grpc=_own_port("127.0.0.1", triton_grpc_port, "--triton-grpc-port"),
+        metrics=_own_port("127.0.0.1", triton_metrics_port, "--triton-metrics-port"),
+        host=host,
+    )
+    engine_settings(os.environ)
+    find_runtime(home.root / "triton", executable=os.environ.get("ATELIER_TRITONSERVER") or None)
+    model = Model(resolve_base(base, revision), resolve_vae(vae) if vae else None)
+    services = plan_services(
+        home, model, addresses, replica=replica, workers=workers if gateway else 0
+    )
+    supervisor = Supervisor(services, say=lambda text: print(text, file=sys.stderr, flush=True))
+    note = home.root / "serve.json"
+    before = {
+        number: signal.signal(number, supervisor.stop) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        supervisor.run(on_ready=lambda: _announce(supervisor, note, addresses, gateway=gateway))
+    finally:
+        note.unlink(missing_ok=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return Answer(text="stopped", data={"stopped": True})
+
+
+@dataclass(frozen=True)
+class Model:
+    """The folders of what draws: the base, and a VAE where it is not the base's own."""
+
+    base: Path
+    vae: Path | None = None
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """The ports of one replica; Triton's are on loopback only."""
+
+    gateway: int
+    http: int
+    grpc: int
+    metrics: int
+    host: str = "127.0.0.1"
+
+    def to_json(self, *, gateway: bool) -> dict[str, str]:
+        """Where a client on this machine finds what."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        found = {
+            "triton_http": f"http://127.0.0.1:{self.http}",
+            "triton_grpc": f"127.0.0.1:{self.grpc}",
+            "triton_metrics": f"http://127.0.0.1:{self.metrics}/metrics",
+        }
+        return {**({"gateway": f"http://{host}:{self.gateway}"} if gateway else {}), **found}
+
+
+def plan_services(
+    home: Home, model: Model, addresses: Addresses, *, replica: str, workers: int = 1
+) -> list[Service]:
+    """What runs for one replica, in the order in which it starts; no gateway for 0 workers.
+
+    BadInput names the environment's variable that one of them could not use.
+    """
+    shared = {
+        **os.environ,
+        "ATELIER_HOME": str(home.root),
+        "ATELIER_REPLICA": replica,
+        "MLFLOW_TRACKING_URI": home.tracking_uri,
+        "PYTHONPATH": os.pathsep.join(
+            [
+                str(Path(__file__).resolve().parents[2]),
+                *filter(None, [os.environ.get("PYTHONPATH")]),
+            ]
+        ),
+        "PYTHONUNBUFFERED": "1",
+    }
+    ports = {
+        "ATELIER_TRITON_HTTP_PORT": str(addresses.http),
+        "ATELIER_TRITON_GRPC_PORT": str(addresses.grpc),
+    }
+    triton = {
+        **ports,
+        "ATELIER_BASE": str(model.base.absolute()),
+        "ATELIER_REVISION": "",  # a folder has none
+        "ATELIER_VAE": str(model.vae.absolute()) if model.vae else "",
+        "ATELIER_TRITON_METRICS_PORT": str(addresses.metrics),
+    }
+    front = {
+        "ATELIER_TRITON_URL": f"grpc://127.0.0.1:{addresses.grpc}",
+        "ATELIER_GATEWAY_HOST": addresses.host,
+        "ATELIER_GATEWAY_PORT": str(addresses.gateway),
+        "ATELIER_GATEWAY_WORKERS": str(workers),
+    }
+    reports = ReplicaFolder(home.replicas)
+    urls = addresses.to_json(gateway=True)
+    drain = drain_seconds(os.environ)
+
+    def reported() -> bool:
+        report = reports.list().get(replica)
+        return report is not None and report.live()
+
+    services = [
+        Service(
+            name="triton",
+            argv=_module("services.triton"),
+            env={**shared, **triton},
+            log=home.logs / "triton.log",
+            ready=lambda: _answers(f"{urls['triton_http']}/v2/health/ready"),
+            start_seconds=600.0,
+            grace=drain + 10.0,
+        ),
+        Service(
+            name="agent",
+            argv=_module("services.agent"),
+            env={**shared, **ports},  # which its report tells the gateway
+            log=home.logs / "agent.log",
+            ready=reported,
+        ),
+    ]
+    if workers:
+        from services.gateway.settings import Settings  # brings sqlalchemy: for this verb alone
+
+        Settings.from_environment({**shared, **front})
+        services.append(
+            Service(
+                name="gateway",
+                argv=_module("services.gateway"),
+                env={**shared, **front},
+                log=home.logs / "gateway.log",
+                ready=lambda: _answers(f"{urls['gateway']}/readyz"),
+                grace=40.0,
+            )
+        )
+    services.append(
+        Service(
+            name="settling",
+            argv=_module("commands.serve.reconcile"),
+            env=shared,
+            log=home.logs / "settling.log",
+            ready=lambda: True,  # nobody waits for it
+        )
+    )
+    return services
+
+
+def _announce(supervisor: Supervisor, note: Path, addresses: Addresses, *, gateway: bool) -> None:
+    found = addresses.to_json(gateway=gateway)
+    pids = {one.name: supervisor.pid(one.name) for one in supervisor.services}
+    write_atomic(note, json.dumps({**found, "pid": os.getpid(), "pids": pids}, indent=2))
+    for name, url in found.items():
+        supervisor.say(f"{name.replace('_', ' ')}: {url}")
+
+
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-m", name]
+
+
+def _own_port(host: str, port: int, option: str) -> int:
+    """The port, or a free one for 0; BadInput where somebody listens on it already."""
+    if port == 0:
+        return free_port(host)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise BadInput(
+                f"{option} {port}: {host}:{port} cannot be used ({error.strerror}); "
+                "choose another, or 0 for a free one"
+            ) from error
+    return port
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2.0) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,1 @@
+"""Verbs for training and judging an adapter."""

@@ -1,0 +1,128 @@
+"""`atelier evaluate`: the verdict about a package, with its numbers and pictures."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atelier.errors import BadInput
+from atelier.home import Home
+from commands.table import table
+from commands.verb import Answer
+
+if TYPE_CHECKING:
+    from atelier.adapter.package import Package
+    from atelier.data.recipe import Recipe
+    from pipelines.evaluate import Evaluation
+
+REFUSED = 1
+RECIPES = (Path("adapters"), Path("examples"))  # where a package's own recipe is looked for
+
+
+def evaluate(
+    package: Annotated[str, typer.Argument(metavar="PACKAGE", help="A folder or NAME[@VERSION].")],
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="By default the program's own.")
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="What it was trained by; by default looked for in adapters/, examples/."),
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What it was trained on, without a recipe.")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="By default the package's own.")] = None,
+    vae: Annotated[
+        str | None, typer.Option(help="In place of the base's own; by default the recipe's.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="By default beside the package.")
+    ] = None,
+) -> Answer:
+    """Judge a package under the operator's policy: numbers, pictures, a verdict with reasons.
+
+    A version of the registry keeps its verdict there. Exit code 1 when it is refused.
+    """
+    from atelier.data.policy import Policy
+    from commands.adapter_references import AdapterRef, find, open_registry
+
+    home, operators = Home.find(), Policy.load(policy)
+    found = find(AdapterRef.parse(package), home)
+    manifest = found.package.manifest
+    trained_on = pictures or _recipe(found.package, recipe)
+    into = output or _beside(found.package, home)
+    from commands.progress import progress  # what is heavy waits until the input is known good
+    from commands.quiet import quiet_loading
+    from pipelines.evaluate import attest
+    from pipelines.evaluate import evaluate as judge
+
+    quiet_loading()
+    with progress() as shown:
+        evaluation = judge(
+            found.package,
+            operators,
+            base=base or manifest.base.id,
+            vae=vae,
+            training_pictures=trained_on,
+            output=into,
+            cache=home.root / "cache" / "pictures",
+            progress=shown,
+        )
+    if found.version is not None:
+        attest(open_registry(home), found.version, evaluation, into)
+    return _answer(evaluation, into)
+
+
+def _beside(package: "Package", home: Home) -> Path:
+    """A package's folder holds nothing but the package, so the verdict goes next to it."""
+    if home.root in package.path.absolute().parents and package.path.name != "package":
+        return home.root / "evaluations" / package.path.name
+    return package.path.absolute().parent / "evaluation"
+
+
+def _recipe(package: "Package", given: Path | None) -> "Recipe":
+    """The given recipe, or the one here whose digest the package's manifest names."""
+    from atelier.data.recipe import RECIPE, Recipe
+
+    if given is not None:
+        return Recipe.load(given)
+    wanted = package.manifest.recipe
+    files = [file for root in RECIPES if root.is_dir() for file in sorted(root.rglob("*.yaml"))]
+    for file in files if wanted else ():
+        if file.name != RECIPE and file.parent.name != package.manifest.name:
+            continue
+        recipe = Recipe.load(file)
+        if recipe.digest == wanted:
+            return recipe
+    raise BadInput(
+        f"{package.path}: no recipe in {' or '.join(map(str, RECIPES))} has the digest that it was "
+        "trained by; name the recipe with --recipe, or the pictures with --pictures"
+    )
+
+
+def _answer(evaluation: "Evaluation", into: Path) -> Answer:
+    rows = [
+        (
+            gate.name,
+            "-" if gate.value is None else f"{gate.value:.3f}",
+            f"{gate.kind.replace('_', ' ')} {gate.threshold:g}",
+            f"{gate.ci[0]:.3f} to {gate.ci[1]:.3f}" if gate.ci else "-",
+            "passed" if gate.passed else "FAILED",
+        )
+        for gate in evaluation.gates
+    ]
+    verdict = "accepted" if evaluation.accepted else "refused"
+    lines = [
+        table(("GATE", "VALUE", "LIMIT", "95 %", ""), rows),
+        *(f"- {reason}" for reason in evaluation.reasons),
+        f"{evaluation.adapter}: {verdict}; numbers and pictures in {into}",
+    ]
+    data = {
+        "adapter": evaluation.adapter,
+        "digest": evaluation.digest,
+        "accepted": evaluation.accepted,
+        "reasons": list(evaluation.reasons),
+        "gates": [gate.model_dump(mode="json") for gate in evaluation.gates],
+        "output": str(into),
+    }
+    return Answer("\n".join(lines), data, 0 if evaluation.accepted else REFUSED)

@@ -1,0 +1,33 @@
+"""`atelier run`: the whole pipeline, from a recipe to an adapter that serves."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.verb import Answer
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe.yaml.")],
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="By default the program's own.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run.")
+    ] = False,
+) -> Answer:
+    """Train, judge, register and promote, in one go. Exit code 1 where the verdict says no."""
+    from atelier.data.policy import Policy
+    from atelier.data.recipe import Recipe
+    from atelier.home import Home
+
+    found, operators = Recipe.load(recipe), Policy.load(policy)
+    from commands.quiet import quiet_loading
+    from commands.release.release import answer
+    from commands.serve.smoke import smoke_check
+    from pipelines.run import run as whole
+
+    quiet_loading()
+    home = Home.find()
+    return answer(whole(found, operators, home, resume=resume, smoke=smoke_check(home)))

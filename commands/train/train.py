@@ -1,0 +1,48 @@
+"""`atelier train`: an adapter from a recipe and its pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.table import short
+from commands.verb import Answer
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe.yaml.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run that lies in the output folder.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="By default a folder of the home.")
+    ] = None,
+) -> Answer:
+    """Train an adapter. Killed at any step, it goes on with --resume, bit for bit.
+
+    SIGTERM writes a checkpoint and ends with exit code 143.
+    """
+    from atelier.data.recipe import Recipe
+    from atelier.home import Home
+
+    found = Recipe.load(recipe)  # before the seconds that torch takes to load
+    from commands.quiet import quiet_loading
+    from pipelines.train import train as run
+    from pipelines.train.progress import watcher
+    from pipelines.train.run_folder import RunFolder
+
+    quiet_loading()
+    into = output or RunFolder.of(found, Home.find()).root
+    result = run(found, output=into, resume=resume, progress=watcher())
+    package = result.package
+    lines = [f"{package.path}  {short(package.digest)}, {result.steps} steps"]
+    lines.append(f"judge it: atelier evaluate {package.path} --recipe {recipe}")
+    data = {
+        "adapter": package.manifest.name,
+        "package": str(package.path),
+        "digest": package.digest,
+        "run_id": result.run_id,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 3),
+    }
+    return Answer("\n".join(lines), data)

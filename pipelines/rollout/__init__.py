@@ -1,6 +1,0 @@
-"""What serves in an environment on a cluster: git declares it, Helm makes it so."""
-
-from .rollout import STEPS, Outcome, Rollout
-from .status import Line, compare
-
-__all__ = ["STEPS", "Line", "Outcome", "Rollout", "compare"]
