@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from atelier.adapter.tensor_names import canonical  # noqa: E402
-from bench.yardstick import Occasion, Yardstick  # noqa: E402
+from bench.yardstick import BenchSubject, Occasion  # noqa: E402
 from services.engine.base import load_base  # noqa: E402
 
 
@@ -94,7 +94,7 @@ def main() -> None:
     if options.together:
         torch.set_num_threads(1)  # threads that wait for one another crawl on a busy machine
     occasion = Occasion(options.prompt, options.class_prompt, options.resolution)
-    yardstick = Yardstick(load_base(str(options.base)), held, occasion)
+    yardstick = BenchSubject(load_base(str(options.base)), held, occasion)
     start = yardstick.loss({})
     for trainer in trainers:
         for mark in trainer.marks:

@@ -42,7 +42,7 @@ class _Shown:
     pooled: Tensor
 
 
-class Yardstick:
+class BenchSubject:
     """The error on pictures that no trainer has seen, at fixed levels with fixed noise.
 
     Half of it is the subject's, half the class's, as in the objective that both train on: who

@@ -18,7 +18,7 @@ _NAMED = re.compile(r"(?P<name>[a-z0-9-]+)(?:@(?P<version>\d+))?")
 
 
 @dataclass(frozen=True)
-class AdapterRef:
+class AdapterReference:
     """An adapter as it was asked for: by name, perhaps with a version, or by folder."""
 
     name: str | None = None
@@ -27,7 +27,7 @@ class AdapterRef:
     weight: float = 1.0
 
     @classmethod
-    def parse(cls, text: str) -> "AdapterRef":
+    def parse(cls, text: str) -> "AdapterReference":
         """Read `NAME[@VERSION][=WEIGHT]` or `FOLDER[=WEIGHT]`; a folder that exists wins."""
         head, equals, tail = text.rpartition("=")
         source, weight = (head, _weight(tail, text)) if equals else (text, 1.0)
@@ -44,7 +44,7 @@ class AdapterRef:
 
 
 @dataclass(frozen=True)
-class Found:
+class ResolvedAdapter:
     """A verified package, and the version it has in the registry where it came from there."""
 
     package: Package
@@ -57,22 +57,22 @@ class Found:
         return f"{self.package.manifest.name} {which}"
 
 
-def find(ref: AdapterRef, home: Home) -> Found:
+def find(ref: AdapterReference, home: Home) -> ResolvedAdapter:
     """The package that is meant; a name without a version is the one that serves here.
 
     Where nothing of that name serves, it is the registry's newest version.
     """
     if ref.path is not None:
-        return Found(Package.open(ref.path))
+        return ResolvedAdapter(Package.open(ref.path))
     assert ref.name is not None  # parse gives one or the other
     release = ReleaseFolder(home.releases).get(ref.name)
     if release is not None and ref.version in (None, release.version):
         kept = home.packages / hex_of(release.digest)
         if kept.is_dir():
-            return Found(Package.open(kept, digest=release.digest), release.version)
+            return ResolvedAdapter(Package.open(kept, digest=release.digest), release.version)
     registry = open_registry(home)
     version = ref.version or (release.version if release else _newest(registry, ref.name))
-    return Found(fetched(registry, home, ref.name, version), version)
+    return ResolvedAdapter(fetched(registry, home, ref.name, version), version)
 
 
 def open_registry(home: Home) -> "Registry":

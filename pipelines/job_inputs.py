@@ -28,7 +28,7 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class JobInputs:
     """A recipe's spec, and what of it has to be in the registry."""
 
     recipe: Recipe
@@ -36,7 +36,7 @@ class Parcel:
     contents: Sequence[Content]
 
 
-def pack(recipe: Recipe, artifacts: Callable[[], Artifacts], *, processes: int = 1) -> Parcel:
+def pack(recipe: Recipe, artifacts: Callable[[], Artifacts], *, processes: int = 1) -> JobInputs:
     """Everything with its digest (see `find_base` for a base of the hub)."""
     base, found = find_base(recipe.base.model, recipe.base.revision, artifacts)
     contents = list(found)
@@ -55,7 +55,7 @@ def pack(recipe: Recipe, artifacts: Callable[[], Artifacts], *, processes: int =
         held_back=digest(_pictures(held_back)) if _any_pictures(held_back) else None,
         processes=processes,
     )
-    return Parcel(recipe, spec, contents)
+    return JobInputs(recipe, spec, contents)
 
 
 def put(
@@ -69,7 +69,7 @@ def put(
     ]
 
 
-def upload(parcel: Parcel, artifacts: Artifacts, progress: Progress | None = None) -> list[str]:
+def upload(parcel: JobInputs, artifacts: Artifacts, progress: Progress | None = None) -> list[str]:
     """Put what is missing, the recipe last; the addresses of what was uploaded."""
     uploaded = put(parcel.contents, artifacts, progress)
     with TemporaryDirectory() as aside:

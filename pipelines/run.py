@@ -18,7 +18,7 @@ from atelier.errors import Refused
 from atelier.home import Home
 from atelier.stores.registry import Registry
 from pipelines.dataset import check_pictures
-from pipelines.delivery.local.promotion import Smoke, Standing, promote
+from pipelines.delivery.local.promotion import PromotionStatus, Smoke, promote
 from pipelines.evaluate import Evaluation, attest, evaluate
 from pipelines.train import TrainResult, train
 from pipelines.train.progress import watcher
@@ -32,7 +32,7 @@ def run(
     *,
     resume: bool = False,
     smoke: Smoke | None = None,
-) -> Standing:
+) -> PromotionStatus:
     """Train, judge, register and promote; Refused with the reasons where the verdict says no."""
     output = RunFolder.of(recipe, home).root
     check(recipe, policy)

@@ -29,7 +29,7 @@ from atelier.platform.jobs import SPEC_TAG, TrainingSpec
 from atelier.retry import patiently
 from atelier.stores.artifacts import Artifacts
 from atelier.stores.registry import Registry, VersionInfo
-from pipelines.evaluate import Evaluation, attested
+from pipelines.evaluate import Evaluation, attested_evaluation
 from pipelines.evaluate.references import HELD_BACK
 from pipelines.run import check, judge, require_accepted
 from pipelines.train import TrainResult, train, trained_in
@@ -76,7 +76,7 @@ def made(spec: TrainingSpec, home: Home) -> VersionInfo | None:
 def judged_under(policy: Policy, known: VersionInfo, home: Home) -> Evaluation | None:
     """The version's evaluation under this policy; None where only others judged it, or nobody."""
     registry = Registry(home.tracking_uri)
-    judged = attested(registry, known.name, known.version, policy.digest)
+    judged = attested_evaluation(registry, known.name, known.version, policy.digest)
     return judged if judged is not None and judged.policy == policy.digest else None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from fastapi.testclient import TestClient
 
-from atelier.contract.replica import Held, Replica, ReplicaFolder
+from atelier.contract.replica import HeldAdapter, Replica, ReplicaFolder
 from atelier.data.manifest import BaseRef, Manifest
 from atelier.data.names import hex_of
 from atelier.data.release import Release, ReleaseFolder
@@ -45,7 +45,7 @@ class Stage:
 
     def __init__(self, root: Path) -> None:
         self.home = Home(root)
-        self.held: dict[str, dict[tuple[str, int], Held]] = {}
+        self.held: dict[str, dict[tuple[str, int], HeldAdapter]] = {}
 
     def package(self, manifest: Manifest) -> str:
         """Put a package's manifest on the volume; its digest."""
@@ -66,7 +66,7 @@ class Stage:
     ) -> None:
         """Let a replica hold a version."""
         self.package(manifest)
-        held = Held.model_validate(
+        held = HeldAdapter.model_validate(
             {"name": manifest.name, "version": version, "digest": manifest.digest, "state": state}
         )
         self.held.setdefault(replica, {})[(manifest.name, version)] = held

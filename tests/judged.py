@@ -6,8 +6,8 @@ from PIL import Image
 
 from atelier.data.policy import Policy
 from pipelines.evaluate import SHEET, Evaluation
-from pipelines.evaluate.evaluation import Measured, Measures, References, Sampling
-from pipelines.evaluate.prompt_set import shots
+from pipelines.evaluate.evaluation import Measured, Measures, References, SamplingSettings
+from pipelines.evaluate.prompt_set import prompt_set
 
 DIGEST = "sha256:" + "a" * 64
 TRIGGER, NOUN = "sks cat", "cat"
@@ -35,7 +35,7 @@ GOOD = {"subject": 0.8, "text": 0.3, "copying": 0.5, "effect": 0.1, "diversity":
 
 def evaluation(under: Policy, *, subject: dict[str, float] = GOOD, **changes: object) -> Evaluation:
     pictures = []
-    for shot in shots(under, trigger=TRIGGER, noun=NOUN):
+    for shot in prompt_set(under, trigger=TRIGGER, noun=NOUN):
         about_subject = shot.role == "subject"
         pictures.append(
             Measured(
@@ -59,7 +59,7 @@ def evaluation(under: Policy, *, subject: dict[str, float] = GOOD, **changes: ob
         "scorer_digests": {},
         "trigger": TRIGGER,
         "noun": NOUN,
-        "sampling": Sampling(
+        "sampling": SamplingSettings(
             scheduler=under.scheduler, steps=under.steps, guidance_scale=under.guidance_scale
         ),
         "measures": Measures(

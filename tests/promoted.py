@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 
 from atelier.adapter.package import Package, write_package
-from atelier.contract.replica import Held, Replica, ReplicaFolder
+from atelier.contract.replica import HeldAdapter, Replica, ReplicaFolder
 from atelier.data.manifest import BaseRef
 from atelier.data.release import ReleaseFolder
 from atelier.home import Home
 from atelier.stores.registry import Registry
-from pipelines.delivery.local.journal import IntentFolder
-from pipelines.delivery.local.promotion import Standing, promote
+from pipelines.delivery.local.journal import PromotionJournal
+from pipelines.delivery.local.promotion import PromotionStatus, promote
 from tests.judged import DIGEST as BASE
 from tests.judged import evaluation, policy
 
@@ -83,7 +83,7 @@ class Adapter:
         It answers by the `default` version; without it, by whichever ready one is released next.
         """
         held = tuple(
-            Held(
+            HeldAdapter(
                 name=self.name,
                 version=int(v[1:]),
                 digest=self.digests[int(v[1:])],
@@ -104,7 +104,7 @@ class Adapter:
         )
         ReplicaFolder(self.home.replicas).put(replica)
 
-    def promote(self, version: int, **options: Any) -> Standing:
+    def promote(self, version: int, **options: Any) -> PromotionStatus:
         options = {"wait": 0.3, "policy": policy()} | options
         return promote(self.name, version, registry=self.registry, home=self.home, **options)
 
@@ -120,4 +120,4 @@ class Adapter:
 
     @property
     def under_way(self) -> bool:
-        return IntentFolder(self.home).get(self.name) is not None
+        return PromotionJournal(self.home).get(self.name) is not None

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from atelier.adapter.package import Package, write_package
 from atelier.adapter.signature import key_of
-from atelier.adapter.signers import Key
+from atelier.adapter.signers import PublicKey
 from atelier.data.manifest import BaseRef
 
 BASE = "sha256:" + "b" * 64
@@ -26,9 +26,9 @@ def private_key(curve: ec.EllipticCurve | None = None, password: str | None = No
     return made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked)
 
 
-def signer(pem: bytes, name: str = "ci") -> Key:
+def signer(pem: bytes, name: str = "ci") -> PublicKey:
     """Its public half, trusted by a name."""
-    return Key(name, key_of(pem).pem)
+    return PublicKey(name, key_of(pem).pem)
 
 
 def package(folder: Path, seed: int, **lineage: str) -> Package:

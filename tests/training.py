@@ -20,7 +20,7 @@ from atelier.data.recipe import Recipe
 from atelier.errors import Interrupted, Unavailable
 from atelier.stores.tracking import Tracking
 from pipelines.train import TrainResult, train
-from pipelines.train.loop import Report
+from pipelines.train.loop import StepReport
 from pipelines.train.progress import Silence
 from tests.tiny import tiny_base
 
@@ -122,7 +122,7 @@ class Saboteur(Silence):
     def __init__(self, step: int, act: Any) -> None:
         self.step, self.act = step, act
 
-    def update(self, report: Report) -> None:
+    def update(self, report: StepReport) -> None:
         if report.step == self.step:
             self.act()
 

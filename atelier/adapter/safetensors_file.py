@@ -43,7 +43,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One tensor as the header describes it; offsets in bytes from the end of the header."""
 
     dtype: str
@@ -56,7 +56,7 @@ class Entry:
 class Header:
     """A checked header: its entries lie side by side and fill the file exactly."""
 
-    tensors: dict[str, Entry]
+    tensors: dict[str, TensorEntry]
     metadata: dict[str, str]
     data_start: int
 
@@ -183,7 +183,7 @@ def _check(
     return Header(entries, metadata, data_start)
 
 
-def _entry(name: str, value: Any, path: Path) -> Entry:
+def _entry(name: str, value: Any, path: Path) -> TensorEntry:
     """One entry of the header, with types and sizes checked."""
     fields = value if isinstance(value, dict) else {}
     dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
@@ -198,14 +198,14 @@ def _entry(name: str, value: Any, path: Path) -> Entry:
         elements *= length
     if offsets[1] - offsets[0] != elements * _WIDTHS[dtype]:
         raise AdapterRejected(f"{path}: {name} has another size than its shape {shape}; {_FIX}")
-    return Entry(dtype, tuple(shape), offsets[0], offsets[1])
+    return TensorEntry(dtype, tuple(shape), offsets[0], offsets[1])
 
 
 def _naturals(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
 
 
-def _floats(data: npt.NDArray[np.uint8], entry: Entry) -> Array:
+def _floats(data: npt.NDArray[np.uint8], entry: TensorEntry) -> Array:
     """Bytes as float32; bfloat16 is the upper half of a float32."""
     if entry.dtype == "BF16":
         halves = np.frombuffer(data, dtype="<u2").astype(np.uint32)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atelier.adapter.package import MANIFEST, Package
-from atelier.adapter.signers import Key, Signer
+from atelier.adapter.signers import PublicKey, Signer
 from atelier.errors import BadInput, SignatureRejected, Unavailable
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Verified:
     signature: bytes
 
 
-def file_of(key: Key | None) -> str:
+def file_of(key: PublicKey | None) -> str:
     """A signature's name beside a version; None: keyless. So no key takes another's place."""
     return f"{_PREFIX}{key.fingerprint[:12] if key else 'keyless'}{_SUFFIX}"
 
@@ -102,7 +102,7 @@ def sign_keyless(package: Package) -> bytes:
         return made.read_bytes()
 
 
-def key_of(pem: bytes, password: str | None = None) -> Key:
+def key_of(pem: bytes, password: str | None = None) -> PublicKey:
     """The public half of a private key; BadInput where that is none or of another kind."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -120,7 +120,7 @@ def key_of(pem: bytes, password: str | None = None) -> Key:
             "the signing key is of another kind; make one with "
             "`openssl ecparam -name prime256v1 -genkey -noout`"
         )
-    return Key("this key", _public(found))
+    return PublicKey("this key", _public(found))
 
 
 def _public(private: "EllipticCurvePrivateKey") -> bytes:

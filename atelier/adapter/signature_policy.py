@@ -18,14 +18,14 @@ from atelier.adapter.signers import Signer, signers_in, signers_of
 from atelier.data import yaml_model
 from atelier.errors import PolicyError, SignatureRejected, Unavailable
 
-SignaturePolicy = Literal["off", "warn", "enforce"]
-POLICIES: tuple[SignaturePolicy, ...] = get_args(SignaturePolicy)
+SignatureMode = Literal["off", "warn", "enforce"]
+POLICIES: tuple[SignatureMode, ...] = get_args(SignatureMode)
 
 
 class _Signatures(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    policy: SignaturePolicy = "off"
+    policy: SignatureMode = "off"
     signers: dict[str, str] = {}
 
 
@@ -50,10 +50,10 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Trust:
+class SignaturePolicy:
     """A signature policy, and whose signatures count."""
 
-    policy: SignaturePolicy = "off"
+    policy: SignatureMode = "off"
     signers: tuple[Signer, ...] = ()
 
     def __post_init__(self) -> None:

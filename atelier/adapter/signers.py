@@ -23,7 +23,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
-class Key:
+class PublicKey:
     """An elliptic-curve public key, as PEM in the form that openssl and cryptography write."""
 
     name: str
@@ -59,7 +59,7 @@ class _Told(BaseModel):
 
 
 @dataclass(frozen=True)
-class Identity:
+class SignerIdentity:
     """Who a keyless signature's certificate must be for, and who vouched for that."""
 
     name: str
@@ -93,7 +93,7 @@ class Identity:
             raise Unavailable(f"{self.label}: Sigstore's roots cannot be had: {error}") from error
 
 
-Signer = Key | Identity
+Signer = PublicKey | SignerIdentity
 
 
 def signers_in(folder: Path) -> tuple[Signer, ...]:
@@ -112,11 +112,11 @@ def signers_of(files: Mapping[str, str], source: Path) -> tuple[Signer, ...]:
 
 def _signer(file: Path, text: str, source: Path) -> Signer:
     if file.suffix == ".pem":
-        return Key(file.stem, _canonical(text, source / file))
+        return PublicKey(file.stem, _canonical(text, source / file))
     if file.suffix == ".yaml":
         told = yaml_model.parse(text, source / file, _Told, PolicyError)
         trust = json.dumps(told.trust).encode() if told.trust else None
-        return Identity(file.stem, told.identity, told.issuer, trust)
+        return SignerIdentity(file.stem, told.identity, told.issuer, trust)
     raise PolicyError(
         f"{source / file}: a signer is NAME.pem, a public key, or NAME.yaml, an identity"
     )

@@ -64,7 +64,7 @@ _UNSUPPORTED: tuple[tuple[str, str], ...] = (
 
 
 @dataclass(frozen=True)
-class Key:
+class TensorName:
     """A canonical key in two pieces."""
 
     module: str  # component included: "unet.….to_q"
@@ -79,7 +79,7 @@ class Key:
         return self.module.split(".", 1)[0]
 
 
-def parse(key: str, kohya: Mapping[str, str] | None = None) -> Key | None:
+def parse(key: str, kohya: Mapping[str, str] | None = None) -> TensorName | None:
     """The canonical key of any spelling, or None where there is none.
 
     kohya's underscores cannot be undone without the base's modules: pass `kohya_modules(…)`.
@@ -87,10 +87,10 @@ def parse(key: str, kohya: Mapping[str, str] | None = None) -> Key | None:
     if key.startswith("lora_"):
         stem, ending = _split(key, _KOHYA_ENDINGS)
         module = (kohya or {}).get(stem)
-        return Key(module, ending) if module and ending else None
+        return TensorName(module, ending) if module and ending else None
     stem, ending = _split(key, _ENDINGS)
     module = _canonical_module(stem)
-    return Key(module, ending) if module and ending else None
+    return TensorName(module, ending) if module and ending else None
 
 
 def canonical(key: str) -> str | None:
@@ -112,7 +112,7 @@ def flat(module: str) -> str:
     return module.replace(".text_model.", ".", 1) if module.startswith("text_encoder") else module
 
 
-def to_kohya(key: Key) -> str:
+def to_kohya(key: TensorName) -> str:
     """kohya's name of a canonical key, with diffusers' block names."""
     return kohya_module(key.module) + _TO_KOHYA[key.part]
 

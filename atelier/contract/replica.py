@@ -9,7 +9,7 @@ from atelier.contract.reports import Report, ReportFolder
 from atelier.data.names import Digest
 
 
-class Held(BaseModel):
+class HeldAdapter(BaseModel):
     """One adapter version in a replica."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,13 +36,13 @@ class Replica(Report):
     address: str | None = None  # host:port of its HTTP (V2); None: where gateways are told
     grpc: str | None = None  # host:port of its gRPC
     pool: str | None = None  # KServe's predictor: `stable`, or a canary's name
-    adapters: tuple[Held, ...] = ()
+    adapters: tuple[HeldAdapter, ...] = ()
 
     @property
     def reporter(self) -> str:
         return self.replica
 
-    def holds(self, name: str, digest: str) -> Held | None:
+    def holds(self, name: str, digest: str) -> HeldAdapter | None:
         """Its entry for that adapter's digest, ready ones first."""
         found = [held for held in self.adapters if (held.name, held.digest) == (name, digest)]
         return min(found, key=lambda held: held.state != "ready", default=None)

@@ -93,7 +93,7 @@ class Prompts(_Plain):
         return prompts
 
 
-class Scorers(_Plain):
+class ScorerNames(_Plain):
     """The models that judge: a folder (relative to the working directory), a hub id, or the address
     `mlflow://scorers/<hex>` that `atelier scorer import` prints."""
 
@@ -104,7 +104,7 @@ class Scorers(_Plain):
 class Policy(_Plain):
     """How adapters are judged in one environment."""
 
-    scorers: Scorers
+    scorers: ScorerNames
     seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], Field(min_length=1)]
     prompts: Prompts
     steps: Annotated[int, Field(strict=True, ge=1, le=150)] = 30

@@ -52,7 +52,7 @@ class Listed:
         return Snapshot({one["metadata"]["name"]: one for one in objects}, known=True)
 
 
-class Watched:
+class Informer:
     """Lists once, then follows; a thread of its own, from the first read on.
 
     While the API server is away, what was known last stays, and is kept in a file for a process

@@ -24,7 +24,7 @@ LOOK = 0.5  # seconds between two attempts
 
 
 @dataclass
-class Held:
+class HeldLease:
     """The Lease as its holder wrote it last."""
 
     lease: Object
@@ -64,12 +64,12 @@ class LeaseLock:
         self._clock, self._pause = clock, pause
 
     @contextmanager
-    def held(self, *, wait: float) -> Iterator[Held]:
+    def held(self, *, wait: float) -> Iterator[HeldLease]:
         """Hold it; Unavailable naming the holder where it cannot be had within `wait` seconds.
 
         One left behind is had only by who waits longer than its `seconds`.
         """
-        mine = Held(self._take(self._clock() + wait))
+        mine = HeldLease(self._take(self._clock() + wait))
         ended = threading.Event()
         if self._renewed:
             worker = threading.Thread(target=self._renew, args=(mine, ended), daemon=True)
@@ -83,7 +83,7 @@ class LeaseLock:
             with suppress(AtelierError):  # it runs out by itself
                 self._api.delete(LEASES, self._name, version=mine.version)
 
-    def _renew(self, mine: Held, ended: threading.Event) -> None:
+    def _renew(self, mine: HeldLease, ended: threading.Event) -> None:
         while not ended.wait(self._seconds / 3):
             try:
                 mine.lease = self._api.replace(LEASES, self._body(mine.lease["metadata"]))

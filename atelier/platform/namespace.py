@@ -9,7 +9,7 @@ from typing import Any
 from atelier.contract.gateway import Gateway
 from atelier.contract.replica import Replica
 from atelier.platform.api import CONFIG_MAPS, INFERENCE_SERVICES, LEASES, Api
-from atelier.platform.informer import Listed, Source, Watched
+from atelier.platform.informer import Informer, Listed, Source
 from atelier.platform.pod import Pod
 from atelier.platform.release_configmaps import LABEL as ADAPTER
 from atelier.platform.release_configmaps import ClusterReleases
@@ -25,7 +25,7 @@ def watching(api: Api, pod: Pod, keep: Path) -> Environment:
     """Follows the namespace; `keep` is a folder for what a restart needs."""
 
     def source(path: str, query: tuple[str, str], file: str, seconds: float = 0.0) -> Source:
-        return Watched(api, path, [query], kept=keep / file, save_seconds=seconds)
+        return Informer(api, path, [query], kept=keep / file, save_seconds=seconds)
 
     return _environment(
         api,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BASE = "models/miniature"
 
 
-class Backend(StrEnum):
+class CompileRuntime(StrEnum):
     """Who will run it."""
 
     ONNX = "onnx"
@@ -30,7 +30,7 @@ def compile_base(
     revision: Annotated[
         str | None, typer.Option(help="Of a base from the hub: a commit, tag or branch.")
     ] = None,
-    backend: Annotated[Backend, typer.Option(help="Who will run it.")] = Backend.ONNX,
+    backend: Annotated[CompileRuntime, typer.Option(help="Who will run it.")] = CompileRuntime.ONNX,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="By default a folder of the home.")
     ] = None,

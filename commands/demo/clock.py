@@ -9,7 +9,7 @@ from typing import TextIO
 
 
 @dataclass
-class Step:
+class TimedStep:
     """One step of the demo; `seconds` is known once it is over."""
 
     name: str
@@ -21,15 +21,15 @@ class Clock:
     """Steps in their order, printed as they happen."""
 
     def __init__(self, steps: int, out: TextIO | None = None) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[TimedStep] = []
         self._total = steps
         self._out = out or sys.stdout
         self._began = time.monotonic()
 
     @contextmanager
-    def step(self, name: str) -> Iterator[Step]:
+    def step(self, name: str) -> Iterator[TimedStep]:
         """One step; what is appended to its notes is printed when it ends."""
-        step = Step(name)
+        step = TimedStep(name)
         self.steps.append(step)
         self._print(f"[{len(self.steps):2}/{self._total}] {name}")
         began = time.monotonic()

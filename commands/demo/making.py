@@ -9,7 +9,7 @@ from atelier.data.recipe import Recipe
 from atelier.errors import Refused
 from atelier.home import Home
 from atelier.stores.registry import Registry
-from commands.demo.clock import Clock, Step
+from commands.demo.clock import Clock, TimedStep
 from commands.progress import progress
 from commands.table import short
 from pipelines.dataset import check_pictures
@@ -20,7 +20,7 @@ from pipelines.train.progress import watcher
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeVersion:
     """A registered version."""
 
     recipe: Recipe
@@ -40,7 +40,7 @@ class Workshop:
     policy: Policy
     clock: Clock
 
-    def make(self, recipe: Recipe, number: int) -> Made:
+    def make(self, recipe: Recipe, number: int) -> MadeVersion:
         """Train, judge and register; Refused where the verdict says no."""
         run = self.home.runs / recipe.adapter / f"version-{number}"
         with self.clock.step(f"train version {number}: {in_words(recipe)}") as step:
@@ -52,9 +52,9 @@ class Workshop:
         with self.clock.step(f"register version {number}") as step:
             version = register(result, evaluation, self._verdict(number), self.registry)
             step.notes.append(f"{recipe.adapter}@{version} is a candidate in the registry")
-        return Made(recipe, result.package, evaluation, version, run / "log.jsonl")
+        return MadeVersion(recipe, result.package, evaluation, version, run / "log.jsonl")
 
-    def _judge(self, recipe: Recipe, package: Package, number: int, step: Step) -> Evaluation:
+    def _judge(self, recipe: Recipe, package: Package, number: int, step: TimedStep) -> Evaluation:
         with progress() as shown:
             evaluation = evaluate(
                 package,

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from commands.demo.clock import Step, duration
+from commands.demo.clock import TimedStep, duration
 from commands.demo.swap import Swap
 
 
@@ -24,7 +24,7 @@ class SheetRow:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedRow:
     """A version with what was found about it."""
 
     version: int
@@ -35,7 +35,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Report:
+class DemoReport:
     """All that the page shows."""
 
     adapter: str
@@ -44,10 +44,10 @@ class Report:
     rows: Sequence[SheetRow]
     training_pictures: Sequence[Path]
     fresh: Sequence[SheetRow]  # version 1, version 2, after rollback, on prompts not used before
-    judged: Sequence[Judged]
+    judged: Sequence[JudgedRow]
     swap: Swap
     rollback_seconds: float
-    steps: Sequence[Step]
+    steps: Sequence[TimedStep]
     seconds: float
     loss_plot: Path
     facts: Sequence[tuple[str, str]]

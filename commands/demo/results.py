@@ -10,10 +10,10 @@ from PIL import Image
 
 from commands.demo.clock import Clock
 from commands.demo.curves import Curve, plot
-from commands.demo.making import Made, in_words
+from commands.demo.making import MadeVersion, in_words
 from commands.demo.pictures import Photographer
 from commands.demo.prompts import FRESH, SHEET, Ask
-from commands.demo.report import Judged, Report, SheetRow
+from commands.demo.report import DemoReport, JudgedRow, SheetRow
 from commands.demo.swap import Swap
 from commands.serve.grid import GridRow, grid
 from pipelines.dataset import open_folder
@@ -29,7 +29,7 @@ Pictures = Sequence[bytes]  # one PNG for each prompt
 class Results:
     """Everything that was made and measured."""
 
-    versions: tuple[Made, Made]
+    versions: tuple[MadeVersion, MadeVersion]
     same: tuple[Pictures, Pictures, Pictures, Pictures]  # base, version 1, version 2, rolled back
     fresh: tuple[Pictures, Pictures, Pictures]  # version 1, version 2, rolled back
     swap: Swap
@@ -49,7 +49,7 @@ def leave(results: Results, folder: Path, clock: Clock, camera: Photographer) ->
     grid(columns, pictures).save(folder / SHEET_FILE)
     curves = [Curve.read(f"version {made.version}", made.log) for made in results.versions]
     plot(curves, folder / LOSS_FILE)
-    report = Report(
+    report = DemoReport(
         adapter=first.recipe.adapter,
         trigger=first.recipe.trigger,
         columns=columns,
@@ -77,8 +77,8 @@ def _rows(
     )
 
 
-def _judged(made: Made) -> Judged:
-    return Judged(
+def _judged(made: MadeVersion) -> JudgedRow:
+    return JudgedRow(
         version=made.version,
         digest=made.package.digest,
         training=in_words(made.recipe),
@@ -87,7 +87,7 @@ def _judged(made: Made) -> Judged:
     )
 
 
-def _training_pictures(made: Made) -> tuple[Path, ...]:
+def _training_pictures(made: MadeVersion) -> tuple[Path, ...]:
     stage = made.recipe.stages[0]
     folder = open_folder(made.recipe.dataset_folder(stage), stage.dataset.captions)
     return tuple(picture.path for picture in folder.pictures)

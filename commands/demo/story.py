@@ -9,8 +9,8 @@ from atelier.data.policy import Policy
 from atelier.data.recipe import Recipe
 from atelier.home import Home
 from atelier.stores.registry import Registry
-from commands.demo.clock import Clock, Step
-from commands.demo.making import Made, Workshop
+from commands.demo.clock import Clock, TimedStep
+from commands.demo.making import MadeVersion, Workshop
 from commands.demo.pictures import Photographer, require_different, require_same
 from commands.demo.prompts import FRESH, SHEET, TRAFFIC
 from commands.demo.results import Results, leave
@@ -102,7 +102,7 @@ class Demo:
         """Stop what serves."""
         self._stack.close()
 
-    def _promote(self, registry: Registry, made: Made, now: Step) -> None:
+    def _promote(self, registry: Registry, made: MadeVersion, now: TimedStep) -> None:
         standing = promote(
             made.recipe.adapter,
             made.version,

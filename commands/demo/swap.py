@@ -6,7 +6,7 @@ from typing import Final
 
 from atelier.errors import Refused
 from commands.demo.clock import duration
-from commands.demo.making import Made
+from commands.demo.making import MadeVersion
 from commands.demo.traffic import Pixels, Seen, Shot, Traffic, apart, ask, strangers
 from commands.serve.gateway_client import GatewayClient
 
@@ -34,7 +34,11 @@ class Swap:
 
 
 def swap_under_traffic(
-    client: GatewayClient, shots: list[Shot], first: Made, second: Made, promote: Callable[[], None]
+    client: GatewayClient,
+    shots: list[Shot],
+    first: MadeVersion,
+    second: MadeVersion,
+    promote: Callable[[], None],
 ) -> Swap:
     """Promote `second` while clients go on asking; Refused where any request or picture suffers."""
     name = first.recipe.adapter
@@ -66,7 +70,7 @@ def swap_under_traffic(
 
 
 def _pictures(
-    client: GatewayClient, name: str, made: Made, shots: list[Shot]
+    client: GatewayClient, name: str, made: MadeVersion, shots: list[Shot]
 ) -> dict[tuple[Shot, str], Pixels]:
     """What every shot looks like by one version, asked for by its number."""
     pictures = {}

@@ -50,9 +50,9 @@ def list_adapters() -> Answer:
 
 def inspect(what: What) -> Answer:
     """Verify an adapter and show what it says about itself."""
-    from commands.adapter_references import AdapterRef, find
+    from commands.adapter_references import AdapterReference, find
 
-    found = find(AdapterRef.parse(what), Home.find())
+    found = find(AdapterReference.parse(what), Home.find())
     package, manifest = found.package, found.package.manifest
     lora = package.lora()
     components: dict[str, int] = {}
@@ -123,10 +123,10 @@ def export(
     ] = "peft",
 ) -> Answer:
     """Write an adapter as one .safetensors file for other tools."""
-    from commands.adapter_references import AdapterRef, find
+    from commands.adapter_references import AdapterReference, find
     from commands.release.adapter_files import write_for_others
 
-    found = find(AdapterRef.parse(what), Home.find())
+    found = find(AdapterReference.parse(what), Home.find())
     write_for_others(found.package, out, form)
     return Answer(
         f"{out}: {found.package.manifest.name} as {form}",

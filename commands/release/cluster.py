@@ -23,7 +23,7 @@ from commands.verb import Answer
 
 if TYPE_CHECKING:
     from atelier.stores.registry import Registry
-    from pipelines.delivery.cluster import Line, Outcome, Rollout
+    from pipelines.delivery.cluster import ClusterDelivery, PromotionOutcome, StatusLine
 
 DIFFERS, AWAY = 1, 3
 CHART = Path("charts/adapter")
@@ -35,7 +35,7 @@ Environment = Annotated[
 
 
 @dataclass(frozen=True)
-class Place:
+class ClusterTarget:
     """Where an environment is; a group of options (see commands.verb)."""
 
     namespace: Annotated[
@@ -52,7 +52,7 @@ class Place:
 
 def promote_on(
     environment: str,
-    place: Place,
+    place: ClusterTarget,
     name: str,
     version: int | None,
     policy: Path | None,
@@ -82,26 +82,26 @@ def promote_on(
 
 
 def rollback_on(
-    environment: str, place: Place, name: str, revision: int | None, reason: str
+    environment: str, place: ClusterTarget, name: str, revision: int | None, reason: str
 ) -> Answer:
     """Go back, and write it into git's file."""
     declarations = Declarations(Path(), environment)
     return _answer(_rollout(declarations, place).rollback(name, revision, reason=reason))
 
 
-def record_on(environment: str, place: Place, name: str, reason: str) -> Answer:
+def record_on(environment: str, place: ClusterTarget, name: str, reason: str) -> Answer:
     """Write what serves into git's file."""
     declarations = Declarations(Path(), environment)
     return _answer(_rollout(declarations, place).record(name, reason=reason))
 
 
-def retire_on(environment: str, place: Place, name: str) -> Answer:
+def retire_on(environment: str, place: ClusterTarget, name: str) -> Answer:
     """Stop serving an adapter."""
     declarations = Declarations(Path(), environment)
     return _answer(_rollout(declarations, place).retire(name))
 
 
-def status_of(environment: str, place: Place) -> Answer:
+def status_of(environment: str, place: ClusterTarget) -> Answer:
     """Every adapter of the environment, and where its sides disagree."""
     from atelier.platform import Api, listing
     from atelier.platform.helm import Helm
@@ -123,7 +123,7 @@ def status_of(environment: str, place: Place) -> Answer:
     return _told(environment, lines, away)
 
 
-def _told(environment: str, lines: "list[Line]", away: str) -> Answer:
+def _told(environment: str, lines: "list[StatusLine]", away: str) -> Answer:
     heads = ("ADAPTER", "GIT", "CLUSTER", "ALIAS", "REVISION", "READY", "SINCE (UTC)", "REASON")
     rows = [
         (
@@ -151,7 +151,7 @@ def _told(environment: str, lines: "list[Line]", away: str) -> Answer:
     return Answer("\n".join([table(heads, rows), *closing, *agreed]), data, code)
 
 
-def _plain(one: "Line") -> dict[str, Any]:
+def _plain(one: "StatusLine") -> dict[str, Any]:
     return {
         "adapter": one.adapter,
         "git": one.declared.model_dump(mode="json") if one.declared else None,
@@ -171,25 +171,29 @@ def _version(one: Any) -> str:
     return f"{one.version} {short(one.digest)}{share}"
 
 
-def _rollout(declarations: Declarations, place: Place, policy: Path | None = None) -> "Rollout":
-    from atelier.adapter.signature_policy import Trust
+def _rollout(
+    declarations: Declarations, place: ClusterTarget, policy: Path | None = None
+) -> "ClusterDelivery":
+    from atelier.adapter.signature_policy import SignaturePolicy
     from atelier.data.policy import Policy
     from atelier.platform import Api
     from atelier.platform.helm import Helm
     from pipelines.delivery.approval import require_signed
-    from pipelines.delivery.cluster import Rollout
+    from pipelines.delivery.cluster import ClusterDelivery
     from pipelines.delivery.local.promotion import approved
 
     def approve(registry: "Registry", name: str, version: int) -> str:
         info = registry.version(name, version)
         approved(registry, info, Policy.load(policy or declarations.policy))
-        if warning := require_signed(registry, info, Trust.of_platform(declarations.platform)):
+        if warning := require_signed(
+            registry, info, SignaturePolicy.of_platform(declarations.platform)
+        ):
             _say(warning)
         return info.digest
 
     signal.signal(signal.SIGTERM, _stop)
     api = Api.connect(_namespace(declarations.environment, place))
-    return Rollout(
+    return ClusterDelivery(
         declarations,
         api,
         Helm(api),
@@ -216,11 +220,11 @@ def _registry() -> "Registry":
     return open_registry(Home.find())
 
 
-def _namespace(environment: str, place: Place) -> str:
+def _namespace(environment: str, place: ClusterTarget) -> str:
     return place.namespace or f"atelier-{environment}"
 
 
-def _answer(outcome: "Outcome") -> Answer:
+def _answer(outcome: "PromotionOutcome") -> Answer:
     release = outcome.release
     data = {
         "adapter": outcome.adapter,

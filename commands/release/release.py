@@ -11,8 +11,8 @@ import typer
 from atelier.errors import BadInput, Unavailable
 from atelier.home import Home
 from commands.release.cluster import (
+    ClusterTarget,
     Environment,
-    Place,
     promote_on,
     record_on,
     retire_on,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from atelier.contract.replica import Replica
     from atelier.data.release import Release
     from atelier.stores.registry import Registry
-    from pipelines.delivery.local.promotion import Standing
+    from pipelines.delivery.local.promotion import PromotionStatus
 
 DISAGREES = 1
 
@@ -52,7 +52,7 @@ def promote(
     reason: Annotated[str, typer.Option(help="Kept with the release.")] = "promoted",
     wait: Annotated[float, typer.Option(help="Seconds for the replicas to be ready.")] = 120.0,
     environment: Environment = None,
-    place: Place = Place(),
+    place: ClusterTarget = ClusterTarget(),
 ) -> Answer:
     """Let a version serve, if its verdict allows it under this environment's policy.
 
@@ -92,7 +92,7 @@ def rollback(
     ] = None,
     reason: Annotated[str, typer.Option(help="Kept with the release.")] = "rolled back",
     environment: Environment = None,
-    place: Place = Place(),
+    place: ClusterTarget = ClusterTarget(),
 ) -> Answer:
     """Serve again what served before; works with the registry away.
 
@@ -115,7 +115,9 @@ def rollback(
     return answer(standing)
 
 
-def retire(name: Name, environment: Environment = None, place: Place = Place()) -> Answer:
+def retire(
+    name: Name, environment: Environment = None, place: ClusterTarget = ClusterTarget()
+) -> Answer:
     """Stop serving an adapter; its versions stay in the registry."""
     if environment is not None:
         return retire_on(environment, place, name)
@@ -131,13 +133,13 @@ def record(
     reason: Annotated[
         str, typer.Option(help="Why what git declared is withdrawn.")
     ] = "the cluster served another version",
-    place: Place = Place(),
+    place: ClusterTarget = ClusterTarget(),
 ) -> Answer:
     """Write what a cluster serves of an adapter into git's file, so that both agree again."""
     return record_on(environment, place, name, reason)
 
 
-def status(environment: Environment = None, place: Place = Place()) -> Answer:
+def status(environment: Environment = None, place: ClusterTarget = ClusterTarget()) -> Answer:
     """Show what serves here, since when, why, and on how many replicas it is ready.
 
     With --environment also where git, cluster and MLflow disagree: exit code 1.
@@ -193,7 +195,7 @@ def _registry_if_there(home: Home) -> "Registry | None":
         return None
 
 
-def answer(standing: "Standing") -> Answer:
+def answer(standing: "PromotionStatus") -> Answer:
     """Where an adapter stands now, as a verb says it."""
     data = {
         "adapter": standing.adapter,

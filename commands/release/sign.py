@@ -13,7 +13,7 @@ from commands.verb import Answer
 
 if TYPE_CHECKING:
     from atelier.adapter.package import Package
-    from atelier.adapter.signers import Key
+    from atelier.adapter.signers import PublicKey
     from atelier.stores.registry import Registry, VersionInfo
 
 
@@ -91,7 +91,7 @@ def _exactly(registry: "Registry", name: str, version: str, digest: str | None) 
 def _sign(
     registry: "Registry",
     info: "VersionInfo",
-    key: "Key | None",
+    key: "PublicKey | None",
     make: "Callable[[Package], bytes]",
 ) -> dict[str, object]:
     """Sign one version, unless the key has done so."""
@@ -124,7 +124,7 @@ def _pem(key: Path | None) -> bytes:
         raise BadInput(f"--key {key}: cannot be read ({error.strerror})") from error
 
 
-def _by(key: "Key", package: "Package", made: bytes) -> bool:
+def _by(key: "PublicKey", package: "Package", made: bytes) -> bool:
     from atelier.adapter.signature import verify
 
     try:

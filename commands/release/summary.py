@@ -7,7 +7,7 @@ from commands.ci.markdown import code, plain, rows
 
 if TYPE_CHECKING:
     from pipelines.evaluate import Comparison, GateResult
-    from pipelines.evaluate.against_serving import Judged, Validation
+    from pipelines.evaluate.against_serving import JudgedVersion, Validation
 
 _LINEAGE = {
     "dataset": "atelier.dataset",
@@ -91,7 +91,7 @@ def _interval(ci: tuple[float, float] | None, sign: str = "") -> str:
     return "" if ci is None else f"{ci[0]:{sign}.3f} to {ci[1]:{sign}.3f}"
 
 
-def _lineage(candidate: "Judged", run: str | None) -> str:
+def _lineage(candidate: "JudgedVersion", run: str | None) -> str:
     told = {"package": candidate.info.digest, "run": run or candidate.info.run_id}
     told |= {
         what: candidate.info.tags[tag]

@@ -64,10 +64,10 @@ def _told(image: Path) -> dict[str, Any]:
 
 
 def _signers(path: Path) -> "tuple[Signer, ...]":
-    from atelier.adapter.signature_policy import Trust
+    from atelier.adapter.signature_policy import SignaturePolicy
     from atelier.adapter.signers import signers_in
 
-    return signers_in(path) if path.is_dir() else Trust.of_platform(path).signers
+    return signers_in(path) if path.is_dir() else SignaturePolicy.of_platform(path).signers
 
 
 def _checked(adapter: dict[str, Any], signers: "Sequence[Signer] | None") -> dict[str, Any]:

@@ -12,8 +12,8 @@ from commands.verb import Answer
 if TYPE_CHECKING:
     import numpy as np
 
-    from commands.adapter_references import Found
-    from commands.serve.local_engine import Studio
+    from commands.adapter_references import ResolvedAdapter
+    from commands.serve.local_engine import LocalEngine
     from services.engine import ImageRequest
 
 PROMPTS = ("a photo of {trigger}", "a photo of {trigger} in the snow")
@@ -44,14 +44,14 @@ def compare(
     """Draw the same seeds with two adapters and with the base alone, on one sheet."""
     from PIL import Image
 
-    from commands.adapter_references import AdapterRef, find
+    from commands.adapter_references import AdapterReference, find
     from commands.serve.grid import GridRow, grid
-    from commands.serve.local_engine import studio
+    from commands.serve.local_engine import local_engine
 
     home = Home.find()
-    found = [find(AdapterRef.parse(text), home) for text in (a, b)]
+    found = [find(AdapterReference.parse(text), home) for text in (a, b)]
     asked = [(one, number) for one in prompt or PROMPTS for number in seed or SEEDS]
-    with studio(found, base) as running:
+    with local_engine(found, base) as running:
         cells = _draw(running, asked, steps, guidance_scale)
     rows = [
         GridRow(one.prompt, f"seed {one.seed}", [Image.fromarray(p) for p in one.pictures])
@@ -65,7 +65,7 @@ def compare(
 
 
 def _draw(
-    running: "Studio", asked: Sequence[tuple[str, int]], steps: int, guidance_scale: float
+    running: "LocalEngine", asked: Sequence[tuple[str, int]], steps: int, guidance_scale: float
 ) -> list[Cell]:
     from services.engine import ImageRequest
 
@@ -92,7 +92,7 @@ def _draw(
     ]
 
 
-def _labels(found: "Sequence[Found]") -> list[str]:
+def _labels(found: "Sequence[ResolvedAdapter]") -> list[str]:
     labels = [one.label for one in found]
     if labels[0] != labels[1]:
         return labels

@@ -11,7 +11,7 @@ from atelier.errors import AtelierError, BadInput, Refused, Unavailable
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReceivedImage:
     """One picture of an answer."""
 
     png: bytes
@@ -22,7 +22,7 @@ class Picture:
 class GatewayAnswer:
     """What `POST /generate_image` says, its pictures decoded."""
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[ReceivedImage, ...]
     body: dict[str, Any]  # everything but the pictures
 
 
@@ -39,7 +39,7 @@ class GatewayClient:
         given = {name: value for name, value in fields.items() if value is not None}
         body = self._ask("/generate_image", given)
         images = body.pop("images")
-        pictures = (Picture(base64.b64decode(one["png"]), int(one["seed"])) for one in images)
+        pictures = (ReceivedImage(base64.b64decode(one["png"]), int(one["seed"])) for one in images)
         return GatewayAnswer(tuple(pictures), body)
 
     def usage(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from atelier.home import Home
 from commands.verb import Answer
 
 if TYPE_CHECKING:
-    from commands.adapter_references import AdapterRef
+    from commands.adapter_references import AdapterReference
     from commands.serve.gateway_client import GatewayClient
 
 SMALL_SEED = 2**31  # drawn seeds stay short enough to read out
@@ -53,10 +53,10 @@ def generate(
     ] = None,
 ) -> Answer:
     """Make one picture, here or by a gateway."""
-    from commands.adapter_references import AdapterRef
+    from commands.adapter_references import AdapterReference
     from commands.serve.gateway_client import GatewayClient
 
-    refs = [AdapterRef.parse(text) for text in adapter or ()]
+    refs = [AdapterReference.parse(text) for text in adapter or ()]
     settings: dict[str, Any] = {
         "prompt": prompt,
         "seed": secrets.randbelow(SMALL_SEED) if seed is None else seed,
@@ -78,11 +78,11 @@ def generate(
 
 
 def _here(
-    refs: "list[AdapterRef]", base: str | None, style: str | None, settings: dict[str, Any]
+    refs: "list[AdapterReference]", base: str | None, style: str | None, settings: dict[str, Any]
 ) -> tuple[bytes, dict[str, Any]]:
     """A PNG of our own engine, prompts filled in exactly as the gateway does."""
     from commands.adapter_references import find
-    from commands.serve.local_engine import studio
+    from commands.serve.local_engine import local_engine
     from services.engine import ImageRequest
     from services.gateway.png import encode_png
     from services.gateway.prompts import styled, triggered
@@ -93,7 +93,7 @@ def _here(
     found = [find(ref, home) for ref in refs]
     manifests = [one.package.manifest for one in found]
     filled = triggered(styled(request.prompt, style, manifests), manifests)
-    with studio(found, base) as running:
+    with local_engine(found, base) as running:
         uses = tuple(running.use(place, ref.weight) for place, ref in enumerate(refs))
         request = replace(request, prompt=filled, adapters=uses)
         result = running.engine.generate(request)
@@ -103,7 +103,10 @@ def _here(
 
 
 def _by_gateway(
-    client: "GatewayClient", refs: "list[AdapterRef]", style: str | None, settings: dict[str, Any]
+    client: "GatewayClient",
+    refs: "list[AdapterReference]",
+    style: str | None,
+    settings: dict[str, Any],
 ) -> tuple[bytes, dict[str, Any]]:
     folders = [ref for ref in refs if ref.path is not None]
     if folders:

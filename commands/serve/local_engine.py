@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from atelier.errors import AdapterRejected
-from commands.adapter_references import Found
+from commands.adapter_references import ResolvedAdapter
 
 if TYPE_CHECKING:
     from services.engine import AdapterUse, Engine, ImageRequest, ImageResult
@@ -17,11 +17,11 @@ _UNREGISTERED: Final = 1_000_000
 
 
 @dataclass(frozen=True)
-class Studio:
+class LocalEngine:
     """An engine with the asked-for adapters on it."""
 
     engine: "Engine"
-    found: tuple[Found, ...]
+    found: tuple[ResolvedAdapter, ...]
 
     def use(self, place: int, weight: float = 1.0) -> "AdapterUse":
         """The adapter at that place of `found`, as a request names it."""
@@ -58,7 +58,7 @@ class Studio:
 
 
 @contextmanager
-def studio(found: Sequence[Found], base: str | None) -> Iterator[Studio]:
+def local_engine(found: Sequence[ResolvedAdapter], base: str | None) -> Iterator[LocalEngine]:
     """Load the base (by default the adapters' own) and the adapters; close the engine after."""
     from commands.quiet import quiet_loading
     from services.engine import Engine  # torch and diffusers: seconds, so only where needed
@@ -76,10 +76,10 @@ def studio(found: Sequence[Found], base: str | None) -> Iterator[Studio]:
                     "name its own base with --base"
                 )
             engine.adapters.add(one.package, _engine_version(one, place))
-        yield Studio(engine, tuple(found))
+        yield LocalEngine(engine, tuple(found))
     finally:
         engine.close()
 
 
-def _engine_version(found: Found, place: int) -> int:
+def _engine_version(found: ResolvedAdapter, place: int) -> int:
     return found.version if found.version is not None else _UNREGISTERED + place

@@ -18,7 +18,7 @@ from atelier.errors import AtelierError
 from atelier.home import Home
 from commands.adapter_references import open_registry
 from commands.serve.smoke import smoke_check
-from pipelines.delivery.local.journal import IntentFolder
+from pipelines.delivery.local.journal import PromotionJournal
 
 if TYPE_CHECKING:
     from atelier.stores.registry import Registry
@@ -30,7 +30,7 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until what is pending is tried a
 
 
 @dataclass
-class Settling:
+class ReconcileLoop:
     """Settles whatever changed, and again, later and later, what is still pending.
 
     SIGTERM ends it anywhere: settling is safe to cut off, and whoever comes next goes on with it.
@@ -57,13 +57,13 @@ class Settling:
 
     def _settle(self) -> bool:
         """Whether anything is still pending."""
-        from pipelines.delivery.local.reconciler import settle
+        from pipelines.delivery.local.reconciler import reconcile
 
         try:
             self._registry = self._registry or open_registry(self.home)
         except AtelierError as error:
             self._say("", f"{error}; trying again later")
-        standings = settle(self.home, self._registry, smoke=smoke_check(self.home))
+        standings = reconcile(self.home, self._registry, smoke=smoke_check(self.home))
         for one in standings:
             self._say(one.adapter, f"{one.state}: {one.message}")
         return any(one.state == "pending" for one in standings)
@@ -85,7 +85,7 @@ class _State:
 
 
 def _state(home: Home) -> _State:
-    folders = (home.releases, IntentFolder(home).path)
+    folders = (home.releases, PromotionJournal(home).path)
     files = [file for folder in folders for file in folder.glob("[!.]*.json")]
     return _State(
         files=sorted((str(file), _written(file)) for file in files),
@@ -107,7 +107,7 @@ def _written(file: Path) -> int:
 def main() -> int:
     """Until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    settling = Settling(Home.find())
+    settling = ReconcileLoop(Home.find())
     while True:
         try:
             settling.look()

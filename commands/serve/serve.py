@@ -63,7 +63,7 @@ def serve(
     )
     engine_settings(os.environ)
     find_runtime(home.root / "triton", executable=os.environ.get("ATELIER_TRITONSERVER") or None)
-    model = Model(resolve_base(base, revision), resolve_vae(vae) if vae else None)
+    model = ServedModel(resolve_base(base, revision), resolve_vae(vae) if vae else None)
     services = plan_services(
         home, model, addresses, replica=replica, workers=workers if gateway else 0
     )
@@ -82,7 +82,7 @@ def serve(
 
 
 @dataclass(frozen=True)
-class Model:
+class ServedModel:
     """The folders of what draws: the base, and a VAE where it is not the base's own."""
 
     base: Path
@@ -111,7 +111,7 @@ class Addresses:
 
 
 def plan_services(
-    home: Home, model: Model, addresses: Addresses, *, replica: str, workers: int = 1
+    home: Home, model: ServedModel, addresses: Addresses, *, replica: str, workers: int = 1
 ) -> list[Service]:
     """What runs for one replica, in the order in which it starts; no gateway for 0 workers.
 

@@ -44,10 +44,10 @@ def evaluate(
     A version of the registry keeps its verdict there. Exit code 1 when it is refused.
     """
     from atelier.data.policy import Policy
-    from commands.adapter_references import AdapterRef, find, open_registry
+    from commands.adapter_references import AdapterReference, find, open_registry
 
     home, operators = Home.find(), Policy.load(policy)
-    found = find(AdapterRef.parse(package), home)
+    found = find(AdapterReference.parse(package), home)
     manifest = found.package.manifest
     trained_on = pictures or _recipe(found.package, recipe)
     into = output or _beside(found.package, home)

@@ -102,13 +102,15 @@ def _made(spec: "TrainingSpec", environment: str, namespace: str) -> Answer | No
     from atelier.platform import Api
     from atelier.platform.jobs import policy_of
     from commands.adapter_references import open_registry
-    from pipelines.evaluate import attested
+    from pipelines.evaluate import attested_evaluation
 
     known = _version(spec)
     policy = policy_of(Api.connect(namespace), environment) if known else None
     if known is None or policy is None:
         return None
-    judged = attested(open_registry(Home.find()), spec.adapter, known.version, policy.digest)
+    judged = attested_evaluation(
+        open_registry(Home.find()), spec.adapter, known.version, policy.digest
+    )
     if judged is None or judged.policy != policy.digest:
         return None
     said = f"{'accepted' if judged.accepted else 'refused'} by the policy of {environment}"

@@ -27,8 +27,8 @@ from services.engine.backends.compiled import (
     MANIFEST,
     BankShape,
     Compiled,
+    CompiledManifest,
     CompileSpec,
-    Manifest,
 )
 from services.engine.base import Base, load_base
 from services.engine.layout import layout_of
@@ -157,6 +157,6 @@ def _settings(made: Compiled) -> EngineSettings:
 
 def _manifest(folder: Path, spec: CompileSpec, *, error: float) -> Compiled:
     files = {f.name: sha256_file(f) for f in sorted(folder.iterdir()) if f.name != MANIFEST}
-    manifest = Manifest(spec=spec, files=files, error=error)
+    manifest = CompiledManifest(spec=spec, files=files, error=error)
     write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     return Compiled.open(folder)

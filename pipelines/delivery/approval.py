@@ -3,12 +3,12 @@
 import tempfile
 from pathlib import Path
 
-from atelier.adapter.signature_policy import Trust
+from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.errors import Refused, SignatureRejected
 from atelier.stores.registry import Registry, VersionInfo
 
 
-def require_signed(registry: Registry, info: VersionInfo, trust: Trust) -> str | None:
+def require_signed(registry: Registry, info: VersionInfo, trust: SignaturePolicy) -> str | None:
     """What is wrong with the signature where the policy only warns, None where nothing is.
 
     Refused where the policy enforces. Fetches the package, except where nobody asks.

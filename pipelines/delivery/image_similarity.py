@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from atelier.errors import Refused
-from pipelines.evaluate.attestations import Sample
+from pipelines.evaluate.attestations import JudgedImage
 
 TOLERANCE: Final = 4.0  # levels of 255
 # Of the tolerance, for the engine that judged. Its digest names backend, number format and kind of
@@ -40,11 +40,13 @@ SAME: Final = 1 / 8
 COARSE: Final = 8  # pixels, each way, that are averaged
 
 
-class Unlike(Refused):
+class ImageMismatch(Refused):
     """A picture that does not come out as it was judged."""
 
 
-def alike(png: bytes, sample: Sample, label: str, tolerance: float = TOLERANCE) -> str:
+def require_similar(
+    png: bytes, sample: JudgedImage, label: str, tolerance: float = TOLERANCE
+) -> str:
     """How near a picture of the gateway comes to the judged one; Unlike where that is too far.
 
     `tolerance` is another engine's; the one that judged gets a small part of it (SAME). Never
@@ -56,7 +58,7 @@ def alike(png: bytes, sample: Sample, label: str, tolerance: float = TOLERANCE) 
         engine = json.loads(image.text["atelier"])["engine_digest"]  # type: ignore[attr-defined]
         made = image.convert("RGB")
     if made.size != sample.image.size:
-        raise Unlike(
+        raise ImageMismatch(
             f"{label} draws {made.width}x{made.height} pixels, "
             f"but was judged at {sample.image.width}x{sample.image.height}"
         )
@@ -68,7 +70,7 @@ def alike(png: bytes, sample: Sample, label: str, tolerance: float = TOLERANCE) 
     by = "the engine" if same else "another engine than that"
     told = f"{apart:.2f} of 255 levels from the judged picture, by {by} that judged it"
     if apart > limit:
-        raise Unlike(
+        raise ImageMismatch(
             f"{label} does not draw what was judged: {sample.prompt!r}, seed {sample.seed}, comes "
             f"out {told}, and at most {limit:.2f} are allowed; compare base, VAE and engine, or "
             "set the platform's smoke.tolerance"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from atelier.contract.replica import Held, drawn_with
+from atelier.contract.replica import HeldAdapter, drawn_with
 from atelier.data.release import Release
 from atelier.stores.environment import Environment
 
@@ -11,14 +11,14 @@ NOTICED: Final = 1.5  # seconds within which a replica has seen a new release an
 
 
 @dataclass(frozen=True)
-class Seen:
+class Readiness:
     """How far a release has come: `ready` where every live replica and gateway answers by it."""
 
     state: Literal["absent", "loading", "ready", "failed"]
     told: str  # by whom, in words
 
 
-def survey(place: Environment, release: Release, *, canary: bool = False) -> Seen:
+def release_readiness(place: Environment, release: Release, *, canary: bool = False) -> Readiness:
     """Ask every live report about the release's version, or about its canary.
 
     One failure outweighs the rest, then one that still loads. A failure reported before the replica
@@ -29,7 +29,9 @@ def survey(place: Environment, release: Release, *, canary: bool = False) -> See
     mine = [one for one in live if release.fits(one)]
     if not mine:
         other = f"; served is {drawn_with(live[0].base, live[0].vae)}" if live else ""
-        return Seen("absent", f"no live replica of {drawn_with(release.base, release.vae)}{other}")
+        return Readiness(
+            "absent", f"no live replica of {drawn_with(release.base, release.vae)}{other}"
+        )
     held = {one.replica: one.holds(name, pin.digest) for one in mine}
     since = release.since.timestamp() + NOTICED
     noticed = {one.replica: one.heartbeat > since for one in mine}
@@ -39,17 +41,17 @@ def survey(place: Environment, release: Release, *, canary: bool = False) -> See
         if h and h.state == "failed" and noticed[who]
     ]
     if failed:
-        return Seen("failed", "; ".join(failed))
+        return Readiness("failed", "; ".join(failed))
     if waiting := [_waiting(who, h) for who, h in held.items() if h is None or h.state != "ready"]:
-        return Seen("loading", f"not yet ready on {', '.join(waiting)}")
+        return Readiness("loading", f"not yet ready on {', '.join(waiting)}")
     if not canary and (others := [who for who, h in held.items() if h and not h.default]):
-        return Seen("loading", f"another version still answers on {', '.join(others)}")
+        return Readiness("loading", f"another version still answers on {', '.join(others)}")
     if elsewhere := _routing_elsewhere(place, name, pin.digest, canary=canary):
-        return Seen("loading", f"not yet routed by gateway {', '.join(elsewhere)}")
-    return Seen("ready", f"ready on {', '.join(held)}")
+        return Readiness("loading", f"not yet routed by gateway {', '.join(elsewhere)}")
+    return Readiness("ready", f"ready on {', '.join(held)}")
 
 
-def survey_gone(place: Environment, name: str) -> Seen:
+def retirement_readiness(place: Environment, name: str) -> Readiness:
     """Whether anything still answers by an adapter that is no longer released."""
     replicas = [
         one.replica
@@ -58,11 +60,11 @@ def survey_gone(place: Environment, name: str) -> Seen:
     ]
     gateways = [one.gateway for one in place.gateways.live() if name in one.routes]
     if replicas or gateways:
-        return Seen("loading", f"still answering by it: {', '.join(gateways + replicas)}")
-    return Seen("absent", "nothing is released")
+        return Readiness("loading", f"still answering by it: {', '.join(gateways + replicas)}")
+    return Readiness("absent", "nothing is released")
 
 
-def _waiting(replica: str, held: Held | None) -> str:
+def _waiting(replica: str, held: HeldAdapter | None) -> str:
     """A replica that has not followed yet, and what keeps it where it knows."""
     return f"{replica} ({held.error})" if held and held.error else replica
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from atelier.data.release import Pin, Release
 from atelier.errors import AtelierError, Refused, Unavailable
-from pipelines.delivery.image_similarity import TOLERANCE, alike
-from pipelines.evaluate.attestations import Sample
+from pipelines.delivery.image_similarity import TOLERANCE, require_similar
+from pipelines.evaluate.attestations import JudgedImage
 
 # Says how the pictures of one of a release's versions came out; raises where none comes, or one of
 # another version, or (Unlike) of other pixels than the samples'.
-Smoke = Callable[[Release, Pin, Sequence[Sample]], str]
+Smoke = Callable[[Release, Pin, Sequence[JudgedImage]], str]
 
 STEPS, SECONDS = 1, 120.0  # steps without a sample; one of SDXL takes a GPU seconds
 _TEXT = 500  # characters of an answer that are told
@@ -28,7 +28,7 @@ _LATER = (429, 502, 503, 504)
 def gateway_smoke(url: str, key: str, tolerance: float = TOLERANCE) -> Smoke:
     """Asks the gateway at `url`; Unavailable where it may succeed later, else Refused."""
 
-    def smoke(release: Release, pin: Pin, samples: Sequence[Sample]) -> str:
+    def smoke(release: Release, pin: Pin, samples: Sequence[JudgedImage]) -> str:
         label = f"{release.adapter}@{pin.version}"
         # where a canary takes a share, a call without a version may be either's
         adapter = label if release.canary else release.adapter
@@ -43,13 +43,13 @@ def gateway_smoke(url: str, key: str, tolerance: float = TOLERANCE) -> Smoke:
         if not samples:
             draw({"prompt": "smoke check", "steps": STEPS, "seed": 0})
             return f"{label} draws; no verdict with its base and VAE has a picture to compare with"
-        told = [alike(draw(_request(one)), one, label, tolerance) for one in samples]
+        told = [require_similar(draw(_request(one)), one, label, tolerance) for one in samples]
         return f"{label} draws what was judged: {'; '.join(told)}"
 
     return smoke
 
 
-def _request(sample: Sample) -> dict[str, Any]:
+def _request(sample: JudgedImage) -> dict[str, Any]:
     """The judged picture's: nothing filled in, and what a verdict leaves out stays left out."""
     return {
         "prompt": sample.prompt,

@@ -4,7 +4,7 @@
 often as anybody wants to, under any policy with the same pictures.
 """
 
-from .attestations import attest, attested, judged_version, pictures
+from .attestations import attest, attested_evaluation, judged_version, pictures
 from .comparison import Comparison, compare
 from .evaluation import FILE, SHEET, Evaluation, GateResult
 from .gates import MEASURES, Verdict, verdict
@@ -19,7 +19,7 @@ __all__ = [
     "GateResult",
     "Verdict",
     "attest",
-    "attested",
+    "attested_evaluation",
     "compare",
     "evaluate",
     "judged_version",

@@ -24,7 +24,7 @@ from pipelines.evaluate.attestations import kept
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedVersion:
     """A version, and what is attested beside it."""
 
     info: VersionInfo
@@ -42,8 +42,8 @@ class Validation:
     """What was found; `serving` is None where nothing serves, so where nothing is compared."""
 
     environment: str
-    candidate: Judged
-    serving: Judged | None
+    candidate: JudgedVersion
+    serving: JudgedVersion | None
     verdict: Verdict
     comparison: Comparison | None
 
@@ -92,7 +92,9 @@ def validate(
     )
 
 
-def _judged(registry: Registry, info: VersionInfo, policy: Policy, environment: str) -> Judged:
+def _judged(
+    registry: Registry, info: VersionInfo, policy: Policy, environment: str
+) -> JudgedVersion:
     how = f"`atelier submit RECIPE --environment {environment}` has it judged"
     evaluation = judged_version(registry, info, policy.digest, how=how)
-    return Judged(info, evaluation, pictures(registry, info.version, evaluation))
+    return JudgedVersion(info, evaluation, pictures(registry, info.version, evaluation))

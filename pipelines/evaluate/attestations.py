@@ -18,19 +18,19 @@ from atelier.data.release import Pin
 from atelier.errors import Refused
 from atelier.stores.registry import Registry, VersionInfo
 
-from .evaluation import FILE, SHEET, Evaluation, Measured, Sampling
+from .evaluation import FILE, SHEET, Evaluation, Measured, SamplingSettings
 
 KEPT: Final = 4  # pictures; of SDXL's a few megabytes each
 SAMPLED: Final = 2  # of them are drawn again before a release counts as served
 
 
 @dataclass(frozen=True)
-class Sample:
+class JudgedImage:
     """One picture that was judged, and all that is needed to draw it again."""
 
     prompt: str
     seed: int
-    sampling: Sampling
+    sampling: SamplingSettings
     engine_digest: str  # of what drew it
     effect: float | None  # mean difference of pixels to the base's picture, 0 to 1
     image: Image.Image
@@ -46,7 +46,7 @@ def attest(registry: Registry, version: int, judged: Evaluation, folder: Path) -
             registry.attest(judged.adapter, version, filename, data)
 
 
-def attested(
+def attested_evaluation(
     registry: Registry, name: str, version: int, policy: Digest | None = None
 ) -> Evaluation | None:
     """A version's evaluation under a policy, else its newest; None where nobody judged it."""
@@ -62,7 +62,7 @@ def judged_version(
 ) -> Evaluation:
     """The evaluation of exactly this version; Refused where there is none, and `how` to get it."""
     label = f"{info.name}@{info.version}"
-    evaluation = attested(registry, info.name, info.version, policy)
+    evaluation = attested_evaluation(registry, info.name, info.version, policy)
     if evaluation is None:
         raise Refused(f"{label}: nobody has judged it; {how}")
     if (evaluation.adapter, evaluation.digest) != (info.name, info.digest):
@@ -94,7 +94,7 @@ def pictures(registry: Registry, version: int, judged: Evaluation) -> Mapping[st
 
 def samples(
     registry: Registry, name: str, pin: Pin, *, base: Digest, vae: Digest | None
-) -> tuple[Sample, ...]:
+) -> tuple[JudgedImage, ...]:
     """The first pictures of a verdict of this very package, drawn with this base and VAE.
 
     Of the newest verdict where it is such a one, else of any; none where there is none.
@@ -104,7 +104,7 @@ def samples(
         return ()
     found = pictures(registry, pin.version, judged)
     return tuple(
-        Sample(
+        JudgedImage(
             prompt=one.prompt,
             seed=one.seed,
             sampling=judged.sampling,

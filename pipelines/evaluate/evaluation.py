@@ -55,7 +55,7 @@ class Measures(_Plain):
     references: References
 
 
-class Sampling(_Plain):
+class SamplingSettings(_Plain):
     """How the pictures were made."""
 
     scheduler: str
@@ -90,7 +90,7 @@ class Evaluation(_Plain):
     scorer_digests: dict[str, str]
     trigger: str
     noun: str = Field(description="the class: what the trigger is a particular one of")
-    sampling: Sampling
+    sampling: SamplingSettings
     recipe_gates: Gates = {}  # by which the author asked for more than the policy
     measures: Measures
     gates: tuple[GateResult, ...] = ()

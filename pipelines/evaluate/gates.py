@@ -14,7 +14,7 @@ from atelier.data.policy import Gate, Measure, Policy
 from atelier.errors import PolicyError, Refused
 
 from .evaluation import Evaluation, GateResult, Kind, Measured, Measures
-from .prompt_set import Role, shots
+from .prompt_set import Role, prompt_set
 
 RESAMPLES: Final = 2000
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -133,7 +133,7 @@ def require_same_protocol(evaluation: Evaluation, policy: Policy) -> None:
                 f"{evaluation.adapter}: judged with {name} {theirs[name]}, "
                 f"but the policy asks for {wanted}; evaluate it again under this policy"
             )
-    asked = shots(policy, trigger=evaluation.trigger, noun=evaluation.noun)
+    asked = prompt_set(policy, trigger=evaluation.trigger, noun=evaluation.noun)
     wanted_pictures = sorted((shot.role, shot.prompt, shot.seed) for shot in asked)
     found = sorted((one.role, one.prompt, one.seed) for one in evaluation.measures.pictures)
     if found != wanted_pictures:

@@ -12,12 +12,12 @@ from atelier.adapter.package import Package
 from atelier.data.policy import Gates, Policy
 from atelier.data.recipe import Recipe
 
-from .evaluation import FILE, SHEET, Evaluation, Measures, Sampling
+from .evaluation import FILE, SHEET, Evaluation, Measures, SamplingSettings
 from .gates import limits, verdict
 from .measures import Pair, measure
-from .prompt_set import PICTURES, class_noun, shots
+from .prompt_set import PICTURES, class_noun, prompt_set
 from .references import compared
-from .renderer import Camera, Progress, save
+from .renderer import Progress, Renderer, save
 from .scorers import Scorers
 from .sheet import contact_sheet
 
@@ -54,14 +54,14 @@ def evaluate(
     limits(policy.tightened(tightening).gates)  # what cannot be judged ends before any picture
     against = compared(package.manifest, training_pictures, held_back)
     noun = class_noun(package.manifest)
-    asked = shots(policy, trigger=package.manifest.trigger, noun=noun)
+    asked = prompt_set(policy, trigger=package.manifest.trigger, noun=noun)
     with (
         _engine(base, vae, training_pictures, engine) as running,
         _loaded(running, package) as adapter,
     ):
         progress("loading the scorers", 0, 1)
         scorers = Scorers(policy.scorers.model_dump(), str(running.base.device))
-        pairs = Camera(running, policy, cache, progress).pairs(asked, adapter)
+        pairs = Renderer(running, policy, cache, progress).pairs(asked, adapter)
         made_by = (running.base.vae_digest, running.backend, running.digest)
     progress("measuring", 0, 1)
     measures = measure(pairs, against, scorers)
@@ -108,7 +108,7 @@ def _document(
         scorer_digests=scorers.digests,
         trigger=manifest.trigger,
         noun=noun,
-        sampling=Sampling(
+        sampling=SamplingSettings(
             scheduler=policy.scheduler, steps=policy.steps, guidance_scale=policy.guidance_scale
         ),
         recipe_gates=dict(tightening),

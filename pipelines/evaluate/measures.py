@@ -12,7 +12,7 @@ from PIL import Image
 
 from .copying import copying
 from .evaluation import Measured, Measures, References
-from .prompt_set import Shot
+from .prompt_set import PromptCase
 
 
 class Scorer(Protocol):
@@ -32,7 +32,7 @@ class Scorer(Protocol):
 class Pair:
     """The same noise and prompt, with the adapter and without."""
 
-    shot: Shot
+    shot: PromptCase
     adapter: Image.Image
     base: Image.Image
 

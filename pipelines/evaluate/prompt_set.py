@@ -19,7 +19,7 @@ _OPENING = re.compile(
 
 
 @dataclass(frozen=True)
-class Shot:
+class PromptCase:
     """One picture to make, once with the adapter and once without it, from the same noise."""
 
     role: Role
@@ -50,19 +50,19 @@ def class_noun(manifest: Manifest) -> str:
     return manifest.trigger.partition(" ")[2].strip() or manifest.trigger.strip()
 
 
-def shots(policy: Policy, *, trigger: str, noun: str) -> tuple[Shot, ...]:
+def prompt_set(policy: Policy, *, trigger: str, noun: str) -> tuple[PromptCase, ...]:
     """Every picture of the policy for an adapter with this trigger, subjects first."""
     return tuple(_shots(policy, trigger, noun))
 
 
-def _shots(policy: Policy, trigger: str, noun: str) -> Iterator[Shot]:
+def _shots(policy: Policy, trigger: str, noun: str) -> Iterator[PromptCase]:
     roles: tuple[Role, ...] = ("subject", "unrelated")
     for role in roles:
         for number, template in enumerate(getattr(policy.prompts, role)):
             prompt = fill(template, trigger=trigger, noun=noun)
             text = fill(template, trigger=noun, noun=noun)
             for seed in policy.seeds:
-                yield Shot(role, number, prompt, text, seed)
+                yield PromptCase(role, number, prompt, text, seed)
 
 
 def fill(template: str, *, trigger: str, noun: str) -> str:

@@ -16,7 +16,7 @@ from atelier.data.policy import Policy
 from atelier.files import digest_json
 
 from .measures import Pair
-from .prompt_set import Shot
+from .prompt_set import PromptCase
 
 if TYPE_CHECKING:
     from services.engine import AdapterUse, Engine, ImageRequest
@@ -27,7 +27,7 @@ CHUNK: Final = 16  # requests between two signs of progress; a few of the engine
 
 
 @dataclass(frozen=True)
-class Camera:
+class Renderer:
     """Makes the policy's pictures with one engine."""
 
     engine: "Engine"
@@ -35,13 +35,13 @@ class Camera:
     cache: Path | None  # the base's pictures; None makes them anew
     progress: Progress
 
-    def pairs(self, shots: Sequence[Shot], adapter: "AdapterUse") -> list[Pair]:
+    def pairs(self, shots: Sequence[PromptCase], adapter: "AdapterUse") -> list[Pair]:
         """Every shot with the adapter and without it."""
         base = self._base(shots)
         on = self._make([self._request(shot, (adapter,)) for shot in shots], "pictures with it")
         return [Pair(*three) for three in zip(shots, on, base, strict=True)]
 
-    def _base(self, shots: Sequence[Shot]) -> list[Image.Image]:
+    def _base(self, shots: Sequence[PromptCase]) -> list[Image.Image]:
         requests = [self._request(shot, ()) for shot in shots]
         files = [self._kept(request) for request in requests]
         missing = [i for i, file in enumerate(files) if file is None or not file.exists()]
@@ -63,7 +63,7 @@ class Camera:
             self.progress(doing, len(requests), len(requests))
         return images
 
-    def _request(self, shot: Shot, adapters: "tuple[AdapterUse, ...]") -> "ImageRequest":
+    def _request(self, shot: PromptCase, adapters: "tuple[AdapterUse, ...]") -> "ImageRequest":
         from services.engine import ImageRequest
 
         return ImageRequest(

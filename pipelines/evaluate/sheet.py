@@ -24,7 +24,7 @@ GOOD, BAD = (20, 120, 50), (175, 30, 30)
 
 
 @dataclass(frozen=True)
-class Row:
+class ContactRow:
     """A label and its tiles. `titles` stand above it, each at its column, and may fill the next."""
 
     label: str
@@ -33,7 +33,7 @@ class Row:
 
 
 @dataclass
-class Page:
+class ContactPage:
     """Draws downwards; `y` is where the next thing goes."""
 
     image: Image.Image
@@ -47,7 +47,7 @@ class Page:
         self._text(GAP, text, self.image.width - GAP, colour)
         self.y += LINE
 
-    def show(self, row: Row) -> None:
+    def show(self, row: ContactRow) -> None:
         """A row of tiles, with its titles above and its label at its left."""
         if row.titles:
             self.y += GAP
@@ -83,7 +83,7 @@ def contact_sheet(
     titles = sum(bool(row.titles) for row in rows)
     height = 2 * GAP + len(lines) * LINE + titles * (LINE + GAP) + len(rows) * (TILE + GAP)
     size = (LABEL + columns * (TILE + GAP) + GAP, height)
-    page = Page(Image.new("RGB", size, PAPER))
+    page = ContactPage(Image.new("RGB", size, PAPER))
     for text, colour in lines:
         page.write(text, colour)
     for row in rows:
@@ -113,9 +113,9 @@ def _prompt(pair: Pair) -> tuple[str, int]:
     return pair.shot.role, pair.shot.number
 
 
-def _rows(pairs: Sequence[Pair], training: Sequence[Image.Image], columns: int) -> list[Row]:
+def _rows(pairs: Sequence[Pair], training: Sequence[Image.Image], columns: int) -> list[ContactRow]:
     """Prompts side by side as long as they fit, so few seeds do not make a ribbon of a page."""
-    rows: list[Row] = []
+    rows: list[ContactRow] = []
     line: list[Pair] = []
     titles: list[tuple[int, str]] = []
     for (role, _), group in groupby(pairs, key=_prompt):
@@ -128,14 +128,14 @@ def _rows(pairs: Sequence[Pair], training: Sequence[Image.Image], columns: int) 
     rows += _two(line, titles)
     for start in range(0, len(training), columns):
         title = () if start else ((0, "training pictures"),)
-        rows.append(Row("training", training[start : start + columns], title))
+        rows.append(ContactRow("training", training[start : start + columns], title))
     return rows
 
 
-def _two(line: Sequence[Pair], titles: Sequence[tuple[int, str]]) -> list[Row]:
+def _two(line: Sequence[Pair], titles: Sequence[tuple[int, str]]) -> list[ContactRow]:
     return [
-        Row("base", [pair.base for pair in line], titles),
-        Row("adapter", [pair.adapter for pair in line]),
+        ContactRow("base", [pair.base for pair in line], titles),
+        ContactRow("adapter", [pair.adapter for pair in line]),
     ]
 
 

@@ -25,7 +25,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
-class Identity:
+class RunIdentity:
     """What a checkpoint belongs to; going on with anything else would be another training."""
 
     recipe: str
@@ -61,7 +61,7 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run, newest first to go on from, oldest first to go."""
 
-    def __init__(self, folder: Path, identity: Identity, keep: int) -> None:
+    def __init__(self, folder: Path, identity: RunIdentity, keep: int) -> None:
         self.folder, self.identity, self.keep = folder, identity, keep
 
     def save(self, checkpoint: Checkpoint) -> Path:

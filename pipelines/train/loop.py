@@ -18,7 +18,7 @@ WATCH = 20  # updates between looks at the losses on a GPU, each of which waits 
 
 
 @dataclass(frozen=True)
-class Report:
+class StepReport:
     """What one update was like. `seconds` is its wall time."""
 
     step: int
@@ -59,7 +59,7 @@ class Loop:
         self._looked = time.perf_counter()
 
     def run(
-        self, start: int, report: Callable[[Report], None], after: Callable[[int], bool]
+        self, start: int, report: Callable[[StepReport], None], after: Callable[[int], bool]
     ) -> int:
         """Updates until the last, or until `after` says stop; returns how many are done."""
         self._looked = time.perf_counter()
@@ -74,7 +74,7 @@ class Loop:
                 return step + 1
         return self.spec.steps
 
-    def look(self, report: Callable[[Report], None]) -> None:
+    def look(self, report: Callable[[StepReport], None]) -> None:
         """Reads the losses since the last look; Refused at the first that is not finite."""
         if not self._unread:
             return
@@ -87,7 +87,7 @@ class Loop:
             if not math.isfinite(loss):
                 raise self._not_finite(update.step, loss)
             named = dict(zip(update.parts, parts, strict=True))
-            report(Report(update.step, loss, update.rate, norm, each, named))
+            report(StepReport(update.step, loss, update.rate, norm, each, named))
 
     def _update(self, step: int) -> _Unread:
         parts, all_of_us = self.spec.accumulate, self.processes

@@ -8,7 +8,7 @@ from services.engine.base import Base
 
 
 @dataclass(frozen=True)
-class Material:
+class StageInputs:
     """A base, a recipe's stage, its pictures, and the class pictures that its prior asks for."""
 
     base: Base

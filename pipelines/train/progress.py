@@ -7,7 +7,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.train.loop import Report
+from pipelines.train.loop import StepReport
 
 EVERY = 10.0  # seconds between plain lines
 
@@ -23,7 +23,7 @@ class Watcher(Protocol):
         """The updates begin."""
         ...
 
-    def update(self, report: Report) -> None:
+    def update(self, report: StepReport) -> None:
         """One update is done."""
         ...
 
@@ -39,7 +39,7 @@ class Smooth:
         self.loss: float | None = None
         self.seconds: float | None = None
 
-    def add(self, report: Report) -> None:
+    def add(self, report: StepReport) -> None:
         """Takes one update in."""
         self.loss = _towards(self.loss, report.loss)
         self.seconds = _towards(self.seconds, report.seconds)
@@ -61,7 +61,7 @@ class Lines:
         self._steps, self._told = steps, time.monotonic()
         self._print(f"training: {steps} steps" + (f", going on after {done}" if done else ""))
 
-    def update(self, report: Report) -> None:
+    def update(self, report: StepReport) -> None:
         """A line every ten seconds, and for the last step."""
         self._smooth.add(report)
         now = time.monotonic()
@@ -75,7 +75,7 @@ class Lines:
     def end(self) -> None:
         """Nothing to close."""
 
-    def _left(self, report: Report) -> str:
+    def _left(self, report: StepReport) -> str:
         seconds = (self._steps - report.step) * (self._smooth.seconds or 0.0)
         return f"{_duration(seconds)} left"
 
@@ -107,7 +107,7 @@ class Bar:
         self._progress.reset(self._task, total=steps, completed=done)
         self._progress.start()
 
-    def update(self, report: Report) -> None:
+    def update(self, report: StepReport) -> None:
         """The bar moves."""
         self._smooth.add(report)
         self._progress.update(self._task, completed=report.step, numbers=describe(self._smooth))
@@ -126,7 +126,7 @@ class Silence:
     def begin(self, done: int, steps: int) -> None:
         """Nothing."""
 
-    def update(self, report: Report) -> None:
+    def update(self, report: StepReport) -> None:
         """Nothing."""
 
     def end(self) -> None:

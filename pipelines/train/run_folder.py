@@ -12,7 +12,7 @@ from atelier.data.recipe import Recipe
 from atelier.errors import BadInput
 from atelier.files import locked, write_atomic
 from atelier.home import Home
-from pipelines.train.checkpoint import Identity
+from pipelines.train.checkpoint import RunIdentity
 from pipelines.train.tracking.tracker import ABOUT
 
 
@@ -57,7 +57,7 @@ class RunFolder:
         with locked(self.root / ".lock", busy=busy):
             yield
 
-    def begin(self, recipe: Recipe, identity: Identity, *, resume: bool) -> None:
+    def begin(self, recipe: Recipe, identity: RunIdentity, *, resume: bool) -> None:
         """BadInput where another run lies here, or this one and nobody asked to go on with it."""
         if not self.about.exists():
             told = {"identity": asdict(identity), "recipe": recipe.model_dump(mode="json")}

@@ -9,11 +9,11 @@ from atelier.data.recipe import DatasetSpec
 from pipelines.dataset import Fitted, Picture, open_picture, square, whole
 from pipelines.train.draws import Draws, generator
 from pipelines.train.latents import Latent, encode
-from pipelines.train.material import Material
+from pipelines.train.material import StageInputs
 
 
 @dataclass(frozen=True)
-class Row:
+class SampleRow:
     """One picture and the place of its prompt among `Samples.prompts`."""
 
     latent: Latent
@@ -23,29 +23,31 @@ class Row:
 class Samples:
     """A stage's pictures and class pictures, encoded; `prompts` are all distinct ones."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, material: StageInputs) -> None:
         stage, recipe = material.stage, material.recipe
         self.prompts: list[str] = []
         pictures = material.pictures.pictures
         rows = _windows(pictures, stage.dataset, stage.train.seed)
         latents = encode(material.base.vae, [f for _, f in rows], [str(p.path) for p, _ in rows])
         self._subject = [
-            Row(latent, self._place(recipe.fill(stage.prompt or "{caption}", picture.caption)))
+            SampleRow(
+                latent, self._place(recipe.fill(stage.prompt or "{caption}", picture.caption))
+            )
             for latent, (picture, _) in zip(latents, rows, strict=True)
         ]
-        self._prior: list[Row] = []
+        self._prior: list[SampleRow] = []
         if stage.prior and material.class_pictures:
             own = material.class_pictures.pictures
             fitted = [square(open_picture(p.path), stage.dataset.resolution) for p in own]
             place = self._place(recipe.fill(stage.prior.prompt))
             encoded = encode(material.base.vae, fitted, [str(p.path) for p in own])
-            self._prior = [Row(latent, place) for latent in encoded]
+            self._prior = [SampleRow(latent, place) for latent in encoded]
 
-    def subject(self, draws: Draws, count: int) -> list[Row]:
+    def subject(self, draws: Draws, count: int) -> list[SampleRow]:
         """The batch's rows of the subject: every picture once before any comes again."""
         return [self._subject[i] for i in draws.picks("subject", count, len(self._subject))]
 
-    def prior(self, draws: Draws, count: int) -> list[Row]:
+    def prior(self, draws: Draws, count: int) -> list[SampleRow]:
         """The batch's rows of the class; none without a prior."""
         if not self._prior:
             return []

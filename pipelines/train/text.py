@@ -8,13 +8,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddedPrompts:
     """`hidden` [prompts, tokens, width of both encoders] and `pooled` [prompts, width]."""
 
     hidden: Tensor
     pooled: Tensor
 
-    def rows(self, indices: Sequence[int]) -> "Embedded":
+    def rows(self, indices: Sequence[int]) -> "EmbeddedPrompts":
         """The given prompts, in that order."""
         chosen = torch.tensor(indices, device=self.hidden.device)
-        return Embedded(self.hidden.index_select(0, chosen), self.pooled.index_select(0, chosen))
+        return EmbeddedPrompts(
+            self.hidden.index_select(0, chosen), self.pooled.index_select(0, chosen)
+        )

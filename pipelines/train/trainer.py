@@ -18,10 +18,10 @@ from atelier.data.recipe import Recipe, Stage
 from atelier.errors import BadInput, Interrupted, RecipeError, Unavailable
 from atelier.home import Home
 from pipelines.dataset import PictureFolder, open_folder
-from pipelines.train.checkpoint import Checkpoint, Checkpoints, Identity, disk_full
+from pipelines.train.checkpoint import Checkpoint, Checkpoints, RunIdentity, disk_full
 from pipelines.train.commit import commit_of
-from pipelines.train.loop import Loop, Report
-from pipelines.train.material import Material
+from pipelines.train.loop import Loop, StepReport
+from pipelines.train.material import StageInputs
 from pipelines.train.methods import METHODS, Method
 from pipelines.train.optimiser import DTYPES, Optimiser, check_optimizer, check_precision
 from pipelines.train.prior import ClassPictures, class_pictures
@@ -29,7 +29,7 @@ from pipelines.train.processes import Processes, joined
 from pipelines.train.progress import Silence, Watcher
 from pipelines.train.run_folder import RunFolder
 from pipelines.train.stopping import Stopping
-from pipelines.train.tracking.tracker import RunTracker, Tracker, Untold, run_id_of
+from pipelines.train.tracking.tracker import RunTracker, Tracker, UndeliveredEvents, run_id_of
 from pipelines.train.validation import draw
 from services.engine import Engine, EngineSettings
 from services.engine.base import Base, load_base
@@ -73,7 +73,9 @@ def train(
         Stopping() as stopping,
     ):
         base = _load(recipe, stage, device)
-        identity = Identity(recipe.digest, base.digest, pictures.digest, processes=processes.count)
+        identity = RunIdentity(
+            recipe.digest, base.digest, pictures.digest, processes=processes.count
+        )
         with processes.leader_first():
             if processes.leads:
                 folder.begin(recipe, identity, resume=resume)
@@ -112,7 +114,7 @@ class _Job:
     base: Base
     pictures: PictureFolder
     folder: RunFolder
-    identity: Identity
+    identity: RunIdentity
     tracker: Tracker
     watcher: Watcher
     stopping: Stopping
@@ -148,7 +150,7 @@ class _Job:
     def train(self, until: int | None) -> Package:
         """All updates that are left, then the package."""
         spec = self.stage.train
-        material = Material(
+        material = StageInputs(
             self.base, self.recipe, self.stage, self.pictures, self._class_pictures()
         )
         method = METHODS[self.stage.method](material)
@@ -237,7 +239,7 @@ class _Job:
         for sample in samples:
             self.tracker.picture(step, sample.index, sample.prompt, sample.path)
 
-    def _report(self, report: Report) -> None:
+    def _report(self, report: StepReport) -> None:
         values = {"loss": report.loss, "lr": report.rate, "grad_norm": report.norm}
         values |= {f"loss_{name}": value for name, value in report.parts.items()}
         self.tracker.metrics(report.step, values | {"seconds_per_step": report.seconds})
@@ -293,7 +295,7 @@ def _tellers(
 ) -> tuple[Tracker, Watcher]:
     """Who is told: of several processes, only the leader speaks."""
     if not processes.leads:
-        return Untold(), Silence()
+        return UndeliveredEvents(), Silence()
     own = tracker or RunTracker(folder.root, recipe.tracking, recipe.adapter, Home.find())
     return own, progress or Silence()
 

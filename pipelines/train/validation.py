@@ -16,7 +16,7 @@ NAME = "in-training"
 
 
 @dataclass(frozen=True)
-class Sample:
+class ValidationImage:
     """One picture of one step."""
 
     index: int
@@ -26,7 +26,7 @@ class Sample:
 
 def draw(
     engine: Engine, recipe: Recipe, lora: Mapping[str, LoraWeights], step: int, folder: Path
-) -> list[Sample]:
+) -> list[ValidationImage]:
     """The recipe's validation prompts, always from the same noise; empty where it has none."""
     spec = recipe.validation
     if spec is None:
@@ -49,6 +49,6 @@ def draw(
         data = BytesIO()
         Image.fromarray(result.images[0]).save(data, format="PNG")
         write_atomic(path, data.getvalue())
-        samples.append(Sample(index, prompts[index], path))
+        samples.append(ValidationImage(index, prompts[index], path))
     engine.adapters.remove(NAME)
     return samples

@@ -15,14 +15,14 @@ import sys
 import threading
 from pathlib import Path
 
-from atelier.adapter.signature_policy import Trust
+from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.errors import AtelierError
 from atelier.files import locked
 from atelier.home import Home
 from atelier.platform import Api, Pod, watching
 from atelier.stores.environment import Environment, local
 from atelier.stores.registry import Registry
-from services.agent.agent import Agent, Place
+from services.agent.agent import Agent, ReplicaIdentity
 from services.agent.health import HealthServer, Pulse
 
 logger = logging.getLogger("services.agent")
@@ -42,7 +42,12 @@ def signed(tracking_uri: str, name: str, version: int) -> tuple[bytes, ...]:
 
 
 def run(
-    home: Home, place: Place, environment: Environment, tracking_uri: str, *, health: int | None
+    home: Home,
+    place: ReplicaIdentity,
+    environment: Environment,
+    tracking_uri: str,
+    *,
+    health: int | None,
 ) -> None:
     """Sync until SIGTERM or SIGINT; two agents of one volume would undo each other's work."""
     busy = AtelierError(f"{home.volume}: another agent keeps this volume; stop it first")
@@ -51,12 +56,16 @@ def run(
 
 
 def _run_alone(
-    home: Home, place: Place, environment: Environment, tracking_uri: str, health: int | None
+    home: Home,
+    place: ReplicaIdentity,
+    environment: Environment,
+    tracking_uri: str,
+    health: int | None,
 ) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    trust = Trust.read(os.environ)
+    trust = SignaturePolicy.read(os.environ)
     agent = Agent(
         place=place,
         volume=home.volume,
@@ -89,7 +98,7 @@ def _run_alone(
 def on_cluster(home: Home, chosen: argparse.Namespace) -> None:
     """The agent of a serving pod."""
     pod = Pod.find()
-    place = Place(
+    place = ReplicaIdentity(
         replica=pod.name,
         address=f"{pod.ip}:{_port('ATELIER_TRITON_HTTP_PORT', HTTP_PORT)}",
         grpc=f"{pod.ip}:{_port('ATELIER_TRITON_GRPC_PORT', GRPC_PORT)}",
@@ -103,7 +112,7 @@ def on_cluster(home: Home, chosen: argparse.Namespace) -> None:
 def on_machine(home: Home, chosen: argparse.Namespace) -> None:
     """The agent of a home."""
     http, grpc = (_port(f"ATELIER_TRITON_{kind}_PORT", 0) for kind in ("HTTP", "GRPC"))
-    place = Place(
+    place = ReplicaIdentity(
         replica=chosen.replica,
         address=f"127.0.0.1:{http}" if http else None,
         grpc=f"127.0.0.1:{grpc}" if grpc else None,

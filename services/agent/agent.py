@@ -13,14 +13,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from atelier.adapter.signature_policy import Trust
+from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.contract.replica import Replica
 from atelier.contract.wanted import Wanted
 from atelier.errors import AtelierError, SignatureRejected, Unavailable
 from atelier.stores.environment import Released, Releases, Reports
-from services.agent.fetcher import Fetching
+from services.agent.fetcher import PackageFetcher
 from services.agent.packages import PackageShelf
-from services.agent.plan import PACKAGES, Named, Plan, plan, report
+from services.agent.plan import PACKAGES, Named, RoundPlan, plan, report
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ SPARE = 8 * 2**20  # bytes of the volume that packages leave to wanted.json, loa
 
 
 @dataclass(frozen=True)
-class Place:
+class ReplicaIdentity:
     """Who a replica is, beyond what its engine knows."""
 
     replica: str
@@ -41,10 +41,10 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Look:
+class RoundSnapshot:
     """What one round saw; for health and metrics."""
 
-    made: Plan
+    made: RoundPlan
     told: Replica | None = None  # None before the engine's first word
     asked: Wanted = field(default_factory=Wanted)
     troubles: Sequence[str] = ()
@@ -68,13 +68,13 @@ class Agent:
     def __init__(
         self,
         *,
-        place: Place,
+        place: ReplicaIdentity,
         volume: Path,
         releases: Releases,
         reports: Reports[Replica],
         fetch: Fetch,
         signed: Signed,
-        trust: Trust,
+        trust: SignaturePolicy,
     ):
         self._place = place
         self._volume = volume
@@ -85,16 +85,16 @@ class Agent:
         self._shelf.sweep()
         self._fetch = fetch
         self._signed = signed
-        self._fetching = Fetching(self._bring)
+        self._fetching = PackageFetcher(self._bring)
         self._known: Released | None = None  # what could be read last
         self._fresh = 0.0
         self._damaged: dict[str, str] = {}  # by digest, until it is whole again
         self._reported: Replica | None = None
         self._said: frozenset[str] = frozenset()
-        self.seen: Look | None = None  # the last round's
+        self.seen: RoundSnapshot | None = None  # the last round's
         self.ready = False  # once everything served; a bad release later costs no other adapter
 
-    def sync(self) -> Plan:
+    def sync(self) -> RoundPlan:
         """One round: look, decide, ask the engine, fetch, prune, report."""
         troubles = self._read_releases()
         loaded = self._read_loaded()
@@ -118,7 +118,7 @@ class Agent:
             troubles += trouble
         self._fetching.want(made.fetch)
         told = self._tell(loaded, made, troubles) if loaded is not None else None
-        self.seen = Look(
+        self.seen = RoundSnapshot(
             made,
             told,
             asked,
@@ -137,7 +137,7 @@ class Agent:
         if withdraw:
             self._reports.remove(self._place.replica)
 
-    def _ask(self, made: Plan, asked: Wanted) -> tuple[Wanted, list[str]]:
+    def _ask(self, made: RoundPlan, asked: Wanted) -> tuple[Wanted, list[str]]:
         """Write wanted.json; where the volume is full the engine goes on with the last one."""
         wanted = Wanted(adapters=made.wanted, generation=asked.generation + 1)
         try:
@@ -195,7 +195,7 @@ class Agent:
         except (OSError, ValidationError):
             return None
 
-    def _tell(self, loaded: Replica, made: Plan, troubles: list[str]) -> Replica:
+    def _tell(self, loaded: Replica, made: RoundPlan, troubles: list[str]) -> Replica:
         problems = self._damaged | self._fetching.problems
         told = report(
             loaded, made, problems=problems, passing=self._fetching.passing, troubles=troubles

@@ -25,7 +25,7 @@ class _Failure:
     again: float
 
 
-class Fetching:
+class PackageFetcher:
     """At most one attempt at a time for each digest; failures wait longer and longer."""
 
     def __init__(

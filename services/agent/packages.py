@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from atelier.adapter.package import Package
-from atelier.adapter.signature_policy import Trust
+from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.data.names import hex_of
 from atelier.errors import AdapterRejected, SignatureRejected, Unavailable
 from atelier.files import replace_folder, write_atomic
@@ -30,7 +30,7 @@ class PackageShelf:
     files changes; one that fails is taken away, so that it can be fetched again.
     """
 
-    def __init__(self, folder: Path, trust: Trust):
+    def __init__(self, folder: Path, trust: SignaturePolicy):
         self.folder = folder
         self.refused: set[str] = set()  # digests whose signature was not good, until one is
         self.warnings: dict[str, str] = {}  # by digest: a signature that is not good, and is served

@@ -8,7 +8,7 @@ is bad, or never arrives, leaves the last good one where it is.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from atelier.contract.replica import Held, Replica, drawn_with
+from atelier.contract.replica import HeldAdapter, Replica, drawn_with
 from atelier.contract.wanted import Wanted, WantedAdapter
 from atelier.data.names import hex_of
 from atelier.data.release import Pin, Release
@@ -28,7 +28,7 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RoundPlan:
     """What to ask of the engine, what to fetch for it, what to throw away, what to tell."""
 
     wanted: tuple[WantedAdapter, ...]
@@ -46,7 +46,7 @@ def plan(
     loaded: Replica | None,
     unreadable: Collection[str] = (),
     refused: Collection[str] = (),
-) -> Plan:
+) -> RoundPlan:
     """The next state, from what is released, what the volume holds, and what the engine says.
 
     `on_volume` are the digests of the verified packages there. Without any word of the engine its
@@ -56,7 +56,7 @@ def plan(
     """
     asked = asked.without(refused)
     if loaded is None:
-        return Plan(asked.adapters, fetch=(), prune=(), ignored=(), missing=())
+        return RoundPlan(asked.adapters, fetch=(), prune=(), ignored=(), missing=())
     ours = {name: one for name, one in releases.items() if one.fits(loaded)}
     # a package that is damaged on the volume serves on from memory while it is fetched anew
     in_memory = {one.digest for one in loaded.adapters if one.state == "ready"}
@@ -81,7 +81,7 @@ def plan(
             for pin in here
         ]
     serving = {(name, one.digest) for name, one in ours.items()}
-    return Plan(
+    return RoundPlan(
         wanted=tuple(wanted),
         fetch=tuple(sorted(missing, key=lambda one: (one.name, one.digest) not in serving)),
         prune=_prunable(releases, on_volume, wanted, asked, loaded),
@@ -157,7 +157,7 @@ def _state(loaded: Replica, name: str, digest: str) -> str | None:
 
 def report(
     loaded: Replica,
-    made: Plan,
+    made: RoundPlan,
     *,
     problems: Mapping[str, str],
     passing: Collection[str] = (),
@@ -172,7 +172,7 @@ def report(
     for one in made.missing:
         error = problems.get(one.digest)
         state = "failed" if error and one.digest not in passing else "loading"
-        entry = Held.model_validate(
+        entry = HeldAdapter.model_validate(
             {
                 "name": one.name,
                 "version": one.version,

@@ -8,7 +8,7 @@ import torch
 
 from services.engine.bank import Bank
 from services.engine.base import Base
-from services.engine.in_flight import BankKey, Flight, Image, initial_noise
+from services.engine.in_flight import BankKey, DenoisingJob, InFlightRequest, initial_noise
 from services.engine.layout import Layout
 from services.engine.schedulers import Sampler
 from services.engine.slots import Slots
@@ -38,7 +38,7 @@ class Admission:
         self._patience = patience
         self._stats = stats
 
-    def claim(self, flight: Flight, *, may_take: bool) -> bool:
+    def claim(self, flight: InFlightRequest, *, may_take: bool) -> bool:
         """Gives a request its slot with the weights in it; False while it has to wait.
 
         Without `may_take`, only the base may go ahead. Raises what its adapters cannot be loaded
@@ -58,11 +58,11 @@ class Admission:
             self._write(flight, grant.slot)
         return True
 
-    def starved(self, flight: Flight) -> bool:
+    def starved(self, flight: InFlightRequest) -> bool:
         """Whether younger requests must leave the slots alone until this one has its own."""
         return flight.passed_over > self._patience
 
-    def prepare(self, flight: Flight) -> None:
+    def prepare(self, flight: InFlightRequest) -> None:
         """Encodes the prompts and draws the noise of every image."""
         started = time.monotonic()
         flight.seconds["queued"] = started - flight.submitted
@@ -72,7 +72,7 @@ class Admission:
             self._image(flight, i, seed, conditions) for i, seed in enumerate(flight.seeds())
         ]
 
-    def leave(self, flight: Flight) -> None:
+    def leave(self, flight: InFlightRequest) -> None:
         """Returns everything that a request holds; the weights stay in the bank while idle."""
         if flight.slot:
             self._slots.release(flight.key)
@@ -84,7 +84,7 @@ class Admission:
         """Slots that may not be overwritten now."""
         return self._slots.in_use
 
-    def _write(self, flight: Flight, slot: int) -> None:
+    def _write(self, flight: InFlightRequest, slot: int) -> None:
         started = time.monotonic()
         weights = {entry.uid: entry.weights for entry in flight.entries if entry.weights}
         try:
@@ -96,7 +96,7 @@ class Admission:
             raise
         self._stats.swapped(time.monotonic() - started)
 
-    def _encode(self, flight: Flight) -> tuple[Embedding, ...]:
+    def _encode(self, flight: InFlightRequest) -> tuple[Embedding, ...]:
         """The conditions of one image's rows: (negative, prompt) with guidance, else (prompt,)."""
         request, zeros = flight.request, self._base.force_zeros_for_empty_prompt
         absent = request.negative_prompt is None and zeros
@@ -114,8 +114,8 @@ class Admission:
         return tuple(conditions)
 
     def _image(
-        self, flight: Flight, index: int, seed: int, conditions: tuple[Embedding, ...]
-    ) -> Image:
+        self, flight: InFlightRequest, index: int, seed: int, conditions: tuple[Embedding, ...]
+    ) -> DenoisingJob:
         base, request = self._base, flight.request
         channels = base.unet.config.in_channels
         noise, generator = initial_noise(
@@ -125,7 +125,7 @@ class Admission:
         sampler = Sampler(request.scheduler, config, request.steps, generator)
         height, width = (side * base.reduction for side in flight.shape)
         size = (height, width, 0, 0, height, width)  # original size, crop, target size
-        return Image(
+        return DenoisingJob(
             flight=flight,
             seed=seed,
             order=flight.order * 100 + index,

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from services.engine.backends.protocol import Backend
 from services.engine.bank import Bank
-from services.engine.in_flight import Image
+from services.engine.in_flight import DenoisingJob
 from services.engine.scheduling import padded
 from services.engine.stats import EngineStats
 
 
 def predict(
-    images: Sequence[Image], backend: Backend, bank: Bank, stats: EngineStats
+    images: Sequence[DenoisingJob], backend: Backend, bank: Bank, stats: EngineStats
 ) -> tuple[Tensor, ...]:
     """One UNet call for images of one latent shape: for each, [its rows, 4, height, width]."""
     started = time.monotonic()

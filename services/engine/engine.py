@@ -20,7 +20,7 @@ from services.engine.assembly import predict
 from services.engine.backends import make_backend
 from services.engine.bank import Bank
 from services.engine.base import Base, load_base
-from services.engine.in_flight import Flight, Image, names
+from services.engine.in_flight import DenoisingJob, InFlightRequest, names
 from services.engine.layout import layout_of
 from services.engine.request import (
     Cancelled,
@@ -81,8 +81,8 @@ class Engine:
         self._backend = make_backend(settings, base, layout)
         self._max_rows = min([settings.max_batch, *self._backend.ladder[-1:]])
         self.digest = digest_json(self.describe())
-        self._waiting: list[Flight] = []  # in order of arrival
-        self._running: list[Flight] = []
+        self._waiting: list[InFlightRequest] = []  # in order of arrival
+        self._running: list[InFlightRequest] = []
         self._lock = threading.Lock()  # of _waiting and _closing
         self._device = threading.Lock()  # whoever holds it takes the step
         self._orders = itertools.count()
@@ -249,7 +249,7 @@ class Engine:
                 self._fail(flight, error)
             may_take = may_take and not self._admission.starved(flight)
 
-    def _schedule(self) -> Batch[Image]:
+    def _schedule(self) -> Batch[DenoisingJob]:
         images = [i for flight in self._running for i in flight.images if not i.denoised]
         batch = choose(images, max_rows=self._max_rows, patience=self.settings.patience)
         for image in images:
@@ -258,7 +258,7 @@ class Engine:
             image.left_out = 0
         return batch
 
-    def _denoise(self, batch: Batch[Image]) -> None:
+    def _denoise(self, batch: Batch[DenoisingJob]) -> None:
         if not batch.images:
             return
         try:
@@ -290,7 +290,7 @@ class Engine:
 
     # Their parts
 
-    def _accept(self, request: ImageRequest) -> Flight:
+    def _accept(self, request: ImageRequest) -> InFlightRequest:
         """A flight that holds its adapters; raises what makes the request impossible."""
         request.validate(max_side=self.settings.max_side)
         if request.images > self.settings.inflight:
@@ -300,7 +300,7 @@ class Engine:
         names = [use.name for use in request.adapters]
         if len(set(names)) < len(names):
             raise RequestError("adapters: one is named twice; give it once, with its weight")
-        flight = Flight(
+        flight = InFlightRequest(
             order=next(self._orders), request=request, entries=(), shape=self._shape(request)
         )
         try:
@@ -328,7 +328,7 @@ class Engine:
             )
         return shape
 
-    def _decode(self, images: Sequence[Image]) -> None:
+    def _decode(self, images: Sequence[DenoisingJob]) -> None:
         started = time.monotonic()
         try:
             latents = torch.cat([image.latents for image in images])
@@ -346,14 +346,14 @@ class Engine:
             image.pixels = own
             image.flight.seconds["decode"] += seconds / len(images)
 
-    def _answer(self, flight: Flight) -> None:
+    def _answer(self, flight: InFlightRequest) -> None:
         result = flight.result(backend=self.backend, engine_digest=self.digest)
         self._leave(flight)
         self._stats.finished(len(flight.images))
         if flight.future.set_running_or_notify_cancel():
             flight.future.set_result(result)
 
-    def _fail(self, flight: Flight, error: Exception) -> None:
+    def _fail(self, flight: InFlightRequest, error: Exception) -> None:
         """Ends one request and no other."""
         if not self._leave(flight):
             return
@@ -361,7 +361,7 @@ class Engine:
         if flight.future.set_running_or_notify_cancel():
             flight.future.set_exception(error)
 
-    def _leave(self, flight: Flight) -> bool:
+    def _leave(self, flight: InFlightRequest) -> bool:
         """Takes a request out of the engine; False where it had left already."""
         with self._lock:
             for flights in (self._waiting, self._running):
@@ -373,7 +373,7 @@ class Engine:
         self._admission.leave(flight)
         return True
 
-    def _move(self, flight: Flight) -> None:
+    def _move(self, flight: InFlightRequest) -> None:
         with self._lock:
             self._waiting.remove(flight)
             self._running.append(flight)

@@ -16,17 +16,17 @@ from torch import Tensor
 from services.engine.request import SEEDS, AdapterUsed, Diverged, ImageRequest, ImageResult
 from services.engine.schedulers import Sampler
 from services.engine.scheduling import Shape
-from services.engine.store import Entry
+from services.engine.store import StoredAdapter
 from services.engine.text import Embedding
 
 BankKey = tuple[tuple[int, float], ...]  # entries' uids and weights: what a slot holds
 
 
 @dataclass(eq=False)
-class Image:
+class DenoisingJob:
     """One picture being drawn. Its scheduler, generator and latents are its own."""
 
-    flight: Flight
+    flight: InFlightRequest
     seed: int
     order: int
     shape: Shape  # of the latents
@@ -59,18 +59,18 @@ class Image:
 
 
 @dataclass(eq=False)
-class Flight:
+class InFlightRequest:
     """One request, from submission to its answer. Two flights are never equal."""
 
     order: int
     request: ImageRequest
-    entries: tuple[Entry, ...]
+    entries: tuple[StoredAdapter, ...]
     shape: Shape
     future: Future[ImageResult] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     passed_over: int = 0  # admissions that went by for want of a slot
     slot: int | None = None  # None until admitted
-    images: list[Image] = field(default_factory=list)
+    images: list[DenoisingJob] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -126,6 +126,6 @@ def initial_noise(
     return torch.randn(shape, generator=generator, dtype=dtype).to(device), generator
 
 
-def names(flights: Iterable[Flight]) -> tuple[str, ...]:
+def names(flights: Iterable[InFlightRequest]) -> tuple[str, ...]:
     """The adapters that some requests hold, sorted."""
     return tuple(sorted({entry.name for flight in flights for entry in flight.entries}))

@@ -44,7 +44,7 @@ class AdapterInfo:
 
 
 @dataclass(eq=False)
-class Entry:
+class StoredAdapter:
     """One adapter version. Its identity never changes hands: a new add makes a new entry."""
 
     uid: int
@@ -81,7 +81,7 @@ class AdapterStore:
         self._memory = memory  # bytes
         self._on_ready = on_ready
         self._lock = threading.RLock()
-        self._entries: dict[Identity, Entry] = {}
+        self._entries: dict[Identity, StoredAdapter] = {}
         self._defaults: dict[str, int | None] = {}
         self._uids = itertools.count(1)
         self._clock = itertools.count(1)
@@ -147,7 +147,7 @@ class AdapterStore:
 
     # What the engine does
 
-    def acquire(self, use: AdapterUse) -> Entry:
+    def acquire(self, use: AdapterUse) -> StoredAdapter:
         """The entry that a request is to keep until `release`; starts its load where needed."""
         with self._lock:
             version = use.version if use.version is not None else self._defaults.get(use.name)
@@ -161,12 +161,12 @@ class AdapterStore:
                 self._executor().submit(self._reload, entry)
             return entry
 
-    def release(self, entry: Entry) -> None:
+    def release(self, entry: StoredAdapter) -> None:
         """One request less."""
         with self._lock:
             entry.users -= 1
 
-    def ready(self, entry: Entry) -> bool:
+    def ready(self, entry: StoredAdapter) -> bool:
         """Whether an entry is in host memory; raises the reason where it cannot be."""
         if entry.error is not None:
             raise entry.error
@@ -212,7 +212,7 @@ class AdapterStore:
     ) -> AdapterInfo:
         with self._lock:
             self._make_room(weights.nbytes)
-            entry = Entry(
+            entry = StoredAdapter(
                 uid=next(self._uids),
                 name=name,
                 version=version,
@@ -240,7 +240,7 @@ class AdapterStore:
                 "remove adapters or raise host_memory"
             )
 
-    def _reload(self, entry: Entry) -> None:
+    def _reload(self, entry: StoredAdapter) -> None:
         try:
             if entry.source is None:
                 raise AdapterRejected(f"{entry.name}: dropped and has no package to load from")
@@ -261,7 +261,7 @@ class AdapterStore:
             self._loader = ThreadPoolExecutor(1, thread_name_prefix="adapter-loader")
         return self._loader
 
-    def _info(self, entry: Entry) -> AdapterInfo:
+    def _info(self, entry: StoredAdapter) -> AdapterInfo:
         return AdapterInfo(
             name=entry.name,
             version=entry.version,

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from atelier.adapter.package import Package
-from atelier.contract.replica import Held, Replica
+from atelier.contract.replica import HeldAdapter, Replica
 from atelier.data.names import Digest
 from atelier.errors import AtelierError
 from atelier.files import write_atomic
@@ -57,7 +57,7 @@ class VolumeWatcher:
         self._engine = engine
         self._volume = Path(volume)
         self._replica = replica
-        self._held: dict[tuple[str, int], Held] = {}
+        self._held: dict[tuple[str, int], HeldAdapter] = {}
         self._obeyed: bytes | None = None  # the wanted.json that was last acted upon
         self._generation = 0
         self._error: str | None = None
@@ -169,7 +169,7 @@ class VolumeWatcher:
         }
 
     def _note(self, one: Wanted, state: str, error: str | None = None) -> None:
-        self._held[one.name, one.version] = Held.model_validate(
+        self._held[one.name, one.version] = HeldAdapter.model_validate(
             {
                 "name": one.name,
                 "version": one.version,

@@ -15,7 +15,7 @@ from services.gateway.balance import Balancer
 from services.gateway.database import Database
 from services.gateway.deps import Parts
 from services.gateway.docs import install_docs
-from services.gateway.environment_source import reporter_name, surroundings
+from services.gateway.environment_source import environment_source, reporter_name
 from services.gateway.generation import Generation, ImageEngine
 from services.gateway.keys import KeyStore
 from services.gateway.metrics import Metrics
@@ -43,7 +43,7 @@ def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> Fast
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database = Database(settings.database_url)
         database.prepare()
-        parts = _parts(settings, surroundings(settings), database, engine, metrics)
+        parts = _parts(settings, environment_source(settings), database, engine, metrics)
         await parts.releases.refresh()
         watching = asyncio.create_task(parts.releases.run(), name="releases")
         app.state.parts = parts

@@ -18,7 +18,7 @@ from services.gateway.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-def surroundings(settings: Settings) -> Environment:
+def environment_source(settings: Settings) -> Environment:
     """The environment that the settings name."""
     home = Home(settings.home)
     if settings.kubernetes:

@@ -62,7 +62,7 @@ class ImageEngine(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class CallPlan:
     """A call with everything decided, and the versions that it was decided for."""
 
     call: ImageCall
@@ -70,10 +70,10 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Made:
+class ChargedImages:
     """Charged pictures."""
 
-    plan: Plan
+    plan: CallPlan
     answer: ImageAnswer
     pngs: tuple[bytes, ...]
     seconds: float
@@ -96,7 +96,7 @@ class Generation:
         *,
         request_id: str,
         gone: Callable[[], Awaitable[None]],
-    ) -> Made:
+    ) -> ChargedImages:
         """Make, check, encode and charge; `gone` returns when the client has hung up."""
         began = time.monotonic()
         check_limits(asked, self.settings)
@@ -108,11 +108,11 @@ class Generation:
             pngs = await run_in_threadpool(_encode, plan.call, answer)
             await charge()
         self.metrics.delivered(len(pngs), plan.call.adapters)
-        return Made(plan, answer, pngs, time.monotonic() - began)
+        return ChargedImages(plan, answer, pngs, time.monotonic() - began)
 
     async def _ask(
-        self, asked: GenerateImage, plan: Plan, request_id: str
-    ) -> tuple[Plan, ImageAnswer]:
+        self, asked: GenerateImage, plan: CallPlan, request_id: str
+    ) -> tuple[CallPlan, ImageAnswer]:
         """Ask the engine; where the version is gone meanwhile, look again and ask once more.
 
         A release may move and the version before it be dropped between our look and the call.
@@ -129,7 +129,7 @@ class Generation:
         except AdapterGone as error:
             raise AdapterLoading(str(error), retry_after=RETRY_AFTER) from error
 
-    async def _call(self, plan: Plan, end: float, request_id: str) -> ImageAnswer:
+    async def _call(self, plan: CallPlan, end: float, request_id: str) -> ImageAnswer:
         began = time.monotonic()
         try:
             answer = await self.engine.generate(
@@ -145,7 +145,7 @@ class Generation:
         self.metrics.engine_seconds.observe(time.monotonic() - began)
         return answer
 
-    def _plan(self, asked: GenerateImage, seed: int, caller: str) -> Plan:
+    def _plan(self, asked: GenerateImage, seed: int, caller: str) -> CallPlan:
         """Decide versions and prompt from one look at the routes."""
         choices = asked.choices()
         versions = tuple(
@@ -170,7 +170,7 @@ class Generation:
             guidance_scale=asked.guidance_scale,
             caller=caller,
         )
-        return Plan(call, versions)
+        return CallPlan(call, versions)
 
 
 @asynccontextmanager
@@ -241,7 +241,7 @@ def check_sizes(
         raise invalid(errors)
 
 
-def check_answer(plan: Plan, answer: ImageAnswer) -> None:
+def check_answer(plan: CallPlan, answer: ImageAnswer) -> None:
     """EngineFailed unless the pictures were made with exactly the weights that were asked for."""
     asked = {(one.name, one.version, one.digest) for one in plan.versions}
     used = {(one.name, one.version, one.digest) for one in answer.info.adapters}

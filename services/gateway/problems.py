@@ -23,7 +23,7 @@ from services.gateway import triton_client
 from services.gateway.database import DatabaseAway
 from services.gateway.keys import KeyRefused
 from services.gateway.prompts import PromptError, UnknownStyle
-from services.gateway.releases import AdapterLoading, UnknownAdapter
+from services.gateway.releases import AdapterLoading, UnreleasedAdapter
 from services.gateway.usage import QuotaExceeded
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def problem_of(error: AtelierError) -> Problem:
             images=usage.used,
             in_progress=usage.reserved,
         )
-    if isinstance(error, UnknownAdapter):
+    if isinstance(error, UnreleasedAdapter):
         return Problem("unknown-adapter", str(error), known=error.known)
     if isinstance(error, DatabaseAway):  # its text names the database, which is not for clients
         text = "keys and usage cannot be looked up now"

@@ -35,7 +35,7 @@ RETRY_AFTER = 1.0  # seconds; loading a version takes about that
 NAMED = 20  # how many names an error lists before it only counts them
 
 
-class UnknownAdapter(BadInput):
+class UnreleasedAdapter(BadInput):
     """An adapter, or a version of one, that is not served here."""
 
     def __init__(self, text: str, known: Iterable[str]) -> None:
@@ -195,11 +195,11 @@ class ReleaseWatch:
         if route is None:
             near = difflib.get_close_matches(name, self.routes, n=1)
             hint = f", did you mean {near[0]}?" if near else ""
-            raise UnknownAdapter(f"adapter {name!r} is not served here{hint}", self.routes)
+            raise UnreleasedAdapter(f"adapter {name!r} is not served here{hint}", self.routes)
         if version is not None:
             if version not in route.at_hand:
                 known = [f"{name}@{one}" for one in route.at_hand]
-                raise UnknownAdapter(f"adapter {name}: version {version} is not at hand", known)
+                raise UnreleasedAdapter(f"adapter {name}: version {version} is not at hand", known)
             return route.at_hand[version]
         picked = route.pick(caller)
         if picked is None:

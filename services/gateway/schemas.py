@@ -120,7 +120,7 @@ class GeneratedImage(BaseModel):
     seed: int
 
 
-class AdapterUsed(BaseModel):
+class AdapterUsedDocument(BaseModel):
     """Exactly which weights made the pictures."""
 
     name: str
@@ -133,7 +133,7 @@ class GeneratedImages(BaseModel):
     """The answer to a call."""
 
     images: list[GeneratedImage]
-    adapters: list[AdapterUsed]
+    adapters: list[AdapterUsedDocument]
     prompt: str = Field(description="The prompt as it was sent to the model.")
     warnings: list[str] = Field(description="For example the words beyond the model's 77 tokens.")
     timings: dict[str, float] = Field(description="Seconds.")
@@ -152,7 +152,7 @@ class ApiKeyUsage(BaseModel):
     expires_at: datetime | None
 
 
-class Model(BaseModel):
+class ModelCard(BaseModel):
     """One entry of OpenAI's model list, with what we know beyond it."""
 
     id: str
@@ -172,7 +172,7 @@ class ModelList(BaseModel):
     """Every adapter that is released here, and the base."""
 
     object: Literal["list"] = "list"
-    data: list[Model]
+    data: list[ModelCard]
 
 
 class Health(BaseModel):

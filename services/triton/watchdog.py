@@ -11,7 +11,7 @@ PERIOD = 0.1  # seconds; a cancelled request costs at most this long beyond its 
 ORPHANED = 70  # EX_SOFTWARE: the exit status of a model without a server
 
 
-class Keeper:
+class Watchdog:
     """Calls every chore each period, and ends this process when the server is gone.
 
     A Python model of a killed server lives on otherwise, with the weights in its memory.

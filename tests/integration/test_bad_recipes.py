@@ -20,7 +20,7 @@ import yaml
 
 from atelier.data.policy import Policy
 from atelier.data.release import Release
-from pipelines.evaluate import Evaluation, attested
+from pipelines.evaluate import Evaluation, attested_evaluation
 from pipelines.run import register
 from services.gateway.keys import KeyStore
 from tests.integration.character import BASE, DEMO, Learnt, needs_miniature
@@ -198,7 +198,7 @@ def test_a_bad_dataset_is_stopped_before_anything_is_trained(
 
 def verdict(production: Production, version: int) -> Evaluation:
     """What the registry keeps of it."""
-    found = attested(production.stack.registry, production.name, version)
+    found = attested_evaluation(production.stack.registry, production.name, version)
     assert found is not None
     return found
 

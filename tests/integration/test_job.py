@@ -22,7 +22,7 @@ from atelier.stores.registry import Registry
 from commands.main import app
 from commands.train.submit import _made
 from pipelines.delivery.local.promotion import approved
-from pipelines.evaluate import attest, attested
+from pipelines.evaluate import attest, attested_evaluation
 from pipelines.job_inputs import pack, upload
 from pipelines.train import train
 from tests.judged import drawn, evaluation, policy, tiny_scorers
@@ -150,7 +150,7 @@ def test_a_pod_is_evicted_and_the_next_one_goes_on(workshop: Workshop, tmp_path:
     # Each policy has its verdict, however many judge after it.
     for file, accepted in ((policy, True), (strict, False), (other, True)):
         under = Policy.load(file).digest
-        verdict = attested(registry, "tiny-cat", info.version, under)
+        verdict = attested_evaluation(registry, "tiny-cat", info.version, under)
         assert verdict is not None and (verdict.policy, verdict.accepted) == (under, accepted)
 
 

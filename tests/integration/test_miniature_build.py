@@ -17,11 +17,11 @@ from models.miniature.build.data import load_drawn, shard_scenes
 from models.miniature.build.diffusion import new_denoiser
 from models.miniature.build.judges import new_clip, new_twins, save_clip, save_twins
 from models.miniature.build.pipeline import assemble, save_pipeline
-from models.miniature.build.progress import Progress
+from models.miniature.build.progress import BuildProgress
 from models.miniature.build.quality import CHANCE, Sizes, agreement
-from models.miniature.build.sampling import Sampling, generate
+from models.miniature.build.sampling import ImageSampling, generate
 from models.miniature.build.stages import (
-    Settings,
+    BuildSettings,
     stage_adopt,
     stage_classifier,
     stage_quality,
@@ -33,16 +33,16 @@ from models.miniature.build.vae import new_vae
 from models.miniature.build.world import draw
 
 CPU = torch.device("cpu")
-QUIET = Progress(quiet=True)
+QUIET = BuildProgress(quiet=True)
 STEPS = {"vae": 30, "decoder": 5, "denoiser": 70, "clip": 2, "dino": 3}
 DRAWN = {"common": 320, "held-out": 80, "strangers": 24}  # the first of a shard of 500
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuildSettings]:
     """A build that has lost its work folder: only the saved parts are left."""
     folder = tmp_path_factory.mktemp("miniature")
-    made = Settings(
+    made = BuildSettings(
         work=folder / "work",
         output=folder / "model",
         workers=1,
@@ -54,7 +54,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         clip_steps=0,
         dino_steps=0,
         common=DRAWN["common"],
-        sizes=Sizes(12, 4, DRAWN["held-out"], 8, 6, Sampling(steps=2)),
+        sizes=Sizes(12, 4, DRAWN["held-out"], 8, 6, ImageSampling(steps=2)),
     )
     for source, count in DRAWN.items():
         draw_few(made.work / "drawn", source, count)
@@ -80,7 +80,7 @@ def draw_few(folder: Path, source: str, count: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def measured(settings: Settings) -> dict[str, Any]:
+def measured(settings: BuildSettings) -> dict[str, Any]:
     """The stages in order, and the figures that they end with."""
     before = weights(settings.output)
     stage_adopt(settings, QUIET)
@@ -97,14 +97,14 @@ def weights(folder: Path) -> dict[str, str]:
 
 
 def test_adopted_weights_are_saved_as_they_were_with_their_steps(
-    settings: Settings, measured: dict[str, Any]
+    settings: BuildSettings, measured: dict[str, Any]
 ) -> None:
     assert recorded_steps(settings.output) == STEPS | {"classifier": 40}
     assert measured["steps"] == STEPS | {"classifier": 40}
 
 
 def test_the_classifier_knows_drawn_pictures_of_combinations_it_never_saw(
-    settings: Settings, measured: dict[str, Any]
+    settings: BuildSettings, measured: dict[str, Any]
 ) -> None:
     """Forty steps teach it the places; the real one takes more and learns all."""
     assert measured["classifier"]["place"] > 0.8
@@ -116,7 +116,7 @@ def test_the_classifier_knows_drawn_pictures_of_combinations_it_never_saw(
 
 
 def test_what_was_never_trained_is_at_chance_and_the_card_says_so(
-    settings: Settings, measured: dict[str, Any]
+    settings: BuildSettings, measured: dict[str, Any]
 ) -> None:
     captions = measured["captions"]
     assert captions["chance"] == CHANCE
@@ -133,8 +133,8 @@ def test_what_was_never_trained_is_at_chance_and_the_card_says_so(
         assert (settings.output / "pictures" / f"{name}.png").stat().st_size > 1000
 
 
-def test_two_workers_make_the_pictures_of_one(settings: Settings) -> None:
+def test_two_workers_make_the_pictures_of_one(settings: BuildSettings) -> None:
     prompts = [f"a red cat {number}" for number in range(21)]
-    one, two = (generate(settings.output, prompts, Sampling(1), n, CPU) for n in (1, 2))
+    one, two = (generate(settings.output, prompts, ImageSampling(1), n, CPU) for n in (1, 2))
     assert one.shape == (21, 3, 128, 128)
     assert (one.int() - two.int()).abs().max() <= 1

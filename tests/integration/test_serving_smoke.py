@@ -13,7 +13,7 @@ from atelier.adapter.package import Package
 from atelier.data.policy import Policy
 from atelier.data.release import Pin
 from atelier.errors import Refused
-from pipelines.delivery.image_similarity import alike
+from pipelines.delivery.image_similarity import require_similar
 from pipelines.delivery.smoke import gateway_smoke
 from pipelines.evaluate import attest, evaluate
 from pipelines.evaluate.attestations import samples
@@ -92,7 +92,7 @@ def test_the_judged_picture_comes_out_and_no_other_passes_for_it(
     base = stack.gateway(key, **asked).pixels[0]
     for engine in (one.engine_digest, "another"):
         with pytest.raises(Refused, match="does not draw what was judged"):
-            alike(encode_png(base, {"engine_digest": engine}), one, NAME)
+            require_similar(encode_png(base, {"engine_digest": engine}), one, NAME)
     assert np.abs(base.astype(int) - np.asarray(one.image)).mean() == pytest.approx(
         255 * one.effect, abs=0.05
     )

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from atelier.adapter.package import ADAPTER, Package
 from atelier.adapter.signature import file_of, verify
-from atelier.adapter.signature_policy import Trust
+from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.data.declaration import ENVIRONMENTS, Declaration, Declarations
 from atelier.data.release import Canary
 from atelier.errors import Refused
@@ -148,15 +148,15 @@ def test_a_promotion_asks_what_the_agents_will_ask(
     registry: Registry, made: Package, key: Path
 ) -> None:
     info = registry.version("thor-cat", 1)
-    enforce = Trust("enforce", (CI,))
-    assert require_signed(registry, info, Trust()) is None
-    assert "thor-cat: is not signed" in str(require_signed(registry, info, Trust("warn")))
+    enforce = SignaturePolicy("enforce", (CI,))
+    assert require_signed(registry, info, SignaturePolicy()) is None
+    assert "thor-cat: is not signed" in str(require_signed(registry, info, SignaturePolicy("warn")))
     with pytest.raises(Refused, match=r"thor-cat@1 is refused by .*: is not signed"):
         require_signed(registry, info, enforce)
     answer("sign", "thor-cat", 1, "--key", key)
     assert require_signed(registry, info, enforce) is None
     with pytest.raises(Refused, match="signed by key"):
-        require_signed(registry, info, Trust("enforce", (signer(OTHER),)))
+        require_signed(registry, info, SignaturePolicy("enforce", (signer(OTHER),)))
 
 
 def picture(folder: Path, **adapter: object) -> Path:

@@ -21,7 +21,7 @@ from pipelines.dataset import open_folder
 from pipelines.train import train
 from pipelines.train.__main__ import main
 from pipelines.train.draws import Draws
-from pipelines.train.material import Material
+from pipelines.train.material import StageInputs
 from pipelines.train.methods import METHODS
 from pipelines.train.methods.dreambooth import DreamBooth
 from pipelines.train.tracking.delivery import read_state
@@ -167,7 +167,7 @@ def prepared(studio: Path, **changes: Any) -> DreamBooth:
     asked = recipe(studio, stages__0__prior=None, **changes)
     stage = asked.stages[0]
     pictures = open_folder(asked.dataset_folder(stage), stage.dataset.captions)
-    method = METHODS[stage.method](Material(load_base(studio / "base"), asked, stage, pictures))
+    method = METHODS[stage.method](StageInputs(load_base(studio / "base"), asked, stage, pictures))
     assert isinstance(method, DreamBooth)
     return method
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atelier.contract.replica import Held, Replica
+from atelier.contract.replica import HeldAdapter, Replica
 from atelier.contract.wanted import Wanted, WantedAdapter
 from atelier.data.names import hex_of
 from atelier.data.release import Canary, Pin, Release
@@ -28,7 +28,7 @@ def released(*versions: int, adapter: str = "thor-cat", base: str = BASE) -> Rel
 
 def loaded(*states: tuple[int, str], adapter: str = "thor-cat", base: str = BASE) -> Replica:
     held = tuple(
-        Held.model_validate(
+        HeldAdapter.model_validate(
             {"name": adapter, "version": version, "digest": digest(version), "state": state}
         )
         for version, state in states

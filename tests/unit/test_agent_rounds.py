@@ -15,17 +15,17 @@ import pytest
 
 from atelier.adapter.package import Package
 from atelier.adapter.signature import sign
-from atelier.adapter.signature_policy import SignaturePolicy, Trust
-from atelier.adapter.signers import Identity
-from atelier.contract.replica import Held, Replica, ReplicaFolder
+from atelier.adapter.signature_policy import SignatureMode, SignaturePolicy
+from atelier.adapter.signers import SignerIdentity
+from atelier.contract.replica import HeldAdapter, Replica, ReplicaFolder
 from atelier.contract.wanted import Wanted
 from atelier.data.names import hex_of
 from atelier.data.release import Pin, Release, ReleaseFolder
 from atelier.errors import Unavailable
 from atelier.files import write_atomic
 from atelier.stores.environment import LocalReleases
-from services.agent.agent import Agent, Place
-from services.agent.fetcher import Fetching
+from services.agent.agent import Agent, ReplicaIdentity
+from services.agent.fetcher import PackageFetcher
 from services.agent.health import HealthServer, Pulse
 from services.agent.packages import PackageShelf
 from services.agent.plan import Named
@@ -55,7 +55,7 @@ def test_a_failed_fetch_is_tried_again_later_and_later() -> None:
         attempts.append(clock.now)
         raise Unavailable("the registry is away")
 
-    fetching = Fetching(fetch, clock=clock)
+    fetching = PackageFetcher(fetch, clock=clock)
     pin = Named("thor-cat", 1, f"sha256:{1:064x}")
     for second in range(16):
         clock.now = float(second)
@@ -75,8 +75,8 @@ def test_a_failed_fetch_is_tried_again_later_and_later() -> None:
 class Rig:
     """An agent with a registry of folders and an engine that the test plays."""
 
-    def __init__(self, root: Path, trust: Trust | None = None):
-        self.trust = trust or Trust()
+    def __init__(self, root: Path, trust: SignaturePolicy | None = None):
+        self.trust = trust or SignaturePolicy()
         self.volume = root / "volume"
         self.registry = root / "registry"
         self.releases = ReleaseFolder(root / "releases")
@@ -90,7 +90,7 @@ class Rig:
 
     def new_agent(self) -> Agent:
         return Agent(
-            place=Place("one"),
+            place=ReplicaIdentity("one"),
             volume=self.volume,
             releases=LocalReleases(self.releases),
             reports=self.reports,
@@ -124,7 +124,7 @@ class Rig:
     def engine(self, *held: tuple[Package, int, str], default: int | None = None) -> None:
         """The engine says what it holds, and by which version it answers."""
         adapters = tuple(
-            Held.model_validate(
+            HeldAdapter.model_validate(
                 {
                     "name": "thor-cat",
                     "version": version,
@@ -246,7 +246,7 @@ def test_a_broken_release_file_costs_only_its_own_adapter(rig: Rig) -> None:
 
 
 def test_what_a_killed_agent_left_half_done_is_swept_away(tmp_path: Path) -> None:
-    shelf = PackageShelf(tmp_path / "packages", Trust())
+    shelf = PackageShelf(tmp_path / "packages", SignaturePolicy())
     (shelf.folder / ".0123.half").mkdir(parents=True)
     (shelf.folder / ("a" * 64)).mkdir()
     shelf.sweep()
@@ -372,8 +372,8 @@ def test_probes_and_prometheus_are_answered(rig: Rig) -> None:
 KEY = private_key()
 
 
-def enforcing(root: Path, policy: SignaturePolicy = "enforce") -> Rig:
-    return Rig(root, Trust(policy, (signer(KEY),)))
+def enforcing(root: Path, policy: SignatureMode = "enforce") -> Rig:
+    return Rig(root, SignaturePolicy(policy, (signer(KEY),)))
 
 
 @pytest.fixture
@@ -444,7 +444,7 @@ def test_a_restart_checks_signatures_again_without_the_registry(guarded: Rig) ->
     guarded.agent.sync()
     assert guarded.report().error is None and guarded.wanted().default("thor-cat").version == 1
     guarded.agent.close()
-    guarded.trust = Trust("enforce", (signer(private_key(), "new"),))
+    guarded.trust = SignaturePolicy("enforce", (signer(private_key(), "new"),))
     guarded.agent = guarded.new_agent()
     guarded.agent.sync()
     assert guarded.wanted().adapters == ()  # it leaves the engine's memory as well
@@ -478,12 +478,12 @@ def test_roots_that_are_away_cost_no_package_and_no_round(guarded: Rig) -> None:
     guarded.settle(lambda: guarded.wanted().adapters)
     guarded.engine((made, 1, "ready"), default=1)
     guarded.agent.close()
-    roots = Identity("me", "me@example.org", "https://idp", trust=b"{}")
+    roots = SignerIdentity("me", "me@example.org", "https://idp", trust=b"{}")
     beside = guarded.volume / "packages" / f"{hex_of(made.digest)}.sig"
     keyless = json.loads(guarded.signatures[1])
     keyless["verificationMaterial"] = {"certificate": {"rawBytes": ""}}
     beside.write_text(json.dumps(keyless))
-    guarded.away, guarded.trust = True, Trust("enforce", (roots,))
+    guarded.away, guarded.trust = True, SignaturePolicy("enforce", (roots,))
     guarded.agent = guarded.new_agent()
     guarded.agent.sync()
     assert "cannot be checked now" in guarded.report().error
@@ -496,7 +496,7 @@ def test_what_came_in_while_nobody_asked_leaves_when_somebody_does(tmp_path: Pat
     rig.settle(lambda: rig.wanted().adapters)
     rig.engine((made, 1, "ready"), default=1)
     rig.agent.close()
-    rig.trust = Trust("enforce", (signer(KEY),))
+    rig.trust = SignaturePolicy("enforce", (signer(KEY),))
     rig.agent = rig.new_agent()
     rig.agent.sync()
     assert rig.wanted().adapters == ()

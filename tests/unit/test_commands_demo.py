@@ -15,10 +15,10 @@ from atelier.contract.replica import Replica, ReplicaFolder
 from atelier.errors import Refused
 from atelier.home import Home
 from commands.demo.__main__ import OURS, _fresh
-from commands.demo.clock import Clock, Step, duration
+from commands.demo.clock import Clock, TimedStep, duration
 from commands.demo.curves import Curve, plot
 from commands.demo.pictures import require_different, require_same
-from commands.demo.report import Judged, Report, SheetRow
+from commands.demo.report import DemoReport, JudgedRow, SheetRow
 from commands.demo.server import Served
 from commands.demo.swap import Swap
 from commands.demo.traffic import Seen, apart, pixels_of, strangers
@@ -135,7 +135,7 @@ def test_a_short_run_has_a_curve_too(tmp_path: Path) -> None:
     assert (tmp_path / "loss.png").stat().st_size > 0
 
 
-def report(plot_file: Path, picture: Path) -> Report:
+def report(plot_file: Path, picture: Path) -> DemoReport:
     gates = (
         GateResult(
             name="subject",
@@ -156,7 +156,7 @@ def report(plot_file: Path, picture: Path) -> Report:
             pictures=(),
         ),
     )
-    return Report(
+    return DemoReport(
         adapter="thor-cat",
         trigger="sks <cat>",
         columns=("base", "version 1", "version 2", "after rollback"),
@@ -164,12 +164,12 @@ def report(plot_file: Path, picture: Path) -> Report:
         training_pictures=[picture],
         fresh=[SheetRow("in a room", 8, (png(2), png(3), png(2)))],
         judged=[
-            Judged(version, DIGESTS[version - 1], "4 steps", gates, version == 1)
+            JudgedRow(version, DIGESTS[version - 1], "4 steps", gates, version == 1)
             for version in (1, 2)
         ],
         swap=Swap((seen(1, 1, 0), seen(2, 2, 1)), 0.5, 0.9, 0.7, 1, 1, 0),
         rollback_seconds=0.4,
-        steps=[Step("train", 12.0), Step("judge", 3.0)],
+        steps=[TimedStep("train", 12.0), TimedStep("judge", 3.0)],
         seconds=75.0,
         loss_plot=plot_file,
         facts=[("base", DIGESTS[0])],

@@ -11,7 +11,7 @@ from atelier.data.names import hex_of
 from atelier.data.release import Release, ReleaseFolder
 from atelier.errors import AdapterRejected, BadInput
 from atelier.home import Home
-from commands.adapter_references import AdapterRef, find
+from commands.adapter_references import AdapterReference, find
 
 BASE = BaseRef(id="models/none", digest="sha256:" + "0" * 64)
 MODULE = "unet.mid_block.attentions.0.proj_in"
@@ -35,13 +35,13 @@ def package(folder: Path, name: str = "thor-cat") -> Package:
     ],
 )
 def test_names(text: str, name: str, version: int | None, weight: float) -> None:
-    ref = AdapterRef.parse(text)
+    ref = AdapterReference.parse(text)
     assert (ref.name, ref.version, ref.weight, ref.path) == (name, version, weight, None)
 
 
 @pytest.mark.parametrize("text", ["./thor-cat", "runs/thor cat", "/tmp/x", "Thor_Cat"])
 def test_what_is_no_name_is_a_folder(text: str) -> None:
-    assert AdapterRef.parse(f"{text}=0.5") == AdapterRef(path=Path(text), weight=0.5)
+    assert AdapterReference.parse(f"{text}=0.5") == AdapterReference(path=Path(text), weight=0.5)
 
 
 def test_a_package_in_the_working_directory_wins_over_a_name(
@@ -49,19 +49,21 @@ def test_a_package_in_the_working_directory_wins_over_a_name(
 ) -> None:
     package(tmp_path / "thor-cat")
     monkeypatch.chdir(tmp_path)
-    assert AdapterRef.parse("thor-cat").path == Path("thor-cat")
+    assert AdapterReference.parse("thor-cat").path == Path("thor-cat")
 
 
 def test_a_weight_that_is_no_number_is_bad_input() -> None:
     with pytest.raises(BadInput, match="weight after ="):
-        AdapterRef.parse("thor-cat=much")
+        AdapterReference.parse("thor-cat=much")
 
 
 def test_a_folder_is_opened_and_verified(tmp_path: Path) -> None:
     made = package(tmp_path / "made")
-    assert find(AdapterRef.parse(str(made.path)), Home(tmp_path)).package.digest == made.digest
+    assert (
+        find(AdapterReference.parse(str(made.path)), Home(tmp_path)).package.digest == made.digest
+    )
     with pytest.raises(AdapterRejected):
-        find(AdapterRef.parse(str(tmp_path / "none")), Home(tmp_path))
+        find(AdapterReference.parse(str(tmp_path / "none")), Home(tmp_path))
 
 
 def test_what_serves_is_found_without_asking_the_registry(tmp_path: Path) -> None:
@@ -73,6 +75,6 @@ def test_what_serves_is_found_without_asking_the_registry(tmp_path: Path) -> Non
     release = Release(adapter="thor-cat", base=BASE.digest, version=3, digest=made.digest)
     ReleaseFolder(home.releases).put(release)
     for text in ("thor-cat", "thor-cat@3"):
-        found = find(AdapterRef.parse(text), home)
+        found = find(AdapterReference.parse(text), home)
         assert (found.version, found.package.digest) == (3, made.digest)
         assert found.label == "thor-cat 3"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipelines.evaluate.measures import Compared, Pair, diversity, effect, measure
-from pipelines.evaluate.prompt_set import Shot
+from pipelines.evaluate.prompt_set import PromptCase
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 WORDS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
@@ -30,8 +30,8 @@ class Colours:
         return np.array([WORDS[text.split()[-1]] for text in texts], dtype=float)
 
 
-def shot(role: str, number: int, seed: int, text: str = "a red") -> Shot:
-    return Shot(role, number, f"sks {text}", text, seed)  # type: ignore[arg-type]
+def shot(role: str, number: int, seed: int, text: str = "a red") -> PromptCase:
+    return PromptCase(role, number, f"sks {text}", text, seed)  # type: ignore[arg-type]
 
 
 def against(*colours: tuple[int, int, int]) -> Compared:

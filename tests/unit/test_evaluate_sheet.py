@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.evaluate.measures import Pair
-from pipelines.evaluate.prompt_set import Shot
+from pipelines.evaluate.prompt_set import PromptCase
 from pipelines.evaluate.sheet import GAP, LABEL, TILE, contact_sheet
 from tests.judged import evaluation, policy
 
@@ -13,7 +13,7 @@ def test_base_above_adapter_seeds_side_by_side_and_training_pictures_last() -> N
     colours = iter(np.linspace(20, 230, 12).astype(int).tolist())
     pairs = [
         Pair(
-            Shot("subject", prompt, f"prompt {prompt}", "", seed),
+            PromptCase("subject", prompt, f"prompt {prompt}", "", seed),
             Image.new("RGB", (64, 48), (next(colours), 0, 0)),
             Image.new("RGB", (64, 48), (0, next(colours), 0)),
         )
@@ -39,8 +39,8 @@ def _up_from_the_bottom() -> tuple[int, int, int]:
 
 def test_a_title_too_long_for_its_place_is_cut() -> None:
     words = "a very long prompt that goes on and on and will not fit " * 4
-    pair = Pair(Shot("subject", 0, words, "", 0), _plain(), _plain())
-    beside = Pair(Shot("subject", 1, "short", "", 0), _plain(), _plain())
+    pair = Pair(PromptCase("subject", 0, words, "", 0), _plain(), _plain())
+    beside = Pair(PromptCase("subject", 1, "short", "", 0), _plain(), _plain())
     sheet = contact_sheet(evaluation(policy()), [pair, beside], [])
     bottom = sheet.height - GAP - 2 * (TILE + GAP)  # where the title's line ends
     second = LABEL + TILE + GAP

@@ -4,7 +4,7 @@ import pytest
 
 from atelier.data.manifest import BaseRef, Manifest
 from atelier.data.policy import Policy
-from pipelines.evaluate.prompt_set import class_noun, fill, shots
+from pipelines.evaluate.prompt_set import class_noun, fill, prompt_set
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -47,7 +47,7 @@ def test_every_prompt_meets_every_seed_and_text_is_judged_by_the_class() -> None
             "gates": {"effect": {"min": 0.01}},
         }
     )
-    found = shots(policy, trigger="sks cat", noun="cat")
+    found = prompt_set(policy, trigger="sks cat", noun="cat")
     assert [(shot.role, shot.prompt, shot.text, shot.seed) for shot in found] == [
         ("subject", "sks cat at night", "cat at night", 3),
         ("subject", "sks cat at night", "cat at night", 5),

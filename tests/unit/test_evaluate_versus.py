@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from atelier.errors import Refused
 from pipelines.evaluate import Evaluation, compare
 from pipelines.evaluate.comparison import Difference
-from pipelines.evaluate.prompt_set import shots
+from pipelines.evaluate.prompt_set import prompt_set
 from tests.judged import GOOD, evaluation, policy, replaced
 
 POLICY = policy(
@@ -120,7 +120,7 @@ def test_what_was_not_measured_cannot_be_compared_and_fails() -> None:
 
 def test_versions_with_different_triggers_are_paired_by_the_templates() -> None:
     serving = evaluation(POLICY)
-    prompts = [shot.prompt for shot in shots(POLICY, trigger="zwx cat", noun="cat")]
+    prompts = [shot.prompt for shot in prompt_set(POLICY, trigger="zwx cat", noun="cat")]
     pictures = tuple(
         one.model_copy(update={"prompt": prompt})
         for one, prompt in zip(serving.measures.pictures, prompts, strict=True)

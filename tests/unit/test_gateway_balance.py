@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atelier.contract.replica import Held, Replica
+from atelier.contract.replica import HeldAdapter, Replica
 from services.gateway.balance import LEFT_OUT_SECONDS, STABLE, Balancer, Fleet, pool_of
 
 BASE = "sha256:" + "b" * 64
@@ -18,7 +18,7 @@ def replica(
     name: str, *, pool: str | None = None, ready: bool = True, held: bool = True
 ) -> Replica:
     state = "ready" if ready else "loading"
-    one = Held.model_validate(
+    one = HeldAdapter.model_validate(
         {"name": CAT[0], "version": CAT[1], "digest": BASE, "state": state, "default": True}
     )
     return Replica(

@@ -14,7 +14,7 @@ from atelier.stores.environment import local
 from services.gateway.releases import (
     AdapterLoading,
     ReleaseWatch,
-    UnknownAdapter,
+    UnreleasedAdapter,
     parse_reference,
 )
 from tests.gateway import ONE, TWO, Stage, manifest_of
@@ -39,7 +39,7 @@ def serving(watch: ReleaseWatch) -> int:
 
 def test_nothing_is_there_at_first(watch: ReleaseWatch) -> None:
     watch.look()
-    with pytest.raises(UnknownAdapter, match="'thor-cat' is not served here; known: none"):
+    with pytest.raises(UnreleasedAdapter, match="'thor-cat' is not served here; known: none"):
         watch.resolve("thor-cat")
 
 
@@ -203,9 +203,9 @@ def test_retiring_stops_at_once_and_names_the_others(stage: Stage, watch: Releas
     assert serving(watch) == 1
     ReleaseFolder(stage.home.releases).remove("thor-cat")
     watch.look()
-    with pytest.raises(UnknownAdapter, match="known: thumbs-up"):
+    with pytest.raises(UnreleasedAdapter, match="known: thumbs-up"):
         watch.resolve("thor-cat")
-    with pytest.raises(UnknownAdapter, match="did you mean thumbs-up"):
+    with pytest.raises(UnreleasedAdapter, match="did you mean thumbs-up"):
         watch.resolve("thumbs_up")
 
 
@@ -215,7 +215,9 @@ def test_a_pinned_version_is_served_while_it_is_at_hand(stage: Stage, watch: Rel
     stage.release(TWO, 2)
     assert serving(watch) == 2
     assert watch.resolve("thor-cat", 1).digest == ONE.digest
-    with pytest.raises(UnknownAdapter, match="version 3 is not at hand; known: thor-cat@1, thor-c"):
+    with pytest.raises(
+        UnreleasedAdapter, match="version 3 is not at hand; known: thor-cat@1, thor-c"
+    ):
         watch.resolve("thor-cat", 3)
 
 

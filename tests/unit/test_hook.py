@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 from atelier.contract.gateway import Gateway, Routed
-from atelier.contract.replica import Held, Replica
+from atelier.contract.replica import HeldAdapter, Replica
 from atelier.data.release import Canary, Pin, Release
 from atelier.errors import BadInput, Unavailable
 from atelier.stores.environment import Environment, Released
 from atelier.stores.registry import Registry
 from pipelines.delivery.cluster.hook import Hook, _smoke, _tolerance
-from pipelines.delivery.image_similarity import Unlike
+from pipelines.delivery.image_similarity import ImageMismatch
 from pipelines.delivery.smoke import Smoke
-from pipelines.evaluate.attestations import Sample, kept
+from pipelines.evaluate.attestations import JudgedImage, kept
 from tests.judged import DIGEST as BASE
 from tests.judged import evaluation, policy
 
@@ -57,7 +57,7 @@ class Place:
 
     def _replica(self) -> Replica:
         held = tuple(
-            Held.model_validate(
+            HeldAdapter.model_validate(
                 {"name": NAME, "version": 1 + (digest == TWO), "digest": digest, "state": state}
                 | {"default": digest == self.release.digest}
             )
@@ -199,10 +199,10 @@ def test_a_canary_is_drawn_too_before_its_release_counts_as_served(
 ) -> None:
     drawn: list[int] = []
 
-    def smoke(release: Release, pin: Pin, judged: Sequence[Sample]) -> str:
+    def smoke(release: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
         drawn.append(pin.version)
         if pin.version == 2 and broken:
-            raise Unlike("thor-cat@2 does not draw what was judged")
+            raise ImageMismatch("thor-cat@2 does not draw what was judged")
         return "drawn"
 
     broken = True
@@ -211,7 +211,7 @@ def test_a_canary_is_drawn_too_before_its_release_counts_as_served(
     place.states = {ONE: "ready", TWO: "ready"}
     place.routed = Routed(serving=ONE, canary=TWO)
     versions.alias = 1  # the version beside which the canary comes is served already
-    with pytest.raises(Unlike):
+    with pytest.raises(ImageMismatch):
         hook(place, clock, versions, smoke).one(NAME, wait=60)
     assert drawn == [2]
     broken = False
@@ -224,9 +224,9 @@ def test_a_canary_is_drawn_too_before_its_release_counts_as_served(
 def test_a_way_back_is_not_held_up_by_pixels(
     clock: Clock, versions: Versions, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def smoke(release: Release, pin: Pin, judged: Sequence[Sample]) -> str:
+    def smoke(release: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
         if broken:
-            raise Unlike(f"{NAME}@{pin.version} does not draw what was judged")
+            raise ImageMismatch(f"{NAME}@{pin.version} does not draw what was judged")
         return "drawn"
 
     def serve(version: int, digest: str, base: str = BASE) -> None:
@@ -238,13 +238,13 @@ def test_a_way_back_is_not_held_up_by_pixels(
     place = Place(clock, Release(adapter=NAME, base=BASE, version=1, digest=ONE))
     serve(1, ONE)
     broken = True
-    with pytest.raises(Unlike):
+    with pytest.raises(ImageMismatch):
         serve(2, TWO)  # nobody has seen it serve
     versions.alias = 2
     serve(1, ONE)
     assert versions.alias == 1 and "served here before" in caplog.text
     versions.alias, versions.tags[1] = 2, {"atelier.served.production": "sha256:0 None"}
-    with pytest.raises(Unlike):
+    with pytest.raises(ImageMismatch):
         serve(1, ONE)  # with another base that was
 
 
@@ -252,13 +252,13 @@ def test_what_was_judged_is_what_has_to_be_drawn(clock: Clock, versions: Version
     judged = evaluation(policy(), adapter=NAME, digest=TWO)
     (first,) = kept(judged)
     versions.attested["evaluation.json"] = judged.to_json().encode()
-    given: list[Sequence[Sample]] = []
+    given: list[Sequence[JudgedImage]] = []
 
-    def smoke(release: Release, pin: Pin, samples: Sequence[Sample]) -> str:
+    def smoke(release: Release, pin: Pin, samples: Sequence[JudgedImage]) -> str:
         given.append(samples)
         return "drawn"
 
-    def asked() -> Sequence[Sample]:
+    def asked() -> Sequence[JudgedImage]:
         versions.alias = None
         (ended,) = hook(place, clock, versions, smoke).every()
         assert not ended.failed and versions.alias == 2
@@ -307,7 +307,7 @@ def test_two_prompts_are_two_pictures(clock: Clock, versions: Versions) -> None:
     versions.attested |= {f"{folder}-{one.picture}": png.getvalue() for one in kept(judged)}
     given: list[str] = []
 
-    def smoke(release: Release, pin: Pin, samples: Sequence[Sample]) -> str:
+    def smoke(release: Release, pin: Pin, samples: Sequence[JudgedImage]) -> str:
         given.extend(one.prompt for one in samples)
         return "drawn"
 

@@ -21,7 +21,7 @@ from atelier.platform.jobs import (
     job_object,
     submit_job,
 )
-from atelier.platform.jobs.follower import CLAIMS, JOBS, Follower, Outcome
+from atelier.platform.jobs.follower import CLAIMS, JOBS, Follower, JobOutcome
 from commands.admin.job_options import JobChoices
 
 K8S = Path(__file__).resolve().parents[2] / "k8s"
@@ -303,7 +303,7 @@ def test_following_survives_a_pod_and_ends_with_its_verdict(
     cluster.logs["b"] = ["2026-01-01T00:00:03Z three"]
     told: list[str] = []
     outcome = Follower(cluster, "j", told.append).follow()  # type: ignore[arg-type]
-    assert outcome == Outcome("j", False, 1, "PodFailurePolicy: no")
+    assert outcome == JobOutcome("j", False, 1, "PodFailurePolicy: no")
     assert [line for line in told if line in ("one", "two", "three")] == ["one", "two", "three"]
     assert told[0] == "waits for its pod"
     assert told.count("a: runs on n1") == 1

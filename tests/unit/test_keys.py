@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atelier.adapter import tensor_names
-from atelier.adapter.tensor_names import Key
+from atelier.adapter.tensor_names import TensorName
 
 PROJECTIONS = (
     "attn1.to_q",
@@ -41,13 +41,15 @@ def sdxl_modules() -> list[str]:
 MODULES = sdxl_modules()
 KOHYA = tensor_names.kohya_modules(MODULES)
 ANY_KEY = st.builds(
-    Key, st.sampled_from(MODULES), st.sampled_from(["lora_A.weight", "lora_B.weight", "alpha"])
+    TensorName,
+    st.sampled_from(MODULES),
+    st.sampled_from(["lora_A.weight", "lora_B.weight", "alpha"]),
 )
 
 
 @settings(max_examples=60, deadline=None)
 @given(ANY_KEY)
-def test_every_spelling_round_trips(key: Key) -> None:
+def test_every_spelling_round_trips(key: TensorName) -> None:
     assert tensor_names.parse(str(key)) == key
     assert tensor_names.canonical(str(key)) == str(key)
     assert tensor_names.parse(tensor_names.to_kohya(key), KOHYA) == key
@@ -92,9 +94,13 @@ def test_no_two_modules_share_a_kohya_name() -> None:
     ],
 )
 def test_names_seen_in_published_files(kohya: str, module: str) -> None:
-    assert tensor_names.parse(f"{kohya}.lora_down.weight", KOHYA) == Key(module, "lora_A.weight")
-    assert tensor_names.parse(f"{kohya}.lora_up.weight", KOHYA) == Key(module, "lora_B.weight")
-    assert tensor_names.parse(f"{kohya}.alpha", KOHYA) == Key(module, "alpha")
+    assert tensor_names.parse(f"{kohya}.lora_down.weight", KOHYA) == TensorName(
+        module, "lora_A.weight"
+    )
+    assert tensor_names.parse(f"{kohya}.lora_up.weight", KOHYA) == TensorName(
+        module, "lora_B.weight"
+    )
+    assert tensor_names.parse(f"{kohya}.alpha", KOHYA) == TensorName(module, "alpha")
 
 
 HEAD = "unet.mid_block.attentions.0.transformer_blocks.0.attn1"

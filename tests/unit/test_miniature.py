@@ -8,7 +8,7 @@ import torch
 from models.miniature.build.__main__ import main
 from models.miniature.build.examples import SHOWN, write_example
 from models.miniature.build.files import StateError, replacing
-from models.miniature.build.progress import Progress
+from models.miniature.build.progress import BuildProgress
 from models.miniature.build.schedule import cosine
 from models.miniature.build.steps import record_steps, recorded_steps
 from models.miniature.build.team import Team
@@ -65,7 +65,7 @@ def _fit(run, module):
         inputs = torch.randn(8, 4, generator=generator)
         return (module(inputs).squeeze(1) - inputs @ target).pow(2).mean()
 
-    train(run, {"module": module}, loss, Team(), Progress(quiet=True))
+    train(run, {"module": module}, loss, Team(), BuildProgress(quiet=True))
 
 
 def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path):
@@ -84,7 +84,7 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path):
         return (broken(inputs).squeeze(1) - inputs @ torch.arange(4.0)).pow(2).mean()
 
     with pytest.raises(KeyboardInterrupt):
-        train(cut, {"module": broken}, stopping, Team(), Progress(quiet=True))
+        train(cut, {"module": broken}, stopping, Team(), BuildProgress(quiet=True))
     resumed, saved = module(), module()
     torch.manual_seed(77)  # another process's
     _fit(cut, resumed)

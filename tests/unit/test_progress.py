@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from commands.progress import progress
-from pipelines.train.loop import Report
+from pipelines.train.loop import StepReport
 from pipelines.train.progress import Bar
 
 
@@ -19,7 +19,7 @@ def test_a_training_shows_steps_loss_and_speed() -> None:
     bar = Bar(Console(file=page, force_terminal=True, width=120, color_system=None))
     bar.note("class pictures: 8 of 32")
     bar.begin(2, 10)
-    bar.update(Report(step=3, loss=0.1234, rate=1e-3, norm=1.0, seconds=0.25))
+    bar.update(StepReport(step=3, loss=0.1234, rate=1e-3, norm=1.0, seconds=0.25))
     bar.end()
     shown = page.getvalue()
     assert "class pictures: 8 of 32" in shown

@@ -2,21 +2,23 @@
 
 from pathlib import Path
 
-from atelier.contract.replica import Held, Replica, ReplicaFolder, ready
+from atelier.contract.replica import HeldAdapter, Replica, ReplicaFolder, ready
 
 BASE = "sha256:" + "0" * 64
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 NOW = 1000.0
 
 
-def replica(name: str, *held: Held, beat: float = NOW) -> Replica:
+def replica(name: str, *held: HeldAdapter, beat: float = NOW) -> Replica:
     return Replica(
         replica=name, base=BASE, backend="torch", engine_digest="e", heartbeat=beat, adapters=held
     )
 
 
-def held(digest: str, state: str = "ready", name: str = "cat") -> Held:
-    return Held.model_validate({"name": name, "version": 1, "digest": digest, "state": state})
+def held(digest: str, state: str = "ready", name: str = "cat") -> HeldAdapter:
+    return HeldAdapter.model_validate(
+        {"name": name, "version": 1, "digest": digest, "state": state}
+    )
 
 
 def is_ready(*replicas: Replica) -> bool:

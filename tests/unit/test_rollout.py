@@ -15,7 +15,7 @@ from atelier.errors import BadInput, Refused
 from atelier.platform.api import CONFIG_MAPS, Object
 from atelier.platform.helm import HelmRefused, Revision
 from atelier.platform.release_configmaps import LABEL, PREFIX, RELEASE
-from pipelines.delivery.cluster import Rollout
+from pipelines.delivery.cluster import ClusterDelivery
 from pipelines.delivery.declare import propose
 
 NAME = "thor"
@@ -110,7 +110,7 @@ class Scene:
         registry: Any = SimpleNamespace(
             manifest_text=lambda name, version: "{}", aliased=lambda name, environment: None
         )
-        self.rollout = Rollout(
+        self.rollout = ClusterDelivery(
             self.git,
             cluster,
             cluster,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from atelier.contract.replica import Held, Replica
+from atelier.contract.replica import HeldAdapter, Replica
 from atelier.data.declaration import Declaration, Withdrawn
 from atelier.data.release import Canary, Pin, Release
 from atelier.errors import BadInput, Refused
@@ -16,7 +16,7 @@ from atelier.stores.registry import VersionInfo
 from pipelines.delivery.cluster import compare
 from pipelines.delivery.cluster.helm_values import release_values, require_served
 from pipelines.delivery.cluster.promotion import recorded
-from pipelines.delivery.cluster.rollback import Known, left_behind, target
+from pipelines.delivery.cluster.rollback import RevisionRelease, left_behind, target
 
 ONE, TWO, THREE, BASE = (f"sha256:{digit * 64}" for digit in "123b")
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -116,14 +116,14 @@ def test_a_version_that_nobody_tried_is_not_withdrawn() -> None:
     assert [one.version for one in found.withdrawn] == [2]
 
 
-def known(*releases: tuple[int, str] | Release) -> list[Known]:
+def known(*releases: tuple[int, str] | Release) -> list[RevisionRelease]:
     """A history of versions and their revisions' statuses, oldest first."""
     made = []
     for number, one in enumerate(releases, start=1):
         release, status = (
             (one, "superseded") if isinstance(one, Release) else (live(one[0]), one[1])
         )
-        made.append(Known(revision(number, status), release))
+        made.append(RevisionRelease(revision(number, status), release))
     return made
 
 
@@ -212,7 +212,8 @@ def test_a_way_back_from_a_canary_keeps_what_serves() -> None:
 
 def replica(*versions: int) -> Replica:
     held = [
-        Held(name="thor", **pin(one).model_dump(), state="ready", default=True) for one in versions
+        HeldAdapter(name="thor", **pin(one).model_dump(), state="ready", default=True)
+        for one in versions
     ]
     return Replica(
         replica="pod-1",

@@ -15,7 +15,7 @@ import pytest
 from atelier.errors import BadInput, Unavailable
 from atelier.home import Home
 from commands.serve import serve, supervisor
-from commands.serve.serve import Addresses, Model, plan_services
+from commands.serve.serve import Addresses, ServedModel, plan_services
 from commands.serve.supervisor import Service, Supervisor
 from services.triton.process import alive
 
@@ -157,7 +157,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
 
 def test_a_replica_is_triton_then_agent_then_gateway(tmp_path: Path) -> None:
     addresses = Addresses(gateway=1, http=2, grpc=3, metrics=4)
-    model = Model(tmp_path / "base", tmp_path / "vae")
+    model = ServedModel(tmp_path / "base", tmp_path / "vae")
     planned = plan_services(Home(tmp_path), model, addresses, replica="r1")
     assert [one.name for one in planned] == ["triton", "agent", "gateway", "settling"]
     triton, agent, gateway, settling = (one.env for one in planned)
@@ -169,7 +169,7 @@ def test_a_replica_is_triton_then_agent_then_gateway(tmp_path: Path) -> None:
     assert gateway["ATELIER_TRITON_URL"] == "grpc://127.0.0.1:3"
     assert {env["ATELIER_REPLICA"] for env in (triton, agent, gateway)} == {"r1"}
     assert len({env["MLFLOW_TRACKING_URI"] for env in (triton, agent, gateway, settling)}) == 1
-    alone = plan_services(Home(tmp_path), Model(tmp_path), addresses, replica="r1", workers=0)
+    alone = plan_services(Home(tmp_path), ServedModel(tmp_path), addresses, replica="r1", workers=0)
     assert [one.name for one in alone] == ["triton", "agent", "settling"]
 
 

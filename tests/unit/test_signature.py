@@ -24,8 +24,8 @@ from atelier.adapter.signature import (
     sign_keyless,
     verify,
 )
-from atelier.adapter.signature_policy import Trust
-from atelier.adapter.signers import Identity, Key, signers_in
+from atelier.adapter.signature_policy import SignaturePolicy
+from atelier.adapter.signers import PublicKey, SignerIdentity, signers_in
 from atelier.errors import BadInput, PolicyError, SignatureRejected, Unavailable
 from tests.signing import package, private_key, signer
 
@@ -47,11 +47,11 @@ def signed(two: tuple[Package, Package]) -> bytes:
     return sign(two[0], KEY)
 
 
-def refused(made: Package, signature: bytes, *signers: Key) -> str:
+def refused(made: Package, signature: bytes, *signers: PublicKey) -> str:
     return none_good(made, [signature], *signers)
 
 
-def none_good(made: Package, signatures: list[bytes], *signers: Key) -> str:
+def none_good(made: Package, signatures: list[bytes], *signers: PublicKey) -> str:
     with pytest.raises(SignatureRejected) as caught:
         verify(made, signatures, signers)
     assert str(caught.value).startswith("thor-cat: ")
@@ -123,8 +123,8 @@ def test_of_several_signatures_one_by_a_trusted_key_will_do(
         assert verify(two[0], signatures, [signer(mine, "staging")]).signature == staging
     told = none_good(two[0], [signed, b"damaged"], signer(theirs, "other"))
     assert "signed by key" in told and "cannot be read" in told
-    assert Trust("enforce", (CI,)).check(two[0], [staging, signed]).signature == signed
-    assert Trust("warn", (CI,)).check(two[0], [staging]).signature == staging
+    assert SignaturePolicy("enforce", (CI,)).check(two[0], [staging, signed]).signature == signed
+    assert SignaturePolicy("warn", (CI,)).check(two[0], [staging]).signature == staging
     assert file_of(CI) == f"model-{CI.fingerprint[:12]}.sig" != file_of(signer(mine))
     assert is_file(file_of(CI)) and is_file(file_of(None)) and not is_file("evaluation.json")
 
@@ -195,7 +195,7 @@ def test_signers_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "ci.pem").write_bytes(CI.pem.replace(b"\n", b"\r\n"))
     (tmp_path / "actions.yaml").write_text("identity: me@example.org\nissuer: https://idp\n")
     (tmp_path / "..data").mkdir()  # as Kubernetes mounts a ConfigMap
-    assert signers_in(tmp_path) == (Identity("actions", "me@example.org", "https://idp"), CI)
+    assert signers_in(tmp_path) == (SignerIdentity("actions", "me@example.org", "https://idp"), CI)
     for name, text, told in (
         ("private.pem", KEY.decode(), "not a public key as PEM"),
         ("half.yaml", "identity: me@example.org\n", "half.yaml:1: issuer: missing"),
@@ -210,7 +210,11 @@ def test_signers_in_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_signature_policy(two: tuple[Package, Package], signed: bytes, tmp_path: Path) -> None:
-    off, warn, enforce = Trust(), Trust("warn", (CI,)), Trust("enforce", (CI,))
+    off, warn, enforce = (
+        SignaturePolicy(),
+        SignaturePolicy("warn", (CI,)),
+        SignaturePolicy("enforce", (CI,)),
+    )
     assert [one.check(two[0], [signed]).warning for one in (off, warn, enforce)] == [None] * 3
     assert off.check(two[1], [signed]).warning is None
     assert "altered after signing (served all the same" in str(warn.check(two[1], [signed]).warning)
@@ -218,25 +222,25 @@ def test_a_signature_policy(two: tuple[Package, Package], signed: bytes, tmp_pat
         enforce.check(two[1], [signed])
     (tmp_path / "ci.pem").write_bytes(CI.pem)
     said = {"ATELIER_SIGNATURES": "enforce", "ATELIER_SIGNERS": str(tmp_path)}
-    assert Trust.read(said) == enforce and Trust.read({}) == off
+    assert SignaturePolicy.read(said) == enforce and SignaturePolicy.read({}) == off
     for wrong, told in (
         ({"ATELIER_SIGNATURES": "on"}, "must be off, warn, enforce"),
         ({"ATELIER_SIGNATURES": "enforce"}, "without any signer"),
     ):
         with pytest.raises(PolicyError, match=told):
-            Trust.read(wrong)
+            SignaturePolicy.read(wrong)
 
 
 def test_a_platform_says_it_to_promotions_too(tmp_path: Path) -> None:
     file = tmp_path / "platform.yaml"
     file.write_text("environment: trial\nserving: {base: x}\n")
-    assert Trust.of_platform(file) == Trust()
+    assert SignaturePolicy.of_platform(file) == SignaturePolicy()
     signatures = {"policy": "enforce", "signers": {"ci.pem": CI.pem.decode()}}
     file.write_text(yaml.safe_dump({"serving": {"signatures": signatures}}))
-    assert Trust.of_platform(file) == Trust("enforce", (CI,))
+    assert SignaturePolicy.of_platform(file) == SignaturePolicy("enforce", (CI,))
     file.write_text("serving:\n  signatures: {policy: enforced}\n")
     with pytest.raises(PolicyError, match=r"platform.yaml:2: serving.signatures.policy"):
-        Trust.of_platform(file)
+        SignaturePolicy.of_platform(file)
 
 
 def test_the_keys_of_the_docs_sign(two: tuple[Package, Package], tmp_path: Path) -> None:
@@ -256,8 +260,8 @@ def test_the_keys_of_the_docs_sign(two: tuple[Package, Package], tmp_path: Path)
 def test_keyless(two: tuple[Package, Package]) -> None:
     workflow = os.environ["GITHUB_WORKFLOW_REF"]
     issuer = "https://token.actions.githubusercontent.com"
-    me = Identity("me", f"https://github.com/{workflow}", issuer)
-    other = Identity("other", "https://github.com/nobody/nothing", issuer)
+    me = SignerIdentity("me", f"https://github.com/{workflow}", issuer)
+    other = SignerIdentity("other", "https://github.com/nobody/nothing", issuer)
     made = sign_keyless(two[0])
     assert verify(two[0], [made], [other, me]).signer == me
     assert "its signature is wrong" in refused(two[0], made, other)  # type: ignore[arg-type]
@@ -268,10 +272,12 @@ def test_roots_that_cannot_be_had_are_no_verdict(two: tuple[Package, Package]) -
     keyless = json.loads(sign(two[0], KEY))
     keyless["verificationMaterial"] = {"certificate": {"rawBytes": ""}}
     made = json.dumps(keyless).encode()
-    me = Identity("me", "me@example.org", "https://idp", trust=b"{}")
+    me = SignerIdentity("me", "me@example.org", "https://idp", trust=b"{}")
     with pytest.raises(Unavailable, match=r"me \(me@example.org\): Sigstore's roots cannot be had"):
-        Trust("enforce", (me,)).check(two[0], [made])
-    assert "roots cannot be had" in str(Trust("warn", (me,)).check(two[0], [made]).warning)
+        SignaturePolicy("enforce", (me,)).check(two[0], [made])
+    assert "roots cannot be had" in str(
+        SignaturePolicy("warn", (me,)).check(two[0], [made]).warning
+    )
     signed = sign(two[0], KEY)  # whoever else signed, the key's is good without them
     assert verify(two[0], [made, signed], [me, CI]).signature == signed
 

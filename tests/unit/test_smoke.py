@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from atelier.errors import AtelierError, Refused, Unavailable
-from pipelines.delivery.image_similarity import Unlike, alike
+from pipelines.delivery.image_similarity import ImageMismatch, require_similar
 from pipelines.delivery.smoke import _refusal
-from pipelines.evaluate.attestations import Sample
+from pipelines.evaluate.attestations import JudgedImage
 from services.gateway.png import encode_png
 from services.gateway.problems import Problem, invalid, problem_of
 from services.gateway.usage import QuotaExceeded, Usage
@@ -16,8 +16,8 @@ from tests.judged import evaluation, policy
 GREY = np.full((64, 64, 3), 100, dtype=np.uint8)
 
 
-def judged(effect: float | None = 0.2) -> Sample:
-    return Sample(
+def judged(effect: float | None = 0.2) -> JudgedImage:
+    return JudgedImage(
         prompt="sks cat",
         seed=1,
         sampling=evaluation(policy()).sampling,
@@ -46,29 +46,31 @@ def test_how_near_a_picture_has_to_come(
 ) -> None:
     png = encode_png(GREY + np.uint8(moved), {"engine_digest": engine})
     if told is not None:
-        assert told in alike(png, judged(effect), "thor-cat@2", tolerance)
+        assert told in require_similar(png, judged(effect), "thor-cat@2", tolerance)
         return
-    with pytest.raises(Unlike, match="thor-cat@2 does not draw what was judged: 'sks cat', seed 1"):
-        alike(png, judged(effect), "thor-cat@2", tolerance)
+    with pytest.raises(
+        ImageMismatch, match="thor-cat@2 does not draw what was judged: 'sks cat', seed 1"
+    ):
+        require_similar(png, judged(effect), "thor-cat@2", tolerance)
 
 
 def test_kernels_of_another_cpu_are_forgiven_the_engine_that_judged() -> None:
     rounded = GREY + np.random.default_rng(0).choice([0, 1], GREY.shape, p=[0.9, 0.1])
     png = encode_png(rounded.astype(np.uint8), {"engine_digest": "judge"})
-    assert "by the engine that judged it" in alike(png, judged(), "thor-cat@2")
+    assert "by the engine that judged it" in require_similar(png, judged(), "thor-cat@2")
 
 
 def test_fine_detail_is_forgiven_and_another_picture_is_not() -> None:
     noisy = GREY + np.random.default_rng(0).integers(-16, 17, GREY.shape)
-    assert "by another engine" in alike(
+    assert "by another engine" in require_similar(
         encode_png(noisy.astype(np.uint8), {"engine_digest": "gpu"}), judged(), "thor-cat@2"
     )
     other = GREY.copy()
     other[16:48, 16:48] += 60  # brighter in a quarter of the picture
-    with pytest.raises(Unlike, match=r"set the platform's smoke\.tolerance"):
-        alike(encode_png(other, {"engine_digest": "judge"}), judged(), "thor-cat@2")
-    with pytest.raises(Unlike, match="draws 64x32 pixels, but was judged at 64x64"):
-        alike(encode_png(GREY[:32], {"engine_digest": "judge"}), judged(), "thor-cat@2")
+    with pytest.raises(ImageMismatch, match=r"set the platform's smoke\.tolerance"):
+        require_similar(encode_png(other, {"engine_digest": "judge"}), judged(), "thor-cat@2")
+    with pytest.raises(ImageMismatch, match="draws 64x32 pixels, but was judged at 64x64"):
+        require_similar(encode_png(GREY[:32], {"engine_digest": "judge"}), judged(), "thor-cat@2")
 
 
 def refusal(problem: Problem) -> AtelierError:

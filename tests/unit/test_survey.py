@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from atelier.contract.gateway import Gateway, GatewayFolder, Routed
-from atelier.contract.replica import Held, Replica, ReplicaFolder
+from atelier.contract.replica import HeldAdapter, Replica, ReplicaFolder
 from atelier.data.release import Canary, Release
 from atelier.home import Home
 from atelier.stores.environment import local
-from pipelines.delivery.readiness import Seen, survey, survey_gone
+from pipelines.delivery.readiness import Readiness, release_readiness, retirement_readiness
 
 BASE, OTHER_BASE = "sha256:" + "b" * 64, "sha256:" + "c" * 64
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
@@ -33,7 +33,7 @@ def replica(
     age: float = 0.0,
     default: bool = True,
 ) -> None:
-    held = Held.model_validate(
+    held = HeldAdapter.model_validate(
         {"name": NAME, "version": 2, "digest": TWO, "state": state, "default": default}
     )
     told = Replica(
@@ -54,13 +54,13 @@ def gateway(home: Home, name: str, age: float = 0.0, **route: str) -> None:
     GatewayFolder(home.gateways).put(told)
 
 
-def look(home: Home, since: float = 60.0, *, canary: bool = False) -> Seen:
+def look(home: Home, since: float = 60.0, *, canary: bool = False) -> Readiness:
     released = datetime.fromtimestamp(datetime.now(UTC).timestamp() - since, UTC)
     release = Release(adapter=NAME, base=BASE, version=2, digest=TWO, since=released)
     if canary:
         share = Canary(version=2, digest=TWO, percent=10)
         release = release.model_copy(update={"version": 1, "digest": ONE, "canary": share})
-    return survey(local(home), release, canary=canary)
+    return release_readiness(local(home), release, canary=canary)
 
 
 def test_all_live_replicas_must_be_ready(home: Home) -> None:
@@ -79,7 +79,7 @@ def test_all_live_replicas_must_be_ready(home: Home) -> None:
 def test_replicas_must_answer_by_it_where_no_version_is_named(home: Home) -> None:
     replica(home, "r0", "ready")
     replica(home, "r1", "ready", default=False)
-    assert look(home) == Seen("loading", "another version still answers on r1")
+    assert look(home) == Readiness("loading", "another version still answers on r1")
     assert look(home, canary=True).state == "ready"  # most calls are not the canary's
 
 
@@ -87,7 +87,7 @@ def test_all_live_gateways_must_route_to_it(home: Home) -> None:
     replica(home, "r0", "ready")
     gateway(home, "g0", serving=TWO)
     gateway(home, "g1")  # has not seen the release yet
-    assert look(home) == Seen("loading", "not yet routed by gateway g1")
+    assert look(home) == Readiness("loading", "not yet routed by gateway g1")
     gateway(home, "g1", serving=ONE)
     assert look(home).state == "loading"
     gateway(home, "g1", serving=ONE, age=30)  # dead
@@ -105,14 +105,16 @@ def test_a_gateway_of_which_nothing_can_be_read_is_not_there(home: Home) -> None
 
 
 def test_what_was_retired_is_gone_when_nobody_answers_by_it(home: Home) -> None:
-    assert survey_gone(local(home), NAME).state == "absent"
+    assert retirement_readiness(local(home), NAME).state == "absent"
     replica(home, "r0", "ready")
     gateway(home, "g0", serving=TWO)
-    assert survey_gone(local(home), NAME) == Seen("loading", "still answering by it: g0, r0")
+    assert retirement_readiness(local(home), NAME) == Readiness(
+        "loading", "still answering by it: g0, r0"
+    )
     gateway(home, "g0")
     replica(home, "r0", "ready", default=False)
-    assert survey_gone(local(home), NAME).state == "absent"
-    assert survey_gone(local(home), "another").state == "absent"
+    assert retirement_readiness(local(home), NAME).state == "absent"
+    assert retirement_readiness(local(home), "another").state == "absent"
 
 
 def test_a_failure_from_before_the_release_is_an_earlier_attempts(home: Home) -> None:

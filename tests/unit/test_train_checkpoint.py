@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from atelier.errors import BadInput, Unavailable
-from pipelines.train.checkpoint import Checkpoint, Checkpoints, Identity
+from pipelines.train.checkpoint import Checkpoint, Checkpoints, RunIdentity
 from pipelines.train.run_folder import RunFolder
 
-IDENTITY = Identity("sha256:recipe", "sha256:base", "sha256:dataset")
+IDENTITY = RunIdentity("sha256:recipe", "sha256:base", "sha256:dataset")
 
 
 def checkpoint(step: int, size: int = 4) -> Checkpoint:

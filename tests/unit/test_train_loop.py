@@ -11,7 +11,7 @@ from torch import nn
 from atelier.data.recipe import TrainSpec
 from atelier.errors import BaseError, RecipeError, Refused
 from pipelines.train.draws import Draws
-from pipelines.train.loop import Loop, Report
+from pipelines.train.loop import Loop, StepReport
 from pipelines.train.methods.method import Loss
 from pipelines.train.objective import Objective
 from pipelines.train.optimiser import Optimiser, check_optimizer, check_precision
@@ -44,8 +44,10 @@ class Bowl:
         return Loss(distance, {"distance": distance.detach()})
 
 
-def run(bowl: Bowl, settings: TrainSpec, start: int = 0, stop: int | None = None) -> list[Report]:
-    reports: list[Report] = []
+def run(
+    bowl: Bowl, settings: TrainSpec, start: int = 0, stop: int | None = None
+) -> list[StepReport]:
+    reports: list[StepReport] = []
     loop = Loop(bowl, Optimiser(bowl.trainable(), settings), settings)
     loop.run(start, reports.append, lambda step: step == stop)
     return reports

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from atelier.errors import Unavailable
-from pipelines.train.loop import Report
+from pipelines.train.loop import StepReport
 from pipelines.train.progress import Lines
 from pipelines.train.stopping import Stopping
 from pipelines.train.tracking import delivery
@@ -162,7 +162,7 @@ def test_lines_tell_loss_speed_and_time_left() -> None:
     lines.note("class pictures: 0 of [8]")
     lines.begin(10, 20)
     for step in range(11, 21):
-        lines.update(Report(step, 0.5, 1e-4, 0.1, 0.25))
+        lines.update(StepReport(step, 0.5, 1e-4, 0.1, 0.25))
     lines.end()
     told = page.getvalue().splitlines()
     assert told[0] == "class pictures: 0 of [8]"

@@ -239,8 +239,8 @@ def test_the_end_of_a_log_and_the_one_before(tmp_path: Path) -> None:
 def test_a_model_whose_server_is_gone_ends(tmp_path: Path) -> None:
     """It is not its server's child any more; whatever else it does, it ends."""
     script = (
-        "import time\nfrom services.triton.watchdog import Keeper\n"
-        "Keeper([lambda: 1 / 0], server=1 << 22, period=0.01).start()\ntime.sleep(60)\n"
+        "import time\nfrom services.triton.watchdog import Watchdog\n"
+        "Watchdog([lambda: 1 / 0], server=1 << 22, period=0.01).start()\ntime.sleep(60)\n"
     )
     command = [sys.executable, "-c", script]
     ended = subprocess.run(command, check=False, capture_output=True, timeout=60)

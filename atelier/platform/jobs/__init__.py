@@ -1,7 +1,7 @@
 """Work that ends, on a cluster: what a Job is made from, its object, its end."""
 
 from atelier.platform.jobs.compilation import CompilationSpec, image_identity
-from atelier.platform.jobs.follower import Follower, Outcome
+from atelier.platform.jobs.follower import Follower, JobOutcome
 from atelier.platform.jobs.job_manifest import JobOptions, Work, claim_object, job_object
 from atelier.platform.jobs.spec import SPEC_TAG
 from atelier.platform.jobs.submission import stop_job, submit_job
@@ -12,7 +12,7 @@ __all__ = [
     "CompilationSpec",
     "Follower",
     "JobOptions",
-    "Outcome",
+    "JobOutcome",
     "TrainingSpec",
     "Work",
     "claim_object",

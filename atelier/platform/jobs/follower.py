@@ -20,7 +20,7 @@ _AWAY = 300.0  # seconds that the API server may be away while a Job is followed
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """How a Job ended: its container's exit code, or 3 where no container could say."""
 
     name: str
@@ -37,7 +37,7 @@ class Follower:
         self._seen: dict[str, str] = {}  # by pod: the time of its last line that was told
         self._states: dict[str, str] = {}  # by pod, and "" for the Job: what was last told
 
-    def follow(self) -> Outcome:
+    def follow(self) -> JobOutcome:
         """Until the Job has ended; Unavailable where the API server stays away for minutes."""
         last_answer = time.monotonic()
         while True:
@@ -54,7 +54,7 @@ class Follower:
                 return outcome
             time.sleep(PAUSE)
 
-    def _look(self) -> Outcome | None:
+    def _look(self) -> JobOutcome | None:
         """What the pods have said since; the outcome where there is one."""
         job = self._api.get(JOBS, self._name)
         pods = self._pods(job)
@@ -93,12 +93,12 @@ class Follower:
             self._states[pod] = state
             self._told(f"{pod}: {state}" if pod else state)
 
-    def _outcome(self, condition: Object, pods: list[Object]) -> Outcome:
+    def _outcome(self, condition: Object, pods: list[Object]) -> JobOutcome:
         succeeded = condition["type"] == "Complete"
         codes = [code for code in map(_exit_code, pods) if code is not None]
         failed = codes[-1] if codes and codes[-1] else Unavailable.exit_code
         reason = f"{condition.get('reason') or condition['type']}: {condition.get('message') or ''}"
-        return Outcome(self._name, succeeded, 0 if succeeded else failed, reason.strip(" :"))
+        return JobOutcome(self._name, succeeded, 0 if succeeded else failed, reason.strip(" :"))
 
 
 def finished(job: Object) -> Object | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from .files import StateError
-from .progress import Progress
-from .stages import OTHER_STAGES, STAGES, Settings
+from .progress import BuildProgress
+from .stages import OTHER_STAGES, STAGES, BuildSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := set(chosen.stages) - {*STAGES, *OTHER_STAGES}:
         parser.error(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}, adopt")
     torch.set_num_threads(os.cpu_count() or 1)
-    settings = Settings(
+    settings = BuildSettings(
         work=chosen.work,
         output=chosen.output,
         workers=1 if torch.cuda.is_available() else chosen.workers,
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dino_steps=chosen.dino_steps,
     )
     settings.work.mkdir(parents=True, exist_ok=True)
-    progress = Progress()
+    progress = BuildProgress()
     known = {**STAGES, **OTHER_STAGES}
     for name in chosen.stages or STAGES:
         progress.say(f"== {name}: {known[name].__doc__}")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .data import Drawn
-from .progress import Progress
+from .progress import BuildProgress
 from .team import Team
 from .trainer import Run, load_average, train
 from .vae import as_input
@@ -60,7 +60,7 @@ def classifier_run(work: Path, steps: int) -> Run:
 
 
 def train_classifier(
-    drawn: Drawn, run: Run, device: torch.device, progress: Progress
+    drawn: Drawn, run: Run, device: torch.device, progress: BuildProgress
 ) -> Classifier:
     torch.manual_seed(5)
     model = Classifier().to(device)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .files import replacing
-from .progress import Progress
+from .progress import BuildProgress
 from .world import PLACES, SIZE, Scene, character, common_scene, draw
 
 SHARD: Final[int] = 500
@@ -79,7 +79,7 @@ SOURCES: Final[dict[str, Callable[[Random], Iterator[Scene]]]] = {
 
 
 def load_drawn(
-    work: Path, source: str, count: int, progress: Progress, first_shard: int = 0
+    work: Path, source: str, count: int, progress: BuildProgress, first_shard: int = 0
 ) -> Drawn:
     """The first `count` pictures of a source, drawing those shards that are not on disk yet.
 

@@ -15,9 +15,9 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTokenizer
 
 from .latents import WORDINGS, Latents
-from .progress import Progress
+from .progress import BuildProgress
 from .team import Team
-from .text import TextEncoders, new_text_encoders
+from .text import MiniatureTextEncoders, new_text_encoders
 from .trainer import Run, train
 from .world import SIZE
 
@@ -32,7 +32,7 @@ class Denoiser:
     """What is trained together: noise is predicted by the UNet from the encoders' words."""
 
     unet: UNet2DConditionModel
-    text: TextEncoders
+    text: MiniatureTextEncoders
 
     def modules(self) -> dict[str, torch.nn.Module]:
         return {
@@ -91,7 +91,7 @@ def train_denoiser(
     latents: Latents,
     run: Run,
     device: torch.device,
-    progress: Progress,
+    progress: BuildProgress,
 ) -> None:
     """Train to the run's steps, from the last checkpoint; leaves averaged weights in `model`."""
     model.to(device)

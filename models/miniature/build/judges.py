@@ -26,7 +26,7 @@ from transformers import (
 from .data import POSES, Drawn
 from .files import replacing
 from .pipeline import declare_float32
-from .progress import Progress
+from .progress import BuildProgress
 from .team import Team
 from .text import token_ids
 from .trainer import Run, train
@@ -76,7 +76,11 @@ def clip_run(work: Path, steps: int) -> Run:
 
 
 def train_clip(
-    drawn: list[Drawn], tokenizer: CLIPTokenizer, run: Run, device: torch.device, progress: Progress
+    drawn: list[Drawn],
+    tokenizer: CLIPTokenizer,
+    run: Run,
+    device: torch.device,
+    progress: BuildProgress,
 ) -> CLIPModel:
     """Contrastive training on pictures and their captions.
 
@@ -125,7 +129,7 @@ def twins_run(work: Path, steps: int) -> Run:
     return Run("dino", work / "dino.pt", steps, 1e-3, 0.05, decay=0.99, seed=8)
 
 
-def train_twins(drawn: Drawn, run: Run, device: torch.device, progress: Progress) -> ViTModel:
+def train_twins(drawn: Drawn, run: Run, device: torch.device, progress: BuildProgress) -> ViTModel:
     """InfoNCE on pairs: one individual in two places, each picture shifted, scaled and relit.
 
     No attribute is ever told; only the pairing is, which says that place and pose do not matter.

@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 
 from .data import SHARD, load_drawn, shard_scenes
 from .files import replacing
-from .progress import Progress
+from .progress import BuildProgress
 from .text import token_ids
 from .vae import as_input, load_vae
 from .world import caption
@@ -37,7 +37,7 @@ class Latents:
     factor: float
 
 
-def encode_pictures(work: Path, count: int, workers: int, progress: Progress) -> None:
+def encode_pictures(work: Path, count: int, workers: int, progress: BuildProgress) -> None:
     """Encode those shards of the common pictures that are not encoded yet."""
     folder = work / "latents"
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def _path(work: Path, shard: int) -> Path:
 def _encode_shard(work: Path, shard: int) -> None:
     torch.set_num_threads(1)
     vae = load_vae(work).to(memory_format=torch.channels_last)
-    pictures = load_drawn(work, "common", (shard + 1) * SHARD, Progress(quiet=True), shard)
+    pictures = load_drawn(work, "common", (shard + 1) * SHARD, BuildProgress(quiet=True), shard)
     moments = []
     for batch in pictures.pictures.split(20):
         posterior = vae.encode(as_input(batch)).latent_dist

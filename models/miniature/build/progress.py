@@ -11,7 +11,7 @@ from tqdm import tqdm
 _LINE_EVERY: Final[float] = 20.0  # seconds between lines where there is no terminal
 
 
-class Bar:
+class BuildBar:
     """Counts steps of one task; beside the count stands a running mean of the loss."""
 
     def __init__(self, name: str, total: int, done: int, quiet: bool = False):
@@ -49,15 +49,15 @@ class Bar:
             self._tqdm.close()
 
 
-class Progress:
+class BuildProgress:
     """Makes bars; a quiet one makes none, for all workers but the first."""
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
 
     @contextmanager
-    def bar(self, name: str, total: int, done: int = 0) -> Iterator[Bar]:
-        bar = Bar(name, total, done, self.quiet)
+    def bar(self, name: str, total: int, done: int = 0) -> Iterator[BuildBar]:
+        bar = BuildBar(name, total, done, self.quiet)
         try:
             yield bar
         finally:

@@ -18,8 +18,8 @@ from atelier.stores.base_files import base_digest
 
 from .classifier import ASPECTS, Classifier, classify
 from .data import POSES, Drawn, held_out_scenes, load_drawn
-from .progress import Progress
-from .sampling import Sampling, generate
+from .progress import BuildProgress
+from .sampling import ImageSampling, generate
 from .sheets import write_sheets
 from .steps import recorded_steps
 from .vae import psnr
@@ -44,7 +44,7 @@ class Sizes:
     drawn: int = 500  # pictures for the classifier, the VAE and the scorers
     reconstructed: int = 200  # of them, by the VAE
     choices: int = 150  # of them, on which CLIP chooses among captions
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: ImageSampling = field(default_factory=ImageSampling)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def measure(
     sizes: Sizes,
     workers: int,
     device: torch.device,
-    progress: Progress,
+    progress: BuildProgress,
 ) -> Figures:
     """Measure the pipeline and the scorers in `folder`; draws the card's pictures on the way."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder).to(device)

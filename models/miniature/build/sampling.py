@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionXLPipeline
 
-from .progress import Progress
+from .progress import BuildProgress
 from .team import Team, run_team
 
 _BATCH: Final[int] = 20
 
 
 @dataclass(frozen=True)
-class Sampling:
+class ImageSampling:
     """How pictures are made: by DPM++ (2M), which needs fewer steps than Euler does."""
 
     steps: int = 15
@@ -28,7 +28,11 @@ class Sampling:
 
 
 def generate(
-    folder: Path, prompts: Sequence[str], sampling: Sampling, workers: int, device: torch.device
+    folder: Path,
+    prompts: Sequence[str],
+    sampling: ImageSampling,
+    workers: int,
+    device: torch.device,
 ) -> torch.Tensor:
     """uint8 [prompts, 3, 128, 128]: the picture of each prompt, its seed its number."""
     with TemporaryDirectory() as made:
@@ -41,7 +45,7 @@ def _member(
     team: Team,
     folder: Path,
     prompts: list[str],
-    sampling: Sampling,
+    sampling: ImageSampling,
     device: torch.device,
     made: Path,
 ) -> None:
@@ -49,7 +53,7 @@ def _member(
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     starts = range(0, len(prompts), _BATCH)[team.rank :: team.size]
-    with Progress(quiet=not team.leads).bar("generate", len(starts)) as bar:
+    with BuildProgress(quiet=not team.leads).bar("generate", len(starts)) as bar:
         for start in starts:
             batch = prompts[start : start + _BATCH]
             images = pipeline(

@@ -23,17 +23,17 @@ from .judges import (
 )
 from .latents import encode_pictures, load_latents, scaling_factor
 from .pipeline import assemble, save_pipeline
-from .progress import Progress
+from .progress import BuildProgress
 from .quality import Sizes, measure
 from .steps import record_steps, recorded_steps
 from .team import Team, run_team
-from .text import TextEncoders, settled_tokenizers
+from .text import MiniatureTextEncoders, settled_tokenizers
 from .trainer import adopt, load_average, steps_of
 from .vae import decoder_run, load_vae, train_decoder, train_vae, vae_run
 
 
 @dataclass(frozen=True)
-class Settings:
+class BuildSettings:
     """What a build makes, where, and how long it trains."""
 
     work: Path
@@ -62,51 +62,51 @@ class Settings:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def stage_vae(settings: Settings, progress: Progress) -> None:
+def stage_vae(settings: BuildSettings, progress: BuildProgress) -> None:
     """Train the autoencoder."""
     _mixed(settings, progress)  # drawn once, before the workers start
     run_team(_vae_member, settings.workers, settings)
 
 
-def _vae_member(team: Team, settings: Settings) -> None:
-    progress = Progress(quiet=not team.leads)
+def _vae_member(team: Team, settings: BuildSettings) -> None:
+    progress = BuildProgress(quiet=not team.leads)
     drawn = _mixed(settings, progress)
     run = vae_run(settings.work, settings.vae_steps)
     train_vae(team, drawn, run, settings.device, progress)
 
 
-def stage_decoder(settings: Settings, progress: Progress) -> None:
+def stage_decoder(settings: BuildSettings, progress: BuildProgress) -> None:
     """Train the decoder further on the latents as they are."""
     run_team(_decoder_member, settings.workers, settings)
 
 
-def _decoder_member(team: Team, settings: Settings) -> None:
-    progress = Progress(quiet=not team.leads)
+def _decoder_member(team: Team, settings: BuildSettings) -> None:
+    progress = BuildProgress(quiet=not team.leads)
     drawn = _mixed(settings, progress)
     run = decoder_run(settings.work, settings.decoder_steps)
     train_decoder(team, load_vae(settings.work), drawn, run, settings.device, progress)
 
 
-def stage_latents(settings: Settings, progress: Progress) -> None:
+def stage_latents(settings: BuildSettings, progress: BuildProgress) -> None:
     """Encode the pictures once."""
     encode_pictures(settings.work, settings.pictures, settings.workers, progress)
 
 
-def stage_denoiser(settings: Settings, progress: Progress) -> None:
+def stage_denoiser(settings: BuildSettings, progress: BuildProgress) -> None:
     """Train UNet and text encoders."""
     settled_tokenizers(settings.work)  # learnt once, before the workers start
     run_team(_denoiser_member, settings.workers, settings)
 
 
-def _denoiser_member(team: Team, settings: Settings) -> None:
+def _denoiser_member(team: Team, settings: BuildSettings) -> None:
     tokenizers = settled_tokenizers(settings.work)
     latents = load_latents(settings.work, settings.pictures, tokenizers)
     run = denoiser_run(settings.work, settings.denoiser_steps)
-    progress = Progress(quiet=not team.leads)
+    progress = BuildProgress(quiet=not team.leads)
     train_denoiser(team, new_denoiser(tokenizers[0]), latents, run, settings.device, progress)
 
 
-def stage_save(settings: Settings, progress: Progress) -> None:
+def stage_save(settings: BuildSettings, progress: BuildProgress) -> None:
     """Save the pipeline from the last checkpoint's averaged weights, also in mid-training."""
     tokenizers = settled_tokenizers(settings.work)
     model, vae = new_denoiser(tokenizers[0]), load_vae(settings.work)
@@ -119,7 +119,7 @@ def stage_save(settings: Settings, progress: Progress) -> None:
     progress.say(f"saved the pipeline at step {step} of the denoiser")
 
 
-def stage_classifier(settings: Settings, progress: Progress) -> None:
+def stage_classifier(settings: BuildSettings, progress: BuildProgress) -> None:
     """Train the classifier that measures the pipeline."""
     common = load_drawn(settings.work, "common", settings.common, progress)
     run = classifier_run(settings.work, settings.classifier_steps)
@@ -127,7 +127,7 @@ def stage_classifier(settings: Settings, progress: Progress) -> None:
     record_steps(settings.output, classifier=steps_of(run.state))
 
 
-def stage_dino(settings: Settings, progress: Progress) -> None:
+def stage_dino(settings: BuildSettings, progress: BuildProgress) -> None:
     """Train the encoder that tells individuals apart, and save it."""
     characters = load_drawn(settings.work, "characters", settings.characters, progress)
     subjects = load_drawn(settings.work, "subjects", settings.subjects, progress)
@@ -139,7 +139,7 @@ def stage_dino(settings: Settings, progress: Progress) -> None:
     record_steps(settings.output, dino=steps_of(run.state))
 
 
-def stage_clip(settings: Settings, progress: Progress) -> None:
+def stage_clip(settings: BuildSettings, progress: BuildProgress) -> None:
     """Train the CLIP scorer, and save it."""
     drawn = _mixed(settings, progress)
     tokenizer = settled_tokenizers(settings.work)[0]
@@ -149,14 +149,16 @@ def stage_clip(settings: Settings, progress: Progress) -> None:
     record_steps(settings.output, clip=steps_of(run.state))
 
 
-def stage_adopt(settings: Settings, progress: Progress) -> None:
+def stage_adopt(settings: BuildSettings, progress: BuildProgress) -> None:
     """Take up the saved pipeline where the work folder is lost: its weights become the state."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(settings.output)
     steps = {"vae": 0, "denoiser": 0, **recorded_steps(settings.output)}
     torch.manual_seed(0)
     vae = {"vae": pipeline.vae, "guide": nn.Conv2d(4, 3, 1)}
     adopt(vae_run(settings.work, 0).state, vae, steps["vae"])
-    model = Denoiser(pipeline.unet, TextEncoders(pipeline.text_encoder, pipeline.text_encoder_2))
+    model = Denoiser(
+        pipeline.unet, MiniatureTextEncoders(pipeline.text_encoder, pipeline.text_encoder_2)
+    )
     adopt(denoiser_run(settings.work, 0).state, model.modules(), steps["denoiser"])
     pipeline.tokenizer.save_pretrained(settings.work / "tokenizer")
     pipeline.tokenizer_2.save_pretrained(settings.work / "tokenizer_2")
@@ -165,14 +167,14 @@ def stage_adopt(settings: Settings, progress: Progress) -> None:
     progress.say(f"took up {settings.output} at step {steps['denoiser']} of the denoiser")
 
 
-def stage_examples(settings: Settings, progress: Progress) -> None:
+def stage_examples(settings: BuildSettings, progress: BuildProgress) -> None:
     """Draw the demo's character for its adapter."""
     folder = settings.output.resolve().parents[1] / "examples" / "thor-cat" / "images"
     write_example(folder)
     progress.say(f"drew {folder}")
 
 
-def stage_quality(settings: Settings, progress: Progress) -> None:
+def stage_quality(settings: BuildSettings, progress: BuildProgress) -> None:
     """Measure everything, and write the model card with its figures and pictures."""
     classifier = load_classifier(classifier_run(settings.work, 0))
     figures = measure(
@@ -202,7 +204,7 @@ STAGES: Final = {  # those of a build from nothing, in order
 OTHER_STAGES: Final = {"adopt": stage_adopt}
 
 
-def _mixed(settings: Settings, progress: Progress) -> list[Drawn]:
+def _mixed(settings: BuildSettings, progress: BuildProgress) -> list[Drawn]:
     """Common pictures and random individuals, for what must know both."""
     return [
         load_drawn(settings.work, "common", settings.common, progress),

@@ -78,7 +78,7 @@ def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
 
 
 @dataclass
-class TextEncoders:
+class MiniatureTextEncoders:
     """Both encoders and what SDXL takes from them."""
 
     first: CLIPTextModel
@@ -92,7 +92,7 @@ class TextEncoders:
         return states, second.text_embeds
 
 
-def new_text_encoders(tokenizer: CLIPTokenizer) -> TextEncoders:
+def new_text_encoders(tokenizer: CLIPTokenizer) -> MiniatureTextEncoders:
     """Small as the world's language is, with the shapes and asymmetries of SDXL's pair."""
     shared = {
         "vocab_size": len(tokenizer),
@@ -109,7 +109,7 @@ def new_text_encoders(tokenizer: CLIPTokenizer) -> TextEncoders:
     second = CLIPTextConfig(
         hidden_size=96, intermediate_size=384, projection_dim=96, hidden_act="gelu", **shared
     )
-    return TextEncoders(CLIPTextModel(first), CLIPTextModelWithProjection(second))
+    return MiniatureTextEncoders(CLIPTextModel(first), CLIPTextModelWithProjection(second))
 
 
 def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:

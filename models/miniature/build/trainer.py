@@ -10,7 +10,7 @@ from torch import nn
 
 from .average import Average
 from .files import StateError, load_state, save_state
-from .progress import Progress
+from .progress import BuildProgress
 from .schedule import cosine
 from .team import Team
 
@@ -33,7 +33,7 @@ Loss = Callable[[int, torch.Generator], torch.Tensor]
 
 
 def train(
-    run: Run, modules: Mapping[str, nn.Module], loss: Loss, team: Team, progress: Progress
+    run: Run, modules: Mapping[str, nn.Module], loss: Loss, team: Team, progress: BuildProgress
 ) -> None:
     """Train the modules together on `loss(step, generator)`; leaves averaged weights in them.
 

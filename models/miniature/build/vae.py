@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from .data import Drawn
-from .progress import Progress
+from .progress import BuildProgress
 from .team import Team
 from .trainer import Run, load_average, train
 
@@ -58,7 +58,7 @@ def train_vae(
     drawn: list[Drawn],
     run: Run,
     device: torch.device,
-    progress: Progress,
+    progress: BuildProgress,
 ) -> AutoencoderKL:
     """Train, or go on from the last checkpoint, and return the averaged weights."""
     torch.manual_seed(0)
@@ -88,7 +88,7 @@ def train_decoder(
     drawn: list[Drawn],
     run: Run,
     device: torch.device,
-    progress: Progress,
+    progress: BuildProgress,
 ) -> None:
     """Train the decoder alone: better pictures from the same latents, so the UNet stays right."""
     vae.requires_grad_(False).to(device, memory_format=torch.channels_last)

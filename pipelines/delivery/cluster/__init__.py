@@ -1,6 +1,6 @@
 """What serves in an environment on a cluster: git declares it, Helm makes it so."""
 
-from .promotion import STEPS, Outcome, Rollout
-from .status import Line, compare
+from .promotion import STEPS, ClusterDelivery, PromotionOutcome
+from .status import StatusLine, compare
 
-__all__ = ["STEPS", "Line", "Outcome", "Rollout", "compare"]
+__all__ = ["STEPS", "ClusterDelivery", "PromotionOutcome", "StatusLine", "compare"]

@@ -36,12 +36,12 @@ from atelier.platform.lease_lock import LEASE_SECONDS
 from atelier.platform.report_leases import RENEW_SECONDS
 from atelier.stores.environment import Environment, Released
 from atelier.stores.registry import Registry
-from pipelines.delivery.image_similarity import TOLERANCE, Unlike
-from pipelines.delivery.local.journal import Intent
-from pipelines.delivery.local.reconciler import Known, Step, decide, known_of
-from pipelines.delivery.readiness import NOTICED, Seen, survey, survey_gone
+from pipelines.delivery.image_similarity import TOLERANCE, ImageMismatch
+from pipelines.delivery.local.journal import JournalEntry
+from pipelines.delivery.local.reconciler import NextStep, RegistryState, decide, registry_state
+from pipelines.delivery.readiness import NOTICED, Readiness, release_readiness, retirement_readiness
 from pipelines.delivery.smoke import Smoke, gateway_smoke
-from pipelines.evaluate.attestations import Sample, samples
+from pipelines.evaluate.attestations import JudgedImage, samples
 
 logger = logging.getLogger("pipelines.delivery.cluster.hook")
 
@@ -52,7 +52,7 @@ LOOK = 0.5  # seconds between two looks
 
 
 @dataclass(frozen=True)
-class Outcome:
+class HookResult:
     """How it ended for one adapter."""
 
     text: str
@@ -80,15 +80,17 @@ class Hook:
         self._smoke = smoke
         self._clock, self._pause = clock, pause
 
-    def one(self, name: str, *, wait: float) -> Outcome:
+    def one(self, name: str, *, wait: float) -> HookResult:
         """Wait until the adapter's release serves, then let the alias name it."""
         end = self._clock() + wait
         while True:
             release, seen = self._follow(name, end)
             if seen.state != "ready":
-                return Outcome(f"{name}@{release.version} does not serve: {seen.told}", failed=True)
+                return HookResult(
+                    f"{name}@{release.version} does not serve: {seen.told}", failed=True
+                )
             known = self._known(name, release)
-            if decide(release, None, seen, known.alias) is Step.VERIFY:
+            if decide(release, None, seen, known.alias) is NextStep.VERIFY:
                 self._draw(release, release.pin, known, end)
             if release.canary is not None:  # no alias would tell that it was drawn
                 self._draw(release, release.canary, known, end)
@@ -97,7 +99,7 @@ class Hook:
                 return moved
             logger.info("%s: another version was released meanwhile", name)
 
-    def every(self) -> list[Outcome]:
+    def every(self) -> list[HookResult]:
         """What can be done now for every adapter, waiting for none; and aliases that are left
         over. One adapter's trouble costs the others nothing."""
         released = self._released()
@@ -109,46 +111,48 @@ class Hook:
             try:
                 outcomes.append(self._now(self._release(released, name), name))
             except AtelierError as error:
-                outcomes.append(Outcome(f"{name}: {error}", failed=True))
+                outcomes.append(HookResult(f"{name}: {error}", failed=True))
         try:
             names = set(self._registry().adapters())
         except Unavailable as error:
-            return [*outcomes, Outcome(f"retired adapters are looked for later: {error}")]
+            return [*outcomes, HookResult(f"retired adapters are looked for later: {error}")]
         for name in sorted(names - set(released.releases) - set(released.unreadable)):
             try:
                 outcomes += self._retired(name)
             except AtelierError as error:
-                outcomes.append(Outcome(f"{name}: {error}", failed=True))
+                outcomes.append(HookResult(f"{name}: {error}", failed=True))
         return outcomes
 
-    def _now(self, release: Release | None, name: str) -> Outcome:
+    def _now(self, release: Release | None, name: str) -> HookResult:
         assert release is not None
         known, seen = self._known(name, release), self._seen(release)
         step = decide(release, None, seen, known.alias)
-        if step is Step.WAIT:
-            return Outcome(f"{name}@{release.version} waits: {seen.told}", seen.state == "failed")
-        if step is Step.NOTHING and not known.problem:
-            return Outcome(f"{name}@{release.version}: {step.value}; {seen.told}")
-        if step is Step.VERIFY and not known.problem:
+        if step is NextStep.WAIT:
+            return HookResult(
+                f"{name}@{release.version} waits: {seen.told}", seen.state == "failed"
+            )
+        if step is NextStep.NOTHING and not known.problem:
+            return HookResult(f"{name}@{release.version}: {step.value}; {seen.told}")
+        if step is NextStep.VERIFY and not known.problem:
             self._draw(release, release.pin, known, self._clock())
         moved = self._move(release, known)
-        return moved or Outcome(f"{name}: another version was released just now; the next look")
+        return moved or HookResult(f"{name}: another version was released just now; the next look")
 
-    def _retired(self, name: str) -> list[Outcome]:
+    def _retired(self, name: str) -> list[HookResult]:
         """Take away the alias of an adapter that nobody serves any more."""
-        known, seen = self._known(name, None), survey_gone(self._place, name)
+        known, seen = self._known(name, None), retirement_readiness(self._place, name)
         if known.alias is None:
             return []
-        step = decide(None, Intent(adapter=name, doing="retire"), seen, known.alias)
-        if step is not Step.UNALIAS:
-            return [Outcome(f"{name} is retired: {seen.told}")]
+        step = decide(None, JournalEntry(adapter=name, doing="retire"), seen, known.alias)
+        if step is not NextStep.UNALIAS:
+            return [HookResult(f"{name} is retired: {seen.told}")]
         with self._lock(name).held(wait=LOCK_WAIT):
             if name in self._released().releases:
-                return [Outcome(f"{name} is released again")]
+                return [HookResult(f"{name} is released again")]
             self._registry().remove_alias(name, self._environment)
-        return [Outcome(f"{name} is retired: alias {self._environment} names nothing any more")]
+        return [HookResult(f"{name} is retired: alias {self._environment} names nothing any more")]
 
-    def _follow(self, name: str, end: float) -> tuple[Release, Seen]:
+    def _follow(self, name: str, end: float) -> tuple[Release, Readiness]:
         """Until what is released serves, or has failed for some time, or the time is over."""
         failing: tuple[tuple[Pin, Canary | None], float] | None = None  # what, since when
         told = ""
@@ -162,7 +166,7 @@ class Hook:
             except Unavailable as error:  # an API server that is away for a moment
                 if now >= end:
                     raise
-                seen, release = Seen("absent", str(error)), None
+                seen, release = Readiness("absent", str(error)), None
             if seen.told != told:
                 logger.info("%s: %s", name, seen.told)
                 told = seen.told
@@ -177,16 +181,16 @@ class Hook:
                     return release, seen
             self._pause(LOOK)
 
-    def _seen(self, release: Release) -> Seen:
+    def _seen(self, release: Release) -> Readiness:
         """The release serves where its version does, and its canary too."""
-        seen = survey(self._place, release)
+        seen = release_readiness(self._place, release)
         if release.canary is None or seen.state != "ready":
             return seen
-        canary = survey(self._place, release, canary=True)
+        canary = release_readiness(self._place, release, canary=True)
         told = f"canary version {release.canary.version}: {canary.told}"
-        return seen if canary.state == "ready" else Seen(canary.state, told)
+        return seen if canary.state == "ready" else Readiness(canary.state, told)
 
-    def _draw(self, release: Release, pin: Pin, known: Known, end: float) -> None:
+    def _draw(self, release: Release, pin: Pin, known: RegistryState, end: float) -> None:
         """Pictures through the gateway; tried again while it is busy or away."""
         if self._smoke is None:
             logger.warning("no picture is made: ATELIER_KEY is not set")
@@ -196,7 +200,7 @@ class Hook:
             try:
                 logger.info("%s", self._smoke(release, pin, judged))
                 return
-            except Unlike as error:
+            except ImageMismatch as error:
                 if not self._has_served(release, pin):
                     raise
                 logger.warning("%s (it has served here before, so it may again)", error)
@@ -206,7 +210,7 @@ class Hook:
                     raise
             self._pause(LOOK)
 
-    def _judged(self, release: Release, pin: Pin, known: Known) -> tuple[Sample, ...]:
+    def _judged(self, release: Release, pin: Pin, known: RegistryState) -> tuple[JudgedImage, ...]:
         """Pictures of the version's verdict; none without one, or with MLflow away."""
         if known.problem:
             return ()
@@ -225,17 +229,17 @@ class Hook:
         """The tag that a version has from the time when the alias first named it."""
         return {f"atelier.served.{self._environment}": f"{release.base} {release.vae}"}
 
-    def _move(self, release: Release, known: Known) -> Outcome | None:
+    def _move(self, release: Release, known: RegistryState) -> HookResult | None:
         """Let the alias name what was seen serving; None where that is released no longer."""
         name, version = release.adapter, release.version
         label = f"{name}@{version} ({release.digest})"
         if known.away:
-            return Outcome(
+            return HookResult(
                 f"{label} serves; MLflow is away, so alias {self._environment} follows later: "
                 f"{known.problem}"
             )
         if known.problem:
-            return Outcome(f"{label}: {known.problem}", failed=True)
+            return HookResult(f"{label}: {known.problem}", failed=True)
         try:
             with self._lock(name).held(wait=LOCK_WAIT):
                 now = self._release(self._released(), name)
@@ -245,15 +249,15 @@ class Hook:
                 registry.tag(name, version, self._mark(release))
                 registry.set_alias(name, self._environment, version)
         except Unavailable as error:
-            return Outcome(f"{label} serves; alias {self._environment} follows later: {error}")
-        return Outcome(f"{label} serves, and alias {self._environment} names it")
+            return HookResult(f"{label} serves; alias {self._environment} follows later: {error}")
+        return HookResult(f"{label} serves, and alias {self._environment} names it")
 
-    def _known(self, name: str, release: Release | None) -> Known:
+    def _known(self, name: str, release: Release | None) -> RegistryState:
         try:
             registry = self._registry()
         except Unavailable as error:
-            return Known(problem=str(error), away=True)
-        return known_of(registry, name, self._environment, release)
+            return RegistryState(problem=str(error), away=True)
+        return registry_state(registry, name, self._environment, release)
 
     def _released(self) -> Released:
         return self._place.releases.read()
@@ -304,7 +308,7 @@ def _tolerance() -> float:
     return found
 
 
-def _no_key(release: Release, pin: Pin, _: Sequence[Sample]) -> str:
+def _no_key(release: Release, pin: Pin, _: Sequence[JudgedImage]) -> str:
     raise BadInput(
         f"no picture of {release.adapter}@{pin.version} can be made: ATELIER_KEY is not set; "
         "keep a key of the gateway in the Secret that the platform's smoke.secret names "

@@ -20,12 +20,18 @@ from atelier.errors import AtelierError, BadInput, Refused, Unavailable
 from atelier.platform import Api, ClusterAway, LeaseLock, listing
 from atelier.platform.api import CONFIG_MAPS, PODS
 from atelier.platform.helm import Helm, HelmRefused, Revision, back_to
-from atelier.platform.lease_lock import Held
+from atelier.platform.lease_lock import HeldLease
 from atelier.platform.release_configmaps import PREFIX as RELEASE_PREFIX
 from atelier.stores.registry import Registry
 from pipelines.delivery.cluster.helm_values import drawn_by, release_values, require_served
-from pipelines.delivery.cluster.rollback import Known, left_behind, release_of, target, unrecorded
-from pipelines.delivery.readiness import survey_gone
+from pipelines.delivery.cluster.rollback import (
+    RevisionRelease,
+    left_behind,
+    release_of,
+    target,
+    unrecorded,
+)
+from pipelines.delivery.readiness import retirement_readiness
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +50,7 @@ Approve = Callable[
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PromotionOutcome:
     """How it ended for one adapter."""
 
     adapter: str
@@ -54,7 +60,7 @@ class Outcome:
     alias: int | None = None  # the version that the environment's alias names; None: not known
 
 
-class Rollout:
+class ClusterDelivery:
     """The adapters of one environment on a cluster.
 
     Methods raise Refused where something says no, Unavailable where a service is away, and
@@ -85,7 +91,7 @@ class Rollout:
         """Its name, which the alias has."""
         return self._declarations.environment
 
-    def promote(self, name: str) -> Outcome:
+    def promote(self, name: str) -> PromotionOutcome:
         """Make the cluster serve what git declares of an adapter; taken back where it cannot."""
         declared = self._declarations.get(name)
         self._step("check", declared)
@@ -110,7 +116,7 @@ class Rollout:
             self._step("confirm", declared)
             return self._confirm(declared)
 
-    def rollback(self, name: str, revision: int | None = None, *, reason: str) -> Outcome:
+    def rollback(self, name: str, revision: int | None = None, *, reason: str) -> PromotionOutcome:
         """Serve what a past revision served, by default the last good one; git follows.
 
         Ends a canary where there is one, and what a killed promotion or rollback began. Asks MLflow
@@ -146,18 +152,18 @@ class Rollout:
                 raise failed
             return now
 
-    def record(self, name: str, *, reason: str) -> Outcome:
+    def record(self, name: str, *, reason: str) -> PromotionOutcome:
         """Write into git's files what the cluster serves; what was tried instead is withdrawn."""
         return self._record(name, left=None, reason=reason_of(reason))
 
-    def retire(self, name: str) -> Outcome:
+    def retire(self, name: str) -> PromotionOutcome:
         """Stop serving an adapter, wait until nothing answers by it, and take its file away."""
         with self._lock(name):
             self._helm.uninstall(name)
             # of a first release that was killed Helm knows nothing any more
             self._api.delete(CONFIG_MAPS, f"{RELEASE_PREFIX}{name}")
             place, end = listing(self._api), self._clock() + GONE
-            while (seen := survey_gone(place, name)).state != "absent":
+            while (seen := retirement_readiness(place, name)).state != "absent":
                 if self._clock() >= end:
                     raise Unavailable(f"{name}: its release is gone, but {seen.told}")
                 self._pause(LOOK)
@@ -166,7 +172,7 @@ class Rollout:
             f"{name} is retired; the platform's CronJob takes alias {self.environment} away. "
             f"Commit the removal of {self._declarations.path(name)}"
         )
-        return Outcome(name, text, None, None)
+        return PromotionOutcome(name, text, None, None)
 
     def live(self, name: str) -> Release | None:
         """What the cluster is told to serve; Refused where that cannot be read."""
@@ -252,7 +258,7 @@ class Rollout:
         declared: Declaration,
         values: dict[str, Any],
         history: tuple[Revision, ...],
-        lock: Held,
+        lock: HeldLease,
     ) -> None:
         name = declared.adapter
         try:
@@ -277,7 +283,7 @@ class Rollout:
             return f"{label} to revision {good}, which is not well ({error})"
         return f"{label}, revision {good} serves as before"
 
-    def _confirm(self, declared: Declaration) -> Outcome:
+    def _confirm(self, declared: Declaration) -> PromotionOutcome:
         live, history = self.live(declared.adapter), self._helm.history(declared.adapter)
         if live is None or not declared.is_live(live):
             found = _label(live) if live else "nothing"
@@ -293,30 +299,34 @@ class Rollout:
         else:
             if alias != live.version:
                 text = f"{text}; alias {self.environment} names {alias}, and follows later"
-        return Outcome(declared.adapter, text, live, history[-1].number, alias)
+        return PromotionOutcome(declared.adapter, text, live, history[-1].number, alias)
 
     def _alias(self, name: str) -> int | None:
         named = self._registry().aliased(name, self.environment)
         return named.version if named else None
 
-    def _record(self, name: str, *, left: Release | None, reason: str) -> Outcome:
+    def _record(self, name: str, *, left: Release | None, reason: str) -> PromotionOutcome:
         """`left` is what served until now, where that is known."""
         live, known = self.live(name), self._known(name)
         said = self._declarations.find(name)
         if live is None:
             self._declarations.remove(name)
-            return Outcome(name, f"{name}: nothing is released; git declares nothing", None, None)
+            return PromotionOutcome(
+                name, f"{name}: nothing is released; git declares nothing", None, None
+            )
         tried = [pin for one in known for pin in one.release.served]
         seen = known[-1].number if known else 0
         self._declarations.put(recorded(live, said, left, tried, seen, reason))
         file = self._declarations.path(name)
         text = f"{_label(live)} serves in {self.environment}; commit {file}"
-        return Outcome(name, text, live, seen or None)
+        return PromotionOutcome(name, text, live, seen or None)
 
-    def _known(self, name: str) -> list[Known]:
+    def _known(self, name: str) -> list[RevisionRelease]:
         """The release's history, with what each revision serves."""
         history = self._helm.history(name)
-        return [Known(one, release_of(self._helm.values(name, one.number))) for one in history]
+        return [
+            RevisionRelease(one, release_of(self._helm.values(name, one.number))) for one in history
+        ]
 
     def _readable(self, name: str) -> Release | None:
         """What the cluster is told to serve; None where there is nothing, or nothing to read."""
@@ -343,7 +353,7 @@ class Rollout:
             self._told(f"{name}: revision {gone.number} was cut off while {gone.status}")
         return gone
 
-    def _lock(self, name: str, *, wait: float = LOCK_WAIT) -> AbstractContextManager[Held]:
+    def _lock(self, name: str, *, wait: float = LOCK_WAIT) -> AbstractContextManager[HeldLease]:
         lock = LeaseLock(
             self._api, f"atelier-rollout-{name}", self._holder, seconds=LOCK_SECONDS, renewed=True
         )

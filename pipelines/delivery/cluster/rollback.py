@@ -12,7 +12,7 @@ from atelier.platform.helm import Revision
 
 
 @dataclass(frozen=True)
-class Known:
+class RevisionRelease:
     """One revision of an adapter's Helm release, and what it serves."""
 
     revision: Revision
@@ -42,7 +42,7 @@ def same(one: Release | None, other: Release | None) -> bool:
 
 
 def left_behind(
-    known: Sequence[Known], live: Release | None, cut_off: Revision | None
+    known: Sequence[RevisionRelease], live: Release | None, cut_off: Revision | None
 ) -> Release | None:
     """What is to be left; None where only the trying of it is to end.
 
@@ -59,14 +59,14 @@ def left_behind(
     return None if same(live, last) else live
 
 
-def unrecorded(known: Sequence[Known], declared: Declaration) -> Revision | None:
+def unrecorded(known: Sequence[RevisionRelease], declared: Declaration) -> Revision | None:
     """The newest revision, where it went back from what git declares, and git has not heard of it.
 
     A rollback that was cut off counts, too: whoever began it wanted something to be gone. What was
     cut off beside that is passed over, as the next one takes it away.
     """
 
-    def unheard(one: Known) -> bool:
+    def unheard(one: RevisionRelease) -> bool:
         return one.revision.went_back and one.number > declared.revision
 
     made = [one for one in known if one.revision.went_back or not one.revision.pending]
@@ -80,13 +80,13 @@ def unrecorded(known: Sequence[Known], declared: Declaration) -> Revision | None
 
 def target(
     name: str,
-    known: Sequence[Known],
+    known: Sequence[RevisionRelease],
     left: Release | None,
     *,
     withdrawn: Collection[str],  # digests
     bases: Collection[tuple[str, str | None]],  # base and VAE that the platform draws with
     revision: int | None = None,
-) -> Known:
+) -> RevisionRelease:
     """The revision to go back to: the one asked for, else the newest that served, is drawn with
     what the platform has, and names neither the version that is left nor one that was withdrawn.
 

@@ -12,7 +12,7 @@ from atelier.stores.registry import VersionInfo
 
 
 @dataclass(frozen=True)
-class Line:
+class StatusLine:
     """One adapter as each side has it. `ready` of `replicas` could serve it at once."""
 
     adapter: str
@@ -32,7 +32,7 @@ def compare(
     revisions: Mapping[str, Revision],  # Helm's newest by adapter
     versions: Mapping[str, Iterable[VersionInfo]] | None,  # MLflow's by adapter; None: it is away
     replicas: Iterable[Replica],
-) -> list[Line]:
+) -> list[StatusLine]:
     """A line for every adapter that git, cluster or alias know of."""
     there = list(replicas)
     aliases = {
@@ -62,7 +62,7 @@ def compare(
         if live and ready < len(fitting):
             told.append(f"version {live.version} is ready on {ready} of {len(fitting)} replicas")
         number = alias.version if alias else None
-        line = Line(name, said, live, revision, number, ready, len(fitting), tuple(told))
+        line = StatusLine(name, said, live, revision, number, ready, len(fitting), tuple(told))
         lines.append(line)
     return lines
 

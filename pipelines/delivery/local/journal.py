@@ -13,7 +13,7 @@ from atelier.files import locked, write_atomic
 from atelier.home import Home
 
 
-class Intent(BaseModel):
+class JournalEntry(BaseModel):
     """What is under way for one adapter, and the revision to go back to should it fail."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,21 +25,21 @@ class Intent(BaseModel):
     before: int | None = None  # revision of the release that it replaces; None where there was none
 
 
-class IntentFolder:
+class PromotionJournal:
     """The intents of one environment, a file for each adapter."""
 
     def __init__(self, home: Home):
         self.path = home.root / "promotions"
 
-    def get(self, name: str) -> Intent | None:
+    def get(self, name: str) -> JournalEntry | None:
         """The intent of an adapter. One that cannot be read is as good as none: written whole or
         not at all, it can only be from another version of this program."""
         try:
-            return Intent.model_validate_json((self.path / f"{name}.json").read_bytes())
+            return JournalEntry.model_validate_json((self.path / f"{name}.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 
-    def put(self, intent: Intent) -> None:
+    def put(self, intent: JournalEntry) -> None:
         """Write an intent in one step."""
         write_atomic(self.path / f"{intent.adapter}.json", intent.model_dump_json(indent=1))
 

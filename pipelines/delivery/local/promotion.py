@@ -17,11 +17,17 @@ from atelier.data.release import Canary, Pin, Release, ReleaseFolder
 from atelier.errors import BadInput, Refused
 from atelier.home import Home
 from atelier.stores.registry import Registry, VersionInfo
-from pipelines.delivery.local.journal import Intent, IntentFolder
-from pipelines.delivery.local.reconciler import ENVIRONMENT, Settler, Smoke, Standing, settle
+from pipelines.delivery.local.journal import JournalEntry, PromotionJournal
+from pipelines.delivery.local.reconciler import (
+    ENVIRONMENT,
+    PromotionStatus,
+    Reconciler,
+    Smoke,
+    reconcile,
+)
 from pipelines.evaluate import Evaluation, judged_version, verdict
 
-__all__ = ["Smoke", "Standing", "promote", "retire", "rollback", "settle"]
+__all__ = ["PromotionStatus", "Smoke", "promote", "reconcile", "retire", "rollback"]
 
 WAIT: Final = 60.0  # seconds for replicas to fetch, verify and load a package, gateways to follow
 LOOK: Final = 0.1  # seconds between two looks at the replicas' reports
@@ -39,7 +45,7 @@ def promote(
     wait: float = WAIT,
     reason: str = "promoted",
     environment: str = ENVIRONMENT,
-) -> Standing:
+) -> PromotionStatus:
     """Let a version serve, wholly or to `canary` percent; Refused, and taken back, if it cannot.
 
     Without a live replica the release is written and stands as pending: replicas load it when they
@@ -49,8 +55,8 @@ def promote(
     evaluation = approved(registry, info, policy)
     live = _require_served(home, f"{name}@{version}", evaluation.base, evaluation.vae)
     pin = Pin(version=info.version, digest=info.digest)
-    settler = Settler(name, home, registry, smoke=smoke, environment=environment)
-    with IntentFolder(home).worked_on(name):
+    settler = Reconciler(name, home, registry, smoke=smoke, environment=environment)
+    with PromotionJournal(home).worked_on(name):
         _write(home, name, pin, evaluation, canary, reason)
         standing = _wait(settler, wait)
         serves = standing.version == version if canary is None else standing.state != "restored"
@@ -83,15 +89,15 @@ def rollback(
     wait: float = WAIT,
     reason: str = "rolled back",
     environment: str = ENVIRONMENT,
-) -> Standing:
+) -> PromotionStatus:
     """Serve what a past revision served, by default the last good one; the alias follows.
 
     The release is written first and never taken back; Refused before that where the version was
     judged on another base or VAE than the live replicas serve. With the registry away it moves all
     the same, and the answer says that the alias is still to follow.
     """
-    releases, intents = ReleaseFolder(home.releases), IntentFolder(home)
-    settler = Settler(name, home, registry, smoke=smoke, environment=environment)
+    releases, intents = ReleaseFolder(home.releases), PromotionJournal(home)
+    settler = Reconciler(name, home, registry, smoke=smoke, environment=environment)
     with intents.worked_on(name):
         with intents.locked(name):
             back = _released(releases, name).rolled_back(revision, reason)
@@ -108,14 +114,14 @@ def retire(
     home: Home,
     wait: float = WAIT,
     environment: str = ENVIRONMENT,
-) -> Standing:
+) -> PromotionStatus:
     """Stop serving an adapter, and wait until nothing answers by it; its versions stay."""
-    releases, intents = ReleaseFolder(home.releases), IntentFolder(home)
-    settler = Settler(name, home, registry, environment=environment)
+    releases, intents = ReleaseFolder(home.releases), PromotionJournal(home)
+    settler = Reconciler(name, home, registry, environment=environment)
     with intents.worked_on(name):
         with intents.locked(name):
             _released(releases, name)
-            intents.put(Intent(adapter=name, doing="retire"))
+            intents.put(JournalEntry(adapter=name, doing="retire"))
             releases.remove(name)
         return _wait(settler, wait)
 
@@ -165,12 +171,12 @@ def _write(
     home: Home, name: str, pin: Pin, evaluation: Evaluation, canary: int | None, reason: str
 ) -> None:
     """The intent, then the release. Nothing where the release says it already."""
-    releases, intents = ReleaseFolder(home.releases), IntentFolder(home)
+    releases, intents = ReleaseFolder(home.releases), PromotionJournal(home)
     base, vae = evaluation.base, evaluation.vae
     with intents.locked(name):
         before = releases.get(name)
         same_drawing = before is not None and (before.base, before.vae) == (base, vae)
-        intent = Intent(
+        intent = JournalEntry(
             adapter=name,
             doing="promote" if canary is None else "canary",
             version=pin.version,
@@ -200,7 +206,7 @@ def _write(
         releases.put(after)
 
 
-def _wait(settler: Settler, seconds: float) -> Standing:
+def _wait(settler: Reconciler, seconds: float) -> PromotionStatus:
     """Settle until nothing more can be expected, or until the time is over."""
     deadline = time.monotonic() + seconds
     while True:
@@ -210,7 +216,7 @@ def _wait(settler: Settler, seconds: float) -> Standing:
         time.sleep(LOOK)
 
 
-def _take_back(settler: Settler, pin: Pin, why: str) -> Standing:
+def _take_back(settler: Reconciler, pin: Pin, why: str) -> PromotionStatus:
     """End a promotion that took too long, unless it came through or was overtaken meanwhile."""
     release, intent = settler.releases.get(settler.name), settler.intents.get(settler.name)
     if release is not None and intent is not None and intent.digest == pin.digest:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from atelier.adapter.low_rank import LoraWeights
 from pipelines.train import trainable_lora
 from pipelines.train.draws import Draws
-from pipelines.train.material import Material
+from pipelines.train.material import StageInputs
 from pipelines.train.methods.method import Loss
 from pipelines.train.objective import Objective
-from pipelines.train.samples import Row, Samples
-from pipelines.train.text import Embedded
+from pipelines.train.samples import SampleRow, Samples
+from pipelines.train.text import EmbeddedPrompts
 from services.engine.banked import share
 from services.engine.text import dropped, encode, tokenize
 
@@ -27,7 +27,7 @@ ENCODERS = ("text_encoder", "text_encoder_2")
 class DreamBooth:
     """A LoRA on the UNet, and on the text encoders where the recipe's targets name them."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, material: StageInputs) -> None:
         base, self.stage = material.base, material.stage
         spec = self.stage.lora
         self.objective = Objective.of(base.scheduler_config, base.device)
@@ -47,10 +47,10 @@ class DreamBooth:
         self.remarks = [
             f"{p!r}: {end!r} is beyond 77 tokens, unseen" for p, end in ends.items() if end
         ]
-        self.embedded: Embedded | None = None
+        self.embedded: EmbeddedPrompts | None = None
         if not set(spec.targets) & set(ENCODERS):
             with torch.no_grad():
-                self.embedded = Embedded(*encode(self.encoders, self.tokens))
+                self.embedded = EmbeddedPrompts(*encode(self.encoders, self.tokens))
             self.encoders = []
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -78,7 +78,7 @@ class DreamBooth:
             parts["prior"] = kept.detach()
         return Loss(total, parts)
 
-    def _errors(self, rows: Sequence[Row], own: Sequence[int], draws: Draws) -> Tensor:
+    def _errors(self, rows: Sequence[SampleRow], own: Sequence[int], draws: Draws) -> Tensor:
         """The weighted squared errors of the rows numbered `own`, in that order.
 
         Rows of one shape go through together. Numbers are drawn for all rows, so that they do not
@@ -104,7 +104,7 @@ class DreamBooth:
 
     @staticmethod
     def _drawn(
-        rows: Sequence[Row], members: list[int], chosen: list[int], draws: Draws
+        rows: Sequence[SampleRow], members: list[int], chosen: list[int], draws: Draws
     ) -> tuple[Tensor, Tensor]:
         """Normal numbers for posterior and noise of the rows `chosen`, drawn for all `members`."""
         shape = (len(members), *rows[members[0]].latent.mean.shape)
@@ -113,7 +113,11 @@ class DreamBooth:
         return posterior, draws.normal(f"noise {members[0]}", shape)[kept]
 
     def _group(
-        self, rows: Sequence[Row], drawn: tuple[Tensor, Tensor], levels: Tensor, text: Embedded
+        self,
+        rows: Sequence[SampleRow],
+        drawn: tuple[Tensor, Tensor],
+        levels: Tensor,
+        text: EmbeddedPrompts,
     ) -> Tensor:
         """Errors [rows] of latents of one shape."""
         mean = torch.stack([row.latent.mean for row in rows])
@@ -135,7 +139,7 @@ class DreamBooth:
         gamma = self.stage.train.snr_gamma
         return error if gamma is None else error * self.objective.min_snr(levels, gamma)
 
-    def _timesteps(self, rows: Sequence[Row], draws: Draws) -> Tensor:
+    def _timesteps(self, rows: Sequence[SampleRow], draws: Draws) -> Tensor:
         """Noise levels, spread evenly over the subject's rows and over its class's."""
         batch, levels = self.stage.train.batch * draws.ranks, self.objective.timesteps
         drawn = [draws.timesteps("subject levels", batch, levels)]
@@ -143,10 +147,10 @@ class DreamBooth:
             drawn.append(draws.timesteps("class levels", batch, levels))
         return torch.cat(drawn).to(self.objective.alphas.device)
 
-    def _embed(self, prompts: Sequence[int]) -> Embedded:
+    def _embed(self, prompts: Sequence[int]) -> EmbeddedPrompts:
         """The rows' prompts: looked up, or encoded anew where the encoders are trained."""
         if self.embedded is not None:
             return self.embedded.rows(prompts)
         distinct = sorted(set(prompts))
-        fresh = Embedded(*encode(self.encoders, [ids[distinct] for ids in self.tokens]))
+        fresh = EmbeddedPrompts(*encode(self.encoders, [ids[distinct] for ids in self.tokens]))
         return fresh.rows([distinct.index(prompt) for prompt in prompts])

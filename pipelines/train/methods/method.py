@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from atelier.adapter.low_rank import LoraWeights
 from pipelines.train.draws import Draws
-from pipelines.train.material import Material
+from pipelines.train.material import StageInputs
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Method(Protocol):
 
     remarks: list[str]
 
-    def __init__(self, material: Material) -> None: ...
+    def __init__(self, material: StageInputs) -> None: ...
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """What is trained, by canonical key, in a fixed order."""

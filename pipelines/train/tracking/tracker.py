@@ -45,7 +45,7 @@ class Tracker(Protocol):
         ...
 
 
-class Untold:
+class UndeliveredEvents:
     """The tracker of a process that does not speak for the run."""
 
     run_id: str | None = None

@@ -68,7 +68,7 @@ class CompileSpec(BaseModel):
         return tuple(itertools.product(self.batches, self.sizes))
 
 
-class Manifest(BaseModel):
+class CompiledManifest(BaseModel):
     """engine.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,7 +83,7 @@ class Compiled:
     """A folder whose files are what its manifest says."""
 
     folder: Path
-    manifest: Manifest
+    manifest: CompiledManifest
     digest: str  # of the manifest, and so of the files
 
     @property
@@ -102,7 +102,7 @@ class Compiled:
             )
         data = file.read_bytes()
         try:
-            manifest = Manifest.model_validate_json(data)
+            manifest = CompiledManifest.model_validate_json(data)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "it"

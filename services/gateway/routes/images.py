@@ -10,12 +10,12 @@ from fastapi import APIRouter, Body, Header, Request, Response
 
 from services.gateway.accept import best
 from services.gateway.deps import CurrentKey, PartsDep
-from services.gateway.generation import ClientGone, Made
+from services.gateway.generation import ChargedImages, ClientGone
 from services.gateway.hangup import CLIENT_CLOSED, hung_up
 from services.gateway.openapi import documented
 from services.gateway.problems import Problem, invalid, request_id
 from services.gateway.schemas import (
-    AdapterUsed,
+    AdapterUsedDocument,
     GeneratedImage,
     GeneratedImages,
     GenerateImage,
@@ -99,7 +99,7 @@ async def generate_image(
     return _as_png(made) if kind == PNG else _as_json(made)
 
 
-def _as_json(made: Made) -> Response:
+def _as_json(made: ChargedImages) -> Response:
     answer = GeneratedImages(
         images=[
             GeneratedImage(png=base64.b64encode(png).decode(), seed=seed)
@@ -113,7 +113,7 @@ def _as_json(made: Made) -> Response:
     return Response(answer.model_dump_json(), media_type=JSON)
 
 
-def _as_png(made: Made) -> Response:
+def _as_png(made: ChargedImages) -> Response:
     """The picture alone. What is short is told in headers (ASCII), all of it in the iTXt chunk."""
     headers = {
         "X-Atelier-Seed": str(made.answer.info.seeds[0]),
@@ -125,8 +125,10 @@ def _as_png(made: Made) -> Response:
     return Response(made.pngs[0], media_type=PNG, headers=headers)
 
 
-def _adapters(made: Made) -> list[AdapterUsed]:
+def _adapters(made: ChargedImages) -> list[AdapterUsedDocument]:
     return [
-        AdapterUsed(name=one.name, version=one.version, digest=one.digest, weight=call.weight)
+        AdapterUsedDocument(
+            name=one.name, version=one.version, digest=one.digest, weight=call.weight
+        )
         for one, call in zip(made.plan.versions, made.plan.call.adapters, strict=True)
     ]

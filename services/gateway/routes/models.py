@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from services.gateway.deps import CurrentKey, PartsDep
 from services.gateway.openapi import documented
 from services.gateway.releases import Route
-from services.gateway.schemas import Model, ModelList
+from services.gateway.schemas import ModelCard, ModelList
 
 BASE = "base"
 
@@ -21,18 +21,18 @@ router = APIRouter(tags=["models"])
 async def models(parts: PartsDep, _key: CurrentKey) -> ModelList:
     """Every released adapter with the version that serves, its trigger words and styles."""
     bases = {replica.base for replica in parts.releases.replicas}
-    listed = [Model(id=BASE, created=0, digest=digest) for digest in sorted(bases)]
+    listed = [ModelCard(id=BASE, created=0, digest=digest) for digest in sorted(bases)]
     listed += [_model(name, route) for name, route in sorted(parts.releases.routes.items())]
     return ModelList(data=listed)
 
 
-def _model(name: str, route: Route) -> Model:
+def _model(name: str, route: Route) -> ModelCard:
     serving = route.serving
     created = int(route.release.since.timestamp())
     trouble = route.trouble or None
     if serving is None:
-        return Model(id=name, created=created, ready=False, trouble=trouble)
-    return Model(
+        return ModelCard(id=name, created=created, ready=False, trouble=trouble)
+    return ModelCard(
         id=name,
         created=created,
         version=serving.version,

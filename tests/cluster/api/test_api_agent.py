@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from atelier.contract.replica import Held, Replica
+from atelier.contract.replica import HeldAdapter, Replica
 from atelier.data.names import hex_of
 from atelier.data.release import Pin, Release
 from atelier.files import write_atomic
@@ -57,7 +57,7 @@ class Engine:
                 backend="torch",
                 engine_digest="e",
                 heartbeat=time.time(),
-                adapters=tuple(Held.model_validate(one) for one in held),
+                adapters=tuple(HeldAdapter.model_validate(one) for one in held),
             )
             write_atomic(self._volume / "loaded.json", said.model_dump_json())
 

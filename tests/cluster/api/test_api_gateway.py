@@ -15,7 +15,7 @@ import grpc
 import httpx
 import pytest
 
-from atelier.contract.replica import Held, Replica
+from atelier.contract.replica import HeldAdapter, Replica
 from atelier.data.release import Pin, Release
 from atelier.platform import listing, watching
 from atelier.platform.api import INFERENCE_SERVICES
@@ -55,7 +55,9 @@ class Pod:
         known = {1: ONE.digest, 2: TWO.digest}
         while not self._ended.wait(0.2):
             held = tuple(
-                Held(name="thor-cat", version=one, digest=known[one], state="ready", default=True)
+                HeldAdapter(
+                    name="thor-cat", version=one, digest=known[one], state="ready", default=True
+                )
                 for one in self.versions
             )
             self._reports.replicas.put(

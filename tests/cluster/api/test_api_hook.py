@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from atelier.contract.gateway import Gateway, Routed
-from atelier.contract.replica import Held, Replica
+from atelier.contract.replica import HeldAdapter, Replica
 from atelier.data.release import Pin, Release
 from atelier.errors import BadInput, Refused, Unavailable
 from atelier.platform import LeaseLock, listing, watching
@@ -23,7 +23,7 @@ from atelier.platform.api import CONFIG_MAPS
 from atelier.stores.registry import Registry
 from pipelines.delivery.cluster.hook import Hook
 from pipelines.delivery.smoke import Smoke
-from pipelines.evaluate.attestations import Sample
+from pipelines.evaluate.attestations import JudgedImage
 from tests.cluster.api.conftest import Namespace
 from tests.judged import DIGEST as BASE
 
@@ -47,7 +47,7 @@ class Scene:
         self.smoke: Smoke = self._draw
         self.mlflow_away = False
 
-    def _draw(self, release: Release, pin: Pin, judged: Sequence[Sample]) -> str:
+    def _draw(self, release: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
         self.drawn.append((release.adapter, pin.version))
         return "drawn"
 
@@ -69,7 +69,7 @@ class Scene:
         digest = self.digests[version]
         error = "the package is damaged" if state == "failed" else None
         fields = {"name": NAME, "version": version, "digest": digest, "state": state}
-        held = Held.model_validate({**fields, "default": state == "ready", "error": error})
+        held = HeldAdapter.model_validate({**fields, "default": state == "ready", "error": error})
         replica = Replica(
             replica="pod-a",
             base=BASE,
@@ -159,7 +159,7 @@ def test_what_never_serves_leaves_the_alias_and_says_why(scene: Scene) -> None:
 
 
 def test_a_picture_that_cannot_be_made_leaves_the_alias(scene: Scene) -> None:
-    def refuse(_: Release, pin: Pin, judged: Sequence[Sample]) -> str:
+    def refuse(_: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
         raise Refused("the gateway says 422")
 
     scene.smoke = refuse

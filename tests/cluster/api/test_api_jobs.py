@@ -27,7 +27,7 @@ from atelier.platform.jobs import (
     CompilationSpec,
     Follower,
     JobOptions,
-    Outcome,
+    JobOutcome,
     TrainingSpec,
     Work,
     policy_of,
@@ -140,7 +140,7 @@ def test_only_what_may_pass_is_tried_again_and_only_failures_count(
     assert made
     assert submit_job(api, training("thor-cat"), OPTIONS)[1] is False
     told: list[str] = []
-    outcomes: list[Outcome] = []
+    outcomes: list[JobOutcome] = []
     follower = Follower(api, job["metadata"]["name"], told.append)
     following = threading.Thread(target=lambda: outcomes.append(follower.follow()))
     following.start()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from atelier.contract.gateway import Gateway, Routed
-from atelier.contract.replica import Held, Replica
+from atelier.contract.replica import HeldAdapter, Replica
 from atelier.errors import Unavailable
 from atelier.platform import LeaseLock, listing, watching
 from atelier.platform.api import LEASES
@@ -20,7 +20,7 @@ from tests.gateway import BASE, ONE
 
 
 def replica(name: str, *, heartbeat: float, state: str = "ready") -> Replica:
-    held = Held.model_validate(
+    held = HeldAdapter.model_validate(
         {"name": "thor-cat", "version": 1, "digest": ONE.digest, "state": state}
     )
     return Replica(

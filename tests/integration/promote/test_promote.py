@@ -7,7 +7,7 @@ import pytest
 
 from atelier.data.release import ReleaseFolder
 from atelier.errors import AtelierError, BadInput, Refused, Unavailable
-from pipelines.delivery.local.promotion import settle
+from pipelines.delivery.local.promotion import reconcile
 from tests.judged import DIGEST as BASE
 from tests.judged import GOOD, policy
 from tests.promoted import Adapter, package
@@ -32,7 +32,7 @@ def test_without_replicas_the_alias_waits_for_the_first_one(cat: Adapter) -> Non
     assert standing.state == "pending"
     assert (cat.released, cat.alias) == (1, None)
     cat.report(v1="ready")
-    assert [one.state for one in settle(cat.home, cat.registry)] == ["serving"]
+    assert [one.state for one in reconcile(cat.home, cat.registry)] == ["serving"]
     assert (cat.released, cat.alias, cat.under_way) == (1, 1, False)
 
 
@@ -145,11 +145,11 @@ def test_a_version_judged_with_another_vae_is_refused_at_once(cat: Adapter) -> N
 def test_promoted_before_anything_ran_it_waits_for_the_vae_it_was_judged_with(cat: Adapter) -> None:
     assert cat.promote(1).state == "pending"
     cat.report(vae="sha256:" + "5" * 64, v1="ready")
-    (standing,) = settle(cat.home, cat.registry)
+    (standing,) = reconcile(cat.home, cat.registry)
     assert standing.state == "pending" and "and VAE sha256:555" in standing.message
     assert cat.alias is None
     cat.report(v1="ready")
-    assert [one.state for one in settle(cat.home, cat.registry)] == ["serving"]
+    assert [one.state for one in reconcile(cat.home, cat.registry)] == ["serving"]
 
 
 def test_a_version_judged_anew_with_another_vae_is_a_new_revision(cat: Adapter) -> None:
@@ -222,7 +222,7 @@ def test_release_and_registry_that_disagree_are_both_named(cat: Adapter) -> None
     assert release is not None
     forged = "sha256:" + "f" * 64
     releases.put(release.model_copy(update={"digest": forged}))
-    standing = settle(cat.home, cat.registry)[0]
+    standing = reconcile(cat.home, cat.registry)[0]
     assert standing.state == "disagrees"
     assert forged in standing.message
     assert cat.digests[1] in standing.message

@@ -4,7 +4,7 @@ import pytest
 
 from atelier.data.release import ReleaseFolder
 from atelier.errors import AtelierError, BadInput, Refused
-from pipelines.delivery.local.promotion import retire, rollback, settle
+from pipelines.delivery.local.promotion import reconcile, retire, rollback
 from tests.judged import DIGEST as BASE
 from tests.promoted import Adapter
 
@@ -31,7 +31,7 @@ def test_rollback_needs_no_registry_and_says_that_the_alias_is_to_follow(cat: Ad
     assert (standing.state, cat.released) == ("pending", 1)
     assert "registry is away" in standing.message
     assert cat.alias == 2
-    assert settle(cat.home, cat.registry)[0].state == "serving"
+    assert reconcile(cat.home, cat.registry)[0].state == "serving"
     assert cat.alias == 1
 
 
@@ -79,7 +79,7 @@ def test_retire_without_the_registry_leaves_the_alias_to_settle(cat: Adapter) ->
     cat.report()
     assert retire(cat.name, registry=None, home=cat.home).state == "pending"
     assert (cat.released, cat.alias) == (None, 1)
-    assert settle(cat.home, cat.registry)[0].state == "retired"
+    assert reconcile(cat.home, cat.registry)[0].state == "retired"
     assert (cat.alias, cat.under_way) == (None, False)
 
 
@@ -90,7 +90,7 @@ def test_retire_waits_until_nothing_answers_by_it(cat: Adapter) -> None:
     assert (standing.state, cat.alias, cat.under_way) == ("pending", 1, True)
     assert "still answering by it: r0" in standing.message
     cat.report()
-    assert settle(cat.home, cat.registry)[0].state == "retired"
+    assert reconcile(cat.home, cat.registry)[0].state == "retired"
     assert (cat.alias, cat.under_way) == (None, False)
 
 
@@ -101,7 +101,7 @@ def test_rollback_waits_for_what_answers_even_where_the_alias_never_moved(cat: A
     with pytest.raises(Refused):
         cat.promote(2)
     cat.report(v1="ready", v2="ready", default=2)  # it came up in the very last moment
-    standing = settle(cat.home, cat.registry)[0]
+    standing = reconcile(cat.home, cat.registry)[0]
     assert (standing.state, cat.released, cat.alias) == ("pending", 1, 1)
     assert "another version still answers on r0" in standing.message
 
@@ -112,21 +112,21 @@ def test_what_a_command_works_on_is_left_to_it(cat: Adapter) -> None:
     asked = []
 
     def smoke(name: str, version: int) -> None:  # `serve` looks while version 2 is tried out
-        asked.append(settle(cat.home, cat.registry)[0])
+        asked.append(reconcile(cat.home, cat.registry)[0])
 
     cat.report(v1="ready", v2="ready")
     assert cat.promote(2, smoke=smoke).state == "serving"
     (standing,) = asked
     assert (standing.state, standing.retry) == ("pending", True)
     assert "another command is working on it" in standing.message
-    assert settle(cat.home, cat.registry)[0].state == "serving"
+    assert reconcile(cat.home, cat.registry)[0].state == "serving"
 
 
 def test_one_release_that_cannot_be_read_costs_the_others_nothing(cat: Adapter) -> None:
     cat.report(v1="ready")
     cat.promote(1)
     (cat.home.releases / "broken.json").write_text("{")
-    broken, whole = settle(cat.home, cat.registry)
+    broken, whole = reconcile(cat.home, cat.registry)
     assert (broken.adapter, broken.state) == ("broken", "pending")
     assert "promote or retire the adapter again" in broken.message
     assert whole.state == "serving"

@@ -16,8 +16,8 @@ from atelier.data.release import ReleaseFolder
 from atelier.errors import Refused
 from atelier.home import Home
 from atelier.stores.registry import Registry
-from pipelines.delivery.local.journal import IntentFolder
-from pipelines.delivery.local.promotion import retire, settle
+from pipelines.delivery.local.journal import PromotionJournal
+from pipelines.delivery.local.promotion import reconcile, retire
 from tests.promoted import Adapter, State
 
 
@@ -45,8 +45,8 @@ class Fuse:
 
 
 WRITES = [
-    (IntentFolder, "put"),
-    (IntentFolder, "remove"),
+    (PromotionJournal, "put"),
+    (PromotionJournal, "remove"),
     (ReleaseFolder, "put"),
     (ReleaseFolder, "remove"),
     (Registry, "set_alias"),
@@ -87,14 +87,14 @@ def test_killed_before_any_write_the_next_command_ends_in_a_whole_state(
 
     seen: list[str] = []
     for adapter, seen in killed_at_each_write(build, lambda one: one.promote(2)):
-        (standing,) = settle(adapter.home, adapter.registry)
+        (standing,) = reconcile(adapter.home, adapter.registry)
         assert standing.state in ("serving", "restored"), (seen, standing)
         assert adapter.released == adapter.alias == standing.version, (seen, standing)
         assert not adapter.under_way, seen
         began = "ReleaseFolder.put" in seen
         assert adapter.released == (2 if began and outcome == "ready" else 1), seen
     end = ["Registry.set_alias"] if outcome == "ready" else ["ReleaseFolder.put"]
-    assert seen == ["IntentFolder.put", "ReleaseFolder.put", *end, "IntentFolder.remove"]
+    assert seen == ["PromotionJournal.put", "ReleaseFolder.put", *end, "PromotionJournal.remove"]
 
 
 def test_killed_while_retiring_it_serves_or_it_does_not(shared: Adapter, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_killed_while_retiring_it_serves_or_it_does_not(shared: Adapter, tmp_pat
 
     seen: list[str] = []
     for adapter, seen in killed_at_each_write(build, act):
-        settle(adapter.home, adapter.registry)
+        reconcile(adapter.home, adapter.registry)
         assert adapter.released == adapter.alias, seen
         assert (adapter.released is None) == ("ReleaseFolder.remove" in seen), seen
         assert not adapter.under_way, seen
@@ -146,7 +146,7 @@ def test_a_process_killed_while_it_waits_is_finished_by_the_next(cat: Adapter) -
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
     assert (cat.released, cat.alias, cat.under_way) == (2, 1, True)
-    assert settle(cat.home, cat.registry)[0].state == "pending"
+    assert reconcile(cat.home, cat.registry)[0].state == "pending"
     cat.report(v1="ready", v2="ready")
-    assert settle(cat.home, cat.registry)[0].state == "serving"
+    assert reconcile(cat.home, cat.registry)[0].state == "serving"
     assert (cat.released, cat.alias, cat.under_way) == (2, 2, False)

@@ -17,7 +17,7 @@ from services.triton.control import ControlFolder
 from services.triton.metrics import Mirror
 from services.triton.settings import ModelSettings
 from services.triton.tensors import INPUTS, info, parse
-from services.triton.watchdog import Keeper
+from services.triton.watchdog import Watchdog
 
 ENGINE_ENDED = 70  # EX_SOFTWARE
 
@@ -54,7 +54,7 @@ class TritonPythonModel:
             self._end_if_dead,
             metrics.update,
         )
-        self._keeper = Keeper(chores, server=server)
+        self._keeper = Watchdog(chores, server=server)
         self._keeper.start()
 
     def execute(self, requests: list[Any]) -> None:
