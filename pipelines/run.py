@@ -7,10 +7,12 @@ folder, its digest, and what the registry says about it.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.boundary import answered
 from atelier.data.policy import Policy
 from atelier.data.recipe import Recipe
@@ -18,7 +20,9 @@ from atelier.errors import Refused
 from atelier.home import Home
 from atelier.stores.registry import Registry
 from pipelines.dataset import check_pictures
-from pipelines.delivery.local.promotion import PromotionStatus, Smoke, promote
+from pipelines.delivery.local.promotion import UNSIGNED, promote
+from pipelines.delivery.local.reconciler import PromotionStatus
+from pipelines.delivery.smoke import Smoke
 from pipelines.evaluate import Evaluation, attest, evaluate
 from pipelines.train import TrainResult, train
 from pipelines.train.progress import watcher
@@ -30,6 +34,7 @@ def run(
     policy: Policy,
     home: Home,
     *,
+    signatures: SignaturePolicy = UNSIGNED,
     resume: bool = False,
     smoke: Smoke | None = None,
 ) -> PromotionStatus:
@@ -44,6 +49,7 @@ def run(
         registry=Registry(home.tracking_uri),
         home=home,
         policy=policy,
+        signatures=signatures,
         smoke=smoke,
     )
 
@@ -110,7 +116,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         recipe, policy = Recipe.load(options.recipe), Policy.load(options.policy)
-        print(run(recipe, policy, Home.find(), resume=options.resume).message)
+        signatures = SignaturePolicy.read(os.environ)
+        status = run(recipe, policy, Home.find(), signatures=signatures, resume=options.resume)
+        print(status.message)
 
     return answered(work, debug=options.debug)
 

@@ -14,7 +14,8 @@ from atelier.data.release import ReleaseFolder
 from atelier.home import Home
 from atelier.stores.registry import Registry
 from pipelines.delivery.local.journal import PromotionJournal
-from pipelines.delivery.local.promotion import PromotionStatus, promote
+from pipelines.delivery.local.promotion import promote
+from pipelines.delivery.local.reconciler import PromotionStatus
 from tests.judged import DIGEST as BASE
 from tests.judged import evaluation, policy
 

@@ -23,7 +23,8 @@ from commands.verb import Answer
 
 if TYPE_CHECKING:
     from atelier.stores.registry import Registry
-    from pipelines.delivery.cluster import ClusterDelivery, PromotionOutcome, StatusLine
+    from pipelines.delivery.cluster import AdapterReleases, PromotionOutcome, StatusLine
+    from pipelines.delivery.cluster.promotion import Approve
 
 DIFFERS, AWAY = 1, 3
 CHART = Path("charts/adapter")
@@ -78,7 +79,11 @@ def promote_on(
         declarations.put(made)
     elif canary is not None:
         raise BadInput(f"promote {name} --canary: give the VERSION that is to be tried out")
-    return _answer(_rollout(declarations, place, policy).promote(name))
+    from pipelines.delivery.cluster import Promotion
+
+    releases = _releases(declarations, place)
+    chart, approve = place.chart or str(CHART), _approver(declarations, policy)
+    return _answer(Promotion(releases, chart=chart, approve=approve).promote(name))
 
 
 def rollback_on(
@@ -86,19 +91,25 @@ def rollback_on(
 ) -> Answer:
     """Go back, and write it into git's file."""
     declarations = Declarations(Path(), environment)
-    return _answer(_rollout(declarations, place).rollback(name, revision, reason=reason))
+    from pipelines.delivery.cluster import roll_back
+
+    return _answer(roll_back(_releases(declarations, place), name, revision, reason=reason))
 
 
 def record_on(environment: str, place: ClusterTarget, name: str, reason: str) -> Answer:
     """Write what serves into git's file."""
     declarations = Declarations(Path(), environment)
-    return _answer(_rollout(declarations, place).record(name, reason=reason))
+    from pipelines.delivery.cluster import record
+
+    return _answer(record(_releases(declarations, place), name, reason=reason))
 
 
 def retire_on(environment: str, place: ClusterTarget, name: str) -> Answer:
     """Stop serving an adapter."""
     declarations = Declarations(Path(), environment)
-    return _answer(_rollout(declarations, place).retire(name))
+    from pipelines.delivery.cluster import retire
+
+    return _answer(retire(_releases(declarations, place), name))
 
 
 def status_of(environment: str, place: ClusterTarget) -> Answer:
@@ -171,38 +182,34 @@ def _version(one: Any) -> str:
     return f"{one.version} {short(one.digest)}{share}"
 
 
-def _rollout(
-    declarations: Declarations, place: ClusterTarget, policy: Path | None = None
-) -> "ClusterDelivery":
-    from atelier.adapter.signature_policy import SignaturePolicy
-    from atelier.data.policy import Policy
+def _releases(declarations: Declarations, place: ClusterTarget) -> "AdapterReleases":
     from atelier.platform import Api
     from atelier.platform.helm import Helm
-    from pipelines.delivery.approval import require_signed
-    from pipelines.delivery.cluster import ClusterDelivery
-    from pipelines.delivery.local.promotion import approved
-
-    def approve(registry: "Registry", name: str, version: int) -> str:
-        info = registry.version(name, version)
-        approved(registry, info, Policy.load(policy or declarations.policy))
-        if warning := require_signed(
-            registry, info, SignaturePolicy.of_platform(declarations.platform)
-        ):
-            _say(warning)
-        return info.digest
+    from pipelines.delivery.cluster import AdapterReleases
 
     signal.signal(signal.SIGTERM, _stop)
     api = Api.connect(_namespace(declarations.environment, place))
-    return ClusterDelivery(
-        declarations,
-        api,
-        Helm(api),
-        _registry,
-        chart=place.chart or str(CHART),
-        approve=approve,
-        holder=f"{socket.gethostname()}-{os.getpid()}",
-        told=_say,
-    )
+    holder = f"{socket.gethostname()}-{os.getpid()}"
+    return AdapterReleases(declarations, api, Helm(api), _registry, holder=holder, report=_say)
+
+
+def _approver(declarations: Declarations, policy: Path | None) -> "Approve":
+    from atelier.adapter.signature_policy import SignaturePolicy
+    from atelier.data.policy import Policy
+    from pipelines.delivery.approval import approve
+
+    def check(registry: "Registry", name: str, version: int) -> str:
+        approval = approve(
+            registry,
+            registry.version(name, version),
+            Policy.load(policy or declarations.policy),
+            SignaturePolicy.of_platform(declarations.platform),
+        )
+        if approval.warning:
+            _say(approval.warning)
+        return approval.version.digest
+
+    return check
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

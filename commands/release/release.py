@@ -3,6 +3,7 @@
 With `--environment` on a cluster (commands/release/cluster.py), else on this machine.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from atelier.contract.replica import Replica
     from atelier.data.release import Release
     from atelier.stores.registry import Registry
-    from pipelines.delivery.local.promotion import PromotionStatus
+    from pipelines.delivery.local.reconciler import PromotionStatus
 
 DISAGREES = 1
 
@@ -63,6 +64,7 @@ def promote(
         return promote_on(environment, place, name, version, policy, canary, reason)
     if version is None:
         raise BadInput(f"promote {name}: give its VERSION, or --environment for what git declares")
+    from atelier.adapter.signature_policy import SignaturePolicy
     from atelier.data.policy import Policy
     from commands.adapter_references import open_registry
     from commands.serve.smoke import smoke_check
@@ -76,6 +78,7 @@ def promote(
             registry=open_registry(home),
             home=home,
             policy=Policy.load(policy),
+            signatures=SignaturePolicy.read(os.environ),
             smoke=smoke_check(home),
             canary=canary,
             wait=wait,

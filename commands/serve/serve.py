@@ -1,5 +1,6 @@
 """`atelier serve`: Triton, agent and gateway of one replica on one machine, kept running."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,22 +8,27 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from atelier.contract.replica import ReplicaFolder
-from atelier.errors import BadInput
+from atelier.errors import AtelierError, BadInput
 from atelier.files import write_atomic
 from atelier.home import Home
 from atelier.stores.base_files import resolve_base, resolve_vae
+from commands.serve.smoke import NOTE
 from commands.serve.supervisor import Service, Supervisor
 from commands.verb import Answer
 from services.triton.process import free_port
 from services.triton.runtime import find_runtime
 from services.triton.settings import drain_seconds, engine_settings
+
+if TYPE_CHECKING:
+    from services.gateway.keys import KeyStore
 
 BASE = "models/miniature"
 
@@ -68,14 +74,17 @@ def serve(
         home, model, addresses, replica=replica, workers=workers if gateway else 0
     )
     supervisor = Supervisor(services, say=lambda text: print(text, file=sys.stderr, flush=True))
-    note = home.root / "serve.json"
     before = {
         number: signal.signal(number, supervisor.stop) for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        supervisor.run(on_ready=lambda: _announce(supervisor, note, addresses, gateway=gateway))
+        with contextlib.ExitStack() as stack:
+            supervisor.run(
+                on_ready=lambda: stack.enter_context(
+                    _announced(supervisor, home, addresses, gateway=gateway)
+                )
+            )
     finally:
-        note.unlink(missing_ok=True)
         for number, handler in before.items():
             signal.signal(number, handler)
     return Answer(text="stopped", data={"stopped": True})
@@ -199,12 +208,41 @@ def plan_services(
     return services
 
 
-def _announce(supervisor: Supervisor, note: Path, addresses: Addresses, *, gateway: bool) -> None:
-    found = addresses.to_json(gateway=gateway)
+@contextlib.contextmanager
+def _announced(
+    supervisor: Supervisor, home: Home, addresses: Addresses, *, gateway: bool
+) -> Iterator[None]:
+    """Print the addresses, and leave them and the smoke key in the home while this replica runs.
+
+    Only the owner may read the note: the key draws images.
+    """
+    found, note = addresses.to_json(gateway=gateway), home.root / NOTE
+    keys = _smoke_keys(home, note) if gateway else None
+    key, record = keys.create("smoke check of atelier serve") if keys else (None, None)
     pids = {one.name: supervisor.pid(one.name) for one in supervisor.services}
-    write_atomic(note, json.dumps({**found, "pid": os.getpid(), "pids": pids}, indent=2))
+    contents = {**found, "smoke_key": key, "pid": os.getpid(), "pids": pids}
+    write_atomic(note, json.dumps(contents, indent=2), mode=0o600)
     for name, url in found.items():
         supervisor.say(f"{name.replace('_', ' ')}: {url}")
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        if keys and record:
+            with contextlib.suppress(AtelierError):  # a database that is away delays no stop
+                keys.revoke(record.id)
+
+
+def _smoke_keys(home: Home, note: Path) -> "KeyStore":
+    """The gateway's keys; the one of a `serve` that was killed is revoked."""
+    from services.gateway.keys import KeyStore  # brings sqlalchemy: for this verb alone
+
+    keys = KeyStore(home.database_url)
+    with contextlib.suppress(FileNotFoundError, ValueError, IndexError, BadInput):
+        left = json.loads(note.read_bytes()).get("smoke_key")
+        if left:
+            keys.revoke(str(left).split("_")[1])
+    return keys
 
 
 def _module(name: str) -> list[str]:

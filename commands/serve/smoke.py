@@ -1,48 +1,33 @@
-"""A picture through the running Triton before a promotion counts as done."""
+"""The smoke image of a local promotion: drawn through the gateway that `atelier serve` runs."""
 
-import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 
+from atelier.data.release import Pin, Release
+from atelier.errors import Unavailable
 from atelier.home import Home
+from pipelines.delivery.smoke import Smoke, gateway_smoke
+from pipelines.evaluate.attestations import JudgedImage
 
-STEPS, SECONDS = 1, 60.0
+NOTE = "serve.json"  # addresses and the smoke key, in the home for as long as `serve` runs
 
 
-def smoke_check(home: Home) -> Callable[[str, int], None] | None:
-    """Draws by name and version, raising where it cannot; None where nothing serves here.
+def smoke_check(home: Home) -> Smoke | None:
+    """Draws through this home's gateway; None where nothing serves here.
 
-    `atelier serve` leaves its addresses in the home for as long as it runs.
+    Where `serve` runs without a gateway the result raises Unavailable at each call.
     """
-    note = home.root / "serve.json"
     try:
-        address = str(json.loads(note.read_bytes())["triton_grpc"])
-    except (FileNotFoundError, ValueError, KeyError):
+        note = json.loads((home.root / NOTE).read_bytes())
+    except (FileNotFoundError, ValueError):
         return None
-
-    def smoke(name: str, version: int) -> None:
-        asyncio.run(_draw(address, name, version))
-
-    return smoke
+    if "gateway" not in note:
+        return _no_gateway
+    return gateway_smoke(str(note["gateway"]), str(note["smoke_key"]))
 
 
-async def _draw(address: str, name: str, version: int) -> None:
-    from services.gateway.triton_client import AdapterCall, ImageCall, TritonClient
-
-    call = ImageCall(
-        prompt="smoke check",
-        negative_prompt=None,
-        adapters=(AdapterCall(name, version, 1.0),),
-        scheduler="euler",
-        seed=0,
-        steps=STEPS,
-        width=None,
-        height=None,
-        images=1,
-        guidance_scale=1.0,
+def _no_gateway(release: Release, pin: Pin, _: Sequence[JudgedImage]) -> str:
+    raise Unavailable(
+        f"no image of {release.adapter}@{pin.version} can be drawn: `atelier serve` runs without a "
+        "gateway here; start it with one"
     )
-    client = TritonClient(address, "atelier")
-    try:
-        await client.generate(call, timeout=SECONDS, request_id="smoke")
-    finally:
-        await client.close()

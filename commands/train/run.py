@@ -1,5 +1,6 @@
 """`atelier run`: the whole pipeline, from a recipe to an adapter that serves."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ def run(
     ] = False,
 ) -> Answer:
     """Train, judge, register and promote, in one go. Exit code 1 where the verdict says no."""
+    from atelier.adapter.signature_policy import SignaturePolicy
     from atelier.data.policy import Policy
     from atelier.data.recipe import Recipe
     from atelier.home import Home
@@ -30,4 +32,8 @@ def run(
 
     quiet_loading()
     home = Home.find()
-    return answer(whole(found, operators, home, resume=resume, smoke=smoke_check(home)))
+    signatures = SignaturePolicy.read(os.environ)
+    status = whole(
+        found, operators, home, signatures=signatures, resume=resume, smoke=smoke_check(home)
+    )
+    return answer(status)

@@ -1,25 +1,59 @@
-"""Whether a version may be promoted by its signature: what its agents will ask, asked before."""
+"""Whether a version may be delivered: its verdict and its signature. Every path asks here."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from atelier.adapter.signature_policy import SignaturePolicy
+from atelier.data.policy import Policy
 from atelier.errors import Refused, SignatureRejected
 from atelier.stores.registry import Registry, VersionInfo
+from pipelines.evaluate import Evaluation, judged_version, verdict
 
 
-def require_signed(registry: Registry, info: VersionInfo, trust: SignaturePolicy) -> str | None:
-    """What is wrong with the signature where the policy only warns, None where nothing is.
+@dataclass(frozen=True)
+class Approval:
+    """A version that may serve. `warning` reports a bad signature where the policy only warns."""
 
-    Refused where the policy enforces. Fetches the package, except where nobody asks.
+    version: VersionInfo
+    evaluation: Evaluation
+    warning: str | None = None
+
+
+def approve(
+    registry: Registry, version: VersionInfo, policy: Policy, signatures: SignaturePolicy
+) -> Approval:
+    """Check the verdict under `policy` and the signature under `signatures`.
+
+    Raises Refused where one of them does not allow the version, Unavailable where the registry is
+    away. The package is fetched only where the signature policy is not `off`.
     """
-    if trust.policy == "off":
+    evaluation = accepted_evaluation(registry, version, policy)
+    return Approval(version, evaluation, signature_warning(registry, version, signatures))
+
+
+def accepted_evaluation(registry: Registry, version: VersionInfo, policy: Policy) -> Evaluation:
+    """Compute the verdict again from the version's measures; Refused where a gate fails."""
+    how = "run `atelier evaluate` on its package first"
+    evaluation = judged_version(registry, version, policy.digest, how=how)
+    found = verdict(evaluation, policy)
+    if not found.accepted:
+        reasons = "\n- ".join(found.reasons)
+        raise Refused(f"{version.name}@{version.version} is refused by the policy:\n- {reasons}")
+    return evaluation
+
+
+def signature_warning(
+    registry: Registry, version: VersionInfo, signatures: SignaturePolicy
+) -> str | None:
+    """None where the signature is good or nobody asks for one; Refused under `enforce`."""
+    if signatures.policy == "off":
         return None
-    signatures = registry.signatures(info.name, info.version)
+    found = registry.signatures(version.name, version.version)
     with tempfile.TemporaryDirectory() as folder:
-        package = registry.fetch(info.name, info.version, Path(folder) / "package")
+        package = registry.fetch(version.name, version.version, Path(folder) / "package")
         try:
-            return trust.check(package, signatures).warning
+            return signatures.check(package, found).warning
         except SignatureRejected as error:
-            label = f"{info.name}@{info.version}"
+            label = f"{version.name}@{version.version}"
             raise Refused(f"{label} is refused by the signature policy: {error}") from error

@@ -6,7 +6,7 @@ from atelier.data.policy import Policy
 from atelier.data.release import Canary, Pin
 from atelier.errors import BadInput, Refused
 from atelier.stores.registry import Registry
-from pipelines.delivery.local.promotion import approved
+from pipelines.delivery.approval import accepted_evaluation
 
 
 def propose(
@@ -28,7 +28,7 @@ def propose(
     """
     reason = reason_of(reason)
     info = registry.version(name, version)
-    judged = approved(registry, info, policy)
+    judged = accepted_evaluation(registry, info, policy)
     if canary is None:
         serving = registry.aliased(name, environment)
         before = Pin(version=serving.version, digest=serving.digest) if serving else None

@@ -1,4 +1,4 @@
-"""What the running replicas and gateways say about one adapter."""
+"""How far replicas and gateways have followed the release of one adapter, by their reports."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -12,10 +12,13 @@ NOTICED: Final = 1.5  # seconds within which a replica has seen a new release an
 
 @dataclass(frozen=True)
 class Readiness:
-    """How far a release has come: `ready` where every live replica and gateway answers by it."""
+    """How far a release has come: `ready` where every live replica and gateway answers by it.
+
+    `detail` names the processes, for people.
+    """
 
     state: Literal["absent", "loading", "ready", "failed"]
-    told: str  # by whom, in words
+    detail: str
 
 
 def release_readiness(place: Environment, release: Release, *, canary: bool = False) -> Readiness:

@@ -21,7 +21,7 @@ from atelier.stores.artifacts import Artifacts
 from atelier.stores.registry import Registry
 from commands.main import app
 from commands.train.submit import _made
-from pipelines.delivery.local.promotion import approved
+from pipelines.delivery.approval import accepted_evaluation
 from pipelines.evaluate import attest, attested_evaluation
 from pipelines.job_inputs import pack, upload
 from pipelines.train import train
@@ -193,7 +193,7 @@ def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
     assert [answer.exit_code for answer in answers if answer] == [0, 1]
     # A promotion finds its own policy's verdict too, whichever judged last.
     info = registry.version("thor-cat", version)
-    assert approved(registry, info, staging).policy == staging.digest
+    assert accepted_evaluation(registry, info, staging).policy == staging.digest
 
 
 def test_several_processes_are_stopped_and_go_on_as_one(workshop: Workshop, tmp_path: Path) -> None:

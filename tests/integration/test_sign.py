@@ -17,7 +17,7 @@ from atelier.errors import Refused
 from atelier.home import Home
 from atelier.stores.registry import Registry
 from commands.main import app
-from pipelines.delivery.approval import require_signed
+from pipelines.delivery.approval import signature_warning
 from services.gateway.png import encode_png
 from tests.signing import BASE, package, private_key, signer
 
@@ -149,14 +149,16 @@ def test_a_promotion_asks_what_the_agents_will_ask(
 ) -> None:
     info = registry.version("thor-cat", 1)
     enforce = SignaturePolicy("enforce", (CI,))
-    assert require_signed(registry, info, SignaturePolicy()) is None
-    assert "thor-cat: is not signed" in str(require_signed(registry, info, SignaturePolicy("warn")))
+    assert signature_warning(registry, info, SignaturePolicy()) is None
+    assert "thor-cat: is not signed" in str(
+        signature_warning(registry, info, SignaturePolicy("warn"))
+    )
     with pytest.raises(Refused, match=r"thor-cat@1 is refused by .*: is not signed"):
-        require_signed(registry, info, enforce)
+        signature_warning(registry, info, enforce)
     answer("sign", "thor-cat", 1, "--key", key)
-    assert require_signed(registry, info, enforce) is None
+    assert signature_warning(registry, info, enforce) is None
     with pytest.raises(Refused, match="signed by key"):
-        require_signed(registry, info, SignaturePolicy("enforce", (signer(OTHER),)))
+        signature_warning(registry, info, SignaturePolicy("enforce", (signer(OTHER),)))
 
 
 def picture(folder: Path, **adapter: object) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from atelier.errors import Unavailable
 from atelier.platform import LeaseLock
 from atelier.platform.api import Conflict, NotFound, Object
-from pipelines.delivery.cluster import hook
+from pipelines.delivery.cluster import follow, hook
 
 
 class Leases:
@@ -76,7 +76,7 @@ def sigterm() -> Iterator[None]:
 def test_a_lock_left_behind_is_taken_over_within_the_time_that_a_hook_waits(leases: Leases) -> None:
     Waiter(leases, "killed").lock._take(0.0)
     late = Waiter(leases, "late")
-    with late.lock.held(wait=hook.LOCK_WAIT):
+    with late.lock.held(wait=follow.LOCK_WAIT):
         (lease,) = leases.kept.values()
         assert lease["spec"]["holderIdentity"] == "late"
     assert leases.kept == {}

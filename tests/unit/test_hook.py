@@ -16,7 +16,8 @@ from atelier.data.release import Canary, Pin, Release
 from atelier.errors import BadInput, Unavailable
 from atelier.stores.environment import Environment, Released
 from atelier.stores.registry import Registry
-from pipelines.delivery.cluster.hook import Hook, _smoke, _tolerance
+from pipelines.delivery.cluster.follow import AliasFollower
+from pipelines.delivery.cluster.hook import _smoke, _tolerance
 from pipelines.delivery.image_similarity import ImageMismatch
 from pipelines.delivery.smoke import Smoke
 from pipelines.evaluate.attestations import JudgedImage, kept
@@ -145,12 +146,12 @@ def hook(
     clock: Clock,
     versions: Versions,
     smoke: Smoke = lambda release, pin, judged: "drawn",
-) -> Hook:
-    return Hook(
+) -> AliasFollower:
+    return AliasFollower(
         place.environment,
         lambda: cast(Registry, versions),
         lambda _: cast(Any, Free()),
-        environment="production",
+        alias="production",
         smoke=smoke,
         clock=clock,
         pause=clock.pause,

@@ -7,8 +7,8 @@ import pytest
 
 from atelier.data.release import Canary, Pin, Release
 from atelier.home import Home
-from pipelines.delivery.local.journal import JournalEntry, PromotionJournal
-from pipelines.delivery.local.reconciler import NextStep, decide
+from pipelines.delivery.alias import JournalEntry, NextStep, decide
+from pipelines.delivery.local.journal import PromotionJournal
 from pipelines.delivery.readiness import Readiness
 
 BASE = "sha256:" + "b" * 64

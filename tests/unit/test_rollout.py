@@ -15,7 +15,7 @@ from atelier.errors import BadInput, Refused
 from atelier.platform.api import CONFIG_MAPS, Object
 from atelier.platform.helm import HelmRefused, Revision
 from atelier.platform.release_configmaps import LABEL, PREFIX, RELEASE
-from pipelines.delivery.cluster import ClusterDelivery
+from pipelines.delivery.cluster import AdapterReleases, Promotion, record, roll_back
 from pipelines.delivery.declare import propose
 
 NAME = "thor"
@@ -110,14 +110,11 @@ class Scene:
         registry: Any = SimpleNamespace(
             manifest_text=lambda name, version: "{}", aliased=lambda name, environment: None
         )
-        self.rollout = ClusterDelivery(
-            self.git,
-            cluster,
-            cluster,
-            lambda: registry,
+        self.releases = AdapterReleases(self.git, cluster, cluster, lambda: registry, holder="me")
+        self.promotion = Promotion(
+            self.releases,
             chart="charts/adapter",
             approve=lambda registry, name, version: pin(version).digest,
-            holder="me",
         )
 
     def declare(self, version: int, **more: Any) -> Declaration:
@@ -130,14 +127,14 @@ class Scene:
         """Once Helm has gone back, or while it did; either way git has not heard of it."""
         self.cluster.killed_after = "rollback"
         with pytest.raises(KilledError):
-            self.rollout.rollback(NAME, reason="grey cats")
+            roll_back(self.releases, NAME, reason="grey cats")
         self.cluster.killed_after = ""
         if pending:
             self.cluster.leave("pending-rollback")
         self.cluster.done.clear()
 
     def serves(self) -> Release:
-        found = self.rollout.live(NAME)
+        found = self.releases.live(NAME)
         assert found is not None
         return found
 
@@ -147,9 +144,9 @@ def scene(tmp_path: Path) -> Scene:
     """Version 2 was promoted after version 1."""
     made = Scene(tmp_path)
     made.declare(1)
-    made.rollout.promote(NAME)
+    made.promotion.promote(NAME)
     made.declare(2, replaces=pin(1).model_dump())
-    made.rollout.promote(NAME)
+    made.promotion.promote(NAME)
     made.cluster.done.clear()
     return made
 
@@ -159,9 +156,9 @@ def test_a_reason_that_git_cannot_keep_is_found_before_anything_is_done(
     scene: Scene, reason: str
 ) -> None:
     before = scene.git.get(NAME)
-    for work in (scene.rollout.rollback, scene.rollout.record):
+    for work in (roll_back, record):
         with pytest.raises(BadInput, match="reason: git keeps one of 1 to 500 characters"):
-            work(NAME, reason=reason)
+            work(scene.releases, NAME, reason=reason)
     assert scene.cluster.done == [] and scene.git.get(NAME) == before
 
 
@@ -177,16 +174,16 @@ def test_what_was_rolled_back_from_is_not_served_again_though_git_never_heard(
     scene.killed_on_its_way_back()
     said = r"rollback from it was not written down \(Helm revision 3: grey cats\); `atelier record"
     with pytest.raises(Refused, match=said):
-        scene.rollout.promote(NAME)
+        scene.promotion.promote(NAME)
     assert scene.cluster.done == [] and scene.serves().pin == pin(1)
-    scene.rollout.record(NAME, reason="grey cats")
+    record(scene.releases, NAME, reason="grey cats")
     written = scene.git.get(NAME)
     assert (written.pin, written.revision) == (pin(1), 3)
     assert [(one.version, one.reason) for one in written.withdrawn] == [(2, "grey cats")]
-    scene.rollout.promote(NAME)
+    scene.promotion.promote(NAME)
     assert scene.serves().pin == pin(1)
     scene.declare(2, replaces=pin(1).model_dump(), revision=3)  # a review wants it back
-    scene.rollout.promote(NAME)
+    scene.promotion.promote(NAME)
     assert scene.serves().pin == pin(2)
 
 
@@ -194,19 +191,19 @@ def test_a_rollback_that_was_cut_off_is_finished_by_no_promotion(scene: Scene) -
     scene.killed_on_its_way_back(pending=True)
     said = r"was begun and cut off \(Helm revision 3: grey cats\); `atelier rollback thor"
     with pytest.raises(Refused, match=said):
-        scene.rollout.promote(NAME)
+        scene.promotion.promote(NAME)
     assert scene.cluster.done == []
-    scene.rollout.rollback(NAME, reason="grey cats")
+    roll_back(scene.releases, NAME, reason="grey cats")
     assert scene.cluster.done == ["recover", "rollback"] and scene.serves().pin == pin(1)
     assert [one.version for one in scene.git.get(NAME).withdrawn] == [2]
 
 
 def test_a_canary_that_was_ended_does_not_begin_again(scene: Scene) -> None:
     scene.declare(2, canary=Canary(**pin(3).model_dump(), percent=10))
-    scene.rollout.promote(NAME)
+    scene.promotion.promote(NAME)
     scene.killed_on_its_way_back()
     with pytest.raises(Refused, match="a rollback from it was not written down"):
-        scene.rollout.promote(NAME)
+        scene.promotion.promote(NAME)
     assert scene.serves().canary is None
 
 
@@ -214,13 +211,13 @@ def test_a_second_rollback_does_not_hide_the_first(scene: Scene) -> None:
     scene.cluster.rollback(NAME, 1, "Rollback to 1")  # by hand: Helm's own words
     scene.cluster.rollback(NAME, 1, "Rollback to 1")
     with pytest.raises(Refused, match=r"Helm revision 4: Rollback to 1\)"):
-        scene.rollout.promote(NAME)
+        scene.promotion.promote(NAME)
 
 
 def test_a_version_that_mends_what_was_left_may_come(scene: Scene) -> None:
     scene.killed_on_its_way_back()
     scene.declare(3, replaces=pin(1).model_dump())
-    scene.rollout.promote(NAME)
+    scene.promotion.promote(NAME)
     assert scene.serves().pin == pin(3)
 
 
@@ -230,20 +227,20 @@ def test_a_promotion_that_was_taken_back_may_be_tried_again(scene: Scene, pendin
     scene.cluster.bad = THREE
     scene.declare(3, replaces=pin(2).model_dump())
     with pytest.raises(Refused, match="taken back, revision 2 serves as before"):
-        scene.rollout.promote(NAME)
+        scene.promotion.promote(NAME)
     if pending:
         scene.cluster.leave("pending-rollback")
     scene.cluster.bad = ""
-    scene.rollout.promote(NAME)
+    scene.promotion.promote(NAME)
     assert scene.serves().pin == pin(3)
 
 
 def test_a_reason_is_told_as_it_was_given(scene: Scene) -> None:
-    scene.rollout.rollback(NAME, reason=" grey cats ")
+    roll_back(scene.releases, NAME, reason=" grey cats ")
     last = scene.cluster.history(NAME)[-1]
     assert (last.description, last.reason) == ("Rollback to 1: grey cats", "grey cats")
     assert scene.git.get(NAME).reason == "grey cats"
     scene.declare(3, replaces=pin(1).model_dump(), revision=3)
-    scene.rollout.promote(NAME)
+    scene.promotion.promote(NAME)
     past = scene.cluster.values(NAME)["previous"][0]
     assert (past["version"], past["reason"]) == (1, "grey cats")

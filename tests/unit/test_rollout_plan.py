@@ -15,7 +15,7 @@ from atelier.stores.environment import Released
 from atelier.stores.registry import VersionInfo
 from pipelines.delivery.cluster import compare
 from pipelines.delivery.cluster.helm_values import release_values, require_served
-from pipelines.delivery.cluster.promotion import recorded
+from pipelines.delivery.cluster.record import recorded
 from pipelines.delivery.cluster.rollback import RevisionRelease, left_behind, target
 
 ONE, TWO, THREE, BASE = (f"sha256:{digit * 64}" for digit in "123b")

@@ -69,7 +69,7 @@ def test_all_live_replicas_must_be_ready(home: Home) -> None:
     assert look(home).state == "ready"
     replica(home, "r1", "loading")
     assert look(home).state == "loading"
-    assert "r1" in look(home).told
+    assert "r1" in look(home).detail
     replica(home, "r1", "failed")
     assert look(home).state == "failed"
     replica(home, "r1", "failed", age=30)  # dead: its word counts no more
@@ -127,12 +127,12 @@ def test_replicas_of_another_base_do_not_count_and_are_named(home: Home) -> None
     replica(home, "r0", "ready", base=OTHER_BASE)
     seen = look(home)
     assert seen.state == "absent"
-    assert BASE in seen.told
-    assert OTHER_BASE in seen.told
+    assert BASE in seen.detail
+    assert OTHER_BASE in seen.detail
 
 
 def test_replicas_that_draw_with_another_vae_do_not_count(home: Home) -> None:
     replica(home, "r0", "ready", vae=OTHER_BASE)
     seen = look(home)
     assert seen.state == "absent"
-    assert f"VAE {OTHER_BASE}" in seen.told
+    assert f"VAE {OTHER_BASE}" in seen.detail

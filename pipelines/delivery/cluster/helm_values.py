@@ -1,10 +1,10 @@
-"""Values of charts/adapter: what a declaration says, and what the cluster has to remember."""
+"""Values of charts/adapter: made from a declaration, and read back as a release."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from atelier.data.declaration import Declaration
-from atelier.data.release import Past, Pin, Release
+from atelier.data.release import Canary, Past, Pin, Release
 from atelier.errors import Refused
 from atelier.platform.helm import Revision
 
@@ -43,6 +43,18 @@ def release_values(
             "key": smoke["key"],
         },
     }
+
+
+def release_of(values: dict[str, Any]) -> Release:
+    """The release that values of charts/adapter make."""
+    return Release(
+        adapter=values["adapter"],
+        base=values["base"],
+        vae=values.get("vae") or None,
+        version=values["version"],
+        digest=values["digest"],
+        canary=Canary.model_validate(values["canary"]) if values.get("canary") else None,
+    )
 
 
 def drawn_by(platform: Mapping[str, Any]) -> set[tuple[str, str | None]]:

@@ -1,39 +1,64 @@
-"""Where a rollback goes, and what it leaves: decisions only, no cluster."""
+"""Rolls an adapter back on a cluster: where it goes, what it leaves, and the way there."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Final
 
-from atelier.data.declaration import Declaration
-from atelier.data.release import Canary, Release
+from atelier.data.declaration import Declaration, reason_of
+from atelier.data.release import Release
 from atelier.errors import BadInput, Refused
-from atelier.platform.helm import Revision
+from atelier.platform import ClusterAway
+from atelier.platform.helm import HelmRefused, Revision, back_to
+from pipelines.delivery.cluster.helm_values import drawn_by
+from pipelines.delivery.cluster.record import write_record
+from pipelines.delivery.cluster.releases import (
+    PLATFORM,
+    AdapterReleases,
+    PromotionOutcome,
+    RevisionRelease,
+)
+
+OVERTAKE_WAIT: Final = 1800.0  # seconds that a rollback waits for a promotion: longer than Helm's
 
 
-@dataclass(frozen=True)
-class RevisionRelease:
-    """One revision of an adapter's Helm release, and what it serves."""
+def roll_back(
+    releases: AdapterReleases, name: str, revision: int | None = None, *, reason: str
+) -> PromotionOutcome:
+    """Serve what a past revision served, by default the last good one; git's file follows.
 
-    revision: Revision
-    release: Release
-
-    @property
-    def number(self) -> int:
-        """Helm's."""
-        return self.revision.number
-
-
-def release_of(values: dict[str, Any]) -> Release:
-    """What values of charts/adapter release."""
-    return Release(
-        adapter=values["adapter"],
-        base=values["base"],
-        vae=values.get("vae") or None,
-        version=values["version"],
-        digest=values["digest"],
-        canary=Canary.model_validate(values["canary"]) if values.get("canary") else None,
-    )
+    It ends a canary where there is one, and finishes what a killed promotion or rollback began. It
+    asks nothing of MLflow, and waits for a promotion that is under way.
+    """
+    reason = reason_of(reason)  # first of all: git has to be able to keep it
+    with releases.locked(name, wait=OVERTAKE_WAIT) as lock:
+        cut_off = releases.recover(name)
+        history = releases.history(name)
+        if not history:
+            raise BadInput(f"{name}: has no Helm release in {releases.api.namespace}")
+        left = left_behind(history, releases.readable(name), cut_off)
+        declared = releases.declarations.find(name)
+        back = target(
+            name,
+            history,
+            left,
+            withdrawn=[one.digest for one in declared.withdrawn] if declared else [],
+            bases=drawn_by(releases.helm.values(PLATFORM, all_=True)),
+            revision=revision,
+        )
+        lock.require()
+        releases.report(f"{name}: roll back")
+        failed: HelmRefused | ClusterAway | None = None
+        try:
+            releases.helm.rollback(name, back.number, back_to(back.number, reason))
+        except (HelmRefused, ClusterAway) as error:  # the ConfigMap is written before any hook
+            failed = error  # Helm leaves such a rollback pending: the next one recovers it
+        outcome = write_record(releases, name, left=left, reason=reason)
+        if isinstance(failed, HelmRefused):
+            why = releases.reason(name, failed)
+            raise Refused(f"{outcome.message}, but it is not well: {why}")
+        if failed is not None:
+            raise failed
+        return outcome
 
 
 def same(one: Release | None, other: Release | None) -> bool:
@@ -44,12 +69,12 @@ def same(one: Release | None, other: Release | None) -> bool:
 def left_behind(
     known: Sequence[RevisionRelease], live: Release | None, cut_off: Revision | None
 ) -> Release | None:
-    """What is to be left; None where only the trying of it is to end.
+    """The release to leave; None where only an attempt of one ends.
 
-    `known` is the history without what was `cut_off`, the revision that a killed Helm left pending;
-    `live` is the ConfigMap, None where there is none or it cannot be read. A rollback that was cut
-    off has perhaps written its ConfigMap: going back means what it meant then. A promotion that was
-    cut off before it wrote anything leaves nothing behind.
+    `known` is the history without `cut_off`, the revision that a killed Helm left pending. `live`
+    is the ConfigMap, None where there is none or it cannot be read. A rollback that was cut off may
+    have written its ConfigMap already: the release to leave is then the one before it. A promotion
+    that was cut off before it wrote anything leaves nothing.
     """
     last = known[-1].release if known else None
     if cut_off is None:

@@ -1,28 +1,15 @@
-"""What is under way for an adapter, written down before it is done.
+"""The promotion journal: each change of a release is written down before it is made.
 
-Whoever finds an intent after a crash knows what was being done, and the way back.
+After a crash, whoever finds an entry knows which change was under way and how to undo it.
 """
 
 from contextlib import AbstractContextManager
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from atelier.data.names import AdapterName, Digest
 from atelier.files import locked, write_atomic
 from atelier.home import Home
-
-
-class JournalEntry(BaseModel):
-    """What is under way for one adapter, and the revision to go back to should it fail."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    adapter: AdapterName
-    doing: Literal["promote", "canary", "retire"]
-    version: int | None = None
-    digest: Digest | None = None
-    before: int | None = None  # revision of the release that it replaces; None where there was none
+from pipelines.delivery.alias import JournalEntry
 
 
 class PromotionJournal:

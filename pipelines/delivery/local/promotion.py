@@ -1,9 +1,10 @@
-"""Promotion and the ways back: which version of an adapter serves on this machine.
+"""Promotion, rollback and retirement on this machine.
 
-A promotion is one that the registry's verdict, worked out again under this environment's policy,
-allows. It writes the release, waits until every live replica and gateway answers by it, makes a
-smoke picture, and only then moves the environment's alias (see settle.py, which also finishes or
-takes back what was killed in between). Going back needs nobody: not the registry, not a verdict.
+A promotion needs an accepted verdict and, where the environment asks for it, a good signature. It
+writes the release, waits until every live replica and gateway answers by it, has judged images
+drawn again through the gateway, and only then moves the environment's alias. The reconciler
+finishes or restores a promotion that was killed in between. A rollback depends on nothing: no
+registry, no verdict.
 """
 
 import time
@@ -11,26 +12,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.contract.replica import Replica, ReplicaFolder, drawn_with
 from atelier.data.policy import Policy
 from atelier.data.release import Canary, Pin, Release, ReleaseFolder
 from atelier.errors import BadInput, Refused
 from atelier.home import Home
-from atelier.stores.registry import Registry, VersionInfo
-from pipelines.delivery.local.journal import JournalEntry, PromotionJournal
-from pipelines.delivery.local.reconciler import (
-    ENVIRONMENT,
-    PromotionStatus,
-    Reconciler,
-    Smoke,
-    reconcile,
-)
-from pipelines.evaluate import Evaluation, judged_version, verdict
-
-__all__ = ["PromotionStatus", "Smoke", "promote", "reconcile", "retire", "rollback"]
+from atelier.stores.registry import Registry
+from pipelines.delivery.alias import JournalEntry
+from pipelines.delivery.approval import approve
+from pipelines.delivery.local.journal import PromotionJournal
+from pipelines.delivery.local.reconciler import ENVIRONMENT, PromotionStatus, Reconciler
+from pipelines.delivery.smoke import Smoke
+from pipelines.evaluate import Evaluation
 
 WAIT: Final = 60.0  # seconds for replicas to fetch, verify and load a package, gateways to follow
-LOOK: Final = 0.1  # seconds between two looks at the replicas' reports
+UNSIGNED: Final = SignaturePolicy()  # asks for no signature
+LOOK: Final = 0.1  # seconds between two readings of the replicas' reports
 
 
 def promote(
@@ -40,43 +38,33 @@ def promote(
     registry: Registry,
     home: Home,
     policy: Policy,
+    signatures: SignaturePolicy = UNSIGNED,
     canary: int | None = None,
     smoke: Smoke | None = None,
     wait: float = WAIT,
     reason: str = "promoted",
     environment: str = ENVIRONMENT,
 ) -> PromotionStatus:
-    """Let a version serve, wholly or to `canary` percent; Refused, and taken back, if it cannot.
+    """Let a version serve, wholly or to `canary` percent; Refused, and restored, if it cannot.
 
-    Without a live replica the release is written and stands as pending: replicas load it when they
-    start, and `settle` moves the alias then.
+    Without a live replica the release is written and stays pending: replicas load it when they
+    start, and the reconciler moves the alias then.
     """
-    info = registry.version(name, version)
-    evaluation = approved(registry, info, policy)
+    approval = approve(registry, registry.version(name, version), policy, signatures)
+    info, evaluation = approval.version, approval.evaluation
     live = _require_served(home, f"{name}@{version}", evaluation.base, evaluation.vae)
     pin = Pin(version=info.version, digest=info.digest)
-    settler = Reconciler(name, home, registry, smoke=smoke, environment=environment)
+    reconciler = Reconciler(name, home, registry, smoke=smoke, environment=environment)
     with PromotionJournal(home).worked_on(name):
         _write(home, name, pin, evaluation, canary, reason)
-        standing = _wait(settler, wait)
-        serves = standing.version == version if canary is None else standing.state != "restored"
-        if standing.state == "restored" or not serves:
-            raise Refused(standing.message)
-        if standing.retry:
-            raise Refused(_take_back(settler, pin, f"{standing.message} after {wait:g} s").message)
-    return replace(standing, message=standing.message + _other_engines(live, evaluation))
-
-
-def approved(registry: Registry, info: VersionInfo, policy: Policy) -> Evaluation:
-    """The version's evaluation, its verdict worked out again under `policy`; else Refused."""
-    how = "run `atelier evaluate` on its package first"
-    evaluation = judged_version(registry, info, policy.digest, how=how)
-    said = verdict(evaluation, policy)
-    if not said.accepted:
-        raise Refused(
-            f"{info.name}@{info.version} is refused by the policy:\n- " + "\n- ".join(said.reasons)
-        )
-    return evaluation
+        status = _wait(reconciler, wait)
+        serves = status.version == version if canary is None else status.state != "restored"
+        if status.state == "restored" or not serves:
+            raise Refused(status.message)
+        if status.retry:
+            raise Refused(_take_back(reconciler, pin, f"{status.message} after {wait:g} s").message)
+    warning = f"; {approval.warning}" if approval.warning else ""
+    return replace(status, message=status.message + _other_engines(live, evaluation) + warning)
 
 
 def rollback(
@@ -92,19 +80,19 @@ def rollback(
 ) -> PromotionStatus:
     """Serve what a past revision served, by default the last good one; the alias follows.
 
-    The release is written first and never taken back; Refused before that where the version was
-    judged on another base or VAE than the live replicas serve. With the registry away it moves all
-    the same, and the answer says that the alias is still to follow.
+    The release is written first and is never restored. Refused before that where the version was
+    judged on another base or VAE than the live replicas serve. With the registry away the release
+    moves all the same, and the status says that the alias follows later.
     """
-    releases, intents = ReleaseFolder(home.releases), PromotionJournal(home)
-    settler = Reconciler(name, home, registry, smoke=smoke, environment=environment)
-    with intents.worked_on(name):
-        with intents.locked(name):
+    releases, journal = ReleaseFolder(home.releases), PromotionJournal(home)
+    reconciler = Reconciler(name, home, registry, smoke=smoke, environment=environment)
+    with journal.worked_on(name):
+        with journal.locked(name):
             back = _released(releases, name).rolled_back(revision, reason)
             _require_served(home, f"{name}@{back.version}", back.base, back.vae)
             releases.put(back)
-            intents.remove(name)  # whatever was under way has been overtaken
-        return _wait(settler, wait)
+            journal.remove(name)  # whatever was under way has been overtaken
+        return _wait(reconciler, wait)
 
 
 def retire(
@@ -116,14 +104,14 @@ def retire(
     environment: str = ENVIRONMENT,
 ) -> PromotionStatus:
     """Stop serving an adapter, and wait until nothing answers by it; its versions stay."""
-    releases, intents = ReleaseFolder(home.releases), PromotionJournal(home)
-    settler = Reconciler(name, home, registry, environment=environment)
-    with intents.worked_on(name):
-        with intents.locked(name):
+    releases, journal = ReleaseFolder(home.releases), PromotionJournal(home)
+    reconciler = Reconciler(name, home, registry, environment=environment)
+    with journal.worked_on(name):
+        with journal.locked(name):
             _released(releases, name)
-            intents.put(JournalEntry(adapter=name, doing="retire"))
+            journal.put(JournalEntry(adapter=name, doing="retire"))
             releases.remove(name)
-        return _wait(settler, wait)
+        return _wait(reconciler, wait)
 
 
 def _released(releases: ReleaseFolder, name: str) -> Release:
@@ -135,9 +123,9 @@ def _released(releases: ReleaseFolder, name: str) -> Release:
 
 
 def _require_served(home: Home, label: str, base: str, vae: str | None) -> Sequence[Replica]:
-    """The live replicas that draw as it was judged; Refused where there are only others.
+    """The live replicas with the base and VAE of the verdict; Refused where there are only others.
 
-    Base and VAE decide what a picture is of; a version for others would wait for ever.
+    A version for another base would wait for ever.
     """
     live = ReplicaFolder(home.replicas).live()
     fit = [one for one in live if (one.base, one.vae) == (base, vae)]
@@ -152,10 +140,10 @@ def _require_served(home: Home, label: str, base: str, vae: str | None) -> Seque
 
 
 def _other_engines(live: Sequence[Replica], evaluation: Evaluation) -> str:
-    """A remark, no refusal, where precision, device, backend or a library's version differ.
+    """A remark where precision, device, backend or a library's version differ; it refuses nothing.
 
-    A verdict drawn on a GPU may let an adapter serve on another: what differs then is rounding, and
-    the engine's tests hold every backend to the same pictures within a tolerance.
+    A verdict drawn on one GPU may let an adapter serve on another. The difference is rounding: the
+    engine's tests hold every backend to the same images within a tolerance.
     """
     others = [one for one in live if one.engine_digest != evaluation.engine_digest]
     if not others:
@@ -170,13 +158,13 @@ def _other_engines(live: Sequence[Replica], evaluation: Evaluation) -> str:
 def _write(
     home: Home, name: str, pin: Pin, evaluation: Evaluation, canary: int | None, reason: str
 ) -> None:
-    """The intent, then the release. Nothing where the release says it already."""
-    releases, intents = ReleaseFolder(home.releases), PromotionJournal(home)
+    """Write the journal entry, then the release; nothing where the release has it already."""
+    releases, journal = ReleaseFolder(home.releases), PromotionJournal(home)
     base, vae = evaluation.base, evaluation.vae
-    with intents.locked(name):
+    with journal.locked(name):
         before = releases.get(name)
         same_drawing = before is not None and (before.base, before.vae) == (base, vae)
-        intent = JournalEntry(
+        entry = JournalEntry(
             adapter=name,
             doing="promote" if canary is None else "canary",
             version=pin.version,
@@ -202,23 +190,26 @@ def _write(
             return
         else:
             after = before.with_version(pin, reason, base=base, vae=vae)
-        intents.put(intent)
+        journal.put(entry)
         releases.put(after)
 
 
-def _wait(settler: Reconciler, seconds: float) -> PromotionStatus:
-    """Settle until nothing more can be expected, or until the time is over."""
+def _wait(reconciler: Reconciler, seconds: float) -> PromotionStatus:
+    """Reconcile until nothing more can be expected, or until the time is over."""
     deadline = time.monotonic() + seconds
     while True:
-        standing = settler.run()
-        if not standing.retry or time.monotonic() >= deadline:
-            return standing
+        status = reconciler.run()
+        if not status.retry or time.monotonic() >= deadline:
+            return status
         time.sleep(LOOK)
 
 
-def _take_back(settler: Reconciler, pin: Pin, why: str) -> PromotionStatus:
-    """End a promotion that took too long, unless it came through or was overtaken meanwhile."""
-    release, intent = settler.releases.get(settler.name), settler.intents.get(settler.name)
-    if release is not None and intent is not None and intent.digest == pin.digest:
-        settler.restore(release, intent, why)
-    return settler.run()
+def _take_back(reconciler: Reconciler, pin: Pin, why: str) -> PromotionStatus:
+    """Restore a promotion that took too long, unless it succeeded or was overtaken meanwhile."""
+    release, entry = (
+        reconciler.releases.get(reconciler.name),
+        reconciler.journal.get(reconciler.name),
+    )
+    if release is not None and entry is not None and entry.digest == pin.digest:
+        reconciler.restore(release, entry, why)
+    return reconciler.run()

@@ -1,74 +1,40 @@
-"""One writer for an environment's alias: it follows the release, once serving is verified.
+"""Brings each adapter of a home to the state that its release asks for.
 
-The release says what serves; the registry's alias says what was seen serving. A promotion leaves an
-intent beside the release while it is under way, so whoever comes next (the promotion itself, the
-next command, `serve` at its start) finishes it or takes it back. `decide` knows every case and
-touches nothing; `settle` does what it says.
+A promotion writes a journal entry beside the release while it is under way. Whoever comes next (the
+promotion itself, the next command, `atelier serve`) reads it and finishes the promotion or restores
+the release before it. `alias.decide` chooses each step; the reconciler takes it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, Literal
 
 from atelier.data.release import Release, ReleaseFolder
-from atelier.errors import AtelierError, BadInput, Unavailable
+from atelier.errors import AtelierError, Unavailable
 from atelier.home import Home
 from atelier.stores.environment import local
 from atelier.stores.registry import Registry
-from pipelines.delivery.local.journal import JournalEntry, PromotionJournal
+from pipelines.delivery.alias import (
+    AliasWriter,
+    JournalEntry,
+    NextStep,
+    RegistryState,
+    decide,
+    registry_state,
+)
+from pipelines.delivery.local.journal import PromotionJournal
 from pipelines.delivery.readiness import Readiness, release_readiness, retirement_readiness
+from pipelines.delivery.smoke import Smoke
+from pipelines.delivery.verification import Verification
 
 ENVIRONMENT: Final = "local"
-ROUNDS: Final = 5  # how often a release may change under our hands before we leave it to the next
+ROUNDS: Final = 5  # how often a release may change during one run before the next run takes over
 
 State = Literal["serving", "pending", "restored", "retired", "disagrees"]
-Smoke = Callable[[str, int], None]  # makes a picture by name and version; raises if it cannot
-
-
-class NextStep(Enum):
-    """What is to be done next about one adapter."""
-
-    NOTHING = "release and alias agree"
-    WAIT = "replicas or gateways have not followed yet"
-    VERIFY = "check that it serves, then move the alias"
-    RESTORE = "the new version failed before it served: take the release back"
-    FORGET = "the intent was overtaken or never began"
-    UNALIAS = "nothing is released: the alias has nothing to name"
-
-
-def decide(
-    release: Release | None, intent: JournalEntry | None, seen: Readiness, alias: int | None
-) -> NextStep:
-    """The next step, from what is released, under way, reported and named by the alias.
-
-    Only a promotion is ever taken back by itself: going back (a rollback) must not go forward
-    again because a replica stumbles.
-    """
-    if release is None:
-        if intent is not None and intent.doing == "retire":
-            return NextStep.WAIT if seen.state == "loading" else NextStep.UNALIAS
-        return NextStep.NOTHING if intent is None else NextStep.FORGET
-    if intent is not None:
-        if not _is_under_way(intent, release):
-            return NextStep.FORGET
-        steps = {"failed": NextStep.RESTORE, "ready": NextStep.VERIFY}
-        return steps.get(seen.state, NextStep.WAIT)
-    if alias == release.version and seen.state != "loading":
-        return NextStep.NOTHING
-    return NextStep.VERIFY if seen.state == "ready" else NextStep.WAIT
-
-
-def _is_under_way(intent: JournalEntry, release: Release) -> bool:
-    """Whether the release is still what the intent made it."""
-    if intent.doing == "canary":
-        return release.canary is not None and release.canary.digest == intent.digest
-    return intent.doing == "promote" and release.digest == intent.digest
 
 
 @dataclass(frozen=True)
 class PromotionStatus:
-    """Where an adapter stands after settling. `retry` says whether it may soon stand elsewhere."""
+    """The state of one adapter. `retry` says whether it may change soon without a command."""
 
     adapter: str
     state: State
@@ -86,63 +52,28 @@ def reconcile(
     smoke: Smoke | None = None,
     environment: str = ENVIRONMENT,
 ) -> list[PromotionStatus]:
-    """Bring every adapter of this home as far as it can be brought now. Safe to repeat.
+    """Bring every adapter of this home as far as possible now. Safe to repeat.
 
-    What a command works on is left to it: it tells its user how that went. One adapter's trouble
-    costs the others nothing.
+    An adapter that a command works on is left to that command. An error of one adapter does not
+    affect the others.
     """
-    intents = PromotionJournal(home)
-    standings = []
-    for name in sorted(ReleaseFolder(home.releases).names() | intents.names()):
-        if intents.is_worked_on(name):
-            told = f"{name}: another command is working on it"
-            standings.append(PromotionStatus(name, "pending", told, retry=True))
+    journal = PromotionJournal(home)
+    statuses = []
+    for name in sorted(ReleaseFolder(home.releases).names() | journal.names()):
+        if journal.is_worked_on(name):
+            message = f"{name}: another command is working on it"
+            statuses.append(PromotionStatus(name, "pending", message, retry=True))
             continue
-        settler = Reconciler(name, home, registry, smoke=smoke, environment=environment)
+        reconciler = Reconciler(name, home, registry, smoke=smoke, environment=environment)
         try:
-            standings.append(settler.run())
+            statuses.append(reconciler.run())
         except AtelierError as error:
-            standings.append(PromotionStatus(name, "pending", f"{name}: {error}"))
-    return standings
-
-
-@dataclass(frozen=True)
-class RegistryState:
-    """What the registry says of an adapter, and what is wrong with that, if anything."""
-
-    alias: int | None = None  # the version that the environment's alias names
-    problem: str = ""
-    away: bool = False
-
-
-def registry_state(
-    registry: Registry | None, name: str, environment: str, release: Release | None
-) -> RegistryState:
-    """Which version the alias names, and whether the registry means what the release pins."""
-    if registry is None:
-        return RegistryState(problem="the registry is away", away=True)
-    try:
-        versions = registry.versions(name)
-    except Unavailable as error:
-        return RegistryState(problem=str(error), away=True)
-    except BadInput as error:
-        return RegistryState(problem=str(error) if release else "")
-    alias = next((one.version for one in versions if environment in one.aliases), None)
-    if release is None:
-        return RegistryState(alias)
-    digests = {one.version: one.digest for one in versions}
-    found = digests.get(release.version, "nothing")
-    if found != release.digest:
-        return RegistryState(
-            alias,
-            f"the release pins version {release.version} as {release.digest}, but the registry "
-            f"has {found} there; promote a version that it has, or roll back",
-        )
-    return RegistryState(alias)
+            statuses.append(PromotionStatus(name, "pending", f"{name}: {error}"))
+    return statuses
 
 
 class Reconciler:
-    """Settles one adapter of one environment."""
+    """Reconciles one adapter of one environment."""
 
     def __init__(
         self,
@@ -150,143 +81,146 @@ class Reconciler:
         home: Home,
         registry: Registry | None,  # None: known to be away
         *,
-        smoke: Smoke | None = None,
+        smoke: Smoke | None = None,  # None: no image is drawn
         environment: str = ENVIRONMENT,
     ):
         self.name = name
         self.home = home
         self.registry = registry
-        self.smoke = smoke
         self.environment = environment
         self.releases = ReleaseFolder(home.releases)
-        self.intents = PromotionJournal(home)
-        self._taken_back = ""  # why, once a promotion failed under our hands
+        self.journal = PromotionJournal(home)
+        self._alias = AliasWriter(self._registry, environment)
+        self._verification = Verification(self._registry, self._alias, smoke) if smoke else None
+        self._restored = ""  # the reason, once a promotion failed during this run
 
     def run(self) -> PromotionStatus:
         """Take steps until none is left that can be taken now."""
         for _ in range(ROUNDS):
-            standing = self._turn()
-            if standing is not None:
-                return standing
-        raise Unavailable(f"{self.name}: its release keeps changing; settle it again")
+            status = self._turn()
+            if status is not None:
+                return status
+        raise Unavailable(f"{self.name}: its release keeps changing; run the command again")
 
-    def restore(self, release: Release, intent: JournalEntry, why: str) -> None:
-        """Serve again what served before the intent, unless somebody changed the release since."""
-        with self.intents.locked(self.name):
+    def restore(self, release: Release, entry: JournalEntry, why: str) -> None:
+        """Serve again the release before `entry`, unless somebody changed it in the meantime."""
+        with self.journal.locked(self.name):
             if self.releases.get(self.name) != release:
                 return
-            if intent.doing == "canary":
+            if entry.doing == "canary":
                 self.releases.put(release.with_canary(None, why))
-            elif intent.before is None:
+            elif entry.before is None:
                 self.releases.remove(self.name)
             else:
-                self.releases.put(release.rolled_back(intent.before, why))
-            self.intents.remove(self.name)
-            self._taken_back = f"version {intent.version} was taken back before it served: {why}"
+                self.releases.put(release.rolled_back(entry.before, why))
+            self.journal.remove(self.name)
+            self._restored = f"version {entry.version} was taken back before it served: {why}"
 
     def _turn(self) -> PromotionStatus | None:
-        """One step; None where it changed something and another look is due."""
-        with self.intents.locked(self.name):
-            release, intent = self.releases.get(self.name), self.intents.get(self.name)
-        known = registry_state(self.registry, self.name, self.environment, release)
-        seen = self._seen(release, intent)
-        step = decide(release, intent, seen, known.alias)
+        """One step; None where it changed something and another turn is due."""
+        with self.journal.locked(self.name):
+            release, entry = self.releases.get(self.name), self.journal.get(self.name)
+        state = registry_state(self.registry, self.name, self.environment, release)
+        readiness = self._readiness(release, entry)
+        step = decide(release, entry, readiness, state.alias)
         if step is NextStep.FORGET:
-            self._forget(intent)
+            self._forget(entry)
             return None
         if release is None and step is NextStep.WAIT:
-            told = f"{self.name} is not released; {seen.told}"
-            return PromotionStatus(self.name, "pending", told, alias=known.alias, retry=True)
+            message = f"{self.name} is not released; {readiness.detail}"
+            return PromotionStatus(self.name, "pending", message, alias=state.alias, retry=True)
         if release is None:
-            return self._without_release(intent, known)
-        if step is NextStep.WAIT:
-            state: State = "disagrees" if known.problem and not known.away else "pending"
-            told = known.problem if state == "disagrees" else seen.told
-            return self._standing(state, release, known, told, retry=seen.state == "loading")
-        if step is NextStep.RESTORE and intent is not None:
-            self.restore(release, intent, seen.told)
+            return self._without_release(entry, state)
+        if step is NextStep.RESTORE and entry is not None:
+            self.restore(release, entry, readiness.detail)
             return None
-        if known.problem:
-            state = "pending" if known.away else "disagrees"
-            return self._standing(state, release, known, known.problem)
+        disagrees = bool(state.problem) and not state.away
+        if step is NextStep.WAIT:
+            retry = readiness.state == "loading"
+            if disagrees:
+                return self._status("disagrees", release, state, state.problem, retry=retry)
+            return self._status("pending", release, state, readiness.detail, retry=retry)
+        if state.problem:
+            return self._status(
+                "disagrees" if disagrees else "pending", release, state, state.problem
+            )
         if step is NextStep.VERIFY:
-            return self._verify(release, intent, known)
-        return self._standing("serving", release, known, seen.told)
+            return self._verify(release, entry, state)
+        return self._status("serving", release, state, readiness.detail)
 
-    def _forget(self, intent: JournalEntry | None) -> None:
-        with self.intents.locked(self.name):
-            if self.intents.get(self.name) == intent:
-                self.intents.remove(self.name)
+    def _forget(self, entry: JournalEntry | None) -> None:
+        with self.journal.locked(self.name):
+            if self.journal.get(self.name) == entry:
+                self.journal.remove(self.name)
 
     def _verify(
-        self, release: Release, intent: JournalEntry | None, known: RegistryState
+        self, release: Release, entry: JournalEntry | None, state: RegistryState
     ) -> PromotionStatus | None:
-        """Make the smoke picture, then move the alias. A canary moves none: most is not its own."""
-        canary = release.canary if intent is not None and intent.doing == "canary" else None
+        """Draw, then move the alias. A canary moves none: most calls go to the other version."""
+        canary = release.canary if entry is not None and entry.doing == "canary" else None
         try:
-            if self.smoke is not None:
-                self.smoke(self.name, (canary or release).version)
+            if self._verification is not None:
+                self._verification.verify(release, canary or release.pin)
+            if canary is None:
+                self._alias.move(release)
         except Unavailable as error:
-            return self._standing("pending", release, known, f"smoke check: {error}", retry=True)
+            return self._status("pending", release, state, f"smoke check: {error}", retry=True)
         except AtelierError as error:
-            if intent is not None:
-                self.restore(release, intent, f"smoke check: {error}")
+            if entry is not None:
+                self.restore(release, entry, f"smoke check: {error}")
                 return None
-            return self._standing("pending", release, known, f"smoke check failed: {error}")
-        if canary is None and self.registry is not None:
-            try:
-                self.registry.set_alias(self.name, self.environment, release.version)
-            except Unavailable as error:
-                return self._standing("pending", release, known, str(error))
-        self._forget(intent)
+            return self._status("pending", release, state, f"smoke check failed: {error}")
+        self._forget(entry)
         return None
 
-    def _without_release(
-        self, intent: JournalEntry | None, known: RegistryState
-    ) -> PromotionStatus:
+    def _without_release(self, entry: JournalEntry | None, state: RegistryState) -> PromotionStatus:
         """Nothing is served any more, so the alias goes too."""
-        text = self._taken_back or f"{self.name} is not released"
-        if intent is None and self._taken_back:
+        text = self._restored or f"{self.name} is not released"
+        if entry is None and self._restored:
             return PromotionStatus(self.name, "restored", text)
-        if known.away or self.registry is None:
-            text = f"{text}; alias {self.environment} is still to be removed: {known.problem}"
-            return PromotionStatus(self.name, "pending", text, alias=known.alias)
+        if state.away or self.registry is None:
+            text = f"{text}; alias {self.environment} is still to be removed: {state.problem}"
+            return PromotionStatus(self.name, "pending", text, alias=state.alias)
         try:
-            if known.alias is not None:
-                self.registry.remove_alias(self.name, self.environment)
+            if state.alias is not None:
+                self._alias.remove(self.name)
         except Unavailable as error:
-            return PromotionStatus(self.name, "pending", f"{text}; {error}", alias=known.alias)
-        self._forget(intent)
+            return PromotionStatus(self.name, "pending", f"{text}; {error}", alias=state.alias)
+        self._forget(entry)
         return PromotionStatus(self.name, "retired", text)
 
-    def _seen(self, release: Release | None, intent: JournalEntry | None) -> Readiness:
-        place = local(self.home)
+    def _readiness(self, release: Release | None, entry: JournalEntry | None) -> Readiness:
+        here = local(self.home)
         if release is None:
-            return retirement_readiness(place, self.name)
-        return release_readiness(
-            place, release, canary=intent is not None and intent.doing == "canary"
-        )
+            return retirement_readiness(here, self.name)
+        canary = entry is not None and entry.doing == "canary"
+        return release_readiness(here, release, canary=canary)
 
-    def _standing(
+    def _registry(self) -> Registry:
+        if self.registry is None:
+            raise Unavailable("the registry is away")
+        return self.registry
+
+    def _status(
         self,
         state: State,
         release: Release,
-        known: RegistryState,
-        told: str,
+        registry: RegistryState,
+        reason: str,
         *,
         retry: bool = False,
     ) -> PromotionStatus:
-        """In words: what is released, what the alias names, and why."""
-        alias = "no version" if known.alias is None else f"version {known.alias}"
-        if self._taken_back:
-            state, told = "restored", f"{self._taken_back}; {told}"
+        """The status in words: the released version, the alias's version, and the reason."""
+        alias = "no version" if registry.alias is None else f"version {registry.alias}"
+        if self._restored:
+            state, reason = "restored", f"{self._restored}; {reason}"
         serves = f"version {release.version} is released, alias {self.environment} names {alias}"
         return PromotionStatus(
             self.name,
             state,
-            f"{self.name}: {serves}: {told}",
+            f"{self.name}: {serves}: {reason}",
             version=release.version,
             digest=release.digest,
-            alias=known.alias,
-            retry=retry and not self._taken_back,
+            alias=registry.alias,
+            retry=retry and not self._restored,
         )

@@ -21,7 +21,7 @@ from atelier.errors import BadInput, Refused, Unavailable
 from atelier.platform import LeaseLock, listing, watching
 from atelier.platform.api import CONFIG_MAPS
 from atelier.stores.registry import Registry
-from pipelines.delivery.cluster.hook import Hook
+from pipelines.delivery.cluster.follow import AliasFollower
 from pipelines.delivery.smoke import Smoke
 from pipelines.evaluate.attestations import JudgedImage
 from tests.cluster.api.conftest import Namespace
@@ -89,13 +89,13 @@ class Scene:
             gateway.model_copy(update={"routes": {}}),
         )
 
-    def hook(self) -> Hook:
+    def hook(self) -> AliasFollower:
         api = self.namespace.api("hook")
-        return Hook(
+        return AliasFollower(
             listing(api),
             self._open,
             lambda name: LeaseLock(api, f"atelier-alias-{name}", "test"),
-            environment=ALIAS,
+            alias=ALIAS,
             smoke=self.smoke,
         )
 

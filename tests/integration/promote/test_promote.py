@@ -1,25 +1,38 @@
 """Promotion against a real registry: verdicts are repeated, the alias follows what serves."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from atelier.data.release import ReleaseFolder
+from atelier.data.release import Pin, Release, ReleaseFolder
 from atelier.errors import AtelierError, BadInput, Refused, Unavailable
-from pipelines.delivery.local.promotion import reconcile
+from pipelines.delivery.local.reconciler import reconcile
+from pipelines.delivery.smoke import Smoke
+from pipelines.evaluate.attestations import JudgedImage
 from tests.judged import DIGEST as BASE
 from tests.judged import GOOD, policy
 from tests.promoted import Adapter, package
 
 
+def recorded(asked: list[int]) -> Smoke:
+    """Draws whatever it is asked for, and keeps the versions."""
+
+    def smoke(release: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
+        asked.append(pin.version)
+        return "drawn"
+
+    return smoke
+
+
 def test_a_version_serves_and_the_alias_follows_the_verified_release(cat: Adapter) -> None:
     cat.report(v1="ready")
-    asked: list[tuple[str, int]] = []
-    standing = cat.promote(1, smoke=lambda name, version: asked.append((name, version)))
+    asked: list[int] = []
+    standing = cat.promote(1, smoke=recorded(asked))
     assert standing.state == "serving"
     assert (cat.released, cat.alias) == (1, 1)
-    assert asked == [(cat.name, 1)]
+    assert asked == [1]
     release = ReleaseFolder(cat.home.releases).get(cat.name)
     assert release is not None
     assert release.digest == cat.digests[1]
@@ -66,8 +79,8 @@ def test_a_failed_smoke_check_takes_the_release_back(cat: Adapter) -> None:
     cat.report(v1="ready", v2="ready")
     cat.promote(1)
 
-    def smoke(name: str, version: int) -> None:
-        raise AtelierError(f"{name}@{version} makes grey pictures")
+    def smoke(release: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
+        raise AtelierError(f"{release.adapter}@{pin.version} makes grey pictures")
 
     with pytest.raises(Refused, match="makes grey pictures"):
         cat.promote(2, smoke=smoke)
@@ -78,10 +91,11 @@ def test_a_gateway_that_is_away_is_asked_again_until_the_time_is_over(cat: Adapt
     cat.report(v1="ready")
     asked = []
 
-    def smoke(name: str, version: int) -> None:
-        asked.append(version)
+    def smoke(release: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
+        asked.append(pin.version)
         if len(asked) < 3:
             raise Unavailable("gateway away")
+        return "drawn"
 
     assert cat.promote(1, smoke=smoke, wait=30.0).state == "serving"
     assert len(asked) == 3
@@ -182,7 +196,7 @@ def test_a_canary_is_tried_beside_what_serves(cat: Adapter) -> None:
         cat.promote(2, canary=10)
     cat.promote(1)
     asked: list[int] = []
-    standing = cat.promote(2, canary=10, smoke=lambda _, version: asked.append(version))
+    standing = cat.promote(2, canary=10, smoke=recorded(asked))
     assert standing.state == "serving"
     assert asked == [2]
     release = ReleaseFolder(cat.home.releases).get(cat.name)

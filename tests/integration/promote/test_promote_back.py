@@ -1,10 +1,14 @@
 """The ways back: what served before serves again, or nothing does, and the alias follows."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from atelier.data.release import ReleaseFolder
+from atelier.data.release import Pin, Release, ReleaseFolder
 from atelier.errors import AtelierError, BadInput, Refused
-from pipelines.delivery.local.promotion import reconcile, retire, rollback
+from pipelines.delivery.local.promotion import retire, rollback
+from pipelines.delivery.local.reconciler import reconcile
+from pipelines.evaluate.attestations import JudgedImage
 from tests.judged import DIGEST as BASE
 from tests.promoted import Adapter
 
@@ -54,9 +58,10 @@ def test_a_rollback_overtakes_a_promotion_that_waits(cat: Adapter) -> None:
     third = cat.add(3)
     cat.report(v1="ready", v2="ready", **{f"v{third}": "ready"})
 
-    def smoke(name: str, version: int) -> None:  # somebody rolls back while version 3 is checked
-        if version == third:
-            rollback(name, registry=cat.registry, home=cat.home)
+    def smoke(release: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
+        if pin.version == third:  # somebody rolls back while version 3 is checked
+            rollback(release.adapter, registry=cat.registry, home=cat.home)
+        return "drawn"
 
     with pytest.raises(Refused, match="version 2 is released"):
         cat.promote(third, smoke=smoke)
@@ -111,8 +116,9 @@ def test_what_a_command_works_on_is_left_to_it(cat: Adapter) -> None:
     cat.promote(1)
     asked = []
 
-    def smoke(name: str, version: int) -> None:  # `serve` looks while version 2 is tried out
-        asked.append(reconcile(cat.home, cat.registry)[0])
+    def smoke(release: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
+        asked.append(reconcile(cat.home, cat.registry)[0])  # `serve`, while version 2 is verified
+        return "drawn"
 
     cat.report(v1="ready", v2="ready")
     assert cat.promote(2, smoke=smoke).state == "serving"

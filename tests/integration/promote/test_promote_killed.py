@@ -17,7 +17,8 @@ from atelier.errors import Refused
 from atelier.home import Home
 from atelier.stores.registry import Registry
 from pipelines.delivery.local.journal import PromotionJournal
-from pipelines.delivery.local.promotion import reconcile, retire
+from pipelines.delivery.local.promotion import retire
+from pipelines.delivery.local.reconciler import reconcile
 from tests.promoted import Adapter, State
 
 

@@ -5,27 +5,58 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from atelier.files import write_atomic
 from atelier.home import Home
 from atelier.stores.registry import Registry
-from tests.integration.gateway.v2 import V2Server
 from tests.promoted import Adapter
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
+class Gateway(ThreadingHTTPServer):
+    """Answers /generate_image with one gray image of the digest that it is given."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.digest = ""
+        self.asked: list[dict[str, Any]] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: Gateway
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append({**body, "key": self.headers["X-API-Key"]})
+        answer = {"adapters": [{"digest": self.server.digest}], "images": [{"png": ""}]}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
-def triton() -> Iterator[V2Server]:
-    server = V2Server()
+def gateway() -> Iterator[Gateway]:
+    server = Gateway()
     yield server
-    server.stop()
+    server.shutdown()
+    server.server_close()
 
 
 class Settling:
@@ -61,7 +92,7 @@ def settling(home: Home, registry: Registry, log: Path) -> Iterator[Settling]:
 
 
 def test_a_promotion_made_while_nothing_ran_is_finished_once_it_serves(
-    tmp_path: Path, triton: V2Server
+    tmp_path: Path, gateway: Gateway
 ) -> None:
     """And it waits for MLflow, here on a volume that goes away and comes back."""
     volume = tmp_path / "volume"
@@ -73,7 +104,8 @@ def test_a_promotion_made_while_nothing_ran_is_finished_once_it_serves(
     volume.rename(tmp_path / "away")
     volume.touch()
     with settling(cat.home, registry, tmp_path / "settling.log") as keeper:
-        note = {"triton_grpc": f"127.0.0.1:{triton.port}"}
+        gateway.digest = cat.digests[1]
+        note = {"gateway": gateway.url, "smoke_key": "its own"}
         write_atomic(cat.home.root / "serve.json", json.dumps(note))
         keeper.until(lambda: "trying again later" in keeper.said())
         assert "no live replica" in keeper.said()
@@ -86,13 +118,11 @@ def test_a_promotion_made_while_nothing_ran_is_finished_once_it_serves(
         (tmp_path / "away").rename(volume)
         keeper.until(lambda: cat.alias == 1)
         keeper.until(lambda: not cat.under_way)
-        assert [(one["name"], one["version"]) for one in triton.calls[-1].adapters] == [
-            (cat.name, 1)
-        ]
+        assert (gateway.asked[-1]["adapter"], gateway.asked[-1]["key"]) == (cat.name, "its own")
         keeper.until(lambda: "serving: thor-cat: version 1 is released" in keeper.said())
-        drawn = len(triton.calls)
+        drawn = len(gateway.asked)
         cat.report(v1="ready", v2="loading")  # something changes, but not for the alias
         time.sleep(2)
-        assert len(triton.calls) == drawn
+        assert len(gateway.asked) == drawn
         assert "Traceback" not in keeper.said()
     assert (cat.released, cat.alias) == (1, 1)
