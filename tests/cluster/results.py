@@ -1,4 +1,4 @@
-"""What the cluster tier showed, as a table for docs/."""
+"""The results of the cluster tests as a table for docs/."""
 
 import os
 import platform
@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 from pytest import TestReport
 
-HEAD = """# What was shown on a cluster
+HEAD = """# Results of the cluster tests
 
-Written by `make {target} RESULTS=FILE`, {when}, on {machine}{took}. The tests are in
-[tests/cluster](../tests/cluster/README.md). Times are of a machine that also runs every node,
-client and trainer of the test.
+Written by `make {target} RESULTS=FILE` on {when}. Machine: {machine}.{took}
+[tests/cluster](../tests/cluster/README.md) describes the tests. The same machine ran every node,
+client and trainer, which makes the times longer.
 
 | test | outcome | seconds | measured |
 | --- | --- | --- | --- |
@@ -29,11 +29,11 @@ def document(reports: Iterable[tuple[str, TestReport]]) -> str:
 
 
 def _took() -> str:
-    """All of it since ATELIER_BEGAN (seconds since the epoch), which make sets as it starts."""
+    """The time since ATELIER_BEGAN (seconds since the epoch), which make sets when it starts."""
     began = os.environ.get("ATELIER_BEGAN")
-    return (
-        f", in {(time.time() - float(began)) / 60:.0f} minutes from make's start" if began else ""
-    )
+    if not began:
+        return ""
+    return f" Duration from the start of make: {(time.time() - float(began)) / 60:.0f} minutes."
 
 
 def _row(outcome: str, report: TestReport) -> str:
