@@ -1,4 +1,4 @@
-# Every target a person or CI needs. `make` alone prints them.
+# All targets for people and CI. `make` without a target lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
@@ -7,22 +7,22 @@ UV := $(VENV)/bin/uv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
   if command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,13))' 2>/dev/null; then echo $$p; break; fi; done)
 INSTALLED := $(VENV)/.installed
-# Two workers of one thread each: threads of small tensors spend their time waiting for one another.
+# Two workers with one thread each: with small tensors, more threads only wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 PIN := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-header --no-annotate --quiet
 LOCK := $(UV) pip compile pyproject.toml $(PIN)
 
 .PHONY: help
-help: ## Print the targets
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(INSTALLED) ## Make .venv and install everything into it, once for each lock file
+setup: $(INSTALLED) ## Create .venv and install everything, again only when the requirements change
 
 $(INSTALLED): requirements/dev.txt requirements/uv.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Atelier needs Python 3.11 or 3.12 (Triton's Python backend wants numpy < 2). Install one, or name it: make setup PYTHON=/path/to/python3.11"; exit 2; }
-	@echo "Installing into $(VENV) with $(PYTHON): some minutes and 7 GB, once."
+	@test -n "$(PYTHON)" || { echo "Atelier needs Python 3.11 or 3.12 (Triton's Python backend requires numpy < 2). Install one, or pass its path: make setup PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "Installing into $(VENV) with $(PYTHON). This happens once, takes some minutes and needs 7 GB."
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@test -x $(UV) || $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@$(UV) pip install --python $(PY) --quiet --require-hashes -r requirements/dev.txt
@@ -30,103 +30,103 @@ $(INSTALLED): requirements/dev.txt requirements/uv.txt pyproject.toml
 	@touch $@
 
 .PHONY: demo
-demo: setup ## Train, judge, promote, serve, swap and roll back an adapter; pictures land in demo/
+demo: setup ## Train, evaluate, promote, serve, swap and roll back an adapter; results in demo/
 	@$(PY) -m commands.demo
 
 .PHONY: test
-test: setup lint types law ## Every check and test of the project
+test: setup lint types law ## Run every check and test
 	@$(PYTEST) tests/integration tests/unit --cov --cov-report=term:skip-covered
 
 .PHONY: test-unit
-test-unit: setup ## The unit tier: no network, no server, under a minute
+test-unit: setup ## Run the unit tests: no network, no server, under a minute
 	@$(PYTEST) tests/unit
 
 .PHONY: test-integration
-test-integration: setup ## The integration tier: real servers on loopback, the miniature
+test-integration: setup ## Run the integration tests: real servers on loopback, with the miniature
 	@$(PYTEST) tests/integration
 
 .PHONY: charts
-charts: setup ## Render, lint and test the Helm charts with every values file (needs Go; more: make cluster-tools)
+charts: setup ## Render, lint and test the Helm charts with every values file (needs Go; some tests also need make cluster-tools)
 	@$(CLUSTER) tools helm helm-unittest
 	@$(PYTEST) tests/charts tests/unit/test_charts.py
 
 SCHEMAS ?= default
 .PHONY: kubeconform
-kubeconform: setup ## Hold what the charts make against Kubernetes' schemas (fetched; custom resources: make charts)
+kubeconform: setup ## Validate the rendered charts against Kubernetes' schemas (downloads them; for custom resources use make charts)
 	@$(CLUSTER) tools helm kubeconform
 	@set -o pipefail; $(PY) -m tests.charts.rendered | $(TOOL)/kubeconform -strict -summary \
 	  -kubernetes-version 1.34.0 -ignore-missing-schemas -schema-location '$(SCHEMAS)'
 
 .PHONY: workflows
-workflows: setup ## Lint the workflows of .github with actionlint, built once
+workflows: setup ## Lint the GitHub workflows with actionlint (built once)
 	@$(CLUSTER) tools actionlint
 	@$(TOOL)/actionlint
 
 .PHONY: lint
-lint: setup ## Ruff: lint and format
+lint: setup ## Check lint and format with Ruff
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 
 .PHONY: format
-format: setup ## Write what `make lint` asks for
+format: setup ## Fix what `make lint` reports
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
 .PHONY: types
-types: setup ## mypy: strict on the core, every signature elsewhere
+types: setup ## Check types with mypy: strict in the core, all signatures elsewhere
 	@$(VENV)/bin/mypy
 
 .PHONY: law
-law: setup ## The import law of the rooms
+law: setup ## Check the import layering with import-linter
 	@$(VENV)/bin/lint-imports --no-cache
 
 TOOL := $(or $(ATELIER_CLUSTER_CACHE),$(HOME)/.cache/atelier-cluster)/bin
 CLUSTER := $(PY) -m tests.cluster.local
-# The tests of a cluster that is brought up for them ask no other one.
+# Tests on a cluster that was started for them must not use another one.
 ON_IT := env -u KUBECONFIG -u ATELIER_REGISTRY
 CLUSTER_TESTS ?= tests/cluster --ignore=tests/cluster/api -m "not actions"
 export ATELIER_BEGAN := $(or $(ATELIER_BEGAN),$(shell date +%s))
 export ATELIER_TARGET := $(or $(ATELIER_TARGET),$(MAKECMDGOALS))
 
 .PHONY: tools
-tools: setup ## Build some of the tools that the cluster and the checks use (TOOLS="helm actionlint"; needs Go)
+tools: setup ## Build selected tools of the cluster and the checks (TOOLS="helm actionlint"; needs Go)
 	@$(CLUSTER) tools $(TOOLS)
 
 .PHONY: cluster-tools
-cluster-tools: setup ## Build what the local cluster runs, once for each pin (needs Go; installs Debian packages as root)
+cluster-tools: setup ## Build the programs of the local cluster, again only when a pin changes (needs Go and root, installs Debian packages)
 	@$(CLUSTER) tools
 
 .PHONY: cluster
-cluster: cluster-tools ## A real one-node Kubernetes with KServe and Kueue; prints its kubeconfig (needs root)
+cluster: cluster-tools ## Start a real one-node Kubernetes with KServe and Kueue; print its kubeconfig (needs root)
 	@$(CLUSTER) up
 
 .PHONY: cluster-down
-cluster-down: setup ## Take it down; nothing of it stays
+cluster-down: setup ## Stop the local cluster and remove everything of it
 	@$(CLUSTER) down
 
 .PHONY: api
-api: cluster-tools ## What talks to Kubernetes, on an API server without a cluster
+api: cluster-tools ## Test the Kubernetes clients on an API server without a cluster
 	@$(PYTEST) tests/cluster/api
 
 .PHONY: e2e
-e2e: cluster-tools images ## The cluster tier: bring the cluster up, test on it, take it down (RESULTS=FILE: a table)
+e2e: cluster-tools images ## Run the cluster tests: start the cluster, test, stop it (RESULTS=FILE writes a table)
 	@trap 'kill %1 2>/dev/null; wait; $(CLUSTER) down' EXIT; $(PY) -m tests.cluster.images ahead & $(CLUSTER) up && { wait $$! || :; } && $(ON_IT) ATELIER_IMAGES=1 ATELIER_RESULTS=$(RESULTS) $(PYTEST) $(CLUSTER_TESTS)
 
 .PHONY: e2e-soak
-e2e-soak: ## 50 upgrades and 50 rollbacks under load on a cluster (SOAK=50); else as e2e
+e2e-soak: ## Run 50 upgrades and 50 rollbacks under load (SOAK=50 sets the number); otherwise like e2e
 	@ATELIER_SOAK=$(or $(SOAK),50) $(MAKE) --no-print-directory e2e CLUSTER_TESTS=tests/cluster/e2e/test_soak.py
 
 .PHONY: e2e-actions
-e2e-actions: setup ## What the workflows do, on a cluster: promotions killed at each step; else as e2e
+e2e-actions: setup ## Run the workflows on a cluster and kill promotions at each step; otherwise like e2e
 	@$(CLUSTER) tools act
 	@$(MAKE) --no-print-directory e2e CLUSTER_TESTS="tests/cluster/e2e -m actions"
 
 .PHONY: miniature
-miniature: setup ## Draw the world and train the miniature SDXL again (hours on two cores; resumable)
+miniature: setup ## Draw the training pictures and retrain the miniature SDXL (hours on two cores; resumable)
 	@$(PY) -m models.miniature.build
 
 .PHONY: lock
-lock: setup ## Pin every dependency again, by hash and without addresses
+lock: setup ## Update the lock files: every dependency pinned by hash, without index addresses
 	@$(LOCK) --extra dev -o requirements/dev.txt
 	@$(LOCK) --extra engine -c requirements/dev.txt -o requirements/engine.txt
 	@$(LOCK) --extra train -c requirements/dev.txt -o requirements/train.txt
@@ -137,47 +137,47 @@ lock: setup ## Pin every dependency again, by hash and without addresses
 	  -c requirements/uv.txt -o requirements/build.txt
 
 .PHONY: images
-images: setup ## Build the container images and list them (root, buildah, debootstrap; docs/images.md)
+images: setup ## Build the container images and list them (needs root, buildah and debootstrap; docs/images.md)
 	@$(PY) -m tests.cluster.images build
 
-# What the workflows of .github release: IMAGE is train or serve, REGISTRY is where it is pushed to.
+# Targets of the release workflows. IMAGE is train or serve; REGISTRY is the registry to push to.
 DOCKER ?= docker
 SCAN ?= go run github.com/anchore/grype/cmd/grype@v0.121.2
 IMAGE ?= serve
 REGISTRY ?= localhost:5000
 VERSION ?= $(shell git describe --tags --always)
-# As the charts of that version name their images
+# The image tag that the charts of that version use
 TAG = $(VERSION:v%=%)
 PUSHED = $(shell tr A-Z a-z <<< $(REGISTRY))
 FOUND = $(if $(filter undefined,$(origin $(1))),,--build-arg $(1)="$($(1))")
 
 .PHONY: image
-image: ## Build one image for real use (IMAGE=train, BASE_IMAGE, TRITONSERVER, WITHOUT, TENSORRT; docs/images.md)
+image: ## Build one image with Docker (IMAGE=train, BASE_IMAGE, TRITONSERVER, WITHOUT, TENSORRT; docs/images.md)
 	@$(DOCKER) build -f Dockerfile.$(IMAGE) -t atelier-$(IMAGE) --build-arg VERSION=$(VERSION) \
 	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(git log -1 --format=%cI) \
 	  $(call FOUND,BASE_IMAGE) $(call FOUND,TRITONSERVER) $(call FOUND,WITHOUT) $(call FOUND,TENSORRT) \
 	  --label org.opencontainers.image.source=$(or $(GITHUB_SERVER_URL),https://github.com)/$(GITHUB_REPOSITORY) .
 
 .PHONY: image-scan
-image-scan: ## Fail where the image has a critical weakness that a newer package mends
+image-scan: ## Fail if the image has a critical vulnerability that a newer package fixes
 	@$(SCAN) docker:atelier-$(IMAGE) --only-fixed --fail-on critical
 
 .PHONY: image-push
-image-push: ## Push the image, and print it by digest
+image-push: ## Push the image and print its digest
 	@$(DOCKER) tag atelier-$(IMAGE) $(PUSHED)/atelier-$(IMAGE):$(TAG)
 	@$(DOCKER) push --quiet $(PUSHED)/atelier-$(IMAGE):$(TAG)
 	@$(DOCKER) inspect --format '{{index .RepoDigests 0}}' $(PUSHED)/atelier-$(IMAGE):$(TAG)
 
 .PHONY: charts-push
-charts-push: ## Push both charts to REGISTRY as OCI artifacts of VERSION (v1.2.3), and print their digests
+charts-push: ## Push both charts to REGISTRY as OCI artifacts of VERSION (v1.2.3) and print their digests
 	@set -e; aside=$$(mktemp -d); trap 'rm -rf $$aside' EXIT; for chart in charts/atelier charts/adapter; do \
 	  $(TOOL)/helm package $$chart --version $(TAG) --app-version $(TAG) --destination $$aside >/dev/null; done; \
 	  for file in $$aside/*.tgz; do $(TOOL)/helm push $(HELM_PUSH) $$file oci://$(PUSHED)/charts; done
 
 .PHONY: registry-login
-registry-login: ## Log Docker and Helm in to REGISTRY, as GITHUB_ACTOR by GITHUB_TOKEN
+registry-login: ## Log Docker and Helm in to REGISTRY with GITHUB_ACTOR and GITHUB_TOKEN
 	@printenv GITHUB_TOKEN | $(DOCKER) login $(firstword $(subst /, ,$(REGISTRY))) -u $(GITHUB_ACTOR) --password-stdin
 
 .PHONY: clean
-clean: ## Remove what demo and tests leave behind (not .venv)
+clean: ## Remove the output of demo and tests (not .venv)
 	@rm -rf demo .atelier .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
