@@ -53,13 +53,11 @@ def drawn_as(other: set[int], compared: list[int]) -> Smoke:
 
 
 def test_a_version_that_draws_another_image_is_taken_back(cat: Adapter) -> None:
-    cat.report(v1="ready", v2="ready")
-    bad: set[int] = set()
-    compared: list[int] = []
-    cat.promote(1, smoke=drawn_as(bad, compared))
-    bad.add(2)
+    new = cat.add(31)  # one that no other test has promoted
+    cat.report(**{"v1": "ready", f"v{new}": "ready"})
+    cat.promote(1, smoke=drawn_as(set(), []))
     with pytest.raises(Refused, match=r"taken back .*does not draw what was judged"):
-        cat.promote(2, smoke=drawn_as(bad, compared))
+        cat.promote(new, smoke=drawn_as({new}, []))
     assert (cat.released, cat.alias, cat.under_way) == (1, 1, False)
 
 
