@@ -34,7 +34,7 @@ demo: setup ## Train, evaluate, promote, serve, swap and roll back an adapter; r
 	@$(PY) -m commands.demo
 
 .PHONY: test
-test: setup lint types law ## Run every check and test
+test: setup lint types layering ## Run every check and test
 	@$(PYTEST) tests/integration tests/unit --cov --cov-report=term:skip-covered
 
 .PHONY: test-unit
@@ -76,8 +76,8 @@ format: setup ## Fix what `make lint` reports
 types: setup ## Check types with mypy: strict in the core, all signatures elsewhere
 	@$(VENV)/bin/mypy
 
-.PHONY: law
-law: setup ## Check the import layering with import-linter
+.PHONY: layering
+layering: setup ## Check the import layering with import-linter
 	@$(VENV)/bin/lint-imports --no-cache
 
 TOOL := $(or $(ATELIER_CLUSTER_CACHE),$(HOME)/.cache/atelier-cluster)/bin

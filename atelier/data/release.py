@@ -7,11 +7,10 @@ import builtins
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from atelier.contract.replica import Replica
 from atelier.data.names import AdapterName, Digest
 from atelier.errors import ReleaseError
 from atelier.files import write_atomic
@@ -47,6 +46,18 @@ class Past(Pin):
     withdrawn: bool = False
 
 
+class Drawing(Protocol):
+    """A replica, as far as a release needs it."""
+
+    @property
+    def base(self) -> str:
+        """The digest of its base."""
+
+    @property
+    def vae(self) -> str | None:
+        """The digest of its VAE; None: the base's own."""
+
+
 class Release(_Plain):
     """One adapter's release in one environment; changes make a new one, `revision` counts them."""
 
@@ -71,8 +82,8 @@ class Release(_Plain):
         """Every version that gets calls."""
         return (self.pin, *([self.canary] if self.canary else ()))
 
-    def fits(self, replica: Replica) -> bool:
-        """Whether it draws with the base and the VAE that the version was judged with."""
+    def fits(self, replica: Drawing) -> bool:
+        """Whether a replica draws with the base and the VAE that the version was judged with."""
         return (replica.base, replica.vae) == (self.base, self.vae)
 
     def with_version(
