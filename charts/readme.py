@@ -49,7 +49,7 @@ def values(chart: Path) -> Iterator[tuple[str, str, object]]:
 
 def table(chart: Path) -> str:
     """The values as a Markdown table."""
-    lines = ["| value | default | what it is |", "| --- | --- | --- |"]
+    lines = ["| value | default | description |", "| --- | --- | --- |"]
     for path, description, default in values(chart):
         shown = json.dumps(default, ensure_ascii=False).replace("|", "\\|")
         lines.append(f"| `{path}` | `{shown}` | {description} |")

@@ -17,7 +17,7 @@ atelier.dev/adapter: {{ .Values.adapter | quote }}
 {{- end -}}
 {{- end }}
 
-{{- /* The release as atelier/data/release.py reads it; what is not said has its defaults there. */ -}}
+{{- /* The release as JSON for atelier/data/release.py, which has the defaults of missing fields. */ -}}
 {{- define "adapter.release" -}}
 {{- $release := pick .Values "adapter" "base" "digest" "previous" -}}
 {{- $_ := set $release "version" (int .Values.version) -}}
@@ -26,8 +26,8 @@ atelier.dev/adapter: {{ .Values.adapter | quote }}
 {{ toJson $release }}
 {{- end }}
 
-{{- /* The manifests of every version that the release names. A package's digest is that of its
-manifest, so one that was changed on its way here is refused. */ -}}
+{{- /* The manifests of all versions that the release names. A package's digest is the digest of its
+manifest, so a modified manifest is refused. */ -}}
 {{- define "adapter.manifests" -}}
 {{- $given := .Values.manifests -}}
 {{- $named := list .Values.digest -}}
@@ -37,10 +37,10 @@ manifest, so one that was changed on its way here is refused. */ -}}
 {{- range uniq $named -}}
 {{- $text := get $given . -}}
 {{- if not $text -}}
-{{- fail (printf "manifests: there is none for %s; give the text of that package's manifest.json" .) -}}
+{{- fail (printf "manifests: there is none for %s; add the text of that package's manifest.json" .) -}}
 {{- end -}}
 {{- if ne . (printf "sha256:%s" (sha256sum $text)) -}}
-{{- fail (printf "manifests: the text for %s has another digest, so it is not that package's manifest.json byte for byte" .) -}}
+{{- fail (printf "manifests: the text for %s has another digest; copy that package's manifest.json byte for byte" .) -}}
 {{- end -}}
 {{- $_ := set $manifests . $text -}}
 {{- end -}}

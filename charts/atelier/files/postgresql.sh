@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the cluster and its databases on the first start, then becomes the server. A start that is
-# interrupted begins anew: only a finished cluster gets its name.
+# Creates the database cluster and its databases on the first start, then runs the server. The cluster
+# gets its final name only when it is complete, so an interrupted first start begins again.
 set -eu
 if [ ! -d "$PGDATA" ]; then
   rm -rf "$PGDATA.new"
@@ -12,5 +12,5 @@ if [ ! -d "$PGDATA" ]; then
   done | postgres --single -D "$PGDATA.new" postgres
   mv "$PGDATA.new" "$PGDATA"
 fi
-chmod 0700 "$PGDATA" # a volume's fsGroup may have opened it, and the server refuses that
+chmod 0700 "$PGDATA" # a volume's fsGroup may have widened the mode, which the server refuses
 exec postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directories=/tmp

@@ -1,6 +1,6 @@
-{{- /* Names are fixed: an environment is a namespace, and has one platform. */ -}}
+{{- /* Names are fixed, because a namespace has one platform. */ -}}
 
-{{- /* Recommended labels of one part: (list . "gateway"). */ -}}
+{{- /* Recommended labels of one component: (list . "gateway"). */ -}}
 {{- define "atelier.labels" -}}
 {{- $root := index . 0 -}}
 {{ include "atelier.podLabels" . }}
@@ -9,7 +9,7 @@ app.kubernetes.io/managed-by: {{ $root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end }}
 
-{{- /* Those of its pods say no version: a new chart alone must not restart anything. */ -}}
+{{- /* Labels of its pods, without a version: a new chart version alone must not restart pods. */ -}}
 {{- define "atelier.podLabels" -}}
 {{ include "atelier.selector" . }}
 app.kubernetes.io/part-of: atelier
@@ -40,24 +40,24 @@ http://atelier-mlflow:5000
 {{- end -}}
 {{- end }}
 
-{{- /* What Pod Security "restricted" asks of a pod, and 10001, the user of our images. */ -}}
+{{- /* Pod security context for Pod Security "restricted". 10001 is the user of our images. */ -}}
 {{- define "atelier.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
 runAsGroup: 10001
 fsGroup: 10001
-fsGroupChangePolicy: OnRootMismatch # else every start goes through a volume file by file
+fsGroupChangePolicy: OnRootMismatch # otherwise every start walks through all files of a volume
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
-{{- /* And of a container. */ -}}
+{{- /* Container security context for the same level. */ -}}
 {{- define "atelier.security" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- /* Who a process is, for the reports that it writes. */ -}}
+{{- /* The pod's identity, for the reports that a process writes. */ -}}
 {{- define "atelier.identity" -}}
 - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
@@ -65,18 +65,18 @@ capabilities: {drop: [ALL]}
 - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
 {{- end }}
 
-{{- /* MLflow's address, and credentials where there is a Secret atelier-mlflow of its variables. */ -}}
+{{- /* MLflow's address, and its credentials if the Secret atelier-mlflow exists. */ -}}
 {{- define "atelier.mlflowFrom" -}}
 - configMapRef: {name: atelier-platform}
 - secretRef: {name: atelier-mlflow, optional: true}
 {{- end }}
 
-{{- /* Network rules that several pods share. */ -}}
+{{- /* Egress rule for DNS. */ -}}
 {{- define "atelier.egressNames" -}}
 - ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
 {{- end }}
 
-{{- /* To peers of the values: networkPolicy.apiServer or networkPolicy.outside. */ -}}
+{{- /* Egress rule to peers from the values: networkPolicy.apiServer or networkPolicy.outside. */ -}}
 {{- define "atelier.egressTo" -}}
 - to:
     {{- toYaml .to | nindent 4 }}
@@ -86,7 +86,7 @@ capabilities: {drop: [ALL]}
     {{- end }}
 {{- end }}
 
-{{- /* To a part of ours: (list . "mlflow" (list 5000)). */ -}}
+{{- /* Egress rule to a component of this chart: (list . "mlflow" (list 5000)). */ -}}
 {{- define "atelier.egressPart" -}}
 - to:
     - podSelector:

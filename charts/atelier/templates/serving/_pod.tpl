@@ -1,4 +1,4 @@
-{{- /* The agent beside an engine, of the image given: (dict "root" . "image" …). */ -}}
+{{- /* The agent container beside an engine: (dict "root" . "image" …). */ -}}
 {{- define "atelier.agent" -}}
 {{- $root := .root -}}
 name: agent
@@ -16,7 +16,7 @@ envFrom:
   {{- include "atelier.mlflowFrom" $root | nindent 2 }}
 ports:
   - {name: agent, containerPort: 9100, protocol: TCP}
-startupProbe: # it starts before the base is there
+startupProbe: # the agent starts before the base is loaded
   httpGet: {path: /healthz, port: agent}
   periodSeconds: 2
   timeoutSeconds: 3
@@ -48,7 +48,7 @@ protocolVersion: v2
 storageUri: mlflow://bases/{{ trimPrefix "sha256:" . }}
 {{- end }}
 
-{{- /* Settings of an engine as environment variables: the stable one's values, or a canary's. */ -}}
+{{- /* Engine settings as environment variables, from the values of the stable pool or of a canary. */ -}}
 {{- define "atelier.engine" -}}
 {{- $names := dict "device" "DEVICE" "precision" "PRECISION" "backend" "BACKEND" "slots" "SLOTS" "maxRank" "MAX_RANK" "maxBatch" "MAX_BATCH" "queue" "QUEUE" -}}
 {{- range $field, $value := .engine }}
@@ -62,8 +62,8 @@ storageUri: mlflow://bases/{{ trimPrefix "sha256:" . }}
 {{- end }}
 {{- end }}
 
-{{- /* Init containers that bring what a predictor needs beside its base, which is KServe's to
-bring: (dict "root" . "image" … "vae" … "compiled" …). */ -}}
+{{- /* Init containers that fetch a VAE and a compiled UNet. KServe itself fetches the base:
+(dict "root" . "image" … "vae" … "compiled" …). */ -}}
 {{- define "atelier.fetches" -}}
 {{- $root := .root -}}
 {{- $image := .image -}}
