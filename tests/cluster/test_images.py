@@ -19,7 +19,9 @@ from tests.cluster.images.build import Built
 ROOT = Path(__file__).resolve().parents[2]
 MINIATURE = ROOT / "models" / "miniature"
 STARTS = Path(container.__file__).with_name("starts.py")
-SHARED = re.compile(r"^# ---- the same text.*?^# ---- the same text ends ----$", re.M | re.S)
+SHARED = re.compile(
+    r"^# ---- identical in Dockerfile.*?^# ---- end of the identical part ----$", re.M | re.S
+)
 PACKAGES = "opt/atelier/lib/python3.11/site-packages"
 
 
