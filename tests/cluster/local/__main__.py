@@ -1,12 +1,12 @@
-"""Build, bring up, look at and take down the local cluster.
+"""Build, start, inspect and stop the local cluster.
 
-python -m tests.cluster.local check              whether it can be brought up at once
-python -m tests.cluster.local tools [FAMILY …]   build what it runs, once for each pin
-python -m tests.cluster.local up [ADDON …]       bring it up, or what died of it
-python -m tests.cluster.local status             what of it runs
-python -m tests.cluster.local down               end it, and remove all it made
+python -m tests.cluster.local check              check that it can be started now
+python -m tests.cluster.local tools [FAMILY …]   build its programs, once for each pin
+python -m tests.cluster.local up [ADDON …]       start it, or restart its dead programs
+python -m tests.cluster.local status             show which programs run
+python -m tests.cluster.local down               stop it and remove everything of it
 
-Exit codes: 0; 1 when something failed or does not run; 2 when this machine or user cannot.
+Exit codes: 0; 1 if something failed or does not run; 2 if this machine or user cannot run it.
 """
 
 import argparse
@@ -66,14 +66,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.local", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("check", help="whether the cluster can be brought up at once")
-    build = verbs.add_parser("tools", help="build what the cluster runs")
+    verbs.add_parser("check", help="check that the cluster can be started now")
+    build = verbs.add_parser("tools", help="build the cluster's programs")
     names = [family.name for family in tools.FAMILIES]
     build.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(names)}")
-    up = verbs.add_parser("up", help="bring the cluster up")
+    up = verbs.add_parser("up", help="start the cluster, or restart its dead programs")
     up.add_argument("addons", nargs="*", metavar="ADDON", help=f"of {', '.join(ADDONS)}")
-    verbs.add_parser("status", help="what of it runs")
-    verbs.add_parser("down", help="end the cluster and remove all it made")
+    verbs.add_parser("status", help="show which programs run")
+    verbs.add_parser("down", help="stop the cluster and remove everything of it")
     return parser
 
 
