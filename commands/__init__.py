@@ -1,1 +1,1 @@
-"""The `atelier` command: one module a group of verbs; the only room that may import every other."""
+"""The `atelier` command: one module for each group of verbs. It may import every other package."""

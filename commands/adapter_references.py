@@ -1,4 +1,4 @@
-"""How a user names an adapter (`thor-cat`, `thor-cat@2=0.7`, a folder), and which it is."""
+"""Adapter references of the command line (`thor-cat`, `thor-cat@2=0.7`, a folder)."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _NAMED = re.compile(r"(?P<name>[a-z0-9-]+)(?:@(?P<version>\d+))?")
 
 @dataclass(frozen=True)
 class AdapterReference:
-    """An adapter as it was asked for: by name, perhaps with a version, or by folder."""
+    """A reference to an adapter: a name with or without a version, or a folder."""
 
     name: str | None = None
     version: int | None = None
@@ -28,7 +28,7 @@ class AdapterReference:
 
     @classmethod
     def parse(cls, text: str) -> "AdapterReference":
-        """Read `NAME[@VERSION][=WEIGHT]` or `FOLDER[=WEIGHT]`; a folder that exists wins."""
+        """Parse `NAME[@VERSION][=WEIGHT]` or `FOLDER[=WEIGHT]`. An existing folder has priority."""
         head, equals, tail = text.rpartition("=")
         source, weight = (head, _weight(tail, text)) if equals else (text, 1.0)
         named = _NAMED.fullmatch(source)
@@ -45,26 +45,26 @@ class AdapterReference:
 
 @dataclass(frozen=True)
 class ResolvedAdapter:
-    """A verified package, and the version it has in the registry where it came from there."""
+    """A verified package, and its version if it came from the registry."""
 
     package: Package
     version: int | None = None
 
     @property
     def label(self) -> str:
-        """How it is called beside its pictures: without a version, by its digest's beginning."""
+        """The name for labels, with the version or the first digits of the digest."""
         which = self.version or hex_of(self.package.digest)[:7]
         return f"{self.package.manifest.name} {which}"
 
 
 def find(ref: AdapterReference, home: Home) -> ResolvedAdapter:
-    """The package that is meant; a name without a version is the one that serves here.
+    """The package of a reference. A name without a version means the version that serves here.
 
-    Where nothing of that name serves, it is the registry's newest version.
+    If none serves, it means the registry's newest version.
     """
     if ref.path is not None:
         return ResolvedAdapter(Package.open(ref.path))
-    assert ref.name is not None  # parse gives one or the other
+    assert ref.name is not None  # parse sets either path or name
     release = ReleaseFolder(home.releases).get(ref.name)
     if release is not None and ref.version in (None, release.version):
         kept = home.packages / hex_of(release.digest)
@@ -77,20 +77,20 @@ def find(ref: AdapterReference, home: Home) -> ResolvedAdapter:
 
 def open_registry(home: Home) -> "Registry":
     """The registry of this home, or the one that MLFLOW_TRACKING_URI names."""
-    from atelier.stores.registry import Registry  # brings MLflow: a second, only where it is needed
+    from atelier.stores.registry import Registry  # imports MLflow, which takes a second
 
     return Registry(home.tracking_uri)
 
 
 def fetched(registry: "Registry", home: Home, name: str, version: int) -> Package:
-    """A version of the registry as a verified folder, kept by digest for the next time."""
+    """A version of the registry as a verified folder, cached by digest."""
     digest = registry.version(name, version).digest
     kept = home.root / "fetched" / hex_of(digest)
     if kept.is_dir():
         try:
             return Package.open(kept, digest=digest)
         except AdapterRejected:
-            pass  # damaged here; the registry has it whole
+            pass  # the cached copy is damaged; fetch it again
     return registry.fetch(name, version, kept)
 
 

@@ -1,4 +1,4 @@
-"""The table of contents of the `atelier` command: every verb, and where its work is done."""
+"""Registers every verb of the `atelier` command."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from commands.verb import verb
 
 app = typer.Typer(
     name="atelier",
-    help="From a handful of pictures to a served image model that can be trusted.",
+    help="Train, evaluate and serve SDXL adapters from a handful of pictures.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -52,19 +52,19 @@ verb(app)(generate.generate)
 verb(app)(compare.compare)
 verb(app)(trace.trace)
 
-_adapters = _group("adapters", "Adapters: what there is, and the way in and out.")
+_adapters = _group("adapters", "List, inspect, import and export adapters.")
 verb(_adapters, "list")(adapters.list_adapters)
 verb(_adapters)(adapters.inspect)
 verb(_adapters, "import")(adapters.import_adapter)
 verb(_adapters)(adapters.export)
 
-_base = _group("base", "Base models in the registry.")
+_base = _group("base", "Register base models.")
 verb(_base, "import")(import_models.import_base)
 
-_scorer = _group("scorer", "Networks that judge, in the registry.")
+_scorer = _group("scorer", "Register scorer networks.")
 verb(_scorer, "import")(import_models.import_scorer)
 
-_dataset = _group("dataset", "Folders of pictures.")
+_dataset = _group("dataset", "Check folders of pictures.")
 verb(_dataset)(dataset.lint)
 
 
@@ -84,7 +84,7 @@ def about(
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """From a handful of pictures to a served image model that can be trusted."""
+    """Train, evaluate and serve SDXL adapters from a handful of pictures."""
 
 
 def main() -> None:

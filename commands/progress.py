@@ -1,4 +1,4 @@
-"""How far along a long verb is: a live bar at a terminal, a line now and then anywhere else."""
+"""Progress of a long verb: a live bar on a terminal, otherwise a line every few seconds."""
 
 import sys
 import time
@@ -10,14 +10,14 @@ SECONDS_BETWEEN_LINES: Final = 5.0
 
 
 class Progress(Protocol):
-    """What is being done, and how many of how many are."""
+    """Receives the current task, the steps done and their total."""
 
     def __call__(self, doing: str, done: int, total: int) -> None: ...
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A display on stderr for as long as the work takes; stdout stays the answer's."""
+    """Show progress on stderr while the work runs. stdout is reserved for the answer."""
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -43,7 +43,7 @@ def progress() -> Iterator[Progress]:
 
 
 class _Lines:
-    """One line at the start and end of each thing, and every few seconds between."""
+    """One line at the start and end of each task, and every few seconds in between."""
 
     def __init__(self) -> None:
         self._doing = ""

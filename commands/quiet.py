@@ -1,8 +1,8 @@
-"""Keeps libraries' own progress bars off the screen: ours say what a person wants to know."""
+"""Turns off the progress bars of libraries, so that only ours are shown."""
 
 
 def quiet_loading() -> None:
-    """No bar for each file of a model that is loaded."""
+    """Show no progress bar for each file of a model."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""What every verb shares: --json, --debug, one answer on stdout and the one error boundary."""
+"""Shared by every verb: --json, --debug, the answer on stdout and the handling of errors."""
 
 import contextlib
 import functools
@@ -13,13 +13,13 @@ import typer
 
 from atelier.boundary import report
 
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A verb's result: `text` for people, `data` for --json. Progress goes to stderr instead."""
+    """A verb's result: `text` for people, `data` for --json. Progress goes to stderr."""
 
     text: str
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -27,9 +27,9 @@ class Answer:
 
 
 def verb(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Answer]], Any]:
-    """Register a function as a verb of `app`; it keeps working as a plain function.
+    """Register a function as a verb of `app`. It can still be called as a plain function.
 
-    A parameter that is a dataclass is a group of options, one a field, that verbs can share.
+    A parameter that is a dataclass is a group of options that verbs can share, one for each field.
     """
 
     def register(work: Callable[..., Answer]) -> Callable[..., Answer]:
@@ -76,7 +76,7 @@ def _spread(parameter: inspect.Parameter) -> list[inspect.Parameter]:
 
 
 def _gathered(parameter: inspect.Parameter, options: Mapping[str, Any]) -> Any:
-    """What a verb is called with."""
+    """The argument for one parameter: an option's value, or a group with its options."""
     if not is_dataclass(parameter.annotation):
         return options[parameter.name]
     group: Any = parameter.annotation
@@ -84,7 +84,7 @@ def _gathered(parameter: inspect.Parameter, options: Mapping[str, Any]) -> Any:
 
 
 def _perform(work: Callable[[], Answer], as_json: bool, debug: bool) -> int:
-    """Run the work with stdout kept free for the answer; the exit code."""
+    """Run the work, print its answer on stdout and return the exit code."""
     stdout = sys.stdout
     try:
         with contextlib.redirect_stdout(sys.stderr):  # libraries print where they like

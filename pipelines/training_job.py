@@ -53,7 +53,7 @@ def run(spec: TrainingSpec, policy: Policy, home: Home, *, patience: float = PAT
 
     known = ask(lambda: made(spec, home))
     if known is not None:
-        logger.info("%s@%d was made from the same already", spec.adapter, known.version)
+        logger.info("%s@%d exists already, made from the same inputs", spec.adapter, known.version)
         judged = ask(lambda: judged_under(policy, known, home))
         if judged is not None:
             require_accepted(judged, known.version)

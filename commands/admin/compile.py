@@ -1,4 +1,4 @@
-"""`atelier compile`: a base's UNet for ONNX Runtime or TensorRT, here or as a Job on a cluster."""
+"""`atelier compile`: compile a base's UNet for ONNX Runtime or TensorRT, here or as a Job."""
 
 from dataclasses import replace
 from enum import StrEnum
@@ -19,45 +19,56 @@ BASE = "models/miniature"
 
 
 class CompileRuntime(StrEnum):
-    """Who will run it."""
+    """Runtime to compile for."""
 
     ONNX = "onnx"
     TENSORRT = "tensorrt"
 
 
 def compile_base(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="A folder or a hub id.")] = BASE,
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="Base model: a folder or a hub id.")
+    ] = BASE,
     revision: Annotated[
-        str | None, typer.Option(help="Of a base from the hub: a commit, tag or branch.")
+        str | None, typer.Option(help="Revision of a hub model: a commit, tag or branch.")
     ] = None,
-    backend: Annotated[CompileRuntime, typer.Option(help="Who will run it.")] = CompileRuntime.ONNX,
+    backend: Annotated[
+        CompileRuntime, typer.Option(help="Runtime to compile for.")
+    ] = CompileRuntime.ONNX,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="By default a folder of the home.")
+        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: inside the home.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16, or auto by the device.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16, or auto (depends on the device).")
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.")] = "auto",
     batch: Annotated[
-        list[int] | None, typer.Option(help="TensorRT: rows of a UNet call; several times.")
+        list[int] | None, typer.Option(help="TensorRT: rows of a UNet call; repeatable.")
     ] = None,
     sizes: Annotated[
         list[str] | None,
-        typer.Option(metavar="WxH", help="TensorRT: pixels of a picture; several times."),
+        typer.Option(metavar="WxH", help="TensorRT: picture size in pixels; repeatable."),
     ] = None,
-    ranks: Annotated[int | None, typer.Option(help="TensorRT: the engine's max_rank.")] = None,
-    slots: Annotated[int | None, typer.Option(help="TensorRT: the engine's slots.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="TensorRT: max_rank of the engine.")] = None,
+    slots: Annotated[int | None, typer.Option(help="TensorRT: slots of the engine.")] = None,
     registry: Annotated[
-        bool, typer.Option("--registry", help="Look it up in MLflow, and keep it there.")
+        bool,
+        typer.Option("--registry", help="Look the result up in MLflow first, and store it there."),
     ] = False,
     submit: Annotated[
-        bool, typer.Option("--submit", help="As a Job on a cluster: all that follows is the Job's.")
+        bool,
+        typer.Option(
+            "--submit", help="Compile in a Job on a cluster. The options below are for the Job."
+        ),
     ] = False,
     job: JobChoices = JobChoices(),
 ) -> Answer:
-    """Compile a base's UNet with the adapters' bank as an input, and check it against torch.
+    """Compile a base's UNet and check the result against torch.
 
-    Adapters come and go without compiling anything again. Exit code 1 where its numbers are not
-    torch's. It is served by ATELIER_BACKEND and ATELIER_COMPILED. With --submit, on a cluster: the
-    base reaches the Job from MLflow, and the engine is kept there.
+    The bank of adapters is an input of the compiled UNet, so adapters can change without a new
+    compilation. Exit code 1 if the result differs from torch. To serve it, set ATELIER_BACKEND and
+    ATELIER_COMPILED. With --submit the compilation runs as a Job on a cluster, which loads the base
+    from MLflow and stores the compiled UNet there.
     """
     from pipelines.compile.request import CompileRequest, parse_sizes
 
@@ -75,19 +86,19 @@ def compile_base(
     if submit:
         if output or device != "auto":
             raise BadInput(
-                "--output, --device: are for compiling here; leave them out, a Job's "
-                "engine goes to MLflow and its device is by --gpus"
+                "--output, --device: leave them out with --submit; a Job stores its engine in "
+                "MLflow, and --gpus sets its device"
             )
         return _submitted(request, job)
     if replace(job, image=None) != JobChoices():
-        raise BadInput("--queue and what follows it in --help: are a Job's; add --submit")
+        raise BadInput("--queue and the options after it in --help are for a Job; add --submit")
     return _compiled(request, output, registry=registry)
 
 
 def _compiled(request: "CompileRequest", output: Path | None, *, registry: bool) -> Answer:
-    """Made here."""
+    """Compile on this machine."""
     from atelier.home import Home
-    from commands.progress import progress  # what is heavy waits until the input is known good
+    from commands.progress import progress  # heavy imports wait until the input is valid
     from commands.quiet import quiet_loading
     from pipelines.compile.unet import compile_unet
 
@@ -101,11 +112,11 @@ def _compiled(request: "CompileRequest", output: Path | None, *, registry: bool)
             registry=home.tracking_uri if registry else None,
             progress=told,
         )
-    kept = "" if registry else " (with --registry it is kept there)"
+    kept = "" if registry else " (not stored there; add --registry)"
     lines = [
         f"{into}  {short(made.digest)}, differs from torch by {made.manifest.error:.0e}",
-        f"its address: mlflow://engines/{made.spec.key}{kept}",
-        f"serve it: ATELIER_BACKEND={request.backend} ATELIER_COMPILED={into} atelier serve",
+        f"address: mlflow://engines/{made.spec.key}{kept}",
+        f"to serve it: ATELIER_BACKEND={request.backend} ATELIER_COMPILED={into} atelier serve",
     ]
     data = {
         "compiled": str(into),
@@ -120,7 +131,7 @@ def _compiled(request: "CompileRequest", output: Path | None, *, registry: bool)
 
 
 def _submitted(request: "CompileRequest", job: JobChoices) -> Answer:
-    """Made by a Job, now or earlier; with `follow` its end, and the engine's address."""
+    """Compile in a Job, or find an earlier one. With `follow`, wait for its end and the address."""
     from atelier.platform.jobs import image_identity
     from commands.admin.import_models import open_artifacts
     from commands.progress import progress
@@ -142,7 +153,7 @@ def _submitted(request: "CompileRequest", job: JobChoices) -> Answer:
     known = artifacts.made_from("engines", spec.digest)
     if known is not None:
         data = {**about, "job": None, "key": known.key, "uri": str(known)}
-        return Answer(f"{known} was made from the same already", data)
+        return Answer(f"{known} exists already, made from the same inputs", data)
     with progress() as told:
         uploaded = put(contents, artifacts, told)
     answer = sent(spec.work(), options, {**about, "uploaded": uploaded}, follow=job.follow)
@@ -150,5 +161,5 @@ def _submitted(request: "CompileRequest", job: JobChoices) -> Answer:
         return answer
     made = open_artifacts().made_from("engines", spec.digest)
     if made is None:
-        raise BadInput(f"{answer.text}, but MLflow no longer has what it made; delete that Job")
+        raise BadInput(f"{answer.text}, but MLflow no longer has its engine; delete that Job")
     return Answer(f"{answer.text}\n{made}", {**answer.data, "key": made.key, "uri": str(made)})

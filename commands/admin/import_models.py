@@ -1,4 +1,4 @@
-"""`atelier base` and `atelier scorer`: models that clusters fetch by digest."""
+"""`atelier base` and `atelier scorer`: register models that clusters load by digest."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from atelier.stores.artifacts import Artifacts
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder or a hub id.")]
-Revision = Annotated[str | None, typer.Option(help="Of a hub model: branch, tag or commit.")]
+Revision = Annotated[
+    str | None, typer.Option(help="Revision of a hub model: a branch, tag or commit.")
+]
 
 
 def import_base(model: Model, revision: Revision = None) -> Answer:
-    """Register a base model by its digest; InferenceServices and training Jobs fetch it so.
+    """Register a base model under its digest.
 
-    Prints its address, and the digest as values of charts spell it. A gated model of the hub needs
-    HF_TOKEN in the environment.
+    InferenceServices and training Jobs load it by that digest. Prints its address, and the digest
+    in the form that chart values use. A gated hub model needs HF_TOKEN in the environment.
     """
     from atelier.data.names import ArtifactRef
     from atelier.stores.base_files import base_digest, base_files, resolve_base
@@ -32,7 +34,10 @@ def import_base(model: Model, revision: Revision = None) -> Answer:
 
 
 def import_scorer(model: Model, revision: Revision = None) -> Answer:
-    """Register a network that judges (a CLIP or a DINO); a policy names it by the address."""
+    """Register a scorer network (a CLIP or a DINO) under its digest.
+
+    Prints the address by which a policy can name it.
+    """
     from atelier.data.names import ArtifactRef
     from atelier.files import digest_files
     from atelier.stores.base_files import scorer_files
@@ -65,7 +70,7 @@ def _imported(
 
 
 def open_artifacts() -> "Artifacts":
-    """Those of this home, or of the MLflow that MLFLOW_TRACKING_URI names."""
+    """The artifacts of this home, or of the MLflow that MLFLOW_TRACKING_URI names."""
     from atelier.home import Home
     from atelier.stores.artifacts import Artifacts
 

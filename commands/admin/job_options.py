@@ -1,4 +1,4 @@
-"""What `atelier submit` and `atelier compile --submit` share: a Job's options, and its way."""
+"""Shared by `atelier submit` and `atelier compile --submit`: a Job's options and submission."""
 
 import sys
 from collections.abc import Mapping
@@ -19,62 +19,61 @@ NAMESPACE = "atelier-training"
 
 @dataclass(frozen=True)
 class JobChoices:
-    """Where and how a Job runs, as it is asked for; a group of options (see commands.verb)."""
+    """Options for where and how a Job runs; a group of options (see commands.verb)."""
 
-    queue: Annotated[str | None, typer.Option(help="Kueue's LocalQueue to wait in.")] = None
+    queue: Annotated[str | None, typer.Option(help="LocalQueue of Kueue.")] = None
     priority: Annotated[
-        str | None, typer.Option(help="Kueue's WorkloadPriorityClass; wants --queue.")
+        str | None, typer.Option(help="WorkloadPriorityClass of Kueue; needs --queue.")
     ] = None
     gpus: Annotated[
         int | None,
         typer.Option(
             min=0,
             show_default=False,
-            help="GPUs of the pool; a training takes a batch on each, TensorRT has one anyway.",
+            help="Number of GPUs. A training runs one batch on each; TensorRT always uses one.",
         ),
     ] = None
     gpu_kind: Annotated[
         str | None,
-        typer.Option(
-            metavar="KIND", help="Only of this kind: nodes with nvidia.com/gpu.product=KIND."
-        ),
+        typer.Option(metavar="KIND", help="Run only on nodes with nvidia.com/gpu.product=KIND."),
     ] = None
-    namespace: Annotated[str, typer.Option(help="Where the Job runs.")] = NAMESPACE
+    namespace: Annotated[str, typer.Option(help="Namespace of the Job.")] = NAMESPACE
     image: Annotated[
-        str | None, typer.Option(envvar="ATELIER_TRAIN_IMAGE", help="atelier-train, by digest.")
+        str | None,
+        typer.Option(envvar="ATELIER_TRAIN_IMAGE", help="The atelier-train image, by digest."),
     ] = None
     volume: Annotated[
         str | None,
-        typer.Option(metavar="CLAIM", help="For what outlives a pod; else one of its own."),
+        typer.Option(metavar="CLAIM", help="Claim for checkpoints and inputs. Default: a new one."),
     ] = None
-    volume_size: Annotated[str, typer.Option(help="Of a claim of its own.")] = "50Gi"
-    volume_class: Annotated[str | None, typer.Option(help="Storage class of such a claim.")] = None
+    volume_size: Annotated[str, typer.Option(help="Size of a new claim.")] = "50Gi"
+    volume_class: Annotated[str | None, typer.Option(help="Storage class of a new claim.")] = None
     cpu: Annotated[str, typer.Option(help="CPUs to request.")] = "4"
-    memory: Annotated[str, typer.Option(help="Memory to request, and the limit.")] = "16Gi"
+    memory: Annotated[str, typer.Option(help="Memory request and limit.")] = "16Gi"
     deadline: Annotated[
         int,
-        typer.Option(min=1, metavar="HOURS", help="It may run, all pods together; then it fails."),
+        typer.Option(min=1, metavar="HOURS", help="Maximum run time of the Job; then it fails."),
     ] = 72
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show what it says, and end with how it ended.")
+        bool, typer.Option("--follow", help="Show the Job's log, and exit with its exit code.")
     ] = False
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the Job; upload and create nothing.")
     ] = False
 
     def options(self, gpus: int) -> "JobOptions":
-        """Of a Job with so many GPUs; BadInput where no pod could carry it out."""
+        """The options of a Job with `gpus` GPUs. BadInput if no pod could run it."""
         from atelier.platform.jobs import JobOptions
 
         if self.image is None:
-            raise BadInput("--image or ATELIER_TRAIN_IMAGE: name the atelier-train image")
+            raise BadInput("--image or ATELIER_TRAIN_IMAGE: not set; name the atelier-train image")
         if self.priority and not self.queue:
-            raise BadInput("--priority: is Kueue's; name the queue with --queue")
+            raise BadInput("--priority: applies to a queue of Kueue; name the queue with --queue")
         if self.gpu_kind and not gpus:
-            raise BadInput("--gpu-kind: is the kind of --gpus, and none is asked for")
+            raise BadInput("--gpu-kind: needs GPUs; ask for them with --gpus")
         if Home.find().tracking_uri.startswith("sqlite:") and not self.dry_run:
             raise BadInput(
-                "MLFLOW_TRACKING_URI: not set; name the MLflow that the cluster's Jobs fetch from"
+                "MLFLOW_TRACKING_URI: not set; name the MLflow that the cluster's Jobs use"
             )
         return JobOptions(
             namespace=self.namespace,
@@ -93,7 +92,7 @@ class JobChoices:
 
 
 def shown(work: "Work", options: "JobOptions") -> Answer:
-    """The Job as it would be made."""
+    """The Job object, for --dry-run."""
     import yaml
 
     from atelier.platform.jobs import job_object
@@ -103,14 +102,14 @@ def shown(work: "Work", options: "JobOptions") -> Answer:
 
 
 def sent(work: "Work", options: "JobOptions", about: Mapping[str, Any], *, follow: bool) -> Answer:
-    """The Job, made now or earlier, and with `follow` its end."""
+    """Create the Job or find an earlier one. With `follow`, wait for its end."""
     from atelier.platform import Api
     from atelier.platform.jobs import Follower, submit_job
 
     api = Api.connect(options.namespace)
     job, created = submit_job(api, work, options)
     name = str(job["metadata"]["name"])
-    said = f"Job {options.namespace}/{name}: {'created' if created else 'was there already'}"
+    said = f"Job {options.namespace}/{name}: {'created' if created else 'exists already'}"
     data = {**about, "job": name, "namespace": options.namespace, "created": created}
     if not follow:
         return Answer(said, data)

@@ -1,4 +1,4 @@
-"""`atelier keys`: who may ask the gateway for pictures, until when, and how many."""
+"""`atelier keys`: API keys of the gateway, with their quota and expiry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.gateway.keys import KeyRecord, KeyStore, utc_now
 
 app = typer.Typer(
     name="keys",
-    help="API keys of the gateway: create, list, revoke.",
+    help="Create, list and revoke API keys of the gateway.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -27,23 +27,28 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 @verb(app, "create")
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is; shown in lists.")],
+    name: Annotated[str, typer.Argument(help="Name of the key's owner, shown in listings.")],
     expires: Annotated[
         str | None,
-        typer.Option(help="After 30d, 12h, 45m or 2w from now, or at 2027-01-31[T12:00] UTC."),
+        typer.Option(
+            help="A time from now (30d, 12h, 45m, 2w) or a date in UTC: 2027-01-31[T12:00]."
+        ),
     ] = None,
-    quota: Annotated[int | None, typer.Option(help="Pictures it may make in all.")] = None,
+    quota: Annotated[int | None, typer.Option(help="Maximum number of pictures in total.")] = None,
 ) -> Answer:
-    """Make a key and print it. It is shown this once and stored only as a digest."""
+    """Create a key and print it.
+
+    The key is shown only once. Only its digest is stored.
+    """
     until = None if expires is None else parse_expiry(expires, utc_now())
     key, record = _store().create(name, expires=until, quota=quota)
-    text = f"{key}\n\nKeep it now: it cannot be shown again. {_terms(record)}"
+    text = f"{key}\n\nStore it now: it cannot be shown again. {_terms(record)}"
     return Answer(text, {"key": key, **describe(record)})
 
 
 @verb(app, "list")
 def list_keys() -> Answer:
-    """Every key by its visible beginning, with what it has used."""
+    """List all keys by their visible prefix, with their usage."""
     records = _store().list()
     now = utc_now()
     heads = ("KEY", "NAME", "STATE", "PICTURES", "QUOTA", "EXPIRES", "CREATED")
@@ -64,15 +69,18 @@ def list_keys() -> Answer:
 
 @verb(app, "revoke")
 def revoke(
-    which: Annotated[str, typer.Argument(help="A key's visible beginning, or its name.")],
+    which: Annotated[str, typer.Argument(help="The key's visible prefix, or its name.")],
 ) -> Answer:
-    """End a key. It is refused from the next call on; a call already running is finished."""
+    """Revoke a key.
+
+    It is refused from the next call on. A running call is completed.
+    """
     record = _store().revoke(which)
     return Answer(f"{record.prefix} ({record.name}) is revoked.", describe(record))
 
 
 def describe(record: KeyRecord) -> dict[str, Any]:
-    """A key for --json, never with anything that opens a door."""
+    """A key for --json, without its secret part."""
     fields = {key: value for key, value in asdict(record).items() if key != "reserved"}
     moments = {
         key: value.isoformat() for key, value in fields.items() if isinstance(value, datetime)
@@ -82,7 +90,7 @@ def describe(record: KeyRecord) -> dict[str, Any]:
 
 
 def parse_expiry(text: str, now: datetime) -> datetime:
-    """`30d`, `12h`, `45m`, `2w` from `now`, or a date or moment (UTC where it names no zone)."""
+    """Parse `30d`, `12h`, `45m` or `2w` from `now`, or a date or time (UTC if it has no zone)."""
     span = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
     try:
         if span:
@@ -98,9 +106,9 @@ def _store() -> KeyStore:
 
 
 def _terms(record: KeyRecord) -> str:
-    quota = "without quota" if record.quota is None else f"for {record.quota} pictures"
-    until = "without expiry" if record.expires_at is None else f"until {_day(record.expires_at)}"
-    return f"{record.prefix} ({record.name}) is good {quota}, {until}."
+    quota = "no quota" if record.quota is None else f"quota {record.quota} pictures"
+    until = "no expiry" if record.expires_at is None else f"expires {_day(record.expires_at)}"
+    return f"{record.prefix} ({record.name}): {quota}, {until}."
 
 
 def _day(moment: datetime | None) -> str | None:

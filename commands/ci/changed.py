@@ -1,4 +1,4 @@
-"""`atelier changed`: what a push asks for."""
+"""`atelier changed`: the recipes and declarations that a push changed."""
 
 import json
 from pathlib import Path
@@ -12,21 +12,22 @@ from commands.verb import Answer
 if TYPE_CHECKING:
     from atelier.ci.changes import Changes
 
-Since = Annotated[str, typer.Option(metavar="REV", help="The commit before.")]
+Since = Annotated[str, typer.Option(metavar="REV", help="Commit before the push.")]
 
 
 def changed(
     since: Since,
-    until: Annotated[str, typer.Option(metavar="REV", help="The commit after.")] = "HEAD",
+    until: Annotated[str, typer.Option(metavar="REV", help="Commit after the push.")] = "HEAD",
     github_output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Add each list to it as an output of a step."),
+        typer.Option(metavar="FILE", help="Append each list to this file as a step output."),
     ] = None,
 ) -> Answer:
-    """Say which recipes are to be trained, and which declarations carried out, after a push.
+    """List the recipes to train and the declarations to apply after a push.
 
-    Where the commit before is not there (a first push, or history that was replaced), everything
-    counts as changed: what is done already is found done. What was removed cannot be told then.
+    If the commit before the push is missing (a first push, or rewritten history), everything counts
+    as changed. Work that was already done is recognised and not repeated. Files that were removed
+    in between cannot be detected then.
     """
     from atelier.ci.changes import changes
     from atelier.ci.git import GitError, Repository
@@ -41,7 +42,7 @@ def changed(
 
 
 def _lists(found: "Changes") -> dict[str, list[dict[str, Any]]]:
-    """Each as a matrix of jobs takes it."""
+    """Each list in the form of a job matrix."""
     return {
         "train": [{"adapter": one.adapter, "recipe": one.recipe} for one in found.train],
         "removed": [{"adapter": name} for name in found.removed],
@@ -51,7 +52,7 @@ def _lists(found: "Changes") -> dict[str, list[dict[str, Any]]]:
 
 
 def _told(lists: dict[str, list[dict[str, Any]]], since: str, before: str | None) -> str:
-    lines = [] if before else [f"{since} is not here: everything counts as changed"]
+    lines = [] if before else [f"{since} is not in this repository: everything counts as changed"]
     for what, found in lists.items():
         lines += [f"{what:8}{'  '.join(map(str, one.values()))}" for one in found]
     return "\n".join(lines) or "nothing to do"

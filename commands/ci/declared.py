@@ -1,4 +1,4 @@
-"""`atelier declared`: whether git lets an adapter serve."""
+"""`atelier declared`: check whether git declares an adapter."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,22 +11,22 @@ from commands.verb import Answer
 
 def declared(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")],
-    environment: Annotated[str, typer.Option(help="Where it would serve.")] = "staging",
+    environment: Annotated[str, typer.Option(help="Environment to check.")] = "staging",
     github_output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Add `declared=true` or `false` as a step's output."),
+        typer.Option(metavar="FILE", help="Append `declared=true` or `false` as a step output."),
     ] = None,
 ) -> Answer:
-    """Say whether this checkout declares an adapter, and which version.
+    """Show whether this checkout declares an adapter, and which version.
 
-    A workflow that was approved of late, or runs again, asks it of the branch as it is now.
+    A workflow that is approved late, or runs again, reads the current state of the branch with it.
     """
     from atelier.data.declaration import Declarations
 
     declarations = Declarations(Path(), environment)
     found = declarations.find(name)
     add_outputs(github_output, {"declared": "true" if found else "false"})
-    said = f"declares {name}@{found.version}" if found else "is not there: it is not to serve"
+    said = f"declares {name}@{found.version}" if found else "no such file, so not declared"
     data = {
         "adapter": name,
         "environment": environment,

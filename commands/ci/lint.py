@@ -1,4 +1,4 @@
-"""`atelier lint`: what is wrong with recipes and their pictures, before a cluster is asked."""
+"""`atelier lint`: check recipes and their pictures before they are submitted to a cluster."""
 
 import os
 import re
@@ -20,19 +20,21 @@ _ANNOTATION = {"error": "error", "warning": "warning", "info": "notice"}
 def lint(
     recipes: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RECIPE…", help="By default all of adapters/.", show_default=False),
+        typer.Argument(
+            metavar="RECIPE…", help="Default: all recipes in adapters/.", show_default=False
+        ),
     ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="REV", help="Only what changed since this commit.")
+        str | None, typer.Option(metavar="REV", help="Only recipes that changed since this commit.")
     ] = None,
     summary: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Add the findings to it, as Markdown; several will do."),
+        typer.Option(metavar="FILE", help="Append the findings as Markdown; repeatable."),
     ] = None,
 ) -> Answer:
-    """Say what is wrong, or merely poor, about recipes and their pictures.
+    """Check recipes and their pictures for errors and warnings.
 
-    Exit code 1 when something would stop a training.
+    Exit code 1 if an error would stop a training.
     """
     found = {recipe: list(_findings(recipe)) for recipe in recipes or _chosen(since)}
     errors = sum(one.severity == "error" for findings in found.values() for one in findings)
@@ -57,7 +59,7 @@ def lint(
 
 
 def _chosen(since: str | None) -> list[Path]:
-    """Those of the checkout, or those that changed in it."""
+    """All recipes of the checkout, or those that changed since a commit."""
     from atelier.ci.changes import changes
     from atelier.ci.git import GitError, Repository
     from atelier.data.recipe import ADAPTERS, RECIPE
@@ -88,7 +90,7 @@ def _findings(path: Path) -> Iterator["Finding"]:
 
 
 def _annotation(one: "Finding") -> str:
-    """What Actions shows beside the file: a workflow command, escaped by its rules."""
+    """An annotation that Actions shows beside the file: an escaped workflow command."""
     placed = re.match(rf"{re.escape(str(one.file))}:(\d+): ", one.text)
     place = f"file={_escaped(str(one.file), of_property=True)}"
     line = f",line={placed[1]}" if placed else ""
@@ -109,12 +111,12 @@ def _summary(found: dict[Path, list["Finding"]]) -> Iterator[str]:
         for one in findings:
             yield f"- **{one.severity}** {_code(str(one.file))}: {_code(one.text)}; {one.advice}"
         if not findings:
-            yield "Nothing to remark."
+            yield "No findings."
         yield ""
 
 
 def _code(text: str) -> str:
-    """Text that others wrote, so that no Markdown in it is followed."""
+    """Untrusted text as code, so that Markdown in it has no effect."""
     return "`" + text.replace("`", "'").replace("\n", " ") + "`"
 
 

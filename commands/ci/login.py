@@ -1,7 +1,7 @@
-"""`atelier login`: a workflow's way into a cluster, with its OIDC token in place of a kept secret.
+"""`atelier login`: give a workflow access to a cluster with its OIDC token instead of a secret.
 
-The kubeconfig has no credential in it. Whoever uses it (kubectl, Helm, this program) runs this
-module, which asks Actions for a token that is good for some minutes, as often as one is wanted.
+The kubeconfig contains no credential. Its users (kubectl, Helm, this program) run this module
+whenever they need a token, and it requests one from Actions that is valid for some minutes.
 """
 
 import json
@@ -28,39 +28,44 @@ _URL, _TOKEN = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"
 
 def login(
     server: Annotated[
-        str, typer.Option(envvar="ATELIER_CLUSTER", metavar="URL", help="The API server.")
+        str,
+        typer.Option(envvar="ATELIER_CLUSTER", metavar="URL", help="Address of the API server."),
     ] = "",
     authority: Annotated[
         str,
         typer.Option(
-            envvar="ATELIER_CLUSTER_CA", metavar="PEM", help="Who signs its certificate, as text."
+            envvar="ATELIER_CLUSTER_CA",
+            metavar="PEM",
+            help="Certificate authority of the API server, as text.",
         ),
     ] = "",
-    audience: Annotated[str, typer.Option(help="Whom the tokens are for.")] = AUDIENCE,
+    audience: Annotated[str, typer.Option(help="Audience of the tokens.")] = AUDIENCE,
     kubeconfig: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="By default in RUNNER_TEMP.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The kubeconfig. Default: in RUNNER_TEMP."),
     ] = None,
 ) -> Answer:
-    """Let the next steps of a workflow reach a cluster by the job's OIDC token.
+    """Give the next steps of a workflow access to a cluster.
 
-    Where KUBECONFIG is set already (a runner with its own way in), that stays.
+    Writes a kubeconfig that uses the job's OIDC token. If KUBECONFIG is already set, because the
+    runner has its own access, it is left unchanged.
     """
     given = os.environ.get("KUBECONFIG")
     if given:
-        return Answer(f"KUBECONFIG is {given} already", {"kubeconfig": given})
+        return Answer(f"KUBECONFIG is already set to {given}", {"kubeconfig": given})
     if not server:
-        raise BadInput("ATELIER_CLUSTER: not set; a variable of the environment names the cluster")
-    token(audience)  # what is wrong with the job is said here, not by Helm
+        raise BadInput("ATELIER_CLUSTER: not set; make it a variable of the GitHub environment")
+    token(audience)  # so that a wrong setup of the job fails here and not in Helm
     path = (kubeconfig or Path(os.environ.get("RUNNER_TEMP", "."), "kubeconfig")).absolute()
     path.write_text(json.dumps(_config(server, authority, audience), indent=1))
     if file := os.environ.get("GITHUB_ENV"):
         with Path(file).open("a") as variables:
             variables.write(f"KUBECONFIG={path}\n")
-    return Answer(f"{path}: {server}, by tokens for {audience}", {"kubeconfig": str(path)})
+    return Answer(f"{path}: {server}, with tokens for {audience}", {"kubeconfig": str(path)})
 
 
 def token(audience: str) -> str:
-    """A new token of the job; BadInput where it may have none."""
+    """Request a new token of the job. BadInput if the job has no permission for one."""
     url, asking = os.environ.get(_URL), os.environ.get(_TOKEN)
     if not url or not asking:
         raise BadInput(f"{_URL}: not set; give the job `id-token: write`, or set KUBECONFIG")
@@ -76,7 +81,7 @@ def token(audience: str) -> str:
 
 
 def credential(audience: str) -> dict[str, Any]:
-    """An ExecCredential; it says when the token ends, so that the client asks again in time."""
+    """An ExecCredential with the token's expiry, so that the client renews it in time."""
     found = token(audience)
     claims = found.split(".")[1]
     end = json.loads(urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"]

@@ -1,4 +1,4 @@
-"""Markdown that stays what it is meant to be, whatever text from outside is put into it."""
+"""Markdown with untrusted text: none of its characters is interpreted as markup."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,26 +8,26 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&:@$^=\"'])")
 
 
 def plain(text: object) -> str:
-    """Text that a reader sees as it is: one line, without markup, links, mentions or HTML.
+    """One line of literal text, without markup, links, mentions or HTML.
 
-    Every character that could mean something is written as a reference to its number, which no
-    renderer takes for markup or for an address to link to.
+    Every special character is written as a numeric character reference, which no renderer takes for
+    markup or for an address to link to.
     """
     line = " ".join(str(text).split())
     return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", line)
 
 
 def code(text: object) -> str:
-    """Text in the typeface of commands; references count in it, so it may hold anything too."""
+    """Literal text as code. Character references work in it, so it may hold any text."""
     return f"<code>{plain(text)}</code>"
 
 
 def link(text: object, url: str) -> str:
-    """Text that leads somewhere."""
+    """A link with literal text."""
     return f'<a href="{escape(url)}">{plain(text)}</a>'
 
 
 def rows(heads: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
-    """A table; cells are Markdown already."""
+    """A table. Cells are Markdown."""
     lines = [heads, ["---"] * len(heads), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""`atelier propose | commit | comment`: what git is to declare, and what is said about it there."""
+"""`atelier propose | commit | comment`: propose declarations in git and comment on them."""
 
 import os
 import re
@@ -17,32 +17,35 @@ if TYPE_CHECKING:
 
 BODY = 60_000  # characters; GitHub takes 65,536 in a pull request or a comment
 
-Main = Annotated[str, typer.Option("--main", metavar="BRANCH", help="What declares.")]
+Main = Annotated[
+    str, typer.Option("--main", metavar="BRANCH", help="Branch with the declarations.")
+]
 Body = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Markdown for reviewers: validate's summary.")
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Markdown for the reviewers, such as the summary of validate."
+    ),
 ]
 
 
 def propose(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")],
-    version: Annotated[
-        str, typer.Argument(help="Its version in the registry, or an alias.")
-    ] = "candidate",
-    environment: Annotated[str, typer.Option(help="Where it is to serve.")] = "staging",
+    version: Annotated[str, typer.Argument(help="Version number, or an alias.")] = "candidate",
+    environment: Annotated[str, typer.Option(help="Environment to serve in.")] = "staging",
     canary: Annotated[
-        int | None, typer.Option(min=1, max=100, help="To this percent of its calls alone.")
+        int | None, typer.Option(min=1, max=100, help="Canary: only this percentage of the calls.")
     ] = None,
-    reason: Annotated[str, typer.Option(help="Kept with the declaration.")] = "promoted",
+    reason: Annotated[str, typer.Option(help="Recorded in the declaration.")] = "promoted",
     pull_request: Annotated[
         bool,
-        typer.Option("--pull-request", help="Push it as a branch, and open or renew its request."),
+        typer.Option("--pull-request", help="Push a branch and open or update its pull request."),
     ] = False,
     body: Body = None,
     main: Main = "main",
 ) -> Answer:
-    """Write the declaration that lets a version serve, if the environment's policy allows it.
+    """Write the declaration of a version, if its environment's policy allows it.
 
-    With --pull-request this checkout stays as it is.
+    With --pull-request this checkout is not changed.
     """
     from atelier.data.declaration import Declarations
     from atelier.data.policy import Policy
@@ -79,7 +82,7 @@ def propose(
     declared = _declared(repository, tip, path)
     wanted = made(declared)
     if declared and (declared.served == wanted.served):
-        return Answer(f"{main} declares {name}@{number} in {environment} already", data)
+        return Answer(f"{main} already declares {name}@{number} in {environment}", data)
     share = f" to {canary} %" if canary else ""
     title = f"{environment}: {name} {number}{share}"
     branch = f"atelier/{environment}/{name}"
@@ -90,13 +93,13 @@ def propose(
 
 
 def commit(
-    message: Annotated[str, typer.Argument(help="What was done, and why.")],
+    message: Annotated[str, typer.Argument(help="Commit message.")],
     main: Main = "main",
 ) -> Answer:
-    """Commit and push what changed here of the environments' declarations.
+    """Commit and push the changed declarations of this checkout.
 
-    Where the branch is protected it becomes a pull request. Exit code 2 where the branch declares
-    something else meanwhile.
+    If the branch is protected, this opens a pull request. Exit code 2 if the branch has changed the
+    same declarations in the meantime.
     """
     from atelier.ci.git import Repository
     from atelier.ci.github import GitHub
@@ -106,7 +109,9 @@ def commit(
     repository = Repository.find()
     files = repository.edited(ENVIRONMENTS.as_posix())
     if not files:
-        return Answer("git declares it so already", {"files": [], "commit": None})
+        return Answer(
+            "nothing to commit: git already declares this state", {"files": [], "commit": None}
+        )
     data: dict[str, Any] = {"files": list(files)}
     try:
         made = repository.record(files, message, main)
@@ -115,22 +120,29 @@ def commit(
         branch = f"atelier/done/{made[:12]}"
         github = GitHub.of_environment()
         repository.push(made, branch)
-        title, about = message.splitlines()[0], f"This is done already; git is to say so. {refusal}"
+        title, about = (
+            message.splitlines()[0],
+            f"This change is already live; merge it so that git agrees. {refusal}",
+        )
         url = github.pull_request(branch, main, title, about)
-        return Answer(f"{url}: to be merged", {**data, "commit": made, "pull_request": url})
+        return Answer(
+            f"{url}: merge this pull request", {**data, "commit": made, "pull_request": url}
+        )
     return Answer("\n".join([f"{main} is {made}:", *files]), {**data, "commit": made})
 
 
 def comment(
-    body: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown.")],
-    kind: Annotated[str, typer.Option(help="It takes the place of the last one of its kind.")],
+    body: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown file.")],
+    kind: Annotated[str, typer.Option(help="Replaces the previous comment of this kind.")],
 ) -> Answer:
-    """Write a comment on the pull request that a workflow runs for."""
+    """Comment on the pull request that a workflow runs for."""
     from atelier.ci.github import GitHub
 
     found = re.fullmatch(r"refs/pull/(\d+)/(merge|head)", os.environ.get("GITHUB_REF", ""))
     if found is None:
-        raise BadInput("GITHUB_REF: is no pull request's; this is for workflows on pull requests")
+        raise BadInput(
+            "GITHUB_REF: names no pull request; run this in a workflow for a pull request"
+        )
     url = GitHub.of_environment().comment(int(found[1]), kind, _text(body))
     return Answer(url, {"comment": url})
 

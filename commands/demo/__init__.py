@@ -1,4 +1,4 @@
-"""The demo: the whole way on this machine, with nothing prepared behind the curtain.
+"""The demo: the whole pipeline on this machine, with nothing prepared in advance.
 
-`story.py` is the way in its order; the other modules are what it shows it with.
+`story.py` runs the steps in order. The other modules support it.
 """

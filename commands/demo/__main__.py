@@ -1,4 +1,4 @@
-"""`python -m commands.demo`: runs the demo; at a terminal, leaves the gateway up till Ctrl-C."""
+"""`python -m commands.demo`: run the demo. On a terminal the gateway stays up until Ctrl-C."""
 
 import argparse
 import os
@@ -15,7 +15,7 @@ OURS = ("home", "evaluation-1", "evaluation-2", "contact-sheet.png", "loss.png",
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code."""
+    """Run the demo; the exit code."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _stopped)
     busy = BadInput(f"{options.output}: a demo is running there; stop it first")
@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     from atelier.data.policy import (
-        Policy,  # after the environment is set: MLflow reads it on import
-    )
+        Policy,
+    )  # after the environment is set, because MLflow reads it on import
     from commands.demo.clock import duration
     from commands.demo.story import Demo
 
@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace) -> None:
     demo = Demo(options.output, options.example, policy=policy, port=options.port)
     try:
         running, key = demo.run()
-        print(f"\nall of it in {duration(demo.clock.seconds)}: {options.output / 'report.html'}")
+        print(f"\ndone in {duration(demo.clock.seconds)}: {options.output / 'report.html'}")
         if sys.stdin.isatty() and sys.stdout.isatty():
             _show(running.gateway, key, demo.adapter)
     finally:
@@ -47,9 +47,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _show(gateway: str, key: str, adapter: str) -> None:
-    """The gateway stays up for whoever wants to try it."""
+    """Keep the gateway up, and show how to call it."""
     print(
-        f"\nThe gateway runs at {gateway} (its API at {gateway}/docs) with the key\n  {key}\n\n"
+        f"\nThe gateway runs at {gateway} (API docs: {gateway}/docs). API key:\n  {key}\n\n"
         f"  curl -s {gateway}/generate_image -H 'X-API-Key: {key}' -H 'Accept: image/png' \\\n"
         "    -H 'Content-Type: application/json' --output cat.png \\\n"
         f'    -d \'{{"prompt": "a {{trigger}} in the snow", "adapter": "{adapter}"}}\'\n\n'
@@ -63,7 +63,7 @@ def _show(gateway: str, key: str, adapter: str) -> None:
 
 
 def _fresh(output: Path) -> None:
-    """Remove what an earlier demo left, and nothing else; keep to this folder alone."""
+    """Remove the files of an earlier demo, and make the process use this folder only."""
     for name in OURS:
         found = output / name
         if found.is_dir():
@@ -76,16 +76,20 @@ def _fresh(output: Path) -> None:
 
 
 def _stopped(number: int, frame: object) -> None:
-    """SIGTERM unwinds like Ctrl-C, so that what serves is stopped too."""
+    """SIGTERM unwinds like Ctrl-C, so that the servers are stopped too."""
     raise SystemExit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m commands.demo", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="default: demo")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo"), help="output folder; default: demo"
+    )
     parser.add_argument("--example", type=Path, default=Path("examples/thor-cat"))
-    parser.add_argument("--policy", type=Path, help="default: the program's own")
-    parser.add_argument("--port", type=int, default=0, help="the gateway's; default: a free one")
+    parser.add_argument("--policy", type=Path, help="default: the built-in policy")
+    parser.add_argument(
+        "--port", type=int, default=0, help="port of the gateway; default: a free one"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

@@ -1,4 +1,4 @@
-"""Tells each step as it begins and how long it took, and remembers it for the report."""
+"""Prints each step and its duration, and records them for the report."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from typing import TextIO
 
 @dataclass
 class TimedStep:
-    """One step of the demo; `seconds` is known once it is over."""
+    """One step of the demo. `seconds` is set at its end."""
 
     name: str
     seconds: float = 0.0
@@ -18,7 +18,7 @@ class TimedStep:
 
 
 class Clock:
-    """Steps in their order, printed as they happen."""
+    """The steps in order, printed as they run."""
 
     def __init__(self, steps: int, out: TextIO | None = None) -> None:
         self.steps: list[TimedStep] = []
@@ -28,7 +28,7 @@ class Clock:
 
     @contextmanager
     def step(self, name: str) -> Iterator[TimedStep]:
-        """One step; what is appended to its notes is printed when it ends."""
+        """One step. Its notes are printed when it ends."""
         step = TimedStep(name)
         self.steps.append(step)
         self._print(f"[{len(self.steps):2}/{self._total}] {name}")
@@ -41,7 +41,7 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Since the clock was made."""
+        """Seconds since the clock was created."""
         return time.monotonic() - self._began
 
     def _print(self, text: str) -> None:
@@ -49,7 +49,7 @@ class Clock:
 
 
 def duration(seconds: float) -> str:
-    """`0.42 s`, `12.3 s` or `2 min 05 s`: as much as a person wants to know."""
+    """`0.42 s`, `12.3 s` or `2 min 05 s`, with a useful number of digits."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 100:

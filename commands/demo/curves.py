@@ -1,4 +1,4 @@
-"""The loss of both trainings, from the runs' own logs, as one picture."""
+"""Plots the loss of both trainings from the logs of their runs."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-WINDOW = 25  # steps; single steps of a diffusion loss say little
+WINDOW = 25  # steps; the loss of a single step is too noisy
 COLOURS = ("#2f6f8f", "#c8553d")
 
 
@@ -21,7 +21,7 @@ class Curve:
 
     @classmethod
     def read(cls, name: str, log: Path) -> "Curve":
-        """From a run's `log.jsonl`."""
+        """Read the curve from a run's `log.jsonl`."""
         points = []
         for line in log.read_text("utf-8").splitlines():
             event = json.loads(line)
@@ -31,7 +31,7 @@ class Curve:
 
 
 def plot(curves: Sequence[Curve], file: Path) -> None:
-    """Every curve, faint as it was and smoothed over WINDOW steps."""
+    """Plot every curve: the raw loss in faint colour, and smoothed over WINDOW steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""A version from its recipe: trained, judged, registered; each a step of the clock."""
+"""Makes a version from its recipe: train, judge, register; each is a step of the clock."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +27,12 @@ class MadeVersion:
     package: Package
     evaluation: Evaluation
     version: int
-    log: Path  # of its training, line by line
+    log: Path  # the journal of its training
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where versions are made; `folder` is where the verdicts are left."""
+    """Makes versions. The verdicts are written to `folder`."""
 
     folder: Path
     home: Home
@@ -41,7 +41,7 @@ class Workshop:
     clock: Clock
 
     def make(self, recipe: Recipe, number: int) -> MadeVersion:
-        """Train, judge and register; Refused where the verdict says no."""
+        """Train, judge and register a version. Refused if its verdict refuses it."""
         run = self.home.runs / recipe.adapter / f"version-{number}"
         with self.clock.step(f"train version {number}: {in_words(recipe)}") as step:
             check_pictures(recipe)
@@ -80,7 +80,7 @@ class Workshop:
 
 
 def in_words(recipe: Recipe) -> str:
-    """How a recipe trains, short enough for one line."""
+    """A recipe's training settings in one line."""
     stage = recipe.stages[0]
     words = [
         f"{stage.train.steps} steps",

@@ -1,4 +1,4 @@
-"""Pictures over HTTP, and what must be equal or must differ between them."""
+"""Draws pictures over HTTP and checks which of them are equal and which differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from commands.serve.gateway_client import GatewayClient
 
 @dataclass(frozen=True)
 class Photographer:
-    """One client of the gateway, asking for one picture at a time."""
+    """A client of the gateway that draws one picture at a time."""
 
     client: GatewayClient
     trigger: str
     steps: int = STEPS
 
     def take(self, asks: Sequence[Ask], adapter: str | None) -> list[bytes]:
-        """A PNG for each, by `name` or `name@version`, or by the base alone."""
+        """A PNG for each prompt, with the adapter `name` or `name@version`, or the base alone."""
         return [self._one(ask, adapter) for ask in asks]
 
     def words(self, ask: Ask) -> str:
-        """The prompt as it is sent."""
+        """The prompt with the trigger filled in."""
         return ask.prompt.replace("{trigger}", self.trigger)
 
     def _one(self, ask: Ask, adapter: str | None) -> bytes:
@@ -31,13 +31,13 @@ class Photographer:
             seed=ask.seed,
             steps=self.steps,
             adapter=adapter,
-            fill_trigger=False,  # the words above are all there is to fill in
+            fill_trigger=False,  # words() has filled in the trigger
         )
         return answer.pictures[0].png
 
 
 def require_same(ones: Sequence[bytes], others: Sequence[bytes], what: str) -> str:
-    """A sentence, if every pair is identical in every pixel; Refused otherwise."""
+    """A sentence if every pair is identical in every pixel; otherwise raises Refused."""
     differences = [_apart(pair) for pair in zip(ones, others, strict=True)]
     if any(differences):
         raise Refused(f"{what}: pixels differ by up to {max(differences)} of 255")
@@ -45,7 +45,7 @@ def require_same(ones: Sequence[bytes], others: Sequence[bytes], what: str) -> s
 
 
 def require_different(ones: Sequence[bytes], others: Sequence[bytes], what: str) -> str:
-    """A sentence, if no pair is identical; Refused otherwise."""
+    """A sentence if no pair is identical; otherwise raises Refused."""
     differences = [_apart(pair) for pair in zip(ones, others, strict=True)]
     if not all(differences):
         raise Refused(f"{what}: some pictures are identical, though they should differ")

@@ -1,5 +1,5 @@
-"""What the demo asks for: the character in places that its pictures do not show and in one that
-they do, and what has to stay as it was: others of its kind, and anything else.
+"""The demo's prompts: the character in places that its pictures do not show and in one that they
+do, and subjects that must not change (another of its kind, and an unrelated one).
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ STEPS: Final = 25
 
 @dataclass(frozen=True)
 class Ask:
-    """One picture; `{trigger}` stands for the adapter's words, and some prompts do without."""
+    """One prompt and seed. `{trigger}` stands for the trigger words; some prompts have none."""
 
     prompt: str
     seed: int

@@ -1,4 +1,4 @@
-"""The demo's one page: everything it showed, in one file that needs nothing beside it."""
+"""The demo's report: one self-contained HTML page."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from commands.demo.swap import Swap
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One prompt and seed, and its picture in each column."""
+    """One prompt and seed, with a picture for each column."""
 
     prompt: str
     seed: int
@@ -25,7 +25,7 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """A version with what was found about it."""
+    """A version and its verdict."""
 
     version: int
     digest: str
@@ -36,7 +36,7 @@ class JudgedRow:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """All that the page shows."""
+    """The content of the page."""
 
     adapter: str
     trigger: str
@@ -72,17 +72,17 @@ class DemoReport:
 
     @property
     def _hero(self) -> int:
-        """The column that opens the page: the first version."""
+        """The column of the pictures at the top of the page: the first version."""
         return 1
 
 
 def _unbroken(seconds: float) -> str:
-    """A duration that no line break tears apart."""
+    """A duration without line breaks."""
     return duration(seconds).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def data_uri(picture: bytes | Path) -> str:
-    """A picture as a part of the page itself."""
+    """A picture as a data URI."""
     data = picture if isinstance(picture, bytes) else picture.read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         kind = (image.format or "PNG").lower()
@@ -91,7 +91,7 @@ def data_uri(picture: bytes | Path) -> str:
 
 @dataclass(frozen=True)
 class Dot:
-    """One answer of the traffic on the page's time line, in percent of its width."""
+    """One answer on the time line of the page, in percent of its width."""
 
     left: float
     width: float

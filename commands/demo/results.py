@@ -1,4 +1,4 @@
-"""What the demo leaves behind: contact sheet, loss plot, report, each in its file."""
+"""Writes the demo's output files: contact sheet, loss plot and report."""
 
 import io
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ Pictures = Sequence[bytes]  # one PNG for each prompt
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that was made and measured."""
+    """Everything that the demo made and measured."""
 
     versions: tuple[MadeVersion, MadeVersion]
     same: tuple[Pictures, Pictures, Pictures, Pictures]  # base, version 1, version 2, rolled back
@@ -38,7 +38,7 @@ class Results:
 
 
 def leave(results: Results, folder: Path, clock: Clock, camera: Photographer) -> list[str]:
-    """Write the files into `folder`; their paths."""
+    """Write the files to `folder`; returns their paths."""
     first, second = results.versions
     columns = ("base", f"version {first.version}", f"version {second.version}", "after rollback")
     rows = _rows(SHEET, results.same, camera)

@@ -1,4 +1,4 @@
-"""`atelier serve` as a process of its own, for as long as the demo needs it."""
+"""Runs `atelier serve` as a separate process for the demo."""
 
 import json
 import os
@@ -17,14 +17,14 @@ from atelier.errors import Refused, Unavailable
 from atelier.home import Home
 from services.triton.process import alive, spawn, stop, tail
 
-START_SECONDS: Final = 1200.0  # `atelier serve` has limits of its own, and ends when it meets one
+START_SECONDS: Final = 1200.0  # `atelier serve` exits earlier, at its own limits
 STOP_SECONDS: Final = 60.0
-REPLICA: Final = "local"  # as `atelier serve` calls it where it is not told otherwise
+REPLICA: Final = "local"  # the default name of `atelier serve`
 
 
 @dataclass(frozen=True)
 class Served:
-    """Where what runs answers, and what ran when it was first ready."""
+    """The addresses of the running processes, and their ids when they were first ready."""
 
     gateway: str
     triton: str
@@ -32,7 +32,7 @@ class Served:
     pids: dict[str, int]  # by name; `model` is the engine's, inside Triton
 
     def require_unrestarted(self) -> str:
-        """A sentence, if every process is still the one that was there first; Refused otherwise."""
+        """A sentence if no process has restarted; otherwise raises Refused."""
         pids = self.pids | _engine(self.home)
         ended = [name for name, pid in self.pids.items() if pids[name] != pid or not alive(pid)]
         if ended:
@@ -42,7 +42,7 @@ class Served:
 
 @contextmanager
 def served(home: Home, base: BaseSpec, port: int = 0) -> Iterator[Served]:
-    """Start Triton, agent and gateway on this home; stop them however the block ends."""
+    """Start Triton, agent and gateway on this home, and stop them at the end of the block."""
     log = home.logs / "serve.log"
     argv = [sys.executable, "-m", "commands", "serve", "--port", str(port), "--base", base.model]
     for option, value in (("--revision", base.revision), ("--vae", base.vae)):
@@ -55,13 +55,13 @@ def served(home: Home, base: BaseSpec, port: int = 0) -> Iterator[Served]:
 
 
 def _engine(home: Home) -> dict[str, int]:
-    """The process of the engine, as the replica's report has it."""
+    """The process id of the engine, from the replica's report."""
     report = ReplicaFolder(home.replicas).list().get(REPLICA)
     return {"model": report.pid} if report and report.pid else {}
 
 
 def _addresses(process: "subprocess.Popen[bytes]", home: Home, log: Path) -> Served:
-    """What `atelier serve` writes down once everything is ready."""
+    """Wait for the addresses that `atelier serve` writes once everything is ready."""
     note, deadline = home.root / "serve.json", time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

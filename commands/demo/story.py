@@ -1,4 +1,4 @@
-"""The demo in its order: two versions of one adapter, from pictures to served and back again."""
+"""The steps of the demo: two versions of one adapter, from pictures to serving and a rollback."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,13 +23,13 @@ from pipelines.delivery.local.promotion import promote, rollback
 from services.gateway.keys import KeyStore
 
 STEPS: Final = 14
-PATIENCE: Final = 300.0  # seconds for a replica on a slow machine to have a version ready
+PATIENCE: Final = 300.0  # seconds to wait until a version is ready on a slow machine
 RECIPES: Final = ("recipe.yaml", "version-2.yaml")
 
 
 @dataclass
 class Demo:
-    """One run of the demo; `folder` is where everything is left, `example` what it begins with."""
+    """One run of the demo. `folder` receives its files; `example` has the recipes and pictures."""
 
     folder: Path
     example: Path
@@ -43,7 +43,7 @@ class Demo:
         self._stack = ExitStack()
 
     def run(self) -> tuple[Served, str]:
-        """Every step. The gateway goes on running until `close`: its addresses and a key."""
+        """Run every step. The gateway runs until `close`: returns its addresses and a key."""
         quiet_loading()
         recipes = self.recipes
         registry, step = Registry(self.home.tracking_uri), self.clock.step
@@ -54,19 +54,19 @@ class Demo:
             now.notes.append(f"gateway {running.gateway}, Triton {running.triton}")
         with step(f"promote version {first.version}") as now:
             self._promote(registry, first, now)
-        with step("make a key, and pictures over HTTP: the base, then version 1"):
+        with step("create a key, then draw over HTTP: the base and version 1"):
             key, _ = KeyStore(self.home.database_url).create("demo")
             client, name = GatewayClient(running.gateway, key), first.recipe.adapter
             camera = Photographer(client, first.recipe.trigger)
             base, before = camera.take(SHEET, None), camera.take(SHEET, name)
         second = workshop.make(recipes[1], 2)
-        with step("swap to version 2 while clients go on asking") as now:
+        with step("swap to version 2 while clients send requests") as now:
             shots = [(camera.words(ask), ask.seed) for ask in TRAFFIC]
             swap = swap_under_traffic(
                 client, shots, first, second, lambda: self._promote(registry, second, now)
             )
             now.notes += [str(swap), running.require_unrestarted()]
-        with step("pictures over HTTP: version 2, the same seeds") as now:
+        with step("draw over HTTP: version 2, the same seeds") as now:
             middle = camera.take(SHEET, name)
             fresh_first = camera.take(FRESH, f"{name}@{first.version}")
             fresh_second = camera.take(FRESH, name)
@@ -76,10 +76,10 @@ class Demo:
                 name, registry=registry, home=self.home, smoke=smoke_check(self.home)
             )
             back.notes += [standing.message, running.require_unrestarted()]
-        with step("the same seeds again, and prompts not used before") as now:
+        with step("draw the same seeds again, and new prompts") as now:
             after, again = camera.take(SHEET, name), camera.take(FRESH, name)
             now.notes.append(require_same(before, after, "the same seeds as version 1"))
-            now.notes.append(require_same(fresh_first, again, "prompts not used before"))
+            now.notes.append(require_same(fresh_first, again, "new prompts"))
             now.notes.append(require_different(fresh_second, again, "compared with version 2"))
         with step("contact sheet, loss plot and report") as now:
             results = Results(
@@ -95,11 +95,11 @@ class Demo:
 
     @property
     def adapter(self) -> str:
-        """The name that both versions serve under."""
+        """The adapter's name, which both versions have."""
         return self.recipes[0].adapter
 
     def close(self) -> None:
-        """Stop what serves."""
+        """Stop the servers."""
         self._stack.close()
 
     def _promote(self, registry: Registry, made: MadeVersion, now: TimedStep) -> None:

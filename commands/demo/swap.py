@@ -1,4 +1,4 @@
-"""The change of version under traffic, measured from the clients' side."""
+"""The swap of versions under traffic, as the clients measure it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ AROUND: Final = 50  # answers before the swap begins, and of the new version aft
 
 @dataclass(frozen=True)
 class Swap:
-    """What the clients saw of the change of version. Times in seconds."""
+    """The clients' view of the swap. Times are in seconds."""
 
     seen: Sequence[Seen]
     began: float  # since the traffic began
@@ -40,7 +40,7 @@ def swap_under_traffic(
     second: MadeVersion,
     promote: Callable[[], None],
 ) -> Swap:
-    """Promote `second` while clients go on asking; Refused where any request or picture suffers."""
+    """Promote `second` while clients send requests. Refused if any request or picture is wrong."""
     name = first.recipe.adapter
     known = _pictures(client, name, first, shots)
     with Traffic(client, name, shots) as traffic:
@@ -54,7 +54,7 @@ def swap_under_traffic(
     known |= _pictures(client, name, second, shots)
     strange = strangers(traffic.seen, known)
     if strange:
-        raise Refused(f"{len(strange)} pictures are not those of the digest their answer names")
+        raise Refused(f"{len(strange)} pictures do not match the digest in their answer")
     new = [one for one in traffic.seen if one.version == second.version]
     return Swap(
         seen=tuple(traffic.seen),
@@ -72,7 +72,7 @@ def swap_under_traffic(
 def _pictures(
     client: GatewayClient, name: str, made: MadeVersion, shots: list[Shot]
 ) -> dict[tuple[Shot, str], Pixels]:
-    """What every shot looks like by one version, asked for by its number."""
+    """The pictures of every shot by one version, requested by its number."""
     pictures = {}
     for shot in shots:
         _, digest, pixels = ask(client, f"{name}@{made.version}", shot)

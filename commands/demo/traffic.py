@@ -1,7 +1,7 @@
-"""Requests that go on while the version changes, and the proof that each picture is of one version.
+"""Requests that run during the swap, and the check that each picture comes from one version.
 
-Every request asks for one of a few prompts and seeds, whose pictures by either version are known
-afterwards: so each answer can be held against the digest that it names.
+Every request uses one of a few prompts and seeds. Their pictures are drawn with both versions
+afterwards, so each answer can be compared with the pictures of the digest that it names.
 """
 
 import io
@@ -20,8 +20,8 @@ from commands.serve.gateway_client import GatewayClient
 
 CLIENTS: Final = 3
 PATIENCE: Final = 600.0  # seconds
-STEPS: Final = 6  # of denoising: traffic is about the swap, not about beauty
-TOLERANCE: Final = 2  # of 255: other requests in the same batch may move the last bit of a float
+STEPS: Final = 6  # denoising steps; the traffic tests the swap, not the quality
+TOLERANCE: Final = 2  # of 255; other requests in the batch may change the last bit of a float
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Shot: TypeAlias = tuple[str, int]  # prompt, seed
@@ -29,7 +29,7 @@ Shot: TypeAlias = tuple[str, int]  # prompt, seed
 
 @dataclass(frozen=True)
 class Seen:
-    """One answer: when it was asked for and came (seconds since the traffic began), and of what."""
+    """One answer, with the times of request and answer in seconds since the traffic began."""
 
     asked: float
     came: float
@@ -41,7 +41,7 @@ class Seen:
 
 @dataclass
 class Traffic:
-    """A few clients that ask without a pause until they are told to stop; nothing is retried."""
+    """A few clients that send requests without pause until the end. Nothing is retried."""
 
     client: GatewayClient
     adapter: str
@@ -75,11 +75,11 @@ class Traffic:
 
     @property
     def count(self) -> int:
-        """Answers and failures so far."""
+        """The number of answers and failures so far."""
         return len(self.seen) + len(self.failures)
 
     def wait_for(self, count: int, *, version: int | None = None) -> None:
-        """Until so many more answers came, of that version where one is named."""
+        """Wait for `count` more answers, of `version` if one is given."""
         before, deadline = self._of(version), time.monotonic() + PATIENCE
         while self._of(version) < before + count and not self.failures:
             if time.monotonic() > deadline:
@@ -109,7 +109,7 @@ class Traffic:
 
 
 def ask(client: GatewayClient, adapter: str, shot: Shot) -> tuple[int, str, Pixels]:
-    """The version, the digest and the pixels of one picture of the traffic."""
+    """Draw one picture; returns its version, digest and pixels."""
     prompt, seed = shot
     answer = client.generate(prompt=prompt, seed=seed, adapter=adapter, steps=STEPS)
     used: dict[str, Any] = answer.body["adapters"][0]
@@ -117,18 +117,18 @@ def ask(client: GatewayClient, adapter: str, shot: Shot) -> tuple[int, str, Pixe
 
 
 def pixels_of(png: bytes) -> Pixels:
-    """[height, width, 3] of a PNG."""
+    """The pixels of a PNG, uint8 [height, width, 3]."""
     with Image.open(io.BytesIO(png)) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def apart(one: Pixels, other: Pixels) -> int:
-    """The largest difference of any pixel, of 255."""
+    """The largest difference between two pixels, of 255."""
     return int(np.abs(one.astype(np.int16) - other.astype(np.int16)).max())
 
 
 def strangers(seen: Sequence[Seen], known: dict[tuple[Shot, str], Pixels]) -> list[Seen]:
-    """The answers whose picture is not that of the digest they name."""
+    """The answers whose picture does not match the digest that they name."""
 
     def strange(one: Seen) -> bool:
         pixels = known.get((one.shot, one.digest))

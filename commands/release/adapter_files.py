@@ -1,7 +1,7 @@
-"""Adapter files of other tools, in and out: names change, numbers do not.
+"""Converts adapter files from and to the formats of other tools. Names change, values do not.
 
-kohya's names lose the dots of the module path, so reading them needs the base's own list of
-modules; it comes from the headers of the base's weights, without loading any.
+kohya's names lose the dots of the module path, so reading them needs the base's list of modules. It
+comes from the headers of the base's weight files; no weights are loaded.
 """
 
 import difflib
@@ -34,7 +34,7 @@ def package_from(
     trigger: str = "",
     class_prompt: str | None = None,
 ) -> Package:
-    """The package of a LoRA file in any spelling; AdapterRejected names what has no place."""
+    """Convert a LoRA file into a package. AdapterRejected names the tensors that do not fit."""
     base_folder = resolve_base(base)
     shapes = projection_shapes(base_folder)
     lora = read_single(file, shapes)
@@ -50,7 +50,7 @@ def package_from(
 
 
 def write_for_others(package: Package, out: Path, form: str) -> None:
-    """One .safetensors file; `peft` is what `load_lora_weights` of diffusers reads."""
+    """Write one .safetensors file. `load_lora_weights` of diffusers reads the format `peft`."""
     if form not in FORMATS:
         near = difflib.get_close_matches(form, FORMATS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -65,7 +65,7 @@ def write_for_others(package: Package, out: Path, form: str) -> None:
 
 
 def projection_shapes(base: Path) -> dict[str, Shape]:
-    """[out_features, in_features] of every linear layer of a base, by canonical module."""
+    """[out_features, in_features] of every linear layer of a base, by canonical module name."""
     shapes: dict[str, Shape] = {}
     for component in tensor_names.COMPONENTS:
         files = sorted((base / component).glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""`atelier adapters`: what there is, what one says about itself, and the way in and out."""
+"""`atelier adapters`: list, inspect, import and export adapters."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ What = Annotated[str, typer.Argument(metavar="ADAPTER", help="NAME[@VERSION] or 
 
 
 def list_adapters() -> Answer:
-    """List the adapters of the registry with their versions, and which of them serve here."""
+    """List the registry's adapters and versions, and show which versions serve here."""
     from atelier.data.release import ReleaseFolder
     from commands.adapter_references import open_registry
 
@@ -49,7 +49,7 @@ def list_adapters() -> Answer:
 
 
 def inspect(what: What) -> Answer:
-    """Verify an adapter and show what it says about itself."""
+    """Verify an adapter and show its metadata."""
     from commands.adapter_references import AdapterReference, find
 
     found = find(AdapterReference.parse(what), Home.find())
@@ -85,19 +85,19 @@ def inspect(what: What) -> Answer:
 
 
 def import_adapter(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A LoRA as .safetensors.")],
-    name: Annotated[str, typer.Option(help="What the adapter is called here.")],
-    base: Annotated[str, typer.Option(help="The base it was made for: a folder or a hub id.")],
-    trigger: Annotated[str, typer.Option(help="The words that call it.")] = "",
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The LoRA file (.safetensors).")],
+    name: Annotated[str, typer.Option(help="Name of the adapter.")],
+    base: Annotated[str, typer.Option(help="Base that it was made for: a folder or a hub id.")],
+    trigger: Annotated[str, typer.Option(help="Trigger words.")] = "",
     class_prompt: Annotated[
-        str | None, typer.Option(help='The class it is one of: "a photo of a cat".')
+        str | None, typer.Option(help='Prompt for its class: "a photo of a cat".')
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the package goes.")
+        Path | None, typer.Option(metavar="DIR", help="Package folder. Default: inside the home.")
     ] = None,
-    register: Annotated[bool, typer.Option(help="Also make it a version in the registry.")] = False,
+    register: Annotated[bool, typer.Option(help="Also register it as a version.")] = False,
 ) -> Answer:
-    """Turn a LoRA file of kohya's, diffusers' or PEFT's spelling into a package."""
+    """Convert a LoRA file (kohya, diffusers or PEFT) into a package."""
     from commands.adapter_references import open_registry
     from commands.release.adapter_files import package_from
 
@@ -119,7 +119,7 @@ def export(
     what: What,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to write.")],
     form: Annotated[
-        str, typer.Option("--format", help="peft (diffusers loads it) or kohya.")
+        str, typer.Option("--format", help="File format: peft (diffusers loads it) or kohya.")
     ] = "peft",
 ) -> Answer:
     """Write an adapter as one .safetensors file for other tools."""

@@ -1,7 +1,7 @@
-"""`promote`, `rollback`, `retire`, `record` and `status` with `--environment`: on a cluster.
+"""`promote`, `rollback`, `retire`, `record` and `status` on a cluster (with `--environment`).
 
-They work in the root of a checkout, whose files in k8s/environments say what is to serve, on the
-cluster that KUBECONFIG names.
+Run them in the root of a checkout. Its files in k8s/environments declare which versions serve, and
+KUBECONFIG names the cluster.
 """
 
 import os
@@ -31,23 +31,23 @@ CHART = Path("charts/adapter")
 
 Environment = Annotated[
     str | None,
-    typer.Option(metavar="ENV", help="On a cluster: one of k8s/environments in this checkout."),
+    typer.Option(metavar="ENV", help="Work on a cluster: an environment in k8s/environments."),
 ]
 
 
 @dataclass(frozen=True)
 class ClusterTarget:
-    """Where an environment is; a group of options (see commands.verb)."""
+    """Options for the location of an environment; a group of options (see commands.verb)."""
 
     namespace: Annotated[
         str | None,
         typer.Option(
-            envvar="ATELIER_NAMESPACE", help="The environment's namespace; by default atelier-ENV."
+            envvar="ATELIER_NAMESPACE", help="Namespace of the environment. Default: atelier-ENV."
         ),
     ] = None
     chart: Annotated[
         str | None,
-        typer.Option(help="charts/adapter by a folder or oci:// address; by default this one's."),
+        typer.Option(help="charts/adapter: a folder or oci:// address. Default: this checkout's."),
     ] = None
 
 
@@ -60,7 +60,7 @@ def promote_on(
     canary: int | None,
     reason: str,
 ) -> Answer:
-    """Make the cluster serve what git's file says, after `version` was written there, if given."""
+    """Apply the declaration in git to the cluster. A `version` is first written to its file."""
     declarations = Declarations(Path(), environment)
     if version is not None:
         from atelier.data.policy import Policy
@@ -78,7 +78,7 @@ def promote_on(
         )
         declarations.put(made)
     elif canary is not None:
-        raise BadInput(f"promote {name} --canary: give the VERSION that is to be tried out")
+        raise BadInput(f"promote {name} --canary: give the VERSION of the canary")
     from pipelines.delivery.cluster import Promotion
 
     releases = _releases(declarations, place)
@@ -89,7 +89,7 @@ def promote_on(
 def rollback_on(
     environment: str, place: ClusterTarget, name: str, revision: int | None, reason: str
 ) -> Answer:
-    """Go back, and write it into git's file."""
+    """Roll back, and write the result to the file in git."""
     declarations = Declarations(Path(), environment)
     from pipelines.delivery.cluster import roll_back
 
@@ -97,7 +97,7 @@ def rollback_on(
 
 
 def record_on(environment: str, place: ClusterTarget, name: str, reason: str) -> Answer:
-    """Write what serves into git's file."""
+    """Write the serving version to the file in git."""
     declarations = Declarations(Path(), environment)
     from pipelines.delivery.cluster import record
 
@@ -113,7 +113,7 @@ def retire_on(environment: str, place: ClusterTarget, name: str) -> Answer:
 
 
 def status_of(environment: str, place: ClusterTarget) -> Answer:
-    """Every adapter of the environment, and where its sides disagree."""
+    """Every adapter of the environment, and the differences between git, cluster and MLflow."""
     from atelier.platform import Api, listing
     from atelier.platform.helm import Helm
     from pipelines.delivery.cluster import compare
@@ -213,8 +213,8 @@ def _approver(declarations: Declarations, policy: Path | None) -> "Approve":
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """A workflow that is cancelled: Helm is told too, and the lock let go of."""
-    raise Interrupted("stopped; run it again, which finishes what was begun")
+    """On SIGTERM (a cancelled workflow): stop Helm too, and release the lock."""
+    raise Interrupted("stopped; run the command again to complete it")
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,6 @@
-"""`atelier promote | rollback | retire | status`: which version serves here, and why.
+"""`atelier promote | rollback | retire | record | status`: control which version serves.
 
-With `--environment` on a cluster (commands/release/cluster.py), else on this machine.
+With `--environment` they work on a cluster (commands/release/cluster.py), otherwise on this machine.
 """
 
 import os
@@ -35,7 +35,12 @@ DISAGREES = 1
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")]
 PolicyFile = Annotated[
-    Path | None, typer.Option("--policy", metavar="FILE", help="By default the program's own.")
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="FILE",
+        help="Policy file. Default: the environment's, or the built-in policy.",
+    ),
 ]
 
 
@@ -43,27 +48,31 @@ def promote(
     name: Name,
     version: Annotated[
         int | None,
-        typer.Argument(min=1, help="Its version in the registry; by default what git declares."),
+        typer.Argument(min=1, help="Version number. Default: the version that git declares."),
     ] = None,
     policy: PolicyFile = None,
     canary: Annotated[
         int | None,
-        typer.Option(min=1, max=100, help="Only for this share of its calls, in percent."),
+        typer.Option(min=1, max=100, help="Canary: only this percentage of the calls."),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Kept with the release.")] = "promoted",
-    wait: Annotated[float, typer.Option(help="Seconds for the replicas to be ready.")] = 120.0,
+    reason: Annotated[str, typer.Option(help="Recorded in the release.")] = "promoted",
+    wait: Annotated[
+        float, typer.Option(help="Seconds to wait until the replicas are ready.")
+    ] = 120.0,
     environment: Environment = None,
     place: ClusterTarget = ClusterTarget(),
 ) -> Answer:
-    """Let a version serve, if its verdict allows it under this environment's policy.
+    """Promote a version, if its verdict passes the policy.
 
-    With --environment on a cluster, as the file in k8s/environments says; a VERSION is written
-    there first.
+    With --environment the cluster serves what the file in k8s/environments declares. If VERSION is
+    given, it is first written to that file. --wait applies only without --environment.
     """
     if environment is not None:
         return promote_on(environment, place, name, version, policy, canary, reason)
     if version is None:
-        raise BadInput(f"promote {name}: give its VERSION, or --environment for what git declares")
+        raise BadInput(
+            f"promote {name}: give VERSION, or --environment to use the version that git declares"
+        )
     from atelier.adapter.signature_policy import SignaturePolicy
     from atelier.data.policy import Policy
     from commands.adapter_references import open_registry
@@ -91,15 +100,16 @@ def rollback(
     name: Name,
     revision: Annotated[
         int | None,
-        typer.Argument(min=1, help="A past revision; by default what served well before."),
+        typer.Argument(min=1, help="Earlier revision. Default: the last good one."),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Kept with the release.")] = "rolled back",
+    reason: Annotated[str, typer.Option(help="Recorded in the release.")] = "rolled back",
     environment: Environment = None,
     place: ClusterTarget = ClusterTarget(),
 ) -> Answer:
-    """Serve again what served before; works with the registry away.
+    """Roll back to an earlier version.
 
-    With --environment, git's file follows: what is left is withdrawn there. Ends a canary.
+    Works while the registry is unavailable, and ends a canary. With --environment it also updates
+    the file in git, which then lists the replaced version as withdrawn.
     """
     if environment is not None:
         return rollback_on(environment, place, name, revision, reason)
@@ -121,7 +131,7 @@ def rollback(
 def retire(
     name: Name, environment: Environment = None, place: ClusterTarget = ClusterTarget()
 ) -> Answer:
-    """Stop serving an adapter; its versions stay in the registry."""
+    """Stop serving an adapter. Its versions stay in the registry."""
     if environment is not None:
         return retire_on(environment, place, name)
     from pipelines.delivery.local.promotion import retire as stop_serving
@@ -132,20 +142,20 @@ def retire(
 
 def record(
     name: Name,
-    environment: Annotated[str, typer.Option(help="Whose file is written.")],
+    environment: Annotated[str, typer.Option(help="Environment whose file is written.")],
     reason: Annotated[
-        str, typer.Option(help="Why what git declared is withdrawn.")
+        str, typer.Option(help="Reason why the version that git declared is withdrawn.")
     ] = "the cluster served another version",
     place: ClusterTarget = ClusterTarget(),
 ) -> Answer:
-    """Write what a cluster serves of an adapter into git's file, so that both agree again."""
+    """Write the version that a cluster serves to the file in git, so that both agree."""
     return record_on(environment, place, name, reason)
 
 
 def status(environment: Environment = None, place: ClusterTarget = ClusterTarget()) -> Answer:
-    """Show what serves here, since when, why, and on how many replicas it is ready.
+    """Show which versions serve, since when and why, and how many replicas are ready.
 
-    With --environment also where git, cluster and MLflow disagree: exit code 1.
+    With --environment it also compares git, cluster and MLflow. Exit code 1 if they disagree.
     """
     if environment is not None:
         return status_of(environment, place)
@@ -180,7 +190,7 @@ def status(environment: Environment = None, place: ClusterTarget = ClusterTarget
 
 
 def _standing_of(release: "Release", replicas: "Sequence[Replica]") -> dict[str, Any]:
-    """A release, and how many of the live replicas could serve it at once."""
+    """A release, and the number of live replicas that are ready to serve it."""
     held = [one.holds(release.adapter, release.digest) for one in replicas]
     return {
         **release.model_dump(mode="json"),
@@ -189,7 +199,7 @@ def _standing_of(release: "Release", replicas: "Sequence[Replica]") -> dict[str,
 
 
 def _registry_if_there(home: Home) -> "Registry | None":
-    """Going back must not need the registry: without it, only its alias stays behind."""
+    """The registry, or None if it is unavailable: a rollback must work without it."""
     from commands.adapter_references import open_registry
 
     try:
@@ -199,7 +209,7 @@ def _registry_if_there(home: Home) -> "Registry | None":
 
 
 def answer(standing: "PromotionStatus") -> Answer:
-    """Where an adapter stands now, as a verb says it."""
+    """The answer of a verb for an adapter's promotion status."""
     data = {
         "adapter": standing.adapter,
         "state": standing.state,

@@ -1,4 +1,4 @@
-"""`atelier sign`: a version of an adapter gets a signature that agents and people can check."""
+"""`atelier sign`: sign a version of an adapter, so that agents and people can verify it."""
 
 import os
 from collections.abc import Callable
@@ -21,35 +21,35 @@ def sign(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")],
     version: Annotated[
         str | None,
-        typer.Argument(metavar="VERSION", help="Its number in the registry, or an alias."),
+        typer.Argument(metavar="VERSION", help="Version number, or an alias."),
     ] = None,
     environment: Annotated[
         str | None,
-        typer.Option(metavar="ENV", help="What git declares for this environment, canary too."),
+        typer.Option(metavar="ENV", help="Sign the versions that git declares for it."),
     ] = None,
     digest: Annotated[
-        str | None, typer.Option(metavar="sha256:…", help="Only if the version is just this.")
+        str | None, typer.Option(metavar="sha256:…", help="Required digest of the version.")
     ] = None,
     key: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Private key; by default what ATELIER_SIGNING_KEY holds"),
+        typer.Option(metavar="FILE", help="Private key. Default: the PEM in ATELIER_SIGNING_KEY."),
     ] = None,
     keyless: Annotated[
-        bool, typer.Option("--keyless", help="By this CI job's identity, through Sigstore.")
+        bool, typer.Option("--keyless", help="Sign with this CI job's identity, through Sigstore.")
     ] = False,
 ) -> Answer:
-    """Sign a version's package, and put the signature beside it in the registry.
+    """Sign a version's package and store the signature beside it in the registry.
 
-    Either VERSION, or --environment for what a review agreed to: then the digests in git decide,
-    and a registry that has other packages there gets nothing signed. The key is elliptic-curve, as
-    PEM, its password, where it has one, in ATELIER_SIGNING_PASSWORD. What it has signed already is
-    left as it is, and so are the signatures of others.
+    Give VERSION, or --environment to sign the declared version and its canary, as the review
+    approved them. In that case the digests in git decide: if the registry has other packages for
+    these versions, nothing is signed. The key is an elliptic-curve key in PEM form. Put its
+    password, if it has one, into ATELIER_SIGNING_PASSWORD. Existing signatures are kept.
     """
     from atelier.adapter import signature
     from commands.adapter_references import open_registry
 
     if (version is None) == (environment is None) or (environment and digest):
-        raise BadInput("give VERSION, perhaps with --digest, or --environment alone")
+        raise BadInput("give VERSION (with or without --digest), or only --environment")
     pem = b"" if keyless else _pem(key)
     password = os.environ.get("ATELIER_SIGNING_PASSWORD") or None
     mine = None if keyless else signature.key_of(pem, password)
@@ -63,7 +63,7 @@ def sign(
     signed = [_sign(registry, info, mine, make) for info in infos]
     who = mine.label if mine else "this job, keyless"
     lines = [
-        f"{name}@{one['version']} is signed by {who}{'' if one['signed'] else ' already'}"
+        f"{name}@{one['version']} is {'' if one['signed'] else 'already '}signed by {who}"
         for one in signed
     ]
     key_data = {"adapter": name, "key": mine.fingerprint if mine else None}
@@ -71,7 +71,7 @@ def sign(
 
 
 def _declared(name: str, environment: str) -> dict[str, str | None]:
-    """The digests by version of all that git lets serve."""
+    """The digests, by version, that git declares."""
     from atelier.data.declaration import Declarations
 
     declaration = Declarations(Path(), environment).get(name)
@@ -82,7 +82,7 @@ def _exactly(registry: "Registry", name: str, version: str, digest: str | None) 
     info = registry.version(name, version)
     if digest not in (None, info.digest):
         raise Refused(
-            f"{name}@{info.version}: is to be {digest}, but the registry has {info.digest} there; "
+            f"{name}@{info.version}: should be {digest}, but the registry has {info.digest}; "
             "nothing is signed"
         )
     return info
@@ -94,14 +94,14 @@ def _sign(
     key: "PublicKey | None",
     make: "Callable[[Package], bytes]",
 ) -> dict[str, object]:
-    """Sign one version, unless the key has done so."""
+    """Sign one version, unless this key has already signed it."""
     from atelier.adapter.signature import file_of
     from commands.adapter_references import fetched
 
     package = fetched(registry, Home.find(), info.name, info.version)
     if package.digest != info.digest:
         raise Refused(
-            f"{info.name}@{info.version}: the registry changed it just now; sign it again"
+            f"{info.name}@{info.version}: changed in the registry just now; run the command again"
         )
     told = {"version": info.version, "digest": info.digest}
     before = registry.attestation(info.name, info.version, file_of(key))
@@ -112,10 +112,10 @@ def _sign(
 
 
 def _pem(key: Path | None) -> bytes:
-    """The private key, from where it is said to be."""
+    """The private key, from --key or ATELIER_SIGNING_KEY."""
     given = os.environ.get("ATELIER_SIGNING_KEY")
     if key is None and not given:
-        raise BadInput("nothing to sign with: give --key FILE, or the PEM in ATELIER_SIGNING_KEY")
+        raise BadInput("no signing key: give --key FILE, or put the PEM into ATELIER_SIGNING_KEY")
     if key is None:
         return str(given).encode()
     try:

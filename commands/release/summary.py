@@ -1,4 +1,4 @@
-"""What `atelier validate` writes for the people of a pull request: verdict, reasons, numbers."""
+"""The summary that `atelier validate` writes for a pull request."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,10 +17,13 @@ _LINEAGE = {
 
 
 def summary(found: "Validation", *, pictures: str, command: str, run: str | None) -> str:
-    """The page. `pictures` tells where to see them, `command` repeats all of it, `run` is the
-    address of the candidate's run."""
+    """The summary as Markdown.
+
+    `pictures` says where to find them, `command` repeats the validation, and `run` is the address
+    of the candidate's run.
+    """
     said = "accepted" if found.accepted else "refused"
-    serving = f"against {found.serving.label}" if found.serving else "where nothing serves yet"
+    serving = f"against {found.serving.label}" if found.serving else "no version serves yet"
     return (
         "\n\n".join(
             part
@@ -31,8 +34,8 @@ def summary(found: "Validation", *, pictures: str, command: str, run: str | None
                 "### Gates\n\n" + _gates(found.verdict.gates),
                 _comparison(found.comparison, found.environment),
                 f"### Pictures\n\n{pictures}",
-                "### Where it comes from\n\n" + _lineage(found.candidate, run),
-                f"Again: {code(command)}",
+                "### Lineage\n\n" + _lineage(found.candidate, run),
+                f"Repeat with {code(command)}",
             )
             if part
         )
@@ -58,7 +61,7 @@ def _gates(gates: "Sequence[GateResult]") -> str:
 
 def _comparison(compared: "Comparison | None", environment: str) -> str:
     if compared is None:
-        return f"Nothing serves in {plain(environment)}, so there is nothing to compare with."
+        return f"No version serves in {plain(environment)}, so there is no comparison."
     limits = {
         name: ", ".join(
             f"{gate.kind.replace('_', ' ')} {gate.threshold:g}"
@@ -84,7 +87,9 @@ def _comparison(compared: "Comparison | None", environment: str) -> str:
         ],
     )
     remarks = "".join(f"\n- {plain(remark)}" for remark in compared.remarks)
-    return f"### Against what serves, on the same seeds\n\n{table}" + (remarks and f"\n{remarks}")
+    return f"### Comparison with the version that serves, on the same seeds\n\n{table}" + (
+        remarks and f"\n{remarks}"
+    )
 
 
 def _interval(ci: tuple[float, float] | None, sign: str = "") -> str:
@@ -98,5 +103,5 @@ def _lineage(candidate: "JudgedVersion", run: str | None) -> str:
         for what, tag in _LINEAGE.items()
         if tag in candidate.info.tags
     }
-    told["drawn by"] = f"{candidate.evaluation.backend}, {candidate.evaluation.engine_digest}"
+    told["engine"] = f"{candidate.evaluation.backend}, {candidate.evaluation.engine_digest}"
     return rows(("", ""), [(what, code(value)) for what, value in told.items()])

@@ -1,4 +1,4 @@
-"""`atelier trace`: which prompt, seed and adapters a picture came from, and what those are from."""
+"""`atelier trace`: show how a picture was made, and the lineage of its adapters."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,19 +20,19 @@ UNKNOWN = 1
 
 
 def trace(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG that Atelier made.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="PNG made by Atelier.")],
     signers: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Check signatures by these: a folder of signers, or a platform.yaml.",
+            help="Verify signatures with a folder of signers or a platform.yaml.",
         ),
     ] = None,
 ) -> Answer:
-    """Say how a picture was made: seed, adapters, and what each was made from, by whom signed.
+    """Show how a picture was made: prompt, seed, adapters, their lineage and signatures.
 
-    All that the picture says of its adapters is checked against the registry. Exit code 1 when it
-    says nothing, names what the registry does not know, or a signature asked for is not good.
+    The data in the picture is checked against the registry. Exit code 1 if the picture has no such
+    data, if the registry does not have one of its adapters, or if a signature does not verify.
     """
     told = _told(image)
     trusted = _signers(signers) if signers else None
@@ -54,11 +54,11 @@ def _told(image: Path) -> dict[str, Any]:
     try:
         told = read_metadata(image.read_bytes())
     except (UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise BadInput(f"{image}: not a picture that can be read; give the PNG itself") from error
+        raise BadInput(f"{image}: cannot be read as a picture; give the original PNG") from error
     if told is None:
         raise Refused(
-            f"{image}: has no {CHUNK} chunk, so it was not made by Atelier or was saved again "
-            "by a program that drops such chunks; give the original file"
+            f"{image}: has no {CHUNK} chunk; it was not made by Atelier, or was saved again by a "
+            "program that drops such chunks; give the original file"
         )
     return told
 
@@ -71,7 +71,7 @@ def _signers(path: Path) -> "tuple[Signer, ...]":
 
 
 def _checked(adapter: dict[str, Any], signers: "Sequence[Signer] | None") -> dict[str, Any]:
-    """The adapter with what the registry says about it."""
+    """The adapter, with its lineage and signature from the registry."""
     from commands.adapter_references import open_registry
 
     version = adapter.get("version")
@@ -101,9 +101,9 @@ def _checked(adapter: dict[str, Any], signers: "Sequence[Signer] | None") -> dic
 def _signature(
     registry: "Registry", info: "VersionInfo", signers: "Sequence[Signer] | None"
 ) -> dict[str, Any]:
-    """Who signed a version: `unsigned`, `unchecked` without signers, else `good` or `refused`.
+    """The signature state: `unsigned`, `unchecked` (without signers), `good` or `refused`.
 
-    `keys` are those that the signatures claim, null for a keyless one.
+    `keys` are the keys that the signatures claim; null for a keyless signature.
     """
     from atelier.adapter.signature import claim, verify
     from commands.adapter_references import fetched
@@ -149,7 +149,7 @@ def _signed(signature: dict[str, Any]) -> str:
     who = ", ".join(f"key {key[:12]}…" if key else "an identity (keyless)" for key in keys)
     said = {
         "unsigned": "unsigned",
-        "unchecked": f"by {who}, not checked: give --signers",
+        "unchecked": f"by {who}, not verified (give --signers)",
         "good": f"by {signature.get('signer')}, {who}: good",
         "refused": f"refused: {signature.get('why')}",
     }

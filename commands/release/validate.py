@@ -1,4 +1,4 @@
-"""`atelier validate`: a candidate's verdict for an environment, against the version in it."""
+"""`atelier validate`: judge a candidate and compare it with the version that serves."""
 
 import shlex
 from pathlib import Path
@@ -23,29 +23,33 @@ SUMMARY, SHEET = "summary.md", "sheet.jpg"
 def validate(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")],
     version: Annotated[
-        int | None, typer.Argument(min=1, help="By default the newest candidate.")
+        int | None, typer.Argument(min=1, help="Version number. Default: the newest candidate.")
     ] = None,
     environment: Annotated[
-        str, typer.Option(help="Its policy judges; its alias names what serves.")
+        str, typer.Option(help="Environment, for its policy and its serving version.")
     ] = "staging",
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="For the summary, and a sheet of pictures.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the summary and a sheet of pictures."),
     ] = None,
     summary: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Appended to, as Markdown.")
+        Path | None, typer.Option(metavar="FILE", help="Append the summary as Markdown.")
     ] = None,
     pictures_url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Where people will find what --output gets, for a link."),
+        typer.Option(
+            metavar="URL", help="Address of the --output folder, for a link in the summary."
+        ),
     ] = None,
     github_output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Add the version that was judged as a step's output."),
+        typer.Option(metavar="FILE", help="Append the judged version as a step output."),
     ] = None,
 ) -> Answer:
-    """Judge a candidate by its numbers, and against what serves, on the same seeds.
+    """Judge a candidate and compare it with the version that serves.
 
-    Draws nothing: both versions were judged before. Exit code 1 when the candidate is refused.
+    Uses the measurements of both versions on the same seeds and draws no pictures. Exit code 1 if
+    the candidate is refused.
     """
     from atelier.data.policy import Policy
     from commands.adapter_references import open_registry
@@ -54,7 +58,7 @@ def validate(
 
     file = ENVIRONMENTS / environment / "policy.yaml"
     if not file.is_file():
-        raise BadInput(f"{file}: there is none; environments are the folders of {ENVIRONMENTS}")
+        raise BadInput(f"{file}: does not exist; environments are the folders of {ENVIRONMENTS}")
     policy, registry = Policy.load(file), open_registry(Home.find())
     found = judge(registry, name, version, environment=environment, policy=policy)
     command = ["atelier", "validate", name, str(found.candidate.info.version)]
@@ -75,7 +79,7 @@ def validate(
 
 
 def _sheet(found: "Validation", output: Path | None, url: str | None) -> str:
-    """The pictures on one page in `output`, and how to see them, in Markdown."""
+    """Write the sheet of pictures to `output`; Markdown that says where they are."""
     from commands.ci.markdown import code, link
     from commands.serve.grid import GridRow, grid
 
@@ -85,12 +89,13 @@ def _sheet(found: "Validation", output: Path | None, url: str | None) -> str:
     if not found.side_by_side:
         sides = (found.candidate, *([found.serving] if found.serving else []))
         without = " and ".join(code(one.label) for one in sides if not one.pictures)
-        return f"None: nobody stored any beside {without}, which an older program judged."
-    own = (
-        f"The verdict's own pictures are {code('sheet.png')} beside {code(found.candidate.label)}."
-    )
+        return (
+            f"None: there are no stored pictures of {without}, because an older release of Atelier "
+            "judged it."
+        )
+    own = f"All pictures of the verdict: {code('sheet.png')} beside {code(found.candidate.label)}."
     if output is None:
-        return f"{own} {code('--output DIR')} puts some beside those of what serves."
+        return f"{own} {code('--output DIR')} writes a sheet of both versions."
     rows = [
         GridRow(prompt, f"seed {seed}", pictures) for prompt, seed, pictures in found.side_by_side
     ]
@@ -121,7 +126,7 @@ def _answer(found: "Validation") -> Answer:
         *(f"- {remark}" for remark in (compared.remarks if compared else ())),
         *(f"- {reason}" for reason in found.reasons),
     ]
-    against = f"against {found.serving.label}" if found.serving else "where nothing serves yet"
+    against = f"against {found.serving.label}" if found.serving else "no version serves yet"
     said = "accepted" if found.accepted else "refused"
     last = f"{found.candidate.label}: {said} for {found.environment}, {against}"
     text = "\n".join([*(lines if compared else lines[1:]), last])

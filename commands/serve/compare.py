@@ -1,4 +1,4 @@
-"""`atelier compare`: two adapters on the same seeds, side by side with the base."""
+"""`atelier compare`: two adapters and the base with the same seeds, side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,15 +33,17 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="NAME[@VERSION] or a folder.")],
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="May be repeated; {trigger} stands for each one's own trigger."),
+        typer.Option(help="Prompt; repeatable. {trigger} stands for each adapter's trigger."),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="May be repeated.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed; repeatable.")] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 30,
-    guidance_scale: Annotated[float, typer.Option(help="1 follows the prompt loosely.")] = 5.0,
-    base: Annotated[str | None, typer.Option(help="By default the base that A names.")] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE.png", help="The sheet.")] = Path("compare.png"),
+    guidance_scale: Annotated[float, typer.Option(help="Guidance scale; 1 is no guidance.")] = 5.0,
+    base: Annotated[str | None, typer.Option(help="Base model. Default: the base of A.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Output file.")] = Path(
+        "compare.png"
+    ),
 ) -> Answer:
-    """Draw the same seeds with two adapters and with the base alone, on one sheet."""
+    """Draw the same seeds with two adapters and with the base, on one sheet."""
     from PIL import Image
 
     from commands.adapter_references import AdapterReference, find

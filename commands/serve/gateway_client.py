@@ -1,4 +1,4 @@
-"""The gateway as a user of its HTTP API sees it; its problem documents become our errors."""
+"""A client of the gateway's HTTP API. It translates problem documents into our errors."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ class ReceivedImage:
 
 @dataclass(frozen=True)
 class GatewayAnswer:
-    """What `POST /generate_image` says, its pictures decoded."""
+    """The answer of `POST /generate_image`, with decoded pictures."""
 
     pictures: tuple[ReceivedImage, ...]
     body: dict[str, Any]  # everything but the pictures
@@ -28,14 +28,14 @@ class GatewayAnswer:
 
 @dataclass(frozen=True)
 class GatewayClient:
-    """One gateway and one key. Errors say what the gateway said; nothing is tried again."""
+    """One gateway and one key. Errors contain the gateway's message. Calls are not retried."""
 
     url: str
     key: str
     timeout: float = 300.0
 
     def generate(self, **fields: Any) -> GatewayAnswer:
-        """Ask for pictures; fields that are None are left to the gateway."""
+        """Request pictures. Fields that are None are left to the gateway's defaults."""
         given = {name: value for name, value in fields.items() if value is not None}
         body = self._ask("/generate_image", given)
         images = body.pop("images")
@@ -43,7 +43,7 @@ class GatewayClient:
         return GatewayAnswer(tuple(pictures), body)
 
     def usage(self) -> dict[str, Any]:
-        """What this key has used."""
+        """The usage of this key."""
         return self._ask("/api_key_usage", None)
 
     def _ask(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class GatewayClient:
 
 
 def _translated(error: urllib.error.HTTPError) -> AtelierError:
-    """A problem document (RFC 9457) in our own kinds of error."""
+    """Translate a problem document (RFC 9457) into an error of ours."""
     try:
         problem = json.loads(error.read())
         said = problem.get("detail") or problem.get("title") or error.reason

@@ -1,4 +1,4 @@
-"""`atelier generate`: one picture, made in this process or by a gateway."""
+"""`atelier generate`: draw one picture, in this process or through a gateway."""
 
 import secrets
 from dataclasses import replace
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from commands.adapter_references import AdapterReference
     from commands.serve.gateway_client import GatewayClient
 
-SMALL_SEED = 2**31  # drawn seeds stay short enough to read out
+SMALL_SEED = 2**31  # keeps random seeds short enough to read aloud
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Where the picture goes.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Prompt.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Output file.")],
     adapter: Annotated[
         list[str] | None,
         typer.Option(
@@ -29,30 +29,37 @@ def generate(
         ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The base; by default the adapter's own.")
+        str | None, typer.Option(metavar="MODEL", help="Base model. Default: the adapter's.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="By default drawn, and told.")
+        int | None, typer.Option(metavar="N", help="Seed. Default: random; the answer shows it.")
     ] = None,
     steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps.")] = 30,
     scheduler: Annotated[
-        str, typer.Option(metavar="NAME", help="euler, ddim, pndm, lms, dpm++ …")
+        str, typer.Option(metavar="NAME", help="Noise scheduler: euler, ddim, pndm, lms, dpm++ …")
     ] = "euler",
     guidance_scale: Annotated[
-        float, typer.Option(metavar="G", help="How closely it follows the prompt.")
+        float, typer.Option(metavar="G", help="Guidance scale; 1 is no guidance.")
     ] = 5.0,
-    width: Annotated[int | None, typer.Option(metavar="W", help="Pixels; the base's own.")] = None,
-    height: Annotated[int | None, typer.Option(metavar="H", help="Pixels; the base's own.")] = None,
-    negative_prompt: Annotated[
-        str | None, typer.Option(metavar="P", help="What not to draw.")
+    width: Annotated[
+        int | None, typer.Option(metavar="W", help="Pixels. Default: the base's.")
     ] = None,
-    style: Annotated[str | None, typer.Option(metavar="NAME", help="A style of it.")] = None,
-    url: Annotated[str | None, typer.Option(metavar="URL", help="Ask this gateway.")] = None,
+    height: Annotated[
+        int | None, typer.Option(metavar="H", help="Pixels. Default: the base's.")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(metavar="P", help="Negative prompt.")
+    ] = None,
+    style: Annotated[str | None, typer.Option(metavar="NAME", help="Style of an adapter.")] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Draw through this gateway.")
+    ] = None,
     key: Annotated[
-        str | None, typer.Option(metavar="KEY", envvar="ATELIER_KEY", help="The gateway's API key.")
+        str | None,
+        typer.Option(metavar="KEY", envvar="ATELIER_KEY", help="API key of the gateway."),
     ] = None,
 ) -> Answer:
-    """Make one picture, here or by a gateway."""
+    """Draw one picture, in this process or through a gateway."""
     from commands.adapter_references import AdapterReference
     from commands.serve.gateway_client import GatewayClient
 
@@ -80,7 +87,7 @@ def generate(
 def _here(
     refs: "list[AdapterReference]", base: str | None, style: str | None, settings: dict[str, Any]
 ) -> tuple[bytes, dict[str, Any]]:
-    """A PNG of our own engine, prompts filled in exactly as the gateway does."""
+    """A PNG from an engine in this process. Prompts are filled in as the gateway does."""
     from commands.adapter_references import find
     from commands.serve.local_engine import local_engine
     from services.engine import ImageRequest

@@ -1,4 +1,4 @@
-"""A grid of pictures with names above and words beside: the same seeds, side by side."""
+"""A grid of pictures for comparing the same seeds, with column names and a prompt for each row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ INK, GREY, PAPER = (28, 27, 32), (116, 113, 124), (252, 251, 248)
 
 @dataclass(frozen=True)
 class GridRow:
-    """One line of the grid: what was asked, and a picture for each column."""
+    """One row of the grid: its prompt, a note, and a picture for each column."""
 
     words: str
     note: str
@@ -24,7 +24,7 @@ class GridRow:
 
 
 def grid(columns: Sequence[str], rows: Sequence[GridRow], *, tile: int = 192) -> Image.Image:
-    """The page. Pictures of any size become square tiles of `tile` pixels."""
+    """Draw the grid. Pictures of any size become square tiles of `tile` pixels."""
     width = 2 * MARGIN + WORDS + len(columns) * (tile + GAP)
     height = 2 * MARGIN + HEAD + len(rows) * (tile + GAP)
     page = Image.new("RGB", (width, height), PAPER)
@@ -43,7 +43,7 @@ def grid(columns: Sequence[str], rows: Sequence[GridRow], *, tile: int = 192) ->
 
 
 def _words(pen: ImageDraw.ImageDraw, row: GridRow, y: int) -> None:
-    """The prompt, broken into lines that fit its column, and the note in grey below."""
+    """Draw the prompt, wrapped to its column, and the note in grey below it."""
     font, small = ImageFont.load_default(size=16), ImageFont.load_default(size=13)
     for line in _wrapped(row.words, pen, font):
         pen.text((MARGIN, y), line, fill=INK, font=font)

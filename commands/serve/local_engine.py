@@ -1,4 +1,4 @@
-"""Pictures made in this process by the engine that serves, with packages from anywhere."""
+"""Draws pictures in this process with the serving engine and packages from anywhere."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     from services.engine import AdapterUse, Engine, ImageRequest, ImageResult
 
 MINIATURE: Final = "models/miniature"
-# Packages from a folder have no version; the engine wants one, and the registry never gives these.
+# Packages from a folder have no version, but the engine needs one. The registry never uses these.
 _UNREGISTERED: Final = 1_000_000
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """An engine with the asked-for adapters on it."""
+    """An engine with the requested adapters loaded."""
 
     engine: "Engine"
     found: tuple[ResolvedAdapter, ...]
 
     def use(self, place: int, weight: float = 1.0) -> "AdapterUse":
-        """The adapter at that place of `found`, as a request names it."""
+        """The adapter at index `place` of `found`, in the form that a request takes."""
         from services.engine import AdapterUse
 
         name = self.found[place].package.manifest.name
         return AdapterUse(name, _engine_version(self.found[place], place), weight)
 
     def metadata(self, request: "ImageRequest", result: "ImageResult") -> dict[str, Any]:
-        """What a picture's `atelier` chunk says: all that is needed to make it again."""
+        """The content of a picture's `atelier` chunk: everything needed to draw it again."""
         real = {_engine_version(one, place): one.version for place, one in enumerate(self.found)}
         return {
             "seed": result.seeds[0],
@@ -59,9 +59,9 @@ class LocalEngine:
 
 @contextmanager
 def local_engine(found: Sequence[ResolvedAdapter], base: str | None) -> Iterator[LocalEngine]:
-    """Load the base (by default the adapters' own) and the adapters; close the engine after."""
+    """Load the base (default: that of the first adapter) and the adapters; close at the end."""
     from commands.quiet import quiet_loading
-    from services.engine import Engine  # torch and diffusers: seconds, so only where needed
+    from services.engine import Engine  # imports torch and diffusers, which takes seconds
 
     quiet_loading()
     own = found[0].package.manifest.base.id if found else MINIATURE

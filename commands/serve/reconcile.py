@@ -1,7 +1,7 @@
-"""Finishes what promotions left open: a process that `atelier serve` keeps beside the others.
+"""Completes unfinished promotions. `atelier serve` runs it beside its other processes.
 
-A version promoted while nothing ran is verified once it serves, and only then its alias moves. The
-same for an alias that had to wait for MLflow, and for a promotion whose command was killed.
+A version that was promoted while nothing ran is verified once it serves, and then its alias moves.
+The same applies to an alias that had to wait for MLflow, and to a promotion that was killed.
 """
 
 import logging
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("atelier.settling")
 
-LOOK: Final = 0.5  # seconds between two looks at what has changed
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds until what is pending is tried again
+LOOK: Final = 0.5  # seconds between two checks for changes
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a pending promotion is retried
 
 
 @dataclass
 class ReconcileLoop:
-    """Settles whatever changed, and again, later and later, what is still pending.
+    """Reconciles after every change, and retries pending promotions after growing delays.
 
-    SIGTERM ends it anywhere: settling is safe to cut off, and whoever comes next goes on with it.
+    SIGTERM may end it at any point. The next reconciliation continues its work.
     """
 
     home: Home
@@ -44,8 +44,8 @@ class ReconcileLoop:
     _said: dict[str, str] = field(default_factory=dict)
 
     def look(self) -> None:
-        """One look; asks MLflow only where something changed or is pending."""
-        if smoke_check(self.home) is None:  # not all is up yet, or on its way down
+        """Check once. Calls MLflow only if something changed or is pending."""
+        if smoke_check(self.home) is None:  # the replica is still starting, or is stopping
             return
         seen, now = _state(self.home), time.monotonic()
         if seen == self._seen and now < self._again:
@@ -56,7 +56,7 @@ class ReconcileLoop:
             self._again = float("inf")
 
     def _settle(self) -> bool:
-        """Whether anything is still pending."""
+        """Reconcile once; True if any promotion is still pending."""
         from pipelines.delivery.local.reconciler import reconcile
 
         try:
@@ -69,7 +69,7 @@ class ReconcileLoop:
         return any(one.state == "pending" for one in standings)
 
     def _say(self, adapter: str, text: str) -> None:
-        """Each thing once, not at every look."""
+        """Log a message once, not at every check."""
         if self._said.get(adapter) != text:
             logger.info("%s", text)
         self._said[adapter] = text
@@ -77,7 +77,7 @@ class ReconcileLoop:
 
 @dataclass(frozen=True)
 class _State:
-    """What settling looks at, but for the registry: equal as long as nothing has changed."""
+    """The inputs of a reconciliation, except the registry. Equal while nothing has changed."""
 
     files: Sequence[tuple[str, int]]  # of releases and intents, and when they were written
     replicas: Sequence[object]
@@ -97,7 +97,7 @@ def _state(home: Home) -> _State:
 
 
 def _written(file: Path) -> int:
-    """In nanoseconds since the epoch; 0 where it has just gone."""
+    """Modification time in nanoseconds since the epoch; 0 if the file has just disappeared."""
     try:
         return file.stat().st_mtime_ns
     except FileNotFoundError:
@@ -105,14 +105,14 @@ def _written(file: Path) -> int:
 
 
 def main() -> int:
-    """Until SIGTERM."""
+    """Run until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     settling = ReconcileLoop(Home.find())
     while True:
         try:
             settling.look()
-        except Exception:  # what serves must not depend on it; the log says why
-            logger.exception("settling failed; trying again later")
+        except Exception:  # serving must not depend on it; the log has the reason
+            logger.exception("reconciliation failed; trying again later")
         time.sleep(LOOK)
 
 

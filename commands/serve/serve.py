@@ -1,4 +1,4 @@
-"""`atelier serve`: Triton, agent and gateway of one replica on one machine, kept running."""
+"""`atelier serve`: run Triton, agent and gateway of one replica on this machine."""
 
 import contextlib
 import json
@@ -36,28 +36,34 @@ BASE = "models/miniature"
 def serve(
     base: Annotated[str, typer.Option(help="Base model: a folder or a hub id.")] = BASE,
     revision: Annotated[
-        str | None, typer.Option(help="Of a base from the hub: a commit, tag or branch.")
+        str | None, typer.Option(help="Revision of a hub model: a commit, tag or branch.")
     ] = None,
     vae: Annotated[
-        str | None, typer.Option(help="In place of the base's own: a folder or a hub id.")
+        str | None, typer.Option(help="VAE that replaces the base's own: a folder or a hub id.")
     ] = None,
-    port: Annotated[int, typer.Option(help="The gateway's port; 0 for a free one.")] = 8080,
-    host: Annotated[str, typer.Option(help="The gateway's address.")] = "127.0.0.1",
-    triton_http_port: Annotated[int, typer.Option(help="0 for a free one.")] = 0,
-    triton_grpc_port: Annotated[int, typer.Option(help="0 for a free one.")] = 0,
-    triton_metrics_port: Annotated[int, typer.Option(help="0 for a free one.")] = 0,
-    replica: Annotated[str, typer.Option(help="This replica's name.")] = "local",
+    port: Annotated[int, typer.Option(help="Port of the gateway; 0 picks a free one.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address of the gateway.")] = "127.0.0.1",
+    triton_http_port: Annotated[
+        int, typer.Option(help="HTTP port of Triton; 0: any free port.")
+    ] = 0,
+    triton_grpc_port: Annotated[
+        int, typer.Option(help="gRPC port of Triton; 0: any free port.")
+    ] = 0,
+    triton_metrics_port: Annotated[
+        int, typer.Option(help="Metrics port of Triton; 0: any free port.")
+    ] = 0,
+    replica: Annotated[str, typer.Option(help="Name of this replica.")] = "local",
     gateway: Annotated[bool, typer.Option(help="Also run the gateway.")] = True,
     workers: Annotated[
-        int, typer.Option(min=1, max=64, help="Processes of the gateway, on one port.")
+        int, typer.Option(min=1, max=64, help="Number of gateway processes on the port.")
     ] = 1,
 ) -> Answer:
-    """Serve one base and every released adapter, until Ctrl-C or SIGTERM.
+    """Serve one base and all released adapters until Ctrl-C or SIGTERM.
 
-    Name the base, revision and VAE of the recipe: a version serves only where it is drawn with
-    those that it was judged with. Promotions that were left open are finished, see
-    logs/settling.log. The engine's own settings are ATELIER_SLOTS, ATELIER_MAX_BATCH,
-    ATELIER_MAX_RANK, ATELIER_DEVICE, ATELIER_PRECISION.
+    Use the base, revision and VAE of the recipe: a version serves only with the base and VAE that
+    it was judged with. Unfinished promotions are completed; logs/settling.log has the details. The
+    engine's settings are ATELIER_SLOTS, ATELIER_MAX_BATCH, ATELIER_MAX_RANK, ATELIER_DEVICE and
+    ATELIER_PRECISION.
     """
     home = Home.find()
     addresses = Addresses(
@@ -92,7 +98,7 @@ def serve(
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The folders of what draws: the base, and a VAE where it is not the base's own."""
+    """The folders of the base, and of a VAE if it is not the base's own."""
 
     base: Path
     vae: Path | None = None
@@ -100,7 +106,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Addresses:
-    """The ports of one replica; Triton's are on loopback only."""
+    """The ports of one replica. Triton listens on loopback only."""
 
     gateway: int
     http: int
@@ -109,7 +115,7 @@ class Addresses:
     host: str = "127.0.0.1"
 
     def to_json(self, *, gateway: bool) -> dict[str, str]:
-        """Where a client on this machine finds what."""
+        """The addresses for clients on this machine."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         found = {
             "triton_http": f"http://127.0.0.1:{self.http}",
@@ -122,9 +128,9 @@ class Addresses:
 def plan_services(
     home: Home, model: ServedModel, addresses: Addresses, *, replica: str, workers: int = 1
 ) -> list[Service]:
-    """What runs for one replica, in the order in which it starts; no gateway for 0 workers.
+    """The processes of one replica, in their start order. With 0 workers there is no gateway.
 
-    BadInput names the environment's variable that one of them could not use.
+    BadInput names an environment variable with an invalid value.
     """
     shared = {
         **os.environ,
@@ -177,13 +183,15 @@ def plan_services(
         Service(
             name="agent",
             argv=_module("services.agent"),
-            env={**shared, **ports},  # which its report tells the gateway
+            env={**shared, **ports},  # the agent's report names them
             log=home.logs / "agent.log",
             ready=reported,
         ),
     ]
     if workers:
-        from services.gateway.settings import Settings  # brings sqlalchemy: for this verb alone
+        from services.gateway.settings import (
+            Settings,
+        )  # imports sqlalchemy, which only this verb needs
 
         Settings.from_environment({**shared, **front})
         services.append(
@@ -202,7 +210,7 @@ def plan_services(
             argv=_module("commands.serve.reconcile"),
             env=shared,
             log=home.logs / "settling.log",
-            ready=lambda: True,  # nobody waits for it
+            ready=lambda: True,  # no other process waits for it
         )
     )
     return services
@@ -250,7 +258,7 @@ def _module(name: str) -> list[str]:
 
 
 def _own_port(host: str, port: int, option: str) -> int:
-    """The port, or a free one for 0; BadInput where somebody listens on it already."""
+    """The port, or a free one for 0. BadInput if the port is in use."""
     if port == 0:
         return free_port(host)
     with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""Keeps the processes of a replica running: starts them in order, restarts, stops in reverse."""
+"""Supervises the processes of a replica: starts them in order, restarts, stops in reverse."""
 
 import signal
 import subprocess
@@ -12,13 +12,13 @@ from atelier.errors import Unavailable
 from services.triton.process import roll, spawn, tail
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a restart, doubled by each further one
-SETTLED = 30.0  # seconds after which an earlier end is forgiven
+SETTLED = 30.0  # seconds of running after which earlier failures are forgotten
 PERIOD = 0.1
 
 
 @dataclass(frozen=True)
 class Service:
-    """A process to keep: how to start it, and how to tell that it does its work."""
+    """A supervised process: how to start it, and how to check that it is ready."""
 
     name: str
     argv: Sequence[str]
@@ -31,18 +31,18 @@ class Service:
 
 @dataclass
 class _Kept:
-    """A service and its process now."""
+    """A service and its current process."""
 
     service: Service
     process: "subprocess.Popen[bytes] | None" = None
     began: float = 0.0
-    ends: int = 0  # in a row, without having settled in between
-    again: float | None = None  # when to start it anew
+    ends: int = 0  # failures in a row
+    again: float | None = None  # when to restart it
 
 
 @dataclass
 class Supervisor:
-    """Starts services in order, restarts those that end, and stops all in reverse order."""
+    """Starts services in order, restarts those that exit, and stops all in reverse order."""
 
     services: Sequence[Service]
     say: Callable[[str], None]
@@ -53,7 +53,7 @@ class Supervisor:
         self._kept = [_Kept(service) for service in self.services]
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Until told to stop. Raises Unavailable with the log's end if one cannot start at all."""
+        """Run until `stop`. Unavailable, with the end of the log, if a service cannot start."""
         try:
             for kept in self._kept:
                 self._start(kept)
@@ -69,12 +69,12 @@ class Supervisor:
             self._stop_all()
 
     def stop(self, *_: object) -> None:
-        """Tell it to stop, from a signal or another thread; a second time: at once."""
+        """Request a stop, from a signal or another thread. A second call kills at once."""
         self._hurry = self.told.is_set()
         self.told.set()
 
     def pid(self, name: str) -> int | None:
-        """The process of a service, None while it has none."""
+        """The process id of a service, or None while it has no process."""
         found = next(kept for kept in self._kept if kept.service.name == name)
         return found.process.pid if found.process else None
 

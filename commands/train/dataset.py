@@ -1,4 +1,4 @@
-"""`atelier dataset`: what a folder of pictures is worth before an hour is spent on it."""
+"""`atelier dataset`: check a folder of pictures before training."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,17 +11,17 @@ REFUSED = 1
 
 
 def lint(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of pictures.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of pictures.")],
     resolution: Annotated[
-        int | None, typer.Option(min=8, help="The resolution a recipe would train at.")
+        int | None, typer.Option(min=8, help="Resolution that a recipe would train at.")
     ] = None,
     captions: Annotated[
-        str | None, typer.Option(help="The metadata.jsonl column that holds the captions.")
+        str | None, typer.Option(help="Column of metadata.jsonl with the captions.")
     ] = None,
 ) -> Answer:
-    """Say what is wrong, or merely poor, about a folder of pictures.
+    """Check a folder of pictures for errors and warnings.
 
-    Exit code 1 when something would stop a training.
+    Exit code 1 if an error would stop a training.
     """
     from pipelines.dataset import lint as find
 

@@ -1,4 +1,4 @@
-"""`atelier evaluate`: the verdict about a package, with its numbers and pictures."""
+"""`atelier evaluate`: judge a package, with measurements and pictures."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,26 +22,27 @@ RECIPES = (Path("adapters"), Path("examples"))  # where a package's own recipe i
 def evaluate(
     package: Annotated[str, typer.Argument(metavar="PACKAGE", help="A folder or NAME[@VERSION].")],
     policy: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="By default the program's own.")
+        Path | None, typer.Option(metavar="FILE", help="Policy file. Default: the built-in policy.")
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="What it was trained by; by default looked for in adapters/, examples/."),
+        typer.Option(help="Recipe of the package. Default: found in adapters/ or examples/."),
     ] = None,
     pictures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="What it was trained on, without a recipe.")
+        Path | None, typer.Option(metavar="DIR", help="Training pictures, if there is no recipe.")
     ] = None,
-    base: Annotated[str | None, typer.Option(help="By default the package's own.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model. Default: the package's.")] = None,
     vae: Annotated[
-        str | None, typer.Option(help="In place of the base's own; by default the recipe's.")
+        str | None, typer.Option(help="VAE that replaces the base's own. Default: the recipe's.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="By default beside the package.")
+        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: beside the package.")
     ] = None,
 ) -> Answer:
-    """Judge a package under the operator's policy: numbers, pictures, a verdict with reasons.
+    """Judge a package under a policy and give a verdict with reasons.
 
-    A version of the registry keeps its verdict there. Exit code 1 when it is refused.
+    Writes the measurements and pictures to the output folder. The verdict of a registered version
+    is also stored in the registry. Exit code 1 if the package is refused.
     """
     from atelier.data.policy import Policy
     from commands.adapter_references import AdapterReference, find, open_registry
@@ -51,7 +52,7 @@ def evaluate(
     manifest = found.package.manifest
     trained_on = pictures or _recipe(found.package, recipe)
     into = output or _beside(found.package, home)
-    from commands.progress import progress  # what is heavy waits until the input is known good
+    from commands.progress import progress  # heavy imports wait until the input is valid
     from commands.quiet import quiet_loading
     from pipelines.evaluate import attest
     from pipelines.evaluate import evaluate as judge
@@ -74,14 +75,14 @@ def evaluate(
 
 
 def _beside(package: "Package", home: Home) -> Path:
-    """A package's folder holds nothing but the package, so the verdict goes next to it."""
+    """A package's folder may hold nothing else, so the verdict is written beside it."""
     if home.root in package.path.absolute().parents and package.path.name != "package":
         return home.root / "evaluations" / package.path.name
     return package.path.absolute().parent / "evaluation"
 
 
 def _recipe(package: "Package", given: Path | None) -> "Recipe":
-    """The given recipe, or the one here whose digest the package's manifest names."""
+    """The given recipe, or the one in RECIPES whose digest the manifest names."""
     from atelier.data.recipe import RECIPE, Recipe
 
     if given is not None:
@@ -95,8 +96,8 @@ def _recipe(package: "Package", given: Path | None) -> "Recipe":
         if recipe.digest == wanted:
             return recipe
     raise BadInput(
-        f"{package.path}: no recipe in {' or '.join(map(str, RECIPES))} has the digest that it was "
-        "trained by; name the recipe with --recipe, or the pictures with --pictures"
+        f"{package.path}: no recipe in {' or '.join(map(str, RECIPES))} has the recipe digest of "
+        "its manifest; name the recipe with --recipe, or the pictures with --pictures"
     )
 
 
@@ -115,7 +116,7 @@ def _answer(evaluation: "Evaluation", into: Path) -> Answer:
     lines = [
         table(("GATE", "VALUE", "LIMIT", "95 %", ""), rows),
         *(f"- {reason}" for reason in evaluation.reasons),
-        f"{evaluation.adapter}: {verdict}; numbers and pictures in {into}",
+        f"{evaluation.adapter}: {verdict}; measurements and pictures in {into}",
     ]
     data = {
         "adapter": evaluation.adapter,

@@ -1,4 +1,4 @@
-"""`atelier run`: the whole pipeline, from a recipe to an adapter that serves."""
+"""`atelier run`: the whole pipeline, from a recipe to a serving adapter."""
 
 import os
 from pathlib import Path
@@ -10,15 +10,16 @@ from commands.verb import Answer
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe.yaml.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe.")],
     policy: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="By default the program's own.")
+        Path | None, typer.Option(metavar="FILE", help="Policy file. Default: the built-in policy.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
 ) -> Answer:
-    """Train, judge, register and promote, in one go. Exit code 1 where the verdict says no."""
+    """Train, evaluate, register and promote an adapter.
+
+    Exit code 1 if the verdict refuses it.
+    """
     from atelier.adapter.signature_policy import SignaturePolicy
     from atelier.data.policy import Policy
     from atelier.data.recipe import Recipe

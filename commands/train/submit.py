@@ -1,4 +1,4 @@
-"""`atelier submit`: a recipe becomes a training Job on a cluster, with everything it names."""
+"""`atelier submit`: train a recipe in a Job on a cluster, with everything that it names."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,25 +19,23 @@ REFUSED = 1
 
 
 def submit(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe.yaml.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe.")],
     environment: Annotated[
-        str, typer.Option(help="Whose policy judges: ConfigMap policy-ENVIRONMENT.")
+        str, typer.Option(help="Environment whose policy judges: ConfigMap policy-ENVIRONMENT.")
     ] = "staging",
     stop: Annotated[
-        bool, typer.Option("--stop", help="End its Job instead; the next goes on from there.")
+        bool, typer.Option("--stop", help="Stop its Job. A later one resumes from the checkpoint.")
     ] = False,
     github_output: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Add adapter and version to it, where known, as a step's outputs."
-        ),
+        typer.Option(metavar="FILE", help="Append adapter and version, if known, as step outputs."),
     ] = None,
     job: JobChoices = JobChoices(),
 ) -> Answer:
-    """Train a recipe on a cluster: upload what is missing, and make its Job.
+    """Train a recipe on a cluster: upload missing inputs and create the Job.
 
-    Submitting the same twice is one Job; what was made from the same before is found, not repeated,
-    and only judged where the environment's policy has not judged it.
+    Submitting the same inputs twice gives one Job. A version that was already made from them is not
+    trained again. If the environment's policy has not judged it yet, the Job only judges it.
     """
     from atelier.data.recipe import Recipe
     from pipelines.train.commit import commit_of
@@ -76,13 +74,13 @@ def _stopped(work: "Work", namespace: str) -> Answer:
     from atelier.platform.jobs import stop_job
 
     stopped = stop_job(Api.connect(namespace), work)
-    said = "ended, its checkpoints are kept" if stopped else "neither runs nor waits"
+    said = "stopped, its checkpoints are kept" if stopped else "is not running or waiting"
     data = {"job": work.name, "namespace": namespace, "stopped": stopped}
     return Answer(f"Job {namespace}/{work.name}: {said}", data)
 
 
 def _with_version(answer: Answer, spec: "TrainingSpec") -> Answer:
-    """What a Job that has ended made; nothing where it was refused before it trained."""
+    """Add the version that an ended Job made, if there is one."""
     found = _version(spec)
     if found is None:
         return answer
@@ -98,7 +96,7 @@ def _version(spec: "TrainingSpec") -> "VersionInfo | None":
 
 
 def _made(spec: "TrainingSpec", environment: str, namespace: str) -> Answer | None:
-    """The verdict of the environment's policy on what was made from the same digests; else None."""
+    """The environment's verdict on an existing version made from the same inputs, or None."""
     from atelier.platform import Api
     from atelier.platform.jobs import policy_of
     from commands.adapter_references import open_registry
@@ -114,7 +112,7 @@ def _made(spec: "TrainingSpec", environment: str, namespace: str) -> Answer | No
     if judged is None or judged.policy != policy.digest:
         return None
     said = f"{'accepted' if judged.accepted else 'refused'} by the policy of {environment}"
-    lines = [f"{spec.adapter}@{known.version} was made from the same already: {said}"]
+    lines = [f"{spec.adapter}@{known.version} exists already, made from the same inputs: {said}"]
     lines += [f"- {reason}" for reason in judged.reasons]
     about = {
         "adapter": spec.adapter,

@@ -1,4 +1,4 @@
-"""`atelier train`: an adapter from a recipe and its pictures."""
+"""`atelier train`: train an adapter from a recipe and its pictures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,22 +10,23 @@ from commands.verb import Answer
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe.yaml.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe.")],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run that lies in the output folder.")
+        bool, typer.Option("--resume", help="Resume the run in the output folder.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="By default a folder of the home.")
+        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: inside the home.")
     ] = None,
 ) -> Answer:
-    """Train an adapter. Killed at any step, it goes on with --resume, bit for bit.
+    """Train an adapter from a recipe.
 
-    SIGTERM writes a checkpoint and ends with exit code 143.
+    A run that was killed at any step can be continued with --resume; the result is bit for bit that
+    of an uninterrupted run. SIGTERM writes a checkpoint and ends with exit code 143.
     """
     from atelier.data.recipe import Recipe
     from atelier.home import Home
 
-    found = Recipe.load(recipe)  # before the seconds that torch takes to load
+    found = Recipe.load(recipe)  # before torch is imported, which takes seconds
     from commands.quiet import quiet_loading
     from pipelines.train import train as run
     from pipelines.train.progress import watcher
@@ -36,7 +37,7 @@ def train(
     result = run(found, output=into, resume=resume, progress=watcher())
     package = result.package
     lines = [f"{package.path}  {short(package.digest)}, {result.steps} steps"]
-    lines.append(f"judge it: atelier evaluate {package.path} --recipe {recipe}")
+    lines.append(f"to evaluate it: atelier evaluate {package.path} --recipe {recipe}")
     data = {
         "adapter": package.manifest.name,
         "package": str(package.path),

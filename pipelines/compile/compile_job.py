@@ -50,7 +50,7 @@ def run(spec: CompilationSpec, home: Home, *, patience: float = PATIENCE) -> Art
 
     known = ask(lambda artifacts: artifacts.made_from("engines", spec.digest))
     if known is not None:
-        logger.info("%s was made from the same already", known)
+        logger.info("%s exists already, made from the same inputs", known)
         return known
     where = ArtifactRef.of("bases", spec.base)
     logger.info("%s", where)

@@ -112,10 +112,10 @@ def test_a_version_without_pictures_is_compared_by_its_numbers(desk: Desk) -> No
     said = desk.validate("--output", str(desk.folder / "out"))
     assert said.exit_code == 0, said.output
     page = html.unescape((desk.folder / "out/summary.md").read_text())
-    assert f"nobody stored any beside <code>{NAME}@{first}</code>" in page
+    assert f"there are no stored pictures of <code>{NAME}@{first}</code>" in page
     assert not (desk.folder / "out/sheet.jpg").exists()
 
 
 def test_an_environment_that_is_not_there_is_bad_input(desk: Desk) -> None:
     said = CliRunner().invoke(app, ["validate", NAME, "--environment", "moon"])
-    assert said.exit_code == 2 and "k8s/environments/moon/policy.yaml: there is none" in said.output
+    assert said.exit_code == 2 and "environments/moon/policy.yaml: does not exist" in said.output

@@ -106,7 +106,7 @@ def test_what_git_declares_is_signed_and_nothing_else(
     declarations.put(declared)
     sign = ("sign", "thor-cat", "--environment", "production", "--key", key)
     result = atelier(*sign)
-    assert result.exit_code == 1 and f"the registry has {second.digest} there" in result.stderr
+    assert result.exit_code == 1 and f"the registry has {second.digest};" in result.stderr
     assert registry.signatures("thor-cat", 1) == registry.signatures("thor-cat", 2) == ()
     canary = Canary(version=2, digest=second.digest, percent=10)
     declarations.put(declared.model_copy(update={"canary": canary}))
@@ -118,12 +118,12 @@ def test_what_git_declares_is_signed_and_nothing_else(
     assert answer("sign", "thor-cat", 2, *other)["versions"][0]["signed"] is False
     for wrong in ((), (1, "--environment", "production"), ("--digest", made.digest)):
         result = atelier("sign", "thor-cat", *wrong, "--key", key)
-        assert result.exit_code == 2 and "or --environment alone" in result.stderr
+        assert result.exit_code == 2 and "or only --environment" in result.stderr
 
 
 def test_what_cannot_be_signed(registry: Registry, made: Package, key: Path) -> None:
     for arguments, told in (
-        (["1"], "give --key FILE, or the PEM in ATELIER_SIGNING_KEY"),
+        (["1"], "give --key FILE, or put the PEM into ATELIER_SIGNING_KEY"),
         (["1", "--key", made.path / ADAPTER], "the signing key cannot be read"),
         (["1", "--key", made.path / "nowhere"], "nowhere: cannot be read"),
         (["2", "--key", key], "has no version 2"),

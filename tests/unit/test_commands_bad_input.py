@@ -136,7 +136,7 @@ def test_a_picture_of_somebody_else_has_no_trace(tmp_path: Path) -> None:
 def test_a_file_that_is_no_picture_cannot_be_traced(tmp_path: Path) -> None:
     file = tmp_path / "text.png"
     file.write_text("hello")
-    assert "not a picture" in told(atelier("trace", file), 2)
+    assert "cannot be read as a picture" in told(atelier("trace", file), 2)
     assert "nowhere.png" in told(atelier("trace", tmp_path / "nowhere.png"), 2)
 
 
@@ -228,7 +228,7 @@ def test_a_job_is_shown_without_a_registry_or_a_cluster(
         (["--submit", "--image", "i", "--priority", "urgent"], "name the queue"),
         (["--submit", "--image", "i", "--batch", "2"], "leave them out"),
         (["--submit", "--image", "i", "--gpus", "2"], "at most one GPU"),
-        (["--submit", "--image", "i", "--gpu-kind", "NVIDIA-L4"], "none is asked for"),
+        (["--submit", "--image", "i", "--gpu-kind", "NVIDIA-L4"], "needs GPUs"),
         (["--submit", "--backend", "tensorrt", "--gpus", "0"], "on which TensorRT builds"),
         (["--submit", "--image", "i", "--precision", "bf16", "--dry-run"], "use fp16 or fp32"),
         (["--submit", "--sizes", "64"], "WIDTHxHEIGHT"),

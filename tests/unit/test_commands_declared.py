@@ -36,7 +36,7 @@ def test_what_git_declares_is_said_and_told_to_the_next_steps(git: Declarations)
 def test_what_is_gone_meanwhile_is_no_error(git: Declarations) -> None:
     said = declared("--github-output", "outputs")
     assert said.exit_code == 0, said.output
-    assert f"{git.path('thor-cat')}: is not there" in said.output
+    assert f"{git.path('thor-cat')}: no such file" in said.output
     assert Path("outputs").read_text() == "declared=false\n"
 
 

@@ -126,7 +126,7 @@ def test_a_push_of_a_recipe_ends_with_the_adapter_served(
 
     again = workflows.push("train", before)  # the same commit: found, not trained again
     succeeded(again)
-    assert any("was made from the same already" in line for line in again.said())
+    assert any("exists already, made from the same inputs" in line for line in again.said())
     assert workflows.open_requests() == []
 
 

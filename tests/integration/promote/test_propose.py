@@ -136,7 +136,7 @@ def test_a_newer_candidate_renews_the_request_on_top_of_main_as_it_is_by_then(
     assert found.version == 2 and found.replaces is not None and found.replaces.version == 1
     assert checkout.git("show", f"origin/{BRANCH}:README.md") == "more"
     again = done(atelier("propose", "thor-cat", 1, "--pull-request"))
-    assert "declares thor-cat@1 in staging already" in again.stdout
+    assert "already declares thor-cat@1 in staging" in again.stdout
 
 
 def test_a_canary_keeps_what_serves(atelier: Atelier, checkout: Scratch, cat: Adapter) -> None:
