@@ -123,7 +123,7 @@ def pixels_of(png: bytes) -> Pixels:
 
 
 def apart(one: Pixels, other: Pixels) -> int:
-    """The largest difference between two pixels, of 255."""
+    """The largest difference between corresponding pixels, of 255."""
     return int(np.abs(one.astype(np.int16) - other.astype(np.int16)).max())
 
 

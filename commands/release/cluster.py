@@ -31,7 +31,7 @@ CHART = Path("charts/adapter")
 
 Environment = Annotated[
     str | None,
-    typer.Option(metavar="ENV", help="Work on a cluster: an environment in k8s/environments."),
+    typer.Option(metavar="ENV", help="Environment on a cluster: one of k8s/environments."),
 ]
 
 

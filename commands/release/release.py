@@ -1,6 +1,6 @@
 """`atelier promote | rollback | retire | record | status`: control which version serves.
 
-With `--environment` they work on a cluster (commands/release/cluster.py), otherwise on this machine.
+With `--environment` they work on a cluster (commands/release/cluster.py), else on this machine.
 """
 
 import os
