@@ -1,1 +1,1 @@
-"""Wing one, what ends: every stage is a module that a Job can run."""
+"""Batch jobs: every stage is a module that a Job can run."""

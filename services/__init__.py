@@ -1,1 +1,1 @@
-"""Wing two, what runs: every folder is a process, or the library inside one."""
+"""Long-running services: every folder is a process, or the library inside one."""

@@ -128,7 +128,7 @@ def commit(
         return Answer(
             f"{url}: merge this pull request", {**data, "commit": made, "pull_request": url}
         )
-    return Answer("\n".join([f"{main} is {made}:", *files]), {**data, "commit": made})
+    return Answer("\n".join([f"{main} is now at {made}:", *files]), {**data, "commit": made})
 
 
 def comment(

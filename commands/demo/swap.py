@@ -23,7 +23,7 @@ class Swap:
     first_picture: float  # from the promotion's beginning to the first picture of the new version
     before: int
     after: int
-    largest_difference: int  # of any pixel to that of the digest its answer names, of 255
+    largest_difference: int  # of any pixel from the pictures of the answer's digest, of 255
 
     def __str__(self) -> str:
         return (

@@ -61,7 +61,7 @@ def write_for_others(package: Package, out: Path, form: str) -> None:
     if form == "kohya":
         write_kohya(out, package.lora(), package.manifest)
     else:
-        shutil.copyfile(package.path / ADAPTER, out)  # a package's own file is one of those
+        shutil.copyfile(package.path / ADAPTER, out)  # a package's file already has the format peft
 
 
 def projection_shapes(base: Path) -> dict[str, Shape]:

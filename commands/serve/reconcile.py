@@ -79,7 +79,9 @@ class ReconcileLoop:
 class _State:
     """The inputs of a reconciliation, except the registry. Equal while nothing has changed."""
 
-    files: Sequence[tuple[str, int]]  # of releases and intents, and when they were written
+    files: Sequence[
+        tuple[str, int]
+    ]  # files of releases and journals, with their modification times
     replicas: Sequence[object]
     gateways: Sequence[object]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipelines.evaluate import Evaluation
 
 REFUSED = 1
-RECIPES = (Path("adapters"), Path("examples"))  # where a package's own recipe is looked for
+RECIPES = (Path("adapters"), Path("examples"))  # where the recipe of a package is searched
 
 
 def evaluate(

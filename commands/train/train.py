@@ -20,8 +20,8 @@ def train(
 ) -> Answer:
     """Train an adapter from a recipe.
 
-    A run that was killed at any step can be continued with --resume; the result is bit for bit that
-    of an uninterrupted run. SIGTERM writes a checkpoint and ends with exit code 143.
+    A run that was killed at any step can be continued with --resume. The result equals that of an
+    uninterrupted run, bit for bit. SIGTERM writes a checkpoint and ends with exit code 143.
     """
     from atelier.data.recipe import Recipe
     from atelier.home import Home
