@@ -39,13 +39,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from atelier import yaml_text  # noqa: E402
 from atelier.adapter.tensor_names import canonical  # noqa: E402
 from bench.yardstick import BenchSubject, Occasion  # noqa: E402
 from services.engine.base import load_base  # noqa: E402
@@ -218,7 +218,7 @@ def _ours(options: argparse.Namespace, name: str, *, targets: list[str], ratio: 
         "tracking": {"mlflow": False},
     }
     file = options.out / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(recipe))
+    file.write_text(yaml_text.write(recipe))
     command = [sys.executable, "-m", "pipelines.train", str(file), "--output", str(output)]
 
     def marks() -> list[tuple[int, Path]]:

@@ -11,11 +11,10 @@ from pathlib import PurePosixPath
 from posixpath import join, normpath
 from typing import Any
 
-import yaml
-
 from atelier.ci.git import Repository
 from atelier.data.declaration import ENVIRONMENTS
 from atelier.data.recipe import ADAPTERS, RECIPE
+from atelier.yaml_text import mapping
 
 _DECLARED = re.compile(rf"{ENVIRONMENTS.as_posix()}/(?P<env>[^/]+)/adapters/(?P<name>[^/]+)\.yaml")
 
@@ -74,7 +73,7 @@ def _declared(repository: Repository, commit: str, paths: Iterable[str]) -> tupl
     found = []
     for path in sorted(paths):
         if place := _DECLARED.fullmatch(path):
-            written = _mapping(repository.read(commit, path))
+            written = mapping(repository.read(commit, path))
             canary = written.get("canary")
             version = (canary if isinstance(canary, dict) else written).get("version")
             number = version if isinstance(version, int) else None
@@ -87,17 +86,8 @@ def _recipes(repository: Repository, commit: str) -> dict[str, Trained]:
     for path in repository.files(commit, ADAPTERS):
         place = PurePosixPath(path)
         if place.name == RECIPE and len(place.parts) == 3:
-            found[path] = _trained(path, _mapping(repository.read(commit, path)))
+            found[path] = _trained(path, mapping(repository.read(commit, path)))
     return found
-
-
-def _mapping(data: bytes | None) -> Mapping[str, Any]:
-    """A document, or nothing where it cannot be read: whoever works with it says why."""
-    try:
-        written = yaml.safe_load(data or b"")
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
-    return written if isinstance(written, dict) else {}
 
 
 def _trained(path: str, written: Mapping[str, Any]) -> Trained:

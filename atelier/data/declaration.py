@@ -18,11 +18,13 @@ from pydantic import (
     model_validator,
 )
 
+from atelier import yaml_text
 from atelier.data import yaml_model
 from atelier.data.names import AdapterName, Digest
 from atelier.data.release import Canary, Pin, Release
 from atelier.errors import BadInput, Refused
 from atelier.files import write_atomic
+from atelier.yaml_text import YamlError
 
 ENVIRONMENTS = Path("k8s/environments")  # in a checkout
 
@@ -101,10 +103,17 @@ class Declaration(_Plain):
             raise DeclarationError(f"{path}: is that of {found.adapter}; name the file after it")
         return found
 
-    def to_yaml(self) -> str:
-        """The file's text."""
+    def to_yaml(self, over: str = "") -> str:
+        """The file's text; the comments of `over`, the text that it replaces, stay."""
         fields = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-        return _HEAD + yaml_model.dump(fields)
+        if not over:
+            return _HEAD + yaml_text.write(fields)
+        try:
+            return yaml_text.write(fields, over)
+        except YamlError as error:
+            raise DeclarationError(
+                f"{self.adapter}: its file is not valid YAML: {error}"
+            ) from error
 
 
 class Declarations:
@@ -146,9 +155,10 @@ class Declarations:
         return found
 
     def put(self, declaration: Declaration) -> Path:
-        """Write an adapter's file."""
+        """Write an adapter's file; comments in it stay."""
         path = self.path(declaration.adapter)
-        write_atomic(path, declaration.to_yaml())
+        over = path.read_text(encoding="utf-8") if path.exists() else ""
+        write_atomic(path, declaration.to_yaml(over))
         return path
 
     def remove(self, name: str) -> None:

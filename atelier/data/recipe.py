@@ -9,7 +9,6 @@ import string
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,11 +18,13 @@ from pydantic import (
     model_validator,
 )
 
+from atelier import yaml_text
 from atelier.data import yaml_model
 from atelier.data.names import AdapterName
 from atelier.data.policy import Gates
 from atelier.errors import RecipeError
 from atelier.files import digest_json
+from atelier.validation import summary
 
 RECIPE = "recipe.yaml"
 RECIPE_JSON = "recipe.json"  # as an artifact holds it
@@ -255,9 +256,7 @@ class Recipe(_Written):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "the document"
-            raise RecipeError(f"{source}: {key}: {first['msg']}") from error
+            raise RecipeError(f"{source}: {summary(error)}") from error
 
     def to_json(self, *, placed: bool = False) -> str:
         """What it says, defaults included; `placed`: and where all of it lies on this machine."""
@@ -307,10 +306,9 @@ def _refuse_twin(path: Path, name: str) -> None:
 def _adapter_of(path: Path) -> object:
     """The name in a recipe that may be broken otherwise; its own reader will say so."""
     try:
-        written = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        return yaml_text.mapping(path.read_bytes()).get("adapter")
+    except OSError:
         return None
-    return written.get("adapter") if isinstance(written, dict) else None
 
 
 def _check_fields(template: str, what: str, known: set[str]) -> None:

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import yaml
-
+from atelier import yaml_text
 from atelier.errors import BadInput, Refused
 from atelier.platform.api import SECRETS, Api, ClusterAway
 
@@ -103,7 +102,7 @@ class Helm:
         self._run(
             *("upgrade", "--install", name, chart, "--values", "-"),
             *("--reset-values", "--description", description[:DESCRIPTION], *self._waiting()),
-            stdin=yaml.safe_dump(dict(values)),
+            stdin=yaml_text.write(values),
         )
 
     def rollback(self, name: str, revision: int, description: str) -> None:

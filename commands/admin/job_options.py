@@ -93,12 +93,11 @@ class JobChoices:
 
 def shown(work: "Work", options: "JobOptions") -> Answer:
     """The Job object, for --dry-run."""
-    import yaml
-
+    from atelier import yaml_text
     from atelier.platform.jobs import job_object
 
     job = job_object(work, options)
-    return Answer(yaml.safe_dump(job, sort_keys=False).rstrip(), job)
+    return Answer(yaml_text.write(job).rstrip(), job)
 
 
 def sent(work: "Work", options: "JobOptions", about: Mapping[str, Any], *, follow: bool) -> Answer:

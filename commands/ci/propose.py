@@ -12,7 +12,6 @@ from atelier.home import Home
 from commands.verb import Answer
 
 if TYPE_CHECKING:
-    from atelier.ci.git import Repository
     from atelier.data.declaration import Declaration
 
 BODY = 60_000  # characters; GitHub takes 65,536 in a pull request or a comment
@@ -79,14 +78,15 @@ def propose(
 
     github, repository = GitHub.of_environment(), Repository.find()
     tip, path = repository.fetch(main), declarations.path(name).as_posix()
-    declared = _declared(repository, tip, path)
+    over = (repository.read(tip, path) or b"").decode()
+    declared = _declared(over, path)
     wanted = made(declared)
     if declared and (declared.served == wanted.served):
         return Answer(f"{main} already declares {name}@{number} in {environment}", data)
     share = f" to {canary} %" if canary else ""
     title = f"{environment}: {name} {number}{share}"
     branch = f"atelier/{environment}/{name}"
-    files: dict[str, bytes | None] = {path: wanted.to_yaml().encode()}
+    files: dict[str, bytes | None] = {path: wanted.to_yaml(over).encode()}
     repository.push(repository.commit_of(files, title, tip), branch, force=True)
     url = github.pull_request(branch, main, title, _text(body))
     return Answer(f"{title}: {url}", {**data, "branch": branch, "pull_request": url})
@@ -147,14 +147,11 @@ def comment(
     return Answer(url, {"comment": url})
 
 
-def _declared(repository: "Repository", commit: str, path: str) -> "Declaration | None":
+def _declared(text: str, path: str) -> "Declaration | None":
     from atelier.data import yaml_model
     from atelier.data.declaration import Declaration, DeclarationError
 
-    data = repository.read(commit, path)
-    if data is None:
-        return None
-    return yaml_model.parse(data.decode(), Path(path), Declaration, DeclarationError)
+    return yaml_model.parse(text, Path(path), Declaration, DeclarationError) if text else None
 
 
 def _text(body: Path | None) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from atelier.data.declaration import Declaration, DeclarationError, Declarations, Withdrawn
@@ -25,32 +25,55 @@ def place(tmp_path: Path) -> Declarations:
     return Declarations(tmp_path, "production")
 
 
-@example(reason="one\x85two\u2028three", canary=None, replaces=False, vae=False, withdrawn=[])
-@given(
-    reason=st.text(min_size=1, max_size=80).filter(str.strip),
-    canary=st.none() | st.integers(1, 100),
-    replaces=st.booleans(),
-    vae=st.booleans(),
-    withdrawn=st.lists(st.text(min_size=1, max_size=40).filter(str.strip), max_size=3),
-)
-def test_what_is_written_is_read_again(
-    tmp_path_factory: pytest.TempPathFactory,
-    reason: str,
-    canary: int | None,
-    replaces: bool,
-    vae: bool,
-    withdrawn: list[str],
-) -> None:
-    there = declared(
+REASONS = st.text(min_size=1, max_size=80).filter(str.strip)
+DECLARATIONS = st.builds(
+    lambda reason, canary, replaces, vae, withdrawn: declared(
         reason=reason,
         canary=canary and Canary(version=3, digest=THREE, percent=canary),
         replaces=Pin(version=1, digest=ONE) if replaces else None,
         vae=THREE if vae else None,
         withdrawn=[Withdrawn(version=1, digest=ONE, reason=why) for why in withdrawn],
-    )
+    ),
+    REASONS,
+    st.none() | st.integers(1, 100),
+    st.booleans(),
+    st.booleans(),
+    st.lists(REASONS, max_size=3),
+)
+
+
+@example(there=declared(reason="one\x85two\u2028three"))
+@given(DECLARATIONS)
+def test_what_is_written_is_read_again(
+    tmp_path_factory: pytest.TempPathFactory, there: Declaration
+) -> None:
     file = tmp_path_factory.getbasetemp() / "thor-cat.yaml"
     file.write_text(there.to_yaml(), encoding="utf-8")
     assert Declaration.load(file) == there
+
+
+@settings(deadline=None, max_examples=50)
+@given(DECLARATIONS, DECLARATIONS, st.sets(st.integers(0, 9)))
+def test_a_rewritten_file_keeps_the_comments_before_its_keys(
+    tmp_path_factory: pytest.TempPathFactory, old: Declaration, new: Declaration, places: set[int]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "k8s/environments/staging/adapters"
+    folder.mkdir(parents=True, exist_ok=True)
+    place = Declarations(folder.parents[3], "staging")
+    notes, lines, keys = [], [], 0
+    for line in old.to_yaml().splitlines():
+        if line[0].isalpha():  # a key of the whole
+            if keys in places:
+                notes.append(f"# note {keys}")
+                lines.append(notes[-1])
+            keys += 1
+        lines.append(line)
+    notes.append("# the end")
+    place.path("thor-cat").write_text("\n".join([*lines, "# the end\n"]), encoding="utf-8")
+    assert place.get("thor-cat") == old
+    text = place.put(new).read_text(encoding="utf-8")
+    assert place.get("thor-cat") == new
+    assert [line for line in text.splitlines() if line.startswith("# ")][2:] == notes
 
 
 def test_a_folder_of_declarations(place: Declarations) -> None:

@@ -84,7 +84,7 @@ def test_values_reach_helm_by_its_standard_input(tmp_path: Path) -> None:
     helm(tmp_path, f'cat > {tmp_path}/values; echo "$@" > {tmp_path}/words').upgrade(
         "thor", "charts/adapter", {"version": 2, "vae": ""}, "x" * 300
     )
-    assert (tmp_path / "values").read_text() == "vae: ''\nversion: 2\n"
+    assert (tmp_path / "values").read_text() == "version: 2\nvae: ''\n"
     words = (tmp_path / "words").read_text()
     assert words.startswith("--namespace atelier-production upgrade --install thor charts/adapter")
     assert f"--description {'x' * 256} " in words

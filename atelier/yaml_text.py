@@ -1,0 +1,293 @@
+"""YAML text to plain data and back: positions when reading, comments when rewriting.
+
+Scalars are those of YAML 1.2's core schema, decimal only: `1e-4` is a number, `off` and `1:30` are
+text, and so are `010`, `0x10` and `1_000`, which other readers understand differently. A date is
+text. A duplicate key is an error. Written text reads the same in YAML 1.1 (kubectl, Helm) and 1.2.
+"""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.composer import MaxDepthExceededError
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import CommentMark, MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.resolver import VersionedResolver, implicit_resolvers
+from ruamel.yaml.tokens import CommentToken
+
+Loc = tuple[str, ...]  # keys and indices from the document's root
+Resolvers = dict[str, list[tuple[str, Any]]]  # tag and pattern, by first character
+
+WIDTH = 100  # characters of a line, where it can be broken
+DEPTH = 50  # of collections in one another; scanning time grows with its square
+_SCHEMA = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+    ("merge", r"<<", ["<"]),
+)
+_BREAKS = re.compile("[\\x85\\u2028\\u2029]")  # line breaks in YAML 1.1 only
+
+
+class YamlError(ValueError):
+    """Text that is not one document of plain data; `line` counts from 1, None where unknown."""
+
+    def __init__(self, text: str, line: int | None = None):
+        super().__init__(text)
+        self.line = line
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document's plain data; `value` is None where there is none."""
+
+    value: Any
+    _root: Node | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the text has comments at most."""
+        return self._root is None
+
+    def line(self, loc: Sequence[int | str]) -> int:
+        """The line, counted from 1, of the deepest part of `loc` that the document has."""
+        if self._root is None:
+            return 1
+        path, marks = tuple(map(str, loc)), dict(_marks(self._root))
+        found = (marks.get(path[:depth]) for depth in range(len(path), 0, -1))
+        mark = next((one for one in found if one is not None), self._root.start_mark)
+        return int(mark.line) + 1
+
+
+def _patterns(resolvers: Sequence[tuple[str, Any, Sequence[str]]]) -> Resolvers:
+    found: Resolvers = {}
+    for tag, pattern, first in resolvers:
+        for character in first:
+            found.setdefault(character, []).append((tag, pattern))
+    return found
+
+
+_CORE = [
+    (f"tag:yaml.org,2002:{name}", re.compile(rf"(?:{pattern})\Z"), first)
+    for name, pattern, first in _SCHEMA
+]
+_YAML_1_1 = [
+    (tag, pattern, first) for versions, tag, pattern, first in implicit_resolvers
+    if (1, 1) in versions
+]  # fmt: skip
+
+
+class _Reading(VersionedResolver):
+    versioned_resolver = _patterns(_CORE)
+
+
+class _Writing(VersionedResolver):
+    """Resolves what either version would: text that resolves to something else is quoted."""
+
+    versioned_resolver = _patterns([*_CORE, *_YAML_1_1])
+
+
+class _Representer(RoundTripRepresenter):
+    """Python's numbers and text such that YAML 1.1 reads them too."""
+
+    def represent_float(self, number: float) -> ScalarNode:
+        """With the point that an exponent needs in 1.1."""
+        node = super().represent_float(number)
+        if "." not in node.value:
+            node.value = node.value.replace("e", ".0e")
+        return node
+
+    def represent_str(self, text: str) -> ScalarNode:
+        """In double quotes where 1.1 would fold a line."""
+        style = '"' if _BREAKS.search(text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Representer.add_representer(float, _Representer.represent_float)
+_Representer.add_representer(str, _Representer.represent_str)
+
+
+def read(text: str) -> Document:
+    """The one document of `text`; an empty one is None.
+
+    Anchors and merge keys are resolved. YamlError for anything else that is not plain data.
+    """
+    reader = YAML(typ="safe", pure=True)
+    reader.Resolver, reader.max_depth = _Reading, DEPTH
+    reader.composer.warn_double_anchors = False  # the last one counts
+    node = None
+    try:
+        node = reader.compose(text)
+        value = None if node is None else reader.constructor.construct_document(node)
+    except DuplicateKeyError as error:
+        mark = error.problem_mark
+        loc = next(loc for loc, one in _marks(node) if one.index == mark.index)
+        raise YamlError(f"{'.'.join(loc)}: given twice; keep one", mark.line + 1) from error
+    except MaxDepthExceededError as error:
+        text = f"not valid YAML here: more than {DEPTH} levels deep"
+        raise YamlError(text, error.problem_mark.line + 1) from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise YamlError(f"not valid YAML: {error.problem}", line) from error
+    except (YAMLError, RecursionError) as error:
+        raise YamlError(f"not valid YAML: {error}") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # of a value that its explicit tag does not fit: `!!int x`
+        raise YamlError(f"not valid YAML: {type(error).__name__}: {error}") from error
+    return Document(value, node)
+
+
+def mapping(text: str | bytes | None) -> dict[str, Any]:
+    """The mapping in `text`; empty where it is something else or cannot be read."""
+    try:
+        value = read(text.decode() if isinstance(text, bytes) else text or "").value
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _marks(node: Node | None, loc: Loc = (), seen: set[int] | None = None) -> Iterator[Any]:
+    """Each key and element with its mark; the contents of an anchor once, where it is defined."""
+    seen = set() if seen is None else seen
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            yield (*loc, str(key.value)), key.start_mark
+            yield from _marks(value, (*loc, str(key.value)), seen)
+    elif isinstance(node, SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*loc, str(index)), value.start_mark
+            yield from _marks(value, (*loc, str(index)), seen)
+
+
+def write(value: Mapping[str, Any], over: str = "") -> str:
+    """Plain data as YAML.
+
+    `over` is the text that it replaces: keys keep their place, comments and style there. A comment
+    on the line of a removed key goes with it; so do all where `over` uses anchors. YamlError
+    where `over` cannot be read.
+    """
+    if isinstance(read(over).value, dict) and not _has_aliases(over):
+        there = _round_trip(_Reading).load(over)
+        _update(there, value)
+        writer = _round_trip(_Writing)
+        if dash := re.search(r"^( *)- ", over, re.MULTILINE):
+            writer.indent(sequence=len(dash[1]) + 2, offset=len(dash[1]))
+        text = _dumped(writer, there)
+        if read(text).value == value:  # else a comment went where it does harm
+            return text
+    return _dumped(_round_trip(_Writing), dict(value))
+
+
+def _has_aliases(text: str) -> bool:
+    """Whether it repeats parts by anchor; ruamel loses track of those when they are edited."""
+    return any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text))
+
+
+def _round_trip(resolver: type[VersionedResolver]) -> YAML:
+    made = YAML()
+    made.Resolver, made.Representer = resolver, _Representer
+    made.preserve_quotes = True
+    made.width = WIDTH
+    return made
+
+
+def _dumped(writer: YAML, value: Any) -> str:
+    stream = io.StringIO()
+    writer.dump(value, stream)
+    return stream.getvalue()
+
+
+def _update(there: CommentedMap, wanted: Mapping[str, Any]) -> None:
+    """Make a mapping equal to `wanted`, touching only what differs."""
+    for key in [key for key in there if key not in wanted]:
+        lines, before = _take_lines(there, key), _before(there, key)
+        del there[key]
+        _put_lines(there, before, lines)
+    for position, (key, value) in enumerate(wanted.items()):
+        old = there.get(key)
+        if isinstance(old, CommentedMap) and isinstance(value, Mapping):
+            _update(old, value)
+        elif isinstance(old, CommentedSeq) and isinstance(value, Sequence):
+            lines = _take_lines(there, key)
+            _update_items(old, value)
+            _put_lines(there, key, lines)
+        elif key not in there:
+            there.insert(position, key, _commented(value))
+            _put_lines(there, key, _take_lines(there, _before(there, key)))
+        elif old != value:
+            there[key] = value
+
+
+def _update_items(there: CommentedSeq, wanted: Sequence[Any]) -> None:
+    """The same for a sequence: items that stay keep their comments."""
+    for index in reversed(range(len(there))):
+        if there[index] not in wanted:
+            del there[index]
+    for index, value in enumerate(wanted):
+        if index >= len(there) or there[index] != value:
+            there.insert(index, _commented(value))
+    del there[len(wanted) :]
+
+
+def _commented(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return CommentedMap({key: _commented(one) for key, one in value.items()})
+    return CommentedSeq(map(_commented, value)) if isinstance(value, list | tuple) else value
+
+
+def _before(there: CommentedMap, key: str) -> str | None:
+    keys = list(there)
+    index = keys.index(key)
+    return keys[index - 1] if index else None
+
+
+def _take_lines(there: CommentedMap, key: str | None) -> str:
+    """Remove and return the comment lines between an entry and the next.
+
+    ruamel keeps them at the entry's last leaf, together with the comment on the leaf's own line.
+    """
+    if key is None:
+        return ""
+    comments, slot = _leaf(there, key)
+    if comments[slot] is None:
+        return ""
+    own, newline, lines = comments[slot].value.partition("\n")
+    comments[slot].value = own + newline
+    return str(lines)
+
+
+def _put_lines(there: CommentedMap, key: str | None, lines: str) -> None:
+    """Add comment lines after an entry."""
+    if key is None or not lines:
+        return
+    comments, slot = _leaf(there, key)
+    if comments[slot] is None:
+        comments[slot] = CommentToken(f"\n{lines}", CommentMark(0))
+    else:
+        comments[slot].value += lines
+
+
+def _leaf(there: CommentedMap | CommentedSeq, key: Any) -> tuple[list[Any], int]:
+    """Where ruamel keeps the comment after an entry: the comments of its last leaf, and a slot."""
+    value = there[key]
+    if isinstance(value, CommentedMap | CommentedSeq) and value and not value.fa.flow_style():
+        is_map = isinstance(value, CommentedMap)
+        return _leaf(value, next(reversed(value)) if is_map else len(value) - 1)
+    comments: list[Any] = there.ca.items.setdefault(key, [None, None, None, None])
+    return comments, 2 if isinstance(there, CommentedMap) else 0
