@@ -18,6 +18,7 @@ from atelier.adapter.safetensors_file import Array, read_header, read_tensors, w
 from atelier.data.manifest import FILES_OF_KIND, BaseRef, FileName, Kind, Manifest
 from atelier.errors import AdapterRejected
 from atelier.files import replace_folder, sha256_bytes, sha256_file, write_atomic
+from atelier.validation import summary
 
 MANIFEST = "manifest.json"
 ADAPTER: FileName = "adapter.safetensors"
@@ -135,7 +136,7 @@ def write_package(
                 files={f: sha256_file(aside / f) for f in _names() if (aside / f).exists()},
             )
         except ValidationError as error:
-            raise AdapterRejected(f"{folder}: {_told(error)}") from error
+            raise AdapterRejected(f"{folder}: {summary(error)}") from error
         write_atomic(aside / MANIFEST, manifest.canonical())
         Package.open(aside)
         replace_folder(aside, folder)
@@ -186,7 +187,7 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise AdapterRejected(f"{file}: {_told(error)}") from error
+        raise AdapterRejected(f"{file}: {summary(error)}") from error
     if manifest.canonical() != data:
         raise AdapterRejected(
             f"{file}: was changed after it was written (now {sha256_bytes(data)}); "
@@ -221,10 +222,3 @@ def _check_files(path: Path, manifest: Manifest) -> None:
                 f"{file}: has digest {found} where {MANIFEST} says {digest}; it was changed or "
                 "damaged: fetch the package again"
             )
-
-
-def _told(error: ValidationError) -> str:
-    """A validation error in one line."""
-    return "; ".join(
-        f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]
-    )

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from atelier.data.names import AdapterName, Digest
 from atelier.errors import ReleaseError
 from atelier.files import write_atomic
+from atelier.validation import summary
 
 HISTORY = 10  # as many revisions as Helm keeps
 
@@ -210,10 +211,7 @@ class ReleaseFolder:
 
 
 def _short(error: OSError | ValidationError) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return ": ".join([".".join(map(str, first["loc"])), first["msg"]]).lstrip(": ")
-    return str(error.strerror)
+    return summary(error) if isinstance(error, ValidationError) else str(error.strerror)
 
 
 def _known(names: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from atelier.errors import ReleaseError
 from atelier.platform.api import ClusterAway, Object
 from atelier.platform.informer import Source
 from atelier.stores.environment import Released, verified
+from atelier.validation import summary
 
 LABEL = "atelier.dev/adapter"
 RELEASE, MANIFESTS = "release.json", "manifests.json"
@@ -77,9 +78,7 @@ def _parse(name: str, data: Mapping[str, str]) -> _Read:
     except KeyError:
         return _Read(data, trouble=f"ConfigMap {PREFIX}{name} has no {RELEASE}")
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        text = f"ConfigMap {PREFIX}{name}: not a release ({where}: {first['msg']})"
+        text = f"ConfigMap {PREFIX}{name}: not a release ({summary(error)})"
         return _Read(data, trouble=text)
     if release.adapter != name:
         text = f"ConfigMap {PREFIX}{name}: is the release of {release.adapter}"

@@ -19,6 +19,7 @@ from atelier.data.names import ArtifactKind, ArtifactRef, Digest, hex_of
 from atelier.errors import ArtifactError, BadInput, Unavailable
 from atelier.files import digest_lines, locked, replace_folder, sha256_file
 from atelier.stores.tracking import Tracking
+from atelier.validation import summary
 
 Progress = Callable[[str, int, int], None]  # what is done, MiB so far, MiB in all
 
@@ -208,8 +209,8 @@ class Artifacts(Tracking):
         try:
             index = Index.model_validate_json(data)
         except ValidationError as error:
-            first = error.errors()[0]["msg"]
-            raise ArtifactError(f"{ref}: {INDEX} of run {run} is damaged ({first})") from error
+            told = f"{INDEX} of run {run} is damaged ({summary(error)})"
+            raise ArtifactError(f"{ref}: {told}") from error
         if ref.kind in BY_CONTENT and hex_of(index.digest) != ref.key:
             raise ArtifactError(f"{ref}: run {run} holds something else ({index.digest})")
         return run, index

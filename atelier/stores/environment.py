@@ -20,6 +20,7 @@ from atelier.data.release import Release, ReleaseFolder
 from atelier.errors import AtelierError, ReleaseError
 from atelier.files import sha256_bytes
 from atelier.home import Home
+from atelier.validation import summary
 
 ReportT = TypeVar("ReportT", bound=Report)
 
@@ -144,4 +145,4 @@ def verified(data: bytes, digest: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise ValueError(f"it is no manifest ({error.errors()[0]['msg']})") from error
+        raise ValueError(f"it is no manifest ({summary(error)})") from error

@@ -13,6 +13,7 @@ from atelier.data.names import AdapterName, Digest
 from atelier.data.policy import Gates, Measure
 from atelier.errors import BadInput
 from atelier.files import write_atomic
+from atelier.validation import summary
 
 from .prompt_set import Role
 
@@ -103,11 +104,7 @@ class Evaluation(_Plain):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "the file"
-            raise BadInput(
-                f"{source}: {key}: {first['msg']}; evaluate the package again"
-            ) from error
+            raise BadInput(f"{source}: {summary(error)}; evaluate the package again") from error
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":

@@ -20,6 +20,7 @@ from atelier.contract.replica import HeldAdapter, Replica
 from atelier.data.names import Digest
 from atelier.errors import AtelierError
 from atelier.files import write_atomic
+from atelier.validation import summary
 from services.engine.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class VolumeWatcher:
         try:
             wanted = WantedList.model_validate_json(data)
         except ValidationError as error:
-            self._error = f"wanted.json: {error}"
+            self._error = f"wanted.json: {summary(error)}"
         else:
             self._error = None
             self._obey(wanted)

@@ -6,7 +6,6 @@ request's id, and its traceback goes to the log only.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from atelier.errors import AtelierError, BadInput, Unavailable
+from atelier.validation import mistakes
 from services.gateway import triton_client
 from services.gateway.database import DatabaseAway
 from services.gateway.keys import KeyRefused
@@ -215,27 +216,20 @@ def _of_validation(request: Request, error: RequestValidationError) -> Problem:
     if request.method == "POST" and not media_type.endswith("json"):
         text = f"send the body with Content-Type: application/json, not {media_type or 'none'!r}"
         return Problem("unsupported-media-type", text)
-    fields = _body_fields(request)
-    return invalid([_field_error(one, fields) for one in error.errors()])
+    found = [{**one, "loc": _in_body(one["loc"])} for one in error.errors()]
+    refused = mistakes(found, model=_body_model(request), values=True)
+    return invalid([(one.field[:100], one.text) for one in refused])
 
 
-def _body_fields(request: Request) -> list[str]:
-    """The field names that the route's body has, for a hint at a misspelt one."""
+def _in_body(loc: Sequence[int | str]) -> Sequence[int | str]:
+    return loc[1:] if loc[:1] == ("body",) else loc
+
+
+def _body_model(request: Request) -> type[BaseModel] | None:
+    """The model of the route's body, for a hint at a misspelt field."""
     field = getattr(request.scope.get("route"), "body_field", None)
-    annotation = getattr(getattr(field, "field_info", None), "annotation", None)
-    return list(getattr(annotation, "model_fields", {}))
-
-
-def _field_error(error: Mapping[str, Any], fields: Sequence[str]) -> tuple[str, str]:
-    path = [part for part in error["loc"] if part != "body"]
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(
-        "."
-    )
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(path[-1]), fields, n=1)
-        message = f"there is no such field{f'; did you mean {near[0]}?' if near else ''}"
-    return name[:100], message
+    found = getattr(getattr(field, "field_info", None), "annotation", None)
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
 
 
 def _named(text: str) -> tuple[str, str]:

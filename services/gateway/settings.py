@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from atelier.errors import BadInput
 from atelier.home import Home
+from atelier.validation import mistakes
 from services.gateway.database import parse_url
 
 PREFIX = "ATELIER_GATEWAY_"
@@ -89,10 +90,7 @@ class Settings(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            lines = [
-                f"{variables[str(one['loc'][0])]}: {one['msg'].removeprefix('Value error, ')}"
-                for one in error.errors()
-            ]
+            lines = [f"{variables[str(one.loc[0])]}: {one.text}" for one in mistakes(error)]
             raise BadInput("; ".join(lines)) from None
 
 

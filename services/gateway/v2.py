@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from atelier.errors import BadInput
+from atelier.validation import summary
 from services.gateway.generation import charged, check_sizes, unless_gone
 from services.gateway.keys import KeyRecord
 from services.gateway.metrics import Metrics
@@ -206,9 +207,7 @@ def _choices(text: str | None) -> list[AdapterChoice]:
         # as JSON: a whole number is a weight, too
         found = _CHOICES.validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise V2Refused(f"{ADAPTERS}: {where or 'the list'}: {first['msg']}") from None
+        raise V2Refused(f"{ADAPTERS}: {summary(error, whole='the list')}") from None
     if len(found) > MAX_ADAPTERS:
         raise V2Refused(f"{ADAPTERS}: {len(found)} adapters, at most {MAX_ADAPTERS} are taken")
     return found

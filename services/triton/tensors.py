@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from atelier.validation import mistakes
 from services.engine import AdapterUse, ImageRequest, ImageResult, RequestError
 
 Tensors = Mapping[str, NDArray[Any]]
@@ -96,9 +97,7 @@ def _adapters(text: str) -> tuple[AdapterUse, ...]:
     try:
         uses = _USES.validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = "".join(
-            f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
-        )
-        raise RequestError(f"ADAPTERS{place}: {first['msg']}; send JSON like {_EXAMPLE}") from error
+        first = mistakes(error, values=True)[0]
+        text = f"ADAPTERS{first.field}: {first.text}; send JSON like {_EXAMPLE}"
+        raise RequestError(text) from error
     return tuple(AdapterUse(use.name, use.version, use.weight) for use in uses)

@@ -221,7 +221,7 @@ def _link_manifest(folder: Path) -> None:
         (lambda f: (f / ".hidden").write_text("x"), "holds .hidden"),
         (lambda f: (f / MANIFEST).unlink(), "manifest.json cannot be read"),
         (lambda f: (f / MANIFEST).write_text("{"), "Invalid JSON"),
-        (lambda f: (f / MANIFEST).write_text('{"name": "x"}'), "base: Field required"),
+        (lambda f: (f / MANIFEST).write_text('{"name": "x"}'), "base: missing"),
         (lambda f: (f / MANIFEST).write_bytes(b" " * 2**21), "larger than 1048576 bytes"),
         (
             lambda f: (f / MANIFEST).write_text((f / MANIFEST).read_text() + " "),

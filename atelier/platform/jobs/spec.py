@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from atelier.errors import BadInput
 from atelier.files import digest_json
+from atelier.validation import summary
 
 SPEC_TAG = "atelier.spec"  # of a version or an engine in MLflow: the spec that it was made from
 
@@ -21,9 +22,7 @@ class Spec(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"])) or "it"
-            raise BadInput(f"--spec: {key}: {first['msg']}") from error
+            raise BadInput(f"--spec: {summary(error)}") from error
 
     @property
     def digest(self) -> str:

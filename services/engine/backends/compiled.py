@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from atelier.data.names import Digest, hex_of
 from atelier.errors import BadInput
 from atelier.files import digest_json, sha256_bytes, sha256_file
+from atelier.validation import summary
 from services.engine.scheduling import Shape
 
 if TYPE_CHECKING:
@@ -104,9 +105,7 @@ class Compiled:
         try:
             manifest = CompiledManifest.model_validate_json(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "it"
-            raise BadInput(f"{file}: {place}: {first['msg']}; compile it again") from error
+            raise BadInput(f"{file}: {summary(error)}; compile it again") from error
         for name, digest in manifest.files.items():
             if not (folder / name).is_file() or sha256_file(folder / name) != digest:
                 raise BadInput(f"{folder / name}: missing or damaged; compile or fetch it again")
