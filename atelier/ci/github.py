@@ -3,15 +3,18 @@
 https://docs.github.com/rest, version 2022-11-28.
 """
 
-import json
+from __future__ import annotations
+
 import os
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode
 
+from atelier import http_client
 from atelier.errors import BadInput, Refused, Unavailable
+
+if TYPE_CHECKING:
+    import httpx2
 
 SECONDS = 30.0
 PAGE = 100  # as many as GitHub gives at once
@@ -64,46 +67,43 @@ class GitHub:
         return str(self._ask("POST", f"issues/{number}/comments", said)["html_url"])
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:
-        request = urllib.request.Request(
+        what = f"GitHub, {method} {self.repository}/{path.partition('?')[0]}"
+        answer = http_client.send(
+            method,
             f"{self.api}/repos/{self.repository}/{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            method=method,
+            what=what,
+            timeout=SECONDS,
             headers={
                 "Accept": "application/vnd.github+json",
                 "Authorization": f"Bearer {self.token}",
-                "Content-Type": "application/json",
                 "X-GitHub-Api-Version": "2022-11-28",
             },
+            body=body,
         )
-        what = f"GitHub, {method} {self.repository}/{path.partition('?')[0]}"
-        try:
-            with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            raise _refusal(what, error) from error
-        except (OSError, ValueError) as error:
-            raise Unavailable(f"{what}: {error}", retry_after=10) from error
+        if not answer.is_success:
+            raise _refusal(what, answer)
+        return http_client.decoded(answer, what=what)
 
 
-def _refusal(what: str, error: urllib.error.HTTPError) -> Exception:
+def _refusal(what: str, answer: httpx2.Response) -> Exception:
     """Which error a status is; GitHub's own words are kept."""
-    said = _message(error)
-    limited = error.headers.get("Retry-After") or error.headers.get("X-RateLimit-Remaining") == "0"
-    if error.code >= 500 or error.code == 429 or (error.code == 403 and limited):
-        wait = error.headers.get("Retry-After") or ""
-        return Unavailable(f"{what}: {said}", retry_after=float(wait) if wait.isdigit() else 60)
-    if error.code in (401, 403):
+    text, wait = f"{what}: {_message(answer)}", http_client.retry_after(answer)
+    limited = wait is not None or answer.headers.get("X-RateLimit-Remaining") == "0"
+    status = answer.status_code
+    if status >= 500 or status == 429 or (status == 403 and limited):
+        return Unavailable(text, retry_after=60 if wait is None else wait)
+    if status in (401, 403):
         return Refused(
-            f"{what}: {said}; give the job `pull-requests: write`, and let Actions create pull "
+            f"{text}; give the job `pull-requests: write`, and let Actions create pull "
             "requests (Settings, Actions, General)"
         )
-    return BadInput(f"{what}: {said}")
+    return BadInput(text)
 
 
-def _message(error: urllib.error.HTTPError) -> str:
+def _message(answer: httpx2.Response) -> str:
     try:
-        answer = json.load(error)
-        told = [answer.get("message", ""), *(str(one) for one in answer.get("errors", []))]
-        return f"{error.code} {': '.join(filter(None, told))}"
-    except (OSError, ValueError, AttributeError):
-        return f"{error.code} {error.reason}"
+        said = answer.json()
+        told = [said.get("message", ""), *(str(one) for one in said.get("errors", []))]
+        return f"{answer.status_code} {': '.join(filter(None, told))}"
+    except (ValueError, AttributeError):
+        return f"{answer.status_code} {answer.reason_phrase}"

@@ -7,7 +7,6 @@ whenever they need a token, and it requests one from Actions that is valid for s
 import json
 import os
 import sys
-import urllib.request
 from base64 import b64encode, urlsafe_b64decode
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.parse import urlencode
 
 import typer
 
+from atelier import http_client
 from atelier.boundary import answered
 from atelier.errors import BadInput, Unavailable
 from commands.verb import Answer
@@ -69,15 +69,21 @@ def token(audience: str) -> str:
     url, asking = os.environ.get(_URL), os.environ.get(_TOKEN)
     if not url or not asking:
         raise BadInput(f"{_URL}: not set; give the job `id-token: write`, or set KUBECONFIG")
-    headers = {"Authorization": f"Bearer {asking}", "Accept": "application/json"}
-    request = urllib.request.Request(
-        f"{url}{'&' if '?' in url else '?'}{urlencode({'audience': audience})}", headers=headers
+    what = "Actions gives no OIDC token"
+    answer = http_client.send(
+        "GET",
+        f"{url}{'&' if '?' in url else '?'}{urlencode({'audience': audience})}",
+        what=what,
+        timeout=SECONDS,
+        headers={"Authorization": f"Bearer {asking}", "Accept": "application/json"},
     )
-    try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-            return str(json.load(answer)["value"])
-    except (OSError, ValueError, KeyError) as error:
-        raise Unavailable(f"Actions gives no OIDC token: {error}", retry_after=5) from error
+    if not answer.is_success:
+        said = f"{answer.status_code} {answer.reason_phrase}"
+        raise Unavailable(f"{what}: {said}", retry_after=http_client.retry_after(answer) or 5)
+    found = http_client.decoded(answer, what=what)
+    if not isinstance(found, dict) or not isinstance(found.get("value"), str):
+        raise Unavailable(f"{what}: the answer has no `value`", retry_after=5)
+    return str(found["value"])
 
 
 def credential(audience: str) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """A client of the gateway's HTTP API. It translates problem documents into our errors."""
 
-import base64
-import json
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from atelier import http_client
 from atelier.errors import AtelierError, BadInput, Refused, Unavailable
+
+if TYPE_CHECKING:
+    import httpx2
 
 
 @dataclass(frozen=True)
@@ -37,45 +40,45 @@ class GatewayClient:
     def generate(self, **fields: Any) -> GatewayAnswer:
         """Request pictures. Fields that are None are left to the gateway's defaults."""
         given = {name: value for name, value in fields.items() if value is not None}
-        body = self._ask("/generate_image", given)
+        body = self._ask("POST", "/generate_image", given)
         images = body.pop("images")
         pictures = (ReceivedImage(base64.b64decode(one["png"]), int(one["seed"])) for one in images)
         return GatewayAnswer(tuple(pictures), body)
 
     def usage(self) -> dict[str, Any]:
         """The usage of this key."""
-        return self._ask("/api_key_usage", None)
+        return self._ask("GET", "/api_key_usage")
 
-    def _ask(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        request = urllib.request.Request(
-            self.url.rstrip("/") + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"X-API-Key": self.key, "Content-Type": "application/json"},
-        )
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        what = f"the gateway at {self.url}"
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                found: dict[str, Any] = json.load(answer)
-                return found
-        except urllib.error.HTTPError as error:
-            raise _translated(error) from error
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise Unavailable(
-                f"no gateway answers at {self.url} ({reason}); start one with `atelier serve`"
-            ) from error
+            answer = http_client.send(
+                method,
+                self.url.rstrip("/") + path,
+                what=what,
+                timeout=self.timeout,
+                headers={"X-API-Key": self.key},
+                body=body,
+            )
+        except Unavailable as error:
+            raise Unavailable(f"{error}; start one with `atelier serve`") from error
+        if not answer.is_success:
+            raise _translated(answer)
+        found: dict[str, Any] = http_client.decoded(answer, what=what)
+        return found
 
 
-def _translated(error: urllib.error.HTTPError) -> AtelierError:
+def _translated(answer: httpx2.Response) -> AtelierError:
     """Translate a problem document (RFC 9457) into an error of ours."""
     try:
-        problem = json.loads(error.read())
-        said = problem.get("detail") or problem.get("title") or error.reason
-    except ValueError:
-        said = str(error.reason)
-    text = f"the gateway says {error.code}: {said}"
-    if error.code in (401, 403, 429):  # no key that works, or its quota is used up
+        problem = answer.json()
+        said = problem.get("detail") or problem.get("title") or answer.reason_phrase
+    except (ValueError, AttributeError):
+        said = answer.reason_phrase
+    status = answer.status_code
+    text = f"the gateway says {status}: {said}"
+    if status in (401, 403, 429):  # no key that works, or its quota is used up
         return Refused(text)
-    if error.code >= 500:
-        wait = error.headers.get("Retry-After", "")
-        return Unavailable(text, retry_after=float(wait) if wait.isdigit() else None)
+    if status >= 500:
+        return Unavailable(text, retry_after=http_client.retry_after(answer))
     return BadInput(text)

@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from atelier.contract.replica import ReplicaFolder
 from atelier.errors import AtelierError, BadInput
 from atelier.files import write_atomic
 from atelier.home import Home
+from atelier.http_client import is_ready
 from atelier.stores.base_files import resolve_base, resolve_vae
 from commands.serve.smoke import NOTE
 from commands.serve.supervisor import Service, Supervisor
@@ -176,7 +175,7 @@ def plan_services(
             argv=_module("services.triton"),
             env={**shared, **triton},
             log=home.logs / "triton.log",
-            ready=lambda: _answers(f"{urls['triton_http']}/v2/health/ready"),
+            ready=lambda: is_ready(f"{urls['triton_http']}/v2/health/ready"),
             start_seconds=600.0,
             grace=drain + 10.0,
         ),
@@ -200,7 +199,7 @@ def plan_services(
                 argv=_module("services.gateway"),
                 env={**shared, **front},
                 log=home.logs / "gateway.log",
-                ready=lambda: _answers(f"{urls['gateway']}/readyz"),
+                ready=lambda: is_ready(f"{urls['gateway']}/readyz"),
                 grace=40.0,
             )
         )
@@ -271,11 +270,3 @@ def _own_port(host: str, port: int, option: str) -> int:
                 "choose another, or 0 for a free one"
             ) from error
     return port
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2.0) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False

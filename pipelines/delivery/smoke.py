@@ -6,11 +6,10 @@ prompt, seed and steps. `alike.py` says how near.
 
 import base64
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from atelier import http_client
 from atelier.data.release import Pin, Release
 from atelier.errors import AtelierError, Refused, Unavailable
 from pipelines.delivery.image_similarity import TOLERANCE, require_similar
@@ -60,20 +59,19 @@ def _request(sample: JudgedImage) -> dict[str, Any]:
 
 
 def _ask(url: str, key: str, body: dict[str, Any], label: str) -> dict[str, Any]:
-    request = urllib.request.Request(
+    what = f"the picture of {label}"
+    answer = http_client.send(
+        "POST",
         f"{url.rstrip('/')}/generate_image",
-        data=json.dumps(body).encode(),
-        headers={"X-API-Key": key, "Content-Type": "application/json"},
+        what=f"{what}, from {url}",
+        timeout=SECONDS,
+        headers={"X-API-Key": key},
+        body=body,
     )
-    try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
-    except urllib.error.HTTPError as error:
-        text = error.read().decode(errors="replace")
-        raise _refusal(error.code, text, f"the picture of {label}") from error
-    except (OSError, ValueError) as error:
-        raise Unavailable(f"the picture of {label}: {url} does not answer: {error}") from error
+    if not answer.is_success:
+        raise _refusal(answer.status_code, answer.text, what)
+    found: dict[str, Any] = http_client.decoded(answer, what=what)
+    return found
 
 
 def _refusal(status: int, text: str, what: str) -> AtelierError:

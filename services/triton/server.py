@@ -12,8 +12,6 @@ import shutil
 import signal
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from atelier.data.names import hex_of
 from atelier.errors import AtelierError, Unavailable
 from atelier.files import locked, sha256_bytes
 from atelier.home import Home
+from atelier.http_client import is_ready
 from services.triton.control import ControlFolder
 from services.triton.process import alive, free_port, roll, spawn, stop, tail
 from services.triton.runtime import Runtime, find_runtime
@@ -130,7 +129,7 @@ class TritonServer:
     def ready(self) -> bool:
         """Whether the server and its model answer, and the model's process lives."""
         paths = ("/v2/health/ready", f"/v2/models/{MODEL}/ready")
-        return self.failure() is None and all(_answers(self.http_url + path) for path in paths)
+        return self.failure() is None and all(is_ready(self.http_url + path) for path in paths)
 
     def failure(self) -> str | None:
         """Why it can no longer serve, with the log's end; None while it can."""
@@ -233,14 +232,6 @@ class TritonServer:
                 shutil.rmtree(region, ignore_errors=True)
             else:
                 region.unlink(missing_ok=True)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2.0) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _end(worker: int | None) -> None:

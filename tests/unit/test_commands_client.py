@@ -1,21 +1,21 @@
 """What the gateway's refusals become on this side of the wire."""
 
-import io
 import json
-from email.message import Message
-from urllib.error import HTTPError
 
+import httpx2
 import pytest
 
 from atelier.errors import AtelierError, BadInput, Refused, Unavailable
 from commands.serve.gateway_client import _translated
 
 
-def answer(status: int, body: bytes, **headers: str) -> HTTPError:
-    sent = Message()
-    for name, value in headers.items():
-        sent[name.replace("_", "-")] = value
-    return HTTPError("http://gateway", status, "Something", sent, io.BytesIO(body))
+def answer(status: int, body: bytes, **headers: str) -> httpx2.Response:
+    return httpx2.Response(
+        status,
+        content=body,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+        extensions={"reason_phrase": b"Something"},
+    )
 
 
 def problem(detail: str) -> bytes:

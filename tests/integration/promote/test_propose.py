@@ -139,6 +139,22 @@ def test_a_newer_candidate_renews_the_request_on_top_of_main_as_it_is_by_then(
     assert "already declares thor-cat@1 in staging" in again.stdout
 
 
+def test_comments_of_operators_stay_in_what_is_proposed(
+    atelier: Atelier, checkout: Scratch, github: FakeGitHub
+) -> None:
+    done(atelier("propose", "thor-cat", 1))
+    written = (checkout.root / FILE).read_text()
+    checkout.write(FILE, written.replace("reason:", "# ask Ann before a change\nreason:"))
+    done(atelier("propose", "thor-cat", 1, "--reason", "again"))
+    assert "# ask Ann before a change\nreason: again\n" in (checkout.root / FILE).read_text()
+    checkout.commit()
+    checkout.git("push", "--quiet", "origin", "HEAD:main")
+    done(atelier("propose", "thor-cat", 2, "--pull-request"))
+    checkout.git("fetch", "--quiet")
+    shown = checkout.git("show", f"origin/{BRANCH}:{FILE}")
+    assert "# ask Ann before a change\nreason: promoted" in shown
+
+
 def test_a_canary_keeps_what_serves(atelier: Atelier, checkout: Scratch, cat: Adapter) -> None:
     assert atelier("propose", "thor-cat", 2, "--canary", 10).exit_code == 2  # nothing serves
     done(atelier("propose", "thor-cat", 1))
