@@ -1,8 +1,9 @@
-"""Waiting for a service that is away, for a while."""
+"""Calls again a service that is away, for a while."""
 
-import time
 from collections.abc import Callable
 from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_fixed
 
 from atelier.errors import Unavailable
 
@@ -14,14 +15,23 @@ PAUSE = 5.0  # seconds
 def patiently(
     work: Callable[[], Answer], *, seconds: float, told: Callable[[str], None] | None = None
 ) -> Answer:
-    """What `work` answers, asked again for so long while a service is away; then Unavailable."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return work()
-        except Unavailable as error:
-            if time.monotonic() + PAUSE > deadline:
-                raise
-            if told:
-                told(f"{error} (again in {PAUSE:g} s)")
-            time.sleep(PAUSE)
+    """The result of `work`, called again while it raises Unavailable; the last one after `seconds`.
+
+    `told` gets each error before a pause.
+    """
+
+    def is_over(state: RetryCallState) -> bool:
+        return (state.seconds_since_start or 0.0) + state.upcoming_sleep > seconds
+
+    def tell(state: RetryCallState) -> None:
+        if told and state.outcome:
+            told(f"{state.outcome.exception()} (again in {PAUSE:g} s)")
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(Unavailable),
+        wait=wait_fixed(PAUSE),
+        stop=is_over,
+        before_sleep=tell,
+        reraise=True,
+    )
+    return retrying(work)

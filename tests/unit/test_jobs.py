@@ -388,6 +388,22 @@ def test_what_a_failed_job_had_reached_is_what_the_next_one_goes_on_from() -> No
     assert (CLAIMS, name) not in api.kept
 
 
+def test_a_namespace_that_is_missing_is_reported_at_once() -> None:
+    """NotFound is a race only after the object was seen."""
+
+    class Nowhere(Objects):
+        asked = 0
+
+        def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+            self.asked += 1
+            raise NotFound("namespaces atelier-staging not found")
+
+    api = Nowhere()
+    with pytest.raises(NotFound):
+        submitted(api)
+    assert api.asked == 1
+
+
 def test_two_who_submit_a_failed_job_again_get_one_job() -> None:
     api = Objects()
     first, _ = submitted(api)

@@ -1,8 +1,17 @@
 """Making a Job and its claim, once however often and by however many it is asked for."""
 
-import time
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+from tenacity import (
+    RetryError,
+    Retrying,
+    TryAgain,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_fixed,
+)
 
 from atelier.errors import Unavailable
 from atelier.platform.api import Api, Conflict, NotFound
@@ -10,6 +19,7 @@ from atelier.platform.jobs.follower import CLAIMS, JOBS, finished
 from atelier.platform.jobs.job_manifest import JobOptions, Work, claim_object, job_object
 
 Object = dict[str, Any]
+Answer = TypeVar("Answer")
 
 _GONE_SECONDS = 120.0  # that what is being deleted may take to be gone
 _PAUSE = 1.0  # seconds between looks
@@ -33,8 +43,10 @@ def stop_job(api: Api, work: Work) -> bool:
 
     Its checkpoints stay: the next Job of this work goes on from them.
     """
-    stopped, deadline = False, time.monotonic() + _GONE_SECONDS
-    while time.monotonic() < deadline:
+    stopped = False
+
+    def attempt() -> bool:
+        nonlocal stopped
         try:
             there = api.get(JOBS, work.name)
         except NotFound:
@@ -42,31 +54,35 @@ def stop_job(api: Api, work: Work) -> bool:
         if not _going(there):
             if finished(there) is not None:
                 return stopped
-            _let_go(api, there)
+            with _raced():
+                _let_go(api, there)
             # again where the Job has changed since it was looked at
-            api.delete(JOBS, work.name, version=str(there["metadata"]["resourceVersion"]))
+            api.delete(JOBS, work.name, version=_version(there))
             stopped = True
-        time.sleep(_PAUSE)
-    raise _stuck(work.name)
+        raise TryAgain
+
+    return _until_gone(work.name, attempt)
 
 
 def _job(api: Api, wanted: Object) -> tuple[Object, bool]:
-    name, deadline = str(wanted["metadata"]["name"]), time.monotonic() + _GONE_SECONDS
-    while time.monotonic() < deadline:
+    name = str(wanted["metadata"]["name"])
+
+    def attempt() -> tuple[Object, bool]:
         with suppress(Conflict):
             return api.create(JOBS, wanted), True
-        with suppress(NotFound, Conflict):  # gone, or changed by another, in between
+        with _raced():
             there = api.get(JOBS, name)
-            if not _going(there):
-                if (finished(there) or {}).get("type") != "Failed":
-                    return there, False
-                if _claimed(wanted) == name:
-                    _let_go(api, there)
-                # only the one that was looked at: another may have put a new one in its place
-                api.delete(JOBS, name, version=str(there["metadata"]["resourceVersion"]))
-                continue
-        time.sleep(_PAUSE)
-    raise _stuck(name)
+            if _going(there):
+                raise TryAgain
+            if (finished(there) or {}).get("type") != "Failed":
+                return there, False
+            if _claimed(wanted) == name:
+                _let_go(api, there)
+            # only the one that was looked at: another may have put a new one in its place
+            api.delete(JOBS, name, version=_version(there))
+            return api.create(JOBS, wanted), True
+
+    return _until_gone(name, attempt)
 
 
 def _let_go(api: Api, job: Object) -> None:
@@ -82,24 +98,52 @@ def _hold(api: Api, wanted: Object) -> None:
 
     One that still belongs to an earlier Job goes with it, and a new one takes its place.
     """
-    name, deadline = str(wanted["metadata"]["name"]), time.monotonic() + _GONE_SECONDS
-    while time.monotonic() < deadline:
+    name = str(wanted["metadata"]["name"])
+
+    def attempt() -> None:
         with suppress(Conflict):
             api.create(CLAIMS, wanted)
             return
-        with suppress(NotFound, Conflict):
+        with _raced():
             there = api.get(CLAIMS, name)
             if _owners(there) & _owners(wanted):
                 return
-            if not _owners(there) and not _going(there):
-                api.replace(CLAIMS, _owned(there, wanted["metadata"]["ownerReferences"]))
-                return
-        time.sleep(_PAUSE)
-    raise _stuck(name)
+            if _owners(there) or _going(there):
+                raise TryAgain
+            api.replace(CLAIMS, _owned(there, wanted["metadata"]["ownerReferences"]))
+
+    _until_gone(name, attempt)
 
 
-def _stuck(name: str) -> Unavailable:
-    return Unavailable(f"{name}: an earlier one is still being deleted; look at what holds it")
+@contextmanager
+def _raced() -> Iterator[None]:
+    """Where another may change what was read, or take it away, before it is written."""
+    try:
+        yield
+    except (NotFound, Conflict) as error:
+        raise TryAgain from error
+
+
+def _until_gone(name: str, attempt: Callable[[], Answer]) -> Answer:
+    """The result of `attempt`, called again each second while it raises TryAgain.
+
+    Unavailable where an earlier object is in its way for longer than two minutes.
+    """
+    retrying = Retrying(
+        retry=retry_if_exception_type(TryAgain),
+        wait=wait_fixed(_PAUSE),
+        stop=stop_after_delay(_GONE_SECONDS),
+    )
+    try:
+        return retrying(attempt)
+    except RetryError as error:
+        raise Unavailable(
+            f"{name}: an earlier one is still being deleted; look at what holds it"
+        ) from error
+
+
+def _version(there: Object) -> str:
+    return str(there["metadata"]["resourceVersion"])
 
 
 def _going(there: Object) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from tenacity import Retrying, retry_if_exception_type, wait_fixed
+
 from atelier.data.release import Canary, Pin, Release
 from atelier.errors import AtelierError, BadInput, Refused, Unavailable
 from atelier.platform import LeaseLock
@@ -184,15 +186,14 @@ class AliasFollower:
         if self._verification is None:
             logger.warning("no picture is made: ATELIER_KEY is not set")
             return
-        while True:
-            try:
-                compare = not state.problem
-                self._verification.verify(release, pin, compare=compare)
-                return
-            except Unavailable:
-                if self._clock() >= end:
-                    raise
-            self._pause(LOOK)
+        drawing = Retrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=wait_fixed(LOOK),
+            stop=lambda _: self._clock() >= end,
+            sleep=self._pause,
+            reraise=True,
+        )
+        drawing(self._verification.verify, release, pin, compare=not state.problem)
 
     def _move(self, release: Release, state: RegistryState) -> HookResult | None:
         """Let the alias name the version that serves; None where it is released no longer."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
 from atelier.errors import AtelierError, Unavailable
 from atelier.files import write_atomic
 from pipelines.train.tracking.journal import Journal
@@ -48,9 +50,13 @@ class Delivery:
         if self._thread.is_alive():  # in the middle of a call; it dies with the process
             self._away.setdefault("tracking", Unavailable(f"no answer in {slowness:g} s"))
         else:
-            deadline = time.monotonic() + patience
-            while not self._round(at_once=True) and time.monotonic() < deadline:
-                time.sleep(min(0.5, patience / 4))
+            again = Retrying(
+                retry=retry_if_result(lambda is_all_told: not is_all_told),
+                wait=wait_fixed(min(0.5, patience / 4)),
+                stop=stop_after_delay(patience),
+                retry_error_callback=lambda _: False,  # `_away` has the reasons
+            )
+            again(self._round, at_once=True)
             for sink in self.sinks:
                 sink.close()
         if self._away:
