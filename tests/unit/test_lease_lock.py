@@ -10,6 +10,7 @@ import pytest
 from atelier.errors import Unavailable
 from atelier.platform import LeaseLock
 from atelier.platform.api import Conflict, NotFound, Object
+from atelier.platform.lease_lock import LEASE_SECONDS
 from pipelines.delivery.cluster import follow, hook
 
 
@@ -88,6 +89,36 @@ def test_a_lock_in_use_is_left_alone(leases: Leases) -> None:
         with pytest.raises(Unavailable, match="is held by one"), late.lock.held(wait=60.0):
             pass
     assert late.now < 62.0
+
+
+def test_whoever_was_away_for_too_long_does_not_go_on(leases: Leases) -> None:
+    """Before the renewal notices: another may have the lock already."""
+    one = Waiter(leases, "one")
+    with one.lock.held(wait=0.0) as held:
+        one.now += LEASE_SECONDS - 1
+        held.require()
+        one.now += 1
+        with pytest.raises(Unavailable, match="could not be renewed in time"):
+            held.require()
+
+
+def test_a_renewal_that_succeeds_puts_the_end_off(leases: Leases) -> None:
+    one = Waiter(leases, "one")
+
+    class Once:
+        """Lets one renewal happen."""
+
+        def wait(self, _: float) -> bool:
+            one.now += LEASE_SECONDS / 3
+            return one.now > LEASE_SECONDS / 3 + 1
+
+    with one.lock.held(wait=0.0) as held:
+        one.lock._renew(held, Once())  # type: ignore[arg-type]
+        one.now = LEASE_SECONDS
+        held.require()
+        one.now = LEASE_SECONDS * 4 / 3
+        with pytest.raises(Unavailable, match="renewed in time"):
+            held.require()
 
 
 @pytest.mark.usefixtures("sigterm")
