@@ -45,8 +45,8 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from atelier import yaml_text  # noqa: E402
 from atelier.adapter.tensor_names import canonical  # noqa: E402
+from atelier.data import yaml_text  # noqa: E402
 from bench.yardstick import BenchSubject, Occasion  # noqa: E402
 from services.engine.base import load_base  # noqa: E402
 

@@ -14,7 +14,7 @@ from typing import Any
 from atelier.ci.git import Repository
 from atelier.data.declaration import ENVIRONMENTS
 from atelier.data.recipe import ADAPTERS, RECIPE
-from atelier.yaml_text import mapping
+from atelier.data.yaml_text import mapping
 
 _DECLARED = re.compile(rf"{ENVIRONMENTS.as_posix()}/(?P<env>[^/]+)/adapters/(?P<name>[^/]+)\.yaml")
 

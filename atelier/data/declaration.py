@@ -18,13 +18,12 @@ from pydantic import (
     model_validator,
 )
 
-from atelier import yaml_text
-from atelier.data import yaml_model
+from atelier.data import yaml_model, yaml_text
 from atelier.data.names import AdapterName, Digest
 from atelier.data.release import Canary, Pin, Release
+from atelier.data.yaml_text import YamlError
 from atelier.errors import BadInput, Refused
 from atelier.files import write_atomic
-from atelier.yaml_text import YamlError
 
 ENVIRONMENTS = Path("k8s/environments")  # in a checkout
 

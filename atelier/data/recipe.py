@@ -18,8 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from atelier import yaml_text
-from atelier.data import yaml_model
+from atelier.data import yaml_model, yaml_text
 from atelier.data.names import AdapterName
 from atelier.data.policy import Gates
 from atelier.errors import RecipeError

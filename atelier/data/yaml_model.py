@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from atelier import yaml_text
+from atelier.data import yaml_text
+from atelier.data.yaml_text import YamlError
 from atelier.errors import BadInput
 from atelier.validation import mistakes
-from atelier.yaml_text import YamlError
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from atelier import yaml_text
+from atelier.data import yaml_text
 from atelier.errors import BadInput, Refused
 from atelier.platform.api import SECRETS, Api, ClusterAway
 

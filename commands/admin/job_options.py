@@ -93,7 +93,7 @@ class JobChoices:
 
 def shown(work: "Work", options: "JobOptions") -> Answer:
     """The Job object, for --dry-run."""
-    from atelier import yaml_text
+    from atelier.data import yaml_text
     from atelier.platform.jobs import job_object
 
     job = job_object(work, options)

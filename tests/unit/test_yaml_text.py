@@ -7,8 +7,8 @@ import yaml  # another reader, of YAML 1.1, as kubectl's and Helm's are
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from atelier import yaml_text
-from atelier.yaml_text import YamlError
+from atelier.data import yaml_text
+from atelier.data.yaml_text import YamlError
 
 AMBIGUOUS = [
     *("off", "y", "No", "1:30", "010", "0x1F", "1_000", "2024-01-01", "=", "<<", "~", "null", ""),
