@@ -1,6 +1,6 @@
-"""What pydantic refuses, in words for people: the key, what it must be, and a hint.
+"""Validation errors of pydantic as text for people: the key, the expected value, a hint.
 
-The one place that formats validation errors. Callers add where the data came from, and the fix.
+Only this module formats them. Callers add where the data came from, and the fix.
 """
 
 import difflib
@@ -46,22 +46,24 @@ def mistakes(
 ) -> list[Mistake]:
     """Every mistake of a ValidationError, or of its `errors()`.
 
-    `model` gives hints at misspelt keys. With `values` the refused values are shown; without, for
-    settings and whatever else may hold a secret, no text of the input is in the result.
+    `model` gives hints at misspelt keys. With `values` the refused values are shown. Without it no
+    text of the input is in the result; use that for settings, which may hold secrets.
     """
     found = error.errors() if isinstance(error, ValidationError) else error
     return [_mistake(one, model, values) for one in _deepest(found)]
 
 
 def summary(error: ValidationError, *, whole: str = "", values: bool = True) -> str:
-    """The first mistakes in one line; `whole` names the data where no key can be named."""
+    """The first mistakes in one line; `whole` names the data for a mistake that has no key."""
     found = mistakes(error, values=values)
-    told = [": ".join(filter(None, (one.key or whole, one.text))) for one in found[:SHOWN]]
-    return "; ".join([*told, *([f"{len(found) - SHOWN} more"] if len(found) > SHOWN else [])])
+    texts = [": ".join(filter(None, (one.key or whole, one.text))) for one in found[:SHOWN]]
+    if len(found) > SHOWN:
+        texts.append(f"{len(found) - SHOWN} more")
+    return "; ".join(texts)
 
 
 def _deepest(problems: Sequence[Any]) -> list[Any]:
-    """Without those that only follow from another one further in (a list emptied by its errors)."""
+    """Drop errors that follow from another one further in: a list is empty after its items fail."""
     return [
         one
         for one in problems
@@ -106,7 +108,7 @@ def _short(given: object) -> str:
 
 
 def _without(text: str, given: object) -> str:
-    """A validator's words without any text of its input."""
+    """A validator's message with every text of its input cut out."""
     for part in sorted(_strings(given), key=len, reverse=True):
         if len(part) >= _SHORTEST:
             text = text.replace(part, "…")

@@ -59,7 +59,7 @@ class Document:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the text has comments at most."""
+        """Whether the text has nothing but comments."""
         return self._root is None
 
     def line(self, loc: Sequence[int | str]) -> int:
@@ -95,23 +95,23 @@ class _Reading(VersionedResolver):
 
 
 class _Writing(VersionedResolver):
-    """Resolves what either version would: text that resolves to something else is quoted."""
+    """The patterns of both versions: text that matches one of another type is quoted."""
 
     versioned_resolver = _patterns([*_CORE, *_YAML_1_1])
 
 
 class _Representer(RoundTripRepresenter):
-    """Python's numbers and text such that YAML 1.1 reads them too."""
+    """Numbers and text that YAML 1.1 reads alike."""
 
     def represent_float(self, number: float) -> ScalarNode:
-        """With the point that an exponent needs in 1.1."""
+        """With a point before an exponent, which 1.1 requires."""
         node = super().represent_float(number)
         if "." not in node.value:
             node.value = node.value.replace("e", ".0e")
         return node
 
     def represent_str(self, text: str) -> ScalarNode:
-        """In double quotes where 1.1 would fold a line."""
+        """In double quotes where 1.1 sees a line break and would fold it."""
         style = '"' if _BREAKS.search(text) else None
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -121,9 +121,9 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 
 def read(text: str) -> Document:
-    """The one document of `text`; an empty one is None.
+    """The one document of `text`, with anchors and merge keys resolved.
 
-    Anchors and merge keys are resolved. YamlError for anything else that is not plain data.
+    Raises YamlError for a syntax error, a duplicate key, a tag of no plain type, a second document.
     """
     reader = YAML(typ="safe", pure=True)
     reader.Resolver, reader.max_depth = _Reading, DEPTH
@@ -151,7 +151,7 @@ def read(text: str) -> Document:
 
 
 def mapping(text: str | bytes | None) -> dict[str, Any]:
-    """The mapping in `text`; empty where it is something else or cannot be read."""
+    """The mapping in `text`; empty where the text is something else or cannot be read."""
     try:
         value = read(text.decode() if isinstance(text, bytes) else text or "").value
     except ValueError:
@@ -178,9 +178,9 @@ def _marks(node: Node | None, loc: Loc = (), seen: set[int] | None = None) -> It
 def write(value: Mapping[str, Any], over: str = "") -> str:
     """Plain data as YAML.
 
-    `over` is the text that it replaces: keys keep their place, comments and style there. A comment
-    on the line of a removed key goes with it; so do all where `over` uses anchors. YamlError
-    where `over` cannot be read.
+    `over` is the text to replace. Its keys keep their place, comments and style; a comment on the
+    line of a removed key goes with it. A text that uses anchors is written anew, without comments.
+    Raises YamlError where `over` cannot be read.
     """
     if isinstance(read(over).value, dict) and not _has_aliases(over):
         there = _round_trip(_Reading).load(over)
@@ -189,13 +189,13 @@ def write(value: Mapping[str, Any], over: str = "") -> str:
         if dash := re.search(r"^( *)- ", over, re.MULTILINE):
             writer.indent(sequence=len(dash[1]) + 2, offset=len(dash[1]))
         text = _dumped(writer, there)
-        if read(text).value == value:  # else a comment went where it does harm
+        if read(text).value == value:  # a safeguard against misplaced comments
             return text
     return _dumped(_round_trip(_Writing), dict(value))
 
 
 def _has_aliases(text: str) -> bool:
-    """Whether it repeats parts by anchor; ruamel loses track of those when they are edited."""
+    """Whether parts are repeated by anchor; ruamel raises KeyError when such a part is edited."""
     return any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text))
 
 
@@ -223,7 +223,7 @@ def _update(there: CommentedMap, wanted: Mapping[str, Any]) -> None:
         old = there.get(key)
         if isinstance(old, CommentedMap) and isinstance(value, Mapping):
             _update(old, value)
-        elif isinstance(old, CommentedSeq) and isinstance(value, Sequence):
+        elif isinstance(old, CommentedSeq) and isinstance(value, list | tuple):
             lines = _take_lines(there, key)
             _update_items(old, value)
             _put_lines(there, key, lines)
@@ -235,7 +235,7 @@ def _update(there: CommentedMap, wanted: Mapping[str, Any]) -> None:
 
 
 def _update_items(there: CommentedSeq, wanted: Sequence[Any]) -> None:
-    """The same for a sequence: items that stay keep their comments."""
+    """Make a sequence equal to `wanted`; items that stay keep their comments."""
     for index in reversed(range(len(there))):
         if there[index] not in wanted:
             del there[index]
@@ -284,7 +284,7 @@ def _put_lines(there: CommentedMap, key: str | None, lines: str) -> None:
 
 
 def _leaf(there: CommentedMap | CommentedSeq, key: Any) -> tuple[list[Any], int]:
-    """Where ruamel keeps the comment after an entry: the comments of its last leaf, and a slot."""
+    """The comments of an entry's last leaf, and the slot of the one that follows the leaf."""
     value = there[key]
     if isinstance(value, CommentedMap | CommentedSeq) and value and not value.fa.flow_style():
         is_map = isinstance(value, CommentedMap)

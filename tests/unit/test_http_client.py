@@ -1,4 +1,4 @@
-"""What every HTTP client of ours promises: a credential reaches the address it was given for."""
+"""Every HTTP client of the project: a credential reaches only the address it was given for."""
 
 import socket
 from collections.abc import Callable, Iterator
