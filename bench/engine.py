@@ -36,6 +36,7 @@ from atelier.adapter.low_rank import LoraWeights  # noqa: E402
 from atelier.adapter.package import write_package  # noqa: E402
 from atelier.data.manifest import BaseRef  # noqa: E402
 from services.engine import AdapterUse, Base, Engine, EngineSettings, ImageRequest  # noqa: E402
+from services.engine.backends.protocol import bank_inputs  # noqa: E402
 from services.engine.bank import Bank  # noqa: E402
 from services.engine.banked import BankedUNet  # noqa: E402
 from services.engine.layout import UNET_TARGETS, Layout, layout_of  # noqa: E402
@@ -102,7 +103,8 @@ def unet_calls(base: Base, layout: Layout, rank: int, rounds: int) -> None:
 
             def with_slots(slots: list[int], inputs: Any = inputs, bank: Bank = bank) -> object:
                 at = torch.tensor(slots, device=base.device)
-                return banked(*inputs, at, bank.view(slots))
+                view = bank.view(slots)
+                return banked(*inputs, at, *bank_inputs(view, layout), mask=view.mask)
 
             def plain(inputs: Any = inputs) -> object:
                 latents, timesteps, text, pooled, ids = inputs

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from pipelines.compile.graph import CompiledUNet
 from pipelines.compile.samples import random_bank, random_call
-from services.engine.backends.compiled import INPUTS, OUTPUT, bank_inputs, bank_names
+from services.engine.backends.compiled import INPUTS, OUTPUT, bank_names
+from services.engine.backends.protocol import bank_inputs
+from services.engine.banked import BankedUNet
 from services.engine.base import Base
 from services.engine.layout import Layout
 
@@ -18,6 +19,9 @@ FILE, WEIGHTS = "unet.onnx", "unet.onnx.data"
 OPSET = 18
 # The example: small, for it is computed, and no two dimensions alike.
 _SIZE, _SLOTS, _RANK = (16, 24), (1, 2, 0), 5
+# diffusers hands on the sizes of skip connections only where a side is no multiple of 2 to the
+# power of this, and a graph would keep what its example had. No side is a multiple of this one.
+_ALWAYS_BY_SIZE = 40
 _BESIDE = 1024  # bytes from which on a weight lies in WEIGHTS
 
 
@@ -29,7 +33,8 @@ def export(base: Base, layout: Layout, folder: Path) -> Path:
     """
     import onnx
 
-    network = CompiledUNet(base, layout).eval()
+    network = BankedUNet(base.unet, layout).eval()
+    network.unet.num_upsamplers = _ALWAYS_BY_SIZE
     random = torch.Generator().manual_seed(0)
     call = random_call(base, _SIZE, _SLOTS, random)
     bank = random_bank(base, layout, slots=2, max_rank=_RANK, ranks=(_RANK, _RANK))

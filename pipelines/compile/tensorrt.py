@@ -7,7 +7,7 @@ from typing import Any
 
 from atelier.errors import Refused
 from pipelines.compile.onnx import FILE, WEIGHTS
-from services.engine.backends.compiled import CompileSpec, bank_groups, bank_names
+from services.engine.backends.compiled import CompileSpec, bank_names
 from services.engine.backends.tensorrt import load_tensorrt
 from services.engine.base import Base
 from services.engine.layout import Layout
@@ -64,7 +64,7 @@ def call_shapes(base: Base, rows: int, size: Shape) -> dict[str, tuple[int, ...]
 def bank_shapes(spec: CompileSpec, layout: Layout) -> dict[str, tuple[int, ...]]:
     """The shapes of the bank's inputs: [rank, layer, slot, features], slot 0 among the slots."""
     assert spec.bank is not None
-    groups = [layout.groups[i] for i in bank_groups(layout)]
+    groups = [layout.groups[i] for i in layout.groups_of("unet")]
     features = [side for group in groups for side in (group.in_features, group.out_features)]
     layers = [group.layers for group in groups for _ in range(2)]
     return {

@@ -5,7 +5,7 @@ from a normal distribution of deviation 1/rank and B zero. It is one autograd no
 products, where PEFT's layer takes some thirty operations.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from atelier.adapter.low_rank import LoraWeights
 from atelier.errors import RecipeError
 from pipelines.train.draws import generator
-from services.engine.layout import UNET_TARGETS, canonical_path
+from services.engine.banked import FrozenLinear, replace_linear
+from services.engine.layout import UNET_TARGETS, canonical_path, linears
 
 # Ends of module names, by the recipe's targets, below the component they belong to.
 _TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -51,23 +52,25 @@ class _Pair(torch.autograd.Function):
         return dx, None, None, dlow.T @ rows, (dy.T @ low).mul_(ctx.scale), None
 
 
-class LoraLinear(nn.Module):
-    """A frozen linear projection with its trainable pair; the pair is kept in float32."""
+class LoraLinear(FrozenLinear):
+    """A frozen linear projection with its trainable pair; the pair is kept in float32.
+
+    The bank's layer (`services.engine.banked.BankedLinear`) computes the same for rows with a pair
+    each and no gradients; one pair for all rows needs no batched products.
+    """
 
     def __init__(self, frozen: nn.Linear, rank: int, alpha: float) -> None:
-        super().__init__()
-        self.weight, self.bias = frozen.weight, frozen.bias
-        self.in_features, self.out_features = frozen.in_features, frozen.out_features
+        super().__init__(frozen)
         device = frozen.weight.device
         self.A = nn.Parameter(torch.empty(rank, frozen.in_features, device=device))
         self.B = nn.Parameter(torch.zeros(frozen.out_features, rank, device=device))
         self.alpha, self.scale = alpha, alpha / rank
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[..., in_features] → [..., out_features], in the frozen weight's dtype."""
         dtype = self.weight.dtype
         A, B = self.A.to(dtype), self.B.to(dtype)
-        y: Tensor = _Pair.apply(x.to(dtype), self.weight, self.bias, A, B, self.scale)
+        y: Tensor = _Pair.apply(input.to(dtype), self.weight, self.bias, A, B, self.scale)
         return y
 
 
@@ -80,18 +83,17 @@ def put_into(
     where a target matches nothing.
     """
     layers: dict[str, LoraLinear] = {}
-    for target in targets:
+    for target in dict.fromkeys(targets):
         component, ends = TARGETS[target]
-        found = list(_matching(networks[component], ends))
+        found = list(linears(networks[component], ends))
         if not found:
             raise RecipeError(
                 f"lora.targets: {target} matches no linear layer of this base's {component}; "
                 "leave it out"
             )
         for name, linear in found:
-            parent, _, child = name.rpartition(".")
             layer = LoraLinear(linear, rank, alpha)
-            setattr(networks[component].get_submodule(parent), child, layer)
+            replace_linear(networks[component], name, layer)
             layers[canonical_path(component, name)] = layer
     for module, layer in layers.items():
         noise = torch.randn(layer.A.shape, generator=generator(seed, "init", module))
@@ -114,12 +116,6 @@ def tensors_of(layers: Mapping[str, LoraLinear]) -> dict[str, nn.Parameter]:
         named[f"{module}.lora_A.weight"] = layer.A
         named[f"{module}.lora_B.weight"] = layer.B
     return named
-
-
-def _matching(network: nn.Module, ends: tuple[str, ...]) -> Iterator[tuple[str, nn.Linear]]:
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Linear) and any(f".{name}".endswith(f".{end}") for end in ends):
-            yield name, module
 
 
 def _numpy(tensor: Tensor) -> Any:

@@ -10,7 +10,7 @@ rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,10 +24,13 @@ INDEXABLE = 2**31 - 1  # elements; TensorRT and many kernels index with 32 bits
 
 @dataclass(frozen=True)
 class BankView:
-    """The bank as one forward reads it: tensors cut to `rank`, and the projections to touch."""
+    """The bank as one forward reads it: tensors cut to `rank`, and the projections to touch.
 
-    A: tuple[Tensor, ...]  # by group: [layer, slot, rank, in]
-    B: tuple[Tensor, ...]  # by group: [layer, slot, rank, out]
+    The tensors are contiguous, as they lie in the bank: nothing is copied.
+    """
+
+    A: Mapping[int, Tensor]  # by group: [rank, layer, slot, in]
+    B: Mapping[int, Tensor]  # by group: [rank, layer, slot, out]
     mask: int  # bits of the projections that any row's adapter changes
 
 
@@ -100,9 +103,11 @@ class Bank:
         mask = 0
         for slot in used:
             mask |= self._mask[slot]
-        return BankView(
-            tuple(A[:, :, :rank] for A in self._A), tuple(B[:, :, :rank] for B in self._B), mask
+        A, B = (
+            {group: one.permute(2, 0, 1, 3)[:rank] for group, one in enumerate(side)}
+            for side in (self._A, self._B)
         )
+        return BankView(A, B, mask)
 
     @property
     def nbytes(self) -> int:

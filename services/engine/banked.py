@@ -1,7 +1,8 @@
 """A base's networks with every projection reading its low-rank pair from the bank.
 
 The clones share the base's parameters: nothing is copied, and the base stays as it is. Bank and
-slots are inputs of the forward, so that an exported graph has them as inputs too.
+slots are inputs of the forward, so that an exported graph has them as inputs too: one network both
+runs in eager torch and is what `pipelines/compile` exports.
 """
 
 from __future__ import annotations
@@ -18,43 +19,86 @@ from torch import Tensor, nn
 from services.engine.bank import BankView
 from services.engine.layout import Layout, Projection
 
+EVERY_PROJECTION = -1  # a mask with every bit set
+
+# Of one group during a forward: for each layer int64 row indices [row, rank], and the tables that
+# they index, [rank * layer * slot, in] and [rank * layer * slot, out].
+_Lookup = tuple[Sequence[Tensor], Tensor, Tensor]
+
 
 class Binding:
-    """What the projections of one network read during the forward in progress."""
+    """The bank and the rows' slots during the forward in progress.
+
+    A projection looks its pair up as an embedding does: rank `r` of layer `l` in slot `s` is row
+    `(r * layers + l) * slots + s` of its group's tables. So rank and number of slots are dimensions
+    like any other, a bank of rank 0 is the base alone, and an exported graph needs two inputs a
+    group, whatever the number of projections.
+    """
 
     def __init__(self) -> None:
-        self.slots: Tensor | None = None  # int64 [row]
-        self.A: Sequence[Tensor] = ()
-        self.B: Sequence[Tensor] = ()
-        self.mask = 0
+        self._slots: Tensor | None = None
+        self._bank: BankView | None = None
+        self._lookups: dict[int, _Lookup] = {}  # by group, made when the first projection asks
 
     def set(self, slots: Tensor, bank: BankView) -> None:
-        """Binds the inputs of the forward that follows."""
-        self.slots, self.A, self.B, self.mask = slots, bank.A, bank.B, bank.mask
+        """Binds the inputs of the forward that follows; `slots` is int64 [row]."""
+        self._slots, self._bank = slots, bank
+        self._lookups = {}
+
+    def pair(self, place: Projection) -> tuple[Tensor, Tensor] | None:
+        """A [row, rank, in] and B [row, rank, out]; None where no row's adapter changes it."""
+        if self._slots is None or self._bank is None or not self._bank.mask >> place.bit & 1:
+            return None
+        if place.group not in self._lookups:
+            A, B = self._bank.A[place.group], self._bank.B[place.group]
+            self._lookups[place.group] = _lookup(self._slots, A, B)
+        rows, A, B = self._lookups[place.group]
+        own = rows[place.layer]
+        return torch.embedding(A, own), torch.embedding(B, own)
 
 
-class BankedLinear(nn.Linear):
-    """`y = Wx + b + B_s(A_s x)`, where `s` is each row's slot."""
+def _lookup(slots: Tensor, A: Tensor, B: Tensor) -> _Lookup:
+    """Of one group's bank tensors [rank, layer, slot, features]."""
+    rank, layers, count = A.shape[:3]
+    ranks = torch.arange(rank, device=slots.device) * (layers * count)  # [rank]
+    first = torch.arange(layers, device=slots.device) * count  # [layer]
+    rows = first[:, None, None] + slots[:, None] + ranks
+    return rows.unbind(0), A.flatten(0, 2), B.flatten(0, 2)
 
-    def __init__(self, linear: nn.Linear, place: Projection, binding: Binding) -> None:
-        nn.Module.__init__(self)  # the parameters are the base's own; none are allocated
+
+class FrozenLinear(nn.Linear):
+    """A linear layer on the very parameters of another one; none are allocated."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
+
+
+class BankedLinear(FrozenLinear):
+    """`y = Wx + b + B_s(A_s x)`, where `s` is each row's slot (LoRA, Hu et al. 2021)."""
+
+    def __init__(self, linear: nn.Linear, place: Projection, binding: Binding) -> None:
+        super().__init__(linear)
         self.place = place
         self.binding = binding
 
     def forward(self, input: Tensor) -> Tensor:
         """[row, token, in] or [row, in] to the same with `out`."""
         output = F.linear(input, self.weight, self.bias)
-        binding, place = self.binding, self.place
-        if binding.slots is None or not binding.mask >> place.bit & 1:
+        pair = self.binding.pair(self.place)
+        if pair is None:
             return output
-        A = binding.A[place.group][place.layer].index_select(0, binding.slots)  # [row, rank, in]
-        B = binding.B[place.group][place.layer].index_select(0, binding.slots)  # [row, rank, out]
-        rows = input if input.dim() == 3 else input.unsqueeze(1)
-        narrow = torch.bmm(rows, A.mT)  # [row, token, rank]
+        A, B = pair
+        flat = input.dim() == 2
+        rows = input.unsqueeze(1) if flat else input
+        narrow = torch.bmm(rows, A.transpose(1, 2))  # [row, token, rank]
+        # The exporter would write a baddbmm with two products by one beside it.
+        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+            update = torch.bmm(narrow, B)
+            return output + (update.squeeze(1) if flat else update)
         # In place: the output is new and nobody else's, and a second one would cost as much again.
-        output.view(len(rows), -1, self.out_features).baddbmm_(narrow, B)
+        (output.unsqueeze(1) if flat else output).baddbmm_(narrow, B)
         return output
 
 
@@ -64,19 +108,25 @@ def share(module: Any) -> Any:
     return copy.deepcopy(module, kept)
 
 
+def replace_linear(network: Any, module: str, layer: FrozenLinear) -> None:
+    """Puts a layer in the place of the submodule called `module`."""
+    parent, _, name = module.rpartition(".")
+    setattr(network.get_submodule(parent), name, layer)
+
+
 def bank_projections(network: Any, places: Sequence[Projection], binding: Binding) -> None:
     """Replaces the projections of a shared network by banked ones, in place."""
     for place in places:
-        parent, _, name = place.module.rpartition(".")
         linear = network.get_submodule(place.module)
-        setattr(network.get_submodule(parent), name, BankedLinear(linear, place, binding))
+        replace_linear(network, place.module, BankedLinear(linear, place, binding))
 
 
 class BankedUNet(nn.Module):
-    """The UNet of a base with the bank and the rows' slots as inputs."""
+    """The UNet of a base, sharing its parameters, with the bank and the rows' slots as inputs."""
 
     def __init__(self, unet: Any, layout: Layout) -> None:
         super().__init__()
+        self.groups = layout.groups_of("unet")
         self.binding = Binding()
         self.unet = share(unet)
         bank_projections(self.unet, layout.of("unet"), self.binding)
@@ -89,10 +139,12 @@ class BankedUNet(nn.Module):
         pooled: Tensor,  # [row, features]
         time_ids: Tensor,  # [row, 6]
         slots: Tensor,  # int64 [row]
-        bank: BankView,
+        *bank: Tensor,  # a pair of [rank, layer, slot, features] for each of the UNet's groups
+        mask: int = EVERY_PROJECTION,  # bits of the projections that any row's adapter changes
     ) -> Tensor:
         """The predicted noise (or v), [row, 4, height, width]."""
-        self.binding.set(slots, bank)
+        A, B = (dict(zip(self.groups, side, strict=True)) for side in (bank[::2], bank[1::2]))
+        self.binding.set(slots, BankView(A, B, mask))
         predicted: Tensor = self.unet(
             latents,
             timesteps,

@@ -7,7 +7,7 @@ A projection's canonical path is that of the package's keys: `unet.…`, `text_e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -78,6 +78,10 @@ class Layout:
         """The projections of one component."""
         return tuple(p for p in self.projections if p.component == component)
 
+    def groups_of(self, component: str) -> tuple[int, ...]:
+        """The places in `groups` of one component's groups, ascending."""
+        return tuple(i for i, group in enumerate(self.groups) if group.component == component)
+
     def mask(self, component: str) -> int:
         """The bits of one component's projections."""
         return sum(1 << p.bit for p in self.of(component))
@@ -110,6 +114,11 @@ def projections_of(module: nn.Module, component: str) -> Iterator[tuple[str, nn.
         endings = tuple(end for ends in UNET_TARGETS.values() for end in ends)
     else:
         endings = TEXT_TARGETS
+    return linears(module, endings)
+
+
+def linears(module: nn.Module, endings: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:
+    """The linear layers whose names end in one of `endings`, in the order of the modules."""
     for name, child in module.named_modules():
         if isinstance(child, nn.Linear) and f".{name}".endswith(tuple(f".{e}" for e in endings)):
             yield name, child

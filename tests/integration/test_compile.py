@@ -17,7 +17,6 @@ from atelier.stores.artifacts import Artifacts
 from commands.main import app
 from pipelines.compile.__main__ import main
 from pipelines.compile.check import TOLERANCE, check
-from pipelines.compile.graph import CompiledUNet
 from pipelines.compile.request import CompileRequest
 from pipelines.compile.samples import random_bank, random_call
 from pipelines.compile.tensorrt import bank_shapes, call_shapes
@@ -29,10 +28,10 @@ from services.engine.backends.compiled import (
     BankShape,
     Compiled,
     CompileSpec,
-    bank_inputs,
     bank_names,
 )
 from services.engine.backends.onnxruntime import OnnxBackend
+from services.engine.backends.protocol import bank_inputs
 from services.engine.backends.tensorrt import load_tensorrt
 from services.engine.backends.torch import TorchBackend
 from services.engine.layout import layout_of
@@ -64,15 +63,16 @@ def settings(folder: Path, **others: object) -> EngineSettings:
     )
 
 
-def test_the_graph_that_is_exported_computes_what_the_torch_backend_computes(base: Base) -> None:
+def test_the_graph_that_is_exported_computes_what_the_torch_backend_computes(
+    base: Base, compiled: Compiled
+) -> None:
     layout = layout_of(base)
     bank = random_bank(base, layout, slots=3, max_rank=6, ranks=(2, 6))
-    unet, backend = CompiledUNet(base, layout).eval(), TorchBackend(base, layout)
+    graph, backend = OnnxBackend(compiled, layout, base.device), TorchBackend(base, layout)
     for size, slots in (((8, 8), [2, 0, 1, 2]), ((5, 9), [1]), ((8, 4), [0, 0])):
         call = random_call(base, size, slots, torch.Generator().manual_seed(2))
         with torch.inference_mode():
-            inputs = bank_inputs(bank.view(slots), layout)
-            found = unet(*call.tensors, torch.tensor(slots), *inputs)
+            found = graph.denoise(*call.tensors, slots, bank)
             wanted = backend.denoise(*call.tensors, slots, bank)
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 

@@ -10,6 +10,7 @@ import torch
 
 from atelier.adapter.package import Package
 from services.engine import AdapterUse, Engine, EngineSettings, ImageRequest, ImageResult
+from services.engine.backends.protocol import bank_inputs
 from services.engine.banked import BankedUNet
 from services.engine.layout import layout_of
 from tests.tiny import tiny_adapter
@@ -88,13 +89,16 @@ def test_four_adapters_in_one_unet_call_equal_four_calls(
     unet = BankedUNet(engine.base.unet, layout)
     with torch.inference_mode():
         slots = [3, 1, 4, 2]
-        together = unet(*inputs, torch.tensor(slots), bank.view(slots))
+        together = unet(*inputs, torch.tensor(slots), *bank_inputs(bank.view(slots), layout))
         for row, slot in enumerate(slots):
             alone = unet(
-                *(i[row : row + 1] for i in inputs), torch.tensor([slot]), bank.view([slot])
+                *(i[row : row + 1] for i in inputs),
+                torch.tensor([slot]),
+                *bank_inputs(bank.view([slot]), layout),
             )
             torch.testing.assert_close(together[row : row + 1], alone, atol=2e-5, rtol=2e-5)
-        zero = unet(*inputs, torch.zeros(4, dtype=torch.int64), bank.view([0]))
+        none = torch.zeros(4, dtype=torch.int64)
+        zero = unet(*inputs, none, *bank_inputs(bank.view([0]), layout))
         base = engine.base.unet(
             inputs[0],
             inputs[1],

@@ -96,6 +96,15 @@ def test_the_beginning_depends_on_seed_and_name_alone() -> None:
     assert not torch.equal(begun(1), begun(2))
 
 
+def test_a_target_named_twice_is_adapted_once() -> None:
+    unet = network()
+    layers = put_into({"unet": unet}, ["attn", "attn"], rank=2, alpha=2.0, seed=1)
+    assert len(layers) == 4
+    assert sorted(name for name, _ in unet.named_parameters() if name.endswith(".A")) == [
+        f"mid_block.attn1.{name}.A" for name in ("to_k", "to_out.0", "to_q", "to_v")
+    ]
+
+
 def test_a_target_that_the_base_lacks_is_named() -> None:
     with pytest.raises(RecipeError, match=r"lora\.targets: ff matches no linear layer"):
         put_into({"unet": network()}, ["ff"], rank=2, alpha=2.0, seed=0)

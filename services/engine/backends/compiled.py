@@ -8,24 +8,23 @@ the files themselves. `pipelines/compile` makes it, the backends beside this mod
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from atelier.data.names import Digest, hex_of
 from atelier.errors import BadInput
 from atelier.files import digest_json, sha256_bytes, sha256_file
 from atelier.validation import summary
+from services.engine.backends.protocol import Backend
+from services.engine.layout import Layout
 from services.engine.scheduling import Shape
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from services.engine.bank import BankView
-    from services.engine.layout import Layout
 
 MANIFEST = "engine.json"
 ANY_DEVICE = "any"
@@ -128,23 +127,28 @@ class Compiled:
         return next(self.folder / name for name in self.manifest.files if name.endswith(suffix))
 
 
-def bank_groups(layout: Layout) -> tuple[int, ...]:
-    """The bank's groups that are inputs of a compiled UNet, in order."""
-    return tuple(i for i, group in enumerate(layout.groups) if group.component == "unet")
-
-
 def bank_names(layout: Layout) -> tuple[str, ...]:
     """The names of the bank's inputs: a pair for each shape of projections."""
-    groups = (layout.groups[i] for i in bank_groups(layout))
+    groups = (layout.groups[i] for i in layout.groups_of("unet"))
     shapes = [f"{group.in_features}x{group.out_features}" for group in groups]
     return tuple(f"bank_{shape}_{side}" for shape in shapes for side in "AB")
 
 
-def bank_inputs(view: BankView, layout: Layout) -> tuple[Tensor, ...]:
-    """The bank as a graph takes it: [rank, layer, slot, features], in the order of the names.
+class CompiledBackend(Backend):
+    """Runs a compiled UNet on tensors that lie on the engine's device."""
 
-    Contiguous as it lies in the bank: nothing is copied.
-    """
-    return tuple(
-        side[i].permute(2, 0, 1, 3) for i in bank_groups(layout) for side in (view.A, view.B)
-    )
+    def __init__(self, compiled: Compiled, layout: Layout) -> None:
+        super().__init__(layout)
+        self._compiled = compiled
+        self._names = (*INPUTS, *bank_names(layout))
+
+    def _run(self, inputs: Sequence[Tensor], mask: int) -> Tensor:
+        """A graph computes every projection: rows without an adapter read slot 0, which is zero."""
+        held = [tensor.contiguous() for tensor in inputs]  # alive until the call is done
+        predicted = torch.empty_like(held[0], memory_format=torch.contiguous_format)
+        self._call(dict(zip(self._names, held, strict=True)), predicted)
+        return predicted
+
+    @abstractmethod
+    def _call(self, inputs: Mapping[str, Tensor], predicted: Tensor) -> None:
+        """Fills `predicted` from contiguous inputs by name; done, or enqueued on torch's stream."""

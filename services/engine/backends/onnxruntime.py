@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,36 +10,26 @@ import torch
 from torch import Tensor
 
 from atelier.errors import BadInput
-from services.engine.backends.compiled import (
-    INPUTS,
-    OUTPUT,
-    Compiled,
-    bank_inputs,
-    bank_names,
-)
-from services.engine.bank import Bank
+from services.engine.backends.compiled import OUTPUT, Compiled, CompiledBackend
 from services.engine.layout import Layout
-from services.engine.scheduling import Shape
 
 _NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}
 _ERRORS_ONLY = 3
 CUDA = "CUDAExecutionProvider"
 
 
-class OnnxBackend:
+class OnnxBackend(CompiledBackend):
     """Runs any number of rows, of any size, slots and rank: the graph has them as dimensions."""
 
     name = "onnx"
-    ladder: tuple[int, ...] = ()
-    sizes: tuple[Shape, ...] = ()
 
     def __init__(self, compiled: Compiled, layout: Layout, device: torch.device) -> None:
-        self._compiled, self._layout, self._device = compiled, layout, device
-        self._names = (*INPUTS, *bank_names(layout))
+        """Raises BadInput where the installed ONNX Runtime cannot run on the device."""
+        super().__init__(compiled, layout)
         self._session = _session(compiled, device)
 
     def describe(self) -> Mapping[str, str]:
-        """See Backend."""
+        """The compiled files' digest, ONNX Runtime's version and what it runs on."""
         import onnxruntime
 
         return {
@@ -48,31 +38,15 @@ class OnnxBackend:
             "provider": self._session.get_providers()[0],
         }
 
-    def denoise(
-        self,
-        latents: Tensor,
-        timesteps: Tensor,
-        text: Tensor,
-        pooled: Tensor,
-        time_ids: Tensor,
-        slots: Sequence[int],
-        bank: Bank,
-    ) -> Tensor:
-        """See Backend. Every tensor is read and written where it lies."""
-        rows = torch.tensor(slots, device=latents.device)
-        adapters = bank_inputs(bank.view(slots), self._layout)
-        inputs = (latents, timesteps, text, pooled, time_ids, rows, *adapters)
-        held = [tensor.contiguous() for tensor in inputs]  # alive until the run is over
-        predicted = torch.empty_like(latents, memory_format=torch.contiguous_format)
+    def _call(self, inputs: Mapping[str, Tensor], predicted: Tensor) -> None:
         binding = self._session.io_binding()
-        for name, tensor in zip(self._names, held, strict=True):
+        for name, tensor in inputs.items():
             binding.bind_input(name, *_where(tensor))
         binding.bind_output(OUTPUT, *_where(predicted))
-        if latents.device.type == "cuda":
-            torch.cuda.current_stream(latents.device).synchronize()  # the runtime has its own
+        if predicted.is_cuda:
+            torch.cuda.current_stream(predicted.device).synchronize()  # the runtime has its own
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        return predicted
 
 
 def _where(tensor: Tensor) -> tuple[str, int, Any, list[int], int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,7 @@ import torch
 from torch import Tensor
 
 from atelier.errors import BadInput
-from services.engine.backends.compiled import (
-    INPUTS,
-    OUTPUT,
-    BankShape,
-    Compiled,
-    bank_inputs,
-    bank_names,
-)
-from services.engine.bank import Bank
+from services.engine.backends.compiled import OUTPUT, BankShape, Compiled, CompiledBackend
 from services.engine.layout import Layout
 
 LIBRARIES = "ATELIER_TENSORRT"  # a folder of TensorRT's libraries, where no package brings them
@@ -59,7 +51,7 @@ def gpu_name(device: torch.device) -> str:
     return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
 
 
-class TensorRTBackend:
+class TensorRTBackend(CompiledBackend):
     """Runs the batch sizes and latent sizes that were asked for when it was compiled."""
 
     name = "tensorrt"
@@ -77,9 +69,8 @@ class TensorRTBackend:
                 raise BadInput(
                     f"{compiled.folder}: was compiled for {name} {there}, here is {here}"
                 )
-        self.ladder, self.sizes = spec.batches, spec.sizes
-        self._compiled, self._layout, self._rank = compiled, layout, rank
-        self._names = (*INPUTS, *bank_names(layout))
+        super().__init__(compiled, layout)
+        self.ladder, self.sizes, self.rank = spec.batches, spec.sizes, rank
         trt = load_tensorrt()
         self._version = str(trt.__version__)
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
@@ -106,35 +97,19 @@ class TensorRTBackend:
         stream.synchronize()
 
     def describe(self) -> Mapping[str, str]:
-        """See Backend."""
+        """The compiled files' digest, TensorRT's version and the GPU that it was built on."""
         return {
             "compiled": self._compiled.digest,
             "tensorrt": self._version,
             "gpu": self._compiled.spec.device,
         }
 
-    def denoise(
-        self,
-        latents: Tensor,
-        timesteps: Tensor,
-        text: Tensor,
-        pooled: Tensor,
-        time_ids: Tensor,
-        slots: Sequence[int],
-        bank: Bank,
-    ) -> Tensor:
-        """See Backend. Every tensor is read and written where it lies, on torch's stream."""
-        rows, _, height, width = latents.shape
+    def _call(self, inputs: Mapping[str, Tensor], predicted: Tensor) -> None:
+        rows, _, height, width = predicted.shape
         context = self._contexts[rows, (height, width)]
-        slot_of = torch.tensor(slots, device=latents.device)
-        adapters = bank_inputs(bank.view(slots, rank=self._rank), self._layout)
-        inputs = (latents, timesteps, text, pooled, time_ids, slot_of, *adapters)
-        held = [tensor.contiguous() for tensor in inputs]  # alive until the call is enqueued
-        predicted = torch.empty_like(latents, memory_format=torch.contiguous_format)
-        for name, tensor in zip(self._names, held, strict=True):
+        for name, tensor in inputs.items():
             context.set_input_shape(name, tuple(tensor.shape))
             context.set_tensor_address(name, tensor.data_ptr())
         context.set_tensor_address(OUTPUT, predicted.data_ptr())
-        if not context.execute_async_v3(torch.cuda.current_stream(latents.device).cuda_stream):
+        if not context.execute_async_v3(torch.cuda.current_stream(predicted.device).cuda_stream):
             raise RuntimeError("TensorRT: the call was not accepted; see its messages above")
-        return predicted
