@@ -3,6 +3,21 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from atelier.settings import Settings
+
+
+class HomeSettings(Settings):
+    """The settings of every process that has a home."""
+
+    home: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        default=Path(".atelier"),
+        validation_alias="ATELIER_HOME",
+        description="The folder that holds everything on one machine",
+    )
 
 
 @dataclass(frozen=True)
@@ -13,8 +28,8 @@ class Home:
 
     @classmethod
     def find(cls) -> "Home":
-        """The home that the environment names."""
-        return cls(Path(os.environ.get("ATELIER_HOME") or ".atelier").absolute())
+        """The home that the environment names; BadInput for a variable that is no setting."""
+        return cls(HomeSettings.read().home)
 
     @property
     def releases(self) -> Path:
@@ -69,6 +84,5 @@ class Home:
 
     @property
     def database_url(self) -> str:
-        """Keys and usage: `$ATELIER_DATABASE_URL`, or a database here."""
-        local = f"sqlite:///{self.root / 'gateway.db'}"
-        return os.environ.get("ATELIER_DATABASE_URL") or local
+        """Keys and usage, where ATELIER_DATABASE_URL names no other database."""
+        return f"sqlite:///{self.root / 'gateway.db'}"

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -12,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from atelier.boundary import report
+from atelier.settings import refuse_unknown
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -88,6 +90,7 @@ def _perform(work: Callable[[], Answer], as_json: bool, debug: bool) -> int:
     stdout = sys.stdout
     try:
         with contextlib.redirect_stdout(sys.stderr):  # libraries print where they like
+            refuse_unknown(os.environ)
             answer = work()
     except (typer.Exit, typer.Abort):
         raise

@@ -7,12 +7,11 @@ folder, its digest, and what the registry says about it.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from atelier.adapter.signature_policy import SignaturePolicy
+from atelier.adapter.signature_policy import SignaturePolicy, SignatureSettings
 from atelier.boundary import answered
 from atelier.data.policy import Policy
 from atelier.data.recipe import Recipe
@@ -24,6 +23,7 @@ from pipelines.delivery.local.promotion import UNSIGNED, promote
 from pipelines.delivery.local.reconciler import PromotionStatus
 from pipelines.delivery.smoke import Smoke
 from pipelines.evaluate import Evaluation, attest, evaluate
+from pipelines.settings import JobSettings
 from pipelines.train import TrainResult, train
 from pipelines.train.progress import watcher
 from pipelines.train.run_folder import RunFolder
@@ -115,9 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> None:
+        home = Home(JobSettings.read().home)
         recipe, policy = Recipe.load(options.recipe), Policy.load(options.policy)
-        signatures = SignaturePolicy.read(os.environ)
-        status = run(recipe, policy, Home.find(), signatures=signatures, resume=options.resume)
+        signatures = SignaturePolicy.of(SignatureSettings.read())
+        status = run(recipe, policy, home, signatures=signatures, resume=options.resume)
         print(status.message)
 
     return answered(work, debug=options.debug)

@@ -32,6 +32,7 @@ from atelier.stores.registry import Registry, VersionInfo
 from pipelines.evaluate import Evaluation, attested_evaluation
 from pipelines.evaluate.references import HELD_BACK
 from pipelines.run import check, judge, require_accepted
+from pipelines.settings import JobSettings
 from pipelines.train import TrainResult, train, trained_in
 from pipelines.train.progress import watcher
 
@@ -140,8 +141,9 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
 
     def work() -> None:
+        home = Home(JobSettings.read().home)
         spec, policy = TrainingSpec.parse(options.spec), Policy.load(options.policy)
-        version = run(spec, policy, Home.find(), patience=options.patience)
+        version = run(spec, policy, home, patience=options.patience)
         print(f"{spec.adapter}@{version} is a candidate")
 
     return answered(work, debug=options.debug)

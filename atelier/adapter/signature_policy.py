@@ -8,18 +8,30 @@ it is the variables ATELIER_SIGNATURES and ATELIER_SIGNERS, a folder.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from atelier.adapter.package import Package
 from atelier.adapter.signature import verify
 from atelier.adapter.signers import Signer, signers_in, signers_of
 from atelier.data import yaml_model
 from atelier.errors import PolicyError, SignatureRejected, Unavailable
+from atelier.settings import Settings
 
 SignatureMode = Literal["off", "warn", "enforce"]
-POLICIES: tuple[SignatureMode, ...] = get_args(SignatureMode)
+
+
+class SignatureSettings(Settings):
+    """The settings of a process that checks signatures on one machine or in a pod."""
+
+    signatures: SignatureMode = Field(
+        default="off",
+        description="Check of packages' signatures: `off`, `warn` or `enforce`",
+    )
+    signers: Path | None = Field(
+        default=None, description="Folder of trusted signers (docs/signing.md)"
+    )
 
 
 class _Signatures(BaseModel):
@@ -70,14 +82,15 @@ class SignaturePolicy:
             raise PolicyError(f"{file}: {error}") from error
 
     @classmethod
-    def read(cls, environment: Mapping[str, str]) -> Self:
+    def read(cls, environment: Mapping[str, str] | None = None) -> Self:
         """As ATELIER_SIGNATURES and ATELIER_SIGNERS say; off where they say nothing."""
-        said = environment.get("ATELIER_SIGNATURES") or "off"
-        policy = next((one for one in POLICIES if one == said), None)
-        if policy is None:
-            raise PolicyError(f"ATELIER_SIGNATURES={said}: must be {', '.join(POLICIES)}")
-        folder = environment.get("ATELIER_SIGNERS")
-        return cls(policy, signers_in(Path(folder)) if folder and policy != "off" else ())
+        return cls.of(SignatureSettings.read(environment))
+
+    @classmethod
+    def of(cls, settings: SignatureSettings) -> Self:
+        """Reads the signers; PolicyError names the file that is none, or that there are none."""
+        folder = settings.signers if settings.signatures != "off" else None
+        return cls(settings.signatures, signers_in(folder) if folder else ())
 
     def check(self, package: Package, signatures: Sequence[bytes]) -> Checked:
         """Look for a good one among a package's signatures. SignatureRejected under `enforce`,

@@ -7,7 +7,6 @@ its revision pending for ever, and refuses every later one; `recover` takes such
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -75,9 +74,9 @@ class Helm:
     Methods raise ClusterAway where the API server is away, HelmRefused where Helm says no.
     """
 
-    def __init__(self, api: Api, *, program: str | None = None, timeout: int = 900):
+    def __init__(self, api: Api, *, program: str = "helm", timeout: int = 900):
         self._api = api
-        self._program = program or os.environ.get("ATELIER_HELM") or "helm"
+        self._program = program
         self._timeout = timeout
 
     def history(self, name: str) -> tuple[Revision, ...]:

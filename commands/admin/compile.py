@@ -9,6 +9,7 @@ import typer
 
 from atelier.errors import BadInput
 from commands.admin.job_options import JobChoices, sent, shown
+from commands.settings import CommandSettings
 from commands.table import short
 from commands.verb import Answer
 
@@ -82,6 +83,7 @@ def compile_base(
         sizes=parse_sizes(sizes or []),
         rank=ranks,
         slots=slots,
+        tensorrt=CommandSettings.read().tensorrt,
     )
     if submit:
         if output or device != "auto":

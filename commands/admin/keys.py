@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from atelier.errors import BadInput
-from atelier.home import Home
+from commands.settings import CommandSettings
 from commands.table import table
 from commands.verb import Answer, verb
 from services.gateway.keys import KeyRecord, KeyStore, utc_now
@@ -102,7 +102,7 @@ def parse_expiry(text: str, now: datetime) -> datetime:
 
 
 def _store() -> KeyStore:
-    return KeyStore(Home.find().database_url)
+    return KeyStore(CommandSettings.read().database_url)
 
 
 def _terms(record: KeyRecord) -> str:

@@ -18,6 +18,7 @@ import typer
 from atelier.data.declaration import Declarations
 from atelier.errors import BadInput, Interrupted, Unavailable
 from atelier.home import Home
+from commands.settings import CommandSettings
 from commands.table import short, table
 from commands.verb import Answer
 
@@ -120,7 +121,7 @@ def status_of(environment: str, place: ClusterTarget) -> Answer:
 
     declarations = Declarations(Path(), environment)
     api = Api.connect(_namespace(environment, place))
-    helm, there = Helm(api), listing(api)
+    helm, there = Helm(api, program=CommandSettings.read().helm), listing(api)
     released, files = there.releases.read(), declarations.list()
     names = {*files, *released.releases, *released.unreadable}
     revisions = {name: found[-1] for name in names if (found := helm.history(name))}
@@ -189,8 +190,9 @@ def _releases(declarations: Declarations, place: ClusterTarget) -> "AdapterRelea
 
     signal.signal(signal.SIGTERM, _stop)
     api = Api.connect(_namespace(declarations.environment, place))
+    helm = Helm(api, program=CommandSettings.read().helm)
     holder = f"{socket.gethostname()}-{os.getpid()}"
-    return AdapterReleases(declarations, api, Helm(api), _registry, holder=holder, report=_say)
+    return AdapterReleases(declarations, api, helm, _registry, holder=holder, report=_say)
 
 
 def _approver(declarations: Declarations, policy: Path | None) -> "Approve":

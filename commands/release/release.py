@@ -3,7 +3,6 @@
 With `--environment` they work on a cluster (commands/release/cluster.py), else on this machine.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,6 +76,7 @@ def promote(
     from atelier.data.policy import Policy
     from commands.adapter_references import open_registry
     from commands.serve.smoke import smoke_check
+    from commands.settings import CommandSettings
     from pipelines.delivery.local.promotion import promote as let_serve
 
     home = Home.find()
@@ -87,7 +87,7 @@ def promote(
             registry=open_registry(home),
             home=home,
             policy=Policy.load(policy),
-            signatures=SignaturePolicy.read(os.environ),
+            signatures=SignaturePolicy.of(CommandSettings.read()),
             smoke=smoke_check(home),
             canary=canary,
             wait=wait,

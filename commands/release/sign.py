@@ -1,6 +1,5 @@
 """`atelier sign`: sign a version of an adapter, so that agents and people can verify it."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +8,7 @@ import typer
 
 from atelier.errors import BadInput, Refused, SignatureRejected
 from atelier.home import Home
+from commands.settings import CommandSettings
 from commands.verb import Answer
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def sign(
 
     if (version is None) == (environment is None) or (environment and digest):
         raise BadInput("give VERSION (with or without --digest), or only --environment")
-    pem = b"" if keyless else _pem(key)
-    password = os.environ.get("ATELIER_SIGNING_PASSWORD") or None
+    settings = CommandSettings.read()
+    pem, password = b"" if keyless else _pem(key, settings), settings.signing_password
     mine = None if keyless else signature.key_of(pem, password)
     wanted = _declared(name, environment) if environment else {str(version): digest}
     registry = open_registry(Home.find())
@@ -111,13 +111,12 @@ def _sign(
     return {**told, "signed": True}
 
 
-def _pem(key: Path | None) -> bytes:
+def _pem(key: Path | None, settings: CommandSettings) -> bytes:
     """The private key, from --key or ATELIER_SIGNING_KEY."""
-    given = os.environ.get("ATELIER_SIGNING_KEY")
-    if key is None and not given:
+    if key is None and not settings.signing_key:
         raise BadInput("no signing key: give --key FILE, or put the PEM into ATELIER_SIGNING_KEY")
     if key is None:
-        return str(given).encode()
+        return str(settings.signing_key).encode()
     try:
         return key.read_bytes()
     except OSError as error:

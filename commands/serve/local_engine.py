@@ -59,13 +59,16 @@ class LocalEngine:
 
 @contextmanager
 def local_engine(found: Sequence[ResolvedAdapter], base: str | None) -> Iterator[LocalEngine]:
-    """Load the base (default: that of the first adapter) and the adapters; close at the end."""
+    """Load the base (default: that of the first adapter) and the adapters; close at the end.
+
+    The engine obeys the same ATELIER_* settings as one that serves.
+    """
     from commands.quiet import quiet_loading
-    from services.engine import Engine  # imports torch and diffusers, which takes seconds
+    from services.engine import Engine, EngineSettings  # imports torch, which takes seconds
 
     quiet_loading()
     own = found[0].package.manifest.base.id if found else MINIATURE
-    engine = Engine.load(base or own)
+    engine = Engine.load(base or own, settings=EngineSettings.read())
     try:
         for place, one in enumerate(found):
             manifest = one.package.manifest

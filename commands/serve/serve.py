@@ -22,9 +22,10 @@ from atelier.stores.base_files import resolve_base, resolve_vae
 from commands.serve.smoke import NOTE
 from commands.serve.supervisor import Service, Supervisor
 from commands.verb import Answer
+from services.agent.settings import AgentSettings
 from services.triton.process import free_port
 from services.triton.runtime import find_runtime
-from services.triton.settings import drain_seconds, engine_settings
+from services.triton.settings import ServerSettings, TritonSettings
 
 if TYPE_CHECKING:
     from services.gateway.keys import KeyStore
@@ -60,9 +61,8 @@ def serve(
     """Serve one base and all released adapters until Ctrl-C or SIGTERM.
 
     Use the base, revision and VAE of the recipe: a version serves only with the base and VAE that
-    it was judged with. Unfinished promotions are completed; logs/settling.log has the details. The
-    engine's settings are ATELIER_SLOTS, ATELIER_MAX_BATCH, ATELIER_MAX_RANK, ATELIER_DEVICE and
-    ATELIER_PRECISION.
+    it was judged with. Unfinished promotions are completed; logs/settling.log has the details.
+    Engine, agent and gateway read ATELIER_* variables: docs/settings.md.
     """
     home = Home.find()
     addresses = Addresses(
@@ -72,8 +72,8 @@ def serve(
         metrics=_own_port("127.0.0.1", triton_metrics_port, "--triton-metrics-port"),
         host=host,
     )
-    engine_settings(os.environ)
-    find_runtime(home.root / "triton", executable=os.environ.get("ATELIER_TRITONSERVER") or None)
+    settings = TritonSettings.read()
+    find_runtime(home.root / "triton", executable=settings.executable)
     model = ServedModel(resolve_base(base, revision), resolve_vae(vae) if vae else None)
     services = plan_services(
         home, model, addresses, replica=replica, workers=workers if gateway else 0
@@ -163,7 +163,8 @@ def plan_services(
     }
     reports = ReplicaFolder(home.replicas)
     urls = addresses.to_json(gateway=True)
-    drain = drain_seconds(os.environ)
+    drain = ServerSettings.read({**shared, **triton}).drain_seconds
+    AgentSettings.read({**shared, **ports})
 
     def reported() -> bool:
         report = reports.list().get(replica)
@@ -192,7 +193,7 @@ def plan_services(
             Settings,
         )  # imports sqlalchemy, which only this verb needs
 
-        Settings.from_environment({**shared, **front})
+        Settings.read({**shared, **front})
         services.append(
             Service(
                 name="gateway",

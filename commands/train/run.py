@@ -1,6 +1,5 @@
 """`atelier run`: the whole pipeline, from a recipe to a serving adapter."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +23,7 @@ def run(
     from atelier.data.policy import Policy
     from atelier.data.recipe import Recipe
     from atelier.home import Home
+    from commands.settings import CommandSettings
 
     found, operators = Recipe.load(recipe), Policy.load(policy)
     from commands.quiet import quiet_loading
@@ -33,7 +33,7 @@ def run(
 
     quiet_loading()
     home = Home.find()
-    signatures = SignaturePolicy.read(os.environ)
+    signatures = SignaturePolicy.of(CommandSettings.read())
     status = whole(
         found, operators, home, signatures=signatures, resume=resume, smoke=smoke_check(home)
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from atelier.boundary import answered
 from atelier.home import Home
 from pipelines.compile.request import CompileRequest, parse_sizes
+from pipelines.settings import JobSettings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> None:
+        settings = JobSettings.read()
         request = CompileRequest(
             options.base,
             revision=options.revision,
@@ -40,10 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
             sizes=parse_sizes(options.sizes),
             rank=options.ranks,
             slots=options.slots,
+            tensorrt=settings.tensorrt,
         )
         from pipelines.compile.unet import compile_unet  # seconds of torch, for input known good
 
-        registry = Home.find().tracking_uri if options.registry else None
+        registry = Home(settings.home).tracking_uri if options.registry else None
         made = compile_unet(request, output=options.output, registry=registry, progress=told)
         print(f"mlflow://engines/{made.spec.key} {made.digest}")
 

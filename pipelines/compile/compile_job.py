@@ -28,6 +28,7 @@ from atelier.platform.jobs import CompilationSpec
 from atelier.retry import patiently
 from atelier.stores.artifacts import Artifacts
 from pipelines.compile.request import CompileRequest
+from pipelines.settings import JobSettings
 
 logger = logging.getLogger("pipelines.compile.compile_job")
 
@@ -36,10 +37,13 @@ PATIENCE = 600.0  # seconds that MLflow may be away before the Job counts a fail
 Answer = TypeVar("Answer")
 
 
-def run(spec: CompilationSpec, home: Home, *, patience: float = PATIENCE) -> ArtifactRef:
+def run(
+    spec: CompilationSpec, home: Home, *, patience: float = PATIENCE, tensorrt: str | None = None
+) -> ArtifactRef:
     """Make the spec's engine, or find it; its address.
 
-    Refused where the result does not compute what torch does, BadInput where it cannot be made.
+    `tensorrt` is a folder of TensorRT's libraries. Refused where the result does not compute what
+    torch does, BadInput where it cannot be made.
     """
 
     def ask(question: Callable[[Artifacts], Answer]) -> Answer:
@@ -56,7 +60,7 @@ def run(spec: CompilationSpec, home: Home, *, patience: float = PATIENCE) -> Art
     logger.info("%s", where)
     folder = home.root / "artifacts" / where.kind / where.key
     ask(lambda artifacts: artifacts.get(where, folder, progress=_told))
-    request = CompileRequest.of_job(spec, folder)
+    request = CompileRequest.of_job(spec, folder, tensorrt=tensorrt)
 
     from pipelines.compile.unet import make, opened, there  # seconds of torch
 
@@ -65,7 +69,7 @@ def run(spec: CompilationSpec, home: Home, *, patience: float = PATIENCE) -> Art
     output = home.root / "compiled" / hex_of(spec.digest)[:12]
     if not ask(lambda artifacts: artifacts.exists(ref)):
         _clear(output)
-        there(output, wanted) or make(base, wanted, output, _told)
+        there(output, wanted) or make(base, wanted, output, _told, tensorrt=tensorrt)
         ask(lambda artifacts: artifacts.put(ref, output, progress=_told))
     ask(lambda artifacts: artifacts.mark(ref, spec.digest))
     shutil.rmtree(output, ignore_errors=True)  # it is in MLflow; the volume may be of many Jobs
@@ -98,7 +102,9 @@ def main(arguments: list[str] | None = None) -> int:
     _end_at_sigterm()
 
     def work() -> None:
-        print(run(CompilationSpec.parse(options.spec), Home.find(), patience=options.patience))
+        settings, spec = JobSettings.read(), CompilationSpec.parse(options.spec)
+        home, tensorrt = Home(settings.home), settings.tensorrt
+        print(run(spec, home, patience=options.patience, tensorrt=tensorrt))
 
     return answered(work, debug=options.debug)
 

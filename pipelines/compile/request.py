@@ -6,17 +6,21 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from atelier.errors import BadInput
 from atelier.platform.jobs import CompilationSpec
+from services.engine.settings import Precision, is_device
 
 _SIZE: Final = re.compile(r"(\d+)x(\d+)")
 
 
 @dataclass(frozen=True)
 class CompileRequest:
-    """What to compile. The last four are TensorRT's, with defaults; an ONNX graph takes any."""
+    """What to compile.
+
+    Batches, sizes, rank and slots are TensorRT's, with defaults; an ONNX graph takes any.
+    """
 
     base: str
     revision: str | None = None
@@ -27,9 +31,15 @@ class CompileRequest:
     sizes: Sequence[tuple[int, int]] = ()  # width and height in pixels
     rank: int | None = None
     slots: int | None = None
+    tensorrt: str | None = None  # the folder of its libraries, where no package brings them
 
     def __post_init__(self) -> None:
-        """Raises BadInput where something could not be kept."""
+        """Raises BadInput for a value that no engine has, or that the backend does not take."""
+        if self.precision not in get_args(Precision):
+            known = ", ".join(get_args(Precision))
+            raise BadInput(f"precision {self.precision}: must be one of {known}")
+        if not is_device(self.device):
+            raise BadInput(f"device {self.device}: must be auto, cpu, cuda or cuda:N")
         fixed = (self.batches, self.sizes, self.rank, self.slots)
         if self.backend == "onnx" and any(fixed):
             raise BadInput(
@@ -40,7 +50,9 @@ class CompileRequest:
             raise BadInput("batch, ranks, slots: must be at least 1")
 
     @classmethod
-    def of_job(cls, spec: CompilationSpec, base: Path) -> CompileRequest:
+    def of_job(
+        cls, spec: CompilationSpec, base: Path, *, tensorrt: str | None = None
+    ) -> CompileRequest:
         """What a Job was made for, its base being in a folder."""
         return cls(
             str(base),
@@ -50,6 +62,7 @@ class CompileRequest:
             sizes=spec.sizes,
             rank=spec.rank,
             slots=spec.slots,
+            tensorrt=tensorrt,
         )
 
     def job_spec(

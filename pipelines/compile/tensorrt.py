@@ -16,12 +16,14 @@ from services.engine.scheduling import Shape
 PLAN = "unet.plan"
 
 
-def build(folder: Path, spec: CompileSpec, base: Base, layout: Layout) -> None:
+def build(
+    folder: Path, spec: CompileSpec, base: Base, layout: Layout, *, tensorrt: str | None = None
+) -> None:
     """Replaces the graph in the folder by PLAN; Refused with TensorRT's reason where it cannot.
 
     Strongly typed: every number has the format that the graph says, which is the base's.
     """
-    trt = load_tensorrt()
+    trt = load_tensorrt(tensorrt)
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import shutil
 import uuid
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import diffusers
 import torch
@@ -32,7 +32,7 @@ from services.engine.backends.compiled import (
 )
 from services.engine.base import Base, load_base
 from services.engine.layout import layout_of
-from services.engine.settings import EngineSettings, precision_of
+from services.engine.settings import EngineSettings, Precision, precision_of
 
 BATCHES = (2, 4, 8)  # one to four images with guidance
 
@@ -55,7 +55,7 @@ def compile_unet(
     found = there(output, spec)
     if found is None and artifacts and artifacts.exists(ref):
         return Compiled.open(artifacts.get(ref, output, progress=progress))
-    found = found or make(base, spec, output, progress)
+    found = found or make(base, spec, output, progress, tensorrt=request.tensorrt)
     if artifacts:
         artifacts.put(ref, output, progress=progress)
     return found
@@ -63,7 +63,8 @@ def compile_unet(
 
 def opened(request: CompileRequest, progress: Progress) -> tuple[Base, CompileSpec]:
     """The base on its device, and what the request comes to there."""
-    settings = EngineSettings(device=request.device, precision=request.precision)
+    precision = cast(Precision, request.precision)  # the request has checked it
+    settings = EngineSettings(device=request.device, precision=precision)
     device, dtype = settings.torch_device(), settings.torch_dtype()
     progress("loading the base", 0, 1)
     base = load_base(request.base, revision=request.revision, device=device, dtype=dtype)
@@ -85,14 +86,14 @@ def spec_of(request: CompileRequest, base: Base) -> CompileSpec:
     from services.engine.backends.tensorrt import gpu_name, load_tensorrt
 
     device = gpu_name(base.device)
-    versions["tensorrt"] = load_tensorrt().__version__
+    versions["tensorrt"] = load_tensorrt(request.tensorrt).__version__
     return CompileSpec(
         backend="tensorrt",
         base=base.digest,
         precision=precision,
         bank=BankShape(
-            rank=request.rank or EngineSettings.max_rank,
-            slots=request.slots or EngineSettings.slots,
+            rank=request.rank or EngineSettings().max_rank,
+            slots=request.slots or EngineSettings().slots,
         ),
         batches=tuple(sorted(set(request.batches or BATCHES))),
         sizes=_latent_sizes(request, base),
@@ -123,7 +124,9 @@ def there(output: Path, spec: CompileSpec) -> Compiled | None:
     return None
 
 
-def make(base: Base, spec: CompileSpec, output: Path, progress: Progress) -> Compiled:
+def make(
+    base: Base, spec: CompileSpec, output: Path, progress: Progress, *, tensorrt: str | None = None
+) -> Compiled:
     """Builds in a folder to the side, checks, writes the manifest last and renames."""
     layout = layout_of(base)
     aside = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}")
@@ -136,10 +139,10 @@ def make(base: Base, spec: CompileSpec, output: Path, progress: Progress) -> Com
             from pipelines.compile.tensorrt import build
 
             progress("building the engine", 0, 1)
-            build(aside, spec, base, layout)
+            build(aside, spec, base, layout, tensorrt=tensorrt)
             progress("building the engine", 1, 1)
         draft = _manifest(aside, spec, error=0.0)
-        backend = make_backend(_settings(draft), base, layout)
+        backend = make_backend(_settings(draft, tensorrt), base, layout)
         error = check(backend, base, layout, spec, progress)
         _manifest(aside, spec, error=error)
         replace_folder(aside, output)
@@ -148,11 +151,12 @@ def make(base: Base, spec: CompileSpec, output: Path, progress: Progress) -> Com
     return Compiled.open(output)
 
 
-def _settings(made: Compiled) -> EngineSettings:
+def _settings(made: Compiled, tensorrt: str | None) -> EngineSettings:
     """Of an engine that runs it."""
-    named = EngineSettings(backend=made.spec.backend, compiled=str(made.folder))
+    runs = EngineSettings(backend=made.spec.backend, compiled=str(made.folder), tensorrt=tensorrt)
     bank = made.spec.bank
-    return replace(named, slots=bank.slots, max_rank=bank.rank) if bank else named
+    size = {"slots": bank.slots, "max_rank": bank.rank} if bank else {}
+    return runs.model_copy(update=size)
 
 
 def _manifest(folder: Path, spec: CompileSpec, *, error: float) -> Compiled:

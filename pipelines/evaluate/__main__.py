@@ -13,6 +13,7 @@ from atelier.data.policy import Policy
 from atelier.data.recipe import Recipe
 from atelier.errors import Refused
 from pipelines.evaluate import evaluate
+from pipelines.settings import JobSettings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> None:
+        JobSettings.read()
         recipe = Recipe.load(options.recipe)
         judged = evaluate(
             Package.open(options.package),

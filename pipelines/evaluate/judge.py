@@ -46,8 +46,9 @@ def evaluate(
     `training_pictures` are those the package was trained on, whose digest its manifest names: the
     recipe, or their folder. `gates` (a recipe's own where a recipe is given) may only tighten the
     policy. `vae` (by default the recipe's) replaces the base's own. `held_back` is a folder of
-    pictures of the subject that training never saw. Without an `engine` one is loaded for the
-    occasion, else base and VAE are that one's. `cache` keeps the base's pictures between verdicts.
+    pictures of the subject that training never saw. Without an `engine` one is loaded by this
+    process's ATELIER_* settings, else base and VAE are that one's. `cache` keeps the base's
+    pictures between verdicts.
     """
     progress = progress or _silent
     tightening = _tightening(training_pictures, gates)
@@ -128,7 +129,7 @@ def _engine(
 
     named = source.base if isinstance(source, Recipe) else None
     same = named is not None and named.model == str(base)
-    settings = EngineSettings()
+    settings = EngineSettings.read()
     own = Engine(
         load_base(
             base,

@@ -12,6 +12,7 @@ from pathlib import Path
 from atelier.boundary import answered
 from atelier.data.recipe import Recipe
 from atelier.home import Home
+from pipelines.settings import JobSettings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("give either a RECIPE or --deliver RUN")
 
     def work() -> None:
+        JobSettings.read()  # a wrong variable ends it before torch is loaded
         if options.deliver is not None:
             _deliver(options.deliver)
         elif options.processes > 1 and "WORLD_SIZE" not in os.environ:

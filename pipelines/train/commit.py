@@ -1,14 +1,18 @@
 """Which commit a recipe comes from, for the package's lineage."""
 
-import os
 import subprocess
 from pathlib import Path
 
+from pipelines.settings import JobSettings
+
 
 def commit_of(folder: Path) -> str | None:
-    """A Job is told by ATELIER_GIT_COMMIT; elsewhere what is checked out, None outside git."""
-    if told := os.environ.get("ATELIER_GIT_COMMIT"):
-        return told
+    """The commit that ATELIER_GIT_COMMIT names, as in a Job, else the one that is checked out.
+
+    None outside git.
+    """
+    if named := JobSettings.read().git_commit:
+        return named
     try:
         asked = subprocess.run(
             ["git", "-C", str(folder), "rev-parse", "HEAD"],

@@ -2,14 +2,13 @@
 
 With `--kubernetes`, releases are the namespace's ConfigMaps, the report is a Lease, and probes and
 Prometheus find it on port 9100. ATELIER_SIGNATURES (off, warn, enforce) and ATELIER_SIGNERS say
-what is asked of a package's signature (docs/signing.md).
+what is asked of a package's signature (docs/signing.md). Settings: docs/settings.md.
 """
 
 import argparse
 import functools
 import importlib
 import logging
-import os
 import signal
 import sys
 import threading
@@ -24,6 +23,7 @@ from atelier.stores.environment import Environment, local
 from atelier.stores.registry import Registry
 from services.agent.agent import Agent, ReplicaIdentity
 from services.agent.health import HealthServer, Pulse
+from services.agent.settings import AgentSettings
 
 logger = logging.getLogger("services.agent")
 
@@ -46,13 +46,14 @@ def run(
     place: ReplicaIdentity,
     environment: Environment,
     tracking_uri: str,
+    trust: SignaturePolicy,
     *,
     health: int | None,
 ) -> None:
     """Sync until SIGTERM or SIGINT; two agents of one volume would undo each other's work."""
     busy = AtelierError(f"{home.volume}: another agent keeps this volume; stop it first")
     with locked(home.volume / ".agent.lock", busy=busy):
-        _run_alone(home, place, environment, tracking_uri, health)
+        _run_alone(home, place, environment, tracking_uri, trust, health)
 
 
 def _run_alone(
@@ -60,12 +61,12 @@ def _run_alone(
     place: ReplicaIdentity,
     environment: Environment,
     tracking_uri: str,
+    trust: SignaturePolicy,
     health: int | None,
 ) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    trust = SignaturePolicy.read(os.environ)
     agent = Agent(
         place=place,
         volume=home.volume,
@@ -95,44 +96,37 @@ def _run_alone(
         server.close()
 
 
-def on_cluster(home: Home, chosen: argparse.Namespace) -> None:
+def on_cluster(settings: AgentSettings, tracking_uri: str | None, port: int) -> None:
     """The agent of a serving pod."""
-    pod = Pod.find()
+    home, pod = Home(settings.home), Pod.find()
     place = ReplicaIdentity(
         replica=pod.name,
-        address=f"{pod.ip}:{_port('ATELIER_TRITON_HTTP_PORT', HTTP_PORT)}",
-        grpc=f"{pod.ip}:{_port('ATELIER_TRITON_GRPC_PORT', GRPC_PORT)}",
-        pool=os.environ.get("ATELIER_POOL") or None,
+        address=f"{pod.ip}:{settings.http_port or HTTP_PORT}",
+        grpc=f"{pod.ip}:{settings.grpc_port or GRPC_PORT}",
+        pool=settings.pool,
     )
     environment = watching(Api.connect(pod.namespace), pod, home.root / "cluster")
-    tracking_uri = chosen.registry or home.tracking_uri
-    run(home, place, environment, tracking_uri, health=chosen.port)
+    trust = SignaturePolicy.of(settings)
+    run(home, place, environment, tracking_uri or home.tracking_uri, trust, health=port)
 
 
-def on_machine(home: Home, chosen: argparse.Namespace) -> None:
+def on_machine(settings: AgentSettings, tracking_uri: str | None) -> None:
     """The agent of a home."""
-    http, grpc = (_port(f"ATELIER_TRITON_{kind}_PORT", 0) for kind in ("HTTP", "GRPC"))
+    home, http, grpc = Home(settings.home), settings.http_port, settings.grpc_port
     place = ReplicaIdentity(
-        replica=chosen.replica,
+        replica=settings.replica,
         address=f"127.0.0.1:{http}" if http else None,
         grpc=f"127.0.0.1:{grpc}" if grpc else None,
     )
-    run(home, place, local(home), chosen.registry or home.tracking_uri, health=None)
-
-
-def _port(variable: str, default: int) -> int:
-    text = os.environ.get(variable) or str(default)
-    if not text.isdecimal() or int(text) > 65535:
-        raise AtelierError(f"{variable}={text}: not a port")
-    return int(text)
+    trust = SignaturePolicy.of(settings)
+    run(home, place, local(home), tracking_uri or home.tracking_uri, trust, health=None)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The exit code."""
-    found = Home.find()
     options = argparse.ArgumentParser(prog="services.agent", description=__doc__)
-    options.add_argument("--home", type=Path, default=found.root, help="default: ATELIER_HOME")
-    options.add_argument("--replica", default=os.environ.get("ATELIER_REPLICA") or "local")
+    options.add_argument("--home", type=Path, help="default: ATELIER_HOME")
+    options.add_argument("--replica", help="default: ATELIER_REPLICA")
     options.add_argument("--registry", help="MLflow's address; default: MLFLOW_TRACKING_URI")
     options.add_argument("--kubernetes", action="store_true", help="in a pod, by its environment")
     options.add_argument(
@@ -140,9 +134,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     chosen = options.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    home = Home(chosen.home.absolute())
+    given = {"home": chosen.home and chosen.home.absolute(), "replica": chosen.replica}
     try:
-        (on_cluster if chosen.kubernetes else on_machine)(home, chosen)
+        settings = AgentSettings.read().model_copy(update={k: v for k, v in given.items() if v})
+        if chosen.kubernetes:
+            on_cluster(settings, chosen.registry, chosen.port)
+        else:
+            on_machine(settings, chosen.registry)
     except AtelierError as error:
         logger.error("%s", error)
         return error.exit_code

@@ -1,54 +1,72 @@
-"""How large an engine is; checked when it is made. Needs torch only to name a device or format."""
+"""How large an engine is, by its caller or by `ATELIER_*` variables (docs/settings.md).
+
+Needs torch only to name a device or number format.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from pydantic import Field, field_validator
 
 from atelier.errors import BadInput
+from atelier.settings import Settings
+from services.engine.request import MIN_SIDE
 
 if TYPE_CHECKING:
     import torch
 
 BACKENDS: Final = ("torch", "onnx", "tensorrt")  # each a file of backends/
 PRECISIONS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # torch's names
-_COUNTS = ("slots", "max_rank", "inflight", "queue", "patience", "decode_batch")
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
+_Count = Annotated[int, Field(ge=1)]
 
-@dataclass(frozen=True)
-class EngineSettings:
+
+class EngineSettings(Settings):
     """Bounds of one engine. Memory grows with slots × max_rank; latency with max_batch."""
 
-    slots: int = 8  # adapters (or weighted mixtures) in one batch
-    max_rank: int = 64  # of one slot, all of a request's adapters together
-    max_batch: int = 8  # UNet rows in one call; an image with guidance takes two
-    inflight: int = 16  # images being drawn at a time
-    queue: int = 64  # requests waiting beyond those
-    patience: int = 4  # UNet calls an image may be left out of before it goes first
-    decode_batch: int = 4  # images in one VAE call
-    max_side: int = 2048  # pixels
-    host_memory: int = 8 * 2**30  # bytes of adapters in host memory
-    embeddings: int = 256  # encoded prompts remembered
-    device: str = "auto"  # auto, cpu, cuda, cuda:N
-    precision: str = "auto"  # auto is fp16 on CUDA and fp32 elsewhere
-    backend: str = "torch"
-    compiled: str | None = None  # the folder of the UNet that onnx and tensorrt run
+    slots: _Count = Field(default=8, description="Adapters, or weighted mixtures, in one batch")
+    max_rank: _Count = Field(default=64, description="Rank of all of a request's adapters together")
+    max_batch: Annotated[int, Field(ge=2)] = Field(
+        default=8, description="UNet rows in one call; an image with guidance takes two"
+    )
+    inflight: _Count = Field(default=16, description="Images drawn at a time")
+    queue: _Count = Field(default=64, description="Requests that may wait beside those")
+    patience: _Count = Field(
+        default=4,
+        validation_alias="ATELIER_MAX_SKIPPED_STEPS",
+        description="UNet calls in a row that may leave an image out; then it goes first",
+    )
+    decode_batch: _Count = Field(default=4, description="Images in one call of the VAE")
+    max_side: Annotated[int, Field(ge=MIN_SIDE)] = Field(
+        default=2048, description="Longest side of a picture, in pixels"
+    )
+    host_memory: _Count = Field(default=8 * 2**30, description="Bytes of adapters in host memory")
+    embeddings: Annotated[int, Field(ge=0)] = Field(default=256, description="Encoded prompts kept")
+    device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
+    precision: Precision = Field(
+        default="auto", description="Number format; `auto` is `fp16` on CUDA and `fp32` elsewhere"
+    )
+    backend: Literal["torch", "onnx", "tensorrt"] = Field(
+        default="torch", description="Runs the UNet: `torch`, `onnx` or `tensorrt`"
+    )
+    compiled: str | None = Field(
+        default=None, description="Folder of the compiled UNet that `onnx` and `tensorrt` run"
+    )
+    tensorrt: str | None = Field(
+        default=None,
+        description="Folder of TensorRT's libraries, where no package brings them",
+    )
 
-    def __post_init__(self) -> None:
-        """Raises ValueError: the field, a colon, and what it must be."""
-        for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be at least 1")
-        if self.max_batch < 2:
-            raise ValueError("max_batch: must be at least 2, for guidance takes two rows")
-        if not _DEVICE.fullmatch(self.device):
-            raise ValueError("device: must be auto, cpu, cuda or cuda:N")
-        if self.precision not in ("auto", *PRECISIONS):
-            raise ValueError(f"precision: must be one of auto, {', '.join(PRECISIONS)}")
-        if self.backend not in BACKENDS:
-            raise ValueError(f"backend: must be one of {', '.join(BACKENDS)}")
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not is_device(device):
+            raise ValueError("must be auto, cpu, cuda or cuda:N")
+        return device
 
     def torch_device(self) -> torch.device:
         """The device meant by `device`; BadInput where this machine has none such."""
@@ -72,6 +90,11 @@ class EngineSettings:
             return torch.float16 if self.torch_device().type == "cuda" else torch.float32
         dtype: torch.dtype = getattr(torch, PRECISIONS[self.precision])
         return dtype
+
+
+def is_device(name: str) -> bool:
+    """Whether `device` can have this value, on whatever machine."""
+    return _DEVICE.fullmatch(name) is not None
 
 
 def precision_of(dtype: torch.dtype) -> str:

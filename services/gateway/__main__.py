@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until told to stop; the exit code."""
     os.environ.update(chosen(argv))  # for the workers, too
     try:
-        settings = Settings.from_environment()
+        settings = Settings.read()
         log_to_stderr(settings)
         check_database(settings)
     except AtelierError as error:
@@ -79,7 +79,7 @@ def chosen(argv: Sequence[str] | None) -> dict[str, str]:
 
 def worker_app() -> FastAPI:
     """The application of this process, be it the only one or one of several."""
-    settings = Settings.from_environment()
+    settings = Settings.read()
     log_to_stderr(settings)
     end_with_parent()
     return create_app(settings)

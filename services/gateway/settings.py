@@ -1,54 +1,83 @@
-"""What the operator sets, by environment variables; nonsense is refused before anything starts."""
+"""The settings of `python -m services.gateway`: `ATELIER_GATEWAY_*`, and some shared names."""
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from atelier.errors import BadInput
-from atelier.home import Home
-from atelier.validation import mistakes
+from atelier.home import Home, HomeSettings
 from services.gateway.database import parse_url
 
 PREFIX = "ATELIER_GATEWAY_"
-# Variables that other processes read too; every other field is set by ATELIER_GATEWAY_<FIELD>.
-SHARED = {
-    "home": "ATELIER_HOME",
-    "database_url": "ATELIER_DATABASE_URL",
-    "triton_url": "ATELIER_TRITON_URL",
-}
+
+_Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 
 
-class Settings(BaseModel):
+class Settings(HomeSettings):
     """The gateway's settings. Times are in seconds, sizes in bytes or pixels."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
 
-    home: Path
     # repr=False: an address may hold a password, and settings end up in logs.
-    database_url: str = Field(repr=False)
-    triton_url: str = "127.0.0.1:8001"
-    kubernetes: bool = False  # releases and replicas are the namespace's, by `atelier.platform`
-    traffic: Path | None = None  # a file of canary pools' shares, in place of KServe's
-    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "atelier"
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    workers: Annotated[int, Field(ge=1, le=64)] = 1  # processes that share the port
-    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
-    body_limit: Annotated[int, Field(ge=1024, le=64 * 2**20)] = 256 * 1024
-    prompt_limit: Annotated[int, Field(ge=1, le=10_000)] = 4000
-    max_images: Annotated[int, Field(ge=1, le=8)] = 8
-    max_steps: Annotated[int, Field(ge=1, le=150)] = 150
-    max_side: Annotated[int, Field(ge=64, le=2048)] = 2048
-    request_timeout: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 300.0
-    shutdown_timeout: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 30.0
-    # How often releases and replicas are looked at: the design promises a second, this is a fifth.
-    poll: Annotated[float, Field(gt=0, le=0.25)] = 0.2
+    database_url: str = Field(
+        default="",
+        repr=False,
+        validation_alias="ATELIER_DATABASE_URL",
+        description="Keys and usage: `sqlite:///…` or `postgresql://…`; by default in the home",
+    )
+    triton_url: str = Field(
+        default="127.0.0.1:8001",
+        validation_alias="ATELIER_TRITON_URL",
+        description="Triton's gRPC, where replicas report no address: `grpc://host:port`",
+    )
+    kubernetes: bool = Field(
+        default=False, description="Whether releases and replicas are those of the pod's namespace"
+    )
+    traffic: Path | None = Field(
+        default=None, description='JSON file of canary pools\' shares in percent: `{"next": 20}`'
+    )
+    model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(
+        default="atelier", description="Name of Triton's model"
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=8080, description="Port to listen on; 0 is a free one"
+    )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Processes that share the port"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="`debug`, `info`, `warning` or `error`"
+    )
+    body_limit: Annotated[int, Field(ge=1024, le=64 * 2**20)] = Field(
+        default=256 * 1024, description="Bytes of a request"
+    )
+    prompt_limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=4000, description="Characters of a prompt"
+    )
+    max_images: Annotated[int, Field(ge=1, le=8)] = Field(
+        default=8, description="Images in a request"
+    )
+    max_steps: Annotated[int, Field(ge=1, le=150)] = Field(
+        default=150, description="Steps an image"
+    )
+    max_side: Annotated[int, Field(ge=64, le=2048)] = Field(
+        default=2048, description="Longest side of a picture, in pixels"
+    )
+    request_timeout: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
+        default=300.0, description="Seconds that a request may take"
+    )
+    shutdown_timeout: _Seconds = Field(
+        default=30.0, description="Seconds that running requests have when the gateway stops"
+    )
+    # The design promises that a release is followed within a second; this is a fifth.
+    poll: Annotated[float, Field(gt=0, le=0.25)] = Field(
+        default=0.2, description="Seconds between two readings of releases and replicas"
+    )
 
     @field_validator("triton_url")
     @classmethod
@@ -56,11 +85,20 @@ class Settings(BaseModel):
         scheme, separator, rest = url.partition("://")
         address = rest if separator else url
         if separator and scheme != "grpc":
-            raise ValueError(f"{url}: the gateway speaks gRPC to Triton; give grpc://host:port")
+            raise ValueError("the gateway speaks gRPC to Triton; give grpc://host:port")
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError(f"{url}: not host:port (Triton's gRPC port, 8001 by default)")
+            raise ValueError("not host:port")
         return address
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_database(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A database in the home, where none is named."""
+        if values.get("database_url") or values.get("ATELIER_DATABASE_URL"):
+            return values
+        home = values.get("home") or values.get("ATELIER_HOME") or cls.model_fields["home"].default
+        return {**values, "database_url": Home(Path(home).absolute()).database_url}
 
     @field_validator("database_url")
     @classmethod
@@ -68,35 +106,10 @@ class Settings(BaseModel):
         try:
             parse_url(url)
         except BadInput as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error).removeprefix("ATELIER_DATABASE_URL ")) from None
         return url
 
     @property
     def reservation_lifetime(self) -> float:
         """Longer than a request may last, so that only a crash lets a reservation expire."""
         return 2 * self.request_timeout + 60
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Read the variables; BadInput names each that is unknown or makes no sense."""
-        env = os.environ if environment is None else environment
-        variables = {field: SHARED.get(field, PREFIX + field.upper()) for field in cls.model_fields}
-        _refuse_unknown(set(env), set(variables.values()))
-        values: dict[str, Any] = {
-            field: env[variable] for field, variable in variables.items() if env.get(variable)
-        }
-        values["home"] = Path(values.get("home", Home.find().root)).absolute()
-        values.setdefault("database_url", f"sqlite:///{values['home'] / 'gateway.db'}")
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            lines = [f"{variables[str(one.loc[0])]}: {one.text}" for one in mistakes(error)]
-            raise BadInput("; ".join(lines)) from None
-
-
-def _refuse_unknown(given: set[str], known: set[str]) -> None:
-    for variable in sorted(given - known):
-        if variable.startswith(PREFIX):
-            near = difflib.get_close_matches(variable, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
-            raise BadInput(f"{variable} is not a setting of the gateway; {hint}")

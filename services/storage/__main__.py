@@ -61,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
 
     def work() -> None:
-        registry = options.registry or Home.find().tracking_uri
+        home = Home.find()
+        registry = options.registry or home.tracking_uri
         if registry.startswith("sqlite:") and "MLFLOW_TRACKING_URI" not in os.environ:
             raise BadInput("MLFLOW_TRACKING_URI is not set; give the registry's address")
         bring(options.uri, options.target, registry, options.patience)

@@ -4,52 +4,26 @@ Ends with an error when the server or its model's process dies, so that whoever 
 (the supervisor, Kubernetes) starts it again: Triton alone goes on as a shell that answers nothing.
 """
 
-import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
 
-from atelier.errors import AtelierError, BadInput
+from atelier.errors import AtelierError
 from atelier.home import Home
 from atelier.stores.base_files import resolve_base, resolve_vae
-from services.triton.server import TritonServer, TritonSettings
-from services.triton.settings import drain_seconds, engine_settings
-
-
-def settings_from(environment: Mapping[str, str]) -> TritonSettings:
-    """The settings that ATELIER_* variables name, defaults for the others."""
-
-    def port(name: str, default: int) -> int:
-        text = environment.get(name) or str(default)
-        if not text.isdecimal() or int(text) > 65535:
-            raise BadInput(f"{name}={text}: not a port")
-        return int(text)
-
-    return TritonSettings(
-        host=environment.get("ATELIER_TRITON_HOST") or "127.0.0.1",
-        http_port=port("ATELIER_TRITON_HTTP_PORT", 8000),
-        grpc_port=port("ATELIER_TRITON_GRPC_PORT", 8001),
-        metrics_port=port("ATELIER_TRITON_METRICS_PORT", 8002),
-        replica=environment.get("ATELIER_REPLICA") or "local",
-        drain_seconds=drain_seconds(environment),
-        executable=environment.get("ATELIER_TRITONSERVER") or None,
-    )
+from services.triton.server import TritonServer
+from services.triton.settings import ServerSettings
 
 
 def serve() -> None:
-    """Start, say so, and keep it until a signal or its end."""
-    model = os.environ.get("ATELIER_BASE")
-    if not model:
-        raise BadInput("ATELIER_BASE is not set; give the base's folder or its hub id")
-    settings = settings_from(os.environ)
-    engine_settings(os.environ)  # the model's, refused here before a server is there for it
-    folder = resolve_base(model, os.environ.get("ATELIER_REVISION") or None)
-    vae = os.environ.get("ATELIER_VAE")
+    """Serve until SIGTERM or SIGINT; AtelierError where the server or its model ends before."""
+    settings = ServerSettings.read()
+    folder = resolve_base(settings.base, settings.revision)
+    vae = resolve_vae(settings.vae) if settings.vae else None
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
-    server = TritonServer(Home.find(), folder, settings, vae=resolve_vae(vae) if vae else None)
+    server = TritonServer(Home(settings.home), folder, settings, vae=vae)
     server.start(wait=False)
     try:
         while not told.wait(0.2):

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 from atelier.data.names import hex_of
@@ -23,27 +23,13 @@ from atelier.http_client import is_ready
 from services.triton.control import ControlFolder
 from services.triton.process import alive, free_port, roll, spawn, stop, tail
 from services.triton.runtime import Runtime, find_runtime
-from services.triton.settings import DRAIN_SECONDS
+from services.triton.settings import TritonSettings
 
 MODEL = "atelier"
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_BYTES = 16 * 2**20  # to begin with, and each growth: a 1024-pixel picture has 3 MiB
+START_SECONDS = 600.0  # a real base takes minutes to load from a cold disk
 _LAST_WORDS = 2.0  # seconds that an idle server gets between SIGTERM and SIGKILL
-
-
-@dataclass(frozen=True)
-class TritonSettings:
-    """How to run the server; a port 0 is chosen freely. What the engine reads is `model`."""
-
-    host: str = "127.0.0.1"
-    http_port: int = 0
-    grpc_port: int = 0
-    metrics_port: int = 0
-    replica: str = "local"
-    drain_seconds: float = DRAIN_SECONDS  # for what is running when it is told to stop
-    start_seconds: float = 600.0  # a real base takes minutes to load from a cold disk
-    executable: str | None = None  # None: the wheel's server
-    model: dict[str, str] = field(default_factory=dict)  # ATELIER_* of services/triton/settings.py
 
 
 class TritonServer:
@@ -53,14 +39,18 @@ class TritonServer:
         self,
         home: Home,
         base: Path,
-        settings: TritonSettings | None = None,
+        settings: TritonSettings,
         *,
         vae: Path | None = None,  # in place of the base's own
+        environment: Mapping[str, str] | None = None,  # of the server; None: this process's
+        start_seconds: float = START_SECONDS,
     ):
         self.home = home
         self.base = Path(base)
         self.vae = vae
-        self.settings = settings or TritonSettings()
+        self.settings = settings
+        self._environment = os.environ if environment is None else environment
+        self._start_seconds = start_seconds
         host = self.settings.host
         self.http_port = self.settings.http_port or free_port(host)
         self.grpc_port = self.settings.grpc_port or free_port(host)
@@ -103,7 +93,7 @@ class TritonServer:
             runtime = find_runtime(self._folder, executable=self.settings.executable)
             self._process = spawn(
                 self._command(runtime),
-                env=runtime.environment({**os.environ, **self._model_environment()}),
+                env=runtime.environment({**self._environment, **self._model_environment()}),
                 log=self.log,
                 when_orphaned=signal.SIGKILL,
             )
@@ -115,13 +105,13 @@ class TritonServer:
 
     def wait_ready(self) -> None:
         """Return once the model is ready; Unavailable with the log's end if it never is."""
-        deadline = time.monotonic() + self.settings.start_seconds
+        deadline = time.monotonic() + self._start_seconds
         while not self.ready():
             if (why := self.failure()) is not None:
                 raise Unavailable(f"Triton did not start: {why}")
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    f"Triton is not ready after {self.settings.start_seconds:.0f} s; "
+                    f"Triton is not ready after {self._start_seconds:.0f} s; "
                     f"the end of {self.log}:\n{tail(self.log)}"
                 )
             time.sleep(0.1)
@@ -215,8 +205,8 @@ class TritonServer:
         return repository
 
     def _model_environment(self) -> dict[str, str]:
+        """The variables that this server decides; the engine's are those of its environment."""
         return {
-            **self.settings.model,
             "ATELIER_BASE": str(self.base.absolute()),
             "ATELIER_VAE": str(self.vae.absolute()) if self.vae else "",
             "ATELIER_VOLUME": str(self.home.volume),

@@ -22,6 +22,7 @@ TOLERANCE = 2  # of 255
 PLAIN = 10  # of 255, mean over the picture: what an adapter must change to count
 PROMPT = "a photo of a cat on the beach"
 BANK = {"slots": 2, "max_rank": 12}
+LIBRARIES = EngineSettings.read().tensorrt
 
 
 def missing(backend: str) -> str | None:
@@ -30,7 +31,7 @@ def missing(backend: str) -> str | None:
         if not torch.cuda.is_available():
             return "TensorRT: torch sees no CUDA GPU on this machine"
         try:
-            load_tensorrt()
+            load_tensorrt(LIBRARIES)
         except BadInput as error:
             return str(error)
     return None
@@ -62,12 +63,18 @@ def settings(
         backend=backend,
         precision="fp32",
         device=device,
+        tensorrt=LIBRARIES,
         **(fixed if backend == "tensorrt" else {}),  # type: ignore[arg-type]
     )
     folder = tmp_path_factory.mktemp(backend) / "compiled"
     compile_unet(asked, output=folder)
     return EngineSettings(
-        backend=backend, device=device, precision="fp32", compiled=str(folder), **BANK
+        backend=backend,
+        device=device,
+        precision="fp32",
+        compiled=str(folder),
+        tensorrt=LIBRARIES,
+        **BANK,
     )
 
 

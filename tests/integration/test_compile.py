@@ -239,13 +239,12 @@ def test_the_shapes_that_tensorrt_is_told_are_those_of_a_call(base: Base) -> Non
         assert dict(zip(bank_names(layout), shapes, strict=True)) == bank_shapes(spec, layout)
 
 
-def test_tensorrt_is_loaded_or_the_way_to_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_is_loaded_or_the_way_to_it_is_told() -> None:
     try:
-        trt = load_tensorrt()
+        trt = load_tensorrt(EngineSettings.read().tensorrt)
     except BadInput as error:
-        monkeypatch.setenv("ATELIER_TENSORRT", "/nowhere")
         with pytest.raises(BadInput, match="ATELIER_TENSORRT"):
-            load_tensorrt()
+            load_tensorrt("/nowhere")
         pytest.skip(str(error))
     assert int(trt.__version__.split(".")[0]) >= 10
     assert trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED is not None
@@ -266,6 +265,8 @@ def test_tensorrt_is_loaded_or_the_way_to_it_is_told(monkeypatch: pytest.MonkeyP
         (["--sizes", "64"], "WIDTHxHEIGHT"),
         (["--batch", "2"], "leave them out"),
         (["--precision", "bf16"], "use fp16 or fp32"),
+        (["--precision", "fp8"], "precision fp8: must be one of auto, fp32, fp16, bf16"),
+        (["--device", "gpu"], "device gpu: must be auto, cpu, cuda or cuda:N"),
         (["--backend", "tensorrt", "--device", "cpu"], "needs the NVIDIA GPU"),
     ],
 )

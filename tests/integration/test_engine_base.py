@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from atelier.errors import BadInput, BaseError
+from commands.serve.local_engine import local_engine
+from pipelines.evaluate.judge import _engine as judging
 from services.engine import Engine, EngineSettings, load_base, settings
 from services.engine.backends import BACKENDS
 from services.engine.base import vae_dtype
@@ -67,6 +69,21 @@ def test_the_settings_name_the_backends_that_there_are() -> None:
 def test_a_device_that_is_not_here_is_bad_input(tiny_model: Path) -> None:
     with pytest.raises(BadInput, match=r"device cuda:99: torch sees \d+ GPUs here"):
         Engine.load(tiny_model, settings=EngineSettings(device="cuda:99"))
+
+
+def test_commands_and_verdicts_obey_the_variables_that_a_server_obeys(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATELIER_SLOTS", "3")
+    monkeypatch.setenv("ATELIER_INFLIGHT", "2")
+    monkeypatch.setenv("ATELIER_PRECISION", "bf16")
+    wanted = EngineSettings(slots=3, inflight=2, precision="bf16")
+    with local_engine([], str(tiny_model)) as running:
+        assert running.engine.settings == wanted
+        assert running.engine.base.dtype == torch.bfloat16
+    with judging(tiny_model, None, Path(), None) as engine:
+        assert engine.settings == wanted
+        assert engine.base.dtype == torch.bfloat16
 
 
 def test_a_vae_that_overflows_in_half_precision_runs_in_full(broken: Path) -> None:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -186,8 +187,9 @@ def test_the_router_can_see_what_runs_and_only_that(stack: ServedStack, thor: Tw
 
 
 def server(home: Path, base: Path, **variables: str) -> TritonServer:
-    model = {"OMP_NUM_THREADS": "1", **variables}
-    return TritonServer(Home(home), base, TritonSettings(start_seconds=420, model=model))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    settings = TritonSettings(http_port=0, grpc_port=0, metrics_port=0)
+    return TritonServer(Home(home), base, settings, environment=environment, start_seconds=420)
 
 
 @pytest.fixture

@@ -153,9 +153,11 @@ def test_a_verdict_needs_the_pictures_that_were_trained_on(
     [
         ("ATELIER_PRECISION", "fp8", "must be one of auto, fp32, fp16, bf16"),
         ("ATELIER_SLOTS", "0", "must be at least 1"),
-        ("ATELIER_DRAIN_SECONDS", "x", "must be seconds"),
+        ("ATELIER_DRAIN_SECONDS", "x", "must be a number (Seconds"),
         ("ATELIER_TRITONSERVER", "/nowhere/tritonserver", "no such program"),
-        ("ATELIER_GATEWAY_MAX_STEPS", "many", "valid integer"),
+        ("ATELIER_GATEWAY_MAX_STEPS", "many", "must be a whole number"),
+        ("ATELIER_SIGNATURES", "on", "must be one of off, warn, enforce"),
+        ("ATELIER_INFLIGHT", "0", "must be at least 1"),
     ],
 )
 def test_settings_that_no_replica_could_serve_by(

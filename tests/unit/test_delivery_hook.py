@@ -17,7 +17,8 @@ from atelier.errors import BadInput, Unavailable
 from atelier.stores.environment import Environment, Released
 from atelier.stores.registry import Registry
 from pipelines.delivery.cluster.follow import AliasFollower
-from pipelines.delivery.cluster.hook import _smoke, _tolerance
+from pipelines.delivery.cluster.hook import _smoke
+from pipelines.delivery.cluster.hook_settings import HookSettings
 from pipelines.delivery.image_similarity import ImageMismatch
 from pipelines.delivery.smoke import Smoke
 from pipelines.evaluate.attestations import JudgedImage, kept
@@ -187,12 +188,12 @@ def test_a_single_round_sees_a_failure(clock: Clock, versions: Versions) -> None
 def test_without_a_key_there_is_no_picture_and_so_no_alias(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ATELIER_KEY", raising=False)
     monkeypatch.delenv("ATELIER_SMOKE_REQUIRED", raising=False)
-    smoke = _smoke("http://gateway")
+    smoke = _smoke("http://gateway", HookSettings.read())
     assert smoke is not None
     with pytest.raises(BadInput, match="ATELIER_KEY is not set; keep a key"):
         smoke(Release(adapter=NAME, base=BASE, version=2, digest=TWO), TWO_PIN, ())
     monkeypatch.setenv("ATELIER_SMOKE_REQUIRED", "false")
-    assert _smoke("http://gateway") is None
+    assert _smoke("http://gateway", HookSettings.read()) is None
 
 
 def test_a_canary_is_drawn_too_before_its_release_counts_as_served(
@@ -322,6 +323,6 @@ def test_two_prompts_are_two_pictures(clock: Clock, versions: Versions) -> None:
 def test_a_tolerance_that_makes_no_sense(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_SMOKE_TOLERANCE", said)
     with pytest.raises(BadInput, match=r"ATELIER_SMOKE_TOLERANCE=.*levels of 255"):
-        _tolerance()
+        HookSettings.read()
     monkeypatch.setenv("ATELIER_SMOKE_TOLERANCE", "7.5")
-    assert _tolerance() == 7.5
+    assert HookSettings.read().smoke_tolerance == 7.5

@@ -42,6 +42,4 @@ def test_services_of_ones_own_or_of_the_environment(
     assert home.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
     assert home.database_url == f"sqlite:///{tmp_path}/gateway.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    monkeypatch.setenv("ATELIER_DATABASE_URL", "postgresql+psycopg://db/atelier")
     assert home.tracking_uri == "http://mlflow:5000"
-    assert home.database_url == "postgresql+psycopg://db/atelier"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import os
 import signal
 import socket
@@ -29,7 +28,6 @@ from atelier.home import Home
 from atelier.platform import Api, LeaseLock, listing
 from atelier.stores.registry import Registry
 from pipelines.delivery.cluster.follow import AliasFollower
-from pipelines.delivery.image_similarity import TOLERANCE
 from pipelines.delivery.smoke import Smoke, gateway_smoke
 from pipelines.evaluate.attestations import JudgedImage
 
@@ -40,17 +38,20 @@ WAIT = 300.0  # seconds for replicas to fetch, verify and load a package, gatewa
 
 def run(options: argparse.Namespace) -> None:
     """Do what the command line says; Refused where anything failed."""
+    settings = HookSettings.read()
+    environment = _given(options.environment or settings.environment, "ENVIRONMENT")
+    gateway = _given(options.gateway or settings.gateway, "GATEWAY")
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         raise BadInput("MLFLOW_TRACKING_URI is not set; give the registry's address")
     api = Api.connect()
     holder = os.environ.get("HOSTNAME") or socket.gethostname()
-    tracking_uri = Home.find().tracking_uri
+    tracking_uri = Home(settings.home).tracking_uri
     follower = AliasFollower(
         listing(api),
         lambda: Registry(tracking_uri),
         lambda name: LeaseLock(api, f"atelier-alias-{name}", f"{holder}-{os.getpid()}"),
-        alias=options.environment,
-        smoke=_smoke(options.gateway),
+        alias=environment,
+        smoke=_smoke(gateway, settings),
     )
     outcomes = follower.every() if options.all else [follower.one(options.name, wait=options.wait)]
     for one in outcomes:
@@ -59,23 +60,17 @@ def run(options: argparse.Namespace) -> None:
         raise Refused("; ".join(failed))
 
 
-def _smoke(gateway: str) -> Smoke | None:
+def _given(value: str | None, name: str) -> str:
+    if not value:
+        raise BadInput(f"ATELIER_{name} is not set; give it, or --{name.lower()}")
+    return value
+
+
+def _smoke(gateway: str, settings: HookSettings) -> Smoke | None:
     """None only where the environment puts up with no picture at all."""
-    key = os.environ.get("ATELIER_KEY")
-    if not key and os.environ.get("ATELIER_SMOKE_REQUIRED") == "false":
-        return None
-    return gateway_smoke(gateway, key, _tolerance()) if key else _no_key
-
-
-def _tolerance() -> float:
-    said = os.environ.get("ATELIER_SMOKE_TOLERANCE") or str(TOLERANCE)
-    try:
-        found = float(said)
-    except ValueError:
-        found = math.nan
-    if not 0 < found <= 255:
-        raise BadInput(f"ATELIER_SMOKE_TOLERANCE={said}: must be levels of 255, more than 0")
-    return found
+    if settings.key:
+        return gateway_smoke(gateway, settings.key, settings.smoke_tolerance)
+    return _no_key if settings.smoke_required else None
 
 
 def _no_key(release: Release, pin: Pin, _: Sequence[JudgedImage]) -> str:
@@ -93,8 +88,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("name", nargs="?", help="the adapter; none with --all")
     parser.add_argument("--all", action="store_true", help="every adapter, waiting for none")
-    parser.add_argument("--environment", required=True, help="the alias")
-    parser.add_argument("--gateway", required=True, metavar="URL")
+    parser.add_argument("--environment", help="the alias; default: ATELIER_ENVIRONMENT")
+    parser.add_argument("--gateway", metavar="URL", help="default: ATELIER_GATEWAY")
     parser.add_argument("--wait", type=float, default=WAIT, metavar="SECONDS")
     options = parser.parse_args(argv)
     if bool(options.name) == options.all:

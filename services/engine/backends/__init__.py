@@ -34,7 +34,12 @@ def _tensorrt(settings: EngineSettings, base: Base, layout: Layout) -> Backend:
 
     compiled = _compiled(settings, base)
     return TensorRTBackend(
-        compiled, layout, device=base.device, slots=settings.slots, rank=settings.max_rank
+        compiled,
+        layout,
+        device=base.device,
+        slots=settings.slots,
+        rank=settings.max_rank,
+        libraries=settings.tensorrt,
     )
 
 

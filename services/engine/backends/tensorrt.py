@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,24 @@ from atelier.errors import BadInput
 from services.engine.backends.compiled import OUTPUT, BankShape, Compiled, CompiledBackend
 from services.engine.layout import Layout
 
-LIBRARIES = "ATELIER_TENSORRT"  # a folder of TensorRT's libraries, where no package brings them
 
-
-def load_tensorrt() -> Any:
+def load_tensorrt(libraries: str | None = None) -> Any:
     """TensorRT's Python module; BadInput says how to come by it.
 
     NVIDIA's `tensorrt` package brings its libraries. The bindings alone (`tensorrt_cu13_bindings`)
-    find them where they have been loaded before.
+    find them where they have been loaded before: then `libraries` is their folder.
     """
     try:
-        if folder := os.environ.get(LIBRARIES):
+        if libraries:
             # libnvinfer comes first in this order too, and the others need it.
-            for library in sorted(Path(folder).glob("libnv*.so*")):
+            for library in sorted(Path(libraries).glob("libnv*.so*")):
                 ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
             return importlib.import_module("tensorrt_bindings")
         return importlib.import_module("tensorrt")
     except (ImportError, OSError) as error:
         raise BadInput(
             f"backend tensorrt: TensorRT cannot be loaded ({error}); install the tensorrt package "
-            f"of this CUDA, or its bindings with the libraries' folder in {LIBRARIES}"
+            "of this CUDA, or its bindings with the libraries' folder in ATELIER_TENSORRT"
         ) from error
 
 
@@ -57,7 +54,14 @@ class TensorRTBackend(CompiledBackend):
     name = "tensorrt"
 
     def __init__(
-        self, compiled: Compiled, layout: Layout, *, device: torch.device, slots: int, rank: int
+        self,
+        compiled: Compiled,
+        layout: Layout,
+        *,
+        device: torch.device,
+        slots: int,
+        rank: int,
+        libraries: str | None = None,
     ) -> None:
         """Raises BadInput where it was compiled for another bank or another GPU."""
         spec = compiled.spec
@@ -71,7 +75,7 @@ class TensorRTBackend(CompiledBackend):
                 )
         super().__init__(compiled, layout)
         self.ladder, self.sizes, self.rank = spec.batches, spec.sizes, rank
-        trt = load_tensorrt()
+        trt = load_tensorrt(libraries)
         self._version = str(trt.__version__)
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine(compiled.file(".plan").read_bytes())

@@ -31,11 +31,11 @@ class TritonPythonModel:
         )
         server = os.getppid()
         try:
-            settings = ModelSettings.read(os.environ)
+            settings = ModelSettings.read()
             self._control = ControlFolder(settings.control) if settings.control else None
             if self._control:
                 self._control.announce(os.getpid())
-            self._engine = Engine.load(settings.base, vae=settings.vae, settings=settings.engine)
+            self._engine = Engine.load(settings.base, vae=settings.vae, settings=settings)
         except AtelierError as error:
             # in the log too: a server that is ending can lose what is raised
             logging.critical("%s", error)

@@ -1,0 +1,25 @@
+"""The settings of `python -m pipelines.delivery.cluster.hook`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from atelier.home import HomeSettings
+from pipelines.delivery.image_similarity import TOLERANCE
+
+
+class HookSettings(HomeSettings):
+    """What the hook of a release is to do. Options come before variables."""
+
+    environment: str | None = Field(default=None, description="Alias that follows the releases")
+    gateway: str | None = Field(default=None, description="Address of the gateway")
+    key: str | None = Field(
+        default=None, repr=False, description="API key of the gateway for the smoke test's pictures"
+    )
+    smoke_required: bool = Field(
+        default=True, description="Whether a release without any key to draw with is refused"
+    )
+    smoke_tolerance: Annotated[float, Field(gt=0, le=255, allow_inf_nan=False)] = Field(
+        default=TOLERANCE,
+        description="Allowed mean difference to the judged picture, in levels of 255",
+    )
