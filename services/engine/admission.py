@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -10,7 +12,11 @@ from services.engine.bank import Bank
 from services.engine.base import Base
 from services.engine.in_flight import BankKey, DenoisingJob, InFlightRequest, initial_noise
 from services.engine.layout import Layout
+from services.engine.request import ImageRequest, RequestError
+from services.engine.request_queue import RequestQueue
 from services.engine.schedulers import Sampler
+from services.engine.scheduling import Shape
+from services.engine.settings import EngineSettings
 from services.engine.slots import Slots
 from services.engine.stats import EngineStats
 from services.engine.store import AdapterStore
@@ -24,21 +30,77 @@ class Admission:
         self,
         base: Base,
         layout: Layout,
+        settings: EngineSettings,
         *,
+        sizes: Sequence[Shape],  # of latents that the backend can run; empty where any will do
         store: AdapterStore,
         bank: Bank,
         text: TextEncoders,
-        slots: int,
-        patience: int,
         stats: EngineStats,
     ) -> None:
-        self._base, self._store, self._bank, self._text = base, store, bank, text
+        self._base, self._settings, self._sizes = base, settings, sizes
+        self._store, self._bank, self._text, self._stats = store, bank, text, stats
         self._text_mask = layout.text_mask
-        self._slots: Slots[BankKey] = Slots(slots)
-        self._patience = patience
-        self._stats = stats
+        self._slots: Slots[BankKey] = Slots(settings.slots)
+        self._orders = itertools.count()
 
-    def claim(self, flight: InFlightRequest, *, may_take: bool) -> bool:
+    def accept(self, request: ImageRequest) -> InFlightRequest:
+        """A request that holds its adapters, to be given back by `leave`; from any thread.
+
+        Raises RequestError for what this engine can never draw, and UnknownAdapter.
+        """
+        limits = self._settings
+        request.validate(max_side=limits.max_side)
+        if request.images > limits.inflight:
+            raise RequestError(f"images: {request.images} is over this engine's {limits.inflight}")
+        names = [use.name for use in request.adapters]
+        if len(set(names)) < len(names):
+            raise RequestError("adapters: one is named twice; give it once, with its weight")
+        flight = InFlightRequest(
+            order=next(self._orders), request=request, entries=(), shape=self._shape(request)
+        )
+        try:
+            for use in request.adapters:
+                flight.entries += (self._store.acquire(use),)
+            if flight.rank > limits.max_rank:
+                raise RequestError(
+                    f"adapters: together of rank {flight.rank}, over this engine's max_rank "
+                    f"{limits.max_rank}; use fewer of them, or smaller ones"
+                )
+        except Exception:
+            self.leave(flight)
+            raise
+        return flight
+
+    def admit(self, requests: RequestQueue) -> None:
+        """Lets waiting requests run, the oldest first, as far as images and slots reach."""
+        room = self._settings.inflight - requests.images
+        may_take = True
+        for flight in requests.waiting:
+            if flight.request.images > room:
+                return
+            try:
+                if self._claim(flight, may_take=may_take):
+                    self._prepare(flight)
+                    requests.run(flight)
+                    room -= len(flight.images)
+            except Exception as error:
+                requests.fail(flight, error)
+            may_take = may_take and not self._starved(flight)
+
+    def leave(self, flight: InFlightRequest) -> None:
+        """Returns everything that a request holds; the weights stay in the bank while idle."""
+        if flight.slot:
+            self._slots.release(flight.key)
+        for entry in flight.entries:
+            self._store.release(entry)
+
+    @property
+    def slots_in_use(self) -> int:
+        """Slots that may not be overwritten now."""
+        return self._slots.in_use
+
+    def _claim(self, flight: InFlightRequest, *, may_take: bool) -> bool:
         """Gives a request its slot with the weights in it; False while it has to wait.
 
         Without `may_take`, only the base may go ahead. Raises what its adapters cannot be loaded
@@ -58,11 +120,11 @@ class Admission:
             self._write(flight, grant.slot)
         return True
 
-    def starved(self, flight: InFlightRequest) -> bool:
+    def _starved(self, flight: InFlightRequest) -> bool:
         """Whether younger requests must leave the slots alone until this one has its own."""
-        return flight.passed_over > self._patience
+        return flight.passed_over > self._settings.patience
 
-    def prepare(self, flight: InFlightRequest) -> None:
+    def _prepare(self, flight: InFlightRequest) -> None:
         """Encodes the prompts and draws the noise of every image."""
         started = time.monotonic()
         flight.seconds["queued"] = started - flight.submitted
@@ -72,17 +134,17 @@ class Admission:
             self._image(flight, i, seed, conditions) for i, seed in enumerate(flight.seeds())
         ]
 
-    def leave(self, flight: InFlightRequest) -> None:
-        """Returns everything that a request holds; the weights stay in the bank while idle."""
-        if flight.slot:
-            self._slots.release(flight.key)
-        for entry in flight.entries:
-            self._store.release(entry)
-
-    @property
-    def slots_in_use(self) -> int:
-        """Slots that may not be overwritten now."""
-        return self._slots.in_use
+    def _shape(self, request: ImageRequest) -> Shape:
+        """Height and width of the latents; RequestError where the backend has no such."""
+        scale = self._base.reduction
+        height, width = request.height or self._base.size, request.width or self._base.size
+        shape, known = (height // scale, width // scale), self._sizes
+        if known and shape not in known:
+            raise RequestError(
+                f"width, height: {width}×{height} is not a size that this engine was compiled for; "
+                f"use {' or '.join(f'{w * scale}×{h * scale}' for h, w in known)}"
+            )
+        return shape
 
     def _write(self, flight: InFlightRequest, slot: int) -> None:
         started = time.monotonic()

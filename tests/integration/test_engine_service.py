@@ -169,7 +169,7 @@ def test_one_row_that_fails_takes_no_other_with_it(
     monkeypatch.setattr(engine._backend, "denoise", brittle)
     good, bad = engine.submit(QUICK), engine.submit(replace(QUICK, seed=1))
     engine.step()
-    engine._running[1].images[0].slot = 7
+    engine._requests.running[1].images[0].slot = 7
     finish(engine)
     assert apart(good.result(), wanted) <= 2
     with pytest.raises(RuntimeError, match="out of memory"):

@@ -28,6 +28,7 @@ from atelier.home import Home
 from atelier.platform import Api, LeaseLock, listing
 from atelier.stores.registry import Registry
 from pipelines.delivery.cluster.follow import AliasFollower
+from pipelines.delivery.cluster.hook_settings import HookSettings
 from pipelines.delivery.smoke import Smoke, gateway_smoke
 from pipelines.evaluate.attestations import JudgedImage
 
