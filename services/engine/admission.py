@@ -38,6 +38,7 @@ class Admission:
         text: TextEncoders,
         stats: EngineStats,
     ) -> None:
+        """Owns the slots of `bank` from here on."""
         self._base, self._settings, self._sizes = base, settings, sizes
         self._store, self._bank, self._text, self._stats = store, bank, text, stats
         self._text_mask = layout.text_mask

@@ -18,7 +18,10 @@ from services.engine.stats import EngineStats
 def predict(
     images: Sequence[DenoisingJob], backend: Backend, bank: Bank, stats: EngineStats
 ) -> tuple[Tensor, ...]:
-    """One UNet call for images of one latent shape: for each, [its rows, 4, height, width]."""
+    """One UNet call for images of one latent shape: for each, [its rows, 4, height, width].
+
+    Rows are padded to the backend's ladder, and each row has the timestep and slot of its image.
+    """
     started = time.monotonic()
     counts = [image.rows for image in images]
     rows = sum(counts)

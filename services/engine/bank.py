@@ -46,6 +46,10 @@ class Bank:
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
+        """Allocates `slots` + 1 zeroed slots of rank `max_rank` for every group.
+
+        Raises ValueError where a tensor would have more elements than 32 bits can index.
+        """
         self.layout = layout
         self.max_rank = max_rank
         self._A: list[Tensor] = []
@@ -66,7 +70,11 @@ class Bank:
 
     @torch.no_grad()
     def write(self, slot: int, parts: Sequence[tuple[HostWeights, float]]) -> None:
-        """Fills a slot with weighted adapters; their ranks together must fit `max_rank`."""
+        """Fills slot 1 … slots with adapters, each with its weight, a factor on `B`.
+
+        Copies are enqueued on the device's stream. Raises ValueError for slot 0, or where the ranks
+        together exceed `max_rank`. After an error while copying the slot counts as empty.
+        """
         rank = sum(weights.rank for weights, _ in parts)
         if not 0 < slot < len(self._rank) or rank > self.max_rank:
             raise ValueError(f"slot {slot}, rank {rank}: outside the bank")
@@ -93,9 +101,10 @@ class Bank:
             self._mask[slot] |= weights.mask
 
     def view(self, slots: Iterable[int], *, rank: int | None = None) -> BankView:
-        """What a batch with these slots has to read: nothing at all where all are slot 0.
+        """What a batch with these slots has to read: rank 0 where all are slot 0.
 
-        `rank` is for those who always read the same, however little of it is in use.
+        `rank` is for those who always read the same, however little of it is in use. The tensors
+        are views: a later `write` shows in them.
         """
         used = set(slots)
         if rank is None:
@@ -111,5 +120,5 @@ class Bank:
 
     @property
     def nbytes(self) -> int:
-        """Device memory."""
+        """Device memory in bytes."""
         return sum(t.nbytes for t in (*self._A, *self._B))

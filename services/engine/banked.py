@@ -67,9 +67,10 @@ def _lookup(slots: Tensor, A: Tensor, B: Tensor) -> _Lookup:
 
 
 class FrozenLinear(nn.Linear):
-    """A linear layer on the very parameters of another one; none are allocated."""
+    """A linear layer on the very parameters of another one."""
 
     def __init__(self, linear: nn.Linear) -> None:
+        """Shares weight and bias of `linear`; nothing is allocated."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
@@ -79,12 +80,13 @@ class BankedLinear(FrozenLinear):
     """`y = Wx + b + B_s(A_s x)`, where `s` is each row's slot (LoRA, Hu et al. 2021)."""
 
     def __init__(self, linear: nn.Linear, place: Projection, binding: Binding) -> None:
+        """Reads the pair of `place` from `binding`, which the whole network shares."""
         super().__init__(linear)
         self.place = place
         self.binding = binding
 
     def forward(self, input: Tensor) -> Tensor:
-        """[row, token, in] or [row, in] to the same with `out`."""
+        """[row, token, in] or [row, in] to the same with `out`, in the parameters' dtype."""
         output = F.linear(input, self.weight, self.bias)
         pair = self.binding.pair(self.place)
         if pair is None:
@@ -115,7 +117,7 @@ def replace_linear(network: Any, module: str, layer: FrozenLinear) -> None:
 
 
 def bank_projections(network: Any, places: Sequence[Projection], binding: Binding) -> None:
-    """Replaces the projections of a shared network by banked ones, in place."""
+    """Replaces the projections `places` of a shared network by banked ones, in place."""
     for place in places:
         linear = network.get_submodule(place.module)
         replace_linear(network, place.module, BankedLinear(linear, place, binding))
@@ -125,6 +127,7 @@ class BankedUNet(nn.Module):
     """The UNet of a base, sharing its parameters, with the bank and the rows' slots as inputs."""
 
     def __init__(self, unet: Any, layout: Layout) -> None:
+        """Copies the modules of a UNet2DConditionModel and shares its parameters."""
         super().__init__()
         self.groups = layout.groups_of("unet")
         self.binding = Binding()

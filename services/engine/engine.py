@@ -38,7 +38,11 @@ class Engine:
     """Draws images on one device. Any thread may submit; one at a time takes a step."""
 
     def __init__(self, base: Base, settings: EngineSettings | None = None) -> None:
-        """Shares the base's parameters and leaves them as they are."""
+        """Shares the base's parameters and leaves them as they are.
+
+        Raises BadInput where the settings' backend cannot run here, or not on this base, and
+        ValueError for a bank that is too large to index.
+        """
         self.base = base
         self.settings = settings = settings or EngineSettings()
         layout = layout_of(base)
@@ -91,7 +95,10 @@ class Engine:
     def load(
         cls, base: str | Path, *, settings: EngineSettings | None = None, vae: str | None = None
     ) -> Engine:
-        """An engine on a base from a folder or a hub id."""
+        """An engine on a base from a folder or a hub id; `vae` replaces the base's own.
+
+        Raises BaseError for what is no SDXL base, and what the constructor raises.
+        """
         settings = settings or EngineSettings()
         device, dtype = settings.torch_device(), settings.torch_dtype()
         compiled = settings.backend != "torch"
@@ -129,7 +136,11 @@ class Engine:
         return flight.future
 
     def generate(self, request: ImageRequest) -> ImageResult:
-        """The answer to one request; takes the steps itself where no thread does."""
+        """The answer to one request; takes the steps itself where no thread does.
+
+        Raises what `submit` does but QueueFull, and AdapterRejected, Diverged, DeadlineExceeded or
+        Cancelled of the request.
+        """
         return self.generate_many([request])[0]
 
     def generate_many(self, requests: Sequence[ImageRequest]) -> list[ImageResult]:

@@ -98,7 +98,7 @@ class InFlightRequest:
         return deadline is not None and time.monotonic() > self.submitted + deadline
 
     def result(self, *, backend: str, engine_digest: str) -> ImageResult:
-        """The answer, once every image has its pixels."""
+        """The answer, once every image has its pixels; its timings are in seconds."""
         total = time.monotonic() - self.submitted
         self.seconds["denoise"] = total - sum(self.seconds.values())
         self.seconds["total"] = total
@@ -121,7 +121,11 @@ class InFlightRequest:
 def initial_noise(
     seed: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, torch.Generator]:
-    """Unit noise as diffusers draws it: on the CPU, so that every device starts from the same."""
+    """Unit noise on `device`, and the generator after it.
+
+    Drawn in `dtype` on the CPU, as diffusers' `randn_tensor` does for a CPU generator: every device
+    starts from the same numbers.
+    """
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=dtype).to(device), generator
 

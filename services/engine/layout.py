@@ -33,11 +33,19 @@ class Components(Protocol):
     """The part of a base that adapters act on."""
 
     @property
-    def unet(self) -> nn.Module: ...
+    def unet(self) -> nn.Module:
+        """The UNet2DConditionModel."""
+        ...
+
     @property
-    def text_encoder(self) -> nn.Module: ...
+    def text_encoder(self) -> nn.Module:
+        """The CLIPTextModel."""
+        ...
+
     @property
-    def text_encoder_2(self) -> nn.Module: ...
+    def text_encoder_2(self) -> nn.Module:
+        """The CLIPTextModelWithProjection."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,15 @@ TAKES_GENERATOR = {
 
 
 class Sampler:
-    """One image's way from noise to latents."""
+    """One image's way from noise to latents, by a scheduler of diffusers."""
 
     def __init__(
         self, name: str, config: Mapping[str, Any], steps: int, generator: Generator
     ) -> None:
+        """`config` is the base's own; KeyError for a name that CLASSES lacks.
+
+        Schedulers that add noise at each step draw it from `generator`.
+        """
         self._scheduler: Any = CLASSES[name].from_config(config)  # type: ignore[attr-defined]
         self._scheduler.set_timesteps(steps)
         if hasattr(self._scheduler, "set_begin_index"):
@@ -67,12 +71,15 @@ class Sampler:
         return self.timesteps[self.done]
 
     def scaled(self, latents: Tensor) -> Tensor:
-        """Latents as the next call wants them."""
+        """Latents [1, 4, height, width] as the next call wants them, in the same shape."""
         scaled: Tensor = self._scheduler.scale_model_input(latents, self.timestep)
         return scaled
 
     def step(self, predicted: Tensor, latents: Tensor) -> Tensor:
-        """The latents after the call that predicted `predicted`."""
+        """The latents after the call that predicted noise (or v); all [1, 4, height, width].
+
+        The result has the dtype of `latents`.
+        """
         stepped: Tensor = self._scheduler.step(
             predicted, self.timestep, latents, **self._extra, return_dict=False
         )[0]

@@ -54,7 +54,10 @@ class Batch(Generic[C]):
 
 
 def choose(candidates: Sequence[C], *, max_rows: int, patience: int) -> Batch[C]:
-    """The images of the next call; empty only without candidates."""
+    """The images of the next call, of one latent shape and at most `max_rows` UNet rows together.
+
+    Empty only without candidates, for `max_rows` is at least the rows of one image.
+    """
 
     def place(one: C) -> tuple[int, int]:
         return (-one.left_out if one.left_out >= patience else 0, one.order)
@@ -70,5 +73,5 @@ def choose(candidates: Sequence[C], *, max_rows: int, patience: int) -> Batch[C]
 
 
 def padded(rows: int, ladder: Sequence[int]) -> int:
-    """The batch size to run `rows` at: the next rung, or as it is without a ladder."""
+    """The batch size to run `rows` at: the next rung, or `rows` without a ladder or above it."""
     return min((rung for rung in ladder if rung >= rows), default=rows)

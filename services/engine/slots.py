@@ -26,6 +26,7 @@ class Slots(Generic[Key]):
     """Reference-counted slots 1 … count."""
 
     def __init__(self, count: int) -> None:
+        """All slots free; ValueError for a count below 1."""
         if count < 1:
             raise ValueError(f"slots: {count} is less than 1")
         self.count = count
@@ -47,7 +48,10 @@ class Slots(Generic[Key]):
         return Grant(self._slot[key], fresh)
 
     def release(self, key: Key) -> None:
-        """One user less; the adapter stays in its slot until another needs the place."""
+        """One user less; the adapter stays in its slot until another needs the place.
+
+        Raises KeyError where nobody uses it.
+        """
         self._users[key] -= 1
         if not self._users[key]:
             del self._users[key]

@@ -67,7 +67,7 @@ def encode(encoders: Sequence[Any], ids: Sequence[Tensor]) -> tuple[Tensor, Tens
 
 
 def encode_prompts(base: Base, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """A base's own embeddings of prompts, without adapters."""
+    """A base's own embeddings of prompts, without adapters; shapes as `encode` has them."""
     ids = [tokenize(t, prompts) for t in (base.tokenizer, base.tokenizer_2)]
     return encode((base.text_encoder, base.text_encoder_2), ids)
 
@@ -76,6 +76,7 @@ class TextEncoders:
     """Both encoders of a base, reading the bank, with a bounded memory of what was encoded."""
 
     def __init__(self, base: Base, layout: Layout, *, remembered: int = 256) -> None:
+        """Keeps the last `remembered` encoded prompts on the base's device."""
         self._tokenizers = (base.tokenizer, base.tokenizer_2)
         self._binding = Binding()
         self._encoders = []
@@ -108,7 +109,7 @@ class TextEncoders:
         return found
 
     def warnings(self, prompt: str, name: str = "prompt") -> list[str]:
-        """Says which words of a prompt neither encoder or only one of them will read."""
+        """Sentences about the words of a prompt that an encoder does not read, for want of room."""
         found = []
         for tokenizer in self._tokenizers:
             length, text = dropped(tokenizer, prompt)

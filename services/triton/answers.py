@@ -33,6 +33,7 @@ class Answers(Generic[R]):
     """Sends every answer exactly once, by `send(sender, result or the error)`."""
 
     def __init__(self, send: Callable[[Sender, R | BaseException], None]):
+        """What `expect` brings is sent in a thread of its own, whose errors are only logged."""
         self._send = send
         self._waiting: dict[int, tuple[Sender, Future[R]]] = {}
         self._unanswered = 0

@@ -14,6 +14,7 @@ class ControlFolder:
     """`worker` holds the model process's id; `drain` asks it to finish; `drained` says it has."""
 
     def __init__(self, path: Path):
+        """`path` is the same folder for both; nothing is made before somebody speaks."""
         self.path = path
 
     def clear(self) -> None:

@@ -20,7 +20,7 @@ def spawn(
     cwd: Path | None = None,
     when_orphaned: signal.Signals = signal.SIGTERM,
 ) -> "subprocess.Popen[bytes]":
-    """Start a child in a process group of its own, printing into `log`.
+    """Start a child in a process group of its own, printing into `log`; OSError where it cannot.
 
     The kernel sends it `when_orphaned` when the calling *thread* ends, so call this from the main
     thread. Its own group keeps a Ctrl-C at the terminal from reaching it before its parent decides.

@@ -44,7 +44,8 @@ class Runtime:
 def find_runtime(folder: Path, *, executable: str | None = None) -> Runtime:
     """The named tritonserver (a path, or a name on PATH), else the wheel's, else one on PATH.
 
-    `folder` receives the backends in the layout that the wheel's server looks for.
+    `folder` receives the backends in the layout that the wheel's server looks for. Raises BadInput
+    where there is none, or none for this Python and numpy.
     """
     if executable:
         found = shutil.which(executable)

@@ -45,6 +45,7 @@ class TritonServer:
         environment: Mapping[str, str] | None = None,  # of the server; None: this process's
         start_seconds: float = START_SECONDS,
     ):
+        """`base` and `vae` are folders. Nothing starts before `start`."""
         self.home = home
         self.base = Path(base)
         self.vae = vae
@@ -79,7 +80,9 @@ class TritonServer:
     def start(self, *, wait: bool = True) -> None:
         """Start the server; with `wait`, return once the model is ready.
 
-        Raises Unavailable with the end of Triton's log if it ends or does not become ready.
+        Raises AtelierError where another process serves this home, BadInput where there is no
+        tritonserver, and with `wait` Unavailable with the end of Triton's log if it ends or does
+        not become ready within `start_seconds`.
         """
         busy = AtelierError(
             f"{self.home.root}: already served by another process; stop that one, "
@@ -138,7 +141,10 @@ class TritonServer:
         return None
 
     def stop(self, *, drain: bool = True) -> None:
-        """Let running requests finish (within `drain_seconds`), then end every process of it."""
+        """End every process of the server; with `drain`, running requests may finish first.
+
+        They have the settings' `drain_seconds`.
+        """
         process, self._process = self._process, None
         try:
             if process is not None:

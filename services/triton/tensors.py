@@ -36,8 +36,10 @@ _USES: TypeAdapter[list[_Use]] = TypeAdapter(list[_Use])
 def parse(tensors: Tensors, *, timeout_us: int = 0) -> ImageRequest:
     """The request that the inputs ask for; what is absent takes ImageRequest's default.
 
-    `timeout_us` is the V2 parameter `timeout`, 0 without one. Raises RequestError naming the input;
-    values out of range are the engine's to refuse.
+    Each tensor has one element, in any shape: TEXTS are bytes in UTF-8 (V2's BYTES), NUMBERS are
+    integers or, for GUIDANCE_SCALE, a float. `timeout_us` is the V2 parameter `timeout` in
+    microseconds, 0 without one. Raises RequestError naming the input; values out of range are the
+    engine's to refuse.
     """
     if "PROMPT" not in tensors:
         raise RequestError("PROMPT: missing; send one string")
@@ -55,7 +57,10 @@ def parse(tensors: Tensors, *, timeout_us: int = 0) -> ImageRequest:
 
 
 def info(result: ImageResult, *, base: str) -> bytes:
-    """The INFO output: all that is needed to make the same pictures again, as JSON."""
+    """The INFO output: all that is needed to make the same pictures again, as JSON in UTF-8.
+
+    Timings are in seconds.
+    """
     used = [
         {"name": one.name, "version": one.version, "digest": one.digest, "weight": one.weight}
         for one in result.adapters

@@ -15,7 +15,11 @@ from services.engine.settings import EngineSettings, precision_of
 
 
 def make_backend(settings: EngineSettings, base: Base, layout: Layout) -> Backend:
-    """The backend that the settings name; BadInput where it cannot run here."""
+    """The backend that the settings name.
+
+    Raises BadInput where it cannot run here, or its compiled UNet is of another base, precision,
+    bank or GPU.
+    """
     return BACKENDS[settings.backend](settings, base, layout)
 
 

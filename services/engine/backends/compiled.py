@@ -138,6 +138,7 @@ class CompiledBackend(Backend):
     """Runs a compiled UNet on tensors that lie on the engine's device."""
 
     def __init__(self, compiled: Compiled, layout: Layout) -> None:
+        """`compiled` has been checked against the engine's base and precision."""
         super().__init__(layout)
         self._compiled = compiled
         self._names = (*INPUTS, *bank_names(layout))

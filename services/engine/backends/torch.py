@@ -18,6 +18,7 @@ class TorchBackend(Backend):
     name = "torch"
 
     def __init__(self, base: Base, layout: Layout) -> None:
+        """Shares the UNet's parameters with the base."""
         super().__init__(layout)
         self._unet = BankedUNet(base.unet, layout).eval()
 

@@ -26,6 +26,7 @@ class TritonPythonModel:
     """One engine; Triton calls initialize once, execute for requests, finalize once."""
 
     def initialize(self, args: dict[str, str]) -> None:
+        """Load the base, and what is released by now; TritonModelException says why it cannot."""
         logging.basicConfig(
             stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s"
         )
