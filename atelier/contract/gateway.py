@@ -1,11 +1,12 @@
 """Where each running gateway sends calls, as it tells the others."""
 
-from collections.abc import Mapping
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from atelier.contract.reports import Report, ReportFolder
-from atelier.data.names import AdapterName, Digest
+from atelier.contract.shards import Shards
+from atelier.data.names import Digest
 
 
 class Routed(BaseModel):
@@ -21,7 +22,10 @@ class Gateway(Report):
     """One gateway's report."""
 
     gateway: str
-    routes: Mapping[AdapterName, Routed] = Field(default_factory=dict)
+    routes: Shards[Routed] = Field(default_factory=Shards)  # by adapter
+
+    entries: ClassVar = "routes"
+    shard: ClassVar = TypeAdapter(dict[str, Routed])
 
     @property
     def reporter(self) -> str:

@@ -1,11 +1,12 @@
 """What each serving replica holds, as it tells the others."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from atelier.contract.reports import Report, ReportFolder
+from atelier.contract.shards import Versions
 from atelier.data.names import Digest
 
 
@@ -36,15 +37,23 @@ class Replica(Report):
     address: str | None = None  # host:port of its HTTP (V2); None: where gateways are told
     grpc: str | None = None  # host:port of its gRPC
     pool: str | None = None  # KServe's predictor: `stable`, or a canary's name
-    adapters: tuple[HeldAdapter, ...] = ()
+    adapters: Versions[HeldAdapter] = Field(default_factory=Versions)
+
+    entries: ClassVar = "adapters"
+    shard: ClassVar = TypeAdapter(dict[str, tuple[HeldAdapter, ...]])
 
     @property
     def reporter(self) -> str:
         return self.replica
 
+    def can_draw(self, name: str, version: int) -> bool:
+        """Whether it has that version of an adapter ready."""
+        held = self.adapters.named(name)
+        return any((one.version, one.state) == (version, "ready") for one in held)
+
     def holds(self, name: str, digest: str) -> HeldAdapter | None:
         """Its entry for that adapter's digest, ready ones first."""
-        found = [held for held in self.adapters if (held.name, held.digest) == (name, digest)]
+        found = [held for held in self.adapters.named(name) if held.digest == digest]
         return min(found, key=lambda held: held.state != "ready", default=None)
 
 

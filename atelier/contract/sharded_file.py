@@ -1,0 +1,82 @@
+"""A sharded model on a disk: the head in one file, its shards in a folder beside it."""
+
+import shutil
+from pathlib import Path
+from typing import Generic
+
+from atelier.contract.shards import ModelT, ShardPool
+from atelier.files import write_atomic
+
+ATTEMPTS = 3  # to read a model that is being written
+
+Stamp = tuple[int, int, int]  # of a file: change time, size, inode
+
+
+class ShardedFile(Generic[ModelT]):
+    """Written by one process and read by any.
+
+    Shards are written before the head that names them, and removed after it. So a reader finds the
+    shards of the head that it has read, or a newer head. What has not changed is not read again:
+    the file's change time, size and inode tell.
+    """
+
+    def __init__(self, path: Path, kind: type[ModelT], pool: ShardPool[ModelT] | None = None):
+        """`pool` is that of other files of the kind, whose equal shards are then shared."""
+        self.path = path
+        self._kind = kind
+        self._pool = pool or ShardPool(kind)
+        self._known: tuple[Stamp, ModelT] | None = None
+        self._there: set[str] | None = None  # digests of the shards on the disk, once written
+
+    def read(self) -> ModelT:
+        """The model, the same object as long as the file does not change.
+
+        Raises FileNotFoundError where there is none, OSError and ValueError where it is unreadable.
+        """
+        for attempt in range(ATTEMPTS):
+            stamp = _stamp(self.path)
+            if self._known is not None and self._known[0] == stamp:
+                return self._known[1]
+            head = self._kind.model_validate_json(self.path.read_bytes())
+            try:
+                model = self._pool.join(head, lambda digest: self._shard(digest).read_bytes())
+            except FileNotFoundError as error:
+                if attempt + 1 == ATTEMPTS:
+                    raise ValueError(f"{self.path}: its shard {error.filename} is gone") from error
+                continue  # it was written anew meanwhile
+            self._known = (stamp, model)
+            break
+        assert self._known is not None
+        return self._known[1]
+
+    def write(self, model: ModelT) -> None:
+        """Replace it; of the shards only those that have changed are written."""
+        head, texts = model.split()
+        if self._there is None:
+            self._there = {file.stem for file in self._folder.glob("*.json")}
+        for digest in texts.keys() - self._there:
+            write_atomic(self._shard(digest), texts[digest])
+        self._there |= texts.keys()
+        write_atomic(self.path, head.model_dump_json(indent=2))
+        self._known = (_stamp(self.path), model)
+        for digest in self._there - texts.keys():
+            self._shard(digest).unlink(missing_ok=True)
+        self._there &= texts.keys()
+
+    def remove(self) -> None:
+        """Take it away."""
+        self.path.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._there = self._known = None
+
+    @property
+    def _folder(self) -> Path:
+        return self.path.with_suffix("")
+
+    def _shard(self, digest: str) -> Path:
+        return self._folder / f"{digest}.json"
+
+
+def _stamp(path: Path) -> Stamp:
+    found = path.stat()
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
