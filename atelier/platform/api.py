@@ -10,6 +10,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -54,6 +57,15 @@ class Expired(ClusterAway):
     """The version to go on from is too old: list anew."""
 
 
+@dataclass(frozen=True)
+class Listing:
+    """Every object of a kind that a query selects."""
+
+    objects: list[Object]
+    version: str  # to watch from
+    at: datetime | None  # when it was answered, by the API server's clock
+
+
 class Api:
     """The API server, for one namespace. Safe to use from several threads."""
 
@@ -87,15 +99,23 @@ class Api:
 
     def list(self, path: str, query: Query = ()) -> tuple[list[Object], str]:
         """Every object of a kind that the query selects, and the version to watch from."""
+        found = self.listing(path, query)
+        return found.objects, found.version
+
+    def listing(self, path: str, query: Query = ()) -> Listing:
+        """Every object of a kind that the query selects, and when that was so."""
         found: list[Object] = []
         more = ""
         while True:
             page = [("limit", str(PAGE)), *([("continue", more)] if more else [])]
-            answer = self._json("GET", path, query=[*query, *page])
+            response = self._request("GET", path, query=[*query, *page])
+            answer = self._parsed(response)
             found += answer["items"]
             more = answer["metadata"].get("continue") or ""
             if not more:
-                return found, str(answer["metadata"]["resourceVersion"])
+                at = response.headers.get("Date")
+                version = str(answer["metadata"]["resourceVersion"])
+                return Listing(found, version, parsedate_to_datetime(at) if at else None)
 
     def watch(
         self, path: str, query: Query, version: str, *, seconds: int
@@ -175,7 +195,9 @@ class Api:
             yield pending.decode(errors="replace")
 
     def _json(self, method: str, path: str, **given: Any) -> Object:
-        response = self._request(method, path, **given)
+        return self._parsed(self._request(method, path, **given))
+
+    def _parsed(self, response: urllib3.BaseHTTPResponse) -> Object:
         try:
             found: Object = json.loads(response.data)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:

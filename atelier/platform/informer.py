@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -13,24 +12,26 @@ from pathlib import Path
 from typing import Protocol
 
 from atelier.errors import AtelierError
-from atelier.files import write_atomic
 from atelier.platform.api import Api, ClusterAway, Expired, NotFound, Object, Query
+from atelier.platform.keeping import KeptObjects
 
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 20  # after which a watch is begun again: a dead connection is noticed by that
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts to reach an API server
 FIRST_LOOK = 3.0  # seconds that the first reader waits for the first answer
+FULL_DISK_PAUSE = 60.0  # seconds until what could not be kept is written again
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is known."""
+    """What is known. An object that has not changed since is the same one in a later snapshot."""
 
     objects: Mapping[str, Object] = field(default_factory=dict)  # by name
     known: bool = False  # whether anything was ever read, from the API server or a file
     trouble: str = ""  # why it may be out of date
     connection: int = 0  # another number each time that the API server was found again
+    at: datetime | None = None  # when it was listed, by the API server's clock
 
 
 class Source(Protocol):
@@ -48,16 +49,16 @@ class Listed:
         self._api, self._path, self._query = api, path, query
 
     def read(self) -> Snapshot:
-        objects, _ = self._api.list(self._path, self._query)
-        return Snapshot({one["metadata"]["name"]: one for one in objects}, known=True)
+        found = self._api.listing(self._path, self._query)
+        objects = {one["metadata"]["name"]: one for one in found.objects}
+        return Snapshot(objects, known=True, at=found.at)
 
 
 class Informer:
     """Lists once, then follows; a thread of its own, from the first read on.
 
     While the API server is away, what was known last stays, and is kept in a file for a process
-    that starts meanwhile. It is written when objects come or go, and at most every `save_seconds`
-    when they change.
+    that starts meanwhile; changes are written at most every `save_seconds`.
     """
 
     def __init__(
@@ -70,10 +71,11 @@ class Informer:
         save_seconds: float = 0.0,
     ):
         self._api, self._path, self._query = api, path, query
-        self._kept, self._save_seconds = kept, save_seconds
-        self._lock = threading.Lock()
-        self._snapshot = _restored(kept)
-        self._saved = float("-inf")  # when, on the monotonic clock
+        self._kept = KeptObjects(kept) if kept else None
+        self._save_seconds = save_seconds
+        self._lock = threading.Lock()  # of the thread and the file
+        self._snapshot = _restored(self._kept)
+        self._save_at = float("-inf")  # on the monotonic clock
         self._looked = threading.Event()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -85,6 +87,7 @@ class Informer:
                 self._thread = threading.Thread(target=self._run, name=name, daemon=True)
                 self._thread.start()
         self._looked.wait(FIRST_LOOK)
+        self._save()
         return self._snapshot
 
     def close(self) -> None:
@@ -114,7 +117,9 @@ class Informer:
             self._know({}, again=True)
             self._ended.wait(LONGEST_PAUSE)
             return
-        self._know({one["metadata"]["name"]: _trimmed(one) for one in found}, again=True)
+        before = self._snapshot.objects
+        objects = (_trimmed(one) for one in found)
+        self._know({one["metadata"]["name"]: _same(one, before) for one in objects}, again=True)
         while not self._ended.is_set():
             try:
                 version = self._watch(version)
@@ -145,8 +150,7 @@ class Informer:
         connection = before.connection + 1 if again else before.connection
         self._snapshot = Snapshot(objects, known=True, connection=connection)
         self._looked.set()
-        if objects != before.objects or not before.known:
-            self._save(at_once=objects.keys() != before.objects.keys())
+        self._save()
 
     def _tell(self, error: AtelierError) -> None:
         before = self._snapshot
@@ -158,33 +162,36 @@ class Informer:
         )
         self._looked.set()
 
-    def _save(self, *, at_once: bool) -> None:
+    def _save(self) -> None:
         """For a start without an API server; a disk that is full costs only that."""
-        now = time.monotonic()
-        if self._kept is None or (not at_once and now - self._saved < self._save_seconds):
+        if self._kept is None:
             return
-        self._saved = now
-        try:
-            write_atomic(self._kept, json.dumps(self._snapshot.objects))
-        except OSError as error:
-            logger.warning("%s cannot be kept for a restart: %s", self._kept, error)
+        with self._lock:
+            objects, now = self._snapshot.objects, time.monotonic()
+            if objects is self._kept.saved or now < self._save_at:
+                return
+            self._save_at = now + self._save_seconds
+            try:
+                self._kept.save(objects)
+            except OSError as error:
+                name = self._path.rpartition("/")[2]
+                logger.warning("%s cannot be kept for a restart: %s", name, error)
+                self._save_at = now + FULL_DISK_PAUSE
 
 
-def _restored(kept: Path | None) -> Snapshot:
+def _restored(kept: KeptObjects | None) -> Snapshot:
     """What a process before this one knew; nothing where that cannot be read."""
-    if kept is None:
+    found = kept.restore() if kept else None
+    if found is None:
         return Snapshot()
-    try:
-        objects = json.loads(kept.read_bytes())
-        when = datetime.fromtimestamp(kept.stat().st_mtime, UTC)
-        names = {name: one["metadata"]["name"] for name, one in objects.items()}
-    except FileNotFoundError:
-        return Snapshot()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        logger.warning("%s cannot be read: %s", kept, error)
-        return Snapshot()
-    told = f"this is what was known; since {when:%H:%M:%S} UTC"
-    return Snapshot(objects, known=list(names) == list(names.values()), trouble=told)
+    told = f"this is what was known; since {found.at:%H:%M:%S} UTC"
+    return Snapshot(found.objects, known=True, trouble=told)
+
+
+def _same(one: Object, known: Mapping[str, Object]) -> Object:
+    """The object as it was known before, where it has not changed."""
+    before = known.get(one["metadata"]["name"])
+    return before if before is not None and before == one else one
 
 
 def _trimmed(one: Object) -> Object:

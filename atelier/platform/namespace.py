@@ -18,7 +18,7 @@ from atelier.platform.report_leases import ClusterReports
 from atelier.stores.environment import Environment
 
 SERVICE = "atelier"  # the InferenceService
-SAVE_SECONDS = 10.0  # reports change all the time; a start needs the addresses in them
+SAVE_SECONDS = 5.0  # reports change all the time; a start needs the addresses in them
 
 
 def watching(api: Api, pod: Pod, keep: Path) -> Environment:
@@ -39,23 +39,31 @@ def watching(api: Api, pod: Pod, keep: Path) -> Environment:
 
 
 def listing(api: Api) -> Environment:
-    """Asks anew each time; tells nothing."""
+    """Asks anew each time, and for a report's shards when they are looked at; tells nothing."""
+    heads = f"{REPORT} in (replica, gateway)"
     return _environment(
         api,
         None,
         releases=Listed(api, CONFIG_MAPS, [("labelSelector", ADAPTER)]),
-        reports=Listed(api, LEASES, [("labelSelector", REPORT)]),
+        reports=Listed(api, LEASES, [("labelSelector", heads)]),
         service=Listed(api, INFERENCE_SERVICES, [("fieldSelector", f"metadata.name={SERVICE}")]),
+        asked=True,
     )
 
 
 def _environment(
-    api: Api, pod: Pod | None, *, releases: Source, reports: Source, service: Source
+    api: Api,
+    pod: Pod | None,
+    *,
+    releases: Source,
+    reports: Source,
+    service: Source,
+    asked: bool = False,
 ) -> Environment:
     return Environment(
-        releases=ClusterReleases(releases),
-        replicas=ClusterReports(Replica, "replica", reports, api, pod),
-        gateways=ClusterReports(Gateway, "gateway", reports, api, pod),
+        releases=ClusterReleases(releases, api),
+        replicas=ClusterReports(Replica, "replica", reports, api, pod, asked=asked),
+        gateways=ClusterReports(Gateway, "gateway", reports, api, pod, asked=asked),
         shares=lambda: canary_shares(service.read().objects.get(SERVICE) or {}),
     )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
 from atelier.data.manifest import Manifest
-from atelier.data.release import Release
+from atelier.data.release import HISTORY, Release
 from atelier.errors import ReleaseError
-from atelier.platform.api import ClusterAway, Object
+from atelier.platform.api import CONFIG_MAPS, Api, ClusterAway, NotFound, Object
 from atelier.platform.informer import Source
 from atelier.stores.environment import Released, verified
 from atelier.validation import summary
@@ -25,46 +25,90 @@ PREFIX = "release-"
 class _Read:
     """One ConfigMap, parsed: its release, or why there is none."""
 
-    data: Mapping[str, str]
+    object: Object
+    name: str  # of the adapter
     release: Release | None = None
     trouble: str = ""
-    manifests: Mapping[str, Manifest] = field(default_factory=dict)
-    refused: Mapping[str, str] = field(default_factory=dict)  # manifests, by digest: why
+
+    @property
+    def data(self) -> Mapping[str, str]:
+        return self.object.get("data") or {}
 
 
 class ClusterReleases:
-    """A namespace's releases; a ConfigMap is parsed when its data change."""
+    """A namespace's releases. A ConfigMap is parsed when its data change, and a manifest in it when
+    somebody asks for it."""
 
-    def __init__(self, source: Source):
-        self._source = source
-        self._parsed: dict[str, _Read] = {}  # by adapter
+    def __init__(self, source: Source, api: Api):
+        self._source, self._api = source, api
+        self._objects: Mapping[str, Object] | None = None  # of the last look
+        self._parsed: dict[str, _Read] = {}  # by the ConfigMap's name
+        self._pinned: dict[str, str] = {}  # ConfigMaps by the digests that their releases name
+        self._released = Released()
 
     def read(self) -> Released:
-        """ClusterAway where nothing was ever known."""
+        """The same object as long as nothing changes. ClusterAway where nothing was ever known."""
         snapshot = self._source.read()
         if not snapshot.known:
             raise ClusterAway(snapshot.trouble or "the API server has not answered yet")
-        found: dict[str, _Read] = {}
-        for one in snapshot.objects.values():
-            # charts/adapter labels its hook too, which is no release
-            if one["metadata"]["name"].startswith(PREFIX):
-                name, data = _adapter(one), one.get("data") or {}
-                known = self._parsed.get(name)
-                found[name] = known if known and known.data == data else _parse(name, data)
-        self._parsed = found
-        return Released(
-            releases={name: one.release for name, one in found.items() if one.release},
-            unreadable={name: one.trouble for name, one in found.items() if not one.release},
-            trouble=snapshot.trouble,
-        )
+        if snapshot.objects is not self._objects:
+            self._read_anew(snapshot.objects)
+        if snapshot.trouble != self._released.trouble:
+            self._released = replace(self._released, trouble=snapshot.trouble)
+        return self._released
+
+    def find(self, name: str) -> Release | None:
+        """One adapter's release as it is now, None where it is not released; ReleaseError where
+        that cannot be read."""
+        try:
+            found = _parse(self._api.get(CONFIG_MAPS, f"{PREFIX}{name}"))
+        except NotFound:
+            return None
+        if found.release is None:
+            raise ReleaseError(found.trouble)
+        return found.release
 
     def manifest(self, digest: str) -> Manifest | None:
-        for name, one in self._parsed.items():
-            if digest in one.manifests:
-                return one.manifests[digest]
-            if digest in one.refused:
-                raise ReleaseError(f"{PREFIX}{name}, manifest {digest}: {one.refused[digest]}")
-        return None
+        found = self._parsed.get(self._pinned.get(digest, ""))
+        text = _texts(found.data.get(MANIFESTS, "{}")).get(digest) if found else None
+        if found is None or text is None:
+            return None
+        try:
+            return verified(str(text).encode(), digest)
+        except ValueError as error:
+            raise ReleaseError(f"{PREFIX}{found.name}, manifest {digest}: {error}") from error
+
+    def _read_anew(self, objects: Mapping[str, Object]) -> None:
+        """Parse the objects that are others than at the last look."""
+        found: dict[str, _Read] = {}
+        changed = False
+        for name, one in objects.items():
+            if not name.startswith(PREFIX):  # charts/adapter labels its hook too, which is none
+                continue
+            known = self._parsed.get(name)
+            if known is None or known.object is not one:
+                if known is not None and known.data == (one.get("data") or {}):
+                    known = replace(known, object=one)
+                else:
+                    known, changed = _parse(one), True
+                    self._pinned |= dict.fromkeys(_digests(known.release), name)
+            found[name] = known
+        if changed or found.keys() != self._parsed.keys():
+            self._released = Released(
+                releases={one.name: one.release for one in found.values() if one.release},
+                unreadable={one.name: one.trouble for one in found.values() if not one.release},
+            )
+        if len(self._pinned) > 2 * len(found) * HISTORY:  # forget what nobody names any more
+            named = {name: _digests(one.release) for name, one in found.items()}
+            self._pinned = {one: name for name, digests in named.items() for one in digests}
+        self._objects, self._parsed = objects, found
+
+
+def _digests(release: Release | None) -> set[str]:
+    """Of every version that a release names, past ones too."""
+    if release is None:
+        return set()
+    return {one.digest for one in (*release.served, *release.previous)}
 
 
 def _adapter(one: Object) -> str:
@@ -72,25 +116,19 @@ def _adapter(one: Object) -> str:
     return str(metadata.get("labels", {}).get(LABEL) or metadata["name"].removeprefix(PREFIX))
 
 
-def _parse(name: str, data: Mapping[str, str]) -> _Read:
+def _parse(one: Object) -> _Read:
+    name, data = _adapter(one), one.get("data") or {}
     try:
         release = Release.model_validate_json(data[RELEASE])
     except KeyError:
-        return _Read(data, trouble=f"ConfigMap {PREFIX}{name} has no {RELEASE}")
+        return _Read(one, name, trouble=f"ConfigMap {PREFIX}{name} has no {RELEASE}")
     except ValidationError as error:
         text = f"ConfigMap {PREFIX}{name}: not a release ({summary(error)})"
-        return _Read(data, trouble=text)
+        return _Read(one, name, trouble=text)
     if release.adapter != name:
         text = f"ConfigMap {PREFIX}{name}: is the release of {release.adapter}"
-        return _Read(data, trouble=text)
-    manifests: dict[str, Manifest] = {}
-    refused: dict[str, str] = {}
-    for digest, manifest in _texts(data.get(MANIFESTS, "{}")).items():
-        try:
-            manifests[digest] = verified(str(manifest).encode(), digest)
-        except ValueError as error:
-            refused[digest] = str(error)
-    return _Read(data, release, manifests=manifests, refused=refused)
+        return _Read(one, name, trouble=text)
+    return _Read(one, name, release)
 
 
 def _texts(data: str) -> Mapping[str, object]:

@@ -4,7 +4,9 @@ On one machine that is a home's folders (`local` here); on a cluster it is a nam
 and Leases (`atelier.platform`). Agent, gateway and promotions ask the same of both.
 """
 
-from collections.abc import Callable, Mapping
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -27,7 +29,10 @@ ReportT = TypeVar("ReportT", bound=Report)
 
 @dataclass(frozen=True)
 class Released:
-    """The releases that could be read, and why the others could not, by adapter."""
+    """The releases that could be read, and why the others could not, by adapter.
+
+    A release that has not changed is the same object as at the look before.
+    """
 
     releases: Mapping[str, Release] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
@@ -40,8 +45,14 @@ class Releases(Protocol):
     def read(self) -> Released:
         """What is released; AtelierError or OSError where nothing at all can be said.
 
-        One release that cannot be read costs the others nothing.
+        One release that cannot be read costs the others nothing. As long as nothing changes it is
+        the same object.
         """
+        ...
+
+    def find(self, name: str) -> Release | None:
+        """One adapter's release, None where it is not released; ReleaseError where that cannot be
+        read."""
         ...
 
     def manifest(self, digest: str) -> Manifest | None:
@@ -88,29 +99,37 @@ def local(home: Home) -> Environment:
     )
 
 
+FEW = 256  # releases that are looked at each time: that costs half a millisecond
+SWEEP_SECONDS = 2.0
+
 Stamp = tuple[int, int, int]  # of a file: change time, size, inode
 
 
 class LocalReleases:
-    """The releases of an environment that is a folder; a file is parsed when it changes."""
+    """The releases of an environment that is a folder; a file is parsed when it changes.
+
+    Where there are many, files are looked at only when the folder has changed, as it does whenever
+    a release is written, and every `SWEEP_SECONDS` for the sake of those who edit a file in place.
+    """
 
     def __init__(self, folder: ReleaseFolder, packages: Path | None = None):
         self._folder = folder
         self._packages = packages
-        self._read: dict[str, tuple[Stamp, Release]] = {}
+        self._known: dict[str, _File] = {}  # by adapter
+        self._released = Released()
+        self._folder_changed: int | None = None  # its change time at the last sweep
+        self._swept = float("-inf")  # when, on the monotonic clock
 
     def read(self) -> Released:
-        releases: dict[str, Release] = {}
-        unreadable: dict[str, str] = {}
-        for name in sorted(self._folder.names()):
-            try:
-                found = self._release(name)
-            except AtelierError as error:
-                unreadable[name] = str(error)
-            else:
-                releases |= {name: found} if found else {}
-        self._read = {name: self._read[name] for name in releases}
-        return Released(releases, unreadable)
+        changed = _change_time(self._folder.path)
+        due = time.monotonic() - self._swept >= SWEEP_SECONDS
+        if len(self._known) <= FEW or due or changed != self._folder_changed:
+            self._swept, self._folder_changed = time.monotonic(), changed
+            self._sweep()
+        return self._released
+
+    def find(self, name: str) -> Release | None:
+        return self._folder.get(name)
 
     def manifest(self, digest: str) -> Manifest | None:
         if self._packages is None:
@@ -123,19 +142,60 @@ class LocalReleases:
         except (OSError, ValueError) as error:
             raise ReleaseError(f"{file} cannot be used: {error}") from error
 
-    def _release(self, name: str) -> Release | None:
-        """None where it was retired while we looked."""
+    def _sweep(self) -> None:
+        """Look at every file, and parse those that have changed."""
+        found: dict[str, _File] = {}
+        for name, stamp in sorted(self._stamps()):
+            known = self._known.get(name)
+            found[name] = known if known and known.stamp == stamp else self._parsed(name, stamp)
+        same = found.keys() == self._known.keys() and all(
+            one is self._known[name] for name, one in found.items()
+        )
+        if not same:
+            self._released = Released(
+                releases={name: one.release for name, one in found.items() if one.release},
+                unreadable={name: one.trouble for name, one in found.items() if one.trouble},
+            )
+        self._known = found
+
+    def _stamps(self) -> Iterator[tuple[str, Stamp]]:
+        """The adapters that have a file, and when each was last changed."""
         try:
-            stat = (self._folder.path / f"{name}.json").stat()
+            entries = os.scandir(self._folder.path)
         except FileNotFoundError:
-            return None
-        stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        if name not in self._read or self._read[name][0] != stamp:
-            release = self._folder.get(name)
-            if release is None:
-                return None
-            self._read[name] = (stamp, release)
-        return self._read[name][1]
+            return
+        with entries:
+            for entry in entries:
+                name = entry.name.removesuffix(".json")
+                if name != entry.name and not name.startswith("."):
+                    try:
+                        stat = entry.stat()
+                    except FileNotFoundError:  # retired while we looked
+                        continue
+                    yield name, (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+    def _parsed(self, name: str, stamp: Stamp) -> "_File":
+        try:
+            return _File(stamp, release=self._folder.get(name))
+        except AtelierError as error:
+            return _File(stamp, trouble=str(error))
+
+
+@dataclass(frozen=True)
+class _File:
+    """A release's file as it was read: the release, or why there is none."""
+
+    stamp: Stamp
+    release: Release | None = None
+    trouble: str = ""
+
+
+def _change_time(folder: Path) -> int | None:
+    """When an entry of the folder last came, went or was replaced; None where there is none."""
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def verified(data: bytes, digest: str) -> Manifest:

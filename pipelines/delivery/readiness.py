@@ -1,12 +1,16 @@
 """How far replicas and gateways have followed the release of one adapter, by their reports."""
 
-from dataclasses import dataclass
-from typing import Final, Literal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Generic, Literal, TypeVar
 
 from atelier.contract.replica import HeldAdapter, drawn_with
+from atelier.contract.reports import Report
 from atelier.data.release import Release
-from atelier.stores.environment import Environment
+from atelier.stores.environment import Environment, Reports
 
+LATELY: Final = 1.0  # seconds for which reports are not asked for again
 NOTICED: Final = 1.5  # seconds within which a replica has seen a new release and says so
 
 
@@ -19,6 +23,35 @@ class Readiness:
 
     state: Literal["absent", "loading", "ready", "failed"]
     detail: str
+
+
+ReportT = TypeVar("ReportT", bound=Report)
+
+
+class _Lately(Generic[ReportT]):
+    """Reports that are asked for at most once a second."""
+
+    def __init__(self, reports: Reports[ReportT], clock: Callable[[], float]):
+        self._reports, self._clock = reports, clock
+        self._found: tuple[ReportT, ...] = ()
+        self._asked = float("-inf")
+
+    def live(self) -> tuple[ReportT, ...]:
+        if self._clock() - self._asked >= LATELY:
+            self._found, self._asked = self._reports.live(), self._clock()
+        return self._found
+
+    def put(self, report: ReportT) -> None:
+        self._reports.put(report)
+
+    def remove(self, reporter: str) -> None:
+        self._reports.remove(reporter)
+
+
+def lately(place: Environment, *, clock: Callable[[], float] = time.monotonic) -> Environment:
+    """The environment as it was a second ago at most, to ask about many adapters in a row."""
+    replicas, gateways = _Lately(place.replicas, clock), _Lately(place.gateways, clock)
+    return replace(place, replicas=replicas, gateways=gateways)
 
 
 def release_readiness(place: Environment, release: Release, *, canary: bool = False) -> Readiness:
@@ -59,7 +92,7 @@ def retirement_readiness(place: Environment, name: str) -> Readiness:
     replicas = [
         one.replica
         for one in place.replicas.live()
-        if any(held.name == name and held.default for held in one.adapters)
+        if any(held.default for held in one.adapters.named(name))
     ]
     gateways = [one.gateway for one in place.gateways.live() if name in one.routes]
     if replicas or gateways:

@@ -12,7 +12,7 @@ import pytest
 from atelier.data.declaration import Declaration, Declarations
 from atelier.data.release import Canary, Pin, Release
 from atelier.errors import BadInput, Refused
-from atelier.platform.api import CONFIG_MAPS, Object
+from atelier.platform.api import CONFIG_MAPS, Listing, NotFound, Object
 from atelier.platform.helm import HelmRefused, Revision
 from atelier.platform.release_configmaps import LABEL, PREFIX, RELEASE
 from pipelines.delivery.cluster import AdapterReleases, Promotion, record, roll_back
@@ -58,6 +58,15 @@ class Cluster:
         data = {key: one for key, one in self.revisions[-1][1].items() if key in fields and one}
         metadata = {"name": f"{PREFIX}{NAME}", "labels": {LABEL: NAME}}
         return [{"metadata": metadata, "data": {RELEASE: json.dumps(data)}}], "1"
+
+    def listing(self, path: str, query: object) -> Listing:
+        return Listing(*self.list(path, query), at=None)
+
+    def get(self, path: str, name: str) -> Object:
+        found = {one["metadata"]["name"]: one for one in self.list(path, None)[0]}
+        if name not in found:
+            raise NotFound(name)
+        return found[name]
 
     # Helm
 

@@ -57,6 +57,9 @@ class Place:
     def read(self) -> Released:
         return Released(releases={NAME: self.release})
 
+    def find(self, name: str) -> Release | None:
+        return self.read().releases.get(name)
+
     def _replica(self) -> Replica:
         held = tuple(
             HeldAdapter.model_validate(

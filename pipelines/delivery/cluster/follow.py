@@ -15,11 +15,11 @@ from typing import Final
 from tenacity import Retrying, retry_if_exception_type, wait_fixed
 
 from atelier.data.release import Canary, Pin, Release
-from atelier.errors import AtelierError, BadInput, Refused, Unavailable
+from atelier.errors import AtelierError, BadInput, Refused, ReleaseError, Unavailable
 from atelier.platform import LeaseLock
 from atelier.platform.lease_lock import LEASE_SECONDS
 from atelier.platform.report_leases import RENEW_SECONDS
-from atelier.stores.environment import Environment, Released
+from atelier.stores.environment import Environment
 from atelier.stores.registry import Registry
 from pipelines.delivery.alias import (
     AliasWriter,
@@ -29,7 +29,13 @@ from pipelines.delivery.alias import (
     decide,
     registry_state,
 )
-from pipelines.delivery.readiness import NOTICED, Readiness, release_readiness, retirement_readiness
+from pipelines.delivery.readiness import (
+    NOTICED,
+    Readiness,
+    lately,
+    release_readiness,
+    retirement_readiness,
+)
 from pipelines.delivery.smoke import Smoke
 from pipelines.delivery.verification import Verification
 
@@ -93,14 +99,17 @@ class AliasFollower:
 
         It waits for no adapter, and an error of one does not affect the others.
         """
-        released = self._released()
+        released = self._environment.releases.read()
         # A ConfigMap does not say since when it has been there. So a release counts as made now,
         # and only reports written after this pause are about it.
         self._pause(NOTICED + RENEW_SECONDS)
+        self._environment = lately(self._environment)  # read once for thousands of adapters
         results = []
         for name in sorted({*released.releases, *released.unreadable}):
             try:
-                results.append(self._now(self._release(released, name), name))
+                if name in released.unreadable:
+                    raise Refused(released.unreadable[name])
+                results.append(self._now(released.releases[name], name))
             except AtelierError as error:
                 results.append(HookResult(f"{name}: {error}", failed=True))
         try:
@@ -114,8 +123,7 @@ class AliasFollower:
                 results.append(HookResult(f"{name}: {error}", failed=True))
         return results
 
-    def _now(self, release: Release | None, name: str) -> HookResult:
-        assert release is not None
+    def _now(self, release: Release, name: str) -> HookResult:
         label = f"{name}@{release.version}"
         state, readiness = self._registry_state(name, release), self._readiness(release)
         step = decide(release, None, readiness, state.alias)
@@ -138,7 +146,7 @@ class AliasFollower:
         if step is not NextStep.UNALIAS:
             return [HookResult(f"{name} is retired: {readiness.detail}")]
         with self._lock(name).held(wait=LOCK_WAIT):
-            if name in self._released().releases:
+            if self._release(name) is not None:
                 return [HookResult(f"{name} is released again")]
             self._alias.remove(name)
         return [HookResult(f"{name} is retired: alias {self._name} names nothing any more")]
@@ -150,7 +158,7 @@ class AliasFollower:
         while True:
             now = self._clock()
             try:
-                release = self._release(self._released(), name)
+                release = self._release(name)
                 if release is None:
                     raise BadInput(f"{name}: there is no ConfigMap release-{name} here to follow")
                 readiness = self._readiness(release)
@@ -208,7 +216,7 @@ class AliasFollower:
             return HookResult(f"{label}: {state.problem}", failed=True)
         try:
             with self._lock(name).held(wait=LOCK_WAIT):
-                now = self._release(self._released(), name)
+                now = self._release(name)
                 if now is None or (now.pin, now.canary) != (release.pin, release.canary):
                     return None
                 self._alias.move(release)
@@ -223,10 +231,9 @@ class AliasFollower:
             return RegistryState(problem=str(error), away=True)
         return registry_state(registry, name, self._name, release)
 
-    def _released(self) -> Released:
-        return self._environment.releases.read()
-
-    def _release(self, released: Released, name: str) -> Release | None:
-        if name in released.unreadable:
-            raise Refused(released.unreadable[name])
-        return released.releases.get(name)
+    def _release(self, name: str) -> Release | None:
+        """An adapter's release as it is now; Refused where it cannot be read."""
+        try:
+            return self._environment.releases.find(name)
+        except ReleaseError as error:
+            raise Refused(str(error)) from error

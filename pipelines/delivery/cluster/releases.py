@@ -13,7 +13,7 @@ from typing import Final
 
 from atelier.data.declaration import Declaration, Declarations
 from atelier.data.release import Release
-from atelier.errors import AtelierError, Refused
+from atelier.errors import AtelierError, Refused, ReleaseError
 from atelier.platform import Api, LeaseLock, listing
 from atelier.platform.api import PODS
 from atelier.platform.helm import Helm, HelmRefused, Revision
@@ -83,14 +83,17 @@ class AdapterReleases:
 
     def live(self, name: str) -> Release | None:
         """The release in the cluster; Refused where it cannot be read."""
-        released = listing(self.api).releases.read()
-        if name in released.unreadable:
-            raise Refused(f"{released.unreadable[name]}; roll back, or retire the adapter")
-        return released.releases.get(name)
+        try:
+            return listing(self.api).releases.find(name)
+        except ReleaseError as error:
+            raise Refused(f"{error}; roll back, or retire the adapter") from error
 
     def readable(self, name: str) -> Release | None:
         """The release in the cluster; None where there is none, or none that can be read."""
-        return listing(self.api).releases.read().releases.get(name)
+        try:
+            return listing(self.api).releases.find(name)
+        except ReleaseError:
+            return None
 
     def history(self, name: str) -> list[RevisionRelease]:
         """Helm's history of an adapter, oldest first, with the release of each revision."""
