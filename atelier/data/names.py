@@ -1,7 +1,9 @@
 """The spellings that every room must agree on: adapter names, digests, addresses of artifacts."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, StringConstraints
@@ -10,6 +12,7 @@ from atelier.errors import BadInput
 
 ArtifactKind = Literal["bases", "vaes", "scorers", "datasets", "recipes", "engines"]
 SCHEME = "mlflow://"
+COMPARED = 1000  # names
 _KEY = re.compile(r"[0-9a-z][0-9a-z._-]{0,127}")
 
 
@@ -24,6 +27,16 @@ def _adapter_name(name: str) -> str:
 
 AdapterName = Annotated[str, AfterValidator(_adapter_name)]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` may have been meant for, for an error's text.
+
+    Looked for among those with the same first letter; where these are more than `COMPARED`, as
+    comparing takes tens of microseconds each, there is none.
+    """
+    alike = [one for one in known if one[:1] == name[:1]]
+    return next(iter(get_close_matches(name, alike, n=1)), None) if len(alike) <= COMPARED else None
 
 
 def hex_of(digest: str) -> str:

@@ -53,7 +53,7 @@ class Balancer:
         able = [
             one
             for one in self.replicas()
-            if one.replica not in tried and all(_holds(one, *pin) for pin in wanted)
+            if one.replica not in tried and all(one.can_draw(*pin) for pin in wanted)
         ]
         pools = (pool_of(shares, caller), STABLE)
         mine = next((found for pool in pools if (found := _in(able, pool))), able)
@@ -106,9 +106,3 @@ def place_of(text: str) -> float:
 
 def _in(replicas: Sequence[Replica], pool: str) -> list[Replica]:
     return [one for one in replicas if (one.pool or STABLE) == pool]
-
-
-def _holds(one: Replica, name: str, version: int) -> bool:
-    return any(
-        (held.name, held.version, held.state) == (name, version, "ready") for held in one.adapters
-    )

@@ -10,37 +10,42 @@ answer never mixes two. Where calls go is told, so that whoever released a versi
 from __future__ import annotations
 
 import asyncio
-import difflib
+import heapq
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
+from itertools import islice
 
 from starlette.concurrency import run_in_threadpool
 
 from atelier.contract.gateway import Routed
 from atelier.contract.replica import Replica, drawn_with, ready
+from atelier.contract.shards import Shards
 from atelier.data.manifest import Manifest
-from atelier.data.names import hex_of
+from atelier.data.names import hex_of, nearest
 from atelier.data.release import Release
 from atelier.errors import AtelierError, BadInput, ReleaseError, Unavailable
 from atelier.stores.environment import Environment, Released
 from services.gateway.balance import Fleet, place_of
+from services.gateway.observed import Beside, Observed
 from services.gateway.reporter import Reporter
 
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER = 1.0  # seconds; loading a version takes about that
 NAMED = 20  # how many names an error lists before it only counts them
+RETRIED = 256  # routes a look decides anew for want of a manifest that was not there
 
 
 class UnreleasedAdapter(BadInput):
     """An adapter, or a version of one, that is not served here."""
 
     def __init__(self, text: str, known: Iterable[str]) -> None:
-        names = sorted(known)
-        self.known = names[:NAMED]
+        names = list(known)
+        self.known = heapq.nsmallest(NAMED, names)
         listed = ", ".join(self.known) or "none"
         more = len(names) - NAMED
         super().__init__(f"{text}; known: {listed}{f' and {more} more' if more > 0 else ''}")
@@ -79,6 +84,11 @@ class Route:
         tries = percent > place_of(f"{self.release.adapter}/{caller}")
         return self.canary if self.canary and tries else self.serving
 
+    def manifest(self, digest: str) -> Manifest | None:
+        """The manifest of one of its versions."""
+        versions = (*self.at_hand.values(), self.serving, self.canary)
+        return next((one.manifest for one in versions if one and one.digest == digest), None)
+
 
 ManifestOf = Callable[[str], Manifest | None]  # by digest
 ServedBeside = Callable[[str], Collection[str]]  # digests by adapter, of the other gateways
@@ -90,9 +100,12 @@ def decide(
     manifest_of: ManifestOf,
     last: Route | None,
     served_beside: ServedBeside,
+    *,
+    now: float,
 ) -> Route:
-    """The adapter's route from what is known now and where it went before."""
-    if not any(replica.live() for replica in replicas):
+    """The adapter's route from what is known at the time `now` and where it went before."""
+    live = [one for one in replicas if one.live(now)]
+    if not live:
         # Reports that stop say nothing about the engine: go on as before.
         return Route(
             release,
@@ -101,17 +114,17 @@ def decide(
             last.canary if last else None,
             "no replica has reported for some seconds",
         )
-    fitting = [one for one in replicas if one.live() and release.fits(one)]
+    fitting = [one for one in live if release.fits(one)]
     at_hand = _at_hand(release.adapter, fitting, manifest_of)
     by_digest = {one.digest: one for one in at_hand.values()}
     target = by_digest.get(release.digest)
     canary = by_digest.get(release.canary.digest) if release.canary else None
-    if target and ready(fitting, release.adapter, release.digest):
+    if target and ready(fitting, release.adapter, release.digest, now=now):
         return Route(release, target, at_hand, canary)
     serving = last.serving if last else None
     if serving is None:
-        serving = _first(release, fitting, by_digest, served_beside(release.adapter))
-    return Route(release, serving, at_hand, canary, _trouble(release, replicas))
+        serving = _first(release, fitting, by_digest, served_beside(release.adapter), now)
+    return Route(release, serving, at_hand, canary, _trouble(release, live, fitting))
 
 
 def _at_hand(name: str, replicas: Iterable[Replica], manifest_of: ManifestOf) -> dict[int, Version]:
@@ -119,8 +132,8 @@ def _at_hand(name: str, replicas: Iterable[Replica], manifest_of: ManifestOf) ->
     pins = {
         (held.version, held.digest)
         for one in replicas
-        for held in one.adapters
-        if (held.name, held.state) == (name, "ready")
+        for held in one.adapters.named(name)
+        if held.state == "ready"
     }
     found: dict[int, Version] = {}
     for version, digest in sorted(pins):
@@ -135,6 +148,7 @@ def _first(
     replicas: Iterable[Replica],
     by_digest: Mapping[str, Version],
     beside: Collection[str],
+    now: float,
 ) -> Version | None:
     """What serves where this gateway has not yet sent a call; None where nothing may.
 
@@ -146,21 +160,21 @@ def _first(
     holders = [
         one
         for one in replicas
-        if any((held.name, held.state) == (release.adapter, "ready") for held in one.adapters)
+        if any(held.state == "ready" for held in one.adapters.named(release.adapter))
     ]
-    shared = [one for one in (release.digest, *past) if ready(holders, release.adapter, one)]
+    name = release.adapter
+    shared = [one for one in (release.digest, *past) if ready(holders, name, one, now=now)]
     unmoved_first = sorted(beside, key=lambda digest: digest == release.digest)
     order = (*unmoved_first, *shared, *past, release.digest)
     return next((by_digest[digest] for digest in order if digest in by_digest), None)
 
 
-def _trouble(release: Release, replicas: Sequence[Replica]) -> str:
+def _trouble(release: Release, live: Sequence[Replica], fitting: Sequence[Replica]) -> str:
     """Why the release's version does not serve, in the replicas' own words."""
-    live = [one for one in replicas if one.live()]
-    if not any(map(release.fits, live)):
-        served = drawn_with(live[0].base, live[0].vae) if live else "nothing"
+    if not fitting:
+        served = drawn_with(live[0].base, live[0].vae)
         return f"it is for {drawn_with(release.base, release.vae)}; served is {served}"
-    for one in filter(release.fits, live):
+    for one in fitting:
         held = one.holds(release.adapter, release.digest)
         if held is None or held.state != "ready":
             reason = (held and held.error) or one.error or "not loaded yet"
@@ -169,7 +183,11 @@ def _trouble(release: Release, replicas: Sequence[Replica]) -> str:
 
 
 class ReleaseWatch:
-    """Looks at releases and replicas every `poll` seconds and keeps the routes."""
+    """Looks at releases and replicas every `poll` seconds and keeps the routes.
+
+    A look decides the routes of those adapters whose release, or whose versions on a live replica,
+    have changed since the last one. All routes are decided anew when a replica comes or goes.
+    """
 
     def __init__(
         self,
@@ -181,20 +199,25 @@ class ReleaseWatch:
         self._environment = environment
         self._reporter = Reporter(environment.gateways, name)
         self._poll = poll
-        self._good: dict[str, Release] = {}  # by adapter, as it could be read last
-        self._manifests: dict[str, Manifest] = {}
+        self._found = Released()  # at the last look
+        self._good: Mapping[str, Release] = {}  # by adapter, as it could be read last
+        self._observed = Observed()
+        self._beside: Beside | None = None  # read where this gateway has to know
+        self._unserved: set[str] = set()  # adapters that have no version that may serve
+        self._incomplete: dict[str, None] = {}  # adapters with a version whose manifest is missing
+        self._routed: Shards[Routed] = Shards()
         self._said: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self.routes: Mapping[str, Route] = {}
-        self.replicas: tuple[Replica, ...] = ()  # the live ones
+        self.replicas: Sequence[Replica] = ()  # the live ones
         self.fleet = Fleet()
 
     def resolve(self, name: str, version: int | None = None, *, caller: str = "") -> Version:
         """The version that a call of `name` (or `name@version`) goes to; `caller` is its key's."""
         route = self.routes.get(name)
         if route is None:
-            near = difflib.get_close_matches(name, self.routes, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
+            near = nearest(name, self.routes)
+            hint = f", did you mean {near}?" if near else ""
             raise UnreleasedAdapter(f"adapter {name!r} is not served here{hint}", self.routes)
         if version is not None:
             if version not in route.at_hand:
@@ -220,40 +243,31 @@ class ReleaseWatch:
         await run_in_threadpool(self.look)
 
     def look(self) -> None:
-        """Read what changed and decide every route anew."""
+        """Read what changed and decide its routes anew."""
         with self._lock:
             troubles: list[str] = []
-            releases = self._released(troubles)
-            replicas = self._environment.replicas.live()
-
-            def manifest_of(digest: str) -> Manifest | None:
-                return self._manifest(digest, troubles)
-
-            gateways = cache(self._environment.gateways.live)  # read only where one has to know
-
-            def served_beside(name: str) -> set[str]:
-                told = [one.routes.get(name) for one in gateways()]
-                return {one.serving for one in told if one and one.serving}
-
-            routes = {
-                name: decide(release, replicas, manifest_of, self.routes.get(name), served_beside)
-                for name, release in releases.items()
-            }
-            self._log_changes(routes)
+            now = Observed(self._released(troubles), self._environment.replicas.live())
+            due = self._due(now)
+            routes = self._decided(due, now, troubles) if due else self.routes
+            self._log_changes(due, routes)
             for trouble in sorted(set(troubles) - self._said):  # each once, not at every look
                 logger.warning("%s", trouble)
             self._said = frozenset(troubles)
-            self._forget_manifests(routes)
-            self.routes, self.replicas = routes, replicas
-            self.fleet = Fleet(replicas, self._environment.shares())
-            self._reporter.tell({name: _routed(route) for name, route in routes.items()})
+            self._observed = now
+            self.routes, self.replicas = routes, now.replicas
+            self.fleet = Fleet(now.replicas, self._environment.shares())
+            found = {name: routes.get(name) for name in due}
+            self._routed = self._routed.replaced(
+                {name: _routed(route) if route else None for name, route in found.items()}
+            )
+            self._reporter.tell(self._routed)
 
     def close(self) -> None:
         """Say no more where calls go."""
         with self._lock:
             self._reporter.close()
 
-    def _released(self, troubles: list[str]) -> dict[str, Release]:
+    def _released(self, troubles: list[str]) -> Mapping[str, Release]:
         """Every release; one that cannot be read stays what it was."""
         try:
             found = self._environment.releases.read()
@@ -262,34 +276,68 @@ class ReleaseWatch:
         if found.trouble:
             troubles.append(f"going on with the releases known last: {found.trouble}")
         troubles += [f"{why}; the last good release stays" for why in found.unreadable.values()]
-        kept = {name: self._good[name] for name in found.unreadable if name in self._good}
-        self._good = dict(sorted({**found.releases, **kept}.items()))
+        if found.releases is not self._found.releases or found.unreadable != self._found.unreadable:
+            kept = {name: self._good[name] for name in found.unreadable if name in self._good}
+            self._good = {**found.releases, **kept} if kept else found.releases
+        self._found = found
         return self._good
 
-    def _manifest(self, digest: str, troubles: list[str]) -> Manifest | None:
-        """The verified manifest of a package, None where it is not there."""
-        if digest not in self._manifests:
-            try:
-                found = self._environment.releases.manifest(digest)
-            except ReleaseError as error:
-                troubles.append(str(error))
-                return None
-            if found is None:
-                return None
-            self._manifests[digest] = found
-        return self._manifests[digest]
+    def _due(self, now: Observed) -> set[str]:
+        """The adapters whose routes have to be decided anew."""
+        due = now.changed(self._observed)
+        if now.errors() != self._observed.errors():  # which are told where a version does not serve
+            due |= {name for name, route in self.routes.items() if route.trouble}
+        due.update(islice(self._incomplete, RETRIED))
+        last, self._beside = self._beside, None
+        if self._unserved:
+            self._beside = Beside(self._environment.gateways.live())
+            if last is None or not self._beside.same(last):
+                due |= self._unserved
+        return due
 
-    def _forget_manifests(self, routes: Mapping[str, Route]) -> None:
-        used = {
-            one.digest
-            for route in routes.values()
-            for one in (*route.at_hand.values(), route.serving, route.canary)
-            if one
-        }
-        self._manifests = {digest: self._manifests[digest] for digest in used}
+    def _decided(
+        self, due: Collection[str], now: Observed, troubles: list[str]
+    ) -> Mapping[str, Route]:
+        """All routes, those of the adapters that are `due` decided anew."""
+        routes = dict(self.routes)
+        at = time.time()
+        for name in due:
+            release, last = now.releases.get(name), routes.pop(name, None)
+            self._unserved.discard(name)
+            self._incomplete.pop(name, None)
+            if release is None:
+                continue
+            manifest_of = partial(self._manifest, name, last, troubles)
+            route = decide(release, now.replicas, manifest_of, last, self._served_beside, now=at)
+            routes[name] = route
+            if route.serving is None:
+                self._unserved.add(name)
+        return routes
 
-    def _log_changes(self, routes: Mapping[str, Route]) -> None:
-        for name in sorted({*routes, *self.routes}):
+    def _served_beside(self, name: str) -> set[str]:
+        if self._beside is None:
+            self._beside = Beside(self._environment.gateways.live())
+        return self._beside.serving(name)
+
+    def _manifest(
+        self, name: str, last: Route | None, troubles: list[str], digest: str
+    ) -> Manifest | None:
+        """The verified manifest of a package, None where it is not there; then it is looked for
+        again."""
+        known = last.manifest(digest) if last else None
+        if known is not None:
+            return known
+        try:
+            found = self._environment.releases.manifest(digest)
+        except ReleaseError as error:
+            troubles.append(str(error))
+            found = None
+        if found is None:
+            self._incomplete[name] = None
+        return found
+
+    def _log_changes(self, names: Collection[str], routes: Mapping[str, Route]) -> None:
+        for name in sorted(names):
             old, new = self.routes.get(name), routes.get(name)
             if _label(old) != _label(new):
                 logger.info("adapter %s: %s -> %s", name, _label(old), _label(new))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 
 from atelier.contract.gateway import Gateway, Routed
+from atelier.contract.shards import Shards
 from atelier.stores.environment import Reports
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Reporter:
         self._told: Gateway | None = None
         self._trouble = ""
 
-    def tell(self, routes: Mapping[str, Routed]) -> None:
+    def tell(self, routes: Shards[Routed]) -> None:
         """Routing goes on where the report cannot be written; the log says so once."""
         told, now = self._told, time.time()
         if told and told.routes == routes and now - told.heartbeat < HEARTBEAT:
