@@ -1,12 +1,12 @@
 """What the agent asks of its engine: `volume/wanted.json`."""
 
 from collections.abc import Collection
-from pathlib import Path
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from atelier.contract.shards import ShardedModel, Versions
 from atelier.data.names import AdapterName, Digest
-from atelier.files import write_atomic
 
 
 class WantedAdapter(BaseModel):
@@ -21,31 +21,28 @@ class WantedAdapter(BaseModel):
     default: bool = False
 
 
-class Wanted(BaseModel):
+class Wanted(ShardedModel):
     """The whole list; the generation grows with each change of it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    adapters: tuple[WantedAdapter, ...] = ()
+    adapters: Versions[WantedAdapter] = Field(default_factory=Versions)
     generation: int = 0
 
-    @classmethod
-    def read(cls, file: Path) -> "Wanted":
-        """What was asked last; nothing where that cannot be read."""
-        try:
-            return cls.model_validate_json(file.read_bytes())
-        except (OSError, ValidationError):
-            return cls()
-
-    def write(self, file: Path) -> None:
-        """Ask for it."""
-        write_atomic(file, self.model_dump_json(indent=2))
+    entries: ClassVar = "adapters"
+    shard: ClassVar = TypeAdapter(dict[str, tuple[WantedAdapter, ...]])
 
     def without(self, digests: Collection[str]) -> "Wanted":
         """The same list less some packages."""
-        kept = tuple(one for one in self.adapters if one.digest not in digests)
-        return self.model_copy(update={"adapters": kept})
+        changes = {
+            name: tuple(one for one in found if one.digest not in digests)
+            for name, found in self.adapters.sharded.items()
+        }
+        return self.model_copy(update={"adapters": self.adapters.replaced(changes)})
 
     def default(self, name: str) -> WantedAdapter | None:
         """The version of `name` that answers by default."""
-        return next((one for one in self.adapters if one.name == name and one.default), None)
+        return default_of(self.adapters.named(name))
+
+
+def default_of(wanted: Collection[WantedAdapter]) -> WantedAdapter | None:
+    """Of one adapter's versions the one that answers by default."""
+    return next((one for one in wanted if one.default), None)

@@ -11,16 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.contract.replica import Replica
+from atelier.contract.sharded_file import ShardedFile
 from atelier.contract.wanted import Wanted
 from atelier.errors import AtelierError, SignatureRejected, Unavailable
 from atelier.stores.environment import Released, Releases, Reports
 from services.agent.fetcher import PackageFetcher
 from services.agent.packages import PackageShelf
-from services.agent.plan import PACKAGES, Named, RoundPlan, plan, report
+from services.agent.plan import PACKAGES, Known, Named, Planner, RoundPlan
+from services.agent.reporting import ReplicaReport
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,12 @@ class RoundSnapshot:
         """Whether every release that fits is served by some version, its own or the last good."""
         if self.told is None or not self.told.live() or not self.known:
             return False
-        serving = {one.name for one in self.told.adapters if one.default and one.state == "ready"}
-        named = {one.name for one in self.made.missing} | {one.name for one in self.asked.adapters}
-        return serving >= named
+        told = self.told.adapters
+        return all(
+            any(one.default and one.state == "ready" for one in told.named(name))
+            for names in (self.made.missing.sharded, self.asked.adapters.sharded)
+            for name in names
+        )
 
 
 class Agent:
@@ -86,11 +89,17 @@ class Agent:
         self._fetch = fetch
         self._signed = signed
         self._fetching = PackageFetcher(self._bring)
+        self._planner = Planner()
+        self._report = ReplicaReport()
+        self._wanted = ShardedFile(volume / "wanted.json", Wanted)
+        self._loaded = ShardedFile(volume / "loaded.json", Replica)
         self._known: Released | None = None  # what could be read last
         self._fresh = 0.0
         self._damaged: dict[str, str] = {}  # by digest, until it is whole again
+        self._failing: dict[str, set[str]] = {}  # by adapter: digests that the engine has refused
+        self._last: Replica | None = None  # what the engine said in the round before
         self._reported: Replica | None = None
-        self._said: frozenset[str] = frozenset()
+        self._said: tuple[Sequence[str], ...] = ()
         self.seen: RoundSnapshot | None = None  # the last round's
         self.ready = False  # once everything served; a bad release later costs no other adapter
 
@@ -99,18 +108,13 @@ class Agent:
         troubles = self._read_releases()
         loaded = self._read_loaded()
         self._fetching.collect()
+        if loaded is not None:
+            self._doubt_what_failed(loaded)
         good, bad = self._shelf.scan()
         self._damaged = {d: why for d, why in (self._damaged | bad).items() if d not in good}
         troubles += self._shelf.warnings.values()
-        asked = Wanted.read(self._volume / "wanted.json")
-        made = plan(
-            self._known.releases if self._known else {},
-            on_volume=good,
-            asked=asked,
-            loaded=loaded if self._known else None,
-            unreadable=self._known.unreadable if self._known else (),
-            refused=frozenset(self._shelf.refused),
-        )
+        asked = self._read_wanted()
+        made = self._plan(loaded, asked, good)
         for digest in made.prune:  # first: it makes room for what follows
             self._shelf.remove(digest)
         if made.wanted != asked.adapters:
@@ -137,11 +141,40 @@ class Agent:
         if withdraw:
             self._reports.remove(self._place.replica)
 
+    def _plan(self, loaded: Replica | None, asked: Wanted, good: frozenset[str]) -> RoundPlan:
+        """The next state; as it was asked last where the engine or the releases are not known."""
+        refused = frozenset(self._shelf.refused)
+        if loaded is None or self._known is None:
+            return RoundPlan(wanted=asked.without(refused).adapters)
+        return self._planner.plan(
+            Known(
+                loaded=loaded,
+                releases=self._known.releases,
+                on_volume=good,
+                asked=asked,
+                unreadable=self._known.unreadable,
+                refused=refused,
+            )
+        )
+
+    def _doubt_what_failed(self, loaded: Replica) -> None:
+        """Have each package verified again, once, that the engine says it cannot load."""
+        last, self._last = self._last, loaded
+        before = last.adapters if last else type(loaded.adapters)()
+        for name in loaded.adapters.changed(before):
+            failed = {o.digest for o in loaded.adapters.named(name) if o.state == "failed"}
+            for digest in failed - self._failing.get(name, set()):
+                self._shelf.doubt(digest)
+            if failed:
+                self._failing[name] = failed
+            else:
+                self._failing.pop(name, None)
+
     def _ask(self, made: RoundPlan, asked: Wanted) -> tuple[Wanted, list[str]]:
         """Write wanted.json; where the volume is full the engine goes on with the last one."""
         wanted = Wanted(adapters=made.wanted, generation=asked.generation + 1)
         try:
-            wanted.write(self._volume / "wanted.json")
+            self._wanted.write(wanted)
         except OSError as error:
             return asked, [f"the engine cannot be asked: {self._volume}: {error.strerror}"]
         return wanted, []
@@ -155,6 +188,8 @@ class Agent:
                     f"{one.name}@{one.version}: {self._volume} has {free >> 20} MiB left, too "
                     "little for a package; make room, or give the volume more"
                 )
+            if self._shelf.adopt(one):
+                return
             signatures = self._signatures(one)
             self._shelf.put(
                 one, lambda folder: self._fetch(one.name, one.version, folder), signatures
@@ -188,16 +223,23 @@ class Agent:
         self._fresh = time.time()
         return list(self._known.unreadable.values())
 
+    def _read_wanted(self) -> Wanted:
+        """What was asked last; nothing where that cannot be read."""
+        try:
+            return self._wanted.read()
+        except (OSError, ValueError):
+            return Wanted()
+
     def _read_loaded(self) -> Replica | None:
         """The engine's last words; None before its first."""
         try:
-            return Replica.model_validate_json((self._volume / "loaded.json").read_bytes())
-        except (OSError, ValidationError):
+            return self._loaded.read()
+        except (OSError, ValueError):
             return None
 
     def _tell(self, loaded: Replica, made: RoundPlan, troubles: list[str]) -> Replica:
         problems = self._damaged | self._fetching.problems
-        told = report(
+        told = self._report.made(
             loaded, made, problems=problems, passing=self._fetching.passing, troubles=troubles
         )
         place = self._place
@@ -212,8 +254,10 @@ class Agent:
         if told != self._reported:
             self._reports.put(told)
             self._reported = told
-        sentences = frozenset([*problems.values(), *troubles, *made.ignored])
-        for sentence in sorted(sentences - self._said):  # each once, not four times a second
-            logger.warning("%s", sentence)
-        self._said = sentences
+        said = (list(problems.values()), troubles, made.ignored)
+        if said != self._said:  # each sentence once, not four times a second
+            before = {sentence for sentences in self._said for sentence in sentences}
+            for sentence in sorted({one for some in said for one in some} - before):
+                logger.warning("%s", sentence)
+            self._said = said
         return told

@@ -14,20 +14,23 @@ from atelier.data.names import hex_of
 from atelier.errors import AdapterRejected, SignatureRejected, Unavailable
 from atelier.files import replace_folder, write_atomic
 from services.agent.plan import Named
+from services.agent.verified import Stamp, Verified
 
 _HEX = re.compile("[0-9a-f]{64}")
 _ENDINGS = (".json", ".safetensors")
 RESCAN_SECONDS = 2.0  # thousands of packages are not looked at four times a second
+LOOKED_AT = 256  # packages of one scan, in turn; half a dozen milliseconds
+VERIFY_SECONDS = 5.0  # that one scan spends on verifying; the agent's loop waits for it
 
 SIGNATURE = ".sig"  # the ending of a package's signature, beside its folder
-Stamp = tuple[tuple[str, int, int, int], ...]  # of files: name, size, change time, inode
 
 
 class PackageShelf:
     """`volume/packages/`: a folder each, named by the hex part of its digest, its signature beside.
 
-    A package is verified when it arrives, when this process first sees it, and whenever one of its
-    files changes; one that fails is taken away, so that it can be fetched again.
+    A package is verified when it arrives, when no earlier process has done so (see `verified`),
+    whenever one of its files changes, and when it is doubted. One that fails is taken away, so that
+    it can be fetched again.
     """
 
     def __init__(self, folder: Path, trust: SignaturePolicy):
@@ -35,30 +38,49 @@ class PackageShelf:
         self.refused: set[str] = set()  # digests whose signature was not good, until one is
         self.warnings: dict[str, str] = {}  # by digest: a signature that is not good, and is served
         self._trust = trust
-        self._verified: dict[str, Stamp] = {}
+        self._record = Verified(folder, trust)
+        self._verified: dict[str, Stamp | None] = {}  # None: as the record says, not read yet
+        self._queue: list[str] | None = (
+            None  # digests to be looked at next; None: look what is there
+        )
         self._scanned: float | None = None  # when, on the monotonic clock; None: look again
+        self._good: frozenset[str] | None = None  # None: has changed
 
     def scan(self) -> tuple[frozenset[str], dict[str, str]]:
-        """The digests of the good packages, and by digest what was wrong with those taken away."""
+        """The digests of the good packages, and by digest what was wrong with those taken away.
+
+        The digests are the same object as long as they stay. Looks at some of the packages, in
+        turn. What it has no time to verify is not good yet.
+        """
         now = time.monotonic()
         if self._scanned is not None and now - self._scanned < RESCAN_SECONDS:
-            return frozenset(self._verified), {}
+            return self._digests(), {}
         self._scanned = now
+        if self._queue is None:
+            self._queue = self._there()
+        elif not self._queue:
+            self._queue = list(self._verified)
         bad: dict[str, str] = {}
-        gone = set(self._verified)
-        for path in self._entries():
-            digest = f"sha256:{path.name}"
-            try:
-                self._verify(digest, path)
-                gone.discard(digest)
-            except AdapterRejected as error:
-                bad[digest] = str(error)
-                self.remove(digest)
-            except (OSError, Unavailable) as error:  # says nothing of the package: it stays
-                bad[digest] = f"{path}: cannot be checked now: {error}"
-        for digest in gone & set(self._verified):
-            del self._verified[digest]
-        return frozenset(self._verified), bad
+        looked_at = self._queue[-LOOKED_AT:]
+        del self._queue[-LOOKED_AT:]
+        for digest in looked_at:
+            if time.monotonic() - now < VERIFY_SECONDS:
+                self._look_at(digest, bad)
+        return self._digests(), bad
+
+    def adopt(self, one: Named) -> bool:
+        """Whether the package lies here, verified now; one that is not good is taken away."""
+        bad: dict[str, str] = {}
+        if self._places(one.digest)[0].exists():
+            self._look_at(one.digest, bad)
+        return one.digest in self._verified
+
+    def doubt(self, digest: str) -> None:
+        """Verify a package again at the next scan: whoever loaded it found it damaged."""
+        if digest in self._verified:
+            self._forget(digest)
+            self._queue = [*(self._queue or ()), digest]
+            self._scanned = None
 
     def put(self, one: Named, fetch: Callable[[Path], object], signatures: Sequence[bytes]) -> None:
         """Let `fetch` fill a folder to the side, verify it as that version's digest and by its
@@ -69,12 +91,13 @@ class PackageShelf:
             fetch(aside)
             signature = self._check(digest, aside, signatures)
             final, beside = self._places(digest)
+            self._forget(digest)
             if signature is None:
                 beside.unlink(missing_ok=True)
             else:
                 write_atomic(beside, signature)  # first: a package never waits for its signature
             replace_folder(aside, final)
-            self._verified[digest] = _stamp(final, beside)
+            self._remember(digest, _stamp(final, beside))
         except AdapterRejected as error:
             # not where it lay for a moment: the same fault has the same text at each attempt
             aside_there = rf"{re.escape(str(self.folder))}/\.[^:\s]*"
@@ -85,7 +108,7 @@ class PackageShelf:
 
     def remove(self, digest: str) -> None:
         """Take a package away; renamed first, so that nobody sees half of it."""
-        self._verified.pop(digest, None)
+        self._forget(digest)
         self.warnings.pop(digest, None)
         self._scanned = None
         path, beside = self._places(digest)
@@ -102,26 +125,69 @@ class PackageShelf:
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
-        for beside in self.folder.glob(f"*{SIGNATURE}"):
-            if not beside.with_suffix("").exists():
-                beside.unlink(missing_ok=True)
+        there = {path.name for path in self.folder.glob("*")}
+        for name in there:
+            if name.endswith(SIGNATURE) and name.removesuffix(SIGNATURE) not in there:
+                (self.folder / name).unlink(missing_ok=True)
 
-    def _entries(self) -> list[Path]:
-        if not self.folder.is_dir():
-            return []
-        return sorted(path for path in self.folder.iterdir() if _HEX.fullmatch(path.name))
+    def _there(self) -> list[str]:
+        """The digests of the packages that still have to be looked at, once those are known that an
+        earlier process has verified."""
+        names = {path.name for path in self.folder.glob("*") if _HEX.fullmatch(path.name)}
+        there = {f"sha256:{name}" for name in names}
+        recorded = set(self._record.digests())
+        known = there & recorded
+        for digest in recorded - there:
+            self._record.remove(digest)
+        self._verified, self._good = dict.fromkeys(known), None
+        if self._trust.policy == "warn":
+            told = {digest: self._record.read(digest)[1] for digest in known}
+            self.warnings |= {digest: warning for digest, warning in told.items() if warning}
+        return sorted(there - known)
+
+    def _digests(self) -> frozenset[str]:
+        if self._good is None:
+            self._good = frozenset(self._verified.copy())
+        return self._good
 
     def _places(self, digest: str) -> tuple[Path, Path]:
         """Where a package and its signature lie."""
         folder = self.folder / hex_of(digest)
         return folder, folder.with_name(folder.name + SIGNATURE)
 
-    def _verify(self, digest: str, path: Path) -> None:
-        beside = self._places(digest)[1]
-        stamp = _stamp(path, beside)
-        if self._verified.get(digest) != stamp:
+    def _look_at(self, digest: str, bad: dict[str, str]) -> None:
+        """Verify a package where that is due, and take it away where it is not good."""
+        path, beside = self._places(digest)
+        try:
+            if not path.exists():
+                self._forget(digest)
+                return
+            stamp = _stamp(path, beside)
+            known = self._verified.get(digest)
+            if known is None and digest in self._verified:
+                known = self._record.read(digest)[0]
+            if known == stamp:
+                self._verified[digest] = stamp
+                return
+            self._forget(digest)
             self._check(digest, path, [beside.read_bytes()] if beside.exists() else [])
-            self._verified[digest] = stamp
+            self._remember(digest, stamp)
+        except AdapterRejected as error:
+            bad[digest] = str(error)
+            self.remove(digest)
+        except (OSError, Unavailable) as error:  # says nothing of the package: it stays
+            bad[digest] = f"{path}: cannot be checked now: {error}"
+
+    def _remember(self, digest: str, stamp: Stamp) -> None:
+        """Count a package as verified, here and in a later process."""
+        self._record.put(digest, stamp, self.warnings.get(digest))
+        self._verified[digest], self._good = stamp, None
+
+    def _forget(self, digest: str) -> None:
+        """Count a package as not verified."""
+        self._record.remove(digest)
+        self._verified.pop(digest, None)
+        self._good = None
 
     def _check(self, digest: str, path: Path, signatures: Sequence[bytes]) -> bytes | None:
         """The signature to keep; refuses what is not the package, or not signed as is asked for."""

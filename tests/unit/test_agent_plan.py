@@ -7,7 +7,8 @@ from atelier.contract.replica import HeldAdapter, Replica
 from atelier.contract.wanted import Wanted, WantedAdapter
 from atelier.data.names import hex_of
 from atelier.data.release import Canary, Pin, Release
-from services.agent.plan import KEPT, SERVED, plan, report
+from services.agent.plan import KEPT, SERVED, plan
+from services.agent.reporting import report
 
 BASE = "sha256:" + "b" * 64
 OTHER_BASE = "sha256:" + "c" * 64

@@ -1,10 +1,14 @@
 """The agent's rounds on a real volume, with a registry of folders; no server."""
 
 import json
+import os
 import resource
 import shutil
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +22,7 @@ from atelier.adapter.signature import sign
 from atelier.adapter.signature_policy import SignatureMode, SignaturePolicy
 from atelier.adapter.signers import SignerIdentity
 from atelier.contract.replica import HeldAdapter, Replica, ReplicaFolder
+from atelier.contract.sharded_file import ShardedFile
 from atelier.contract.wanted import Wanted
 from atelier.data.names import hex_of
 from atelier.data.release import Pin, Release, ReleaseFolder
@@ -25,7 +30,7 @@ from atelier.errors import Unavailable
 from atelier.files import write_atomic
 from atelier.stores.environment import LocalReleases
 from services.agent.agent import Agent, ReplicaIdentity
-from services.agent.fetcher import PackageFetcher
+from services.agent.fetcher import AHEAD, PackageFetcher
 from services.agent.health import HealthServer, Pulse
 from services.agent.packages import PackageShelf
 from services.agent.plan import Named
@@ -146,7 +151,10 @@ class Rig:
         write_atomic(self.volume / "loaded.json", said.model_dump_json())
 
     def wanted(self) -> Wanted:
-        return Wanted.read(self.volume / "wanted.json")
+        try:
+            return ShardedFile(self.volume / "wanted.json", Wanted).read()
+        except FileNotFoundError:
+            return Wanted()
 
     def report(self) -> Replica:
         return self.reports.list()["one"]
@@ -504,3 +512,155 @@ def test_what_came_in_while_nobody_asked_leaves_when_somebody_does(tmp_path: Pat
     rig.settle(lambda: rig.wanted().adapters)
     assert rig.fetched == [1, 1]
     rig.agent.close()
+
+
+def test_a_restart_verifies_no_package_that_an_earlier_process_has(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2, 3):
+        rig.publish(version)
+    rig.settle(lambda: len(rig.wanted().adapters) == 3)
+    rig.agent.close()
+    opened = count_opened(monkeypatch)
+    rig.agent = rig.new_agent()
+    rig.agent.sync()
+    assert opened == [] and sorted(rig.fetched) == [1, 2, 3]
+    assert len(rig.wanted().adapters) == 3
+
+
+def count_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that are opened as packages, byte for byte, from now on."""
+    opened: list[str] = []
+    real = Package.open.__func__
+
+    def counted(cls, path: Path, *, digest: str | None = None) -> Package:
+        opened.append(path.name)
+        return real(cls, path, digest=digest)
+
+    monkeypatch.setattr(Package, "open", classmethod(counted))
+    return opened
+
+
+def test_a_package_that_was_changed_while_no_agent_ran_is_found(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    rig.engine((made, 1, "ready"), default=1)
+    rig.agent.close()
+    file = rig.volume / "packages" / hex_of(made.digest) / "adapter.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
+    monkeypatch.setattr("services.agent.packages.RESCAN_SECONDS", 0.0)
+    rig.agent = rig.new_agent()
+    rig.settle(lambda: rig.fetched == [1, 1])
+    rig.settle(lambda: rig.report().error is None)
+    assert Package.open(file.parent, digest=made.digest)
+
+
+def test_a_package_that_the_engine_found_damaged_is_verified_and_fetched_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that rot change no time and no size; whoever loads them notices."""
+    made = rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    rig.engine((made, 1, "ready"), default=1)
+    rig.agent.sync()
+    file = rig.volume / "packages" / hex_of(made.digest) / "adapter.safetensors"
+    before = file.stat()
+    data = file.read_bytes()
+    with file.open("r+b") as rotten:
+        rotten.write(data[:-4] + b"\x00\x00\x80\x3f")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    rig.agent.sync()
+    assert rig.fetched == [1]
+    rig.engine((made, 1, "failed"))
+    rig.settle(lambda: rig.fetched == [1, 1] and not rig.agent.seen.made.missing)
+    assert Package.open(file.parent, digest=made.digest)
+    rig.engine((made, 1, "ready"), default=1)
+    rig.agent.sync()
+    assert rig.report().error is None
+    opened = count_opened(monkeypatch)
+    rig.engine((made, 1, "failed"))  # for another reason: the package is good
+    rig.agent.sync()
+    rig.agent.sync()
+    assert len(opened) == 1 and rig.fetched == [1, 1]
+
+
+def test_what_lies_on_the_volume_unverified_is_not_fetched(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a great many packages one scan has no time to verify all; the others do that beside it."""
+    for version in (1, 2, 3):
+        rig.publish(version)
+    rig.settle(lambda: len(rig.wanted().adapters) == 3)
+    rig.agent.close()
+    shutil.rmtree(rig.volume / "verified")
+    monkeypatch.setattr("services.agent.packages.VERIFY_SECONDS", -1.0)
+    rig.agent = rig.new_agent()
+    (rig.volume / "wanted.json").unlink()
+    rig.settle(lambda: len(rig.wanted().adapters) == 3)
+    assert sorted(rig.fetched) == [1, 2, 3]
+
+
+def test_packages_are_looked_at_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.agent.packages.RESCAN_SECONDS", 0.0)
+    monkeypatch.setattr("services.agent.packages.LOOKED_AT", 2)
+    shelf = PackageShelf(tmp_path / "packages", SignaturePolicy())
+    made = [package(tmp_path / "registry" / str(seed), seed) for seed in range(5)]
+    for one in made:
+        named = Named("thor-cat", 1, one.digest)
+        shelf.put(named, lambda folder, one=one: shutil.copytree(one.path, folder), ())
+    for _ in range(2):  # the first scan lists what is there
+        good, bad = shelf.scan()
+        assert (len(good), bad) == (5, {})
+    assert shelf.scan()[0] is good  # the same object
+    shutil.rmtree(shelf.folder / hex_of(made[3].digest))
+    for _ in range(4):
+        good, bad = shelf.scan()
+    assert (len(good), bad) == (4, {})
+
+
+HANGING = """
+import sys, threading
+from services.agent.fetcher import AHEAD, Fetching
+from services.agent.plan import Named
+begun = threading.Event()
+def fetch(one):
+    begun.set()
+    threading.Event().wait()
+fetching = Fetching(fetch)
+fetching.want([Named("thor-cat", 1, "sha256:" + "1" * 64)])
+begun.wait()
+fetching.close()
+print("ended")
+"""
+
+
+def test_a_fetch_that_hangs_does_not_keep_a_process_from_ending() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "ended\n"
+
+
+def test_the_newest_release_waits_for_few_fetches() -> None:
+    attempts: list[str] = []
+    ended = threading.Event()
+
+    def fetch(one: Named) -> None:
+        ended.wait()
+        attempts.append(one.name)
+
+    fetching = PackageFetcher(fetch)
+    pins = [Named(f"adapter-{n}", 1, f"sha256:{n:064x}") for n in range(1000)]
+    fetching.want(pins)
+    newest = Named("newest", 1, "sha256:" + "f" * 64)
+    ended.set()
+    for _ in range(200):
+        fetching.collect()
+        fetching.want([newest, *pins])
+        if "newest" in attempts:
+            break
+        time.sleep(0.01)
+    assert attempts.index("newest") <= 2 * AHEAD
+    fetching.close()
