@@ -84,7 +84,7 @@ class InFlightRequest:
     def rank(self) -> int:
         """The rank that its slot has to hold."""
         uses = zip(self.entries, self.request.adapters, strict=True)
-        return sum(entry.rank for entry, use in uses if use.weight)
+        return sum(entry.rank or 0 for entry, use in uses if use.weight)
 
     @property
     def guided(self) -> bool:

@@ -2,16 +2,20 @@
 
 Memory is bounded. An adapter that came from a package may be dropped while nobody uses it; the next
 request for it starts the load again, in the background, and waits without holding up the others.
+
+A version that an earlier process of the same volume verified and loaded is only known at first: its
+manifest is read and its weights are loaded when somebody asks for it, so a start does not grow with
+the number of adapters. Each load checks the whole package against its digest. One that is damaged
+meanwhile fails the requests that wait for it, and `take_damaged` tells which those were.
 """
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +25,21 @@ from atelier.adapter.low_rank import LoraWeights
 from atelier.adapter.package import Package
 from atelier.errors import AdapterRejected, AtelierError, Unavailable
 from atelier.files import digest_json, sha256_bytes
+from services.engine.catalog import Catalog
 from services.engine.layout import Layout
-from services.engine.request import AdapterUse, UnknownAdapter
-from services.engine.weights import HostWeights, pack
+from services.engine.loading import PackageLoader, rank_of
+from services.engine.request import AdapterUse
+from services.engine.residency import Residency
+from services.engine.weights import HostWeights
 
-NAMED = 8  # names spelt out in an error
+LOADERS = 2  # threads; a load waits for the disk and hashes, and holds no lock
+FETCH_SECONDS = 5.0  # until a damaged package has been fetched anew, about
 
 Identity = tuple[str, int | None]
+
+
+class AdapterDamaged(AdapterRejected, Unavailable):
+    """An adapter whose package was good and cannot be loaded any more; it is fetched anew."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class AdapterInfo:
     version: int | None
     digest: str
     default: bool
-    rank: int
+    rank: int  # 0: its manifest was not read yet
     users: int  # requests in flight
     resident: bool  # in host memory
 
@@ -51,14 +63,13 @@ class StoredAdapter:
     name: str
     version: int | None
     digest: str
-    rank: int
     source: Path | None  # the package's folder, to load from again
-    weights: HostWeights | None
-    mask: int
+    rank: int | None = None  # None: its manifest was not read yet
+    weights: HostWeights | None = None
+    mask: int = 0  # of the weights, once loaded
     users: int = 0
     loading: bool = False
     error: AtelierError | None = None
-    last_used: int = field(default=0)
 
 
 class AdapterStore:
@@ -75,17 +86,19 @@ class AdapterStore:
         pin: bool = False,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        self._layout = layout
-        self._base_digest = base_digest
-        self._max_rank, self._dtype, self._pin = max_rank, dtype, pin
-        self._memory = memory  # bytes
+        self._loader = PackageLoader(layout, base_digest, max_rank, dtype, pin)
         self._on_ready = on_ready
         self._lock = threading.RLock()
-        self._entries: dict[Identity, StoredAdapter] = {}
-        self._defaults: dict[str, int | None] = {}
+        self._entries: Catalog[StoredAdapter] = Catalog()
+        self._resident: Residency[StoredAdapter] = Residency(memory)  # bytes
+        self._damaged: dict[Identity, str] = {}
         self._uids = itertools.count(1)
-        self._clock = itertools.count(1)
-        self._loader: ThreadPoolExecutor | None = None
+        self._threads = ThreadPoolExecutor(LOADERS, thread_name_prefix="adapter-loader")
+
+    @property
+    def terms(self) -> Mapping[str, object]:
+        """What decides, beside the program, whether a package can be held."""
+        return self._loader.terms
 
     # What others may do
 
@@ -97,7 +110,7 @@ class AdapterStore:
         """
         name = package.manifest.name
         with self._lock:
-            held = self._entries.get((name, version))
+            held = self._entries.get(name, version)
             if held and version is not None:
                 if held.digest == package.digest:
                     return self._info(held)
@@ -105,14 +118,22 @@ class AdapterStore:
                     f"{name}@{version}: held as {held.digest}, now offered as {package.digest}; "
                     "a version never changes its content: register a new one"
                 )
-        weights = self._load(package)
+        weights = self._loader.load(package)
         return self._hold(name, version, package.digest, weights, package.path)
+
+    def know(self, name: str, version: int, digest: str, source: Path) -> None:
+        """Holds a package by its digest, unread: one that was added before, with the same `terms`.
+
+        The first version of a name becomes its default.
+        """
+        with self._lock:
+            self._put(StoredAdapter(next(self._uids), name, version, digest, source))
 
     def add_tensors(
         self, name: str, lora: Mapping[str, LoraWeights], version: int | None = None
     ) -> AdapterInfo:
         """Holds weights that are in no package (yet), replacing those of the same name."""
-        weights = self._pack(lora, name)
+        weights = self._loader.pack(lora, name)
         parts = {
             path: [sha256_bytes(np.ascontiguousarray(t).tobytes()) for t in (pair.A, pair.B)]
             + [str(pair.alpha)]
@@ -123,42 +144,46 @@ class AdapterStore:
     def remove(self, name: str, version: int | None = None) -> None:
         """Out of sight at once; its memory goes when the last request that holds it is done."""
         with self._lock:
-            if (name, version) not in self._entries:
-                raise UnknownAdapter(self._unknown(name, version))
-            del self._entries[name, version]
-            if self._defaults.get(name, version) == version:
-                rest = [v for n, v in self._entries if n == name]
-                self._defaults.pop(name, None)
-                if rest:
-                    self._defaults[name] = max(rest, key=lambda v: -1 if v is None else v)
+            self._resident.drop(self._entries.remove(name, version))
 
     def default(self, name: str, version: int | None) -> None:
         """From now on, requests without a version get this one; those in flight keep theirs."""
         with self._lock:
-            if (name, version) not in self._entries:
-                raise UnknownAdapter(self._unknown(name, version))
-            self._defaults[name] = version
+            self._entries.set_default(name, version)
+
+    def default_of(self, name: str) -> int | None:
+        """The version that requests without one get; None where there is none or it has none."""
+        with self._lock:
+            return self._entries.default(name)
 
     def list(self) -> tuple[AdapterInfo, ...]:
         """Everything held, by name and version."""
         with self._lock:
-            entries = sorted(self._entries.values(), key=lambda e: (e.name, e.version or -1))
+            entries = sorted(self._entries, key=lambda e: (e.name, e.version or -1))
             return tuple(self._info(entry) for entry in entries)
+
+    def take_damaged(self) -> Mapping[Identity, str]:
+        """The versions that could not be loaded any more since the last call, and why."""
+        with self._lock:
+            damaged, self._damaged = self._damaged, {}
+            return damaged
 
     # What the engine does
 
     def acquire(self, use: AdapterUse) -> StoredAdapter:
         """The entry that a request is to keep until `release`; starts its load where needed."""
         with self._lock:
-            version = use.version if use.version is not None else self._defaults.get(use.name)
-            entry = self._entries.get((use.name, version))
-            if entry is None:
-                raise UnknownAdapter(self._unknown(use.name, use.version))
+            entry = self._entries.find(use.name, use.version)
+            if entry.rank is None and entry.source is not None:
+                try:
+                    entry.rank = rank_of(entry.source, entry.digest)
+                except AdapterRejected as error:
+                    raise self._found_damaged(entry, str(error)) from error
             entry.users += 1
-            entry.last_used = next(self._clock)
+            self._resident.touch(entry)
             if entry.weights is None and not entry.loading:
                 entry.loading, entry.error = True, None
-                self._executor().submit(self._reload, entry)
+                self._threads.submit(self._reload, entry)
             return entry
 
     def release(self, entry: StoredAdapter) -> None:
@@ -174,110 +199,77 @@ class AdapterStore:
 
     def close(self) -> None:
         """Ends the loader."""
-        with self._lock:
-            if self._loader is not None:
-                self._loader.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
     @property
     def nbytes(self) -> int:
         """Host memory in use."""
-        with self._lock:
-            return sum(e.weights.nbytes for e in self._entries.values() if e.weights)
-
-    def _load(self, package: Package) -> HostWeights:
-        manifest = package.manifest
-        if manifest.kind != "lora":
-            raise AdapterRejected(
-                f"{package.path}: kind {manifest.kind} cannot be served yet; only lora can"
-            )
-        if manifest.base.digest != self._base_digest:
-            raise AdapterRejected(
-                f"{package.path}: made for base {manifest.base.id} ({manifest.base.digest}), this "
-                f"engine serves {self._base_digest}; train it on this base"
-            )
-        return self._pack(package.lora(), f"{package.path}")
-
-    def _pack(self, lora: Mapping[str, LoraWeights], place: str) -> HostWeights:
-        return pack(
-            self._layout,
-            lora,
-            max_rank=self._max_rank,
-            dtype=self._dtype,
-            pin=self._pin,
-            place=place,
-        )
+        return self._resident.used
 
     def _hold(
         self, name: str, version: int | None, digest: str, weights: HostWeights, source: Path | None
     ) -> AdapterInfo:
+        entry = StoredAdapter(next(self._uids), name, version, digest, source)
         with self._lock:
-            self._make_room(weights.nbytes)
-            entry = StoredAdapter(
-                uid=next(self._uids),
-                name=name,
-                version=version,
-                digest=digest,
-                rank=weights.rank,
-                source=source,
-                weights=weights,
-                mask=weights.mask,
-                last_used=next(self._clock),
-            )
-            self._entries[name, version] = entry
-            self._defaults.setdefault(name, version)
+            self._take_in(entry, weights)
+            self._put(entry)
             return self._info(entry)
 
-    def _make_room(self, wanted: int) -> None:
-        """Drops idle adapters that can be loaded again, the longest unused first."""
-        idle = [e for e in self._entries.values() if e.weights and e.source and not e.users]
-        for entry in sorted(idle, key=lambda e: e.last_used):
-            if self.nbytes + wanted <= self._memory:
-                return
-            entry.weights = None
-        if self.nbytes + wanted > self._memory:
-            raise Unavailable(
-                f"adapters: {wanted} bytes more do not fit host_memory={self._memory}; "
-                "remove adapters or raise host_memory"
-            )
+    def _put(self, entry: StoredAdapter) -> None:
+        """Holds an entry in the place of any other of its name and version."""
+        before = self._entries.put(entry)
+        if before is not None:
+            self._resident.drop(before)
+
+    def _take_in(self, entry: StoredAdapter, weights: HostWeights) -> None:
+        """Holds an entry's weights, in place of idle ones that can be loaded again."""
+
+        def droppable(other: StoredAdapter) -> bool:
+            return other.source is not None and not other.users
+
+        for other in self._resident.room_for(weights.nbytes, droppable):
+            other.weights = None
+            self._resident.drop(other)
+        entry.weights, entry.rank, entry.mask = weights, weights.rank, weights.mask
+        self._resident.add(entry, weights.nbytes)
 
     def _reload(self, entry: StoredAdapter) -> None:
         try:
             if entry.source is None:
                 raise AdapterRejected(f"{entry.name}: dropped and has no package to load from")
-            weights = self._load(Package.open(entry.source, digest=entry.digest))
+            weights = self._loader.open(entry.source, entry.digest)
             with self._lock:
-                self._make_room(weights.nbytes)
-                entry.weights = weights
-        except AtelierError as error:
+                self._take_in(entry, weights)
+                if self._entries.get(entry.name, entry.version) is not entry:
+                    self._resident.drop(entry)  # removed meanwhile
+        except Unavailable as error:
             entry.error = error
+        except AdapterRejected as error:
+            entry.error = self._found_damaged(entry, str(error))
         except Exception as error:
-            entry.error = AdapterRejected(f"{entry.source}: cannot be loaded: {error}")
+            why = f"{entry.source}: cannot be loaded: {error}"
+            entry.error = self._found_damaged(entry, why)
         finally:
             entry.loading = False
             self._on_ready()
 
-    def _executor(self) -> ThreadPoolExecutor:
-        if self._loader is None:
-            self._loader = ThreadPoolExecutor(1, thread_name_prefix="adapter-loader")
-        return self._loader
+    def _found_damaged(self, entry: StoredAdapter, why: str) -> AdapterDamaged:
+        with self._lock:
+            if self._entries.get(entry.name, entry.version) is entry:
+                self._damaged[entry.name, entry.version] = why
+        return AdapterDamaged(
+            f"adapter {entry.name}@{entry.version}: its package here is damaged and is fetched "
+            f"again: {why}",
+            retry_after=FETCH_SECONDS,
+        )
 
     def _info(self, entry: StoredAdapter) -> AdapterInfo:
         return AdapterInfo(
             name=entry.name,
             version=entry.version,
             digest=entry.digest,
-            default=self._defaults.get(entry.name) == entry.version,
-            rank=entry.rank,
+            default=self._entries.default(entry.name) == entry.version,
+            rank=entry.rank or 0,
             users=entry.users,
             resident=entry.weights is not None,
         )
-
-    def _unknown(self, name: str, version: int | None) -> str:
-        versions = [str(v) for n, v in self._entries if n == name]
-        if versions:
-            return f"adapter {name}: no version {version} here; held: {', '.join(versions)}"
-        names = sorted({n for n, _ in self._entries})
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        some = ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
-        return f"adapter {name}: not held here{hint}; held: {some or 'none'}"

@@ -2,6 +2,13 @@
 
 The engine knows no network and no Kubernetes; a folder is all it shares with those who do. Whatever
 goes wrong with one adapter, the engine goes on with the last good state and says so.
+
+`ready` means that the version can be drawn with. A version that is new here is verified and loaded
+before it is said to be ready. One that an earlier process of this volume said so of, with the same
+base, precision, largest rank and program, is believed and loaded when somebody first asks for it:
+so the time until a restarted engine is ready does not grow with the number of adapters. The price
+is that damage done meanwhile is found by the first request, which fails; then the version is
+reported as failed, and the agent fetches its package again.
 """
 
 from __future__ import annotations
@@ -10,16 +17,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from atelier.adapter.package import Package
+import atelier
+from atelier.adapter.package import MANIFEST, Package
 from atelier.contract.replica import HeldAdapter, Replica
-from atelier.data.names import Digest
+from atelier.contract.sharded_file import ShardedFile
+from atelier.contract.shards import Versions
+from atelier.contract.wanted import Wanted, WantedAdapter
 from atelier.errors import AtelierError
-from atelier.files import write_atomic
+from atelier.files import digest_json
 from atelier.validation import summary
 from services.engine.engine import Engine
 
@@ -27,28 +38,27 @@ log = logging.getLogger(__name__)
 
 POLL = 0.2  # seconds
 HEARTBEAT = 1.0
-RETRY = 5.0  # an adapter that failed is tried again without being asked
+RETRY, LONGEST_RETRY = 5.0, 60.0  # seconds until what failed is tried again, doubled each time
+LOOK = 1.0  # seconds between two looks at whether a package that failed has been replaced
+LETTERS = 500  # of an error that is reported
+
+Identity = tuple[str, int]
 
 
-class Wanted(BaseModel):
-    """One adapter version that the engine is to hold."""
+class Loaded(Replica):
+    """The content of `loaded.json`."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    name: str
-    version: int
-    digest: Digest
-    path: str  # of the package; relative ones are within the volume
-    default: bool = False
+    terms: str = ""  # digest of what decides whether a package can be loaded
 
 
-class WantedList(BaseModel):
-    """The content of `wanted.json`."""
+@dataclass(frozen=True)
+class _Failure:
+    """A version that could not be loaded, and when to try again (monotonic seconds)."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    adapters: tuple[Wanted, ...] = ()
-    generation: int = 0
+    wanted: WantedAdapter
+    folder: tuple[int, int] | None  # the package's inode and change time
+    wait: float
+    again: float
 
 
 class VolumeWatcher:
@@ -58,12 +68,21 @@ class VolumeWatcher:
         self._engine = engine
         self._volume = Path(volume)
         self._replica = replica
-        self._held: dict[tuple[str, int], HeldAdapter] = {}
-        self._obeyed: bytes | None = None  # the wanted.json that was last acted upon
+        self._wanted = ShardedFile(self._volume / "wanted.json", Wanted)
+        self._loaded = ShardedFile(self._volume / "loaded.json", Loaded)
+        terms = {**engine.adapters.terms, "version": atelier.__version__}
+        self._terms = digest_json(terms)
+        self._proven = self._proven_before()
+        self._obeyed: Versions[WantedAdapter] = Versions()  # the list that was last acted upon
+        self._held: dict[str, dict[int, HeldAdapter]] = {}  # by name and version
+        self._told: Versions[HeldAdapter] = Versions()
+        self._untold: set[str] = set()  # adapters whose versions `_told` does not say yet
+        self._failures: dict[Identity, _Failure] = {}
         self._generation = 0
         self._error: str | None = None
-        self._retry_at = 0.0
-        self._lock = threading.Lock()  # of loaded.json
+        self._look_at = 0.0
+        self._began = False  # whether what an earlier process had ready is held
+        self._lock = threading.Lock()  # of loaded.json, and of what it does not say yet
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -83,37 +102,36 @@ class VolumeWatcher:
 
     def poll(self) -> None:
         """One look at `wanted.json`: load, switch defaults, remove."""
+        self._report_damaged()
         try:
-            data = (self._volume / "wanted.json").read_bytes()
+            wanted = self._wanted.read()
         except FileNotFoundError:
+            self._began = True
             return
-        if data == self._obeyed and time.monotonic() < self._retry_at:
+        except (OSError, ValueError) as error:
+            self._began = True
+            reason = summary(error) if isinstance(error, ValidationError) else error
+            if self._error != f"wanted.json: {reason}":
+                self._error = f"wanted.json: {reason}"
+                self.write()
             return
-        try:
-            wanted = WantedList.model_validate_json(data)
-        except ValidationError as error:
-            self._error = f"wanted.json: {summary(error)}"
-        else:
+        names = wanted.adapters.changed(self._obeyed) | self._due()
+        if names or wanted.generation != self._generation or self._error:
             self._error = None
-            self._obey(wanted)
-        failed = any(held.state == "failed" for held in self._held.values())
-        self._retry_at = time.monotonic() + RETRY if failed else float("inf")
-        self._obeyed = data
-        self.write()
+            self._recall(wanted)
+            for name in sorted(names):
+                self._obey(name, wanted.adapters.named(name))
+            self._obeyed, self._generation = wanted.adapters, wanted.generation
+            self.write()
 
     def write(self) -> None:
         """Writes `loaded.json` as things stand."""
-        answering = {
-            (info.name, info.version) for info in self._engine.adapters.list() if info.default
-        }
-        adapters = tuple(
-            held.model_copy(update={"default": identity in answering})
-            for identity, held in self._held.copy().items()
-        )
         with self._lock:
-            write_atomic(
-                self._volume / "loaded.json",
-                Replica(
+            changes = {name: self._versions(name) for name in self._untold}
+            self._untold.clear()
+            self._told = self._told.replaced(changes)
+            self._loaded.write(
+                Loaded(
                     replica=self._replica,
                     pid=os.getpid(),
                     base=self._engine.base.digest,
@@ -123,28 +141,55 @@ class VolumeWatcher:
                     generation=self._generation,
                     heartbeat=time.time(),
                     error=self._error,
-                    adapters=adapters,
-                ).model_dump_json(indent=2),
+                    adapters=self._told,
+                    terms=self._terms,
+                )
             )
 
-    def _obey(self, wanted: WantedList) -> None:
-        for one in wanted.adapters:
-            held = self._held.get((one.name, one.version))
+    def _proven_before(self) -> Versions[HeldAdapter]:
+        """What an earlier process of this volume said, where the same packages can be loaded."""
+        try:
+            last = self._loaded.read()
+        except (OSError, ValueError):
+            return Versions()
+        return last.adapters if last.terms == self._terms else Versions()
+
+    def _obey(self, name: str, wanted: Iterable[WantedAdapter]) -> None:
+        """Hold the versions that are wanted of one adapter, and no others."""
+        for one in wanted:
+            held = self._held.get(name, {}).get(one.version)
             if held is None or held.state != "ready" or held.digest != one.digest:
                 self._load(one)
-        kept = {(one.name, one.version) for one in wanted.adapters}
-        for one in wanted.adapters:
+        kept = {one.version for one in wanted}
+        for one in wanted:
             if one.default:
                 kept |= self._switch(one)
-        for identity in [identity for identity in self._held if identity not in kept]:
-            if self._held.pop(identity).state == "ready":
-                self._engine.adapters.remove(*identity)
-        self._generation = wanted.generation
+        for version in [version for version in self._held.get(name, ()) if version not in kept]:
+            self._failures.pop((name, version), None)
+            if self._held[name].pop(version).state == "ready":
+                self._engine.adapters.remove(name, version)
+        if not self._held.get(name):
+            self._held.pop(name, None)
+        self._change(name)
 
-    def _load(self, one: Wanted) -> None:
-        identity = (one.name, one.version)
+    def _recall(self, wanted: Wanted) -> None:
+        """Hold what an earlier process had ready, before anything is loaded: whatever is not held
+        at the next `write` would not be believed after the next restart."""
+        proven, self._proven = self._proven, Versions()  # what is wanted later is new here
+        for held in proven:
+            found = wanted.adapters.named(held.name) if held.state == "ready" else ()
+            for one in found:
+                package = self._volume / one.path
+                same = (one.version, one.digest) == (held.version, held.digest)
+                if same and (package / MANIFEST).exists():
+                    self._engine.adapters.know(one.name, one.version, one.digest, package)
+                    self._note(one, "ready")
+        self._began = True
+
+    def _load(self, one: WantedAdapter) -> None:
         self._note(one, "loading")
         self.write()
+        folder = _folder(self._volume / one.path)
         try:
             package = Package.open(self._volume / one.path, digest=one.digest)
             if package.manifest.name != one.name:
@@ -152,36 +197,81 @@ class VolumeWatcher:
             self._engine.adapters.add(package, one.version)
         except Exception as error:
             if not isinstance(error, AtelierError | OSError):
-                log.exception("volume: %s@%s failed", *identity)
-            self._note(one, "failed", str(error))
+                log.exception("volume: %s@%s failed", one.name, one.version)
+            self._failed(one, str(error), folder)
         else:
+            self._failures.pop((one.name, one.version), None)
             self._note(one, "ready")
         self.write()
 
-    def _switch(self, one: Wanted) -> set[tuple[str, int]]:
-        """Makes a version the default; where it failed, returns the one that stays in its place."""
-        if self._held[one.name, one.version].state == "ready":
-            self._engine.adapters.default(one.name, one.version)
+    def _failed(self, one: WantedAdapter, error: str, folder: tuple[int, int] | None) -> None:
+        last = self._failures.get((one.name, one.version))
+        wait = min(2 * last.wait, LONGEST_RETRY) if last else RETRY
+        again = time.monotonic() + wait
+        self._failures[one.name, one.version] = _Failure(one, folder, wait, again)
+        self._note(one, "failed", error)
+
+    def _due(self) -> set[str]:
+        """The adapters of which a version is to be tried again: after a while, or as soon as its
+        package has been replaced."""
+        now = time.monotonic()
+        if not self._failures or now < self._look_at:
             return set()
+        self._look_at = now + LOOK
         return {
-            (info.name, info.version)
-            for info in self._engine.adapters.list()
-            if info.name == one.name and info.default and info.version is not None
+            name
+            for (name, _), failure in self._failures.items()
+            if now >= failure.again or _folder(self._volume / failure.wanted.path) != failure.folder
         }
 
-    def _note(self, one: Wanted, state: str, error: str | None = None) -> None:
-        self._held[one.name, one.version] = HeldAdapter.model_validate(
+    def _report_damaged(self) -> None:
+        """Report what a request found damaged, and hold it no more until it can be loaded."""
+        for (name, version), error in self._engine.adapters.take_damaged().items():
+            wanted = next((o for o in self._obeyed.named(name) if o.version == version), None)
+            held = self._held.get(name, {}).get(version or 0)
+            if wanted is None or held is None or held.state != "ready":
+                continue
+            log.error("volume: %s@%s: %s", name, version, error)
+            self._engine.adapters.remove(name, version)
+            self._failed(wanted, error, _folder(self._volume / wanted.path))
+            self._change(name)
+            self.write()
+
+    def _switch(self, one: WantedAdapter) -> set[int]:
+        """Makes a version the default; where it failed, returns the one that stays in its place."""
+        if self._held[one.name][one.version].state == "ready":
+            self._engine.adapters.default(one.name, one.version)
+            return set()
+        last = self._engine.adapters.default_of(one.name)
+        return {last} if last is not None else set()
+
+    def _note(self, one: WantedAdapter, state: str, error: str | None = None) -> None:
+        self._held.setdefault(one.name, {})[one.version] = HeldAdapter.model_validate(
             {
                 "name": one.name,
                 "version": one.version,
                 "digest": one.digest,
                 "state": state,
-                "error": error,
+                "error": error[:LETTERS] if error else None,
             }
+        )
+        self._change(one.name)
+
+    def _change(self, name: str) -> None:
+        """An adapter's versions have changed."""
+        with self._lock:
+            self._untold.add(name)
+
+    def _versions(self, name: str) -> tuple[HeldAdapter, ...]:
+        """One adapter's versions, as they are told."""
+        default = self._engine.adapters.default_of(name)
+        return tuple(
+            held.model_copy(update={"default": version == default})
+            for version, held in self._held.get(name, {}).copy().items()
         )
 
     def _beat(self) -> None:
-        if self._engine.alive():  # a dead engine must not look alive
+        if self._began and self._engine.alive():  # a dead engine must not look alive
             self.write()
 
     def _every(self, act: Callable[[], None], seconds: float) -> None:
@@ -191,3 +281,12 @@ class VolumeWatcher:
             except Exception:
                 log.exception("volume: cannot be followed; trying again")
             self._stop.wait(seconds)
+
+
+def _folder(path: Path) -> tuple[int, int] | None:
+    """What changes when a package is replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

@@ -89,12 +89,12 @@ def error_code(error: BaseException) -> str:
     """The name of Triton's error code for an error, so that a client knows if it may retry."""
     if isinstance(error, UnknownAdapter):
         return "NOT_FOUND"
-    if isinstance(error, BadInput):
-        return "INVALID_ARG"
     if isinstance(error, (CancelledError, DeadlineExceeded)):
         return "CANCELLED"
-    if isinstance(error, (Unavailable, Cancelled)):
+    if isinstance(error, (Unavailable, Cancelled)):  # first: a damaged adapter is BadInput as well
         return "UNAVAILABLE"
+    if isinstance(error, BadInput):
+        return "INVALID_ARG"
     return "INTERNAL"
 
 

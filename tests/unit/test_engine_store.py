@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from atelier.adapter.low_rank import LoraWeights
@@ -15,7 +17,9 @@ from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, Unavailable
 from services.engine.layout import layout_of
 from services.engine.request import AdapterUse, UnknownAdapter
-from services.engine.store import AdapterStore
+from services.engine.residency import Residency
+from services.engine.store import AdapterDamaged, AdapterStore
+from services.triton.answers import error_code, error_text
 
 BASE = "sha256:" + "0" * 64
 BYTES = 2 * 4 * 2 * 8 * 4  # of one adapter below: A and B, two layers at rank 4, width 8, fp32
@@ -29,13 +33,13 @@ class Block(nn.Module):
         self.to_q, self.to_k = nn.Linear(8, 8), nn.Linear(8, 8)
 
 
-def make_store(memory: int = 10**6) -> tuple[AdapterStore, threading.Event]:
+def make_store(memory: int = 10**6, *, max_rank: int = 8) -> tuple[AdapterStore, threading.Event]:
     loaded = threading.Event()
     parts = SimpleNamespace(unet=Block(), text_encoder=nn.Module(), text_encoder_2=nn.Module())
     store = AdapterStore(
         layout_of(parts),
         base_digest=BASE,
-        max_rank=8,
+        max_rank=max_rank,
         dtype=torch.float32,
         memory=memory,
         on_ready=loaded.set,
@@ -43,12 +47,12 @@ def make_store(memory: int = 10**6) -> tuple[AdapterStore, threading.Event]:
     return store, loaded
 
 
-def package(folder: Path, name: str, seed: int = 0, base: str = BASE) -> Package:
+def package(folder: Path, name: str, seed: int = 0, base: str = BASE, rank: int = 4) -> Package:
     random = np.random.default_rng(seed)
     tensors = {
         f"unet.{module}.{part}.weight": random.standard_normal(shape).astype(np.float32)
         for module in ("to_q", "to_k")
-        for part, shape in (("lora_A", (4, 8)), ("lora_B", (8, 4)))
+        for part, shape in (("lora_A", (rank, 8)), ("lora_B", (8, rank)))
     }
     path = folder / f"{name}-{seed}-{base[-1]}"
     return write_package(path, tensors, name=name, base=BaseRef(id="tiny", digest=base))
@@ -153,3 +157,127 @@ def test_a_package_that_changed_on_disk_is_not_loaded_again(tmp_path: Path) -> N
     with pytest.raises(AdapterRejected):
         store.ready(entry)
     store.close()
+
+
+def test_a_newcomer_that_cannot_fit_empties_nothing(tmp_path: Path) -> None:
+    """It is tried again and again; each time it would push out all others for nothing."""
+    store, _ = make_store(memory=2 * BYTES)
+    for name in ("a", "b"):
+        store.add(package(tmp_path, name), 1)
+    wide = package(tmp_path, "wide", rank=8)
+    held = [store.acquire(AdapterUse("a"))]  # so that half of the memory is in use
+    with pytest.raises(Unavailable, match="host_memory"):
+        store.add(wide, 1)
+    assert [i.resident for i in store.list()] == [True, True]
+    store.release(held.pop())
+    store.add(wide, 1)
+    assert {i.name: i.resident for i in store.list()} == {"a": False, "b": False, "wide": True}
+
+
+def test_a_known_adapter_is_read_when_somebody_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, loaded = make_store()
+    made = {name: package(tmp_path, name) for name in ("a", "b", "c")}
+    opened = count_opened(monkeypatch)
+    for name, one in made.items():
+        store.know(name, 1, one.digest, one.path)
+    assert opened == [] and store.nbytes == 0
+    assert {i.name: (i.default, i.resident) for i in store.list()} == dict.fromkeys(
+        made, (True, False)
+    )
+    entry = store.acquire(AdapterUse("b"))
+    assert entry.rank == 4  # before it is loaded: a request is refused at once where ranks add up
+    assert loaded.wait(10)
+    assert store.ready(entry) and entry.weights is not None and entry.mask
+    assert opened == [made["b"].path.name]
+    store.close()
+
+
+def count_opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that are opened as packages, byte for byte, from now on."""
+    opened: list[str] = []
+    real = Package.open.__func__  # type: ignore[attr-defined]
+
+    def counted(cls: type[Package], path: Path, *, digest: str | None = None) -> Package:
+        opened.append(path.name)
+        made: Package = real(cls, path, digest=digest)
+        return made
+
+    monkeypatch.setattr(Package, "open", classmethod(counted))
+    return opened
+
+
+@pytest.mark.parametrize("file", ["adapter.safetensors", "manifest.json"])
+def test_a_known_adapter_that_is_damaged_gives_an_error_and_no_weights(
+    tmp_path: Path, file: str
+) -> None:
+    store, loaded = make_store()
+    made = package(tmp_path, "a")
+    store.know("a", 1, made.digest, made.path)
+    data = (made.path / file).read_bytes()
+    (made.path / file).write_bytes(data[:-3] + b"\x00" + data[-2:])
+    with pytest.raises(AdapterDamaged, match="adapter a@1: its package here is damaged") as caught:
+        entry = store.acquire(AdapterUse("a"))
+        assert loaded.wait(10)
+        assert entry.weights is None
+        store.ready(entry)
+    assert caught.value.retry_after == 5.0
+    assert error_code(caught.value) == "UNAVAILABLE"  # nothing is wrong with the request
+    assert "(retry after 5.0 s)" in error_text(caught.value)
+    damaged = store.take_damaged()
+    assert list(damaged) == [("a", 1)] and file in damaged["a", 1]
+    assert store.take_damaged() == {}
+    (made.path / file).write_bytes(data)  # it is there again, and asked for again
+    loaded.clear()
+    entry = store.acquire(AdapterUse("a"))
+    assert loaded.wait(10)
+    assert store.ready(entry)
+    store.close()
+
+
+def test_memory_that_is_full_for_a_moment_is_no_damage(tmp_path: Path) -> None:
+    store, loaded = make_store(memory=BYTES)
+    made = package(tmp_path, "a")
+    store.know("a", 1, made.digest, made.path)
+    store.add(package(tmp_path, "b"), 1)
+    store.acquire(AdapterUse("b"))
+    entry = store.acquire(AdapterUse("a"))
+    assert loaded.wait(10)
+    with pytest.raises(Unavailable, match="host_memory"):
+        store.ready(entry)
+    assert store.take_damaged() == {}
+    store.close()
+
+
+sizes = st.integers(1, 50)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), sizes, st.booleans()), max_size=40))
+def test_room_is_made_by_the_longest_unused_and_only_where_it_helps(
+    steps: list[tuple[int, int, bool]],
+) -> None:
+    residency: Residency[int] = Residency(100)
+    held: dict[int, int] = {}  # the longest unused first
+    for key, size, in_use in steps:
+        held.pop(key, None)
+        residency.drop(key)
+        busy = {one for one in held if in_use and one % 2}
+        before = residency.used
+        assert before == sum(held.values()) <= 100
+        try:
+            dropped = residency.room_for(size, lambda one, busy=busy: one not in busy)
+        except Unavailable:
+            assert sum(held[one] for one in busy) + size > 100
+            assert residency.used == before
+            continue
+        idle = [one for one in held if one not in busy]
+        assert dropped == idle[: len(dropped)]
+        rest = before - sum(held[one] for one in dropped)
+        assert rest + size <= 100
+        assert not dropped or rest + held[dropped[-1]] + size > 100
+        for one in dropped:
+            residency.drop(one)
+            held.pop(one)
+        residency.add(key, size)
+        held[key] = size
