@@ -12,7 +12,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, get_args
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, get_args
 from weakref import WeakValueDictionary
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter
@@ -267,7 +267,7 @@ class ShardPool(Generic[ModelT]):
         """A head and its shards, or what gives each of these when it is first looked at."""
         field = type(getattr(head, head.entries))
         whole = field.of(Shards.of_parts(parts))
-        return cast(ModelT, head.model_copy(update={head.entries: whole, "shards": ()}))
+        return head.model_copy(update={head.entries: whole, "shards": ()})
 
     def read(self, digest: str, text: Callable[[str], bytes]) -> Shard[Any]:
         """A shard by its digest."""

@@ -43,7 +43,7 @@ class ClusterReleases:
         self._source, self._api = source, api
         self._objects: Mapping[str, Object] | None = None  # of the last look
         self._parsed: dict[str, _Read] = {}  # by the ConfigMap's name
-        self._pinned: dict[str, str] = {}  # ConfigMaps by the digests that their releases name
+        self._pinned: dict[str, str] | None = None  # ConfigMaps by the digests that they name
         self._released = Released()
 
     def read(self) -> Released:
@@ -69,6 +69,8 @@ class ClusterReleases:
         return found.release
 
     def manifest(self, digest: str) -> Manifest | None:
+        if self._pinned is None:  # nobody has asked for a manifest yet; an agent never does
+            self._pinned = _by_digest(self._parsed)
         found = self._parsed.get(self._pinned.get(digest, ""))
         text = _texts(found.data.get(MANIFESTS, "{}")).get(digest) if found else None
         if found is None or text is None:
@@ -91,24 +93,27 @@ class ClusterReleases:
                     known = replace(known, object=one)
                 else:
                     known, changed = _parse(one), True
-                    self._pinned |= dict.fromkeys(_digests(known.release), name)
+                    if self._pinned is not None:
+                        self._pinned |= _by_digest({name: known})
             found[name] = known
         if changed or found.keys() != self._parsed.keys():
             self._released = Released(
                 releases={one.name: one.release for one in found.values() if one.release},
                 unreadable={one.name: one.trouble for one in found.values() if not one.release},
             )
-        if len(self._pinned) > 2 * len(found) * HISTORY:  # forget what nobody names any more
-            named = {name: _digests(one.release) for name, one in found.items()}
-            self._pinned = {one: name for name, digests in named.items() for one in digests}
+        if self._pinned is not None and len(self._pinned) > 2 * len(found) * HISTORY:
+            self._pinned = _by_digest(found)  # without what nobody names any more
         self._objects, self._parsed = objects, found
 
 
-def _digests(release: Release | None) -> set[str]:
-    """Of every version that a release names, past ones too."""
-    if release is None:
-        return set()
-    return {one.digest for one in (*release.served, *release.previous)}
+def _by_digest(parsed: Mapping[str, _Read]) -> dict[str, str]:
+    """ConfigMaps by the digests of every version that their releases name, past ones too."""
+    return {
+        pin.digest: name
+        for name, one in parsed.items()
+        if one.release
+        for pin in (*one.release.served, *one.release.previous)
+    }
 
 
 def _adapter(one: Object) -> str:

@@ -59,7 +59,8 @@ class PackageFetcher:
             failure = self._failed.get(one.digest)
             waiting = failure is not None and self._clock() < failure.again
             if one.digest not in self._running and not waiting:
-                self._running[one.digest] = future = Future()
+                future: Future[None] = Future()
+                self._running[one.digest] = future
                 self._jobs.put((one, future))
 
     def collect(self) -> None:

@@ -1,5 +1,6 @@
 """The verified packages on a volume: nothing is named here that was not checked byte for byte."""
 
+import os
 import re
 import shutil
 import time
@@ -120,12 +121,12 @@ class PackageShelf:
 
     def sweep(self) -> None:
         """Remove what an agent that was killed left half done; only while no other one runs."""
-        for left in self.folder.glob(".*"):
+        there = self._names()
+        for left in (self.folder / name for name in there if name.startswith(".")):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
-        there = {path.name for path in self.folder.glob("*")}
         for name in there:
             if name.endswith(SIGNATURE) and name.removesuffix(SIGNATURE) not in there:
                 (self.folder / name).unlink(missing_ok=True)
@@ -133,8 +134,7 @@ class PackageShelf:
     def _there(self) -> list[str]:
         """The digests of the packages that still have to be looked at, once those are known that an
         earlier process has verified."""
-        names = {path.name for path in self.folder.glob("*") if _HEX.fullmatch(path.name)}
-        there = {f"sha256:{name}" for name in names}
+        there = {f"sha256:{name}" for name in self._names() if _HEX.fullmatch(name)}
         recorded = set(self._record.digests())
         known = there & recorded
         for digest in recorded - there:
@@ -144,6 +144,14 @@ class PackageShelf:
             told = {digest: self._record.read(digest)[1] for digest in known}
             self.warnings |= {digest: warning for digest, warning in told.items() if warning}
         return sorted(there - known)
+
+    def _names(self) -> set[str]:
+        """What lies in the folder."""
+        try:
+            with os.scandir(self.folder) as entries:
+                return {entry.name for entry in entries}
+        except FileNotFoundError:
+            return set()
 
     def _digests(self) -> frozenset[str]:
         if self._good is None:

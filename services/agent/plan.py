@@ -223,15 +223,9 @@ def _planned(name: str, known: Known) -> _AdapterPlan:
         here += _still_at_hand(release, here, others)
         default = _default(release, here, default_of(asked), held)
         here += _still_serving(here, others, default)
+        known_as = {one.digest: one for one in asked}
         wanted = [
-            WantedAdapter(
-                name=name,
-                version=pin.version,
-                digest=pin.digest,
-                path=f"{PACKAGES}/{hex_of(pin.digest)}",
-                default=pin.digest == default,
-            )
-            for pin in here
+            _wanted(name, pin, pin.digest == default, known_as.get(pin.digest)) for pin in here
         ]
     needed = _digests(kept, wanted, asked, held)
     return _AdapterPlan(
@@ -241,6 +235,16 @@ def _planned(name: str, known: Known) -> _AdapterPlan:
         needed=needed,
         concerned=needed | _digests(all_asked),
         serving=release.digest if release else None,
+    )
+
+
+def _wanted(name: str, pin: Pin, default: bool, asked: WantedAdapter | None) -> WantedAdapter:
+    """A version to ask for; as it was asked last where that is the same."""
+    path = f"{PACKAGES}/{hex_of(pin.digest)}"
+    if asked and (asked.version, asked.path, asked.default) == (pin.version, path, default):
+        return asked
+    return WantedAdapter(
+        name=name, version=pin.version, digest=pin.digest, path=path, default=default
     )
 
 

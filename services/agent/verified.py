@@ -11,6 +11,7 @@ trusted: then every package is.
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -42,7 +43,8 @@ class Verified:
         """Of the packages that were verified under this trust."""
         try:
             self._begin()
-            names = [file.name for file in self._folder.iterdir()]
+            with os.scandir(self._folder) as entries:
+                names = [entry.name for entry in entries]
         except OSError as error:
             logger.warning("%s: packages are verified again: %s", self._folder, error.strerror)
             return

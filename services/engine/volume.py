@@ -24,7 +24,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 import atelier
-from atelier.adapter.package import MANIFEST, Package
+from atelier.adapter.package import Package
 from atelier.contract.replica import HeldAdapter, Replica
 from atelier.contract.sharded_file import ShardedFile
 from atelier.contract.shards import Versions
@@ -72,7 +72,7 @@ class VolumeWatcher:
         self._loaded = ShardedFile(self._volume / "loaded.json", Loaded)
         terms = {**engine.adapters.terms, "version": atelier.__version__}
         self._terms = digest_json(terms)
-        self._proven = self._proven_before()
+        self._proven: Versions[HeldAdapter] | None = self._proven_before()  # until it is held
         self._obeyed: Versions[WantedAdapter] = Versions()  # the list that was last acted upon
         self._held: dict[str, dict[int, HeldAdapter]] = {}  # by name and version
         self._told: Versions[HeldAdapter] = Versions()
@@ -175,15 +175,25 @@ class VolumeWatcher:
     def _recall(self, wanted: Wanted) -> None:
         """Hold what an earlier process had ready, before anything is loaded: whatever is not held
         at the next `write` would not be believed after the next restart."""
-        proven, self._proven = self._proven, Versions()  # what is wanted later is new here
-        for held in proven:
-            found = wanted.adapters.named(held.name) if held.state == "ready" else ()
-            for one in found:
-                package = self._volume / one.path
-                same = (one.version, one.digest) == (held.version, held.digest)
-                if same and (package / MANIFEST).exists():
-                    self._engine.adapters.know(one.name, one.version, one.digest, package)
-                    self._note(one, "ready")
+        if self._proven is None:
+            return
+        self._told, self._proven = self._proven, None  # what is wanted later is new here
+        folders: dict[str, tuple[Path, set[str]]] = {}  # of packages, and what lies there
+        for name, versions in self._told.sharded.items():
+            asked = {(one.version, one.digest): one for one in wanted.adapters.named(name)}
+            for held in versions:
+                one = asked.get((held.version, held.digest)) if held.state == "ready" else None
+                if one is None:
+                    continue
+                parent, _, package = one.path.rpartition("/")
+                if parent not in folders:
+                    folder = self._volume / parent
+                    folders[parent] = folder, _names_in(folder)
+                folder, there = folders[parent]
+                if package in there:
+                    self._engine.adapters.know(name, one.version, one.digest, folder / package)
+                    self._held.setdefault(name, {})[one.version] = held
+            self._change(name)
         self._began = True
 
     def _load(self, one: WantedAdapter) -> None:
@@ -266,7 +276,9 @@ class VolumeWatcher:
         """One adapter's versions, as they are told."""
         default = self._engine.adapters.default_of(name)
         return tuple(
-            held.model_copy(update={"default": version == default})
+            held
+            if held.default == (version == default)
+            else held.model_copy(update={"default": version == default})
             for version, held in self._held.get(name, {}).copy().items()
         )
 
@@ -281,6 +293,15 @@ class VolumeWatcher:
             except Exception:
                 log.exception("volume: cannot be followed; trying again")
             self._stop.wait(seconds)
+
+
+def _names_in(folder: Path) -> set[str]:
+    """What lies in a folder; nothing where there is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except OSError:
+        return set()
 
 
 def _folder(path: Path) -> tuple[int, int] | None:

@@ -1,0 +1,485 @@
+"""What the control loops cost with many adapters: the gateway's, the agent's and the engine's.
+
+    python -m bench.fleet
+    python -m bench.fleet --adapters 1000 --seconds 10
+
+Ten replicas, each adapter released in one version and two past ones. One gateway, one agent and one
+engine's watcher run as they do in their pods, on a volume of this machine and an API server in this
+process that keeps JSON and sends it to watches; nine more replicas report the same. The engine has
+no base: its adapters are known but never drawn with. Processor time is that of each loop's own
+threads, reading and writing JSON included, as a share of one core.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from atelier.adapter.package import MANIFEST, Package, write_package
+from atelier.adapter.signature_policy import SignaturePolicy
+from atelier.contract.replica import HeldAdapter, Replica
+from atelier.contract.sharded_file import ShardedFile
+from atelier.contract.wanted import Wanted, WantedAdapter
+from atelier.data.manifest import BaseRef, Manifest
+from atelier.data.names import hex_of
+from atelier.data.release import Pin, Release
+from atelier.platform.api import CONFIG_MAPS, LEASES, Listing, NotFound, Object, Query
+from atelier.platform.informer import Listed
+from atelier.platform.namespace import watching
+from atelier.platform.pod import Pod
+from atelier.platform.report_leases import ANNOTATION, ClusterReports
+from services.agent.agent import Agent, ReplicaIdentity
+from services.agent.packages import _stamp
+from services.agent.plan import PACKAGES
+from services.agent.verified import Verified
+from services.engine.layout import layout_of
+from services.engine.store import AdapterStore
+from services.engine.volume import Loaded, VolumeWatcher
+from services.gateway.releases import ReleaseWatch
+
+BASE = "sha256:" + "ba" * 32
+VERSIONS = 3
+GATEWAY_SECONDS, AGENT_SECONDS = 0.2, 0.25  # as services.gateway.settings and services.agent have
+FILE = "sha256:" + "f1" * 32
+
+
+class ApiServer:
+    """ConfigMaps and Leases as JSON, in memory; watches get what happens."""
+
+    namespace = "bench"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, bytes]] = {CONFIG_MAPS: {}, LEASES: {}}
+        self._events: dict[str, list[tuple[str, bytes]]] = {CONFIG_MAPS: [], LEASES: []}
+        self._news = threading.Condition()
+
+    def apply(self, path: str, body: Object) -> None:
+        name, data = body["metadata"]["name"], json.dumps(body).encode()
+        with self._news:
+            self.objects[path][name] = data
+            self._events[path].append(("MODIFIED", data))
+            self._news.notify_all()
+
+    def delete(self, path: str, name: str, *, version: str | None = None) -> None:
+        with self._news:
+            data = self.objects[path].pop(name, None)
+            if data is not None:
+                self._events[path].append(("DELETED", data))
+                self._news.notify_all()
+
+    def get(self, path: str, name: str) -> Object:
+        found: Object = json.loads(self.objects[path][name])
+        return found
+
+    def listing(self, path: str, query: Query = ()) -> Listing:
+        if path not in self.objects:
+            raise NotFound(path)
+        with self._news:
+            objects, version = list(self.objects[path].values()), len(self._events[path])
+        return Listing([json.loads(one) for one in objects], str(version), datetime.now(UTC))
+
+    def list(self, path: str, query: Query = ()) -> tuple[list[Object], str]:
+        found = self.listing(path, query)
+        return found.objects, found.version
+
+    def watch(
+        self, path: str, query: Query, version: str, *, seconds: int
+    ) -> Iterator[tuple[str, Object]]:
+        events, at, end = self._events[path], int(version), time.monotonic() + seconds
+        while time.monotonic() < end:
+            with self._news:
+                self._news.wait_for(lambda at=at: len(events) > at, timeout=1.0)
+            for kind, data in events[at:]:
+                at += 1
+                one = json.loads(data)
+                one["metadata"]["resourceVersion"] = str(at)
+                yield kind, one
+
+
+class Loop:
+    """One loop's threads, and the processor time that they take."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.threads: set[threading.Thread] = set()
+        self._ended = threading.Event()
+
+    @contextmanager
+    def owns(self) -> Iterator[None]:
+        """Whatever threads begin in this block are the loop's."""
+        before = set(threading.enumerate())
+        yield
+        self.threads |= set(threading.enumerate()) - before
+
+    def every(self, seconds: float, act: Callable[[], object]) -> None:
+        """Act in a thread of its own until closed."""
+
+        def run() -> None:
+            while not self._ended.wait(seconds):
+                act()
+
+        thread = threading.Thread(target=run, daemon=True)
+        self.threads.add(thread)
+        thread.start()
+
+    def close(self) -> None:
+        self._ended.set()
+
+    def processor_seconds(self) -> float:
+        """Of all its threads that still run."""
+        clocks = [
+            time.pthread_getcpuclockid(t.ident) for t in self.threads if t.is_alive() and t.ident
+        ]
+        return sum(time.clock_gettime(clock) for clock in clocks)
+
+
+def shares(loops: list[Loop], seconds: float) -> dict[str, float]:
+    """The share of one core that each loop takes."""
+    began = time.monotonic()
+    before = {loop.name: loop.processor_seconds() for loop in loops}
+    time.sleep(seconds)
+    taken = time.monotonic() - began
+    return {loop.name: (loop.processor_seconds() - before[loop.name]) / taken for loop in loops}
+
+
+class Block(nn.Module):
+    """A model of one projection that an adapter can change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_q = nn.Linear(8, 8)
+
+
+@dataclass
+class Fleet:
+    """Adapters by number; version v of adapter n has a digest that follows from both."""
+
+    folder: Path
+    adapters: int
+    releases: dict[str, Release] = field(default_factory=dict)
+    manifests: dict[str, Manifest] = field(default_factory=dict)  # by digest
+
+    @property
+    def volume(self) -> Path:
+        return self.folder / "volume"
+
+    def prepare(self) -> None:
+        """Write a volume as an agent and an engine leave it that were stopped."""
+        packages, record = (
+            self.volume / PACKAGES,
+            Verified(self.volume / PACKAGES, SignaturePolicy()),
+        )
+        wanted: list[WantedAdapter] = []
+        for number in range(self.adapters):
+            name = f"adapter-with-a-name-{number}"
+            found = [_manifest(name, version) for version in range(1, VERSIONS + 1)]
+            release = Release(adapter=name, base=BASE, version=1, digest=found[0].digest)
+            for version, manifest in enumerate(found, start=1):
+                digest = manifest.digest
+                self.manifests[digest] = manifest
+                folder = packages / hex_of(digest)
+                folder.mkdir(parents=True)
+                (folder / MANIFEST).write_bytes(manifest.canonical())
+                (folder / "adapter.safetensors").touch()
+                if version > 1:
+                    release = release.with_version(Pin(version=version, digest=digest), "promoted")
+                wanted.append(
+                    WantedAdapter(
+                        name=name,
+                        version=version,
+                        digest=digest,
+                        path=f"{PACKAGES}/{hex_of(digest)}",
+                        default=version == VERSIONS,
+                    )
+                )
+            wanted[-VERSIONS:] = reversed(wanted[-VERSIONS:])  # the newest first, as it is planned
+            self.releases[name] = release
+        record._begin()
+        for one in wanted:
+            path = self.volume / one.path
+            text = {"files": _stamp(path, path.with_name(f"{path.name}.sig")), "warning": None}
+            (record._folder / path.name).write_text(json.dumps(text))  # without a flush each
+        ShardedFile(self.volume / "wanted.json", Wanted).write(
+            Wanted(adapters=wanted, generation=1)
+        )
+        held = [
+            HeldAdapter(
+                name=o.name, version=o.version, digest=o.digest, state="ready", default=o.default
+            )
+            for o in wanted
+        ]
+        watcher = VolumeWatcher(engine(), self.volume, "pod-0")
+        said = Loaded(
+            replica="pod-0",
+            base=BASE,
+            backend="torch",
+            engine_digest="e",
+            heartbeat=0.0,
+            adapters=held,
+            terms=watcher._terms,
+        )
+        ShardedFile(self.volume / "loaded.json", Loaded).write(said)
+
+    def publish(self, server: ApiServer, name: str) -> None:
+        """Write an adapter's ConfigMap, as Helm does."""
+        release = self.releases[name]
+        pins = release.kept(VERSIONS)
+        texts = {pin.digest: self.manifests[pin.digest].canonical().decode() for pin in pins}
+        data = {"release.json": release.model_dump_json(), "manifests.json": json.dumps(texts)}
+        labels = {"atelier.dev/adapter": name}
+        metadata = {"name": f"release-{name}", "labels": labels}
+        server.apply(CONFIG_MAPS, {"kind": "ConfigMap", "metadata": metadata, "data": data})
+
+
+def _manifest(name: str, version: int) -> Manifest:
+    return Manifest(
+        name=name,
+        base=BaseRef(id="bench", digest=BASE),
+        rank=4,
+        alpha=float(version),
+        trigger=f"sks {name}",
+        styles={"portrait": "{prompt}, close-up"},
+        files={"adapter.safetensors": FILE},
+    )
+
+
+def engine() -> Any:
+    """As much of an engine as a volume's watcher needs."""
+    parts = SimpleNamespace(unet=Block(), text_encoder=nn.Module(), text_encoder_2=nn.Module())
+    store = AdapterStore(
+        layout_of(parts), base_digest=BASE, max_rank=64, dtype=torch.float32, memory=2**30
+    )
+    return SimpleNamespace(
+        adapters=store,
+        base=SimpleNamespace(digest=BASE, vae_digest=None),
+        backend="torch",
+        digest="e",
+        alive=lambda: True,
+    )
+
+
+class Replica0:
+    """The replica that is measured: an agent and the watcher of an engine, on a fleet's volume."""
+
+    def __init__(self, fleet: Fleet, server: Any, registry: Mapping[tuple[str, int], Path]):
+        self.agent_loop, self.engine_loop = Loop("agent"), Loop("engine's watcher")
+        self.watcher = VolumeWatcher(engine(), fleet.volume, "pod-0")
+        pod = Pod("pod-0", "bench", "uid", "10.0.0.1")
+        self.environment = watching(server, pod, fleet.folder / "cluster")
+        self.agent = Agent(
+            place=ReplicaIdentity(
+                "pod-0", address="10.0.0.1:8080", grpc="10.0.0.1:9000", pool="stable"
+            ),
+            volume=fleet.volume,
+            releases=self.environment.releases,
+            reports=self.environment.replicas,
+            fetch=lambda name, version, folder: shutil.copytree(registry[name, version], folder),
+            signed=lambda name, version: (),
+            trust=SignaturePolicy(),
+        )
+
+    def until_ready(self) -> None:
+        """From nothing known to everything served, as `services.triton` and `services.agent` do."""
+        with self.engine_loop.owns():
+            self.watcher.poll()
+            self.watcher.start()
+        while not self.agent.ready:
+            with self.agent_loop.owns():
+                self.agent.sync()
+
+    def start(self) -> None:
+        self.agent_loop.every(AGENT_SECONDS, self.agent.sync)
+
+    def close(self) -> None:
+        self.agent_loop.close()
+        self.watcher.stop()
+        self.agent.close()
+
+
+def steady(fleet: Fleet, replicas: int, seconds: float) -> dict[str, Any]:
+    """The loops' shares with nothing released, and with one release a second."""
+    server: Any = ApiServer()
+    for name in fleet.releases:
+        fleet.publish(server, name)
+    registry: dict[tuple[str, int], Path] = {}
+    new = [_new_version(fleet, number, registry) for number in range(int(seconds))]
+    replica = Replica0(fleet, server, registry)
+    replica.until_ready()
+    replica.start()
+    others = Loop("others")
+    for number in range(1, replicas):
+        pod = Pod(f"pod-{number}", "bench", f"uid-{number}", "10.0.0.2")
+        told = ClusterReports(Replica, "replica", Listed(server, LEASES), server, pod)
+        others.every(0.5, _Other(replica.agent, told, pod.name).tell)
+    gateway_loop = Loop("gateway")
+    place = watching(server, Pod("gateway-0", "bench", "uid-g", "10.0.0.3"), fleet.folder / "g")
+    watch = ReleaseWatch(place, poll=GATEWAY_SECONDS, name="gateway-0")
+    with gateway_loop.owns():
+        watch.look()
+    gateway_loop.every(GATEWAY_SECONDS, watch.look)
+    _wait(lambda: len(watch.replicas) == replicas and _all_serve(fleet, watch), 300)
+    time.sleep(5.0)
+    loops = [gateway_loop, replica.agent_loop, replica.engine_loop]
+    found: dict[str, Any] = {"steady": shares(loops, seconds)}
+    releasing = threading.Thread(target=_release, args=(fleet, server, new), daemon=True)
+    releasing.start()
+    found["one release a second"] = shares(loops, seconds)
+    releasing.join()
+    _wait(lambda: _all_serve(fleet, watch), 120)
+    found["report"] = report_sizes(server, "replica-pod-0")
+    found["gateway's report"] = report_sizes(server, "gateway-gateway-0")
+    for one in (gateway_loop, others):
+        one.close()
+    replica.close()
+    return found
+
+
+@dataclass
+class _Other:
+    """A replica that holds what the first one does."""
+
+    agent: Agent
+    reports: ClusterReports[Replica]
+    name: str
+
+    def tell(self) -> None:
+        told = self.agent.seen.told if self.agent.seen else None
+        if told is not None:
+            self.reports.put(told.model_copy(update={"replica": self.name}))
+
+
+def _new_version(fleet: Fleet, number: int, registry: dict[tuple[str, int], Path]) -> Manifest:
+    """A real package, to be fetched, verified and loaded."""
+    name = f"adapter-with-a-name-{number}"
+    random = np.random.default_rng(number)
+    tensors = {
+        f"unet.to_q.{part}.weight": random.standard_normal(shape).astype(np.float32)
+        for part, shape in (("lora_A", (4, 8)), ("lora_B", (8, 4)))
+    }
+    path = fleet.folder / "registry" / name
+    made = write_package(path, tensors, name=name, base=BaseRef(id="bench", digest=BASE), alpha=4.0)
+    registry[name, VERSIONS + 1] = path
+    fleet.manifests[made.digest] = made.manifest
+    return made.manifest
+
+
+def _release(fleet: Fleet, server: ApiServer, new: list[Manifest]) -> None:
+    for manifest in new:
+        pin = Pin(version=VERSIONS + 1, digest=manifest.digest)
+        fleet.releases[manifest.name] = fleet.releases[manifest.name].with_version(pin, "promoted")
+        fleet.publish(server, manifest.name)
+        time.sleep(1.0)
+
+
+def _all_serve(fleet: Fleet, watch: ReleaseWatch) -> bool:
+    """Whether the gateway sends the calls of every adapter to its release's own version."""
+    routes = watch.routes
+    return all(
+        name in routes and (s := routes[name].serving) is not None and s.digest == one.digest
+        for name, one in fleet.releases.items()
+    )
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise SystemExit(f"not reached within {seconds:.0f} s")
+        time.sleep(0.2)
+
+
+def report_sizes(server: ApiServer, name: str) -> dict[str, int]:
+    """Bytes of the annotations of a report's Leases."""
+    head = f"atelier-{name}"
+    texts = {
+        lease: len(json.loads(data)["metadata"]["annotations"][ANNOTATION])
+        for lease, data in server.objects[LEASES].items()
+        if lease == head or lease.startswith(f"{head}.")
+    }
+    return {
+        "leases": len(texts),
+        "heartbeat_bytes": texts[head],
+        "largest_bytes": max(texts.values()),
+        "total_bytes": sum(texts.values()),
+    }
+
+
+def restart(fleet: Fleet) -> dict[str, float]:
+    """Seconds and packages that a replica takes from its start until everything is served."""
+    server: Any = ApiServer()
+    for name in fleet.releases:
+        fleet.publish(server, name)
+    opened: list[Path] = []
+    real = Package.open.__func__  # type: ignore[attr-defined]
+    Package.open = classmethod(
+        lambda cls, path, **more: opened.append(path) or real(cls, path, **more)
+    )  # type: ignore[assignment]
+    try:
+        began, processor = time.monotonic(), time.process_time()
+        replica = Replica0(fleet, server, {})
+        replica.until_ready()
+        taken = time.monotonic() - began, time.process_time() - processor
+    finally:
+        Package.open = classmethod(real)  # type: ignore[assignment]
+    replica.close()
+    return {"seconds": taken[0], "processor_seconds": taken[1], "packages_opened": len(opened)}
+
+
+def main() -> None:
+    """Measure, print tables, write JSON."""
+    logging.disable(logging.WARNING)
+    options = argparse.ArgumentParser(prog="bench.fleet", description=__doc__.splitlines()[0])
+    options.add_argument("--adapters", type=int, default=10_000)
+    options.add_argument("--replicas", type=int, default=10)
+    options.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
+    options.add_argument("--output", type=Path, default=Path("build/bench/fleet.json"))
+    chosen = options.parse_args()
+    torch.set_num_threads(1)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"{chosen.adapters} adapters in {VERSIONS} versions, {chosen.replicas} replicas\n")
+    found: dict[str, Any] = {"restart": {}}
+    with tempfile.TemporaryDirectory() as aside:
+        print(f"{'adapters':>9} {'to ready s':>11} {'processor s':>12} {'packages opened':>16}")
+        for count in (chosen.adapters // 100, chosen.adapters // 10, chosen.adapters):
+            fleet = Fleet(Path(aside) / str(count), count)
+            fleet.prepare()
+            taken = restart(fleet)
+            found["restart"][count] = taken
+            print(
+                f"{count:>9} {taken['seconds']:11.2f} {taken['processor_seconds']:12.2f} "
+                f"{taken['packages_opened']:>16.0f}",
+                flush=True,
+            )
+        found |= steady(fleet, chosen.replicas, chosen.seconds)
+    print(f"\n{'share of a core':>20} {'steady':>8} {'one release a second':>21}")
+    for name, share in found["steady"].items():
+        print(f"{name:>20} {share:8.2%} {found['one release a second'][name]:21.2%}")
+    print(f"\n{'a report':>20} {'Leases':>8} {'heartbeat':>10} {'largest':>9} {'together':>10}")
+    for name in ("report", "gateway's report"):
+        sizes = found[name].values()
+        print(f"{name:>20} {'{:>8} {:>10} {:>9} {:>10}'.format(*sizes)}")
+    chosen.output.parent.mkdir(parents=True, exist_ok=True)
+    chosen.output.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"\nagain: python -m bench.fleet {shlex.join(sys.argv[1:])}")
+
+
+if __name__ == "__main__":
+    main()
