@@ -3,11 +3,12 @@
 import errno
 import json
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from atelier.addresses import redact
 from atelier.errors import AtelierError
+from atelier.logs import redact_tracebacks, traceback_of
 
 BAD_INPUT = 2
 SERVICE_AWAY = 3
@@ -35,7 +36,9 @@ def explain(error: BaseException) -> Failure:
         return Failure(kind, f"{error.filename}: {error.strerror}", _os_exit_code(error))
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return Failure(kind, "the disk is full: free some space and run again", SERVICE_AWAY)
-    message = f"internal error: {kind}: {error} (run again with --debug for the traceback)"
+    message = (
+        f"internal error: {kind}: {redact(str(error))} (run again with --debug for the traceback)"
+    )
     return Failure(kind, message, INTERNAL)
 
 
@@ -48,7 +51,7 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
     """Print the failure (stderr for people, one object on stdout for --json); the exit code."""
     failure = explain(error)
     if debug:
-        traceback.print_exception(error, file=sys.stderr)
+        print(traceback_of(error), end="", file=sys.stderr)
     print(f"atelier: {failure.message}", file=sys.stderr)
     if as_json:
         body = {"kind": failure.kind, "message": failure.message, "exit_code": failure.exit_code}
@@ -58,6 +61,7 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
 
 def answered(work: Callable[[], None], *, debug: bool = False) -> int:
     """Do the work; the exit code of a process that does nothing else."""
+    redact_tracebacks()
     try:
         work()
     except (Exception, KeyboardInterrupt) as error:

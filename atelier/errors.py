@@ -7,11 +7,19 @@ as it stands. The exit codes are the command line's contract.
 
 from typing import ClassVar
 
+from atelier.addresses import redact
+
 
 class AtelierError(Exception):
-    """Anything this program reports on purpose; all else is a bug and keeps its traceback."""
+    """Anything this program reports on purpose; all else is a bug and keeps its traceback.
+
+    Its text is redacted: it goes into logs, reports, pull requests and answers to clients.
+    """
 
     exit_code: ClassVar[int] = 2
+
+    def __init__(self, *args: object):
+        super().__init__(*(redact(one) if isinstance(one, str) else one for one in args))
 
 
 class BadInput(AtelierError):

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from atelier import __version__
+from atelier.logs import redact_tracebacks
 from commands.admin import compile, import_models, keys
 from commands.ci import changed, declared, lint, login, propose
 from commands.release import adapters, release, sign, trace, validate
@@ -89,4 +90,5 @@ def about(
 
 def main() -> None:
     """The console script."""
+    redact_tracebacks()
     app(prog_name="atelier")

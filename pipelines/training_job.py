@@ -25,6 +25,7 @@ from atelier.data.recipe import RECIPE_JSON, Places, Recipe
 from atelier.errors import BadInput, Interrupted
 from atelier.files import write_atomic
 from atelier.home import Home
+from atelier.logs import log_to
 from atelier.platform.jobs import SPEC_TAG, TrainingSpec
 from atelier.retry import patiently
 from atelier.stores.artifacts import Artifacts
@@ -136,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to(sys.stderr, format="%(message)s")
     # With a word, and by an exit code whether or not this is its container's first process.
     signal.signal(signal.SIGTERM, _stop)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from atelier.adapter.package import MANIFEST, Package
 from atelier.adapter.signers import PublicKey, Signer
+from atelier.addresses import redact
 from atelier.errors import BadInput, SignatureRejected, Unavailable
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _signer(package: Package, signature: bytes, signers: Sequence[Signer]) -> Si
 
 
 def _reason(error: Exception) -> str:
-    text = str(error) or type(error).__name__
+    text = redact(str(error)) or type(error).__name__  # before it is cut
     if text.startswith("Signature mismatch"):
         text = "the package was altered after signing"
     return text if len(text) < 200 else f"{text[:200]}…"

@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 
 import urllib3
 
+from atelier.addresses import redact
 from atelier.errors import AtelierError, BadInput, Unavailable
 
 Object = dict[str, Any]  # as the API server's JSON has it
@@ -260,7 +261,7 @@ def _status(data: bytes) -> Mapping[str, Any]:
 
 
 def _refusal(code: int, status: Mapping[str, Any]) -> AtelierError:
-    text = f"the API server says {code}: {str(status.get('message') or '')[:_SHORT]}"
+    text = f"the API server says {code}: {redact(str(status.get('message') or ''))[:_SHORT]}"
     if code == 404:
         return NotFound(text)
     if code == 409:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from atelier.addresses import redact
 from atelier.data import yaml_text
 from atelier.errors import BadInput, Refused
 from atelier.platform.api import SECRETS, Api, ClusterAway
@@ -177,4 +178,4 @@ def _complaint(text: str) -> str:
     """Helm's error, without its log lines."""
     lines = [one for one in text.strip().splitlines() if not one.startswith(("level=", "time="))]
     found = next((one for one in lines if one.startswith("Error:")), lines[-1] if lines else "")
-    return found.removeprefix("Error:").strip()[:600] or "no reason given"
+    return redact(found.removeprefix("Error:").strip())[:600] or "no reason given"

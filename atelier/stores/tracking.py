@@ -5,6 +5,7 @@ MLflow is imported when it is first needed: that takes seconds, and most of the 
 
 import logging
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from atelier.addresses import link, redact
 from atelier.errors import BadInput, Unavailable
 from atelier.files import locked
 
@@ -63,6 +65,7 @@ class Tracking:
     """
 
     def __init__(self, tracking_uri: str):
+        _check(tracking_uri)
         self.uri = tracking_uri
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -144,12 +147,12 @@ class Tracking:
             return Path(self._client.download_artifacts(run_id, path, aside)).read_bytes()
 
     def run_url(self, run_id: str) -> str | None:
-        """Where a browser shows a run; None without a server."""
+        """Where a browser shows a run, without credentials; None without a server."""
         if not self.uri.startswith(("http://", "https://")):
             return None
         with self._asking(f"find run {run_id}"):
             experiment = self._client.get_run(run_id).info.experiment_id
-        return f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+        return link(f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}")
 
     def _experiment(self, name: str) -> str:
         """An experiment's id; made where it is missing."""
@@ -195,7 +198,7 @@ def _is_of(error: Exception, package: str) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = redact(str(error)).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]
 
 
@@ -218,6 +221,25 @@ def _local_database(uri: str) -> Path | None:
     if start and start != _SQLITE:
         raise BadInput(f"MLflow at {uri}: {database} is no SQLite database; move it out of the way")
     return database
+
+
+def _check(uri: str) -> None:
+    """BadInput where clients disagree about the parts of an address.
+
+    Their errors would then hold a part of the password outside of any address.
+    """
+    try:
+        parts = urlsplit(uri)
+        valid = not (parts.netloc and re.search(r"\s", uri))
+        _ = parts.port  # ValueError: it is no number
+    except ValueError:
+        valid = False
+    if not valid:
+        shown = redact("".join(uri.split()))
+        raise BadInput(
+            f"MLflow at {shown}: not an address; percent-encode the special characters of user and "
+            "password in MLFLOW_TRACKING_URI"
+        )
 
 
 def _reach(uri: str) -> None:

@@ -16,6 +16,7 @@ from atelier.contract.gateway import GatewayFolder
 from atelier.contract.replica import ReplicaFolder
 from atelier.errors import AtelierError
 from atelier.home import Home
+from atelier.logs import log_to
 from commands.adapter_references import open_registry
 from commands.serve.smoke import smoke_check
 from pipelines.delivery.local.journal import PromotionJournal
@@ -108,7 +109,7 @@ def _written(file: Path) -> int:
 
 def main() -> int:
     """Run until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    log_to(sys.stderr, format="%(asctime)s %(message)s")
     settling = ReconcileLoop(Home.find())
     while True:
         try:

@@ -24,6 +24,7 @@ from atelier.boundary import answered
 from atelier.data.names import ArtifactRef, hex_of
 from atelier.errors import Interrupted
 from atelier.home import Home
+from atelier.logs import log_to
 from atelier.platform.jobs import CompilationSpec
 from atelier.retry import patiently
 from atelier.stores.artifacts import Artifacts
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to(sys.stderr, format="%(message)s")
     _end_at_sigterm()
 
     def work() -> None:

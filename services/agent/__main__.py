@@ -18,6 +18,7 @@ from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.errors import AtelierError
 from atelier.files import locked
 from atelier.home import Home
+from atelier.logs import log_to
 from atelier.platform import Api, Pod, watching
 from atelier.stores.environment import Environment, local
 from atelier.stores.registry import Registry
@@ -133,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
         "--port", type=int, default=HEALTH_PORT, help="of probes and metrics, with --kubernetes"
     )
     chosen = options.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    log_to(sys.stderr, format="%(asctime)s %(name)s: %(message)s")
     given = {"home": chosen.home and chosen.home.absolute(), "replica": chosen.replica}
     try:
         settings = AgentSettings.read().model_copy(update={k: v for k, v in given.items() if v})

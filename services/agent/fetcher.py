@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from atelier.addresses import redact
 from atelier.errors import AtelierError, Unavailable
 from services.agent.plan import Named
 
@@ -108,7 +109,7 @@ class PackageFetcher:
         count = self._failed[digest].count + 1 if digest in self._failed else 1
         wait = min(FIRST_WAIT * 2 ** (count - 1), LONGEST_WAIT)
         self._failed[digest] = _Failure(
-            reason=str(error) or type(error).__name__,
+            reason=redact(str(error)) or type(error).__name__,
             passes=isinstance(error, (Unavailable, OSError)),
             count=count,
             again=self._clock() + wait,

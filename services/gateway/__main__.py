@@ -23,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from atelier.errors import AtelierError
+from atelier.logs import log_to
 from atelier.retry import patiently
 from services.gateway.app import create_app
 from services.gateway.database import Database
@@ -87,7 +88,7 @@ def worker_app() -> FastAPI:
 
 def log_to_stderr(settings: Settings) -> None:
     """One format for our lines and uvicorn's."""
-    logging.basicConfig(level=settings.log_level.upper(), format=FORMAT, stream=sys.stderr)
+    log_to(sys.stderr, format=FORMAT, level=settings.log_level.upper())
 
 
 def end_calmly(server: uvicorn.Server) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from atelier.addresses import redact
 from atelier.errors import BadInput, Unavailable
 from services.gateway.tables import SCHEMA_VERSION, SchemaVersion, Table
 
@@ -99,7 +100,7 @@ class Database:
         self._engine.dispose()
 
     def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+        return redact(self.url.render_as_string(hide_password=True))
 
 
 def parse_url(url: str) -> URL:
@@ -108,6 +109,10 @@ def parse_url(url: str) -> URL:
         parsed = make_url(url)
     except ArgumentError:
         raise BadInput("ATELIER_DATABASE_URL is not a database address.") from None
+    if "@" in (parsed.host or ""):  # the driver's error would name it, a part of the password too
+        raise BadInput(
+            "ATELIER_DATABASE_URL: percent-encode the special characters of user and password."
+        )
     if parsed.drivername in {"postgresql", "postgres"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in {"sqlite", "sqlite+pysqlite", "postgresql+psycopg"}:

@@ -31,6 +31,7 @@ from atelier.errors import AtelierError, BadInput, ReleaseError, Unavailable
 from atelier.stores.environment import Environment, Released
 from services.gateway.balance import Fleet, place_of
 from services.gateway.observed import Beside, Observed
+from services.gateway.reasons import reason_for_clients
 from services.gateway.reporter import Reporter
 
 logger = logging.getLogger(__name__)
@@ -226,8 +227,8 @@ class ReleaseWatch:
             return route.at_hand[version]
         picked = route.pick(caller)
         if picked is None:
-            text = f"adapter {name} is not ready: {route.trouble}"
-            raise AdapterLoading(text, retry_after=RETRY_AFTER)
+            reason = reason_for_clients(route.release, self.replicas)
+            raise AdapterLoading(f"adapter {name} is not ready: {reason}", retry_after=RETRY_AFTER)
         return picked
 
     async def run(self) -> None:

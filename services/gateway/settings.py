@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from atelier.addresses import host_port, redact, split_host_port
 from atelier.errors import BadInput
 from atelier.home import Home, HomeSettings
 from services.gateway.database import parse_url
@@ -83,13 +84,14 @@ class Settings(HomeSettings):
     @classmethod
     def _grpc_address(cls, url: str) -> str:
         scheme, separator, rest = url.partition("://")
-        address = rest if separator else url
         if separator and scheme != "grpc":
-            raise ValueError("the gateway speaks gRPC to Triton; give grpc://host:port")
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError("not host:port")
-        return address
+            raise ValueError(
+                f"{redact(url)}: the gateway speaks gRPC to Triton; give grpc://host:port"
+            )
+        try:
+            return host_port(*split_host_port(rest if separator else url))
+        except ValueError as error:
+            raise ValueError(f"{error} (Triton's gRPC port, 8001 by default)") from None
 
     @model_validator(mode="before")
     @classmethod

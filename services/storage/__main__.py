@@ -17,6 +17,7 @@ from atelier.boundary import answered
 from atelier.data.names import ArtifactRef
 from atelier.errors import BadInput, Unavailable
 from atelier.home import Home
+from atelier.logs import log_to
 from atelier.retry import patiently
 from atelier.stores.artifacts import Artifacts
 
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--patience", type=float, default=PATIENCE, help="seconds that MLflow may be away"
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    log_to(sys.stderr, format="%(asctime)s %(name)s: %(message)s")
 
     def work() -> None:
         home = Home.find()

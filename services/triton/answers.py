@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Generic, Protocol, TypeVar
 
+from atelier.addresses import redact
 from atelier.errors import AtelierError, BadInput, Unavailable
 from services.engine import Cancelled, DeadlineExceeded, UnknownAdapter
 
@@ -107,7 +108,7 @@ def error_text(error: BaseException) -> str:
         return f"{error} (retry after {seconds:.1f} s)"
     if not isinstance(error, AtelierError):
         logger.error("a request failed", exc_info=error)
-        return f"internal error: {type(error).__name__}: {error}"
+        return f"internal error: {type(error).__name__}: {redact(str(error))}"
     return str(error)
 
 

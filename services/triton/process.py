@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from atelier.addresses import redact
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None, use_errno=True)  # loaded here: after fork is no time for it
 
@@ -88,7 +90,7 @@ def tail(log: Path, lines: int = 20, *, limit: int = 64 * 1024) -> str:
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - limit))
-            text = file.read().decode(errors="replace")
+            text = redact(file.read().decode(errors="replace"))
     except OSError as error:
         return f"    ({log}: {error.strerror})"
     told = [line for line in text.splitlines() if line.strip() and line[0] not in "+|"]

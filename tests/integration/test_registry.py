@@ -218,6 +218,15 @@ def test_a_run_has_an_address_where_a_server_is(server: str, local: str) -> None
         assert url is None if prefix is None else str(url).startswith(prefix)
 
 
+def test_an_address_to_look_at_has_no_password(server: str) -> None:
+    registry = Registry(server.replace("://", "://anna:s3cret@"))
+    url = registry.run_url(registry.start_run("atelier/address", "run"))
+    assert str(url).startswith(f"{server}/#/experiments/")
+    with pytest.raises(BadInput, match=r"http://\*\*\*@127") as caught:
+        registry.end_run("no-such-run")
+    assert "s3cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
 def test_nobody_there_is_noticed_quickly(scheme: str) -> None:
     started = time.monotonic()

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from atelier.addresses import redact
 from atelier.errors import BadInput, Unavailable
 from atelier.platform.api import PODS, Api, ClusterAway, ClusterRefused, NotFound
 from atelier.platform.jobs.job_manifest import CONTAINER
@@ -152,8 +153,9 @@ def _state(pod: Object) -> str:
         return f"runs on {pod['spec'].get('nodeName')}"
     if "waiting" in state:
         waiting = state["waiting"]
-        return str(waiting.get("message") or waiting.get("reason") or "is being made")[:200]
+        said = str(waiting.get("message") or waiting.get("reason") or "is being made")
+        return redact(said)[:200]
     for condition in pod.get("status", {}).get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return str(condition.get("message") or condition.get("reason"))[:200]
+            return redact(str(condition.get("message") or condition.get("reason")))[:200]
     return str(pod.get("status", {}).get("phase") or "Pending").lower()

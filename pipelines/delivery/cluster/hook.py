@@ -25,6 +25,7 @@ from atelier.boundary import answered
 from atelier.data.release import Pin, Release
 from atelier.errors import BadInput, Interrupted, Refused
 from atelier.home import Home
+from atelier.logs import log_to
 from atelier.platform import Api, LeaseLock, listing
 from atelier.stores.registry import Registry
 from pipelines.delivery.cluster.follow import AliasFollower
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if bool(options.name) == options.all:
         parser.error("give either the adapter's name or --all")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    log_to(sys.stdout, format="%(asctime)s %(message)s")
     # the first process of a container ignores SIGTERM unless told, and SIGKILL leaves the lock
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Interrupted.exit_code))
     return answered(lambda: run(options))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from atelier.addresses import redact
 from atelier.errors import Unavailable
 from atelier.stores.tracking import Point, Status, Tracking
 from pipelines.train.tracking.journal import Event
@@ -63,7 +64,7 @@ class MlflowSink:
     def identity(self) -> dict[str, str]:
         """Run id and address."""
         tracking, run = self._open()
-        return {"mlflow.run_id": run, "mlflow.uri": tracking.run_url(run) or self.uri}
+        return {"mlflow.run_id": run, "mlflow.uri": tracking.run_url(run) or redact(self.uri)}
 
     def link(self, tags: dict[str, str]) -> None:
         """As tags of the run."""
@@ -128,7 +129,7 @@ class WandbSink:
         """Run id, project, and address where there is one."""
         url = getattr(self._open(), "url", None)
         tags = {"wandb.run_id": self.run_id, "wandb.project": self.project}
-        return tags | ({"wandb.url": str(url)} if url else {})
+        return tags | ({"wandb.url": redact(str(url))} if url else {})
 
     def link(self, tags: dict[str, str]) -> None:
         """In the run's configuration."""
@@ -153,7 +154,10 @@ class WandbSink:
                     resume="allow",
                     mode=self.mode,
                     dir=str(self.folder),
-                    settings=wandb.Settings(silent=True, console="off", init_timeout=30),
+                    # the commit is in the configuration; a remote's address may hold a token
+                    settings=wandb.Settings(
+                        silent=True, console="off", init_timeout=30, disable_git=True
+                    ),
                 )
             except Exception as error:  # its client raises far more than wandb.Error
                 raise Unavailable(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastapi import APIRouter
 
+from atelier.contract.replica import Replica
 from services.gateway.deps import CurrentKey, PartsDep
 from services.gateway.openapi import documented
+from services.gateway.reasons import reason_for_clients
 from services.gateway.releases import Route
 from services.gateway.schemas import ModelCard, ModelList
 
@@ -20,16 +24,18 @@ router = APIRouter(tags=["models"])
 )
 async def models(parts: PartsDep, _key: CurrentKey) -> ModelList:
     """Every released adapter with the version that serves, its trigger words and styles."""
-    bases = {replica.base for replica in parts.releases.replicas}
+    replicas = parts.releases.replicas
+    bases = {replica.base for replica in replicas}
     listed = [ModelCard(id=BASE, created=0, digest=digest) for digest in sorted(bases)]
-    listed += [_model(name, route) for name, route in sorted(parts.releases.routes.items())]
+    routes = sorted(parts.releases.routes.items())
+    listed += [_model(name, route, replicas) for name, route in routes]
     return ModelList(data=listed)
 
 
-def _model(name: str, route: Route) -> ModelCard:
+def _model(name: str, route: Route, replicas: Sequence[Replica]) -> ModelCard:
     serving = route.serving
     created = int(route.release.since.timestamp())
-    trouble = route.trouble or None
+    trouble = reason_for_clients(route.release, replicas) if route.trouble else None
     if serving is None:
         return ModelCard(id=name, created=created, ready=False, trouble=trouble)
     return ModelCard(

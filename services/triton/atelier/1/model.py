@@ -10,6 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # Triton's, on the path of the model's process only
 
 from atelier.errors import AtelierError, Unavailable
+from atelier.logs import log_to
 from services.engine import Engine, ImageResult
 from services.engine.volume import VolumeWatcher
 from services.triton.answers import Answers, error_code, error_text
@@ -27,9 +28,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the base, and what is released by now; TritonModelException says why it cannot."""
-        logging.basicConfig(
-            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s"
-        )
+        log_to(sys.stderr, format="%(asctime)s %(name)s: %(message)s")
         server = os.getppid()
         try:
             settings = ModelSettings.read()

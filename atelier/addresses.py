@@ -1,0 +1,82 @@
+"""How network addresses are written: host and port together, and never with credentials.
+
+`redact` is applied wherever an error or an address becomes text that somebody else reads: errors
+(`atelier.errors`), logs and tracebacks (`atelier.logs`), tags and reports.
+"""
+
+import ipaddress
+import re
+
+HIDDEN = "***"
+
+# Up to the last @ before white space: a password that is not percent-encoded may hold : / ? # and
+# @. An address with an @ in its path loses its host this way; a password never stays.
+_USERINFO = re.compile(r"://\S*@")
+# Parameters of a query: ?token=…, &X-Amz-Signature=…, &sig=…
+_QUERY = re.compile(
+    r"([?&;][^\s=&?#'\"<>]*(?:token|key|secret|passw|pwd|sig|credential|auth)[^\s=&?#'\"<>]*=)"
+    r"[^\s&#'\"<>]+",
+    re.IGNORECASE,
+)
+# Settings: password=…, MLFLOW_TRACKING_TOKEN=…
+_SETTING = re.compile(
+    r"((?:passwd|password|token|secret|api[_-]?key)\s*=\s*)(?:'[^']*'|\"[^\"]*\"|[^\s&]+)",
+    re.IGNORECASE,
+)
+_HEADER = re.compile(
+    r"((?:authorization|x-api-key)['\"]?\s*[:=]\s*['\"]?(?:(?:basic|bearer|token)\s+)?)[^\s'\",]+",
+    re.IGNORECASE,
+)
+
+
+def redact(text: str) -> str:
+    """The text with `***` in place of credentials.
+
+    Credentials are the user and password of any address (RFC 3986 §3.2.1, also where they are not
+    percent-encoded), and the values of query parameters, settings and headers that hold a token, a
+    key, a password or a signature.
+    """
+    text = _USERINFO.sub(f"://{HIDDEN}@", text)
+    for pattern in (_QUERY, _SETTING, _HEADER):
+        text = pattern.sub(rf"\g<1>{HIDDEN}", text)
+    return text
+
+
+def link(url: str) -> str:
+    """The address as a link that others may follow: without user and password."""
+    return redact(_USERINFO.sub("://", url))
+
+
+def host_port(host: str, port: int) -> str:
+    """`host:port`, as URLs and gRPC targets have it: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def split_host_port(address: str) -> tuple[str, int]:
+    """The host, without brackets, and the port of `host:port`; ValueError says what is wrong."""
+    shown = f"{HIDDEN}@{address.rpartition('@')[2]}" if "@" in address else address
+    host, _, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{shown}: an IPv6 address stands in brackets, as in [::1]:8001")
+    valid = port.isascii() and port.isdigit() and 0 < int(port) < 65536
+    if not host or not valid or re.search(r"[\s/@\[\]]", host):
+        raise ValueError(f"{shown}: not host:port")
+    return host, int(port)
+
+
+def reachable(host: str) -> str:
+    """The host by which this machine reaches a server that listens on `host`.
+
+    A server that listens on every address is reached on loopback.
+    """
+    if not host:
+        return "127.0.0.1"
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return host
+    return "::1" if address.version == 6 else "127.0.0.1"

@@ -1,0 +1,182 @@
+"""Host and port as one address, and text in which no credentials are left."""
+
+import json
+import logging
+import subprocess
+import sys
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atelier.addresses import host_port, reachable, redact, split_host_port
+from atelier.boundary import report
+from atelier.errors import BadInput, Unavailable
+from atelier.logs import RedactingFormatter, traceback_of
+
+SCHEMES = ("http", "https", "postgresql", "postgresql+psycopg", "mysql", "grpc", "ssh", "s3")
+CONTEXTS = (
+    "MLflow at {url} does not answer; start it, or set MLFLOW_TRACKING_URI",
+    "fatal: unable to access '{url}': Could not resolve host: host",
+    "version 3 on replica a: MLflow at {url} could not fetch thor@3: 403 (two: {url})",
+    '{{"error":"{url}"}}',
+    "{url}",
+)
+
+# Marked, so that a part of the surrounding text cannot be taken for one of them.
+texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=20)
+users = texts.map("Üser{}".format)
+passwords = texts.map("Pässword{}".format)
+
+
+def raw(text: str) -> str:
+    """As somebody writes it who has not heard of percent-encoding; white space is refused."""
+    return "".join(text.split())
+
+
+@given(
+    user=users,
+    password=passwords,
+    spelt=st.sampled_from([lambda text: quote(text, safe=""), quote, raw]),
+    scheme=st.sampled_from(SCHEMES),
+    context=st.sampled_from(CONTEXTS),
+    lone=st.booleans(),
+)
+def test_neither_user_nor_password_of_an_address_is_left(
+    user, password, spelt, scheme, context, lone
+) -> None:
+    userinfo = spelt(password) if lone else f"{spelt(user)}:{spelt(password)}"
+    text = context.format(url=f"{scheme}://{userinfo}@host:5000/path?x=1")
+    for shown in (redact(text), str(Unavailable(text)), redact(redact(text))):
+        assert "Üser" not in shown and "Pässword" not in shown
+        assert quote("Üser") not in shown and quote("Pässword") not in shown
+        assert "://***@host:5000/path?x=1" in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "GET /artifacts/a.png?X-Amz-Signature={}&X-Amz-Date=1 failed",
+        "https://bucket.blob.core.windows.net/a?sv=1&sig={}",
+        "https://wandb.example.org/run?apiKey={}",
+        "url: /api/2.0/mlflow?access_token={}",
+        "connection failed: host=db user=atelier password={} dbname=x",
+        "MLFLOW_TRACKING_TOKEN={}",
+        "headers: {{'Authorization': 'Bearer {}'}}",
+        "X-API-Key: {}",
+        "connect(password='{}')",
+    ],
+)
+def test_tokens_beside_addresses_are_hidden_too(text: str) -> None:
+    shown = redact(text.format("s3cret-Tök.en/+="))
+    assert "s3cret" not in shown and "***" in shown
+    assert shown.startswith(text[:4])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "adapter thor-cat: version 3 is not at hand; known: thor-cat@1, thor-cat@2",
+        "MLflow at http://mlflow:5000 does not answer",
+        "sqlite:////home/anna/mlflow.db: it is not a database",
+        "steps: 0 is not within 1 and 150",
+        '{"adapter":"thor@3","weight":0.5}',
+        "this call needs a key: send it as X-API-Key or as Bearer.",
+    ],
+)
+def test_other_text_stays_as_it_is(text: str) -> None:
+    assert redact(text) == text
+
+
+SECRET = "http://anna:s3cret@mlflow:5000"
+
+
+def failure() -> BaseException:
+    """An error of ours, with a library's behind it."""
+    try:
+        try:
+            raise ConnectionError(f"Max retries exceeded: {SECRET}/api")
+        except ConnectionError as error:
+            raise Unavailable(f"MLflow at {SECRET} does not answer") from error
+    except Unavailable as error:
+        return error
+
+
+def test_the_causes_of_an_error_are_printed_without_credentials(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert report(failure(), as_json=True, debug=True) == 3
+    printed = capsys.readouterr()
+    assert "ConnectionError: Max retries exceeded: http://***@mlflow:5000/api" in printed.err
+    assert "s3cret" not in printed.err + printed.out and "anna" not in printed.err + printed.out
+    assert "http://***@mlflow:5000" in json.loads(printed.out)["error"]["message"]
+    report(RuntimeError(f"a bug at {SECRET}"), as_json=True, debug=False)
+    printed = capsys.readouterr()
+    assert "s3cret" not in printed.err + printed.out
+
+
+def test_a_log_line_and_its_traceback_hold_no_credentials() -> None:
+    formatter = RedactingFormatter("%(levelname)s %(message)s")
+    error = failure()
+    trace = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("a", 40, "a.py", 1, "at %s", (SECRET,), trace)
+    text = formatter.format(record)
+    assert text.startswith("ERROR at http://***@mlflow:5000\n") and "ConnectionError" in text
+    assert "s3cret" not in text and "s3cret" not in traceback_of(error)
+
+
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_an_uncaught_exception_is_printed_without_credentials(where: str) -> None:
+    script = (
+        "import sys, threading\n"
+        "from atelier.logs import log_to\n"
+        "log_to(sys.stderr, format='%(message)s')\n"
+        f"def work(): raise RuntimeError('at {SECRET}')\n"
+        + ("work()" if where == "main" else "threading.Thread(target=work).start()")
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert "RuntimeError: at http://***@mlflow:5000" in ended.stderr
+    assert "s3cret" not in ended.stderr.replace(script, "")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1:80"),
+        ("gateway.example.org", "gateway.example.org:80"),
+        ("::1", "[::1]:80"),
+        ("fd00::5", "[fd00::5]:80"),
+    ],
+)
+def test_an_ipv6_address_stands_in_brackets(host: str, address: str) -> None:
+    assert host_port(host, 80) == address
+    assert split_host_port(address) == (host, 80)
+
+
+@pytest.mark.parametrize(
+    "address", ["", ":80", "host", "host:", "host:x", "host:0", "host:70000", "::1:80", "a@b:80"]
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match=r"not host:port|in brackets"):
+        split_host_port(address)
+
+
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [
+        ("0.0.0.0", "127.0.0.1"),
+        ("", "127.0.0.1"),
+        ("::", "::1"),
+        ("fd00::5", "fd00::5"),
+        ("gateway", "gateway"),
+    ],
+)
+def test_a_server_on_every_address_is_reached_on_loopback(host: str, found: str) -> None:
+    assert reachable(host) == found
+
+
+def test_errors_keep_what_is_no_text() -> None:
+    assert BadInput("a", 1).args == ("a", 1)
