@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from atelier import http_client
-from atelier.errors import AtelierError, BadInput, Refused, Unavailable
+from atelier.errors import AtelierError, Unavailable
+from atelier.problems import error_of
 
 if TYPE_CHECKING:
     import httpx2
@@ -77,8 +78,7 @@ def _translated(answer: httpx2.Response) -> AtelierError:
         said = answer.reason_phrase
     status = answer.status_code
     text = f"the gateway says {status}: {said}"
-    if status in (401, 403, 429):  # no key that works, or its quota is used up
-        return Refused(text)
-    if status >= 500:
-        return Unavailable(text, retry_after=http_client.retry_after(answer))
-    return BadInput(text)
+    kind = error_of(status)
+    if issubclass(kind, Unavailable):
+        return kind(text, retry_after=http_client.retry_after(answer))
+    return kind(text)

@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from services.gateway.problems import CATALOGUE, MEDIA_TYPE, TYPE
+from atelier.problems import CATALOGUE, MEDIA_TYPE, TYPE
+from services.gateway.problems import V2_STATUS
 from services.gateway.schemas import ProblemDocument
 
 COMPONENTS = "#/components/schemas/{model}"
@@ -32,6 +33,19 @@ def documented(*slugs: str) -> dict[int | str, dict[str, Any]]:
             }
         }
     return found
+
+
+def documented_v2(*slugs: str) -> dict[int | str, dict[str, Any]]:
+    """The same for a route of V2, whose errors are `{"error": "…"}`."""
+    titles: dict[int, list[str]] = {}
+    for slug in slugs:
+        status, title = CATALOGUE[slug]
+        titles.setdefault(V2_STATUS.get(status, status), []).append(title)
+    content = {"application/json": {"example": {"error": "…"}}}
+    return {
+        status: {"description": "; ".join(dict.fromkeys(found)), "content": content}
+        for status, found in sorted(titles.items())
+    }
 
 
 def describe_problems(app: FastAPI) -> None:

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from atelier.errors import AtelierError, BadInput, Unavailable
+from atelier.problems import CATALOGUE, MEDIA_TYPE, TYPE
 from atelier.validation import mistakes
 from services.gateway import triton_client
 from services.gateway.database import DatabaseAway
@@ -29,45 +30,20 @@ from services.gateway.usage import QuotaExceeded
 
 logger = logging.getLogger(__name__)
 
-TYPE = "urn:atelier:problem:"
-MEDIA_TYPE = "application/problem+json"
 V2 = "/v2"
 V2_STATUS = {422: 400}  # Triton's own for what it cannot do
-
-# The slug is a promise to clients: add, never rename.
-CATALOGUE: dict[str, tuple[int, str]] = {
-    "malformed-json": (400, "The body is not JSON"),
-    "bad-request": (400, "The request cannot be read"),
-    "key-missing": (401, "A key is needed"),
-    "key-wrong": (401, "The key is not known"),
-    "key-expired": (401, "The key has expired"),
-    "key-revoked": (401, "The key was revoked"),
-    "forbidden": (403, "Not allowed"),
-    "not-found": (404, "Nothing is here"),
-    "unknown-adapter": (404, "No such adapter"),
-    "method-not-allowed": (405, "The method does not fit"),
-    "not-acceptable": (406, "No answer of that kind"),
-    "body-too-large": (413, "The body is too large"),
-    "unsupported-media-type": (415, "The body has to be JSON"),
-    "invalid-request": (422, "A field cannot be used"),
-    "unknown-style": (422, "No such style"),
-    "quota-exceeded": (429, "The quota is used up"),
-    "internal-error": (500, "A fault of ours"),
-    "engine-failed": (502, "The image engine failed"),
-    "adapter-loading": (503, "The adapter is not ready yet"),
-    "engine-busy": (503, "The image engine is busy"),
-    "engine-away": (503, "The image engine is away"),
-    "database-away": (503, "The database is away"),
-    "timed-out": (504, "It took too long"),
-}
-BY_STATUS = {
-    400: "bad-request",
-    403: "forbidden",
-    404: "not-found",
-    405: "method-not-allowed",
-    406: "not-acceptable",
-    413: "body-too-large",
-    415: "unsupported-media-type",
+# What the framework refuses by itself has a status alone.
+OF_FRAMEWORK = {
+    CATALOGUE[name].status: name
+    for name in (
+        "bad-request",
+        "forbidden",
+        "not-found",
+        "method-not-allowed",
+        "not-acceptable",
+        "body-too-large",
+        "unsupported-media-type",
+    )
 }
 SIMPLE: dict[type[AtelierError], str] = {
     UnknownStyle: "unknown-style",
@@ -202,7 +178,7 @@ def _of_http(request: Request, error: HTTPException) -> Problem:
         404: f"there is nothing at {path}; /docs lists what there is",
         405: f"{path} does not take {method}",
     }
-    slug = BY_STATUS.get(error.status_code, "internal-error")
+    slug = OF_FRAMEWORK.get(error.status_code, "internal-error")
     detail = details.get(error.status_code, str(error.detail))
     return Problem(slug, detail, headers=error.headers)
 

@@ -6,9 +6,12 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from atelier.boundary import INTERNAL, KEYBOARD
-from atelier.errors import AtelierError, Interrupted, Refused, Unavailable
+from atelier.errors import AtelierError, BadInput, Interrupted, Refused, Unavailable
+from atelier.problems import CATALOGUE, error_of
 from commands.main import app
-from services.gateway.problems import CATALOGUE
+from services.gateway.app import create_app
+from services.gateway.problems import V2_STATUS
+from tests.gateway import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -57,3 +60,29 @@ def test_links_lead_somewhere() -> None:
     for page in (ROOT / "docs").glob("*.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_client_has_an_error_for_every_problem() -> None:
+    kinds = {slug: error_of(problem.status) for slug, problem in CATALOGUE.items()}
+    assert {slug for slug, kind in kinds.items() if kind is Refused} == {
+        *("key-missing", "key-wrong", "key-expired", "key-revoked", "forbidden", "quota-exceeded")
+    }
+    assert all(issubclass(kinds[slug], Unavailable) for slug in ("gateway-busy", "timed-out"))
+    assert kinds["unknown-adapter"] is BadInput
+
+
+def test_every_route_documents_problems_of_the_catalogue(tmp_path: Path) -> None:
+    """A title or a status that is written anywhere else would not be in the catalogue."""
+    schema = create_app(Stage(tmp_path).settings()).openapi()
+    known = {(problem.status, problem.title) for problem in CATALOGUE.values()}
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                if status in ("200", "422") or path == "/readyz":
+                    continue
+                titles = response["description"].split("; ")
+                if "application/problem+json" in response["content"]:
+                    examples = response["content"]["application/problem+json"]["examples"]
+                    titles = [one["value"]["title"] for one in examples.values()]
+                known_here = known | {(V2_STATUS.get(s, s), title) for s, title in known}
+                assert {(int(status), title) for title in titles} <= known_here, (path, status)

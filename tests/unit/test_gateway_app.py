@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import pytest
 from PIL import Image
 
 from atelier.data.release import ReleaseFolder
+from atelier.problems import CATALOGUE
 from services.gateway import triton_client
 from services.gateway.database import DatabaseAway
 from services.gateway.keys import KeyStore, utc_now
 from services.gateway.png import read_metadata
-from services.gateway.problems import CATALOGUE
 from tests.gateway import BASE, ONE, TWO, Client, manifest_of, serving
 
 
@@ -373,9 +372,3 @@ def test_documentation_has_examples_and_every_problem(client: Client) -> None:
     for path, operations in schema["paths"].items():
         if path not in ("/healthz", "/readyz"):
             assert all(one["security"] for one in operations.values()), path
-
-
-def test_the_readme_lists_every_kind_of_problem() -> None:
-    readme = (Path(__file__).parents[2] / "services/gateway/README.md").read_text()
-    listed = {kind: int(status) for kind, status in re.findall(r"`([a-z-]+)` \| (\d{3})", readme)}
-    assert listed == {slug: status for slug, (status, _) in CATALOGUE.items()}

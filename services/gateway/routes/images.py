@@ -43,6 +43,7 @@ RESPONSES = documented(
     "quota-exceeded",
     "engine-failed",
     "adapter-loading",
+    "gateway-busy",
     "engine-busy",
     "engine-away",
     "database-away",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -11,6 +10,7 @@ from fastapi.responses import JSONResponse
 from services.gateway.deps import CurrentKey, PartsDep
 from services.gateway.generation import ClientGone
 from services.gateway.hangup import CLIENT_CLOSED, hung_up
+from services.gateway.openapi import documented_v2
 from services.gateway.replicas import V2Answer
 from services.gateway.v2 import HEADER_LENGTH, V2Refused
 
@@ -19,28 +19,33 @@ router = APIRouter(prefix="/v2", tags=["V2 inference"])
 MODEL = "/models/{model}"
 PASSED_ON = ("accept", "accept-encoding", "content-type")
 PASSED_BACK = ("content-type", "content-encoding", HEADER_LENGTH.lower())
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/json": {"example": {"error": "…"}}}}
-    for status, text in {
-        400: "The call cannot be made so.",
-        401: "No key, or none that works.",
-        404: "No such model, or no such adapter.",
-        413: "The body is too large.",
-        429: "The quota is used up.",
-        503: "The adapter is not ready, or the engine is busy or away.",
-    }.items()
-}
+KEY = ("key-missing", "key-wrong", "key-expired", "key-revoked", "database-away")
+LOOK_ERRORS = documented_v2(*KEY, "bad-request", "engine-away", "timed-out")
+INFER_ERRORS = documented_v2(
+    *KEY,
+    "bad-request",
+    "invalid-request",
+    "unknown-adapter",
+    "body-too-large",
+    "quota-exceeded",
+    "engine-failed",
+    "adapter-loading",
+    "gateway-busy",
+    "engine-busy",
+    "engine-away",
+    "timed-out",
+)
 
 
-@router.get("", responses=ERRORS)
-@router.get("/health/live", responses=ERRORS)
-@router.get("/health/ready", responses=ERRORS)
-@router.get(MODEL, responses=ERRORS)
-@router.get(MODEL + "/ready", responses=ERRORS)
-@router.get(MODEL + "/config", responses=ERRORS)
-@router.get(MODEL + "/versions/{version}", responses=ERRORS)
-@router.get(MODEL + "/versions/{version}/ready", responses=ERRORS)
-@router.get(MODEL + "/versions/{version}/config", responses=ERRORS)
+@router.get("", responses=LOOK_ERRORS)
+@router.get("/health/live", responses=LOOK_ERRORS)
+@router.get("/health/ready", responses=LOOK_ERRORS)
+@router.get(MODEL, responses=LOOK_ERRORS)
+@router.get(MODEL + "/ready", responses=LOOK_ERRORS)
+@router.get(MODEL + "/config", responses=LOOK_ERRORS)
+@router.get(MODEL + "/versions/{version}", responses=LOOK_ERRORS)
+@router.get(MODEL + "/versions/{version}/ready", responses=LOOK_ERRORS)
+@router.get(MODEL + "/versions/{version}/config", responses=LOOK_ERRORS)
 async def look(request: Request, parts: PartsDep, key: CurrentKey, model: str = "") -> Response:
     """What Triton says of itself and of its model."""
     _known(model, parts.settings.model)
@@ -52,8 +57,8 @@ async def look(request: Request, parts: PartsDep, key: CurrentKey, model: str = 
     return _back(answer)
 
 
-@router.post(MODEL + "/infer", responses=ERRORS)
-@router.post(MODEL + "/versions/{version}/infer", responses=ERRORS)
+@router.post(MODEL + "/infer", responses=INFER_ERRORS)
+@router.post(MODEL + "/versions/{version}/infer", responses=INFER_ERRORS)
 async def infer(request: Request, parts: PartsDep, key: CurrentKey, model: str) -> Response:
     """Pictures, by the inputs PROMPT, NEGATIVE_PROMPT, ADAPTERS, SCHEDULER, SEED, STEPS, WIDTH,
     HEIGHT, IMAGES, GUIDANCE_SCALE.
