@@ -29,7 +29,7 @@ from services.engine.request import (
 from services.engine.request_queue import RequestQueue
 from services.engine.scheduling import Batch, choose
 from services.engine.settings import EngineSettings
-from services.engine.stats import EngineStats, metrics
+from services.engine.stats import EngineStats, MetricFamily, metrics
 from services.engine.store import AdapterStore
 from services.engine.text import TextEncoders
 
@@ -202,8 +202,8 @@ class Engine:
         stats.waiting_adapters = names(waiting)
         return stats
 
-    def metrics(self) -> str:
-        """Prometheus' text format."""
+    def metrics(self) -> tuple[MetricFamily, ...]:
+        """What Prometheus reads of this engine."""
         return metrics(self.stats())
 
     def _schedule(self) -> Batch[DenoisingJob]:

@@ -6,6 +6,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+PREFIX = "atelier_engine_"
 
 
 @dataclass
@@ -53,52 +56,68 @@ class EngineStats:
         return (self.last_images[-1] - self.last_images[0]) / (len(self.last_images) - 1)
 
 
-def metrics(stats: EngineStats) -> str:
-    """Prometheus' text format.
+Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One number of a metric."""
+
+    labels: Labels
+    value: float
+
+
+@dataclass(frozen=True)
+class MetricFamily:
+    """A Prometheus metric with all its samples."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    samples: tuple[Sample, ...]
+
+
+def metrics(stats: EngineStats) -> tuple[MetricFamily, ...]:
+    """What Prometheus reads of an engine.
 
     `lora_requests_info` follows the Gateway API Inference Extension's contract for adapter-aware
     routing: the names are in its labels, its value is the time of the report.
     """
-    lines = [
-        "# HELP lora_requests_info Adapters running and waiting; the value is the report's time.",
-        "# TYPE lora_requests_info gauge",
-        _sample(
+    adapters = (
+        ("max_lora", str(stats.slots)),
+        ("running_lora_adapters", ",".join(stats.running_adapters)),
+        ("waiting_lora_adapters", ",".join(stats.waiting_adapters)),
+    )
+    return (
+        MetricFamily(
             "lora_requests_info",
-            {
-                "max_lora": str(stats.slots),
-                "running_lora_adapters": ",".join(stats.running_adapters),
-                "waiting_lora_adapters": ",".join(stats.waiting_adapters),
-            },
-            time.time(),
+            "gauge",
+            "Adapters running and waiting; the value is the report's time.",
+            (Sample(adapters, time.time()),),
         ),
-    ]
-    for name, kind, help_text, value in (
-        ("images_total", "counter", "Images made.", stats.images),
-        ("unet_calls_total", "counter", "Calls of the UNet.", stats.calls),
-        ("unet_rows_total", "counter", "Rows of those calls.", stats.rows),
-        ("adapter_swaps_total", "counter", "Adapters written into a slot.", stats.swaps),
-        ("requests_waiting", "gauge", "Requests in the queue.", stats.queued),
-        ("images_running", "gauge", "Images being drawn.", stats.running),
-        ("slots_in_use", "gauge", "Slots of the bank in use.", stats.slots_in_use),
-        ("bank_bytes", "gauge", "Device memory of the bank.", stats.bank_bytes),
-        ("host_bytes", "gauge", "Host memory of adapters.", stats.host_bytes),
-    ):
-        full = f"atelier_engine_{name}"
-        lines += [f"# HELP {full} {help_text}", f"# TYPE {full} {kind}", _sample(full, {}, value)]
-    for name, label, help_text, counts in (
-        ("requests_total", "outcome", "Requests answered.", stats.requests),
-        ("seconds_total", "phase", "Time spent.", stats.seconds),
-    ):
-        full = f"atelier_engine_{name}"
-        lines += [f"# HELP {full} {help_text}", f"# TYPE {full} counter"]
-        lines += [_sample(full, {label: key}, value) for key, value in sorted(counts.items())]
-    return "\n".join(lines) + "\n"
+        _counter("images_total", "Images made.", stats.images),
+        _counter("unet_calls_total", "Calls of the UNet.", stats.calls),
+        _counter("unet_rows_total", "Rows of those calls.", stats.rows),
+        _counter("adapter_swaps_total", "Adapters written into a slot.", stats.swaps),
+        _gauge("requests_waiting", "Requests in the queue.", stats.queued),
+        _gauge("images_running", "Images being drawn.", stats.running),
+        _gauge("slots_in_use", "Slots of the bank in use.", stats.slots_in_use),
+        _gauge("bank_bytes", "Device memory of the bank.", stats.bank_bytes),
+        _gauge("host_bytes", "Host memory of adapters.", stats.host_bytes),
+        _by_label("requests_total", "Requests answered.", "outcome", stats.requests),
+        _by_label("seconds_total", "Time spent.", "phase", stats.seconds),
+    )
 
 
-def _sample(name: str, labels: Mapping[str, str], value: float) -> str:
-    quoted = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-    return f"{name}{{{quoted}}} {value}" if quoted else f"{name} {value}"
+def _counter(name: str, help: str, value: float) -> MetricFamily:
+    return MetricFamily(PREFIX + name, "counter", help, (Sample((), value),))
 
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+def _gauge(name: str, help: str, value: float) -> MetricFamily:
+    return MetricFamily(PREFIX + name, "gauge", help, (Sample((), value),))
+
+
+def _by_label(name: str, help: str, label: str, values: Mapping[str, float]) -> MetricFamily:
+    # a copy: the engine's thread goes on counting
+    samples = tuple(Sample(((label, key),), value) for key, value in sorted([*values.items()]))
+    return MetricFamily(PREFIX + name, "counter", help, samples)

@@ -20,9 +20,10 @@ from services.engine import (
     RequestError,
     UnknownAdapter,
 )
+from services.engine.stats import EngineStats, MetricFamily, Sample, metrics
 from services.triton.answers import Answers, error_code, error_text
 from services.triton.control import ControlFolder
-from services.triton.metrics import Mirror, Report
+from services.triton.metrics import Mirror
 from services.triton.process import alive, roll, tail
 
 
@@ -172,37 +173,38 @@ def test_the_engines_metrics_are_mirrored_and_old_labels_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("services.triton.metrics.PERIOD", 0.0)
-    report = (
-        "# HELP lora_requests_info Adapters.\n# TYPE lora_requests_info gauge\n"
-        'lora_requests_info{{max_lora="8",running_lora_adapters="{names}"}} {time}\n'
-        "# HELP images_total Images made.\n# TYPE images_total counter\nimages_total {images}\n"
-    )
-    texts = [
-        report.format(names=r"thor-cat,\"odd\"", time=1.0, images=3),
-        report.format(names="", time=2.0, images=5),
+    kept: list[tuple[MetricFamily, ...]] = [
+        (
+            MetricFamily("lora_requests_info", "gauge", "Adapters.", (Sample(labels, moment),)),
+            MetricFamily("images_total", "counter", "Images made.", (Sample((), images),)),
+        )
+        for labels, moment, images in (
+            ((("max_lora", "8"), ("running_lora_adapters", 'thor-cat,"odd"')), 1.0, 3.0),
+            ((("max_lora", "8"), ("running_lora_adapters", "")), 2.0, 5.0),
+        )
     ]
-    mirror = Mirror(FakeTriton, lambda: texts[0])
+    mirror = Mirror(FakeTriton, lambda: kept[0])
     mirror.update()
     mirror.update()
     odd = (("max_lora", "8"), ("running_lora_adapters", 'thor-cat,"odd"'))
     seen = {key: metric.value() for key, metric in mirror._metrics.items()}
     assert seen == {("lora_requests_info", odd): 1.0, ("images_total", ()): 3.0}
-    texts.pop(0)
+    kept.pop(0)
     mirror.update()
     none = (("max_lora", "8"), ("running_lora_adapters", ""))
     seen = {key: metric.value() for key, metric in mirror._metrics.items()}
     assert seen == {("lora_requests_info", none): 2.0, ("images_total", ()): 5.0}
 
 
-def test_the_engines_own_report_can_be_read() -> None:
-    from services.engine.stats import EngineStats, metrics
-
+def test_the_engines_own_report_is_mirrored() -> None:
     stats = EngineStats(slots=8, running_adapters=("a", "b"))
     stats.called(rows=4, seconds=0.5)
-    samples = {(one.name, one.labels): one.value for one in Report.read(metrics(stats)).samples}
-    assert samples["atelier_engine_unet_rows_total", ()] == 4.0
-    assert samples["atelier_engine_seconds_total", (("phase", "denoise"),)] == 0.5
-    assert any(name == "lora_requests_info" for name, _ in samples)
+    mirror = Mirror(FakeTriton, lambda: metrics(stats))
+    mirror.update()
+    seen = {key: metric.value() for key, metric in mirror._metrics.items()}
+    assert seen["atelier_engine_unet_rows_total", ()] == 4.0
+    assert seen["atelier_engine_seconds_total", (("phase", "denoise"),)] == 0.5
+    assert any(name == "lora_requests_info" for name, _ in seen)
 
 
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
