@@ -17,80 +17,41 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from atelier.adapter.package import ADAPTER, Package
 from atelier.data.release import Pin
+from commands.load import PATIENCE, LoadGenerator
 from tests.integration.stack import ServedStack
 from tests.tiny import tiny_adapter, tiny_base
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One answered request; times are seconds of the monotonic clock."""
+def load_of(stack: ServedStack, name: str, *, steps: int) -> LoadGenerator[str]:
+    """Requests of one adapter, each for a picture of its own; an answer is a digest."""
 
-    sent: float
-    done: float
-    digest: str
+    def ask(number: int) -> str:
+        picture = stack.grpc(
+            prompt="a cat on the beach", seed=number, steps=steps, adapters=[{"name": name}]
+        )
+        return picture.digest
 
-    @property
-    def seconds(self) -> float:
-        """From sending to answer."""
-        return self.done - self.sent
+    return LoadGenerator(ask)
 
 
-class Load:
-    """Clients that ask again as soon as they are answered."""
+def first_of(load: LoadGenerator[str], digest: str, since: float) -> float:
+    """When the first answer by `digest` came, once one came that was asked for after `since`."""
 
-    def __init__(self, stack: ServedStack, name: str, *, clients: int, steps: int):
-        self._stack, self._name, self._clients, self._steps = stack, name, clients, steps
-        self._ended = threading.Event()
-        self.answers: list[Answer] = []
-        self.failures: list[str] = []
+    def moved() -> bool:
+        last = tuple(load.answers[-200:])
+        return any(one.answer == digest and one.asked >= since for one in last)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Ask in the background."""
-        with ThreadPoolExecutor(self._clients) as threads:
-            for number in range(self._clients):
-                threads.submit(self._ask, number)
-            try:
-                yield
-            finally:
-                self._ended.set()
-
-    def first_of(self, digest: str, since: float, *, timeout: float = 300.0) -> float:
-        """When the first answer by `digest` came after `since`."""
-        while time.monotonic() - since < timeout:
-            for answer in reversed(self.answers[-200:]):
-                if answer.digest == digest and answer.sent >= since:
-                    found = [a.done for a in self.answers if a.digest == digest and a.done > since]
-                    return min(found)
-            time.sleep(0.005)
-        raise SystemExit(f"no answer by {digest} in {timeout:.0f} s; failures: {self.failures[:3]}")
-
-    def _ask(self, number: int) -> None:
-        seed = number * 1_000_000
-        while not self._ended.is_set():
-            seed += 1
-            sent = time.monotonic()
-            try:
-                picture = self._stack.grpc(
-                    prompt="a cat on the beach",
-                    seed=seed,
-                    steps=self._steps,
-                    adapters=[{"name": self._name}],
-                )
-            except Exception as error:
-                self.failures.append(repr(error))
-            else:
-                self.answers.append(Answer(sent, time.monotonic(), picture.digest))
+    while not moved():
+        if load.now - since > PATIENCE:
+            told = [str(one) for one in load.failures[:3]]
+            raise SystemExit(f"no answer by {digest} in {PATIENCE:.0f} s; failures: {told}")
+        time.sleep(0.005)
+    return min(one.came for one in load.answers if one.answer == digest and one.came > since)
 
 
 def measure(
@@ -98,18 +59,18 @@ def measure(
 ) -> dict[str, object]:
     """Swap seconds (the first with its fetch), and latencies near swaps and away from them."""
     stack.release(name, pins[0])
-    load = Load(stack, name, clients=clients, steps=steps)
+    load = load_of(stack, name, steps=steps)
     times: list[tuple[float, float]] = []  # when a swap began, how long it took
-    with load.running():
-        load.first_of(pins[0].digest, time.monotonic())
+    with load.running(clients):
+        first_of(load, pins[0].digest, load.now)
         time.sleep(3.0)
         for number in range(swaps):
             pin = pins[(number + 1) % 2]
-            began = time.monotonic()
+            began = load.now
             stack.release(name, pin, wait=False)
-            times.append((began, load.first_of(pin.digest, began) - began))
+            times.append((began, first_of(load, pin.digest, began) - began))
             time.sleep(3.0)
-    near = [a.seconds for a in load.answers if any(b <= a.done <= b + d + 0.5 for b, d in times)]
+    near = [a.seconds for a in load.answers if any(b <= a.came <= b + d + 0.5 for b, d in times)]
     away = [a.seconds for a in load.answers if a.seconds not in set(near)]
     seconds = [took for _, took in times]
     return {
@@ -117,7 +78,7 @@ def measure(
         "later_swap_seconds": seconds[1:],
         "later_swap_median": statistics.median(seconds[1:]) if swaps > 1 else None,
         "requests": len(load.answers),
-        "failures": load.failures,
+        "failures": [str(one) for one in load.failures],
         "latency_near_swaps": quantiles(near),
         "latency_away": quantiles(away),
     }

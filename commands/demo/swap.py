@@ -7,7 +7,17 @@ from typing import Final
 from atelier.errors import Refused
 from commands.demo.clock import duration
 from commands.demo.making import MadeVersion
-from commands.demo.traffic import Pixels, Seen, Shot, Traffic, apart, ask, strangers
+from commands.demo.traffic import (
+    CLIENTS,
+    Pixels,
+    Seen,
+    Shot,
+    apart,
+    ask,
+    seen,
+    strangers,
+    traffic,
+)
 from commands.serve.gateway_client import GatewayClient
 
 AROUND: Final = 50  # answers before the swap begins, and of the new version after it
@@ -43,29 +53,29 @@ def swap_under_traffic(
     """Promote `second` while clients send requests. Refused if any request or picture is wrong."""
     name = first.recipe.adapter
     known = _pictures(client, name, first, shots)
-    with Traffic(client, name, shots) as traffic:
-        traffic.wait_for(AROUND)
-        began = traffic.now
+    load = traffic(client, name, shots)
+    with load.running(CLIENTS):
+        load.wait_for(AROUND)
+        began = load.now
         promote()
-        seconds = traffic.now - began
-        traffic.wait_for(AROUND, version=second.version)
-    if traffic.failures:
-        raise Refused(f"{len(traffic.failures)} requests failed, first: {traffic.failures[0]}")
+        seconds = load.now - began
+        load.wait_for(AROUND, where=lambda drawn: drawn[0] == second.version)
+    if load.failures:
+        raise Refused(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
     known |= _pictures(client, name, second, shots)
-    strange = strangers(traffic.seen, known)
+    answers = seen(load, shots)
+    strange = strangers(answers, known)
     if strange:
         raise Refused(f"{len(strange)} pictures do not match the digest in their answer")
-    new = [one for one in traffic.seen if one.version == second.version]
+    new = [one for one in answers if one.version == second.version]
     return Swap(
-        seen=tuple(traffic.seen),
+        seen=tuple(answers),
         began=began,
         seconds=seconds,
         first_picture=min(one.came for one in new) - began,
-        before=len(traffic.seen) - len(new),
+        before=len(answers) - len(new),
         after=len(new),
-        largest_difference=max(
-            apart(one.pixels, known[one.shot, one.digest]) for one in traffic.seen
-        ),
+        largest_difference=max(apart(one.pixels, known[one.shot, one.digest]) for one in answers),
     )
 
 

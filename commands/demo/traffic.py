@@ -5,26 +5,24 @@ afterwards, so each answer can be compared with the pictures of the digest that 
 """
 
 import io
-import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from atelier.errors import AtelierError, Unavailable
+from commands.load import LoadGenerator
 from commands.serve.gateway_client import GatewayClient
 
 CLIENTS: Final = 3
-PATIENCE: Final = 600.0  # seconds
 STEPS: Final = 6  # denoising steps; the traffic tests the swap, not the quality
 TOLERANCE: Final = 2  # of 255; other requests in the batch may change the last bit of a float
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Shot: TypeAlias = tuple[str, int]  # prompt, seed
+Drawn: TypeAlias = tuple[int, str, Pixels]  # version, digest, pixels
 
 
 @dataclass(frozen=True)
@@ -39,76 +37,20 @@ class Seen:
     pixels: Pixels
 
 
-@dataclass
-class Traffic:
-    """A few clients that send requests without pause until the end. Nothing is retried."""
-
-    client: GatewayClient
-    adapter: str
-    shots: Sequence[Shot]
-    seen: list[Seen] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._began = time.monotonic()
-        self._threads = [
-            threading.Thread(target=self._ask, args=(number,), daemon=True)
-            for number in range(CLIENTS)
-        ]
-
-    def __enter__(self) -> "Traffic":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    @property
-    def now(self) -> float:
-        """Seconds since the traffic began."""
-        return time.monotonic() - self._began
-
-    @property
-    def count(self) -> int:
-        """The number of answers and failures so far."""
-        return len(self.seen) + len(self.failures)
-
-    def wait_for(self, count: int, *, version: int | None = None) -> None:
-        """Wait for `count` more answers, of `version` if one is given."""
-        before, deadline = self._of(version), time.monotonic() + PATIENCE
-        while self._of(version) < before + count and not self.failures:
-            if time.monotonic() > deadline:
-                which = f" of version {version}" if version else ""
-                raise Unavailable(f"no {count} pictures{which} came within {PATIENCE:.0f} s")
-            time.sleep(0.05)
-
-    def _of(self, version: int | None) -> int:
-        with self._lock:
-            return sum(version in (None, one.version) for one in self.seen)
-
-    def _ask(self, number: int) -> None:
-        turn = number
-        while not self._stop.is_set():
-            shot = self.shots[turn % len(self.shots)]
-            turn += 1
-            asked = self.now
-            try:
-                seen = ask(self.client, self.adapter, shot)
-            except AtelierError as error:
-                with self._lock:
-                    self.failures.append(f"{asked:.2f} s: {error}")
-                continue
-            with self._lock:
-                version, digest, pixels = seen
-                self.seen.append(Seen(asked, self.now, shot, version, digest, pixels))
+def traffic(client: GatewayClient, adapter: str, shots: Sequence[Shot]) -> LoadGenerator[Drawn]:
+    """Clients that ask for the shots in turn."""
+    return LoadGenerator(lambda number: ask(client, adapter, shots[number % len(shots)]))
 
 
-def ask(client: GatewayClient, adapter: str, shot: Shot) -> tuple[int, str, Pixels]:
+def seen(load: LoadGenerator[Drawn], shots: Sequence[Shot]) -> list[Seen]:
+    """The answers of `traffic`, each with its shot."""
+    return [
+        Seen(one.asked, one.came, shots[one.number % len(shots)], *one.answer)
+        for one in load.answers
+    ]
+
+
+def ask(client: GatewayClient, adapter: str, shot: Shot) -> Drawn:
     """Draw one picture; returns its version, digest and pixels."""
     prompt, seed = shot
     answer = client.generate(prompt=prompt, seed=seed, adapter=adapter, steps=STEPS)

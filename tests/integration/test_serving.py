@@ -7,12 +7,9 @@ of two versions, or an answer that names the wrong one, cannot pass.
 import itertools
 import os
 import signal
-import threading
-import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from atelier.data.names import hex_of
+from commands.load import LoadGenerator
 from services.engine import AdapterUse, Engine, ImageRequest
 from services.gateway.keys import KeyStore
 from tests.integration.conftest import TwoVersions
@@ -73,45 +71,23 @@ def key(stack: ServedStack) -> str:
     return KeyStore(f"sqlite:///{stack.home.root / 'gateway.db'}").create("test")[0]
 
 
-class Traffic:
+def asked_by(number: int) -> Asked:
+    """The prompt and seed of a call of the traffic."""
+    return (PROMPTS[number % len(PROMPTS)], SEEDS[number // len(PROMPTS) % len(SEEDS)])
+
+
+def traffic(draw: Draw) -> LoadGenerator[Picture]:
     """Clients that ask without pause and never ask twice for the same answer."""
+    return LoadGenerator(lambda number: draw(number, asked_by(number)))
 
-    def __init__(self, draw: Draw):
-        self._draw = draw
-        self._numbers = itertools.count()
-        self._enough = threading.Event()
-        self.answers: list[tuple[float, Asked, Picture]] = []
-        self.failures: list[BaseException] = []
 
-    def client(self) -> None:
-        while not self._enough.is_set():
-            number = next(self._numbers)
-            asked = (PROMPTS[number % len(PROMPTS)], SEEDS[number // len(PROMPTS) % len(SEEDS)])
-            try:
-                picture = self._draw(number, asked)
-            except Exception as error:
-                self.failures.append(error)
-            else:
-                self.answers.append((time.monotonic(), asked, picture))
-
-    def digests(self) -> list[str]:
-        """In the order of the answers."""
-        return [picture.digest for _, _, picture in list(self.answers)]
-
-    @contextmanager
-    def running(self, clients: int) -> Iterator[None]:
-        with ThreadPoolExecutor(clients) as threads:
-            futures = [threads.submit(self.client) for _ in range(clients)]
-            try:
-                yield
-            finally:
-                self._enough.set()
-        for future in futures:
-            future.result()
+def digests(load: LoadGenerator[Picture]) -> list[str]:
+    """In the order of the answers."""
+    return [one.answer.digest for one in tuple(load.answers)]
 
 
 def swap_under(
-    traffic: Traffic,
+    load: LoadGenerator[Picture],
     stack: ServedStack,
     change: Callable[[], None],
     new: str,
@@ -119,22 +95,23 @@ def swap_under(
 ) -> float:
     """Change what serves in the middle of the traffic; seconds until the first new answer."""
     before = (stack.tritonserver(), stack.worker())
-    with traffic.running(clients=4):
-        stack.wait_for(lambda: traffic.failures or len(traffic.answers) >= 30, "traffic")
-        changed = time.monotonic()
+    with load.running(clients=4):
+        stack.wait_for(lambda: load.failures or len(load.answers) >= 30, "traffic")
+        changed = load.now
         change()
-        stack.wait_for(lambda: traffic.failures or new in traffic.digests(), "the new version")
-        enough = len(traffic.answers) + 20
+        stack.wait_for(lambda: load.failures or new in digests(load), "the new version")
+        enough = len(load.answers) + 20
         stack.wait_for(
-            lambda: traffic.failures or len(traffic.answers) >= max(enough, REQUESTS), "traffic"
+            lambda: load.failures or len(load.answers) >= max(enough, REQUESTS), "traffic"
         )
-    assert traffic.failures == []
+    assert load.failures == []
     assert (stack.tritonserver(), stack.worker()) == before  # nothing was started anew
-    for _, asked, picture in traffic.answers:
-        assert difference(picture.pixels, references[asked, picture.digest]).max() <= TOLERANCE
-    assert set(traffic.digests()[:30]) != {new}
-    assert set(traffic.digests()[-10:]) == {new}
-    return next(at for at, _, picture in traffic.answers if picture.digest == new) - changed
+    for one in load.answers:
+        expected = references[asked_by(one.number), one.answer.digest]
+        assert difference(one.answer.pixels, expected).max() <= TOLERANCE
+    assert set(digests(load)[:30]) != {new}
+    assert set(digests(load)[-10:]) == {new}
+    return next(one.came for one in load.answers if one.answer.digest == new) - changed
 
 
 def direct(stack: ServedStack) -> Draw:
@@ -163,17 +140,17 @@ def test_swap_and_rollback_under_traffic_to_triton(
 ) -> None:
     first, second = thor.pins
     stack.release("thor", first)
-    traffic = Traffic(direct(stack))
+    load = traffic(direct(stack))
     seconds = swap_under(
-        traffic,
+        load,
         stack,
         lambda: stack.release("thor", second, wait=False),
         second.digest,
         references,
     )
-    back = Traffic(direct(stack))
+    back = traffic(direct(stack))
     again = swap_under(back, stack, lambda: stack.rollback("thor"), first.digest, references)
-    record_property("swap", f"{seconds:.2f} s over {len(traffic.answers)} requests, none failed")
+    record_property("swap", f"{seconds:.2f} s over {len(load.answers)} requests, none failed")
     record_property("rollback", f"{again:.2f} s over {len(back.answers)} requests, none failed")
     fresh = ("a fresh striped fish", 77)
     picture = direct(stack)(0, fresh)
@@ -194,17 +171,17 @@ def test_swap_and_rollback_under_traffic_through_the_gateway(
     stack.release("thor", first)
     draw = through_gateway(stack, key)
     stack.wait_for(lambda: _answers_by(draw, first.digest), "the gateway to follow")
-    traffic = Traffic(draw)
+    load = traffic(draw)
     seconds = swap_under(
-        traffic,
+        load,
         stack,
         lambda: stack.release("thor", second, wait=False),
         second.digest,
         references,
     )
-    back = Traffic(draw)
+    back = traffic(draw)
     again = swap_under(back, stack, lambda: stack.rollback("thor"), first.digest, references)
-    record_property("swap", f"{seconds:.2f} s over {len(traffic.answers)} requests, none failed")
+    record_property("swap", f"{seconds:.2f} s over {len(load.answers)} requests, none failed")
     record_property("rollback", f"{again:.2f} s over {len(back.answers)} requests, none failed")
     fresh = ("a fresh yellow flower", 78)
     picture = draw(0, fresh)

@@ -64,7 +64,7 @@ def test_fifty_upgrades_and_rollbacks(
             assert load.failures == []
             print(f"{number + 1}: {forth[-1]:.1f} s forth, {back[-1]:.1f} s back", memory[-1])
     assert load.failures == []
-    assert all(oracle.agrees(asked, one) for _, _, asked, one in load.answers)
+    assert all(oracle.agrees(asked, one) for _, asked, one in load.drawn)
     assert released.identities() == before
     record_property("upgrades and rollbacks", f"{len(forth)} and {len(back)}")
     record_property("requests under them, none failed", len(load.answers))

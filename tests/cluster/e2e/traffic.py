@@ -1,13 +1,9 @@
 """Traffic against a platform, and what every picture of it must look like."""
 
-import itertools
 import json
-import threading
 import time
 import urllib.error
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import tritonclient.http
 
 from atelier.adapter.package import Package
 from atelier.data.release import Pin
+from commands.load import LoadGenerator
 from services.engine import AdapterUse, Engine, EngineSettings, ImageRequest
 from services.engine.base import load_base
 from tests.cluster.e2e.platform import Picture, Pixels, Platform
@@ -61,10 +58,14 @@ class Oracle:
         self._engine.close()
 
 
-class Load:
-    """Clients that ask with `keys` in turn, and never twice for one picture.
+class CallError(Exception):
+    """A call that failed: `HTTP <status>: <problem>`, or the kind of the error and its text."""
 
-    Each waits `pause` seconds between two calls, and a `patient` one as long as a 503 asks it to.
+
+class Load(LoadGenerator[tuple[str, Asked, Picture]]):
+    """Calls of thor and loki with `keys` in turn, never twice for one picture.
+
+    Clients wait `pause` seconds between two calls, `patient` ones also as long as a 503 asks for.
     """
 
     def __init__(
@@ -75,47 +76,34 @@ class Load:
         pause: float = 0.0,
         patient: bool = False,
     ):
-        self._platform, self._pause, self._patient = platform, pause, patient
+        super().__init__(self._draw, pause=pause)
+        self._platform, self._patient = platform, patient
         self._keys = keys or [platform.key]
         self._gateway = platform.gateway  # the API server need not be there all the time
-        self._numbers = itertools.count()
-        self._enough = threading.Event()
-        self.answers: list[tuple[float, str, Asked, Picture]] = []
-        self.failures: list[str] = []
 
-    def client(self) -> None:
-        while not self._enough.is_set():
-            number = next(self._numbers)
-            name = ("thor", "thor", "loki")[number % 3]
-            asked = (PROMPTS[number % len(PROMPTS)], SEEDS[number // len(PROMPTS) % len(SEEDS)])
-            try:
-                key = self._keys[number % len(self._keys)]
-                picture = self._platform.draw(*asked, adapter=name, gateway=self._gateway, key=key)
-            except urllib.error.HTTPError as error:
-                said = error.read().decode(errors="replace")  # a problem document
-                self.failures.append(f"HTTP {error.code}: {said[:500]}")
-                if self._patient:
-                    time.sleep(float(error.headers.get("Retry-After", 0)))
-            except Exception as error:
-                self.failures.append(f"{type(error).__name__}: {error}")
-            else:
-                self.answers.append((time.monotonic(), name, asked, picture))
-            self._enough.wait(self._pause)
+    @property
+    def drawn(self) -> list[tuple[str, Asked, Picture]]:
+        """The adapter, the call and the picture of each answer, in their order."""
+        return [one.answer for one in tuple(self.answers)]
 
     def digests(self, name: str) -> list[str]:
         """In the order of the answers."""
-        return [picture.digest for _, who, _, picture in list(self.answers) if who == name]
+        return [picture.digest for who, _, picture in self.drawn if who == name]
 
-    @contextmanager
-    def running(self, clients: int = 4) -> Iterator[None]:
-        with ThreadPoolExecutor(clients) as threads:
-            futures = [threads.submit(self.client) for _ in range(clients)]
-            try:
-                yield
-            finally:
-                self._enough.set()
-        for future in futures:
-            future.result()
+    def _draw(self, number: int) -> tuple[str, Asked, Picture]:
+        name = ("thor", "thor", "loki")[number % 3]
+        asked = (PROMPTS[number % len(PROMPTS)], SEEDS[number // len(PROMPTS) % len(SEEDS)])
+        key = self._keys[number % len(self._keys)]
+        try:
+            picture = self._platform.draw(*asked, adapter=name, gateway=self._gateway, key=key)
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")  # a problem document
+            if self._patient:
+                time.sleep(float(error.headers.get("Retry-After", 0)))
+            raise CallError(f"HTTP {error.code}: {said[:500]}") from error
+        except Exception as error:
+            raise CallError(f"{type(error).__name__}: {error}") from error
+        return name, asked, picture
 
 
 def direct(pod: Any, asked: Asked) -> Picture:

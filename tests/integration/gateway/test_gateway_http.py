@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from commands.load import LoadGenerator
 from services.gateway.keys import KeyStore
 from services.gateway.png import read_metadata
 from tests.gateway import ONE, TWO, digests
@@ -191,10 +192,7 @@ def test_a_swap_under_traffic_loses_nothing_and_mixes_nothing(
         v2.digests |= digests([(version, manifest)])
     stage.load(ONE, 1)
     stage.release(ONE, 1)
-    versions: list[int] = []
-    failed: list[Any] = []
     gone: set[int] = set()
-    done = threading.Event()
 
     def engine(call: Call) -> None:
         time.sleep(0.05)
@@ -204,36 +202,30 @@ def test_a_swap_under_traffic_loses_nothing_and_mixes_nothing(
 
     v2.on_call = engine
 
-    def ask() -> None:
+    def ask(_: int) -> int:
+        """The version that a picture shows, which is also the one that it names."""
+        stage.report()
+        body = {"prompt": "a cat", "adapter": "thor-cat"}
         headers = {"X-API-Key": key, "Accept": "image/png"}
-        while not done.is_set():
-            stage.report()
-            body = {"prompt": "a cat", "adapter": "thor-cat"}
-            response = gateway.http.post("/generate_image", json=body, headers=headers)
-            if response.status_code != 200:
-                failed.append(response.text)
-                continue
-            (used,) = (read_metadata(response.content) or {})["adapters"]
-            colour = int(_pixels(response.content)[0, 0, 0])
-            if colour != used["version"]:
-                failed.append((colour, used))
-            versions.append(colour)
+        response = gateway.http.post("/generate_image", json=body, headers=headers)
+        assert response.status_code == 200, response.text
+        (used,) = (read_metadata(response.content) or {})["adapters"]
+        colour = int(_pixels(response.content)[0, 0, 0])
+        assert colour == used["version"]
+        return colour
 
     wait_for(lambda: "thor-cat" in _models(gateway, key))
-    with ThreadPoolExecutor(4) as threads:
-        asking = [threads.submit(ask) for _ in range(4)]
-        wait_for(lambda: len(versions) > 20)
+    load = LoadGenerator(ask)
+    with load.running(clients=4):
+        load.wait_for(21)
         stage.release(TWO, 2)
         stage.load(TWO, 2)
-        wait_for(lambda: 2 in versions)
+        load.wait_for(1, where=lambda version: version == 2)
         stage.drop("thor-cat", 1)
         gone.add(1)
-        seen = len(versions)
-        wait_for(lambda: len(versions) > seen + 20)
-        done.set()
-        for one in asking:
-            one.result()
-    assert failed == []
+        load.wait_for(21)
+    assert load.failures == []
+    versions = [one.answer for one in load.answers]
     assert set(versions[-10:]) == {2} and versions[0] == 1
 
 
