@@ -125,7 +125,8 @@ class PaintedEngine:
 
     def paint(self, call: ImageCall) -> ImageAnswer:
         versions = [one.version for one in call.adapters]
-        pixels = np.full((call.images, SIDE, SIDE, 3), max(versions, default=0), np.uint8)
+        shape = (call.images, call.height or SIDE, call.width or SIDE, 3)
+        pixels = np.full(shape, max(versions, default=0), np.uint8)
         used = tuple(
             UsedAdapter(
                 name=one.name,
@@ -181,13 +182,13 @@ class Client:
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[Client]:
-    """A gateway with `thor-cat` in version 1, and a key for ten pictures."""
+def serving(root: Path, **changes: object) -> Iterator[Client]:
+    """A gateway with `thor-cat` in version 1, and a key for ten pictures; `changes` of settings."""
     stage = Stage(root)
     stage.load(ONE, 1)
     stage.release(ONE, 1)
     engine = PaintedEngine(lambda: digests([(1, ONE), (2, TWO)]))
-    settings = stage.settings(body_limit=2048, prompt_limit=500, max_images=4)
+    settings = stage.settings(body_limit=2048, prompt_limit=500, max_images=4, **changes)
     key, _ = KeyStore(settings.database_url).create("tests", quota=10)
     app = create_app(settings, engine=engine)
     with TestClient(app, raise_server_exceptions=False) as http:

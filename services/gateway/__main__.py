@@ -26,6 +26,7 @@ from atelier.errors import AtelierError
 from atelier.logs import log_to
 from atelier.retry import patiently
 from services.gateway.app import create_app
+from services.gateway.budget import return_freed_memory
 from services.gateway.database import Database
 from services.gateway.settings import PREFIX, Settings
 from services.gateway.workers import end_with_parent, run_workers
@@ -83,6 +84,7 @@ def worker_app() -> FastAPI:
     settings = Settings.read()
     log_to_stderr(settings)
     end_with_parent()
+    return_freed_memory()
     return create_app(settings)
 
 

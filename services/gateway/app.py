@@ -12,6 +12,7 @@ from fastapi import FastAPI
 import atelier
 from atelier.stores.environment import Environment
 from services.gateway.balance import Balancer
+from services.gateway.budget import PixelBudget
 from services.gateway.database import Database
 from services.gateway.deps import Parts
 from services.gateway.docs import install_docs
@@ -19,7 +20,7 @@ from services.gateway.environment_source import environment_source, reporter_nam
 from services.gateway.generation import Generation, ImageEngine
 from services.gateway.keys import KeyStore
 from services.gateway.metrics import Metrics
-from services.gateway.middleware import BodyLimit, Observe
+from services.gateway.middleware import BodyLimit, Observe, SendLimit
 from services.gateway.openapi import describe_problems
 from services.gateway.problems import install
 from services.gateway.releases import ReleaseWatch
@@ -68,6 +69,7 @@ def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> Fast
     # The last one added is the outermost: a refused body is counted and has an id too.
     app.add_middleware(BodyLimit, limit=settings.body_limit)
     app.add_middleware(Observe, metrics=metrics)
+    app.add_middleware(SendLimit, seconds=settings.request_timeout)
     install(app)
     for routes in (images, usage, models, v2, health):
         app.include_router(routes.router)
@@ -92,6 +94,9 @@ def _parts(
         default=None if settings.kubernetes else settings.triton_url,
         counted=metrics.sent_to,
     )
+    budget = PixelBudget(
+        settings.picture_pixels, queue=settings.picture_queue, wait=settings.picture_wait
+    )
     engine = engine or replicas
     return Parts(
         settings=settings,
@@ -100,6 +105,6 @@ def _parts(
         engine=engine,
         releases=releases,
         metrics=metrics,
-        generation=Generation(settings, engine, releases, meter, metrics),
+        generation=Generation(settings, engine, releases, meter, metrics, budget),
         v2=V2(settings, replicas, releases, meter, metrics),
     )

@@ -6,6 +6,8 @@ would be a connection that nobody else can use. `keys` and `usage` open one for 
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -52,6 +54,15 @@ def parts_of(request: Request) -> Parts:
 
 
 PartsDep = Annotated[Parts, Depends(parts_of)]
+
+
+async def until_sent() -> AsyncIterator[AsyncExitStack]:
+    """What has to be kept until the answer is sent: FastAPI leaves the block only then."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+UntilSent = Annotated[AsyncExitStack, Depends(until_sent)]
 
 
 async def current_key(

@@ -1,7 +1,7 @@
 """One call from a key and a prompt to charged PNGs; every route that makes images goes this way.
 
-resolve versions → fill in the prompt → reserve → ask the engine → check its answer → encode →
-settle. A call that fails anywhere is not charged.
+resolve versions → fill in the prompt → reserve quota and memory → ask the engine → check its
+answer → encode → settle. A call that fails anywhere is not charged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from atelier.errors import AtelierError
 from services.gateway import prompts
+from services.gateway.budget import OWN_SIDE, PixelBudget
 from services.gateway.keys import KeyRecord
 from services.gateway.metrics import Metrics
 from services.gateway.png import encode_png
@@ -33,6 +34,7 @@ from services.gateway.triton_client import (
     EngineFailed,
     ImageAnswer,
     ImageCall,
+    Info,
     TimedOut,
 )
 from services.gateway.usage import Meter, QuotaExceeded, Reserved
@@ -71,11 +73,11 @@ class CallPlan:
 
 @dataclass(frozen=True)
 class ChargedImages:
-    """Charged pictures."""
+    """Charged pictures; whoever sends them takes them out of `pngs`."""
 
     plan: CallPlan
-    answer: ImageAnswer
-    pngs: tuple[bytes, ...]
+    info: Info
+    pngs: list[bytes]
     seconds: float
 
 
@@ -88,6 +90,7 @@ class Generation:
     releases: ReleaseWatch
     meter: Meter
     metrics: Metrics
+    budget: PixelBudget
 
     async def make(
         self,
@@ -96,28 +99,49 @@ class Generation:
         *,
         request_id: str,
         gone: Callable[[], Awaitable[None]],
+        until_sent: AsyncExitStack,
     ) -> ChargedImages:
-        """Make, check, encode and charge; `gone` returns when the client has hung up."""
+        """Make, check, encode and charge; `gone` returns when the client has hung up.
+
+        The pictures' memory is reserved until `until_sent` is closed.
+        """
         began = time.monotonic()
         check_limits(asked, self.settings)
         seed = secrets.randbelow(RANDOM_SEEDS) if asked.seed is None else asked.seed
         plan = self._plan(asked, seed, key.id)
         async with charged(self.meter, self.metrics, key, asked.images) as charge:
-            work = self._ask(asked, plan, request_id)
+            work = self._draw(asked, plan, request_id, until_sent)
             plan, answer = await unless_gone(work, gone)
-            pngs = await run_in_threadpool(_encode, plan.call, answer)
+            info, pngs = answer.info, await _encoded(plan.call, answer)
+            del answer  # the raw pixels are as large as the PNGs, or larger
             await charge()
         self.metrics.delivered(len(pngs), plan.call.adapters)
-        return ChargedImages(plan, answer, pngs, time.monotonic() - began)
+        return ChargedImages(plan, info, pngs, time.monotonic() - began)
+
+    async def _draw(
+        self, asked: GenerateImage, plan: CallPlan, request_id: str, until_sent: AsyncExitStack
+    ) -> tuple[CallPlan, ImageAnswer]:
+        """Wait until there is memory for the pictures, then ask."""
+        end = time.monotonic() + self.settings.request_timeout
+        pixels = asked.images * (asked.width or OWN_SIDE) * (asked.height or OWN_SIDE)
+        await until_sent.enter_async_context(self._room(pixels))
+        return await self._ask(asked, plan, end, request_id)
+
+    @asynccontextmanager
+    async def _room(self, pixels: int) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            with self.metrics.waiting():
+                await stack.enter_async_context(self.budget.reserved(pixels))
+            stack.enter_context(self.metrics.pixels_under_way(pixels))
+            yield
 
     async def _ask(
-        self, asked: GenerateImage, plan: CallPlan, request_id: str
+        self, asked: GenerateImage, plan: CallPlan, end: float, request_id: str
     ) -> tuple[CallPlan, ImageAnswer]:
         """Ask the engine; where the version is gone meanwhile, look again and ask once more.
 
         A release may move and the version before it be dropped between our look and the call.
         """
-        end = time.monotonic() + self.settings.request_timeout
         try:
             return plan, await self._call(plan, end, request_id)
         except AdapterGone as error:
@@ -268,11 +292,12 @@ async def unless_gone(work: Awaitable[Result], gone: Callable[[], Awaitable[None
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
-def _encode(call: ImageCall, answer: ImageAnswer) -> tuple[bytes, ...]:
-    return tuple(
-        encode_png(pixels, metadata(call, answer, index))
+async def _encoded(call: ImageCall, answer: ImageAnswer) -> list[bytes]:
+    """One after another, so that a call of eight pictures keeps no other one waiting for long."""
+    return [
+        await run_in_threadpool(encode_png, pixels, metadata(call, answer, index))
         for index, pixels in enumerate(answer.pixels)
-    )
+    ]
 
 
 def metadata(call: ImageCall, answer: ImageAnswer, index: int) -> dict[str, Any]:

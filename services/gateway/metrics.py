@@ -6,10 +6,12 @@ prompts, keys and paths that nobody serves never become a label.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from services.gateway.budget import GatewayBusy
 from services.gateway.triton_client import AdapterCall
 from services.gateway.workers import shared_metrics
 
@@ -73,6 +75,23 @@ class Metrics:
             "Calls that the engine refused because its queue was full.",
             registry=self.registry,
         )
+        self.pixels = Gauge(
+            "atelier_gateway_pixels",
+            "Pixels that are being drawn, encoded or sent.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.calls_waiting = Gauge(
+            "atelier_gateway_calls_waiting",
+            "Calls that wait for memory for their pictures.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.memory_rejections = Counter(
+            "atelier_gateway_memory_rejections",
+            "Calls refused because there was no memory for their pictures in time.",
+            registry=self.registry,
+        )
         self.quota_rejections = Counter(
             "atelier_gateway_quota_rejections",
             "Calls refused because the key's quota had no room.",
@@ -82,6 +101,25 @@ class Metrics:
     def text(self) -> bytes:
         """What Prometheus reads: of all workers, where there are several."""
         return generate_latest(shared_metrics() or self.registry)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A call that waits for memory, and whether it was refused."""
+        with self.calls_waiting.track_inprogress():
+            try:
+                yield
+            except GatewayBusy:
+                self.memory_rejections.inc()
+                raise
+
+    @contextmanager
+    def pixels_under_way(self, pixels: int) -> Iterator[None]:
+        """Pictures from the engine to the client."""
+        self.pixels.inc(pixels)
+        try:
+            yield
+        finally:
+            self.pixels.dec(pixels)
 
     def sent_to(self, pool: str) -> None:
         """Count a call that a pool was asked for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -57,6 +58,43 @@ class Observe:
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         logger.info("%s %s %s %d %.3fs", request_id, method, route, status, seconds)
+
+
+class AnswerCut(Exception):  # noqa: N818
+    """An answer that has begun cannot be finished: the connection is closed."""
+
+
+class SendLimit:
+    """Ends an answer that its client has not taken within `seconds`, and one that is `AnswerCut`.
+
+    What is not sent yet is held in memory, or by an engine.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        end: float | None = None
+
+        async def send_in_time(message: Message) -> None:
+            nonlocal end
+            if end is None:
+                end = asyncio.get_running_loop().time() + self._seconds
+            try:
+                async with asyncio.timeout_at(end):
+                    await send(message)
+            except TimeoutError:
+                text = f"its client did not take it within {self._seconds:g} s"
+                raise AnswerCut(text) from None
+
+        try:
+            await self._app(scope, receive, send_in_time)
+        except AnswerCut as error:  # an answer without its end makes the server close
+            logger.warning("request %s: %s", scope["state"]["request_id"], error)
 
 
 class BodyLimit:

@@ -22,6 +22,7 @@ from atelier.errors import AtelierError, BadInput, Unavailable
 from atelier.problems import CATALOGUE, MEDIA_TYPE, TYPE
 from atelier.validation import mistakes
 from services.gateway import triton_client
+from services.gateway.budget import GatewayBusy
 from services.gateway.database import DatabaseAway
 from services.gateway.keys import KeyRefused
 from services.gateway.prompts import PromptError, UnknownStyle
@@ -48,6 +49,7 @@ OF_FRAMEWORK = {
 SIMPLE: dict[type[AtelierError], str] = {
     UnknownStyle: "unknown-style",
     AdapterLoading: "adapter-loading",
+    GatewayBusy: "gateway-busy",
     triton_client.EngineBusy: "engine-busy",
     triton_client.EngineAway: "engine-away",
     triton_client.TimedOut: "timed-out",

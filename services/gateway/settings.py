@@ -11,9 +11,11 @@ from pydantic_settings import SettingsConfigDict
 from atelier.addresses import host_port, redact, split_host_port
 from atelier.errors import BadInput
 from atelier.home import Home, HomeSettings
+from services.gateway.budget import BYTES_PER_PIXEL, MIB, OWN_SIDE, PROCESS_BYTES
 from services.gateway.database import parse_url
 
 PREFIX = "ATELIER_GATEWAY_"
+GIB = 2**30
 
 _Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 
@@ -69,6 +71,17 @@ class Settings(HomeSettings):
     max_side: Annotated[int, Field(ge=64, le=2048)] = Field(
         default=2048, description="Longest side of a picture, in pixels"
     )
+    memory: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Bytes for all workers together, images in progress included; "
+        "by default 1 GiB a worker",
+    )
+    picture_queue: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=256, description="Requests that may wait for memory"
+    )
+    picture_wait: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
+        default=30.0, description="Seconds that a request may wait for memory"
+    )
     request_timeout: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
         default=300.0, description="Seconds that a request may take"
     )
@@ -110,6 +123,27 @@ class Settings(HomeSettings):
         except BadInput as error:
             raise ValueError(str(error).removeprefix("ATELIER_DATABASE_URL ")) from None
         return url
+
+    @model_validator(mode="after")
+    def _room_for_one_call(self) -> Settings:
+        if self.picture_pixels < self.largest_call:
+            least = self.workers * (PROCESS_BYTES + BYTES_PER_PIXEL * self.largest_call)
+            raise ValueError(
+                f"{PREFIX}MEMORY: the pictures of one call need {least // MIB} MiB ({least}); "
+                f"give that much, or lower {PREFIX}WORKERS, {PREFIX}MAX_IMAGES or {PREFIX}MAX_SIDE"
+            )
+        return self
+
+    @property
+    def largest_call(self) -> int:
+        """Pixels of the largest call that is allowed."""
+        return self.max_images * max(self.max_side, OWN_SIDE) ** 2
+
+    @property
+    def picture_pixels(self) -> int:
+        """Pixels that may be under way in one worker."""
+        memory = self.workers * GIB if self.memory is None else self.memory
+        return max(0, memory // self.workers - PROCESS_BYTES) // BYTES_PER_PIXEL
 
     @property
     def reservation_lifetime(self) -> float:

@@ -1,9 +1,12 @@
 """The application as a client meets it, in process: answers, charges, and every kind of problem."""
 
+import asyncio
 import base64
 import io
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,12 @@ from PIL import Image
 from atelier.data.release import ReleaseFolder
 from atelier.problems import CATALOGUE
 from services.gateway import triton_client
+from services.gateway.budget import BYTES_PER_PIXEL, PROCESS_BYTES, PixelBudget
 from services.gateway.database import DatabaseAway
 from services.gateway.keys import KeyStore, utc_now
 from services.gateway.png import read_metadata
+from services.gateway.routes.images import warnings_header
+from services.gateway.schemas import GeneratedImages
 from tests.gateway import BASE, ONE, TWO, Client, manifest_of, serving
 
 
@@ -100,6 +106,74 @@ def test_warnings_of_the_engine_reach_the_client(
     assert client.make().json()["warnings"] == [cut]
     png = client.post({"prompt": "x"}, Accept="image/png")
     assert json.loads(png.headers["x-atelier-warnings"]) == [cut]
+
+
+@pytest.mark.parametrize(
+    "warnings",
+    [
+        ["short"],
+        ["é雪🦊" * 500],
+        [f"prompt: {number} words were left out: {'x' * 290}" for number in range(100)],
+        ["x" * 100_000, "y"],
+        ['"\\\n' * 2000],
+        ["\ud800" * 400],
+    ],
+)
+def test_warnings_in_a_header_are_bounded_and_say_that_they_were_cut(warnings: list[str]) -> None:
+    header = warnings_header(warnings)
+    assert header.isascii() and header.isprintable() and len(header) <= 2048
+    shown = json.loads(header)
+    if len(json.dumps(warnings)) <= 2048:
+        assert shown == warnings
+    else:
+        *kept, note = shown
+        assert note.startswith(f"cut: {len(warnings)} warnings are too long")
+        assert kept and all(one == two for one, two in zip(kept[:-1], warnings, strict=False))
+        assert warnings[len(kept) - 1].startswith(kept[-1])
+        assert len(header) > 2048 - 12  # as much as there is room for
+
+
+def test_long_warnings_reach_a_client_of_png(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint = client.engine.paint
+    told = tuple(f"prompt: {'雪' * 300} {number}" for number in range(30))
+
+    def warn(call: triton_client.ImageCall) -> triton_client.ImageAnswer:
+        answer = paint(call)
+        return triton_client.ImageAnswer(
+            answer.pixels, answer.info.model_copy(update={"warnings": told})
+        )
+
+    monkeypatch.setattr(client.engine, "paint", warn)
+    assert client.make().json()["warnings"] == list(told)
+    png = client.post({"prompt": "x"}, Accept="image/png")
+    assert sum(len(name) + len(value) for name, value in png.headers.raw) < 4096
+    assert "accept application/json" in json.loads(png.headers["x-atelier-warnings"])[-1]
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_an_answer_of_many_pieces_is_what_its_schema_says(client: Client, images: int) -> None:
+    """512² noise is more than one piece, and no multiple of three bytes."""
+    noise = np.random.default_rng(1).integers(0, 256, (images, 512, 512, 3), np.uint8)
+
+    def paint(call: triton_client.ImageCall) -> triton_client.ImageAnswer:
+        return triton_client.ImageAnswer(noise, painted(call).info)
+
+    painted = client.engine.paint
+    client.engine.paint = paint  # type: ignore[method-assign]
+    response = client.make(adapter="thor-cat", images=images)
+    assert int(response.headers["content-length"]) == len(response.content)
+    answer = GeneratedImages.model_validate_json(response.content)
+    assert json.loads(answer.model_dump_json()) == response.json()
+    for index, one in enumerate(answer.images):
+        png = base64.b64decode(one.png, validate=True)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), noise[index])
+        assert one.seed == 7 + index
+    if images == 1:
+        png = client.post({"prompt": "x"}, Accept="image/png")
+        assert int(png.headers["content-length"]) == len(png.content)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(png.content))), noise[0])
 
 
 def test_every_call_names_its_version(client: Client) -> None:
@@ -281,6 +355,61 @@ def test_what_goes_wrong_behind_is_told_and_not_charged(
     assert client.metric("queue_rejections_total") == (1 if slug == "engine-busy" else 0)
     failed = client.metric("adapter_failures_total", adapter="thor-cat", version="1")
     assert failed == (1 if slug in ("timed-out", "engine-failed") else 0)
+
+
+def budget_of(client: Client) -> PixelBudget:
+    parts = client.http.app.state.parts  # type: ignore[attr-defined]
+    found: PixelBudget = parts.generation.budget
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, 200), (triton_client.EngineFailed("broke"), 502), (ZeroDivisionError("a bug"), 500)],
+)
+def test_a_call_reserves_its_pixels_until_it_is_answered(
+    client: Client, error: Exception | None, status: int
+) -> None:
+    budget = budget_of(client)
+    free: list[int] = []
+    client.engine.before = lambda: free.append(budget.free)
+    client.engine.errors = [error] if error else []
+    assert client.make(images=2, width=64, height=32).status_code == status
+    assert free == [budget.pixels - 2 * 64 * 32] and budget.free == budget.pixels
+    assert client.metric("pixels") == client.metric("calls_waiting") == 0
+    client.make()  # the base's own size, taken for SDXL's
+    assert free[1:] == [budget.pixels - 1024 * 1024]
+
+
+def test_calls_beyond_the_memory_wait_and_are_then_told_to_come_back(tmp_path: Path) -> None:
+    """There is memory for one call of four pictures."""
+    memory = PROCESS_BYTES + BYTES_PER_PIXEL * 4 * 1024 * 1024
+    with serving(tmp_path, memory=memory, max_side=64, picture_wait=0.1) as client:
+        began, ended = threading.Event(), threading.Event()
+        generate = client.engine.generate
+
+        async def hold(call: triton_client.ImageCall, **given: Any) -> triton_client.ImageAnswer:
+            began.set()
+            while not ended.is_set():
+                await asyncio.sleep(0.01)
+            return await generate(call, **given)
+
+        client.engine.generate = hold  # type: ignore[method-assign]
+        with ThreadPoolExecutor(1) as thread:
+            first = thread.submit(client.make, images=4)
+            try:
+                assert began.wait(20)
+                refused = client.make()
+                assert "within 0.1 s" in problem(refused, "gateway-busy")["detail"]
+                assert refused.headers["retry-after"] == "5"
+                assert client.usage()["in_progress"] == 4  # of the one that is under way
+                assert client.metric("memory_rejections_total") == 1
+            finally:
+                ended.set()
+            assert first.result().status_code == 200
+        assert client.make().status_code == 200
+        assert client.usage()["images"] == 5
+        assert budget_of(client).free == budget_of(client).pixels
 
 
 def test_a_picture_of_other_weights_is_not_delivered(client: Client) -> None:

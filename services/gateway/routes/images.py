@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import math
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Request, Response
+from fastapi.responses import StreamingResponse
 
 from services.gateway.accept import best
-from services.gateway.deps import CurrentKey, PartsDep
+from services.gateway.deps import CurrentKey, PartsDep, UntilSent
 from services.gateway.generation import ChargedImages, ClientGone
 from services.gateway.hangup import CLIENT_CLOSED, hung_up
 from services.gateway.openapi import documented
+from services.gateway.png import base64_pieces, pieces
 from services.gateway.problems import Problem, invalid, request_id
 from services.gateway.schemas import (
     AdapterUsedDocument,
-    GeneratedImage,
     GeneratedImages,
     GenerateImage,
     example_body,
@@ -24,7 +26,7 @@ from services.gateway.schemas import (
 
 JSON = "application/json"
 PNG = "image/png"
-LONGEST_WARNING = 300  # proxies take a few KiB of headers
+HEADER_BYTES = 2048  # of warnings: a proxy takes 4 KiB of all headers together
 
 router = APIRouter(tags=["images"])
 
@@ -60,6 +62,7 @@ async def generate_image(
     request: Request,
     parts: PartsDep,
     key: CurrentKey,
+    until_sent: UntilSent,
     body: Annotated[
         GenerateImage,
         Body(
@@ -93,7 +96,11 @@ async def generate_image(
         raise invalid([("images", f"{PNG} holds one picture; ask for 1, or accept {JSON}")])
     try:
         made = await parts.generation.make(
-            key, body, request_id=request_id(request), gone=lambda: hung_up(request)
+            key,
+            body,
+            request_id=request_id(request),
+            gone=lambda: hung_up(request),
+            until_sent=until_sent,
         )
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED)
@@ -101,29 +108,78 @@ async def generate_image(
 
 
 def _as_json(made: ChargedImages) -> Response:
-    answer = GeneratedImages(
-        images=[
-            GeneratedImage(png=base64.b64encode(png).decode(), seed=seed)
-            for png, seed in zip(made.pngs, made.answer.info.seeds, strict=True)
-        ],
+    """A `GeneratedImages`, written piece by piece: its base64 is larger than the pictures."""
+    about = GeneratedImages(
+        images=[],
         adapters=_adapters(made),
         prompt=made.plan.call.prompt,
-        warnings=list(made.answer.info.warnings),
-        timings={**made.answer.info.timings, "gateway": round(made.seconds, 6)},
+        warnings=list(made.info.warnings),
+        timings={**made.info.timings, "gateway": round(made.seconds, 6)},
     )
-    return Response(answer.model_dump_json(), media_type=JSON)
+    before, after = '{"images":[', about.model_dump_json().removeprefix('{"images":[')
+    heads = [b'%s{"png":"' % (b"," if index else b"") for index in range(len(made.pngs))]
+    tails = [b'","seed":%d}' % seed for seed in made.info.seeds]
+
+    async def body() -> AsyncIterator[bytes]:
+        yield before.encode()
+        for head, tail in zip(heads, tails, strict=True):
+            yield head
+            for piece in base64_pieces(made.pngs.pop(0)):
+                yield piece
+            yield tail
+        yield after.encode()
+
+    sizes = [4 * math.ceil(len(png) / 3) for png in made.pngs]
+    texts = [before.encode(), *heads, *tails, after.encode()]
+    length = sum(sizes) + sum(map(len, texts))
+    return StreamingResponse(body(), media_type=JSON, headers={"Content-Length": str(length)})
 
 
 def _as_png(made: ChargedImages) -> Response:
     """The picture alone. What is short is told in headers (ASCII), all of it in the iTXt chunk."""
+    (png,) = made.pngs
     headers = {
-        "X-Atelier-Seed": str(made.answer.info.seeds[0]),
+        "Content-Length": str(len(png)),
+        "X-Atelier-Seed": str(made.info.seeds[0]),
         "X-Atelier-Adapters": json.dumps([one.model_dump() for one in _adapters(made)]),
     }
-    if made.answer.info.warnings:
-        told = [text[:LONGEST_WARNING] for text in made.answer.info.warnings]
-        headers["X-Atelier-Warnings"] = json.dumps(told)
-    return Response(made.pngs[0], media_type=PNG, headers=headers)
+    if made.info.warnings:
+        headers["X-Atelier-Warnings"] = warnings_header(made.info.warnings)
+
+    async def body() -> AsyncIterator[bytes]:
+        for piece in pieces(png):
+            yield piece
+
+    return StreamingResponse(body(), media_type=PNG, headers=headers)
+
+
+def warnings_header(warnings: Sequence[str]) -> str:
+    """The warnings as a JSON list in ASCII of at most HEADER_BYTES.
+
+    Where they are longer, the last entry says that they were cut.
+    """
+    whole = json.dumps(list(warnings))
+    if len(whole) <= HEADER_BYTES:
+        return whole
+    note = f"cut: {len(warnings)} warnings are too long for a header; accept {JSON} to get them"
+    shown: list[str] = []
+    room = HEADER_BYTES - len(json.dumps([note]))
+    for warning in warnings:
+        room -= len(', ""')
+        shown.append(_beginning(warning, room))
+        room -= len(json.dumps(shown[-1])) - len('""')
+        if shown[-1] != warning:
+            break
+    return json.dumps([*filter(None, shown), note])
+
+
+def _beginning(text: str, size: int) -> str:
+    """As many characters as take at most `size` bytes in JSON's ASCII: 雪 takes six of them."""
+    for end, character in enumerate(text):
+        size -= len(json.dumps(character)) - len('""')
+        if size < 0:
+            return text[:end]
+    return text
 
 
 def _adapters(made: ChargedImages) -> list[AdapterUsedDocument]:

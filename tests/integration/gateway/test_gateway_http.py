@@ -45,6 +45,7 @@ def gateway(shared: Setting) -> Gateway:
 def v2(shared: Setting) -> Iterator[V2Server]:
     yield shared.v2
     shared.v2.on_call = lambda call: None
+    shared.v2.paint = V2Server.paint
 
 
 @pytest.fixture
@@ -229,6 +230,44 @@ def test_a_swap_under_traffic_loses_nothing_and_mixes_nothing(
     assert set(versions[-10:]) == {2} and versions[0] == 1
 
 
+def test_an_answer_that_its_client_does_not_take_is_ended(
+    gateway: Gateway, v2: V2Server, key: str
+) -> None:
+    """Its memory is reserved for as long as it is not sent, and no longer than a call may take."""
+    v2.paint = lambda shape, _: np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    body = b'{"prompt": "a cat", "width": 2048, "height": 2048}'
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", gateway.port))
+        slow.sendall(
+            b"POST /generate_image HTTP/1.1\r\nHost: x\r\nX-API-Key: " + key.encode() + b"\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+        assert slow.recv(12) == b"HTTP/1.1 200"
+        assert _metric(gateway, "pixels") == 2048 * 2048
+        wait_for(lambda: _metric(gateway, "pixels") == 0, 20)
+    assert "its client did not take it within 3 s" in gateway.log.read_text()
+    assert gateway.usage(key)["images"] == 1  # it was delivered as far as it was taken
+
+
+def test_large_pictures_at_once_stay_within_the_memory(tmp_path: Path) -> None:
+    """64 million pixels are asked for; there is memory for 16 million at a time."""
+    memory = 352 * 2**20
+    setting = Setting(tmp_path, ATELIER_GATEWAY_MEMORY=str(memory), ATELIER_GATEWAY_MAX_SIDE="1024")
+    setting.v2.on_call = lambda call: time.sleep(1.0)  # so that answers come together
+    try:
+        (gateway,) = setting.start()
+        key, _ = KeyStore(setting.database_url).create("tests")
+        asked = {"images": 8, "width": 1024, "height": 1024}
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(lambda _: gateway.make(key, **asked), range(8)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert _peak(gateway) < memory
+        assert _metric(gateway, "pixels") == 0
+    finally:
+        setting.close()
+
+
 def test_sigterm_finishes_what_runs_and_takes_nothing_new(
     gateway: Gateway, v2: V2Server, key: str
 ) -> None:
@@ -259,6 +298,19 @@ def test_a_setting_that_makes_no_sense_is_one_line_and_exit_2(tmp_path: Path) ->
 def _models(gateway: Gateway, key: str) -> set[str]:
     listed = gateway.http.get("/v1/models", headers={"X-API-Key": key}).json()["data"]
     return {one["id"] for one in listed if one["ready"]}
+
+
+def _metric(gateway: Gateway, name: str) -> float:
+    lines = gateway.http.get("/metrics").text.splitlines()
+    (line,) = (one for one in lines if one.startswith(f"atelier_gateway_{name} "))
+    return float(line.split()[1])
+
+
+def _peak(gateway: Gateway) -> int:
+    """Bytes of memory that the process has had at most."""
+    lines = Path(f"/proc/{gateway.process.pid}/status").read_text().splitlines()
+    (found,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(found) * 1024
 
 
 def _pixels(png: bytes) -> Any:

@@ -43,11 +43,17 @@ class Call:
 
 @dataclass
 class V2Server(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Paints every picture in its version's colour; `on_call` may do something else first."""
+    """Paints every picture in its version's colour; `on_call` may do something else first.
+
+    `paint` gives a picture's shape and colour another content.
+    """
 
     port: int = 0
     digests: dict[tuple[str, int], str] = field(default_factory=dict)
     on_call: Callable[[Call], None] = lambda call: None
+    paint: Callable[[tuple[int, ...], int], Any] = lambda shape, colour: np.full(
+        shape, colour, np.uint8
+    )
     calls: list[Call] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -81,7 +87,8 @@ class V2Server(service_pb2_grpc.GRPCInferenceServiceServicer):
             "warnings": [],
             "timings": {"total": 0.001},
         }
-        return _answer(np.full((images, SIDE, SIDE, 3), version, np.uint8), json.dumps(info))
+        width, height = (call.inputs.get(name, SIDE) for name in ("WIDTH", "HEIGHT"))
+        return _answer(self.paint((images, height, width, 3), version), json.dumps(info))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
