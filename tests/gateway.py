@@ -46,6 +46,7 @@ class Stage:
     def __init__(self, root: Path) -> None:
         self.home = Home(root)
         self.held: dict[str, dict[tuple[str, int], HeldAdapter]] = {}
+        self.addresses: dict[str, str] = {}  # of replicas' HTTP
 
     def package(self, manifest: Manifest) -> str:
         """Put a package's manifest on the volume; its digest."""
@@ -88,6 +89,7 @@ class Stage:
                     engine_digest="sha256:" + "e0" * 32,
                     heartbeat=time.time() - age,
                     adapters=tuple(held.values()),
+                    address=self.addresses.get(replica),
                 )
             )
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -159,7 +159,7 @@ class Generation:
             answer = await self.engine.generate(
                 plan.call, timeout=max(0.001, end - began), request_id=request_id
             )
-            check_answer(plan, answer)
+            check_answer(plan.versions, plan.call.images, answer.info)
         except EngineBusy:
             self.metrics.queue_rejections.inc()
             raise
@@ -265,16 +265,14 @@ def check_sizes(
         raise invalid(errors)
 
 
-def check_answer(plan: CallPlan, answer: ImageAnswer) -> None:
+def check_answer(versions: Iterable[Version], images: int, info: Info) -> None:
     """EngineFailed unless the pictures were made with exactly the weights that were asked for."""
-    asked = {(one.name, one.version, one.digest) for one in plan.versions}
-    used = {(one.name, one.version, one.digest) for one in answer.info.adapters}
+    asked = {(one.name, one.version, one.digest) for one in versions}
+    used = {(one.name, one.version, one.digest) for one in info.adapters}
     if asked != used:
-        raise EngineFailed(
-            f"asked for the adapters {sorted(asked)}, the engine used {sorted(used)}"
-        )
-    if len(answer.pixels) != plan.call.images:
-        raise EngineFailed(f"asked for {plan.call.images} pictures, got {len(answer.pixels)}")
+        raise EngineFailed(f"asked for the adapters {asked}, the engine used {used}")
+    if len(info.seeds) != images:
+        raise EngineFailed(f"asked for {images} pictures, got {len(info.seeds)}")
 
 
 async def unless_gone(work: Awaitable[Result], gone: Callable[[], Awaitable[None]]) -> Result:

@@ -7,8 +7,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass
 
 import aiohttp
@@ -21,6 +27,7 @@ from services.gateway.triton_client import (
     AdapterGone,
     EngineAway,
     EngineBusy,
+    EngineFailed,
     ImageAnswer,
     ImageCall,
     TimedOut,
@@ -30,6 +37,8 @@ from services.gateway.triton_client import (
 
 CONNECT_SECONDS = 2.0
 READY_SECONDS = 2.0
+SHORT = 2**20  # bytes of an error, of metadata, of a configuration
+PIECE = 2**16  # bytes that are passed on at once
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,39 @@ class V2Answer:
             return str(json.loads(self.body)["error"])
         except (ValueError, TypeError, LookupError, RecursionError):
             return ""
+
+
+class V2Stream:
+    """An answer of Triton's HTTP whose body is still to be read, once. Errors are `triton.py`'s."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self._whole: V2Answer | None = None
+        self.status = response.status
+        self.headers: Mapping[str, str] = dict(response.headers)
+
+    async def whole(self) -> V2Answer:
+        """All of a short answer, such as an error; EngineFailed for a longer one."""
+        if self._whole is None:
+            with _translated():
+                body = await self._response.content.read(SHORT + 1)
+                while len(body) <= SHORT and (more := await self._response.content.read(SHORT)):
+                    body += more
+            if len(body) > SHORT:
+                raise EngineFailed(f"Triton answered {self.status} with more than {SHORT} bytes")
+            self._whole = V2Answer(self.status, self.headers, body)
+        return self._whole
+
+    async def exactly(self, size: int) -> bytes:
+        """The next bytes."""
+        with _translated():
+            return await self._response.content.readexactly(size)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The rest, as it comes."""
+        with _translated():
+            async for piece in self._response.content.iter_chunked(PIECE):
+                yield piece
 
 
 class Replicas:
@@ -105,8 +147,30 @@ class Replicas:
         wanted: Wanted = (),
         timeout: float,
     ) -> V2Answer:
+        """A short answer to a V2 call, as `open` gives it."""
+        opened = self.open(
+            method, path, body=body, headers=headers, caller=caller, wanted=wanted, timeout=timeout
+        )
+        async with opened as stream:
+            return await stream.whole()
+
+    @asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str],
+        caller: str,
+        wanted: Wanted = (),
+        timeout: float,
+    ) -> AsyncIterator[V2Stream]:
         """A V2 call over HTTP, as it is; an answer of any status is Triton's own, but for one that
-        says that the call was not begun: where no replica begins it, that is the error."""
+        says that the call was not begun: where no replica begins it, that is the error.
+
+        `timeout` is for all of it, reading the answer included.
+        """
         end = time.monotonic() + timeout
         tried: list[str] = []
         refusal: Unavailable | None = None
@@ -114,23 +178,22 @@ class Replicas:
             one = self._choose(caller, wanted, tried, refusal, http=True)
             tried.append(one.replica)
             with self._call(one):
-                try:
-                    left = max(0.001, end - time.monotonic())
-                    answer = await self._send(
-                        method, f"http://{one.address}{path}", body, headers, left
-                    )
-                except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                    refusal = EngineAway("the image engine does not answer", refused=True)
-                    refusal.__cause__ = error
-                except TimeoutError as error:
-                    raise TimedOut("there was no answer in the time a request may take") from error
-                except aiohttp.ClientError as error:
-                    raise EngineAway("the image engine broke off") from error
-                else:
-                    told = unavailable(answer.text()) if answer.status == 503 else None
-                    if told is None or not told.refused:
-                        return answer
-                    refusal = told
+                async with AsyncExitStack() as stack:
+                    try:
+                        left = max(0.001, end - time.monotonic())
+                        with _translated():
+                            sent = self._send(
+                                method, f"http://{one.address}{path}", body, headers, left
+                            )
+                            stream = V2Stream(await stack.enter_async_context(sent))
+                        refusal = await _refusal(stream)
+                    except EngineAway as error:
+                        if not error.refused:
+                            raise
+                        refusal = error
+                    if refusal is None:
+                        yield stream
+                        return
                 if isinstance(refusal, EngineAway):
                     self._balancer.leave_out(one.replica)
 
@@ -193,9 +256,9 @@ class Replicas:
             self._clients[address] = TritonClient(address, self._model)
         return self._clients[address]
 
-    async def _send(
+    def _send(
         self, method: str, url: str, body: bytes, headers: Mapping[str, str], timeout: float
-    ) -> V2Answer:
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         if self._http is None:
             # a connection for each call: one that is kept may be closed by Triton as it is used
             # again, and nobody could tell whether the call was begun
@@ -203,7 +266,32 @@ class Replicas:
                 connector=aiohttp.TCPConnector(force_close=True, limit=0), auto_decompress=False
             )
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
-        async with self._http.request(
-            method, url, data=body or None, headers=headers, timeout=limits, allow_redirects=False
-        ) as answer:
-            return V2Answer(answer.status, dict(answer.headers), await answer.read())
+        return self._http.request(
+            method,
+            url,
+            data=body or None,
+            headers={**headers, "Accept-Encoding": "identity"},  # it is read here
+            timeout=limits,
+            allow_redirects=False,
+        )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """aiohttp's errors as those of `triton.py`."""
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise EngineAway("the image engine does not answer", refused=True) from error
+    except TimeoutError as error:
+        raise TimedOut("there was no answer in the time a request may take") from error
+    except (aiohttp.ClientError, asyncio.IncompleteReadError) as error:
+        raise EngineAway("the image engine broke off") from error
+
+
+async def _refusal(stream: V2Stream) -> Unavailable | None:
+    """What an answer says where the call was certainly not begun; None for every other answer."""
+    if stream.status != 503:
+        return None
+    told = unavailable((await stream.whole()).text())
+    return told if told.refused else None

@@ -1,15 +1,17 @@
 """V2 inference for clients of Triton and KServe that hold a key: pinned, metered, passed on.
 
-A call keeps its bytes but for ADAPTERS, in which every adapter gets the version that serves, as in
-`/generate_image`. Prompts are sent as they are: nothing is filled in. The binary tensor extension
-is understood on the way in, and passes through on the way out.
+A call keeps its inputs but for ADAPTERS, in which every adapter gets the version that serves, as in
+`/generate_image`. Prompts are sent as they are: nothing is filled in. `v2_answer.py` has the way
+out.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,19 +19,28 @@ from pydantic import TypeAdapter, ValidationError
 
 from atelier.errors import BadInput
 from atelier.validation import summary
-from services.gateway.generation import charged, check_sizes, unless_gone
+from services.gateway.generation import charged, check_answer, check_sizes, unless_gone
 from services.gateway.keys import KeyRecord
 from services.gateway.metrics import Metrics
 from services.gateway.releases import RETRY_AFTER, AdapterLoading, ReleaseWatch
 from services.gateway.replicas import Replicas, V2Answer
 from services.gateway.schemas import MAX_ADAPTERS, AdapterChoice
 from services.gateway.settings import Settings
-from services.gateway.triton_client import AdapterCall
+from services.gateway.triton_client import AdapterCall, EngineFailed, TimedOut
 from services.gateway.usage import Meter
+from services.gateway.v2_answer import (
+    HEADER_LENGTH,
+    IMAGE,
+    INFO,
+    ClientAnswer,
+    EngineAnswer,
+    Outputs,
+    read_answer,
+    written,
+)
 
 logger = logging.getLogger(__name__)
 
-HEADER_LENGTH = "Inference-Header-Content-Length"
 ADAPTERS = "ADAPTERS"
 _BYTES = {"INT64": 8, "INT32": 4}  # of one number
 _CHOICES = TypeAdapter(list[AdapterChoice])
@@ -64,6 +75,11 @@ class V2Call:
         names = [one["name"] for one in inputs]
         if len(set(names)) < len(names):
             raise V2Refused("an input is given twice")
+        if not isinstance(head.get("parameters", {}), dict):
+            raise V2Refused("parameters: is not an object")
+        outputs = head.get("outputs", [])
+        if not isinstance(outputs, list) or not all(map(_is_output, outputs)):
+            raise V2Refused("outputs: is not a list of outputs, each with a name")
         return cls(head, _binary(inputs, body[length:]))
 
     def text(self, name: str) -> str | None:
@@ -92,6 +108,24 @@ class V2Call:
                 raise V2Refused(f"{name}: its bytes are not one {one['datatype']}")
             return int.from_bytes(data, "little", signed=True)
         return _only(one, int)
+
+    def outputs(self) -> Outputs:
+        """What is asked for, all of it where nothing is listed; V2Refused for another output."""
+        default = self.head.get("parameters", {}).get("binary_data_output", False)
+        listed = self.head.get("outputs") or [{"name": INFO}, {"name": IMAGE}]
+        binary: dict[str, bool] = {}
+        for one in listed:
+            name, parameters = one["name"], one.get("parameters", {})
+            if name not in (INFO, IMAGE) or name in binary:
+                raise V2Refused(f"outputs: {name[:40]!r} is not one of {IMAGE} and {INFO}, once")
+            if unknown := parameters.keys() - {"binary_data"}:
+                raise V2Refused(f"outputs: {name}: {min(unknown)[:40]!r} cannot be used here")
+            binary[name] = bool(parameters.get("binary_data", default))
+        return Outputs(info=binary.get(INFO), image=binary.get(IMAGE))
+
+    def for_engine(self) -> V2Call:
+        """The call with the outputs that `v2_answer.read_answer` reads."""
+        return replace(self, head={**self.head, "outputs": self.outputs().for_engine()})
 
     def with_text(self, name: str, text: str) -> V2Call:
         """The call with another string in an input that it has."""
@@ -139,9 +173,28 @@ class V2:
         *,
         header_length: str | None,
         gone: Callable[[], Awaitable[None]],
-    ) -> V2Answer:
-        """Pictures, charged where Triton made them; its errors pass through as they are."""
+        until_sent: AsyncExitStack,
+    ) -> V2Answer | ClientAnswer:
+        """Pictures, charged where the engine made them by the weights that the call names.
+
+        They are still to be read: the engine is held until `until_sent` is closed. A `V2Answer` is
+        an error of Triton's, as it is.
+        """
         call = V2Call.parse(body, header_length)
+        images = self._images(call)
+        outputs = call.outputs()
+        choices = _choices(call.text(ADAPTERS))
+        async with charged(self.meter, self.metrics, key, images) as charge:
+            work = self._ask(path, call.for_engine(), images, choices, headers, key, until_sent)
+            answer, pins = await unless_gone(work, gone)
+            if isinstance(answer, V2Answer):
+                return answer
+            await charge()
+        self.metrics.delivered(images, pins)
+        return written(answer, outputs)
+
+    def _images(self, call: V2Call) -> int:
+        """How many pictures are asked for; refuses what this operator does not allow."""
         images = call.number("IMAGES")
         images = 1 if images is None else images
         check_sizes(
@@ -154,50 +207,64 @@ class V2:
         )
         if images < 1:
             raise V2Refused(f"IMAGES: {images} is less than 1")
-        choices = _choices(call.text(ADAPTERS))
-        async with charged(self.meter, self.metrics, key, images) as charge:
-            work = self._ask(path, call, choices, headers, key)
-            answer, pins = await unless_gone(work, gone)
-            if answer.status == 200:
-                await charge()
-                self.metrics.delivered(images, pins)
-        return answer
+        return images
 
     async def _ask(
         self,
         path: str,
         call: V2Call,
+        images: int,
         choices: list[AdapterChoice],
         headers: Mapping[str, str],
         key: KeyRecord,
-    ) -> tuple[V2Answer, list[AdapterCall]]:
+        until_sent: AsyncExitStack,
+    ) -> tuple[V2Answer | EngineAnswer, list[AdapterCall]]:
         """Pin and send; once more where the version was dropped between our look and the call."""
+        end = time.monotonic() + self.settings.request_timeout
         for again in (False, True):
             if again:
                 await self.releases.refresh()
-            pins = [self._pin(one, key.id) for one in choices]
-            pinned = call
-            if pins:
-                listed = [{"name": p.name, "version": p.version, "weight": p.weight} for p in pins]
-                pinned = call.with_text(ADAPTERS, json.dumps(listed))
-            body, length = pinned.body()
-            answer = await self.replicas.forward(
-                "POST",
-                path,
-                body=body,
-                headers={**headers, HEADER_LENGTH: str(length)},
-                caller=key.id,
-                wanted={(pin.name, pin.version) for pin in pins},
-                timeout=self.settings.request_timeout,
-            )
-            if answer.status != 404 or not pins:
+            versions = [
+                self.releases.resolve(one.name, one.version, caller=key.id) for one in choices
+            ]
+            pins = [
+                AdapterCall(one.name, one.version, choice.weight)
+                for one, choice in zip(versions, choices, strict=True)
+            ]
+            body, length = _pinned(call, pins).body()
+            async with AsyncExitStack() as attempt:
+                opened = self.replicas.open(
+                    "POST",
+                    path,
+                    body=body,
+                    headers={**headers, HEADER_LENGTH: str(length)},
+                    caller=key.id,
+                    wanted={(pin.name, pin.version) for pin in pins},
+                    timeout=max(0.001, end - time.monotonic()),
+                )
+                try:
+                    stream = await attempt.enter_async_context(opened)
+                    if stream.status != 200:
+                        refused = await stream.whole()
+                        if stream.status == 404 and pins:
+                            logger.info("V2: %s; looking at the releases again", refused.text())
+                            continue
+                        return refused, pins
+                    answer = await read_answer(stream, call.outputs())
+                    check_answer(versions, images, answer.info)
+                except (EngineFailed, TimedOut):
+                    self.metrics.failed(pins)
+                    raise
+                until_sent.push_async_callback(attempt.pop_all().aclose)
                 return answer, pins
-            logger.info("V2: %s; looking at the releases again", answer.body[:200])
         raise AdapterLoading("the adapter's version has just gone", retry_after=RETRY_AFTER)
 
-    def _pin(self, choice: AdapterChoice, caller: str) -> AdapterCall:
-        one = self.releases.resolve(choice.name, choice.version, caller=caller)
-        return AdapterCall(one.name, one.version, choice.weight)
+
+def _pinned(call: V2Call, pins: Sequence[AdapterCall]) -> V2Call:
+    if not pins:
+        return call
+    listed = [{"name": one.name, "version": one.version, "weight": one.weight} for one in pins]
+    return call.with_text(ADAPTERS, json.dumps(listed))
 
 
 def _choices(text: str | None) -> list[AdapterChoice]:
@@ -219,6 +286,14 @@ def _is_input(one: object) -> bool:
         and isinstance(one.get("name"), str)
         and isinstance(one.get("datatype"), str)
         and isinstance(one.get("shape"), list)
+        and isinstance(one.get("parameters", {}), dict)
+    )
+
+
+def _is_output(one: object) -> bool:
+    return (
+        isinstance(one, dict)
+        and isinstance(one.get("name"), str)
         and isinstance(one.get("parameters", {}), dict)
     )
 

@@ -73,7 +73,9 @@ def test_tritons_client_gets_the_version_that_serves_and_pays_for_it(
     assert used(stack, key) == before + 1
 
 
-def test_an_answer_may_be_compressed(key: str, client: v2client.InferenceServerClient) -> None:
+def test_a_client_that_takes_compressed_answers_gets_its_pictures(
+    key: str, client: v2client.InferenceServerClient
+) -> None:
     found = client.infer(
         "atelier",
         v2_inputs(v2client, **ASKED),

@@ -75,6 +75,22 @@ def test_what_cannot_be_read_is_refused_by_name() -> None:
     for body, length, words in bad:
         with pytest.raises(V2Refused, match=words):
             V2Call.parse(body, length)
+    outputs: list[tuple[Any, str]] = [
+        ({}, "not a list of outputs"),
+        ([{"name": 1}], "not a list of outputs"),
+        ([{"name": "IMAGES"}], "'IMAGES' is not one of IMAGE and INFO"),
+        ([{"name": "INFO"}, {"name": "INFO"}], "once"),
+        (
+            [{"name": "IMAGE", "parameters": {"shared_memory_region": "x"}}],
+            "'shared_memory_region'",
+        ),
+        ([{"name": "IMAGE", "parameters": {"classification": 1}}], "'classification'"),
+    ]
+    for listed, words in outputs:
+        with pytest.raises(V2Refused, match=words):
+            V2Call.parse(json.dumps({"inputs": [good], "outputs": listed}).encode(), None).outputs()
+    with pytest.raises(V2Refused, match="parameters"):
+        V2Call.parse(json.dumps({"inputs": [good], "parameters": 1}).encode(), None)
     for size in (-1, 99, "1"):
         head = {**good, "parameters": {"binary_data_size": size}}
         with pytest.raises(V2Refused, match="does not fit the body"):

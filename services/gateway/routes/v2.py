@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 
-from services.gateway.deps import CurrentKey, PartsDep
+from atelier.errors import AtelierError
+from services.gateway.deps import CurrentKey, PartsDep, UntilSent
 from services.gateway.generation import ClientGone
 from services.gateway.hangup import CLIENT_CLOSED, hung_up
+from services.gateway.middleware import AnswerCut
 from services.gateway.openapi import documented_v2
 from services.gateway.replicas import V2Answer
-from services.gateway.v2 import HEADER_LENGTH, V2Refused
+from services.gateway.v2 import V2Refused
+from services.gateway.v2_answer import HEADER_LENGTH
 
 router = APIRouter(prefix="/v2", tags=["V2 inference"])
 
 MODEL = "/models/{model}"
-PASSED_ON = ("accept", "accept-encoding", "content-type")
-PASSED_BACK = ("content-type", "content-encoding", HEADER_LENGTH.lower())
+PASSED_ON = ("accept", "content-type")
+PASSED_BACK = ("content-type", HEADER_LENGTH.lower())
 KEY = ("key-missing", "key-wrong", "key-expired", "key-revoked", "database-away")
 LOOK_ERRORS = documented_v2(*KEY, "bad-request", "engine-away", "timed-out")
 INFER_ERRORS = documented_v2(
@@ -59,12 +62,16 @@ async def look(request: Request, parts: PartsDep, key: CurrentKey, model: str = 
 
 @router.post(MODEL + "/infer", responses=INFER_ERRORS)
 @router.post(MODEL + "/versions/{version}/infer", responses=INFER_ERRORS)
-async def infer(request: Request, parts: PartsDep, key: CurrentKey, model: str) -> Response:
+async def infer(
+    request: Request, parts: PartsDep, key: CurrentKey, until_sent: UntilSent, model: str
+) -> Response:
     """Pictures, by the inputs PROMPT, NEGATIVE_PROMPT, ADAPTERS, SCHEDULER, SEED, STEPS, WIDTH,
     HEIGHT, IMAGES, GUIDANCE_SCALE.
 
     ADAPTERS is a JSON list of `{"name", "version"?, "weight"?}`; one without a version gets the
     one that serves. Trigger words are not filled in. Delivered pictures are charged to the key.
+
+    Outputs are INFO and IMAGE, each as JSON or as binary data.
     """
     _known(model, parts.settings.model)
     if request.headers.get("content-encoding", "identity") != "identity":
@@ -77,10 +84,22 @@ async def infer(request: Request, parts: PartsDep, key: CurrentKey, model: str) 
             key,
             header_length=request.headers.get(HEADER_LENGTH),
             gone=lambda: hung_up(request),
+            until_sent=until_sent,
         )
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED)
-    return _back(answer)
+    if isinstance(answer, V2Answer):
+        return _back(answer)
+    return StreamingResponse(_whole(answer.body), headers=answer.headers)
+
+
+async def _whole(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The body; an engine that breaks off in the middle can only be told by breaking off, too."""
+    try:
+        async for piece in body:
+            yield piece
+    except AtelierError as error:
+        raise AnswerCut(str(error)) from error
 
 
 def _known(model: str, ours: str) -> None:

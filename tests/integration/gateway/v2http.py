@@ -7,6 +7,7 @@ where the call asks for that, else as JSON.
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -44,6 +45,7 @@ class V2HttpServer:
     order: tuple[str, ...] = ("INFO", "IMAGE")
     on_call: Callable[[HttpCall], None] = lambda call: None
     breaks_after: int | None = None  # bytes of a body, after which the connection is closed
+    half_way: Callable[[], None] = lambda: None  # called when half of the last section is sent
     calls: list[HttpCall] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -130,15 +132,20 @@ def _handler(server: V2HttpServer) -> type[BaseHTTPRequestHandler]:
             if binary:
                 self.send_header(HEADER_LENGTH, str(length))
             self.end_headers()
-            left = server.breaks_after
-            try:
-                for part in parts:
-                    self.wfile.write(part if left is None else part[:left])
-                    left = None if left is None else max(0, left - len(part))
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # the gateway has closed it
+            with suppress(BrokenPipeError, ConnectionResetError):  # the gateway has closed it
+                self._send(parts)
+
+        def _send(self, parts: list[Any]) -> None:
             if server.breaks_after is not None:
+                self.wfile.write(b"".join(parts)[: server.breaks_after])
                 self.close_connection = True
+                return
+            *first, last = parts
+            for part in (*first, last[: len(last) // 2]):
+                self.wfile.write(part)
+            self.wfile.flush()
+            server.half_way()
+            self.wfile.write(last[len(last) // 2 :])
 
         def log_message(self, format: str, *args: object) -> None:
             pass
