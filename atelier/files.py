@@ -4,16 +4,21 @@ Readers in other processes never see half a file: everything is written to the s
 disk and renamed.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
+
+_IN_PLACE = (errno.ENOTEMPTY, errno.EEXIST)  # of a rename onto a folder that is not empty
+_LOOK = 0.1  # seconds between two attempts to take a lock
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
@@ -21,12 +26,23 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
 
     `mode` are the new file's permissions, less the process's umask.
     """
+    with writing(path, mode=mode) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def writing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Open a new file that replaces `path` in one step at the end of the block.
+
+    The old content stays if anything fails. Any number of processes may write one path at once:
+    each has a file of its own, and the last to end wins.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    aside = _aside(path)
     try:
         with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -36,11 +52,27 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
     _sync_folder(path.parent)
 
 
+@contextmanager
+def staging(final: Path) -> Iterator[Path]:
+    """Make an empty folder beside `final` to build it in; publish it by `replace_folder`.
+
+    Its name is hidden and belongs to this call alone, so processes that build the same folder do
+    not meet. What was not published is removed at the end of the block.
+    """
+    aside = _aside(Path(final))
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def replace_folder(aside: Path, final: Path) -> None:
     """Publish the finished folder `aside` as `final`, on the same file system.
 
     A folder already in place is moved out of the way first and removed last, so a crash in between
-    leaves it beside the new one, never a mixture of both.
+    leaves it beside the new one, never a mixture of both. Where several processes publish at once,
+    the last one wins.
     """
     for folder, _, names in os.walk(aside):
         for name in names:
@@ -48,31 +80,73 @@ def replace_folder(aside: Path, final: Path) -> None:
                 os.fsync(file.fileno())
         _sync_folder(Path(folder))
     final.parent.mkdir(parents=True, exist_ok=True)
-    old = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
-    if final.exists():
-        final.rename(old)
-    aside.rename(final)
+    old: list[Path] = []
+    while True:
+        try:
+            aside.rename(final)
+            break
+        except OSError as error:
+            if error.errno not in _IN_PLACE:
+                raise
+        old.append(_aside(final))
+        with suppress(FileNotFoundError):  # another process has moved it
+            final.rename(old[-1])
     _sync_folder(final.parent)
-    if old.exists():
-        shutil.rmtree(old)
+    for folder_before in old:
+        if folder_before.exists():
+            shutil.rmtree(folder_before)
+
+
+def _aside(path: Path) -> Path:
+    """A hidden name beside `path` that nobody else uses."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
 @contextmanager
-def locked(path: Path, *, busy: Exception | None = None, shared: bool = False) -> Iterator[None]:
-    """Hold the lock of the file `path`, alone or with others who share it.
+def locked(
+    path: Path,
+    *,
+    busy: Exception | None = None,
+    shared: bool = False,
+    waiting: Callable[[], None] | None = None,
+    temporary: bool = False,
+) -> Iterator[None]:
+    """Hold the lock of the file `path`, exclusively or shared with other holders.
 
-    Raises `busy` where it cannot be had at once; without it, waits. The kernel lets go of the lock
-    however this process ends. The file stays: removing it would give the next two a lock each.
+    Raises `busy` if the lock is taken; without `busy`, waits for it. `waiting` is called about ten
+    times a second meanwhile, and ends the wait by raising. The kernel releases the lock however
+    this process ends. The file stays, unless it is `temporary`: where nothing else may lie in its
+    folder. A shared lock cannot be temporary.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    with path.open("a") as file:
+    while True:
+        with path.open("a") as file:
+            _take(file, kind, busy, waiting)
+            if os.fstat(file.fileno()).st_nlink == 0:
+                continue  # its last holder removed it: the lock is that of a new file
+            try:
+                yield
+            finally:
+                if temporary:
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _take(
+    file: IO[str], kind: int, busy: Exception | None, waiting: Callable[[], None] | None
+) -> None:
+    """Take the lock of an open file."""
+    while True:
         try:
-            fcntl.flock(file, kind | (fcntl.LOCK_NB if busy else 0))
+            fcntl.flock(file, kind | (fcntl.LOCK_NB if busy or waiting else 0))
+            return
         except BlockingIOError:
-            assert busy is not None
-            raise busy from None
-        yield
+            if busy is not None:
+                raise busy from None
+            assert waiting is not None
+        waiting()
+        time.sleep(_LOOK)
 
 
 def _sync_folder(folder: Path) -> None:

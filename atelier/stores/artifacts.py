@@ -24,7 +24,8 @@ from atelier.validation import summary
 Progress = Callable[[str, int, int], None]  # what is done, MiB so far, MiB in all
 
 INDEX, FILES = "index.json", "files"
-_PART = ".part"  # where what is on its way lies
+_PART = ".part"  # where what is on its way lies: one name, so that the next process clears it away
+_LOCK = ".lock"  # whose holder alone uses that name
 # Their keys are the digests of their files. A recipe's is of what it says, and an engine's of what
 # it was compiled from: whoever fetches one of those looks into it.
 BY_CONTENT: tuple[ArtifactKind, ...] = ("bases", "vaes", "scorers", "datasets")
@@ -126,7 +127,7 @@ class Artifacts(Tracking):
     def get(self, ref: ArtifactRef, into: Path, *, progress: Progress | None = None) -> Path:
         """The artifact as the folder `into`, whole and verified before it appears there."""
         run, index = self._index(ref)
-        with locked(into.parent / ".lock"):
+        with locked(into.parent / _LOCK):
             if into.is_dir() and _is_whole(into, index):
                 return into
             # Always of one name: what a killed process left there is gone on with.
@@ -142,10 +143,12 @@ class Artifacts(Tracking):
         """Bring what is missing of the artifact into a folder that is there; the bytes brought.
 
         For a volume's mount point, which cannot be renamed: there each file appears whole and
-        verified, and the folder is complete when this returns.
+        verified, and the folder is complete when this returns. Processes that fill one folder wait
+        for each other.
         """
         run, index = self._index(ref)
-        return self._bring(ref, run, index, folder, progress)
+        with locked(folder / _LOCK, temporary=True):
+            return self._bring(ref, run, index, folder, progress)
 
     def named(self, kind: ArtifactKind, source: str) -> ArtifactRef | None:
         """What was last put under a name that people know."""

@@ -6,8 +6,6 @@ is made is keyed by what it was made from, and nothing is kept that does not agr
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
@@ -17,7 +15,7 @@ import torch
 
 from atelier.data.names import ArtifactRef
 from atelier.errors import BadInput
-from atelier.files import replace_folder, sha256_file, write_atomic
+from atelier.files import replace_folder, sha256_file, staging, write_atomic
 from atelier.stores.artifacts import Artifacts
 from pipelines.compile.check import Progress, check
 from pipelines.compile.onnx import export
@@ -129,9 +127,7 @@ def make(
 ) -> Compiled:
     """Builds in a folder to the side, checks, writes the manifest last and renames."""
     layout = layout_of(base)
-    aside = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}")
-    aside.mkdir(parents=True)
-    try:
+    with staging(output) as aside:
         progress("exporting the UNet", 0, 1)
         export(base, layout, aside)
         progress("exporting the UNet", 1, 1)
@@ -146,8 +142,6 @@ def make(
         error = check(backend, base, layout, spec, progress)
         _manifest(aside, spec, error=error)
         replace_folder(aside, output)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return Compiled.open(output)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from atelier.adapter.package import Package
 from atelier.data.policy import Gates, Policy
 from atelier.data.recipe import Recipe
+from atelier.files import locked
 
 from .evaluation import FILE, SHEET, Evaluation, Measures, SamplingSettings
 from .gates import limits, verdict
@@ -162,11 +163,15 @@ def _loaded(engine: "Engine", package: Package) -> Iterator["AdapterUse"]:
 def _write(
     evaluation: Evaluation, pairs: Sequence[Pair], training: Sequence[Image.Image], output: Path
 ) -> None:
-    """An older verdict goes first and evaluation.json comes last: it names only what is there."""
-    (output / FILE).unlink(missing_ok=True)
-    shutil.rmtree(output / PICTURES, ignore_errors=True)
-    for pair in pairs:
-        save(pair.adapter, output / pair.shot.file)
-        save(pair.base, output / pair.shot.base_file)
-    save(contact_sheet(evaluation, pairs, training), output / SHEET)
-    evaluation.write(output)
+    """Remove an older verdict first and write evaluation.json last: it names only what is there.
+
+    Verdicts that are written into one folder wait for each other, so their pictures never mix.
+    """
+    with locked(output / ".lock"):
+        (output / FILE).unlink(missing_ok=True)
+        shutil.rmtree(output / PICTURES, ignore_errors=True)
+        for pair in pairs:
+            save(pair.adapter, output / pair.shot.file)
+            save(pair.base, output / pair.shot.base_file)
+        save(contact_sheet(evaluation, pairs, training), output / SHEET)
+        evaluation.write(output)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from atelier.data.names import hex_of
 from atelier.data.policy import Policy
-from atelier.files import digest_json
+from atelier.files import digest_json, writing
 
 from .measures import Pair
 from .prompt_set import PromptCase
@@ -92,11 +92,9 @@ class Renderer:
 
 
 def save(image: Image.Image, file: Path) -> None:
-    """Write a PNG that is whole or absent."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(".part")
-    image.save(aside, format="PNG")
-    aside.replace(file)
+    """Write a PNG that is whole or absent, whoever else writes the same file."""
+    with writing(file) as out:
+        image.save(out, format="PNG")
 
 
 def _open(file: Path | None) -> Image.Image:

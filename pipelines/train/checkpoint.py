@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from atelier.errors import BadInput, Unavailable
-from atelier.files import replace_folder, sha256_file
+from atelier.files import replace_folder, sha256_file, staging
 
 MANIFEST, STATE = "checkpoint.json", "state.pt"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -67,29 +67,26 @@ class Checkpoints:
     def save(self, checkpoint: Checkpoint) -> Path:
         """Writes it, then drops the oldest ones; Unavailable where the disk is full."""
         final = self.folder / f"step-{checkpoint.step:08d}"
-        aside = self.folder / f".writing-{checkpoint.step:08d}"
         state = {
             "weights": dict(checkpoint.weights),
             "optimiser": dict(checkpoint.optimiser),
             "random": _random_state(),
         }
         try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            with (aside / STATE).open("wb") as file:
-                torch.save(state, file)
-            about = {
-                "step": checkpoint.step,
-                "position": checkpoint.position,
-                "identity": asdict(self.identity),
-                "state": sha256_file(aside / STATE),
-                "threads": checkpoint.threads,
-                "torch": torch.__version__,
-            }
-            (aside / MANIFEST).write_text(json.dumps(about, indent=2))
-            replace_folder(aside, final)
+            with staging(final) as aside:
+                with (aside / STATE).open("wb") as file:
+                    torch.save(state, file)
+                about = {
+                    "step": checkpoint.step,
+                    "position": checkpoint.position,
+                    "identity": asdict(self.identity),
+                    "state": sha256_file(aside / STATE),
+                    "threads": checkpoint.threads,
+                    "torch": torch.__version__,
+                }
+                (aside / MANIFEST).write_text(json.dumps(about, indent=2))
+                replace_folder(aside, final)
         except (OSError, RuntimeError) as error:
-            shutil.rmtree(aside, ignore_errors=True)
             full = disk_full(error, final, _nbytes(state))
             if full is None:
                 raise
@@ -100,7 +97,7 @@ class Checkpoints:
 
     def latest(self) -> Checkpoint | None:
         """The newest whole one; BadInput where it belongs to another recipe, base or dataset."""
-        for left in [*self.folder.glob(".writing-*"), *self.folder.glob(".step-*")]:
+        for left in self.folder.glob(".step-*"):
             shutil.rmtree(left)
         for folder in reversed(self._folders()):
             about = _manifest(folder)

@@ -7,13 +7,12 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
 from atelier.data.names import hex_of
-from atelier.files import digest_json, write_atomic
+from atelier.files import digest_json, locked, replace_folder, staging, write_atomic, writing
 from pipelines.dataset import PictureFolder, open_folder
 from services.engine import Engine, ImageRequest
 
@@ -57,11 +56,13 @@ def class_pictures(
 ) -> PictureFolder:
     """The pictures, from the cache or drawn now.
 
-    `told(done, of)` is called before each group that is drawn, `check()` before each of the UNet's
-    calls; what it raises ends the drawing.
+    `told(done, of)` is called before each group that is missing. `check()` is called before each
+    of the UNet's calls and while another process draws the group; an exception from it ends the
+    work.
 
     A group is kept whole or not at all, because which pictures are drawn together decides about
-    their last bits, and a run that goes on must see the pictures that it began with.
+    their last bits, and a run that goes on must see the pictures that it began with. Trainings
+    that need the same pictures take turns at a lock, so each group is drawn once.
     """
     folder = cache / hex_of(digest_json(asdict(wanted)))[:16]
     write_atomic(folder / "wanted.json", json.dumps(asdict(wanted), indent=2))
@@ -70,8 +71,11 @@ def class_pictures(
         final = folder / f"{first:05d}"
         if not final.is_dir():
             told(first, wanted.count)
-            requests = [wanted.request(number) for number in numbers]
-            _keep(final, dict(zip(numbers, _drawn(engine(), requests, check), strict=True)))
+            with locked(folder / ".lock", waiting=check):
+                if not final.is_dir():  # another process may have drawn it meanwhile
+                    _remove_unfinished(folder)
+                    requests = [wanted.request(number) for number in numbers]
+                    _keep(final, dict(zip(numbers, _drawn(engine(), requests, check), strict=True)))
     return open_folder(folder)
 
 
@@ -92,11 +96,15 @@ def _drawn(
 
 
 def _keep(final: Path, images: dict[int, Image.Image]) -> None:
-    """Writes a group to the side and renames it; the one that was first stays."""
-    aside = final.with_name(f".{final.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    for number, image in images.items():
-        data = BytesIO()
-        image.save(data, format="PNG")
-        write_atomic(aside / f"{number:05d}.png", data.getvalue())
-    aside.rename(final)
+    """Write a group in a folder of its own and publish it whole."""
+    with staging(final) as aside:
+        for number, image in images.items():
+            with writing(aside / f"{number:05d}.png") as file:
+                image.save(file, format="PNG")
+        replace_folder(aside, final)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what a killed process left half-written; only under the folder's lock."""
+    for left in folder.glob(".[0-9]*"):
+        shutil.rmtree(left)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atelier.errors import BadInput
-from atelier.files import replace_folder
+from atelier.files import replace_folder, staging
 
 _INSTALL = "install lora-atelier[serve] on Linux, or name a tritonserver by ATELIER_TRITONSERVER"
 
@@ -91,12 +91,11 @@ def _link_all(backends: Path, files: Mapping[str, Path]) -> None:
         name: file.resolve() for name, file in files.items()
     }:
         return
-    aside = backends.with_name(f".{backends.name}.{os.getpid()}")
-    shutil.rmtree(aside, ignore_errors=True)
-    (aside / "python").mkdir(parents=True)
-    for name, file in files.items():
-        (aside / "python" / name).symlink_to(file)
-    replace_folder(aside, backends)
+    with staging(backends) as aside:
+        (aside / "python").mkdir()
+        for name, file in files.items():
+            (aside / "python" / name).symlink_to(file)
+        replace_folder(aside, backends)
 
 
 def _joined(first: tuple[Path, ...], rest: str | None) -> str:

@@ -200,12 +200,13 @@ def test_killed_anywhere_it_ends_bit_for_bit_where_the_unbroken_run_ends(
     output = tmp_path / "killed"
     run = [str(file), "--output", str(output), "--resume"]
     assert killed(run, passes=6)  # step 3, between its two batches, before any checkpoint
-    assert killed(run, flush=".writing-00000008")
-    left = sorted(path.name for path in (output / "checkpoints").iterdir())
-    assert left == [".writing-00000008", "step-00000004"]
+    assert killed(run, flush="checkpoints/.step-00000008")
+    half, whole = sorted(path.name for path in (output / "checkpoints").iterdir())
+    assert half.startswith(".step-00000008.")
+    assert whole == "step-00000004"
     assert killed(run, passes=2 * 5)  # step 9, after the checkpoint that it writes this time
     ended = train(recipe(studio, **TOLD), output=output, resume=True)
-    assert not list((output / "checkpoints").glob(".writing-*"))
+    assert not list((output / "checkpoints").glob(".*"))
     assert ended.package.digest == unbroken.package.digest
     assert len(runs_of(studio, output)) == 1
     for sample in (output / "samples").iterdir():

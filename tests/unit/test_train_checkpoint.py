@@ -66,7 +66,7 @@ def test_generators_of_every_kind_come_back(tmp_path: Path) -> None:
 def test_what_was_half_written_is_passed_over_and_removed(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path, IDENTITY, keep=3)
     kept.save(checkpoint(5))
-    half = tmp_path / ".writing-00000010"
+    half = tmp_path / ".step-00000010.0123abcd"
     half.mkdir()
     (half / "state.pt").write_bytes(b"PK\x03\x04half")
     found = kept.latest()

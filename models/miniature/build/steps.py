@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Final
 
+from atelier.files import locked, write_atomic
+
 _FILE: Final[str] = "steps.json"
 
 
@@ -14,8 +16,10 @@ def recorded_steps(folder: Path) -> dict[str, int]:
 
 
 def record_steps(folder: Path, **steps: int) -> None:
-    """Put the steps of parts that have just been saved beside those of the others."""
-    known = {**recorded_steps(folder), **steps}
-    aside = folder / f".{_FILE}"
-    aside.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
-    aside.replace(folder / _FILE)
+    """Put the steps of parts that have just been saved beside those of the others.
+
+    Stages that run at once take turns, so that none loses what another records.
+    """
+    with locked(folder / f".{_FILE}.lock", temporary=True):
+        known = {**recorded_steps(folder), **steps}
+        write_atomic(folder / _FILE, json.dumps(known, indent=2, sort_keys=True) + "\n")
