@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from atelier.adapter import tensor_names
-from atelier.adapter.safetensors_file import Array
+from atelier.adapter.safetensors_file import Array, Tensor
 from atelier.errors import AdapterRejected
 
 METADATA_KEY = "lora_adapter_metadata"  # as diffusers writes it into the header
@@ -16,16 +16,40 @@ METADATA_KEY = "lora_adapter_metadata"  # as diffusers writes it into the header
 
 @dataclass(frozen=True)
 class LoraWeights:
-    """One projection's update: `(alpha / rank) * B @ A`, in float32."""
+    """One projection's update: `(alpha / rank) * B @ A`.
 
-    A: Array  # [rank, in_features]
-    B: Array  # [out_features, rank]
+    The factors of a stored adapter are read from its file each time that `A` or `B` is asked for,
+    so that a whole adapter never has to lie in memory.
+    """
+
+    down: Tensor  # [rank, in_features]
+    up: Tensor  # [out_features, rank]
     alpha: float
+
+    @property
+    def A(self) -> Array:  # noqa: N802 (as the paper writes it)
+        """The values of `down`: [rank, in_features], float32."""
+        return np.asarray(self.down)
+
+    @property
+    def B(self) -> Array:  # noqa: N802
+        """The values of `up`: [out_features, rank], float32."""
+        return np.asarray(self.up)
 
     @property
     def rank(self) -> int:
         """The number of rows of A."""
-        return int(self.A.shape[0])
+        return int(self.down.shape[0])
+
+    @property
+    def in_features(self) -> int:
+        """The width of the projection's input."""
+        return int(self.down.shape[1])
+
+    @property
+    def out_features(self) -> int:
+        """The width of the projection's output."""
+        return int(self.up.shape[0])
 
     @property
     def scale(self) -> float:
@@ -34,7 +58,7 @@ class LoraWeights:
 
 
 def pair_up(
-    tensors: Mapping[str, Array],
+    tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
     *,
     place: str,
@@ -91,10 +115,10 @@ def nominal(lora: Mapping[str, LoraWeights]) -> tuple[int, float]:
 
 
 def _sorted_parts(
-    tensors: Mapping[str, Array], place: str, kohya: Mapping[str, str] | None
-) -> dict[str, dict[str, Array]]:
+    tensors: Mapping[str, Tensor], place: str, kohya: Mapping[str, str] | None
+) -> dict[str, dict[str, Tensor]]:
     """Tensors by module and part; unknown and doubled keys are refused by name."""
-    parts: dict[str, dict[str, Array]] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
     unknown, twice = [], []
     for name, value in tensors.items():
         key = None if tensor_names.unsupported(name) else tensor_names.parse(name, kohya)
@@ -138,14 +162,14 @@ def _config(metadata: Mapping[str, str], place: str) -> dict[str, Any]:
 
 
 def _alpha(
-    module: str, key: Array | None, rank: int, config: Mapping[str, Any], place: str
+    module: str, key: Tensor | None, rank: int, config: Mapping[str, Any], place: str
 ) -> float:
     """The alpha of one pair; where header and key both speak, they must agree."""
     alphas = []
     if key is not None:
         if key.size != 1:
             raise AdapterRejected(f"{place}: {module}.alpha has {key.size} values instead of one")
-        alphas.append(float(key.reshape(())))
+        alphas.append(float(np.asarray(key).reshape(())))
     component, inner = module.split(".", 1)
     if f"{component}.lora_alpha" in config:
         pattern = config.get(f"{component}.alpha_pattern") or {}

@@ -4,20 +4,18 @@ The folder holds `manifest.json` and the files it names, nothing else. What is o
 checked byte for byte; whether its shapes fit a base is the engine's to say.
 """
 
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
 from atelier.adapter.low_rank import LoraWeights, header_metadata, nominal, pair_up
-from atelier.adapter.safetensors_file import Array, read_header, read_tensors, write_tensors
+from atelier.adapter.safetensors_file import Array, Tensor, TensorFile, write_tensors
 from atelier.data.manifest import FILES_OF_KIND, BaseRef, FileName, Kind, Manifest
 from atelier.errors import AdapterRejected
-from atelier.files import replace_folder, sha256_bytes, sha256_file, write_atomic
+from atelier.files import replace_folder, sha256_bytes, sha256_file, staging, write_atomic
 from atelier.validation import summary
 
 MANIFEST = "manifest.json"
@@ -28,15 +26,20 @@ _MANIFEST_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Package:
-    """A verified adapter folder."""
+    """A verified adapter folder. Its tensors are those that were verified, whatever becomes of it:
+    the files stay mapped for as long as the package is used."""
 
     path: Path
     manifest: Manifest
     digest: str
+    _files: Mapping[FileName, TensorFile] = field(repr=False, compare=False)
 
     @classmethod
     def open(cls, path: Path, *, digest: str | None = None) -> "Package":
-        """Verify the folder `path`; with `digest`, also that it is exactly that package."""
+        """Verify the folder `path`; with `digest`, also that it is exactly that package.
+
+        Reads every file once, block by block. Raises AdapterRejected with the reason.
+        """
         path = Path(path)
         try:
             manifest = _read_manifest(path)
@@ -45,8 +48,7 @@ class Package:
                     f"{path}: is package {manifest.digest}, not {digest}; fetch it again from the "
                     "registry"
                 )
-            _check_files(path, manifest)
-            package = cls(path, manifest, manifest.digest)
+            package = cls(path, manifest, manifest.digest, _verified(path, manifest))
             package._check_content()
         except OSError as error:  # it was removed, or the disk failed, while it was read
             raise AdapterRejected(f"{path}: cannot be read ({error.strerror})") from error
@@ -54,16 +56,20 @@ class Package:
 
     def lora(self) -> dict[str, LoraWeights]:
         """The low-rank pairs by canonical module (`unet.….to_q`), sorted; empty without any."""
-        file = self.path / ADAPTER
-        if ADAPTER not in self.manifest.files:
+        file = self._files.get(ADAPTER)
+        if file is None:
             return {}
-        return pair_up(read_tensors(file), read_header(file).metadata, place=str(file))
+        return pair_up(file.tensors, file.metadata, place=str(file.path))
 
     def embeddings(self) -> dict[str, Array]:
         """`clip_l` and `clip_g`, each [tokens, width]; empty without any."""
-        if EMBEDDINGS not in self.manifest.files:
-            return {}
-        return read_tensors(self.path / EMBEDDINGS)
+        file = self._files.get(EMBEDDINGS)
+        return {name: np.array(value) for name, value in file.tensors.items()} if file else {}
+
+    def publish(self, final: Path) -> "Package":
+        """Make this folder `final`, on the same file system; nothing is verified again."""
+        replace_folder(self.path, final)
+        return replace(self, path=final)
 
     def _check_content(self) -> None:
         lora, manifest = self.lora(), self.manifest
@@ -77,9 +83,8 @@ class Package:
                     f"{self.path}: {MANIFEST} says rank {manifest.rank} and alpha "
                     f"{manifest.alpha:g}, the tensors have {rank} and {min(alphas):g}"
                 )
-        embeddings = self.embeddings()
         if EMBEDDINGS in manifest.files:
-            shapes = {name: value.shape for name, value in embeddings.items()}
+            shapes = {name: value.shape for name, value in self._files[EMBEDDINGS].tensors.items()}
             right = set(shapes) <= {"clip_l", "clip_g"} and all(
                 len(s) == 2 for s in shapes.values()
             )
@@ -92,7 +97,7 @@ class Package:
 
 def write_package(
     folder: Path,
-    tensors: Mapping[str, Array],
+    tensors: Mapping[str, Tensor],
     *,
     name: str,
     base: BaseRef,
@@ -113,9 +118,7 @@ def write_package(
     keys where those are, else `alpha` for all, else each one's rank (scale 1). Equal arguments
     give equal bytes, so the digest is reproducible.
     """
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    aside.mkdir(parents=True)
-    try:
+    with staging(folder) as aside:
         lora = _with_alpha(pair_up(tensors, {}, place=str(folder)), tensors, alpha)
         _write_files(aside, lora, embeddings)
         rank, nominal_alpha = nominal(lora)
@@ -138,11 +141,7 @@ def write_package(
         except ValidationError as error:
             raise AdapterRejected(f"{folder}: {summary(error)}") from error
         write_atomic(aside / MANIFEST, manifest.canonical())
-        Package.open(aside)
-        replace_folder(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return Package(folder, manifest, manifest.digest)
+        return Package.open(aside).publish(folder)
 
 
 def _names() -> tuple[FileName, ...]:
@@ -150,20 +149,20 @@ def _names() -> tuple[FileName, ...]:
 
 
 def _with_alpha(
-    lora: dict[str, LoraWeights], tensors: Mapping[str, Array], alpha: float | None
+    lora: dict[str, LoraWeights], tensors: Mapping[str, Tensor], alpha: float | None
 ) -> dict[str, LoraWeights]:
     """`alpha` for every pair, unless the tensors carry their own."""
     if alpha is None or any(name.endswith(".alpha") for name in tensors):
         return lora
-    return {module: LoraWeights(one.A, one.B, float(alpha)) for module, one in lora.items()}
+    return {module: replace(one, alpha=float(alpha)) for module, one in lora.items()}
 
 
 def _write_files(
     folder: Path, lora: Mapping[str, LoraWeights], embeddings: Mapping[str, Array] | None
 ) -> None:
     if lora:
-        factors = {f"{module}.lora_A.weight": one.A for module, one in lora.items()}
-        factors |= {f"{module}.lora_B.weight": one.B for module, one in lora.items()}
+        factors = {f"{module}.lora_A.weight": one.down for module, one in lora.items()}
+        factors |= {f"{module}.lora_B.weight": one.up for module, one in lora.items()}
         write_tensors(folder / ADAPTER, factors, header_metadata(lora))
     if embeddings:
         write_tensors(folder / EMBEDDINGS, embeddings)
@@ -196,8 +195,8 @@ def _read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def _check_files(path: Path, manifest: Manifest) -> None:
-    """Exactly the named files are there, as plain files, with the named digests."""
+def _verified(path: Path, manifest: Manifest) -> dict[FileName, TensorFile]:
+    """The files, mapped: exactly the named ones are there, as plain files, as they were written."""
     wanted = FILES_OF_KIND[manifest.kind]
     if set(manifest.files) != wanted:
         raise AdapterRejected(
@@ -211,14 +210,11 @@ def _check_files(path: Path, manifest: Manifest) -> None:
             f"{path}: holds {', '.join(extra)}, which {MANIFEST} does not name; remove what is not "
             "the adapter's"
         )
+    files = {}
     for name, digest in manifest.files.items():
         file = path / name
         if file.is_symlink() or not file.is_file():
             raise AdapterRejected(f"{file}: missing, or not a plain file; fetch the package again")
-        read_header(file)  # says "a pickle" where it is one, before its digest is looked at
-        found = sha256_file(file)
-        if found != digest:
-            raise AdapterRejected(
-                f"{file}: has digest {found} where {MANIFEST} says {digest}; it was changed or "
-                "damaged: fetch the package again"
-            )
+        files[name] = TensorFile(file)  # says "a pickle" where it is one, whatever its digest
+        files[name].verify(digest)
+    return files

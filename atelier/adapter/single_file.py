@@ -7,7 +7,7 @@ import numpy as np
 
 from atelier.adapter import tensor_names
 from atelier.adapter.low_rank import LoraWeights, nominal, pair_up
-from atelier.adapter.safetensors_file import Array, read_header, read_tensors, write_tensors
+from atelier.adapter.safetensors_file import Tensor, TensorFile, write_tensors
 from atelier.data.manifest import Manifest
 from atelier.errors import AdapterRejected
 
@@ -21,22 +21,24 @@ def read_single(path: Path, modules: Iterable[str]) -> dict[str, LoraWeights]:
         kohya = tensor_names.kohya_modules(modules)
     except ValueError as error:
         raise AdapterRejected(f"{path}: cannot be matched with this base: {error}") from error
-    return pair_up(read_tensors(path), read_header(path).metadata, place=str(path), kohya=kohya)
+    file = TensorFile(path)
+    file.verify()
+    return pair_up(file.tensors, file.metadata, place=str(path), kohya=kohya)
 
 
-def tensors_of(lora: Mapping[str, LoraWeights]) -> dict[str, Array]:
+def tensors_of(lora: Mapping[str, LoraWeights]) -> dict[str, Tensor]:
     """Pairs as canonical tensors with an `.alpha` each, as `write_package` takes them."""
-    tensors: dict[str, Array] = {}
+    tensors: dict[str, Tensor] = {}
     for module, one in lora.items():
-        tensors[f"{module}.lora_A.weight"] = one.A
-        tensors[f"{module}.lora_B.weight"] = one.B
+        tensors[f"{module}.lora_A.weight"] = one.down
+        tensors[f"{module}.lora_B.weight"] = one.up
         tensors[f"{module}.alpha"] = np.array(one.alpha, dtype=np.float32)
     return tensors
 
 
 def write_kohya(path: Path, lora: Mapping[str, LoraWeights], manifest: Manifest) -> None:
     """Write pairs as kohya's trainer does, each with its own alpha, for tools that read that."""
-    tensors: dict[str, Array] = {}
+    tensors: dict[str, Tensor] = {}
     for name, value in tensors_of(lora).items():
         key = tensor_names.parse(name)
         if key is not None:

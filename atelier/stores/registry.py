@@ -4,9 +4,8 @@ Nothing on the serving path asks here what to serve; agents only fetch packages 
 verify them against the digest that their release pins.
 """
 
-import shutil
-import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from atelier.adapter.signature import is_file
 from atelier.data.manifest import Manifest
 from atelier.data.names import hex_of
 from atelier.errors import AdapterRejected, BadInput
-from atelier.files import replace_folder, sha256_bytes
+from atelier.files import locked, sha256_bytes, staging
 from atelier.stores.tracking import Tracking
 
 MODEL_PREFIX = "atelier-"  # MLflow refuses `/` in names
@@ -93,24 +92,31 @@ class Registry(Tracking):
         return tuple(one for one in found if one is not None)
 
     def fetch(self, name: str, version: int, into: Path) -> Package:
-        """Download a version's package as the folder `into`, verified before it appears there."""
+        """A version's package as the folder `into`, verified once, before it appears there.
+
+        A good one that is there already is used. Processes that fetch into one folder wait for
+        each other.
+        """
+        digest = self.version(name, version).digest
+        with locked(into.with_name(f".{into.name}.lock"), temporary=True):
+            if into.exists():
+                with suppress(AdapterRejected):  # damaged on this side: a fetched one replaces it
+                    return Package.open(into, digest=digest)
+            with staging(into) as aside:
+                self.download(name, version, aside / "package")
+                return Package.open(aside / "package", digest=digest).publish(into)
+
+    def download(self, name: str, version: int, into: Path) -> None:
+        """Bring the files of a version's package as the new folder `into`.
+
+        They are not verified: whoever asks for them has to, before anything else uses them.
+        """
         info = self.version(name, version)
-        if into.exists():
-            try:
-                return Package.open(into, digest=info.digest)
-            except AdapterRejected:
-                pass  # damaged on this side; the fetched one takes its place
-        aside = into.with_name(f".{into.name}.{uuid.uuid4().hex[:8]}")
-        aside.mkdir(parents=True)
-        try:
-            folder = info.tags.get(_ARTIFACTS, "package")
+        stored = info.tags.get(_ARTIFACTS, "package")
+        with staging(into) as aside:
             with self._asking(f"fetch {name}@{version}"):
-                self._client.download_artifacts(info.run_id, folder, str(aside))
-            Package.open(aside / folder, digest=info.digest)
-            replace_folder(aside / folder, into)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        return Package.open(into, digest=info.digest)
+                self._client.download_artifacts(info.run_id, stored, str(aside))
+            (aside / stored).rename(into)
 
     def manifest(self, name: str, version: int) -> Manifest:
         """A version's manifest, which its digest vouches for; AdapterRejected where it does not."""

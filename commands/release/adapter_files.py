@@ -84,9 +84,10 @@ def _check_fit(
     lora: dict[str, LoraWeights], shapes: dict[str, Shape], file: Path, base: str
 ) -> None:
     wrong = [
-        f"{module} ({one.B.shape[0]} x {one.A.shape[1]}, the base has {_shape(shapes.get(module))})"
+        f"{module} ({_shape((one.out_features, one.in_features))}, the base has "
+        f"{_shape(shapes.get(module))})"
         for module, one in lora.items()
-        if shapes.get(module) != (one.B.shape[0], one.A.shape[1])
+        if shapes.get(module) != (one.out_features, one.in_features)
     ]
     if wrong:
         raise AdapterRejected(

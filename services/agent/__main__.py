@@ -33,8 +33,9 @@ HTTP_PORT, GRPC_PORT, HEALTH_PORT = 8080, 9000, 9100  # of a serving pod
 
 
 def fetch(tracking_uri: str, name: str, version: int, folder: Path) -> None:
-    """Bring a version's package into `folder`; a registry that is away is asked again later."""
-    Registry(tracking_uri).fetch(name, version, folder)
+    """Bring a version's files as `folder`, for the shelf to verify; a registry that is away is
+    asked again later."""
+    Registry(tracking_uri).download(name, version, folder)
 
 
 def signed(tracking_uri: str, name: str, version: int) -> tuple[bytes, ...]:

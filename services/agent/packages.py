@@ -13,7 +13,7 @@ from atelier.adapter.package import Package
 from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.data.names import hex_of
 from atelier.errors import AdapterRejected, SignatureRejected, Unavailable
-from atelier.files import replace_folder, write_atomic
+from atelier.files import staging, write_atomic
 from services.agent.plan import Named
 from services.agent.verified import Stamp, Verified
 
@@ -84,28 +84,26 @@ class PackageShelf:
             self._scanned = None
 
     def put(self, one: Named, fetch: Callable[[Path], object], signatures: Sequence[bytes]) -> None:
-        """Let `fetch` fill a folder to the side, verify it as that version's digest and by its
-        signatures, then make it visible, the good one beside it."""
+        """Let `fetch` make a folder to the side, verify it once, as that version's digest and by
+        its signatures, then make it visible, the good signature beside it."""
         digest = one.digest
-        aside = self.folder / f".{hex_of(digest)[:12]}.{uuid.uuid4().hex[:8]}"
+        final, beside = self._places(digest)
         try:
-            fetch(aside)
-            signature = self._check(digest, aside, signatures)
-            final, beside = self._places(digest)
-            self._forget(digest)
-            if signature is None:
-                beside.unlink(missing_ok=True)
-            else:
-                write_atomic(beside, signature)  # first: a package never waits for its signature
-            replace_folder(aside, final)
+            with staging(final) as aside:
+                fetch(aside / "package")
+                package, signature = self._check(digest, aside / "package", signatures)
+                self._forget(digest)
+                if signature is None:
+                    beside.unlink(missing_ok=True)
+                else:
+                    write_atomic(beside, signature)  # first: no package waits for its signature
+                package.publish(final)
             self._remember(digest, _stamp(final, beside))
         except AdapterRejected as error:
             # not where it lay for a moment: the same fault has the same text at each attempt
             aside_there = rf"{re.escape(str(self.folder))}/\.[^:\s]*"
             text = re.sub(aside_there, partial(_in_registry, one), str(error))
             raise AdapterRejected(text) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
     def remove(self, digest: str) -> None:
         """Take a package away; renamed first, so that nobody sees half of it."""
@@ -197,8 +195,11 @@ class PackageShelf:
         self._verified.pop(digest, None)
         self._good = None
 
-    def _check(self, digest: str, path: Path, signatures: Sequence[bytes]) -> bytes | None:
-        """The signature to keep; refuses what is not the package, or not signed as is asked for."""
+    def _check(
+        self, digest: str, path: Path, signatures: Sequence[bytes]
+    ) -> tuple[Package, bytes | None]:
+        """The package and the signature to keep; AdapterRejected where it is not the package, or
+        not signed as this environment asks for."""
         package = Package.open(path, digest=digest)
         try:
             checked = self._trust.check(package, signatures)
@@ -209,7 +210,7 @@ class PackageShelf:
         self.warnings.pop(digest, None)
         if checked.warning is not None:
             self.warnings[digest] = checked.warning
-        return checked.signature
+        return package, checked.signature
 
 
 def _in_registry(one: Named, path: re.Match[str]) -> str:

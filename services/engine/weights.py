@@ -46,7 +46,7 @@ def pack(
 ) -> HostWeights:
     """Stacks an adapter's pairs; raises AdapterRejected naming every key that does not fit."""
     _check(layout, lora, max_rank, place)
-    rank = max((pair.A.shape[0] for pair in lora.values()), default=0)
+    rank = max((pair.rank for pair in lora.values()), default=0)
     A: dict[int, Tensor] = {}
     B: dict[int, Tensor] = {}
     mask = 0
@@ -56,7 +56,7 @@ def pack(
         if projection.group not in A:
             A[projection.group] = torch.zeros(group.layers, rank, group.in_features, dtype=dtype)
             B[projection.group] = torch.zeros(group.layers, rank, group.out_features, dtype=dtype)
-        own = pair.A.shape[0]
+        own = pair.rank  # of a stored adapter, one pair at a time is read
         up = pair.B.astype(np.float32).T * pair.scale
         A[projection.group][projection.layer, :own] = torch.from_numpy(pair.A).to(dtype)
         B[projection.group][projection.layer, :own] = torch.from_numpy(up).to(dtype)
@@ -75,7 +75,8 @@ def _check(layout: Layout, lora: Mapping[str, LoraWeights], max_rank: int, place
             unknown.append(path)
             continue
         group = layout.groups[projection.group]
-        shape, wanted = (pair.B.shape[0], pair.A.shape[1]), (group.out_features, group.in_features)
+        shape = (pair.out_features, pair.in_features)
+        wanted = (group.out_features, group.in_features)
         if shape != wanted:
             misfits.append(f"{path} is {shape[0]}×{shape[1]}, the base has {wanted[0]}×{wanted[1]}")
     if unknown:
@@ -85,10 +86,10 @@ def _check(layout: Layout, lora: Mapping[str, LoraWeights], max_rank: int, place
         )
     if misfits:
         raise AdapterRejected(f"{place}: made for another base: {_some(misfits)}")
-    too_wide = [path for path, pair in lora.items() if pair.A.shape[0] > max_rank]
+    too_wide = [path for path, pair in lora.items() if pair.rank > max_rank]
     if too_wide:
         raise AdapterRejected(
-            f"{place}: rank {max(lora[p].A.shape[0] for p in too_wide)} is over this engine's "
+            f"{place}: rank {max(lora[p].rank for p in too_wide)} is over this engine's "
             f"max_rank {max_rank}; raise max_rank or train a smaller adapter"
         )
 

@@ -16,11 +16,16 @@ import numpy as np
 import pytest
 
 from atelier.adapter.package import ADAPTER, MANIFEST, Package, write_package
+from atelier.adapter.safetensors_file import TensorFile
+from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, BadInput, Unavailable
 from atelier.home import Home
 from atelier.stores.registry import Registry
 from atelier.stores.tracking import Point
+from services.agent.__main__ import fetch
+from services.agent.packages import PackageShelf
+from services.agent.plan import Named
 
 BASE = BaseRef(id="models/miniature", digest="sha256:" + "0" * 64)
 MODULE = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -100,6 +105,32 @@ def test_a_version_keeps_its_lineage_and_its_package(registry: Registry, tmp_pat
     assert fetched.path == tmp_path / "into" / "package"
     assert [one.name for one in (tmp_path / "into").iterdir()] == ["package"]
     assert "thor-cat" in registry.adapters()
+
+
+def test_a_fetched_package_is_read_once(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = registry.register(package(tmp_path / "made", "read-once", 1), run_id=None)
+    read: list[Path] = []
+    verify = TensorFile.verify
+
+    def counting(self: TensorFile, digest: str | None = None) -> None:
+        read.append(self.path)
+        verify(self, digest)
+
+    monkeypatch.setattr(TensorFile, "verify", counting)
+    fetched = registry.fetch("read-once", version, tmp_path / "into")
+    assert len(fetched.lora()) == 1
+    assert len(read) == 1
+    # an agent's shelf brings it as well, and verifies it itself
+    shelf = PackageShelf(tmp_path / "packages", SignaturePolicy())
+    shelf.put(
+        Named("read-once", version, fetched.digest),
+        lambda folder: fetch(registry.uri, "read-once", version, folder),
+        (),
+    )
+    assert shelf.scan() == ({fetched.digest}, {})
+    assert len(read) == 2
 
 
 def test_the_same_digest_is_one_version(registry: Registry, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from atelier.adapter.low_rank import METADATA_KEY, pair_up
 from atelier.adapter.package import ADAPTER, EMBEDDINGS, MANIFEST, Package, write_package
-from atelier.adapter.safetensors_file import read_header, read_tensors, write_tensors
+from atelier.adapter.safetensors_file import TensorFile, read_header, read_tensors, write_tensors
 from atelier.adapter.single_file import read_single, tensors_of, write_kohya
 from atelier.data.manifest import BaseRef, Manifest
 from atelier.errors import AdapterRejected
@@ -55,6 +56,75 @@ def refused(folder: Path, **arguments: Any) -> str:
         Package.open(folder, **arguments)
     assert str(folder) in str(caught.value)
     return str(caught.value)
+
+
+def allocated(work: Callable[[], object]) -> int:
+    """The most memory that Python and numpy held at once during `work`, in bytes."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def many(dtype: type, pairs: int = 24, width: int = 8192, rank: int = 16) -> dict[str, Any]:
+    """Factors of `pairs` projections, each of the same size."""
+    draw = np.random.default_rng(0)
+    tensors = {}
+    for number in range(pairs):
+        module = f"unet.mid_block.attentions.{number}.proj_in"
+        for part, shape in (("lora_A", (rank, width)), ("lora_B", (width, rank))):
+            tensors[f"{module}.{part}.weight"] = draw.normal(size=shape).astype(dtype)
+    return tensors
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_opening_takes_the_memory_of_a_tensor_whatever_the_file_has(
+    tmp_path: Path, dtype: type
+) -> None:
+    tensors = many(dtype)
+    one = max(value.size for value in tensors.values()) * 4
+    package = write(tmp_path / "p", tensors=tensors)
+    size = (package.path / ADAPTER).stat().st_size
+    assert size > 20 * one * np.dtype(dtype).itemsize / 4
+    assert allocated(lambda: Package.open(package.path)) < 3 * one
+    # and a pair at a time to those that use it
+    lora = package.lora()
+    assert allocated(lambda: [float(pair.B[0] @ pair.A[:, 0]) for pair in lora.values()]) < 3 * one
+    assert allocated(lambda: write(tmp_path / "copy", tensors=tensors_of(lora), alpha=None)) < (
+        4 * one
+    )
+
+
+def test_one_huge_tensor_is_checked_block_by_block(tmp_path: Path) -> None:
+    tensors = many(np.float32, pairs=1, width=2**17, rank=64)  # two of 32 MiB
+    package = write(tmp_path / "p", tensors=tensors)
+    assert allocated(lambda: Package.open(package.path)) < 2**23
+
+
+def test_a_package_is_what_was_verified_even_when_its_folder_goes(tmp_path: Path) -> None:
+    package = write(tmp_path / "p")
+    expected = {module: one.A.copy() for module, one in package.lora().items()}
+    write(tmp_path / "p", tensors=factors({Q: 4, V: 4}, seed=1))
+    assert all(np.array_equal(one.A, expected[module]) for module, one in package.lora().items())
+
+
+def test_a_package_is_read_once_to_be_written_and_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    verify = TensorFile.verify
+
+    def counting(self: TensorFile, digest: str | None = None) -> None:
+        read.append(self.path)
+        verify(self, digest)
+
+    monkeypatch.setattr(TensorFile, "verify", counting)
+    made = write(tmp_path / "p")
+    moved = made.publish(tmp_path / "q")
+    assert (moved.path, moved.digest, list(moved.lora())) == (tmp_path / "q", made.digest, [Q, V])
+    assert len(read) == 1
 
 
 def test_what_is_written_is_opened(tmp_path: Path) -> None:
