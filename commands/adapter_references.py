@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from atelier.adapter.package import MANIFEST, Package
 from atelier.data.names import hex_of
 from atelier.data.release import ReleaseFolder
-from atelier.errors import AdapterRejected, BadInput
+from atelier.errors import BadInput
 from atelier.home import Home
 
 if TYPE_CHECKING:
-    from atelier.stores.registry import Registry
+    from atelier.stores.registry import Registry, VersionInfo
 
 _NAMED = re.compile(r"(?P<name>[a-z0-9-]+)(?:@(?P<version>\d+))?")
 
@@ -71,8 +71,9 @@ def find(ref: AdapterReference, home: Home) -> ResolvedAdapter:
         if kept.is_dir():
             return ResolvedAdapter(Package.open(kept, digest=release.digest), release.version)
     registry = open_registry(home)
-    version = ref.version or (release.version if release else _newest(registry, ref.name))
-    return ResolvedAdapter(fetched(registry, home, ref.name, version), version)
+    version = ref.version or (release.version if release else None)
+    info = registry.version(ref.name, version) if version else _newest(registry, ref.name)
+    return ResolvedAdapter(fetched(registry, home, info), info.version)
 
 
 def open_registry(home: Home) -> "Registry":
@@ -82,23 +83,16 @@ def open_registry(home: Home) -> "Registry":
     return Registry(home.tracking_uri)
 
 
-def fetched(registry: "Registry", home: Home, name: str, version: int) -> Package:
-    """A version of the registry as a verified folder, cached by digest."""
-    digest = registry.version(name, version).digest
-    kept = home.root / "fetched" / hex_of(digest)
-    if kept.is_dir():
-        try:
-            return Package.open(kept, digest=digest)
-        except AdapterRejected:
-            pass  # the cached copy is damaged; fetch it again
-    return registry.fetch(name, version, kept)
+def fetched(registry: "Registry", home: Home, info: "VersionInfo") -> Package:
+    """A version of the registry as a verified folder, kept by digest for the next time."""
+    return registry.fetch(info, home.root / "fetched" / hex_of(info.digest))
 
 
-def _newest(registry: "Registry", name: str) -> int:
-    versions = [one.version for one in registry.versions(name)]
+def _newest(registry: "Registry", name: str) -> "VersionInfo":
+    versions = registry.versions(name)
     if not versions:
         raise BadInput(f"adapter {name}: neither served here nor in the registry; train it first")
-    return max(versions)
+    return versions[-1]
 
 
 def _weight(text: str, whole: str) -> float:

@@ -101,7 +101,7 @@ def register(
 ) -> int:
     """The package as the adapter's newest version and candidate, with its verdict beside it."""
     version = registry.register(trained.package, run_id=trained.run_id, tags=tags)
-    attest(registry, version, judged, folder)
+    attest(registry, registry.version(judged.adapter, version), judged, folder)
     return version
 
 

@@ -78,14 +78,14 @@ def made(spec: TrainingSpec, home: Home) -> VersionInfo | None:
 def judged_under(policy: Policy, known: VersionInfo, home: Home) -> Evaluation | None:
     """The version's evaluation under this policy; None where only others judged it, or nobody."""
     registry = Registry(home.tracking_uri)
-    judged = attested_evaluation(registry, known.name, known.version, policy.digest)
+    judged = attested_evaluation(registry, known, policy.digest)
     return judged if judged is not None and judged.policy == policy.digest else None
 
 
 def made_into(known: VersionInfo, recipe: Recipe, home: Home) -> TrainResult:
     """What the recipe's training made on whichever machine: the version, fetched and verified."""
     into = home.root / "fetched" / hex_of(known.digest)
-    package = Registry(home.tracking_uri).fetch(known.name, known.version, into)
+    package = Registry(home.tracking_uri).fetch(known, into)
     return TrainResult(package, known.run_id, recipe.stages[0].train.steps, 0.0)
 
 

@@ -68,7 +68,8 @@ class Adapter:
         """Attest a verdict in place of the last one."""
         said = {"adapter": self.name, "digest": self.digests[version]} | changes
         document = evaluation(policy(), **said).to_json().encode()
-        self.registry.attest(self.name, version, "evaluation.json", document)
+        info = self.registry.version(self.name, version)
+        self.registry.attest(info, "evaluation.json", document)
 
     def report(
         self,

@@ -27,7 +27,10 @@ _ARTIFACTS = "atelier.stores.artifacts"
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """One registered version of an adapter."""
+    """One registered version of an adapter, as it was when it was looked up.
+
+    Its number, digest and run never change; its tags and aliases may have.
+    """
 
     name: str
     version: int
@@ -37,9 +40,18 @@ class VersionInfo:
     aliases: tuple[str, ...]
     created: datetime
 
+    @property
+    def label(self) -> str:
+        """Name and version."""
+        return f"{self.name}@{self.version}"
+
 
 class Registry(Tracking):
-    """Versions of adapters, each tied to the run that made it and to its package's digest."""
+    """Versions of adapters, each tied to the run that made it and to its package's digest.
+
+    `version` looks one up; what is done with it afterwards takes the VersionInfo and looks nothing
+    up again.
+    """
 
     def register(
         self, package: Package, *, run_id: str | None, tags: Mapping[str, str] | None = None
@@ -68,69 +80,62 @@ class Registry(Tracking):
         self.set_alias(name, CANDIDATE, version)
         return version
 
-    def attest(self, name: str, version: int, filename: str, data: bytes) -> None:
+    def attest(self, info: VersionInfo, filename: str, data: bytes) -> None:
         """Put a statement about a version (an evaluation, a signature) beside it."""
-        run_id = self.version(name, version).run_id
-        folder, _, file = f"attestations/{version}/{filename}".rpartition("/")
-        self.log_bytes(run_id, file, data, folder)
+        folder, _, file = f"{_beside(info)}/{filename}".rpartition("/")
+        self.log_bytes(info.run_id, file, data, folder)
 
-    def attestation(self, name: str, version: int, filename: str) -> bytes | None:
+    def attestation(self, info: VersionInfo, filename: str) -> bytes | None:
         """A statement about a version, or None where nobody made it."""
-        run_id = self.version(name, version).run_id
-        return self.read(run_id, f"attestations/{version}/{filename}")
+        return self.read(info.run_id, f"{_beside(info)}/{filename}")
 
-    def attestations(self, name: str, version: int) -> tuple[str, ...]:
+    def attestations(self, info: VersionInfo) -> tuple[str, ...]:
         """The names of all statements about a version."""
-        run_id = self.version(name, version).run_id
-        files = self.files(run_id, f"attestations/{version}")
+        files = self.files(info.run_id, _beside(info))
         return tuple(sorted(file.rpartition("/")[2] for file in files))
 
-    def signatures(self, name: str, version: int) -> tuple[bytes, ...]:
+    def signatures(self, info: VersionInfo) -> tuple[bytes, ...]:
         """All signatures of a version's package, one a key."""
-        files = [file for file in self.attestations(name, version) if is_file(file)]
-        found = (self.attestation(name, version, file) for file in files)
+        files = [file for file in self.attestations(info) if is_file(file)]
+        found = (self.attestation(info, file) for file in files)
         return tuple(one for one in found if one is not None)
 
-    def fetch(self, name: str, version: int, into: Path) -> Package:
+    def fetch(self, info: VersionInfo, into: Path) -> Package:
         """A version's package as the folder `into`, verified once, before it appears there.
 
         A good one that is there already is used. Processes that fetch into one folder wait for
         each other.
         """
-        digest = self.version(name, version).digest
         with locked(into.with_name(f".{into.name}.lock"), temporary=True):
             if into.exists():
                 with suppress(AdapterRejected):  # damaged on this side: a fetched one replaces it
-                    return Package.open(into, digest=digest)
+                    return Package.open(into, digest=info.digest)
             with staging(into) as aside:
-                self.download(name, version, aside / "package")
-                return Package.open(aside / "package", digest=digest).publish(into)
+                self.download(info, aside / "package")
+                return Package.open(aside / "package", digest=info.digest).publish(into)
 
-    def download(self, name: str, version: int, into: Path) -> None:
+    def download(self, info: VersionInfo, into: Path) -> None:
         """Bring the files of a version's package as the new folder `into`.
 
         They are not verified: whoever asks for them has to, before anything else uses them.
         """
-        info = self.version(name, version)
-        stored = info.tags.get(_ARTIFACTS, "package")
+        stored = _stored(info)
         with staging(into) as aside:
-            with self._asking(f"fetch {name}@{version}"):
+            with self._asking(f"fetch {info.label}"):
                 self._client.download_artifacts(info.run_id, stored, str(aside))
             (aside / stored).rename(into)
 
-    def manifest(self, name: str, version: int) -> Manifest:
+    def manifest(self, info: VersionInfo) -> Manifest:
         """A version's manifest, which its digest vouches for; AdapterRejected where it does not."""
-        return Manifest.model_validate_json(self.manifest_text(name, version))
+        return Manifest.model_validate_json(self.manifest_text(info))
 
-    def manifest_text(self, name: str, version: int) -> str:
+    def manifest_text(self, info: VersionInfo) -> str:
         """The same as it was written."""
-        info = self.version(name, version)
-        folder = info.tags.get(_ARTIFACTS, "package")
-        data = self.read(info.run_id, f"{folder}/{MANIFEST}")
+        data = self.read(info.run_id, f"{_stored(info)}/{MANIFEST}")
         if data is None or sha256_bytes(data) != info.digest:
             found = "no manifest" if data is None else "a manifest of another digest"
             raise AdapterRejected(
-                f"registry: {name}@{version} has {found}, but is {info.digest}; register it again"
+                f"registry: {info.label} has {found}, but is {info.digest}; register it again"
             )
         return data.decode()
 
@@ -275,6 +280,26 @@ class Registry(Tracking):
         return all(stored.get(path) == size for path, size in here.items())
 
 
+class LazyRegistry:
+    """The registry for a process that outlives its absences: each call connects anew.
+
+    Methods raise Unavailable while MLflow is away.
+    """
+
+    def __init__(self, tracking_uri: str):
+        self._uri = tracking_uri
+
+    def signatures(self, name: str, version: int) -> tuple[bytes, ...]:
+        """All signatures of a version's package; none where nobody has signed it."""
+        registry = Registry(self._uri)
+        return registry.signatures(registry.version(name, version))
+
+    def download(self, name: str, version: int, into: Path) -> None:
+        """Bring a version's files as the new folder `into`, not verified."""
+        registry = Registry(self._uri)
+        registry.download(registry.version(name, version), into)
+
+
 def lineage(package: Package) -> dict[str, str]:
     """The tags that say what a version was made from."""
     manifest = package.manifest
@@ -286,6 +311,16 @@ def lineage(package: Package) -> dict[str, str]:
         "atelier.git_commit": manifest.git_commit,
     }
     return {key: value for key, value in tags.items() if value is not None}
+
+
+def _beside(info: VersionInfo) -> str:
+    """The folder of a version's run that holds what is said about it."""
+    return f"attestations/{info.version}"
+
+
+def _stored(info: VersionInfo) -> str:
+    """The folder of a version's run that holds its package."""
+    return info.tags.get(_ARTIFACTS, "package")
 
 
 def _info(name: str, made: Any, aliases: Mapping[str, int]) -> VersionInfo:

@@ -23,7 +23,7 @@ from commands.table import short, table
 from commands.verb import Answer
 
 if TYPE_CHECKING:
-    from atelier.stores.registry import Registry
+    from atelier.stores.registry import Registry, VersionInfo
     from pipelines.delivery.cluster import AdapterReleases, PromotionOutcome, StatusLine
     from pipelines.delivery.cluster.promotion import Approve
 
@@ -200,7 +200,7 @@ def _approver(declarations: Declarations, policy: Path | None) -> "Approve":
     from atelier.data.policy import Policy
     from pipelines.delivery.approval import approve
 
-    def check(registry: "Registry", name: str, version: int) -> str:
+    def check(registry: "Registry", name: str, version: int) -> "VersionInfo":
         approval = approve(
             registry,
             registry.version(name, version),
@@ -209,7 +209,7 @@ def _approver(declarations: Declarations, policy: Path | None) -> "Approve":
         )
         if approval.warning:
             _say(approval.warning)
-        return approval.version.digest
+        return approval.version
 
     return check
 

@@ -98,16 +98,12 @@ def _sign(
     from atelier.adapter.signature import file_of
     from commands.adapter_references import fetched
 
-    package = fetched(registry, Home.find(), info.name, info.version)
-    if package.digest != info.digest:
-        raise Refused(
-            f"{info.name}@{info.version}: changed in the registry just now; run the command again"
-        )
+    package = fetched(registry, Home.find(), info)
     told = {"version": info.version, "digest": info.digest}
-    before = registry.attestation(info.name, info.version, file_of(key))
+    before = registry.attestation(info, file_of(key))
     if key and before is not None and _by(key, package, before):
         return {**told, "signed": False}
-    registry.attest(info.name, info.version, file_of(key), make(package))
+    registry.attest(info, file_of(key), make(package))
     return {**told, "signed": True}
 
 

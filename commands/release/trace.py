@@ -86,7 +86,7 @@ def _checked(adapter: dict[str, Any], signers: "Sequence[Signer] | None") -> dic
         why = f"the registry has {found.digest}"
         return {**adapter, "registry": "another digest", "why": why}
     try:
-        manifest = registry.manifest(found.name, found.version)
+        manifest = registry.manifest(found)
     except AdapterRejected as error:
         return {**adapter, "registry": "damaged", "why": str(error)}
     lineage = {
@@ -108,10 +108,10 @@ def _signature(
     from atelier.adapter.signature import claim, verify
     from commands.adapter_references import fetched
 
-    made = registry.signatures(info.name, info.version)
+    made = registry.signatures(info)
     try:
         if signers is not None:
-            package = fetched(registry, Home.find(), info.name, info.version)
+            package = fetched(registry, Home.find(), info)
             good = verify(package, made, signers)
             return {
                 "state": "good",

@@ -70,7 +70,8 @@ def evaluate(
             progress=shown,
         )
     if found.version is not None:
-        attest(open_registry(home), found.version, evaluation, into)
+        registry = open_registry(home)
+        attest(registry, registry.version(manifest.name, found.version), evaluation, into)
     return _answer(evaluation, into)
 
 

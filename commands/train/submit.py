@@ -106,9 +106,7 @@ def _made(spec: "TrainingSpec", environment: str, namespace: str) -> Answer | No
     policy = policy_of(Api.connect(namespace), environment) if known else None
     if known is None or policy is None:
         return None
-    judged = attested_evaluation(
-        open_registry(Home.find()), spec.adapter, known.version, policy.digest
-    )
+    judged = attested_evaluation(open_registry(Home.find()), known, policy.digest)
     if judged is None or judged.policy != policy.digest:
         return None
     said = f"{'accepted' if judged.accepted else 'refused'} by the policy of {environment}"

@@ -39,7 +39,7 @@ def accepted_evaluation(registry: Registry, version: VersionInfo, policy: Policy
     found = verdict(evaluation, policy)
     if not found.accepted:
         reasons = "\n- ".join(found.reasons)
-        raise Refused(f"{version.name}@{version.version} is refused by the policy:\n- {reasons}")
+        raise Refused(f"{version.label} is refused by the policy:\n- {reasons}")
     return evaluation
 
 
@@ -49,11 +49,10 @@ def signature_warning(
     """None where the signature is good or nobody asks for one; Refused under `enforce`."""
     if signatures.policy == "off":
         return None
-    found = registry.signatures(version.name, version.version)
+    found = registry.signatures(version)
     with tempfile.TemporaryDirectory() as folder:
-        package = registry.fetch(version.name, version.version, Path(folder) / "package")
+        package = registry.fetch(version, Path(folder) / "package")
         try:
             return signatures.check(package, found).warning
         except SignatureRejected as error:
-            label = f"{version.name}@{version.version}"
-            raise Refused(f"{label} is refused by the signature policy: {error}") from error
+            raise Refused(f"{version.label} is refused by the signature policy: {error}") from error

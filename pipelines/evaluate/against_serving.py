@@ -97,4 +97,4 @@ def _judged(
 ) -> JudgedVersion:
     how = f"`atelier submit RECIPE --environment {environment}` has it judged"
     evaluation = judged_version(registry, info, policy.digest, how=how)
-    return JudgedVersion(info, evaluation, pictures(registry, info.version, evaluation))
+    return JudgedVersion(info, evaluation, pictures(registry, info, evaluation))

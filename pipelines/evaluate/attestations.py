@@ -36,24 +36,24 @@ class JudgedImage:
     image: Image.Image
 
 
-def attest(registry: Registry, version: int, judged: Evaluation, folder: Path) -> None:
+def attest(registry: Registry, info: VersionInfo, judged: Evaluation, folder: Path) -> None:
     """Put what `evaluate` made, and wrote into `folder`, beside the version that it judged."""
     for one in kept(judged):
         data = (folder / one.picture).read_bytes()
-        registry.attest(judged.adapter, version, _under(judged.policy, one.picture), data)
+        registry.attest(info, _under(judged.policy, one.picture), data)
     for name, data in ((SHEET, (folder / SHEET).read_bytes()), (FILE, judged.to_json().encode())):
         for filename in (_under(judged.policy, name), name):
-            registry.attest(judged.adapter, version, filename, data)
+            registry.attest(info, filename, data)
 
 
 def attested_evaluation(
-    registry: Registry, name: str, version: int, policy: Digest | None = None
+    registry: Registry, info: VersionInfo, policy: Digest | None = None
 ) -> Evaluation | None:
     """A version's evaluation under a policy, else its newest; None where nobody judged it."""
     for filename in (*([_under(policy, FILE)] if policy else []), FILE):
-        data = registry.attestation(name, version, filename)
+        data = registry.attestation(info, filename)
         if data is not None:
-            return Evaluation.parse(data, f"{FILE} of {name}@{version}")
+            return Evaluation.parse(data, f"{FILE} of {info.label}")
     return None
 
 
@@ -61,13 +61,12 @@ def judged_version(
     registry: Registry, info: VersionInfo, policy: Digest, *, how: str
 ) -> Evaluation:
     """The evaluation of exactly this version; Refused where there is none, and `how` to get it."""
-    label = f"{info.name}@{info.version}"
-    evaluation = attested_evaluation(registry, info.name, info.version, policy)
+    evaluation = attested_evaluation(registry, info, policy)
     if evaluation is None:
-        raise Refused(f"{label}: nobody has judged it; {how}")
+        raise Refused(f"{info.label}: nobody has judged it; {how}")
     if (evaluation.adapter, evaluation.digest) != (info.name, info.digest):
         raise Refused(
-            f"{label}: its evaluation speaks of {evaluation.adapter} {evaluation.digest}, "
+            f"{info.label}: its evaluation speaks of {evaluation.adapter} {evaluation.digest}, "
             f"but the version is {info.digest}; evaluate this package"
         )
     return evaluation
@@ -82,11 +81,13 @@ def kept(judged: Evaluation) -> tuple[Measured, ...]:
     return tuple(first.values())[:KEPT]
 
 
-def pictures(registry: Registry, version: int, judged: Evaluation) -> Mapping[str, Image.Image]:
+def pictures(
+    registry: Registry, info: VersionInfo, judged: Evaluation
+) -> Mapping[str, Image.Image]:
     """The kept pictures by their names in the document; fewer where an older program attested."""
     found = {}
     for one in kept(judged):
-        data = registry.attestation(judged.adapter, version, _under(judged.policy, one.picture))
+        data = registry.attestation(info, _under(judged.policy, one.picture))
         if data is not None:
             found[one.picture] = Image.open(io.BytesIO(data)).convert("RGB")
     return found
@@ -99,10 +100,11 @@ def samples(
 
     Of the newest verdict where it is such a one, else of any; none where there is none.
     """
-    judged = _drawn_with(registry, name, pin, (base, vae))
+    info = registry.version(name, pin.version)
+    judged = _drawn_with(registry, info, pin, (base, vae))
     if judged is None:
         return ()
-    found = pictures(registry, pin.version, judged)
+    found = pictures(registry, info, judged)
     return tuple(
         JudgedImage(
             prompt=one.prompt,
@@ -118,15 +120,15 @@ def samples(
 
 
 def _drawn_with(
-    registry: Registry, name: str, pin: Pin, drawn_with: tuple[Digest, Digest | None]
+    registry: Registry, info: VersionInfo, pin: Pin, drawn_with: tuple[Digest, Digest | None]
 ) -> Evaluation | None:
-    known = registry.attestations(name, pin.version)
+    known = registry.attestations(info)
     newest_first = sorted(
         (one for one in known if one.endswith(FILE)), key=len
     )  # FILE itself is the newest
     for file in newest_first:
-        data = registry.attestation(name, pin.version, file)
-        judged = Evaluation.parse(data or b"", f"{file} of {name}@{pin.version}")
+        data = registry.attestation(info, file)
+        judged = Evaluation.parse(data or b"", f"{file} of {info.label}")
         if (judged.digest, (judged.base, judged.vae)) == (pin.digest, drawn_with):
             return judged
     return None

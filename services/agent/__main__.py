@@ -6,7 +6,6 @@ what is asked of a package's signature (docs/signing.md). Settings: docs/setting
 """
 
 import argparse
-import functools
 import importlib
 import logging
 import signal
@@ -21,7 +20,7 @@ from atelier.home import Home
 from atelier.logs import log_to
 from atelier.platform import Api, Pod, watching
 from atelier.stores.environment import Environment, local
-from atelier.stores.registry import Registry
+from atelier.stores.registry import LazyRegistry
 from services.agent.agent import Agent, ReplicaIdentity
 from services.agent.health import HealthServer, Pulse
 from services.agent.settings import AgentSettings
@@ -30,17 +29,6 @@ logger = logging.getLogger("services.agent")
 
 POLL_SECONDS = 0.25
 HTTP_PORT, GRPC_PORT, HEALTH_PORT = 8080, 9000, 9100  # of a serving pod
-
-
-def fetch(tracking_uri: str, name: str, version: int, folder: Path) -> None:
-    """Bring a version's files as `folder`, for the shelf to verify; a registry that is away is
-    asked again later."""
-    Registry(tracking_uri).download(name, version, folder)
-
-
-def signed(tracking_uri: str, name: str, version: int) -> tuple[bytes, ...]:
-    """A version's signatures, none where nobody has signed it."""
-    return Registry(tracking_uri).signatures(name, version)
 
 
 def run(
@@ -69,13 +57,14 @@ def _run_alone(
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    registry = LazyRegistry(tracking_uri)
     agent = Agent(
         place=place,
         volume=home.volume,
         releases=environment.releases,
         reports=environment.replicas,
-        fetch=functools.partial(fetch, tracking_uri),
-        signed=functools.partial(signed, tracking_uri),
+        fetch=registry.download,
+        signed=registry.signatures,
         trust=trust,
     )
     pulse = Pulse()

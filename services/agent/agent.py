@@ -18,13 +18,12 @@ from atelier.contract.wanted import Wanted
 from atelier.errors import AtelierError, SignatureRejected, Unavailable
 from atelier.stores.environment import Released, Releases, Reports
 from services.agent.fetcher import PackageFetcher
-from services.agent.packages import PackageShelf
+from services.agent.packages import Fetch, PackageShelf
 from services.agent.plan import PACKAGES, Known, Named, Planner, RoundPlan
 from services.agent.reporting import ReplicaReport
 
 logger = logging.getLogger(__name__)
 
-Fetch = Callable[[str, int, Path], object]  # adapter, version, folder to make
 Signed = Callable[[str, int], Sequence[bytes]]  # adapter, version: its signatures
 
 SPARE = 8 * 2**20  # bytes of the volume that packages leave to wanted.json, loaded.json and others
@@ -191,9 +190,7 @@ class Agent:
             if self._shelf.adopt(one):
                 return
             signatures = self._signatures(one)
-            self._shelf.put(
-                one, lambda folder: self._fetch(one.name, one.version, folder), signatures
-            )
+            self._shelf.put(one, self._fetch, signatures)
         except OSError as error:
             raise Unavailable(
                 f"{one.name}@{one.version}: cannot be put on {self._volume}: {error.strerror}"

@@ -23,6 +23,7 @@ RESCAN_SECONDS = 2.0  # thousands of packages are not looked at four times a sec
 LOOKED_AT = 256  # packages of one scan, in turn; half a dozen milliseconds
 VERIFY_SECONDS = 5.0  # that one scan spends on verifying; the agent's loop waits for it
 
+Fetch = Callable[[str, int, Path], object]  # brings an adapter's version as a new folder
 SIGNATURE = ".sig"  # the ending of a package's signature, beside its folder
 
 
@@ -83,14 +84,14 @@ class PackageShelf:
             self._queue = [*(self._queue or ()), digest]
             self._scanned = None
 
-    def put(self, one: Named, fetch: Callable[[Path], object], signatures: Sequence[bytes]) -> None:
+    def put(self, one: Named, fetch: Fetch, signatures: Sequence[bytes]) -> None:
         """Let `fetch` make a folder to the side, verify it once, as that version's digest and by
         its signatures, then make it visible, the good signature beside it."""
         digest = one.digest
         final, beside = self._places(digest)
         try:
             with staging(final) as aside:
-                fetch(aside / "package")
+                fetch(one.name, one.version, aside / "package")
                 package, signature = self._check(digest, aside / "package", signatures)
                 self._forget(digest)
                 if signature is None:

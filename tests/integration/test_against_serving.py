@@ -42,7 +42,8 @@ class Desk:
         digest = self.registry.version(NAME, version).digest
         judged = evaluation(POLICY, subject=GOOD | values, digest=digest)
         into = self.folder / f"judged-{version}"
-        attest(self.registry, version, drawn(judged, into, colour), into)
+        info = self.registry.version(NAME, version)
+        attest(self.registry, info, drawn(judged, into, colour), into)
 
     def validate(self, *options: str) -> Result:
         return CliRunner().invoke(app, ["validate", NAME, "--environment", "production", *options])
@@ -106,7 +107,8 @@ def test_a_version_without_pictures_is_compared_by_its_numbers(desk: Desk) -> No
     first = desk.version(1)
     digest = desk.registry.version(NAME, first).digest
     document = evaluation(POLICY, digest=digest).to_json().encode()
-    desk.registry.attest(NAME, first, "evaluation.json", document)
+    info = desk.registry.version(NAME, first)
+    desk.registry.attest(info, "evaluation.json", document)
     desk.registry.set_alias(NAME, "production", first)
     desk.judge(desk.version(2), BLUE)
     said = desk.validate("--output", str(desk.folder / "out"))

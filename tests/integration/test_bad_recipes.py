@@ -198,7 +198,8 @@ def test_a_bad_dataset_is_stopped_before_anything_is_trained(
 
 def verdict(production: Production, version: int) -> Evaluation:
     """What the registry keeps of it."""
-    found = attested_evaluation(production.stack.registry, production.name, version)
+    registry = production.stack.registry
+    found = attested_evaluation(registry, registry.version(production.name, version))
     assert found is not None
     return found
 

@@ -122,10 +122,10 @@ def test_a_pod_is_evicted_and_the_next_one_goes_on(workshop: Workshop, tmp_path:
     (info,) = registry.versions("tiny-cat")
     assert info.tags[SPEC_TAG] == workshop.spec.digest
     assert info.aliases == ("candidate",)
-    judged = json.loads(registry.attestation("tiny-cat", info.version, "evaluation.json") or b"")
+    judged = json.loads(registry.attestation(info, "evaluation.json") or b"")
     assert judged["scorers"] == workshop.scorers
     assert judged["measures"]["references"]["held_back"] is True
-    made = registry.fetch("tiny-cat", info.version, tmp_path / "made")
+    made = registry.fetch(info, tmp_path / "made")
     assert made.manifest.base.id == recipe(workshop.studio).base.model
     assert made.manifest.git_commit == "c" * 40
     here = train(recipe(workshop.studio, tracking__mlflow=True), output=tmp_path / "unbroken")
@@ -150,7 +150,7 @@ def test_a_pod_is_evicted_and_the_next_one_goes_on(workshop: Workshop, tmp_path:
     # Each policy has its verdict, however many judge after it.
     for file, accepted in ((policy, True), (strict, False), (other, True)):
         under = Policy.load(file).digest
-        verdict = attested_evaluation(registry, "tiny-cat", info.version, under)
+        verdict = attested_evaluation(registry, info, under)
         assert verdict is not None and (verdict.policy, verdict.accepted) == (under, accepted)
 
 
@@ -178,7 +178,8 @@ def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
     version = registry.register(made, run_id=None, tags={SPEC_TAG: spec.digest})
     staging, production = policy(), policy(seeds=[3, 4])
     about = {"digest": made.digest, "accepted": True}
-    attest(registry, version, drawn(evaluation(staging, **about), tmp_path), tmp_path)
+    info = registry.version("thor-cat", version)
+    attest(registry, info, drawn(evaluation(staging, **about), tmp_path), tmp_path)
     policies = Namespace(staging=staging, production=production)
     monkeypatch.setattr("atelier.platform.Api.connect", lambda namespace: policies)
 
@@ -188,11 +189,10 @@ def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
     assert _made(spec, "production", "n") is None  # judged anew, by a Job
     assert _made(spec, "nowhere", "n") is None  # whose pod says what is missing
     about["accepted"] = False
-    attest(registry, version, drawn(evaluation(production, **about), tmp_path), tmp_path)
+    attest(registry, info, drawn(evaluation(production, **about), tmp_path), tmp_path)
     answers = [_made(spec, environment, "n") for environment in ("staging", "production")]
     assert [answer.exit_code for answer in answers if answer] == [0, 1]
     # A promotion finds its own policy's verdict too, whichever judged last.
-    info = registry.version("thor-cat", version)
     assert accepted_evaluation(registry, info, staging).policy == staging.digest
 
 

@@ -63,8 +63,8 @@ def test_a_recipe_becomes_a_release_and_a_refused_one_stays_a_candidate(
     registry = Registry(home.tracking_uri)
     candidate = registry.version("thor-cat", "candidate")
     assert candidate.version == 1
-    assert registry.attestation("thor-cat", 1, "evaluation.json") is not None
-    assert (registry.attestation("thor-cat", 1, "sheet.png") or b"").startswith(b"\x89PNG")
+    assert registry.attestation(candidate, "evaluation.json") is not None
+    assert (registry.attestation(candidate, "sheet.png") or b"").startswith(b"\x89PNG")
     assert ReleaseFolder(home.releases).list() == {}
 
     # The same recipe under a milder policy: nothing is trained again, the version is the same.

@@ -21,9 +21,8 @@ from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, BadInput, Unavailable
 from atelier.home import Home
-from atelier.stores.registry import Registry
+from atelier.stores.registry import LazyRegistry, Registry
 from atelier.stores.tracking import Point
-from services.agent.__main__ import fetch
 from services.agent.packages import PackageShelf
 from services.agent.plan import Named
 
@@ -100,7 +99,7 @@ def test_a_version_keeps_its_lineage_and_its_package(registry: Registry, tmp_pat
     assert info.tags["atelier.stores.base_files"] == BASE.digest
     assert info.tags["atelier.dataset"] == made.manifest.dataset
     assert info.tags["wandb"] == "offline"
-    fetched = registry.fetch("thor-cat", version, tmp_path / "into" / "package")
+    fetched = registry.fetch(registry.version("thor-cat", version), tmp_path / "into" / "package")
     assert fetched.digest == made.digest
     assert fetched.path == tmp_path / "into" / "package"
     assert [one.name for one in (tmp_path / "into").iterdir()] == ["package"]
@@ -119,16 +118,13 @@ def test_a_fetched_package_is_read_once(
         verify(self, digest)
 
     monkeypatch.setattr(TensorFile, "verify", counting)
-    fetched = registry.fetch("read-once", version, tmp_path / "into")
+    fetched = registry.fetch(registry.version("read-once", version), tmp_path / "into")
     assert len(fetched.lora()) == 1
     assert len(read) == 1
     # an agent's shelf brings it as well, and verifies it itself
     shelf = PackageShelf(tmp_path / "packages", SignaturePolicy())
-    shelf.put(
-        Named("read-once", version, fetched.digest),
-        lambda folder: fetch(registry.uri, "read-once", version, folder),
-        (),
-    )
+    named = Named("read-once", version, fetched.digest)
+    shelf.put(named, LazyRegistry(registry.uri).download, ())
     assert shelf.scan() == ({fetched.digest}, {})
     assert len(read) == 2
 
@@ -146,7 +142,10 @@ def test_two_packages_of_one_run_stay_apart(registry: Registry, tmp_path: Path) 
     packages = [package(tmp_path / str(seed), "stages", seed) for seed in (1, 2)]
     versions = [registry.register(one, run_id=run_id) for one in packages]
     for one, version in zip(packages, versions, strict=True):
-        assert registry.fetch("stages", version, tmp_path / f"v{version}").digest == one.digest
+        assert (
+            registry.fetch(registry.version("stages", version), tmp_path / f"v{version}").digest
+            == one.digest
+        )
 
 
 def test_what_training_stored_is_not_stored_again(registry: Registry, tmp_path: Path) -> None:
@@ -155,7 +154,9 @@ def test_what_training_stored_is_not_stored_again(registry: Registry, tmp_path: 
     registry.log_folder(run_id, made.path, "package")
     version = registry.register(made, run_id=run_id)
     assert registry.files(run_id) == ("package",)
-    assert registry.fetch("stored", version, tmp_path / "into").digest == made.digest
+    assert (
+        registry.fetch(registry.version("stored", version), tmp_path / "into").digest == made.digest
+    )
 
 
 def test_half_of_an_upload_is_completed(registry: Registry, tmp_path: Path) -> None:
@@ -164,7 +165,9 @@ def test_half_of_an_upload_is_completed(registry: Registry, tmp_path: Path) -> N
     registry.log_file(run_id, made.path / MANIFEST, "package")
     version = registry.register(made, run_id=run_id)
     assert registry.files(run_id) == ("package",)
-    assert registry.fetch("half", version, tmp_path / "into").digest == made.digest
+    assert (
+        registry.fetch(registry.version("half", version), tmp_path / "into").digest == made.digest
+    )
 
 
 def test_aliases_move_and_go(registry: Registry, tmp_path: Path) -> None:
@@ -182,14 +185,26 @@ def test_aliases_move_and_go(registry: Registry, tmp_path: Path) -> None:
 
 def test_attestations_lie_beside_a_version(registry: Registry, tmp_path: Path) -> None:
     version = registry.register(package(tmp_path / "a", "attested", 1), run_id=None)
-    assert registry.attestation("attested", version, "evaluation.json") is None
-    registry.attest("attested", version, "evaluation.json", b'{"accepted": true}')
-    assert registry.attestation("attested", version, "evaluation.json") == b'{"accepted": true}'
-    assert registry.attestation("attested", version, "signature") is None
-    registry.attest("attested", version, "verdict-pictures/1.png", b"PNG")
-    assert registry.attestation("attested", version, "verdict-pictures/1.png") == b"PNG"
-    assert registry.attestation("attested", version, "verdict-pictures/2.png") is None
-    assert registry.fetch("attested", version, tmp_path / "into").manifest.name == "attested"
+    assert registry.attestation(registry.version("attested", version), "evaluation.json") is None
+    registry.attest(registry.version("attested", version), "evaluation.json", b'{"accepted": true}')
+    assert (
+        registry.attestation(registry.version("attested", version), "evaluation.json")
+        == b'{"accepted": true}'
+    )
+    assert registry.attestation(registry.version("attested", version), "signature") is None
+    registry.attest(registry.version("attested", version), "verdict-pictures/1.png", b"PNG")
+    assert (
+        registry.attestation(registry.version("attested", version), "verdict-pictures/1.png")
+        == b"PNG"
+    )
+    assert (
+        registry.attestation(registry.version("attested", version), "verdict-pictures/2.png")
+        is None
+    )
+    assert (
+        registry.fetch(registry.version("attested", version), tmp_path / "into").manifest.name
+        == "attested"
+    )
 
 
 def test_an_unknown_adapter_is_told_with_the_known_ones(registry: Registry, tmp_path: Path) -> None:
@@ -203,16 +218,18 @@ def test_a_damaged_package_never_appears(local: str, tmp_path: Path) -> None:
     made = package(tmp_path / "made", "damaged", 1)
     version = registry.register(made, run_id=None)
     into = tmp_path / "into"
-    registry.fetch("damaged", version, into)
+    registry.fetch(registry.version("damaged", version), into)
     _flip_last_byte(into / ADAPTER)
-    assert registry.fetch("damaged", version, into).digest == made.digest  # fetched again
+    assert (
+        registry.fetch(registry.version("damaged", version), into).digest == made.digest
+    )  # fetched again
 
     (stored,) = Path(local.removeprefix("sqlite:///")).parent.glob(
         f"mlartifacts/{registry.version('damaged', version).run_id}/artifacts/package"
     )
     _flip_last_byte(stored / ADAPTER)
     with pytest.raises(AdapterRejected, match="changed or damaged"):
-        registry.fetch("damaged", version, tmp_path / "other")
+        registry.fetch(registry.version("damaged", version), tmp_path / "other")
     assert not (tmp_path / "other").exists()
     assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".")] == []
 

@@ -32,7 +32,8 @@ def pins(
             policy(), adapter=NAME, digest=pin.digest, base=package.manifest.base.digest
         )
         document = said.to_json().encode()
-        stack.registry.attest(NAME, pin.version, "evaluation.json", document)
+        info = stack.registry.version(NAME, pin.version)
+        stack.registry.attest(info, "evaluation.json", document)
         made.append(pin)
     return made[0], made[1]
 

@@ -61,7 +61,8 @@ def test_the_judged_picture_comes_out_and_no_other_passes_for_it(
             output=folder / "evaluation",
             engine=oracle,
         )
-        attest(stack.registry, pin.version, found, folder / "evaluation")
+        info = stack.registry.version(NAME, pin.version)
+        attest(stack.registry, info, found, folder / "evaluation")
         pins.append(pin)
         judged.append(samples(stack.registry, NAME, pin, base=found.base, vae=found.vae))
     (first, second), (ours, theirs) = pins, judged

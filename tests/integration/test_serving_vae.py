@@ -100,7 +100,8 @@ def test_only_what_was_judged_with_that_vae_may_serve(
             output=tmp_path / "evaluation",
         )
         document = found.to_json().encode()
-        served.registry.attest("freya", pin.version, "evaluation.json", document)
+        info = served.registry.version("freya", pin.version)
+        served.registry.attest(info, "evaluation.json", document)
         return found
 
     def promoted() -> str:

@@ -15,7 +15,7 @@ from atelier.data.declaration import ENVIRONMENTS, Declaration, Declarations
 from atelier.data.release import Canary
 from atelier.errors import Refused
 from atelier.home import Home
-from atelier.stores.registry import Registry
+from atelier.stores.registry import Registry, VersionInfo
 from commands.main import app
 from pipelines.delivery.approval import signature_warning
 from services.gateway.png import encode_png
@@ -42,6 +42,10 @@ def registry() -> Registry:
     return Registry(Home.find().tracking_uri)
 
 
+def signatures(registry: Registry, version: int) -> tuple[bytes, ...]:
+    return registry.signatures(registry.version("thor-cat", version))
+
+
 @pytest.fixture
 def made(registry: Registry, tmp_path: Path) -> Package:
     """Version 1 of thor-cat."""
@@ -66,19 +70,47 @@ def test_each_key_signs_once_and_no_other_s_signature_goes(
         "key": CI.fingerprint,
         "versions": [{"version": 1, "digest": made.digest, "signed": True}],
     }
-    (first,) = registry.signatures("thor-cat", 1)
+    (first,) = signatures(registry, 1)
     assert verify(made, [first], [CI]).signer == CI
     assert answer("sign", "thor-cat", 1, "--key", key)["versions"][0]["signed"] is False
-    assert registry.signatures("thor-cat", 1) == (first,)
+    assert signatures(registry, 1) == (first,)
     monkeypatch.setenv("ATELIER_SIGNING_KEY", OTHER.decode())  # as CI passes a secret
     assert answer("sign", "thor-cat", 1)["versions"][0]["signed"] is True
-    both = registry.signatures("thor-cat", 1)
+    both = signatures(registry, 1)
     assert {verify(made, both, [one]).signer for one in (CI, signer(OTHER))} == {CI, signer(OTHER)}
-    registry.attest("thor-cat", 1, file_of(signer(OTHER)), b"damaged")
-    assert verify(made, registry.signatures("thor-cat", 1), [CI])
+    registry.attest(registry.version("thor-cat", 1), file_of(signer(OTHER)), b"damaged")
+    assert verify(made, signatures(registry, 1), [CI])
     assert "is signed by this key" in atelier("sign", "thor-cat", 1).stdout
-    assert verify(made, registry.signatures("thor-cat", 1), [signer(OTHER)])
-    assert registry.fetch("thor-cat", 1, made.path.with_name("again")).digest == made.digest
+    assert verify(made, signatures(registry, 1), [signer(OTHER)])
+    again = registry.fetch(registry.version("thor-cat", 1), made.path.with_name("again"))
+    assert again.digest == made.digest
+
+
+def test_a_version_is_looked_up_once_to_be_signed_and_once_to_be_traced(
+    registry: Registry,
+    made: Package,
+    key: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_up: list[str] = []
+    versions = Registry.versions
+
+    def counting(self: Registry, name: str) -> tuple[VersionInfo, ...]:
+        looked_up.append(name)
+        return versions(self, name)
+
+    monkeypatch.setattr(Registry, "versions", counting)
+    assert answer("sign", "thor-cat", 1, "--key", key)["versions"][0]["signed"] is True
+    assert looked_up == ["thor-cat"]
+    looked_up.clear()
+    signers = tmp_path / "signers"
+    signers.mkdir()
+    (signers / "ci.pem").write_bytes(CI.pem)
+    file = picture(tmp_path, digest=made.digest)
+    (one,) = answer("trace", file, "--signers", signers)["adapters"]
+    assert one["signature"]["state"] == "good"
+    assert looked_up == ["thor-cat"]
 
 
 def test_what_git_declares_is_signed_and_nothing_else(
@@ -106,13 +138,13 @@ def test_what_git_declares_is_signed_and_nothing_else(
     declarations.put(declared)
     sign = ("sign", "thor-cat", "--environment", "production", "--key", key)
     result = atelier(*sign)
-    assert result.exit_code == 1 and f"the registry has {second.digest};" in result.stderr
-    assert registry.signatures("thor-cat", 1) == registry.signatures("thor-cat", 2) == ()
+    assert result.exit_code == 1 and f"the registry has {second.digest} there" in result.stderr
+    assert signatures(registry, 1) == signatures(registry, 2) == ()
     canary = Canary(version=2, digest=second.digest, percent=10)
     declarations.put(declared.model_copy(update={"canary": canary}))
     told = answer(*sign)["versions"]
     assert [(one["version"], one["signed"]) for one in told] == [(1, True), (2, True)]
-    assert verify(second, registry.signatures("thor-cat", 2), [CI])
+    assert verify(second, signatures(registry, 2), [CI])
     other = ("--digest", second.digest, "--key", key)
     assert atelier("sign", "thor-cat", 1, *other).exit_code == 1
     assert answer("sign", "thor-cat", 2, *other)["versions"][0]["signed"] is False
@@ -131,7 +163,7 @@ def test_what_cannot_be_signed(registry: Registry, made: Package, key: Path) -> 
     ):
         result = atelier("sign", "thor-cat", *arguments)
         assert (result.exit_code, told in result.stderr) == (2, True), result.stderr
-    assert registry.signatures("thor-cat", 1) == ()
+    assert signatures(registry, 1) == ()
 
 
 def test_a_package_altered_in_the_registry_is_not_signed(
@@ -141,7 +173,7 @@ def test_a_package_altered_in_the_registry_is_not_signed(
     stored.write_bytes(stored.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
     result = atelier("sign", "thor-cat", 1, "--key", key)
     assert result.exit_code == 2 and "changed or damaged" in result.stderr
-    assert registry.signatures("thor-cat", 1) == ()
+    assert signatures(registry, 1) == ()
 
 
 def test_a_promotion_asks_what_the_agents_will_ask(

@@ -86,7 +86,9 @@ def test_enforced_only_what_is_signed_reaches_a_slot(
         pins[3]: sign(good, KEY),  # the weights are others by now, with a digest that fits them
     }
     for pin, signature in signatures.items():
-        stack.registry.attest(NAME, pin.version, file_of(signer(KEY)), signature)
+        stack.registry.attest(
+            stack.registry.version(NAME, pin.version), file_of(signer(KEY)), signature
+        )
     stack.release(NAME, pins[0])
     cases = (
         (pins[1], f"{NAME}@2: is not signed"),

@@ -15,6 +15,7 @@ from atelier.errors import BadInput, Refused
 from atelier.platform.api import CONFIG_MAPS, Listing, NotFound, Object
 from atelier.platform.helm import HelmRefused, Revision
 from atelier.platform.release_configmaps import LABEL, PREFIX, RELEASE
+from atelier.stores.registry import VersionInfo
 from pipelines.delivery.cluster import AdapterReleases, Promotion, record, roll_back
 from pipelines.delivery.declare import propose
 
@@ -30,6 +31,11 @@ class KilledError(Exception):
 
 def pin(version: int) -> Pin:
     return Pin(version=version, digest=(ONE, TWO, THREE)[version - 1])
+
+
+def approved(version: int) -> VersionInfo:
+    created = datetime(2026, 11, 21, tzinfo=UTC)
+    return VersionInfo(NAME, version, pin(version).digest, "run", {}, (), created)
 
 
 class Cluster:
@@ -117,13 +123,13 @@ class Scene:
         self.cluster = Cluster()
         cluster: Any = self.cluster
         registry: Any = SimpleNamespace(
-            manifest_text=lambda name, version: "{}", aliased=lambda name, environment: None
+            manifest_text=lambda info: "{}", aliased=lambda name, environment: None
         )
         self.releases = AdapterReleases(self.git, cluster, cluster, lambda: registry, holder="me")
         self.promotion = Promotion(
             self.releases,
             chart="charts/adapter",
-            approve=lambda registry, name, version: pin(version).digest,
+            approve=lambda registry, name, version: approved(version),
         )
 
     def declare(self, version: int, **more: Any) -> Declaration:

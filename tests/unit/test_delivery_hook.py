@@ -102,6 +102,7 @@ class Versions:
     def versions(self, _: str) -> list[Any]:
         return [
             SimpleNamespace(
+                label=f"{NAME}@{version}",
                 version=version,
                 digest=digest,
                 tags=self.tags[version],
@@ -116,13 +117,13 @@ class Versions:
     def tag(self, _: str, version: int, tags: dict[str, str]) -> None:
         self.tags[version] |= tags
 
-    def attestations(self, _: str, version: int) -> tuple[str, ...]:
+    def attestations(self, info: Any) -> tuple[str, ...]:
         if self.away_for_pictures:
             raise Unavailable("MLflow does not answer")
-        return tuple(self.attested) if version == 2 else ()
+        return tuple(self.attested) if info.version == 2 else ()
 
-    def attestation(self, _: str, version: int, filename: str) -> bytes | None:
-        return self.attested.get(filename) if version == 2 else None
+    def attestation(self, info: Any, filename: str) -> bytes | None:
+        return self.attested.get(filename) if info.version == 2 else None
 
     def set_alias(self, _: str, __: str, version: int) -> None:
         self.alias = version

@@ -7,7 +7,7 @@ expires, the revision that Helm left pending is removed, and the upgrade is done
 gateways see only ConfigMaps, and each of those is a whole release.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from atelier.data.declaration import Declaration
@@ -15,7 +15,7 @@ from atelier.data.release import Pin, Release
 from atelier.errors import Refused, Unavailable
 from atelier.platform.helm import HelmRefused, Revision
 from atelier.platform.lease_lock import HeldLease
-from atelier.stores.registry import Registry
+from atelier.stores.registry import Registry, VersionInfo
 from pipelines.delivery.cluster.helm_values import release_values, require_served
 from pipelines.delivery.cluster.releases import (
     PLATFORM,
@@ -27,8 +27,7 @@ from pipelines.delivery.cluster.rollback import unrecorded
 
 STEPS: Final = ("check", "lock", "recover", "compare", "upgrade", "confirm")  # of a promotion
 
-# Gets adapter and version, gives the version's digest; Refused where it may not serve.
-Approve = Callable[[Registry, str, int], str]
+Approve = Callable[[Registry, str, int], VersionInfo]  # Refused where it may not serve
 
 
 class Promotion:
@@ -44,8 +43,7 @@ class Promotion:
         self._step("check", declared)
         declared.require_wanted()
         registry = self._releases.registry()
-        for pin in declared.served:
-            self._require_approved(registry, declared, pin)
+        approved = {p.digest: self._approved(registry, declared, p) for p in declared.served}
         self._step("lock", declared)
         with self._releases.locked(name) as lock:
             self._step("recover", declared)
@@ -56,20 +54,21 @@ class Promotion:
             self._require_expected(declared, live, history)
             done = live is not None and declared.is_live(live) and _is_deployed(history)
             if recovered or not done:
-                values = self._values(declared, registry, live, history)
+                values = self._values(declared, registry, approved, live, history)
                 self._step("upgrade", declared)
                 lock.require()
                 self._upgrade(declared, values, history, lock)
             self._step("confirm", declared)
             return self._confirm(declared)
 
-    def _require_approved(self, registry: Registry, declared: Declaration, pin: Pin) -> None:
+    def _approved(self, registry: Registry, declared: Declaration, pin: Pin) -> VersionInfo:
         found = self._approve(registry, declared.adapter, pin.version)
-        if found != pin.digest:
+        if found.digest != pin.digest:
             raise Refused(
                 f"{declared.adapter}@{pin.version}: git declares {pin.digest}, but the registry "
-                f"has {found}; propose the version again"
+                f"has {found.digest}; propose the version again"
             )
+        return found
 
     def _require_expected(
         self, declared: Declaration, live: Release | None, history: tuple[Revision, ...]
@@ -119,6 +118,7 @@ class Promotion:
         self,
         declared: Declaration,
         registry: Registry,
+        approved: Mapping[str, VersionInfo],
         live: Release | None,
         history: tuple[Revision, ...],
     ) -> dict[str, Any]:
@@ -127,8 +127,10 @@ class Promotion:
         known = self._releases.helm.values(declared.adapter).get("manifests", {}) if history else {}
 
         def manifest(pin: Pin) -> str:
-            text = known.get(pin.digest) or registry.manifest_text(declared.adapter, pin.version)
-            return str(text)
+            if text := known.get(pin.digest):
+                return str(text)
+            info = approved.get(pin.digest) or registry.version(declared.adapter, pin.version)
+            return registry.manifest_text(info)
 
         since = history[-1] if history else None
         return release_values(declared, platform, live, since, manifest)

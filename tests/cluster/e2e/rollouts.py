@@ -64,7 +64,7 @@ class Checkout:
             cache=self.root / "cache",
         )
         assert judged.accepted, judged.reasons
-        attest(registry, version, judged, output)
+        attest(registry, registry.version(name, version), judged, output)
         return Pin(version=version, digest=package.digest), package
 
     def atelier(self, *words: str) -> Said:

@@ -161,7 +161,7 @@ class Trainings:
         """The sha256 of adapter.safetensors of the only version there is, as MLflow has it."""
         registry = Registry(self.platform.mlflow)
         (version,) = registry.versions(adapter)
-        package = registry.fetch(adapter, version.version, folder / f"{adapter}-package")
+        package = registry.fetch(version, folder / f"{adapter}-package")
         return sha256_file(package.path / "adapter.safetensors")
 
     def _queue(self, one: Any) -> Any:
