@@ -149,7 +149,9 @@ def requests(base_folder: Path, base: Base, layout: Layout, rank: int, rounds: i
 
     settings = EngineSettings(slots=8, max_rank=rank, max_batch=16, device=str(base.device))
     engine = Engine(base, settings)
-    pipeline = StableDiffusionXLPipeline.from_pretrained(base_folder, torch_dtype=base.dtype)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(
+        base_folder, torch_dtype=base.dtype, use_safetensors=True
+    )
     pipeline.to(base.device).set_progress_bar_config(disable=True)
     with tempfile.TemporaryDirectory() as folder:
         for i in range(8):

@@ -88,7 +88,7 @@ def diffusers_baseline(base: Path, packages: tuple[Package, Package], rounds: in
     """Seconds in which a diffusers pipeline, idle, drops one LoRA and loads the other."""
     from diffusers import StableDiffusionXLPipeline
 
-    pipeline = StableDiffusionXLPipeline.from_pretrained(base)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(base, use_safetensors=True)
     pipeline.set_progress_bar_config(disable=True)
     taken = []
     for number in range(rounds + 1):

@@ -11,7 +11,7 @@ from atelier.errors import BaseError
 from atelier.files import digest_files
 from atelier.platform.jobs import TrainingSpec
 from atelier.stores.artifacts import Artifacts, Progress, known_as
-from atelier.stores.base_files import VAE_FILES, base_digest, base_files, resolve_base, resolve_vae
+from atelier.stores.base_files import base_digest, base_files, resolve_base, resolve_vae, vae_files
 from pipelines.dataset.captions import METADATA
 from pipelines.dataset.picture_folder import open_folder, picture_files
 from pipelines.evaluate.references import HELD_BACK
@@ -107,7 +107,7 @@ def _any_pictures(folder: Path) -> bool:
 
 def _vae(name: str) -> Content:
     folder = resolve_vae(name)
-    files = [folder / file for file in VAE_FILES]
+    files = vae_files(folder)
     return Content(ArtifactRef.of("vaes", digest_files(folder, files)), folder, files, name)
 
 

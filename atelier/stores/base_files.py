@@ -1,19 +1,31 @@
-"""Which base model: where it lies, and the digest that an adapter is tied to."""
+"""Which base model: where it lies, which files of it are loaded, and the digest over these.
+
+An adapter is tied to that digest.
+"""
 
 import difflib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from atelier.errors import BaseError, Unavailable
 from atelier.files import digest_files
+from atelier.model_files import ModelClass, model_files, text_files
 
 INDEX = "model_index.json"
-VAE_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
-# What the loaders read, and nothing beside it: other precisions and other frameworks' weights may
-# lie in the same folders without being the model that is served.
-_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
-_VARIANTS = ("*.fp16.*", "*.fp32.*", "*.non_ema.*", "*.msgpack.*", "openvino_*")
+MODELS = {
+    "unet": ModelClass("diffusers", "UNet2DConditionModel"),
+    "vae": ModelClass("diffusers", "AutoencoderKL"),
+    "text_encoder": ModelClass("transformers", "CLIPTextModel"),
+    "text_encoder_2": ModelClass("transformers", "CLIPTextModelWithProjection"),
+}
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+SCHEDULER, _SCHEDULER_CONFIG = "scheduler", "scheduler_config.json"
+_LOADED = (*MODELS, *TOKENIZERS, SCHEDULER)
+_SCORER = ModelClass("transformers", "AutoModel")
+_TEXT_PATTERNS = ("*.json", "*.txt", "*.model")  # of hub models
 
 
 def resolve_base(model: str, revision: str | None = None) -> Path:
@@ -22,7 +34,7 @@ def resolve_base(model: str, revision: str | None = None) -> Path:
     if folder.is_dir():
         if revision is not None:
             raise BaseError(f"base {model}: a folder has no revision; remove `revision`")
-        _components(folder)
+        base_files(folder)  # refused here, before a program is started for it
         return folder
     if folder.is_file():
         raise BaseError(f"base {model}: is a file; give the folder that holds {INDEX}, or a hub id")
@@ -39,56 +51,56 @@ def resolve_vae(vae: str) -> Path:
     if not folder.is_dir():
         if _looks_local(vae):
             raise BaseError(f"vae {vae}: no such folder (seen from {Path.cwd()})")
-        folder = _snapshot("vae", vae, None, list(VAE_FILES))
-    missing = [name for name in VAE_FILES if not (folder / name).is_file()]
-    if missing:
-        raise BaseError(f"vae {vae}: no {' and no '.join(missing)}; give an AutoencoderKL's folder")
+        folder = _snapshot("vae", vae, None, list(MODELS["vae"].patterns))
+        with _of_hub():
+            vae_files(folder)
+    vae_files(folder)
     return folder
 
 
+def vae_files(folder: Path) -> list[Path]:
+    """The files of a VAE of its own that are loaded; BaseError where it has none to load."""
+    return model_files(folder, MODELS["vae"], f"vae {folder}")
+
+
 def scorer_files(model: str, revision: str | None = None) -> tuple[Path, list[Path]]:
-    """The folder of a network that judges, and its files: a folder's all, or a hub model's few."""
+    """The folder of a network that judges, and the files of it that are loaded."""
     folder = Path(model).expanduser()
-    if folder.is_dir():
-        files = [file for file in folder.rglob("*") if file.is_file()]
-    elif _looks_local(model):
-        raise BaseError(f"scorer {model}: no such folder (seen from {Path.cwd()})")
-    else:
-        folder = _snapshot("scorer", model, revision, list(_PATTERNS))
-        files = [file for pattern in _PATTERNS for file in folder.glob(pattern)]
-    if not any(file.suffix == ".safetensors" for file in files):
-        raise BaseError(
-            f"scorer {model}: no weights in safetensors; save it again with transformers' "
-            "save_pretrained and give that folder"
-        )
-    return folder, files
+    if not folder.is_dir():
+        if _looks_local(model):
+            raise BaseError(f"scorer {model}: no such folder (seen from {Path.cwd()})")
+        folder = _snapshot("scorer", model, revision, [*_TEXT_PATTERNS, *_SCORER.patterns])
+        with _of_hub():
+            model_files(folder, _SCORER, f"scorer {model}")
+    files = {*model_files(folder, _SCORER, f"scorer {model}"), *text_files(folder)}
+    return folder, sorted(files)
 
 
 def base_digest(folder: Path) -> str:
-    """`sha256:<hex>` over the files that make a base."""
+    """`sha256:<hex>` over the files of a base that are loaded."""
     return digest_files(Path(folder), base_files(folder))
 
 
 def base_files(folder: Path) -> list[Path]:
-    """`model_index.json` and the files of the components it names, as they are loaded.
+    """`model_index.json` and the files of its components that are loaded, and no others.
 
-    Read-mes, scorers and anything else in the folder are no part of the base.
+    BaseError names the component whose weights are not in safetensors, and how to convert them.
     """
     folder = Path(folder)
     files = [folder / INDEX]
     for name in _components(folder):
         inside = folder / name
-        found = {file for pattern in _PATTERNS for file in inside.glob(pattern)}
-        files += [file for file in found if not any(map(file.match, _VARIANTS))]
-    if not any(file.suffix == ".safetensors" for file in files):
-        raise BaseError(
-            f"base {folder}: no weights; safetensors without a variant (like `.fp16.`) are needed"
-        )
+        if name in MODELS:
+            files += model_files(inside, MODELS[name], f"base {folder}: {name}")
+        elif name == SCHEDULER:
+            files += [file for file in [inside / _SCHEDULER_CONFIG] if file.is_file()]
+        else:
+            files += text_files(inside)
     return files
 
 
 def _components(folder: Path) -> list[str]:
-    """The sub-folders that `model_index.json` names."""
+    """The sub-folders of those components that `model_index.json` names and that are loaded."""
     index = folder / INDEX
     try:
         parsed: Any = json.loads(index.read_bytes())
@@ -98,11 +110,7 @@ def _components(folder: Path) -> list[str]:
         ) from None
     except ValueError as error:
         raise BaseError(f"base {index}: not JSON ({error}); fetch it again") from error
-    names = [
-        name
-        for name, value in (parsed.items() if isinstance(parsed, dict) else ())
-        if _is_part(value) and not name.startswith("_")
-    ]
+    names = _named(parsed)
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing or not names:
         lacking = ", ".join(missing) or "every component"
@@ -110,9 +118,10 @@ def _components(folder: Path) -> list[str]:
     return names
 
 
-def _is_part(value: Any) -> bool:
-    """Whether an entry of the index names a component's classes: `[null, null]` is one left out."""
-    return isinstance(value, list) and any(value)
+def _named(index: Any) -> list[str]:
+    """The components to load that an index names; one left out is `[null, null]` there."""
+    found = index if isinstance(index, dict) else {}
+    return [name for name in _LOADED if isinstance(found.get(name), list) and any(found[name])]
 
 
 def _looks_local(model: str) -> bool:
@@ -132,15 +141,31 @@ def _fetch(model: str, revision: str | None) -> Path:
     index = _snapshot("base", model, revision, [INDEX]) / INDEX
     if not index.exists():
         raise BaseError(f"base {model}: the hub's model has no {INDEX}")
-    names = [name for name, value in json.loads(index.read_bytes()).items() if _is_part(value)]
-    wanted = [INDEX, *(f"{name}/{end}" for name in names for end in _PATTERNS)]
+    wanted = [INDEX]
+    for name in _named(json.loads(index.read_bytes())):
+        patterns = MODELS[name].patterns if name in MODELS else _TEXT_PATTERNS
+        wanted += [f"{name}/{pattern}" for pattern in patterns]
     folder = _snapshot("base", model, revision, wanted)
-    _components(folder)
+    with _of_hub():
+        base_files(folder)
     return folder
 
 
+@contextmanager
+def _of_hub() -> Iterator[None]:
+    """What is missing in a snapshot may be on the hub in a form that is not fetched."""
+    try:
+        yield
+    except BaseError as error:
+        raise BaseError(
+            f"{error}. The hub may have it as a pickle or a variant, which are not fetched: load "
+            "the model with its library, write it into a folder by `save_pretrained`, and give "
+            "that folder"
+        ) from error
+
+
 def _snapshot(kind: str, model: str, revision: str | None, patterns: list[str]) -> Path:
-    """Those files of a hub model, without variants, from the cache or the network."""
+    """Those files of a hub model, from the cache or the network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -151,14 +176,7 @@ def _snapshot(kind: str, model: str, revision: str | None, patterns: list[str]) 
     )
 
     try:
-        return Path(
-            snapshot_download(
-                model,
-                revision=revision,
-                allow_patterns=patterns,
-                ignore_patterns=[f"*/{variant}" for variant in _VARIANTS],
-            )
-        )
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         where = f" at revision {revision}" if revision else ""
         raise BaseError(

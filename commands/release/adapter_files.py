@@ -16,11 +16,10 @@ from atelier.adapter.safetensors_file import Limits, read_header
 from atelier.adapter.single_file import read_single, tensors_of, write_kohya
 from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, BadInput
-from atelier.stores.base_files import base_digest, resolve_base
+from atelier.stores.base_files import base_digest, base_files, resolve_base
 
 FORMATS: Final = ("peft", "kohya")
 _BASE_LIMITS: Final = Limits(header_bytes=64 * 2**20, file_bytes=64 * 2**30)
-_VARIANTS: Final = ("*.fp16.*", "*.fp32.*", "*.non_ema.*", "openvino_*")
 
 Shape = tuple[int, ...]
 
@@ -67,16 +66,17 @@ def write_for_others(package: Package, out: Path, form: str) -> None:
 def projection_shapes(base: Path) -> dict[str, Shape]:
     """[out_features, in_features] of every linear layer of a base, by canonical module name."""
     shapes: dict[str, Shape] = {}
-    for component in tensor_names.COMPONENTS:
-        files = sorted((base / component).glob("*.safetensors"))
-        for file in (one for one in files if not any(map(one.match, _VARIANTS))):
-            for tensor, entry in read_header(file, _BASE_LIMITS).tensors.items():
-                module, dot, ending = tensor.rpartition(".")
-                if not dot or ending != "weight" or len(entry.shape) != 2:
-                    continue
-                key = tensor_names.parse(f"{component}.{module}.lora_A.weight")
-                if key is not None:
-                    shapes[key.module] = entry.shape
+    for file in base_files(base):
+        component = file.parent.name
+        if file.suffix != ".safetensors" or component not in tensor_names.COMPONENTS:
+            continue
+        for tensor, entry in read_header(file, _BASE_LIMITS).tensors.items():
+            module, dot, ending = tensor.rpartition(".")
+            if not dot or ending != "weight" or len(entry.shape) != 2:
+                continue
+            key = tensor_names.parse(f"{component}.{module}.lora_A.weight")
+            if key is not None:
+                shapes[key.module] = entry.shape
     return shapes
 
 

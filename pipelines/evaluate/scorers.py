@@ -6,7 +6,7 @@ Both are named by the operator's policy, as folders, hub ids or addresses in the
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,10 +14,12 @@ import numpy as np
 from PIL import Image
 
 from atelier.data.names import SCHEME, ArtifactRef
-from atelier.errors import BadInput, PolicyError
-from atelier.files import digest_folder, digest_json
+from atelier.errors import BaseError, PolicyError
+from atelier.files import digest_files
 from atelier.home import Home
+from atelier.model_files import only
 from atelier.stores.artifacts import Artifacts
+from atelier.stores.base_files import scorer_files
 
 BATCH: Final = 32
 
@@ -30,36 +32,35 @@ class Scorers:
         import transformers
 
         self.names = {"clip": str(names["clip"]), "dino": str(names["dino"])}
-        self._places = {role: located(name) for role, name in self.names.items()}
+        self._files = {role: _located(role, name) for role, name in self.names.items()}
         self.device = device
-        self._clip = self._load("clip", transformers.CLIPModel.from_pretrained, dtype=torch.float32)
-        self._clip_pixels = self._load("clip", transformers.AutoImageProcessor.from_pretrained)
-        self._words = self._load("clip", transformers.AutoTokenizer.from_pretrained)
-        self._dino = self._load("dino", transformers.AutoModel.from_pretrained, dtype=torch.float32)
-        self._dino_pixels = self._load("dino", transformers.AutoImageProcessor.from_pretrained)
+        weights = {"dtype": torch.float32, "use_safetensors": True}
+        with ExitStack() as opened:
+            clip, dino = (opened.enter_context(only(*self._files[r])) for r in ("clip", "dino"))
+            self._clip = self._load("clip", clip, transformers.CLIPModel, **weights)
+            self._clip_pixels = self._load("clip", clip, transformers.AutoImageProcessor)
+            self._words = self._load("clip", clip, transformers.AutoTokenizer)
+            self._dino = self._load("dino", dino, transformers.AutoModel, **weights)
+            self._dino_pixels = self._load("dino", dino, transformers.AutoImageProcessor)
 
-    def _load(self, role: str, loader: Callable[..., Any], **how: Any) -> Any:
+    def _load(self, role: str, folder: Path, cls: Any, **how: Any) -> Any:
         try:
             with _quiet():
-                loaded = loader(self._places[role], **how)
+                loaded = cls.from_pretrained(
+                    str(folder), local_files_only=True, trust_remote_code=False, **how
+                )
         except (OSError, ValueError) as error:
-            name, why = self.names[role], str(error).splitlines()[0]
-            kind = (
-                "folder" if Path(name).is_dir() else f"no folder in {Path.cwd()}, and as a hub id"
-            )
+            why = str(error).splitlines()[0]
             raise PolicyError(
-                f"scorers.{role}: {name} ({kind}) cannot be loaded ({why}); "
+                f"scorers.{role}: {self.names[role]} cannot be loaded ({why}); "
                 "name a folder or a hub id in the policy"
             ) from error
         return loaded.eval().to(self.device) if hasattr(loaded, "parameters") else loaded
 
     @property
     def digests(self) -> dict[str, str]:
-        """What the names stood for: a folder's digest, or the commit a hub id resolved to."""
-        return {role: _digest(place, self._config(role)) for role, place in self._places.items()}
-
-    def _config(self, role: str) -> Any:
-        return (self._clip if role == "clip" else self._dino).config
+        """By role, the digest over the files that were loaded."""
+        return {role: digest_files(folder, files) for role, (folder, files) in self._files.items()}
 
     def dino(self, images: Sequence[Image.Image]) -> np.ndarray:
         """[images, features]: the class token of a vision transformer, else the pooled features."""
@@ -108,15 +109,23 @@ class Scorers:
         return getattr(output, "pooler_output", output)
 
 
-def located(name: str) -> str:
-    """Where a scorer is loaded from: one that a policy pins by digest is fetched and kept."""
-    if not name.startswith(SCHEME):
-        return name
-    ref, home = ArtifactRef.parse(name), Home.find()
-    if ref.kind != "scorers":
-        raise PolicyError(f"scorers: {name} is no scorer; register one by `atelier scorer import`")
-    kept = home.root / "artifacts" / ref.kind / ref.key
-    return str(Artifacts(home.tracking_uri).get(ref, kept))
+def _located(role: str, name: str) -> tuple[Path, list[Path]]:
+    """Where a scorer is loaded from, and its files; one pinned by digest is fetched and kept."""
+    place = name
+    if name.startswith(SCHEME):
+        ref, home = ArtifactRef.parse(name), Home.find()
+        if ref.kind != "scorers":
+            raise PolicyError(
+                f"scorers.{role}: {name} is no scorer; register one by `atelier scorer import`"
+            )
+        kept = home.root / "artifacts" / ref.kind / ref.key
+        place = str(Artifacts(home.tracking_uri).get(ref, kept))
+    try:
+        return scorer_files(place)
+    except BaseError as error:
+        raise PolicyError(
+            f"scorers.{role}: {error}; name a folder or a hub id in the policy"
+        ) from error
 
 
 @contextmanager
@@ -133,13 +142,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _digest(name: str, config: Any) -> str:
-    folder = Path(name)
-    if folder.is_dir():
-        return digest_folder(folder)
-    commit = getattr(config, "_commit_hash", None)
-    if not commit:
-        raise BadInput(f"scorer {name}: neither a folder nor a hub id with a known commit")
-    return digest_json({"hub": name, "commit": commit})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,16 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from atelier.errors import BaseError
-from atelier.files import digest_folder
-from atelier.stores.base_files import VAE_FILES, base_digest, resolve_base, resolve_vae
-
-TOKENIZERS = ("tokenizer", "tokenizer_2")
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+from atelier.files import digest_files
+from atelier.model_files import only
+from atelier.stores.base_files import (
+    MODELS,
+    TOKENIZERS,
+    base_files,
+    resolve_base,
+    resolve_vae,
+    vae_files,
+)
 
 
 @dataclass(frozen=True)
@@ -70,19 +76,25 @@ def load_base(
     """Loads a base from a folder or a hub id; raises BaseError naming what is missing or unfit.
 
     `vae` replaces the checkpoint's own (a folder or hub id that holds an AutoencoderKL). Without
-    `unet_weights` the UNet has its layers but no memory: a compiled one takes its place.
+    `unet_weights` the UNet has its layers but no memory: a compiled one takes its place. Only the
+    files that the digests cover are loaded.
     """
     folder = resolve_base(str(model), revision)
-    index = _index(folder)
-    vae_folder = folder / "vae" if vae is None else resolve_vae(str(vae))
-    if unet_weights:
-        unet = _component(UNet2DConditionModel, folder / "unet", dtype)
-    else:
-        unet = _hollow(UNet2DConditionModel, folder / "unet", dtype)
-    _check_unet(unet, folder)
-    autoencoder = _component(AutoencoderKL, vae_folder, vae_dtype(dtype, vae_folder))
-    first = _component(CLIPTextModel, folder / "text_encoder", dtype)
-    second = _component(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype)
+    index, files = _index(folder), base_files(folder)
+    own_vae = None if vae is None else resolve_vae(str(vae))
+    with ExitStack() as opened:
+        view = opened.enter_context(only(folder, files))
+        vae_view = view / "vae"
+        if own_vae is not None:
+            vae_view = opened.enter_context(only(own_vae, vae_files(own_vae)))
+        load_unet = _component if unet_weights else _hollow
+        unet = load_unet(UNet2DConditionModel, view / "unet", dtype)
+        _check_unet(unet, folder)
+        autoencoder = _component(AutoencoderKL, vae_view, vae_dtype(dtype, vae_view))
+        first = _component(CLIPTextModel, view / "text_encoder", dtype)
+        second = _component(CLIPTextModelWithProjection, view / "text_encoder_2", dtype)
+        tokenizers = [_tokenizer(view / name) for name in TOKENIZERS]
+        scheduler_config = _scheduler_config(view, index)
     for module in (unet, autoencoder, first, second):
         module.requires_grad_(False).eval()
         if module is not unet or unet_weights:
@@ -91,16 +103,16 @@ def load_base(
         convolutional.to(memory_format=torch.channels_last)
     return Base(
         id=str(model),
-        digest=base_digest(folder),
+        digest=digest_files(folder, files),
         unet=unet,
         vae=autoencoder,
         text_encoder=first,
         text_encoder_2=second,
-        tokenizer=_tokenizer(folder / "tokenizer"),
-        tokenizer_2=_tokenizer(folder / "tokenizer_2"),
-        scheduler_config=_scheduler_config(folder, index),
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
+        scheduler_config=scheduler_config,
         force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)),
-        vae_digest=None if vae is None else digest_folder(vae_folder, VAE_FILES),
+        vae_digest=digest_files(own_vae, vae_files(own_vae)) if own_vae else None,
     )
 
 
@@ -116,7 +128,7 @@ def _index(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise BaseError(f"{file}: missing; a base is a folder in diffusers' format")
     index: dict[str, Any] = json.loads(file.read_text())
-    missing = [part for part in (*TOKENIZERS, *TEXT_ENCODERS) if not (folder / part).is_dir()]
+    missing = [part for part in (*TOKENIZERS, *MODELS) if not (folder / part).is_dir()]
     if missing:
         raise BaseError(f"{folder}: no {', '.join(missing)}; this engine serves SDXL bases")
     return index
@@ -124,7 +136,9 @@ def _index(folder: Path) -> dict[str, Any]:
 
 def _component(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     try:
-        return cls.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+        return cls.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BaseError(f"{folder}: not a {cls.__name__}: {error}") from error
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from atelier.errors import BaseError, Unavailable
-from atelier.stores.base_files import base_digest, resolve_base
+from atelier.files import digest_files
+from atelier.model_files import only
+from atelier.stores.base_files import base_digest, base_files, resolve_base, scorer_files
 
 
 def base(folder: Path) -> Path:
@@ -78,11 +80,130 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         base_digest(folder)
 
 
-def test_a_base_without_safetensors_is_refused(tmp_path: Path) -> None:
-    folder = base(tmp_path / "base")
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "model.bin")
-    with pytest.raises(BaseError, match="no weights; safetensors without a variant"):
+UNET = "unet/diffusion_pytorch_model"
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(BaseError) as caught:
         base_digest(folder)
+    with pytest.raises(BaseError):
+        resolve_base(str(folder))  # before a program is started for it
+    return str(caught.value)
+
+
+def test_a_component_that_is_only_a_pickle_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    """However many others are in safetensors."""
+    folder = base(tmp_path / "base")
+    (folder / "text_encoder").mkdir()
+    (folder / "text_encoder/config.json").write_text("{}")
+    (folder / "text_encoder/pytorch_model.bin").write_text("x")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["text_encoder"] = ["transformers", "CLIPTextModel"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    said = refused(folder)
+    assert f"base {folder}: text_encoder: " in said
+    assert "has no model.safetensors, only pytorch_model.bin" in said
+    assert f"CLIPTextModel as M; M.from_pretrained('{folder}/text_encoder'" in said
+    (folder / "text_encoder/model.safetensors").write_text("x")
+    digest = base_digest(folder)
+    (folder / "text_encoder/pytorch_model.bin").write_text("another")
+    assert base_digest(folder) == digest  # it is not loaded
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({".fp16.safetensors": "x"}, "only the variant fp16; convert it: python -c"),
+        ({".fp16-00001-of-00002.safetensors": "x"}, "only the variant fp16"),
+        ({".non_ema.safetensors": "x"}, "only the variant non_ema"),
+        ({".msgpack": "x"}, "has no weights; diffusion_pytorch_model.safetensors is needed"),
+        ({}, "has no weights"),
+        ({".safetensors": "x", ".safetensors.index.json": "{}"}, "has both"),
+        ({".safetensors.index.json": "{"}, "is no index of weights"),
+        ({".safetensors.index.json": '{"weight_map": []}'}, "is no index of weights"),
+        ({".safetensors.index.json": '{"weight_map": {}}'}, "names no file"),
+        ({".safetensors.index.json": '{"weight_map": {"a": 1}}'}, "is no index of weights"),
+        ({".safetensors.index.json": '{"weight_map": {"a": "../x.safetensors"}}'}, r"names ../x"),
+        ({".safetensors.index.json": '{"weight_map": {"a": "x.bin"}}'}, "names x.bin; only"),
+        ({".safetensors.index.json": '{"weight_map": {"a": "x.safetensors"}}'}, "is missing"),
+    ],
+)
+def test_weights_that_would_not_be_loaded_are_refused(
+    tmp_path: Path, files: dict[str, str], said: str
+) -> None:
+    folder = base(tmp_path / "base")
+    (folder / f"{UNET}.safetensors").unlink()
+    for ending, text in files.items():
+        (folder / f"{UNET}{ending}").write_text(text)
+    found = refused(folder)
+    assert f"base {folder}: unet: " in found
+    assert said in found
+
+
+def test_an_index_s_files_are_the_weights(tmp_path: Path) -> None:
+    folder = base(tmp_path / "base")
+    (folder / f"{UNET}.safetensors").unlink()
+    shards = [f"diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    for shard in shards:
+        (folder / "unet" / shard).write_text(shard)
+    weight_map = dict(zip("ab", shards, strict=True))
+    (folder / f"{UNET}.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    seen = {base_digest(folder)}
+    assert {file.name for file in base_files(folder)} >= set(shards)
+    for name in (*shards, "diffusion_pytorch_model.safetensors.index.json"):
+        file = folder / "unet" / name
+        file.write_text(file.read_text() + " ")
+        seen.add(base_digest(folder))
+    assert len(seen) == 4
+    (folder / "unet/other.safetensors").write_text("no index names it")
+    assert base_digest(folder) in seen
+
+
+def test_links_are_the_files_that_they_name(tmp_path: Path) -> None:
+    """As the hub's cache keeps them."""
+    stored, linked = base(tmp_path / "stored"), tmp_path / "linked"
+    for file in base_files(stored):
+        link = linked / file.relative_to(stored)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    assert base_digest(linked) == base_digest(stored)
+
+
+def test_a_component_that_is_not_loaded_is_no_part_of_the_digest(tmp_path: Path) -> None:
+    folder = base(tmp_path / "base")
+    digest = digest_files(folder, [f for f in base_files(folder) if f.name != "model_index.json"])
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["diffusers", "SafetyChecker"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    others = [f for f in base_files(folder) if f.name != "model_index.json"]
+    assert digest_files(folder, others) == digest
+
+
+def test_a_loader_sees_only_the_files_that_it_is_shown(tmp_path: Path) -> None:
+    folder = base(tmp_path / "base")
+    (folder / "unet/pytorch_model.bin").write_text("x")
+    with only(folder, base_files(folder)) as view:
+        seen = sorted(file.relative_to(view) for file in view.rglob("*") if file.is_file())
+        assert seen == sorted(file.relative_to(folder) for file in base_files(folder))
+        assert (view / f"{UNET}.safetensors").read_text() == f"{UNET}.safetensors"
+    assert not view.exists()
+    with (
+        pytest.raises(BaseError, match=rf"^{folder}/unet: broken$"),
+        only(folder, base_files(folder)) as view,
+    ):
+        raise BaseError(f"{view}/unet: broken")
+
+
+def test_a_scorer_s_files_are_those_that_are_loaded(tmp_path: Path) -> None:
+    for name in ("config.json", "vocab.json", "adapter_config.json", "pytorch_model.bin"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(BaseError, match=r"no model\.safetensors, only pytorch_model\.bin"):
+        scorer_files(str(tmp_path))
+    (tmp_path / "model.safetensors").write_text("x")
+    (tmp_path / "pytorch_model.bin.index.json").write_text("{}")
+    folder, files = scorer_files(str(tmp_path))
+    assert [file.name for file in files] == ["config.json", "model.safetensors", "vocab.json"]
+    assert folder == tmp_path
 
 
 def test_a_hub_that_cannot_be_reached_is_away(
@@ -106,6 +227,9 @@ def test_a_hub_model_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.M
     (stored / "refs" / "main").write_text("0" * 40)
     assert resolve_base("somebody/some-model") == snapshot
     assert resolve_base("somebody/some-model", "0" * 40) == snapshot
+    (snapshot / f"{UNET}.safetensors").unlink()
+    with pytest.raises(BaseError, match=r"unet: .* has no weights.*may have it as a pickle"):
+        resolve_base("somebody/some-model")
     (snapshot / "model_index.json").unlink()
     with pytest.raises(BaseError, match=r"the hub's model has no model_index\.json"):
         resolve_base("somebody/some-model")

@@ -185,6 +185,8 @@ def some_base(folder: Path) -> Path:
     """Enough of one to be found."""
     (folder / "base" / "unet").mkdir(parents=True)
     (folder / "base" / "model_index.json").write_text('{"unet": ["diffusers", "X"]}')
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        (folder / "base" / "unet" / name).write_text("{}")
     return folder / "base"
 
 

@@ -30,7 +30,9 @@ def base(tmp_path: Path) -> Path:
     }
     for name, tensors in weights.items():
         (folder / name).mkdir(parents=True)
-        write_tensors(folder / name / "model.safetensors", tensors)
+        stem = "diffusion_pytorch_model" if name == "unet" else "model"
+        write_tensors(folder / name / f"{stem}.safetensors", tensors)
+        (folder / name / "config.json").write_text("{}")
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 

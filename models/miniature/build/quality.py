@@ -73,7 +73,7 @@ def measure(
     progress: BuildProgress,
 ) -> Figures:
     """Measure the pipeline and the scorers in `folder`; draws the card's pictures on the way."""
-    pipeline = StableDiffusionXLPipeline.from_pretrained(folder).to(device)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, use_safetensors=True).to(device)
     classifier.to(device)
     drawn = load_drawn(work, "held-out", sizes.drawn, progress)
     strangers = load_drawn(work, "strangers", sizes.drawn, progress)
@@ -131,7 +131,7 @@ def _psnr(
 @torch.no_grad()
 def _clip_choices(folder: Path, drawn: Drawn, count: int, device: torch.device) -> Shares:
     """How often, among captions that differ in one aspect alone, the true one scores highest."""
-    clip = CLIPModel.from_pretrained(folder).eval().to(device)
+    clip = CLIPModel.from_pretrained(folder, use_safetensors=True).eval().to(device)
     words = AutoTokenizer.from_pretrained(folder)
     pixels = AutoImageProcessor.from_pretrained(folder)
     shown = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in drawn.pictures[:count]]
@@ -166,7 +166,7 @@ def swapped(scene: Scene, aspect: str, value: str) -> Scene:
 @torch.no_grad()
 def _individuals(folder: Path, strangers: Drawn, device: torch.device) -> Shares:
     """Area under the curve: is a picture nearer to the same individual elsewhere than to others?"""
-    model = AutoModel.from_pretrained(folder).eval().to(device)
+    model = AutoModel.from_pretrained(folder, use_safetensors=True).eval().to(device)
     pixels = AutoImageProcessor.from_pretrained(folder)
     shown = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in strangers.pictures]
     states = model(**pixels(shown, return_tensors="pt").to(device)).last_hidden_state[:, 0]

@@ -49,7 +49,7 @@ def _member(
     device: torch.device,
     made: Path,
 ) -> None:
-    pipeline = StableDiffusionXLPipeline.from_pretrained(folder).to(device)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(folder, use_safetensors=True).to(device)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     starts = range(0, len(prompts), _BATCH)[team.rank :: team.size]

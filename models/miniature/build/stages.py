@@ -151,7 +151,7 @@ def stage_clip(settings: BuildSettings, progress: BuildProgress) -> None:
 
 def stage_adopt(settings: BuildSettings, progress: BuildProgress) -> None:
     """Take up the saved pipeline where the work folder is lost: its weights become the state."""
-    pipeline = StableDiffusionXLPipeline.from_pretrained(settings.output)
+    pipeline = StableDiffusionXLPipeline.from_pretrained(settings.output, use_safetensors=True)
     steps = {"vae": 0, "denoiser": 0, **recorded_steps(settings.output)}
     torch.manual_seed(0)
     vae = {"vae": pipeline.vae, "guide": nn.Conv2d(4, 3, 1)}

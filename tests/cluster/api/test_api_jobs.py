@@ -229,7 +229,8 @@ def test_following_a_compilation_ends_with_the_address_of_the_engine(
     base = tmp_path / "base"
     (base / "unet").mkdir(parents=True)
     (base / "model_index.json").write_text('{"unet": ["diffusers", "X"]}')
-    (base / "unet" / "weights.safetensors").write_bytes(b"weights")
+    (base / "unet" / "config.json").write_text("{}")
+    (base / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"weights")
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "engine.json").write_text("{}")
     ref = ArtifactRef("engines", "e" * 64)
@@ -274,7 +275,8 @@ def test_following_a_training_ends_with_the_version_that_it_made(
     base = tmp_path / "base"
     (base / "unet").mkdir(parents=True)
     (base / "model_index.json").write_text('{"unet": ["diffusers", "X"]}')
-    (base / "unet" / "weights.safetensors").write_bytes(b"weights")
+    (base / "unet" / "config.json").write_text("{}")
+    (base / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"weights")
     recipe = yaml.safe_load((tmp_path / "recipe/recipe.yaml").read_text())
     recipe |= {"base": {"model": str(base)}, "adapter": f"cat-{code}"}
     (tmp_path / "recipe/recipe.yaml").write_text(yaml.safe_dump(recipe))
