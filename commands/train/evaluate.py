@@ -90,15 +90,21 @@ def _recipe(package: "Package", given: Path | None) -> "Recipe":
         return Recipe.load(given)
     wanted = package.manifest.recipe
     files = [file for root in RECIPES if root.is_dir() for file in sorted(root.rglob("*.yaml"))]
+    broken = []
     for file in files if wanted else ():
         if file.name != RECIPE and file.parent.name != package.manifest.name:
             continue
-        recipe = Recipe.load(file)
+        try:
+            recipe = Recipe.load(file)
+        except BadInput as error:  # mostly another adapter's, which is nobody's business here
+            broken.append(str(error))
+            continue
         if recipe.digest == wanted:
             return recipe
+    unread = f" (could not be read: {'; '.join(broken)})" if broken else ""
     raise BadInput(
         f"{package.path}: no recipe in {' or '.join(map(str, RECIPES))} has the recipe digest of "
-        "its manifest; name the recipe with --recipe, or the pictures with --pictures"
+        f"its manifest{unread}; name the recipe with --recipe, or the pictures with --pictures"
     )
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from atelier.adapter.package import write_package
 from atelier.data.manifest import BaseRef
+from atelier.data.recipe import Recipe
 from atelier.home import Home
 from atelier.platform.jobs import CompilationSpec, TrainingSpec
 from atelier.stores.base_files import base_digest
@@ -50,6 +51,32 @@ def test_a_misspelt_key_of_a_recipe(tmp_path: Path) -> None:
     file.write_text(RECIPE.replace("rank: 16", "rnak: 16"))
     text = told(atelier("train", file), 2)
     assert "recipe.yaml" in text and "rnak" in text and "rank" in text
+
+
+def test_another_adapter_s_broken_recipe_stops_no_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package's own recipe is looked for among all that are here."""
+    monkeypatch.chdir(tmp_path)
+    broken = RECIPE.replace("rank: 16", "rnak: 16").replace("adapter: thor-cat", "adapter: other")
+    for name, text in (("a-broken", broken), ("thor", RECIPE)):
+        (tmp_path / "adapters" / name).mkdir(parents=True)
+        (tmp_path / "adapters" / name / "recipe.yaml").write_text(text)
+    recipe = Recipe.load(tmp_path / "adapters/thor/recipe.yaml")
+    base = BaseRef(id="models/none", digest="sha256:" + "0" * 64)
+    tensors = {
+        f"unet.mid_block.attentions.0.proj_in.{part}.weight": np.ones(shape, np.float32)
+        for part, shape in SHAPES.items()
+    }
+    write_package(tmp_path / "good", tensors, name="thor", base=base, recipe=recipe.digest)
+    text = told(atelier("evaluate", tmp_path / "good"), 2)
+    assert "rnak" not in text  # it went on to the pictures, which are not here
+    assert "adapters/thor/images: no such folder" in text
+    other = {"recipe": "sha256:" + "1" * 64}
+    write_package(tmp_path / "lost", tensors, name="thor", base=base, **other)
+    text = told(atelier("evaluate", tmp_path / "lost"), 2)
+    assert "no recipe in adapters or examples has the digest" in text
+    assert "could not be read" in text and "a-broken/recipe.yaml" in text and "rnak" in text
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
