@@ -14,7 +14,8 @@ from pipelines.train.methods import Method
 from pipelines.train.optimiser import Optimiser
 from pipelines.train.processes import ALONE, Processes
 
-WATCH = 20  # updates between looks at the losses on a GPU, each of which waits for it
+# Updates between two looks at the losses, by device; each look at a GPU's waits for the GPU.
+LOOKS = {"cuda": 20, "cpu": 1}
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ class Loop:
     ) -> None:
         self.method, self.optimiser, self.spec, self.stage = method, optimiser, spec, stage
         self.processes = processes
-        on_gpu = optimiser.parameters.values.is_cuda
-        self._watch = WATCH if on_gpu else 1
+        self._watch = LOOKS[optimiser.parameters.values.device.type]
         self._unread: list[_Unread] = []
         self._looked = time.perf_counter()
 

@@ -1,7 +1,6 @@
 """One training from beginning to end: check, prepare, train, pack, tell."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,6 +19,7 @@ from atelier.home import Home
 from pipelines.dataset import PictureFolder, open_folder
 from pipelines.train.checkpoint import Checkpoint, Checkpoints, RunIdentity, disk_full
 from pipelines.train.commit import commit_of
+from pipelines.train.determinism import repeatable
 from pipelines.train.loop import Loop, StepReport
 from pipelines.train.material import StageInputs
 from pipelines.train.methods import METHODS, Method
@@ -69,7 +69,7 @@ def train(
     with (
         joined() as (processes, device),
         folder.claimed() if processes.leads else nullcontext(),
-        _repeatable(device),
+        repeatable(device),
         Stopping() as stopping,
     ):
         base = _load(recipe, stage, device)
@@ -164,12 +164,14 @@ class _Job:
 
         def after(step: int) -> bool:
             stop = self.processes.any(self.stopping.asked) or step == until
-            if not stop and self._draws_at(step) and self.processes.leads:
+            draws = self._draws_at(step) and not stop
+            keeps = stop or step % self.recipe.checkpoint.every == 0
+            if draws or keeps:
+                loop.look(self._report)  # a loss that is no number is neither drawn nor kept
+            if draws and self.processes.leads:
                 self._draw(method, step)
-            if stop or step % self.recipe.checkpoint.every == 0:
-                loop.look(self._report)  # a loss that is no number must not be kept
-                if self.processes.leads:
-                    kept.save(_snapshot(optimiser, step, step * spec.accumulate))
+            if keeps and self.processes.leads:
+                kept.save(_snapshot(optimiser, step, step * spec.accumulate))
             return stop
 
         self.watcher.begin(start, spec.steps)
@@ -298,24 +300,6 @@ def _tellers(
         return UndeliveredEvents(), Silence()
     own = tracker or RunTracker(folder.root, recipe.tracking, recipe.adapter, Home.find())
     return own, progress or Silence()
-
-
-@contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
-    """On a GPU, the same numbers from the same work; on a CPU that is so already.
-
-    Strictly: where torch is to warn only, attention's gradients are still summed in any order.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
 
 
 def _only_stage(recipe: Recipe) -> Stage:

@@ -21,6 +21,7 @@ from pipelines.dataset import open_folder
 from pipelines.train import train
 from pipelines.train.__main__ import main
 from pipelines.train.draws import Draws
+from pipelines.train.loop import LOOKS
 from pipelines.train.material import StageInputs
 from pipelines.train.methods import METHODS
 from pipelines.train.methods.dreambooth import DreamBooth
@@ -148,6 +149,23 @@ def test_a_loss_that_is_no_number_stops_the_run(studio: Path, tmp_path: Path) ->
     with pytest.raises(Refused, match=r"step \d+: the loss is (nan|inf).*learning rate"):
         train(wild, output=tmp_path / "run")
     assert not (tmp_path / "run/package").exists()
+
+
+def test_a_loss_that_is_no_number_is_found_before_a_picture_is_drawn(
+    studio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, whose losses are read now and then: the engine would refuse the adapter."""
+    monkeypatch.setitem(LOOKS, "cpu", 20)
+    wild = recipe(
+        studio,
+        stages__0__train__lr=1e30,
+        stages__0__train__warmup=0,
+        stages__0__prior=None,
+        validation={"prompts": ["{trigger} on the beach"], "every": 3, "steps": 1},
+    )
+    with pytest.raises(Refused, match=r"step \d+: the loss is (nan|inf).*learning rate"):
+        train(wild, output=tmp_path / "run")
+    assert not (tmp_path / "run/samples").exists()
 
 
 def test_what_is_not_built_is_said(studio: Path, tmp_path: Path) -> None:
