@@ -6,10 +6,9 @@ checks every file against the index, and the index against the address.
 """
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -30,8 +29,6 @@ _LOCK = ".lock"  # whose holder alone uses that name
 # it was compiled from: whoever fetches one of those looks into it.
 BY_CONTENT: tuple[ArtifactKind, ...] = ("bases", "vaes", "scorers", "datasets")
 _KEY_TAG, _SOURCE_TAG = "atelier.key", "atelier.source"
-# Before a large file's first byte, or after its last, the server may copy all of it.
-_TRANSFER_SECONDS = "900"
 
 
 def known_as(model: str, revision: str | None = None) -> str:
@@ -116,8 +113,7 @@ class Artifacts(Tracking):
         shown = _Megabytes(f"uploading {ref.kind}", sum(i.size for i in missing.values()), progress)
         for path, entry in missing.items():
             folder = (PurePosixPath(FILES) / path).parent
-            with _long_transfer():
-                self.log_file(run, root / path, str(folder))
+            self.log_file(run, root / path, str(folder))
             shown.add(entry.size)
         if lost := self._missing(run, index):
             raise Unavailable(f"{ref}: MLflow did not keep {', '.join(lost)}; try again")
@@ -194,7 +190,7 @@ class Artifacts(Tracking):
         for _ in range(2):
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
-            with self._asking(f"fetch {path} of {ref}"), _long_transfer():
+            with self._asking(f"fetch {path} of {ref}"):
                 file = Path(self._client.download_artifacts(run, f"{FILES}/{path}", str(aside)))
             if _is(file, entry):
                 return file
@@ -272,18 +268,6 @@ class _Megabytes:
         self._done += size
         if self._progress:
             self._progress(self._doing, self._done >> 20, max(self._size >> 20, 1))
-
-
-@contextmanager
-def _long_transfer() -> Iterator[None]:
-    """MLflow has one timeout for all calls; a large file needs a longer one than a question."""
-    name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    before = os.environ.get(name)
-    os.environ[name] = _TRANSFER_SECONDS
-    try:
-        yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 def _is(file: Path, entry: _Entry) -> bool:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from atelier.addresses import link, redact
 from atelier.errors import BadInput, Unavailable
 from atelier.files import locked
+from atelier.transfers import use_long_transfers
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -277,6 +278,7 @@ def _client_class() -> Any:
     """MLflow's client, without its and alembic's word on every table at every start."""
     from mlflow import MlflowClient
 
+    use_long_transfers()
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient

@@ -8,9 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+import requests
 from typer.testing import CliRunner
 
 from atelier.data.names import ArtifactRef
@@ -135,6 +139,71 @@ def test_a_damaged_artifact_never_appears(local: str, tmp_path: Path) -> None:
     index.write_text(json.dumps(about))
     with pytest.raises(ArtifactError, match="holds something else"):
         artifacts.get(ref_of(made), tmp_path / "b" / "into")
+
+
+SLOW = 4
+
+
+class SlowArtifacts(ThreadingHTTPServer):
+    """A proxy in front of MLflow that answers for a file only after `SLOW` seconds."""
+
+    def __init__(self, behind: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Slow)
+        self.behind = behind
+        self.timeouts: set[str | None] = set()  # that the environment gave while it answered
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> "SlowArtifacts":
+        Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Slow(BaseHTTPRequestHandler):
+    server: SlowArtifacts
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if "/mlflow-artifacts/artifacts/" in self.path and self.path.endswith("/weights"):
+            time.sleep(SLOW)
+            self.server.timeouts.add(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT"))
+        headers = {"Content-Type": self.headers.get("Content-Type") or "application/octet-stream"}
+        answer = requests.request(
+            self.command, self.server.behind + self.path, data=body, headers=headers, timeout=60
+        )
+        self.send_response(answer.status_code)
+        self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.content)
+
+    do_GET = do_HEAD = do_PATCH = do_POST = do_PUT = _pass_on  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_slow_transfer_outlasts_the_timeout_of_a_call_and_changes_no_setting(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads at once: a setting changed for one would end up in the other."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(SLOW - 1))
+    made = [tmp_path / name for name in ("slow", "slower")]
+    for one in made:
+        one.mkdir()
+        (one / "weights").write_text(one.name)
+    with SlowArtifacts(server.url) as slow, ThreadPoolExecutor(2) as threads:
+        artifacts = Artifacts(slow.url)
+        put = threads.map(lambda one: artifacts.put(ref_of(one), one), made)
+        assert list(put) == [True, True]
+        into = threads.map(lambda one: artifacts.get(ref_of(one), tmp_path / ref_of(one).key), made)
+        assert [digest_folder(one) for one in into] == [digest_folder(one) for one in made]
+        assert slow.timeouts == {str(SLOW - 1)}
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == str(SLOW - 1)
 
 
 def storage(uri: str, target: Path, registry: str, *more: str) -> subprocess.CompletedProcess[str]:
