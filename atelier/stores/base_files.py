@@ -12,7 +12,7 @@ from typing import Any
 
 from atelier.errors import BaseError, Unavailable
 from atelier.files import digest_files
-from atelier.model_files import ModelClass, model_files, text_files
+from atelier.stores.model_files import ModelClass, model_files, text_files
 
 INDEX = "model_index.json"
 MODELS = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from atelier import http_client
+from atelier.contract.problems import error_of
 from atelier.errors import AtelierError, Unavailable
-from atelier.problems import error_of
 
 if TYPE_CHECKING:
     import httpx2

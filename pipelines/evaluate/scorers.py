@@ -17,9 +17,9 @@ from atelier.data.names import SCHEME, ArtifactRef
 from atelier.errors import BaseError, PolicyError
 from atelier.files import digest_files
 from atelier.home import Home
-from atelier.model_files import only
 from atelier.stores.artifacts import Artifacts
 from atelier.stores.base_files import scorer_files
+from atelier.stores.model_files import only
 
 BATCH: Final = 32
 

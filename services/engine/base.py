@@ -16,7 +16,6 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from atelier.errors import BaseError
 from atelier.files import digest_files
-from atelier.model_files import only
 from atelier.stores.base_files import (
     MODELS,
     TOKENIZERS,
@@ -25,6 +24,7 @@ from atelier.stores.base_files import (
     resolve_vae,
     vae_files,
 )
+from atelier.stores.model_files import only
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from atelier.problems import CATALOGUE, MEDIA_TYPE, TYPE
+from atelier.contract.problems import CATALOGUE, MEDIA_TYPE, TYPE
 from services.gateway.problems import V2_STATUS
 from services.gateway.schemas import ProblemDocument
 

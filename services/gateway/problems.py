@@ -18,8 +18,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from atelier.contract.problems import CATALOGUE, MEDIA_TYPE, TYPE
 from atelier.errors import AtelierError, BadInput, Unavailable
-from atelier.problems import CATALOGUE, MEDIA_TYPE, TYPE
 from atelier.validation import mistakes
 from services.gateway import triton_client
 from services.gateway.budget import GatewayBusy

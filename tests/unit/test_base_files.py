@@ -8,8 +8,8 @@ import pytest
 
 from atelier.errors import BaseError, Unavailable
 from atelier.files import digest_files
-from atelier.model_files import only
 from atelier.stores.base_files import base_digest, base_files, resolve_base, scorer_files
+from atelier.stores.model_files import only
 
 
 def base(folder: Path) -> Path:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from atelier.boundary import INTERNAL, KEYBOARD
+from atelier.contract.problems import CATALOGUE, error_of
 from atelier.errors import AtelierError, BadInput, Interrupted, Refused, Unavailable
-from atelier.problems import CATALOGUE, error_of
 from commands.main import app
 from services.gateway.app import create_app
 from services.gateway.problems import V2_STATUS

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atelier.contract.problems import CATALOGUE
 from atelier.data.release import ReleaseFolder
-from atelier.problems import CATALOGUE
 from services.gateway import triton_client
 from services.gateway.budget import BYTES_PER_PIXEL, PROCESS_BYTES, PixelBudget
 from services.gateway.database import DatabaseAway
