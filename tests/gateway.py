@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from fastapi.testclient import TestClient
 
+from atelier.contract.info import Info, UsedAdapter
 from atelier.contract.replica import HeldAdapter, Replica, ReplicaFolder
 from atelier.data.manifest import BaseRef, Manifest
 from atelier.data.names import hex_of
@@ -19,7 +20,7 @@ from atelier.home import Home
 from services.gateway.app import create_app
 from services.gateway.keys import KeyStore
 from services.gateway.settings import Settings
-from services.gateway.triton_client import ImageAnswer, ImageCall, Info, UsedAdapter
+from services.gateway.triton_client import ImageAnswer, ImageCall
 
 BASE = "sha256:" + "ba" * 32
 FILE = "sha256:" + "f1" * 32

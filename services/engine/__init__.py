@@ -8,18 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atelier.contract.info import UsedAdapter
+    from atelier.contract.request import AdapterUse, ImageRequest, RequestError
     from services.engine.base import Base, load_base
     from services.engine.engine import Engine
-    from services.engine.request import (
-        AdapterUse,
-        AdapterUsed,
+    from services.engine.result import (
         Cancelled,
         DeadlineExceeded,
         Diverged,
-        ImageRequest,
         ImageResult,
         QueueFull,
-        RequestError,
         UnknownAdapter,
     )
     from services.engine.settings import EngineSettings
@@ -27,30 +25,27 @@ if TYPE_CHECKING:
     from services.engine.volume import VolumeWatcher
 
 _HOMES = {
-    "base": ("Base", "load_base"),
-    "engine": ("Engine",),
-    "request": (
-        "AdapterUse",
-        "AdapterUsed",
+    "atelier.contract.info": ("UsedAdapter",),
+    "atelier.contract.request": ("AdapterUse", "ImageRequest", "RequestError"),
+    "services.engine.base": ("Base", "load_base"),
+    "services.engine.engine": ("Engine",),
+    "services.engine.result": (
         "Cancelled",
         "DeadlineExceeded",
         "Diverged",
-        "ImageRequest",
         "ImageResult",
         "QueueFull",
-        "RequestError",
         "UnknownAdapter",
     ),
-    "settings": ("EngineSettings",),
-    "store": ("AdapterInfo",),
-    "volume": ("VolumeWatcher",),
+    "services.engine.settings": ("EngineSettings",),
+    "services.engine.store": ("AdapterInfo",),
+    "services.engine.volume": ("VolumeWatcher",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AdapterInfo",
     "AdapterUse",
-    "AdapterUsed",
     "Base",
     "Cancelled",
     "DeadlineExceeded",
@@ -62,6 +57,7 @@ __all__ = [
     "QueueFull",
     "RequestError",
     "UnknownAdapter",
+    "UsedAdapter",
     "VolumeWatcher",
     "load_base",
 ]
@@ -70,4 +66,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(_HOME[name]), name)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import torch
 
+from atelier.contract.request import ImageRequest, RequestError
 from services.engine.bank import Bank
 from services.engine.base import Base
 from services.engine.in_flight import BankKey, DenoisingJob, InFlightRequest, initial_noise
 from services.engine.layout import Layout
-from services.engine.request import ImageRequest, RequestError
 from services.engine.request_queue import RequestQueue
 from services.engine.schedulers import Sampler
 from services.engine.scheduling import Shape

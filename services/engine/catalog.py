@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 from atelier.data.names import nearest
-from services.engine.request import UnknownAdapter
+from services.engine.result import UnknownAdapter
 
 NAMED = 8  # names spelt out in an error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import diffusers
 import torch
 
+from atelier.contract.request import ImageRequest
 from atelier.files import digest_json
 from services.engine.admission import Admission
 from services.engine.backends import make_backend
@@ -20,13 +21,8 @@ from services.engine.driver import IDLE, StepDriver
 from services.engine.in_flight import DenoisingJob, names
 from services.engine.layout import layout_of
 from services.engine.model_runner import ModelRunner
-from services.engine.request import (
-    Cancelled,
-    ImageRequest,
-    ImageResult,
-    QueueFull,
-)
 from services.engine.request_queue import RequestQueue
+from services.engine.result import Cancelled, ImageResult, QueueFull
 from services.engine.scheduling import Batch, choose
 from services.engine.settings import EngineSettings
 from services.engine.stats import EngineStats, MetricFamily, metrics

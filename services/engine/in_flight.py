@@ -13,7 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.engine.request import SEEDS, AdapterUsed, Diverged, ImageRequest, ImageResult
+from atelier.contract.info import UsedAdapter
+from atelier.contract.limits import SEEDS
+from atelier.contract.request import ImageRequest
+from services.engine.result import Diverged, ImageResult
 from services.engine.schedulers import Sampler
 from services.engine.scheduling import Shape
 from services.engine.store import StoredAdapter
@@ -106,7 +109,10 @@ class InFlightRequest:
         return ImageResult(
             images=np.stack([image.pixels for image in self.images if image.pixels is not None]),
             seeds=self.seeds(),
-            adapters=tuple(AdapterUsed(e.name, e.version, e.digest, u.weight) for e, u in uses),
+            adapters=tuple(
+                UsedAdapter(name=e.name, version=e.version, digest=e.digest, weight=u.weight)
+                for e, u in uses
+            ),
             backend=backend,
             engine_digest=engine_digest,
             warnings=self.warnings,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from atelier.errors import Unavailable
 from services.engine.in_flight import InFlightRequest
-from services.engine.request import Cancelled, DeadlineExceeded, ImageResult, QueueFull
+from services.engine.result import Cancelled, DeadlineExceeded, ImageResult, QueueFull
 from services.engine.stats import EngineStats
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
+from atelier.contract.limits import MIN_SIDE
 from atelier.errors import BadInput
 from atelier.settings import Settings
-from services.engine.request import MIN_SIDE
 
 if TYPE_CHECKING:
     import torch

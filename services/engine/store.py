@@ -23,12 +23,12 @@ import torch
 
 from atelier.adapter.low_rank import LoraWeights
 from atelier.adapter.package import Package
+from atelier.contract.request import AdapterUse
 from atelier.errors import AdapterRejected, AtelierError, Unavailable
 from atelier.files import digest_json, sha256_bytes
 from services.engine.catalog import Catalog
 from services.engine.layout import Layout
 from services.engine.loading import PackageLoader, rank_of
-from services.engine.request import AdapterUse
 from services.engine.residency import Residency
 from services.engine.weights import HostWeights
 

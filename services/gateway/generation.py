@@ -17,6 +17,8 @@ from typing import Any, Protocol, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
+from atelier.contract.info import Info
+from atelier.contract.request import AdapterUse
 from atelier.errors import AtelierError
 from services.gateway import prompts
 from services.gateway.budget import OWN_SIDE, PixelBudget
@@ -28,13 +30,11 @@ from services.gateway.releases import RETRY_AFTER, AdapterLoading, ReleaseWatch,
 from services.gateway.schemas import GenerateImage
 from services.gateway.settings import Settings
 from services.gateway.triton_client import (
-    AdapterCall,
     AdapterGone,
     EngineBusy,
     EngineFailed,
     ImageAnswer,
     ImageCall,
-    Info,
     TimedOut,
 )
 from services.gateway.usage import Meter, QuotaExceeded, Reserved
@@ -182,7 +182,7 @@ class Generation:
             prompt=prompt,
             negative_prompt=asked.negative_prompt,
             adapters=tuple(
-                AdapterCall(version.name, version.version, choice.weight)
+                AdapterUse(version.name, version.version, choice.weight)
                 for version, choice in zip(versions, choices, strict=True)
             ),
             scheduler=asked.scheduler,

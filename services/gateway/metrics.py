@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from atelier.contract.request import AdapterUse
 from services.gateway.budget import GatewayBusy
-from services.gateway.triton_client import AdapterCall
 from services.gateway.workers import shared_metrics
 
 # From a refused call to the longest picture; the factor between two is at most 2.5.
@@ -125,13 +125,13 @@ class Metrics:
         """Count a call that a pool was asked for."""
         self.pool_calls.labels(pool).inc()
 
-    def delivered(self, images: int, adapters: Iterable[AdapterCall]) -> None:
+    def delivered(self, images: int, adapters: Iterable[AdapterUse]) -> None:
         """Count images that were charged."""
         self.images.inc(images)
         for one in adapters:
             self.adapter_images.labels(one.name, str(one.version)).inc(images)
 
-    def failed(self, adapters: Iterable[AdapterCall]) -> None:
+    def failed(self, adapters: Iterable[AdapterUse]) -> None:
         """A call that reached the engine, and of which nothing came."""
         for one in adapters:
             self.adapter_failures.labels(one.name, str(one.version)).inc()

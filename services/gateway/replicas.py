@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from atelier.contract.replica import Replica
+from atelier.contract.request import pinned
 from atelier.errors import Unavailable
 from services.gateway.balance import STABLE, Balancer, Wanted
 from services.gateway.triton_client import (
@@ -118,7 +119,7 @@ class Replicas:
         if self._single():
             client = self._client(self._default or "")
             return await client.generate(call, timeout=timeout, request_id=request_id)
-        wanted = {(one.name, one.version) for one in call.adapters}
+        wanted = pinned(call.adapters)
         tried: list[str] = []
         refusal: Unavailable | None = None
         while True:

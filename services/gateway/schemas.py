@@ -7,21 +7,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from atelier.contract.limits import (
+    MAX_ADAPTERS,
+    MAX_GUIDANCE,
+    MAX_IMAGES,
+    MAX_SIDE,
+    MAX_STEPS,
+    MAX_WEIGHT,
+    MIN_SIDE,
+    SEEDS,
+    SIDE_MULTIPLE,
+)
 from atelier.data.names import AdapterName
 from services.gateway.releases import parse_reference
-
-# The engine's own hard bounds; the operator's settings may be narrower.
-MAX_ADAPTERS = 8
-MAX_IMAGES = 8
-MAX_STEPS = 150
-MAX_SIDE = 2048
-MIN_SIDE = 32
-SEEDS = 2**64
 
 Side = Annotated[
     int,
     Field(
-        ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8, description="Pixels; the base's own if left out."
+        ge=MIN_SIDE,
+        le=MAX_SIDE,
+        multiple_of=SIDE_MULTIPLE,
+        description="Pixels; the base's own if left out.",
     ),
 ]
 
@@ -39,7 +45,7 @@ class AdapterChoice(Accepted):
     version: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="The version that serves, if left out."
     )
-    weight: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)] = 1.0
 
 
 class GenerateImage(Accepted):
@@ -76,7 +82,7 @@ class GenerateImage(Accepted):
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 30
     width: Side | None = None
     height: Side | None = None
-    guidance_scale: Annotated[float, Field(ge=0, le=50, allow_inf_nan=False)] = 5.0
+    guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE, allow_inf_nan=False)] = 5.0
     scheduler: Annotated[str, Field(min_length=1, max_length=32)] = Field(
         default="euler", examples=["euler", "ddim", "pndm", "lms", "dpm++"]
     )

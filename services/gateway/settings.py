@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from atelier.addresses import host_port, redact, split_host_port
+from atelier.contract.limits import MAX_IMAGES, MAX_PROMPT, MAX_SIDE, MAX_STEPS
+from atelier.contract.tensors import MODEL
 from atelier.errors import BadInput
 from atelier.home import Home, HomeSettings
 from services.gateway.budget import BYTES_PER_PIXEL, MIB, OWN_SIDE, PROCESS_BYTES
@@ -44,7 +46,7 @@ class Settings(HomeSettings):
         default=None, description='JSON file of canary pools\' shares in percent: `{"next": 20}`'
     )
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(
-        default="atelier", description="Name of Triton's model"
+        default=MODEL, description="Name of Triton's model"
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
@@ -59,17 +61,17 @@ class Settings(HomeSettings):
     body_limit: Annotated[int, Field(ge=1024, le=64 * 2**20)] = Field(
         default=256 * 1024, description="Bytes of a request"
     )
-    prompt_limit: Annotated[int, Field(ge=1, le=10_000)] = Field(
+    prompt_limit: Annotated[int, Field(ge=1, le=MAX_PROMPT)] = Field(
         default=4000, description="Characters of a prompt"
     )
-    max_images: Annotated[int, Field(ge=1, le=8)] = Field(
-        default=8, description="Images in a request"
+    max_images: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(
+        default=MAX_IMAGES, description="Images in a request"
     )
-    max_steps: Annotated[int, Field(ge=1, le=150)] = Field(
-        default=150, description="Steps an image"
+    max_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = Field(
+        default=MAX_STEPS, description="Steps an image"
     )
-    max_side: Annotated[int, Field(ge=64, le=2048)] = Field(
-        default=2048, description="Longest side of a picture, in pixels"
+    max_side: Annotated[int, Field(ge=64, le=MAX_SIDE)] = Field(
+        default=MAX_SIDE, description="Longest side of a picture, in pixels"
     )
     memory: Annotated[int, Field(ge=1)] | None = Field(
         default=None,

@@ -17,16 +17,18 @@ import numpy as np
 import tritonclient.grpc.aio as grpc
 from grpc import ChannelConnectivity
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE
 from tritonclient.utils import InferenceServerException
 
+from atelier.contract.info import Info
+from atelier.contract.request import ImageRequest
+from atelier.contract.tensors import INPUTS, signed_seed
 from atelier.errors import AtelierError, BadInput, Unavailable
 
 READY_SECONDS = CONNECT_SECONDS = 2.0
 RETRY_AFTER = 1.0  # where the engine does not say when to come back
 RETRY_TEXT = re.compile(r"\(retry after ([0-9.]+) s\)")
-SEED_MODULUS = 2**64
 NUMPY_TYPES = {"INT64": np.int64, "INT32": np.int32, "FP32": np.float32}
 # A restarted Triton is found again within a second; gRPC would wait up to two minutes.
 CHANNEL = [
@@ -75,54 +77,10 @@ class EngineFailed(AtelierError):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class AdapterCall:
-    """One adapter of a call, always with its version: nothing is left to the engine's default."""
+class ImageCall(ImageRequest):
+    """A request of one key. Every adapter has its version: the engine's default decides nothing."""
 
-    name: str
-    version: int
-    weight: float
-
-
-@dataclass(frozen=True)
-class ImageCall:
-    """One call of the model `atelier`; sides of None are the base's own size."""
-
-    prompt: str
-    negative_prompt: str | None
-    adapters: tuple[AdapterCall, ...]
-    scheduler: str
-    seed: int
-    steps: int
-    width: int | None
-    height: int | None
-    images: int
-    guidance_scale: float
     caller: str = ""  # the key's id: the same one goes to the same pool
-
-
-class UsedAdapter(BaseModel):
-    """An adapter as the engine says it used it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    version: int | None
-    digest: str
-    weight: float
-
-
-class Info(BaseModel):
-    """The INFO output: what made the pictures."""
-
-    model_config = ConfigDict(frozen=True)
-
-    seeds: tuple[int, ...]
-    adapters: tuple[UsedAdapter, ...]
-    base: str = ""
-    backend: str
-    engine_digest: str
-    warnings: tuple[str, ...] = ()
-    timings: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -225,37 +183,28 @@ def tensors(call: ImageCall) -> list[Any]:
     adapters = [
         {"name": one.name, "version": one.version, "weight": one.weight} for one in call.adapters
     ]
-    inputs = [
-        _text("PROMPT", call.prompt),
-        _text("ADAPTERS", json.dumps(adapters)),
-        _text("SCHEDULER", call.scheduler),
-        _number("SEED", "INT64", _signed(call.seed)),
-        _number("STEPS", "INT32", call.steps),
-        _number("IMAGES", "INT32", call.images),
-        _number("GUIDANCE_SCALE", "FP32", call.guidance_scale),
-    ]
-    if call.negative_prompt is not None:
-        inputs.append(_text("NEGATIVE_PROMPT", call.negative_prompt))
-    for name, side in (("WIDTH", call.width), ("HEIGHT", call.height)):
-        if side is not None:
-            inputs.append(_number(name, "INT32", side))
-    return inputs
+    values: dict[str, Any] = {
+        "PROMPT": call.prompt,
+        "NEGATIVE_PROMPT": call.negative_prompt,
+        "ADAPTERS": json.dumps(adapters),
+        "SCHEDULER": call.scheduler,
+        "SEED": signed_seed(call.seed),
+        "STEPS": call.steps,
+        "WIDTH": call.width,
+        "HEIGHT": call.height,
+        "IMAGES": call.images,
+        "GUIDANCE_SCALE": call.guidance_scale,
+    }
+    return [_input(name, value) for name, value in values.items() if value is not None]
 
 
-def _signed(seed: int) -> int:
-    """The same 64 bits as V2's INT64."""
-    return seed - SEED_MODULUS if seed >= SEED_MODULUS // 2 else seed
-
-
-def _text(name: str, value: str) -> Any:
-    tensor = grpc.InferInput(name, [1], "BYTES")
-    tensor.set_data_from_numpy(np.array([value.encode()], dtype=np.object_))
-    return tensor
-
-
-def _number(name: str, datatype: str, value: float) -> Any:
+def _input(name: str, value: str | float) -> Any:
+    datatype = INPUTS[name]
     tensor = grpc.InferInput(name, [1], datatype)
-    tensor.set_data_from_numpy(np.array([value], dtype=NUMPY_TYPES[datatype]))
+    if isinstance(value, str):
+        tensor.set_data_from_numpy(np.array([value.encode()], dtype=np.object_))
+    else:
+        tensor.set_data_from_numpy(np.array([value], dtype=NUMPY_TYPES[datatype]))
     return tensor
 
 

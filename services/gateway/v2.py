@@ -17,6 +17,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from atelier.contract.limits import MAX_ADAPTERS
+from atelier.contract.request import AdapterUse, pinned
 from atelier.errors import BadInput
 from atelier.validation import summary
 from services.gateway.generation import charged, check_answer, check_sizes, unless_gone
@@ -24,9 +26,9 @@ from services.gateway.keys import KeyRecord
 from services.gateway.metrics import Metrics
 from services.gateway.releases import RETRY_AFTER, AdapterLoading, ReleaseWatch
 from services.gateway.replicas import Replicas, V2Answer
-from services.gateway.schemas import MAX_ADAPTERS, AdapterChoice
+from services.gateway.schemas import AdapterChoice
 from services.gateway.settings import Settings
-from services.gateway.triton_client import AdapterCall, EngineFailed, TimedOut
+from services.gateway.triton_client import EngineFailed, TimedOut
 from services.gateway.usage import Meter
 from services.gateway.v2_answer import (
     HEADER_LENGTH,
@@ -218,7 +220,7 @@ class V2:
         headers: Mapping[str, str],
         key: KeyRecord,
         until_sent: AsyncExitStack,
-    ) -> tuple[V2Answer | EngineAnswer, list[AdapterCall]]:
+    ) -> tuple[V2Answer | EngineAnswer, list[AdapterUse]]:
         """Pin and send; once more where the version was dropped between our look and the call."""
         end = time.monotonic() + self.settings.request_timeout
         for again in (False, True):
@@ -228,7 +230,7 @@ class V2:
                 self.releases.resolve(one.name, one.version, caller=key.id) for one in choices
             ]
             pins = [
-                AdapterCall(one.name, one.version, choice.weight)
+                AdapterUse(one.name, one.version, choice.weight)
                 for one, choice in zip(versions, choices, strict=True)
             ]
             body, length = _pinned(call, pins).body()
@@ -239,7 +241,7 @@ class V2:
                     body=body,
                     headers={**headers, HEADER_LENGTH: str(length)},
                     caller=key.id,
-                    wanted={(pin.name, pin.version) for pin in pins},
+                    wanted=pinned(pins),
                     timeout=max(0.001, end - time.monotonic()),
                 )
                 try:
@@ -260,7 +262,7 @@ class V2:
         raise AdapterLoading("the adapter's version has just gone", retry_after=RETRY_AFTER)
 
 
-def _pinned(call: V2Call, pins: Sequence[AdapterCall]) -> V2Call:
+def _pinned(call: V2Call, pins: Sequence[AdapterUse]) -> V2Call:
     if not pins:
         return call
     listed = [{"name": one.name, "version": one.version, "weight": one.weight} for one in pins]

@@ -18,8 +18,9 @@ from typing import Any, Final
 import numpy as np
 from pydantic import ValidationError
 
+from atelier.contract.info import Info
 from services.gateway.replicas import V2Stream
-from services.gateway.triton_client import EngineFailed, Info
+from services.gateway.triton_client import EngineFailed
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 IMAGE, INFO = "IMAGE", "INFO"

@@ -1,22 +1,20 @@
 """The V2 tensors of a request and of an answer, as DESIGN §5 fixes them; no server needed."""
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from atelier.contract.info import Info
+from atelier.contract.request import AdapterUse, ImageRequest, RequestError
+from atelier.contract.tensors import NUMBERS, TEXTS, unsigned_seed
 from atelier.validation import mistakes
-from services.engine import AdapterUse, ImageRequest, ImageResult, RequestError
+from services.engine.result import ImageResult
 
 Tensors = Mapping[str, NDArray[Any]]
 
-TEXTS = ("PROMPT", "NEGATIVE_PROMPT", "ADAPTERS", "SCHEDULER")
-NUMBERS = ("SEED", "STEPS", "WIDTH", "HEIGHT", "IMAGES", "GUIDANCE_SCALE")
-INPUTS = (*TEXTS, *NUMBERS)
 _EXAMPLE = '[{"name": "thor-cat", "version": 2, "weight": 0.8}]'
-SEED_MODULUS = 2**64
 SAME_NAME = {"NEGATIVE_PROMPT", "SCHEDULER", "STEPS", "WIDTH", "HEIGHT", "IMAGES", "GUIDANCE_SCALE"}
 
 
@@ -49,8 +47,7 @@ def parse(tensors: Tensors, *, timeout_us: int = 0) -> ImageRequest:
     return ImageRequest(
         prompt=values["PROMPT"],
         adapters=_adapters(values.get("ADAPTERS", "")),
-        # V2 has no unsigned seed wide enough on every client: the same 64 bits, as torch reads them
-        seed=values.get("SEED", 0) % SEED_MODULUS,
+        seed=unsigned_seed(values.get("SEED", 0)),
         deadline=timeout_us / 1e6 if timeout_us > 0 else None,
         **given,
     )
@@ -61,20 +58,16 @@ def info(result: ImageResult, *, base: str) -> bytes:
 
     Timings are in seconds.
     """
-    used = [
-        {"name": one.name, "version": one.version, "digest": one.digest, "weight": one.weight}
-        for one in result.adapters
-    ]
-    value = {
-        "seeds": list(result.seeds),
-        "adapters": used,
-        "base": base,
-        "backend": result.backend,
-        "engine_digest": result.engine_digest,
-        "warnings": list(result.warnings),
-        "timings": {name: round(seconds, 6) for name, seconds in result.timings.items()},
-    }
-    return json.dumps(value, ensure_ascii=False).encode()
+    value = Info(
+        seeds=result.seeds,
+        adapters=result.adapters,
+        base=base,
+        backend=result.backend,
+        engine_digest=result.engine_digest,
+        warnings=result.warnings,
+        timings={name: round(seconds, 6) for name, seconds in result.timings.items()},
+    )
+    return value.model_dump_json().encode()
 
 
 def _one(name: str, tensor: NDArray[Any]) -> Any:

@@ -15,8 +15,8 @@ from diffusers import StableDiffusionXLPipeline
 from numpy.typing import NDArray
 
 from atelier.adapter.package import Package
+from atelier.contract.limits import SCHEDULERS
 from services.engine import AdapterUse, Engine, EngineSettings, ImageRequest
-from services.engine.request import SCHEDULERS
 from services.engine.schedulers import CLASSES
 from tests.tiny import tiny_adapter
 

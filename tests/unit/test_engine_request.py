@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.engine.request import AdapterUse, ImageRequest, RequestError
+from atelier.contract.request import AdapterUse, ImageRequest, RequestError
 
 GOOD = ImageRequest("a cat", width=64, height=128, adapters=(AdapterUse("cat", 3, 0.5),))
 

@@ -13,11 +13,12 @@ from torch import nn
 
 from atelier.adapter.low_rank import LoraWeights
 from atelier.adapter.package import Package, write_package
+from atelier.contract.request import AdapterUse
 from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, Unavailable
 from services.engine.layout import layout_of
-from services.engine.request import AdapterUse, UnknownAdapter
 from services.engine.residency import Residency
+from services.engine.result import UnknownAdapter
 from services.engine.store import AdapterDamaged, AdapterStore
 from services.triton.answers import error_code, error_text
 

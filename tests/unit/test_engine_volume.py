@@ -11,11 +11,12 @@ import pytest
 
 from atelier.adapter.package import Package
 from atelier.contract.replica import Replica
+from atelier.contract.request import AdapterUse
 from atelier.contract.sharded_file import ShardedFile
 from atelier.contract.wanted import Wanted, WantedAdapter
 from atelier.errors import Unavailable
 from services.engine import volume as module
-from services.engine.request import AdapterUse, UnknownAdapter
+from services.engine.result import UnknownAdapter
 from services.engine.store import AdapterDamaged, AdapterStore
 from services.engine.volume import VolumeWatcher
 from tests.unit.test_engine_store import BASE, BYTES, count_opened, make_store, package

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from atelier.contract.problems import CATALOGUE
+from atelier.contract.request import AdapterUse
 from atelier.data.release import ReleaseFolder
 from services.gateway import triton_client
 from services.gateway.budget import BYTES_PER_PIXEL, PROCESS_BYTES, PixelBudget
@@ -178,7 +179,7 @@ def test_an_answer_of_many_pieces_is_what_its_schema_says(client: Client, images
 
 def test_every_call_names_its_version(client: Client) -> None:
     client.make(adapters=[{"name": "thor-cat", "weight": 0.4}])
-    assert client.engine.calls[-1].adapters == (triton_client.AdapterCall("thor-cat", 1, 0.4),)
+    assert client.engine.calls[-1].adapters == (AdapterUse("thor-cat", 1, 0.4),)
 
 
 @pytest.mark.parametrize(

@@ -7,21 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from atelier.contract.info import Info, UsedAdapter
+from atelier.contract.request import AdapterUse
 from services.gateway.generation import metadata
 from services.gateway.png import encode_png, read_metadata
-from services.gateway.triton_client import (
-    AdapterCall,
-    ImageAnswer,
-    ImageCall,
-    Info,
-    UsedAdapter,
-    tensors,
-)
+from services.gateway.triton_client import ImageAnswer, ImageCall, tensors
 
 CALL = ImageCall(
     prompt="sks cat — 雪",
     negative_prompt=None,
-    adapters=(AdapterCall("thor-cat", 2, 0.5),),
+    adapters=(AdapterUse("thor-cat", 2, 0.5),),
     scheduler="ddim",
     seed=2**64 - 1,
     steps=20,

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from atelier.contract.info import UsedAdapter
 from services.engine import AdapterUse, ImageRequest, ImageResult, RequestError
-from services.engine.request import AdapterUsed
 from services.triton.tensors import info, parse
 
 
@@ -97,7 +97,7 @@ def test_info_says_all_that_makes_the_picture_again() -> None:
     result = ImageResult(
         images=np.zeros((2, 8, 8, 3), np.uint8),
         seeds=(2**64 - 1, 0),
-        adapters=(AdapterUsed("thor-cat", 3, "sha256:ab", 0.8),),
+        adapters=(UsedAdapter(name="thor-cat", version=3, digest="sha256:ab", weight=0.8),),
         backend="torch",
         engine_digest="sha256:cd",
         warnings=("prompt: 3 words were dropped",),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils  # Triton's, on the path of the model's process only
 
+from atelier.contract.tensors import INPUTS
 from atelier.errors import AtelierError, Unavailable
 from atelier.logs import log_to
 from services.engine import Engine, ImageResult
@@ -17,7 +18,7 @@ from services.triton.answers import Answers, error_code, error_text
 from services.triton.control import ControlFolder
 from services.triton.metrics import Mirror
 from services.triton.settings import ModelSettings
-from services.triton.tensors import INPUTS, info, parse
+from services.triton.tensors import info, parse
 from services.triton.watchdog import Watchdog
 
 ENGINE_ENDED = 70  # EX_SOFTWARE

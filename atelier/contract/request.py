@@ -1,49 +1,29 @@
-"""What the engine is asked, what it answers, and how it says no."""
+"""A request for images, as the gateway sends it and the engine takes it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from atelier.errors import AtelierError, BadInput, Unavailable
-
-SCHEDULERS = ("euler", "euler_a", "ddim", "pndm", "lms", "dpm++", "unipc", "heun")
-PIXELS_PER_STEP = 8  # sides are multiples of the VAE's reduction
-MIN_SIDE = 32
-MAX_STEPS = 150
-MAX_IMAGES = 8
-MAX_GUIDANCE = 50.0
-MAX_WEIGHT = 10.0
-MAX_ADAPTERS = 8
-MAX_PROMPT = 10_000  # characters; the text encoders read 77 tokens, and the answer warns beyond
-SEEDS = 2**64
+from atelier.contract.limits import (
+    MAX_ADAPTERS,
+    MAX_GUIDANCE,
+    MAX_IMAGES,
+    MAX_PROMPT,
+    MAX_SIDE,
+    MAX_STEPS,
+    MAX_WEIGHT,
+    MIN_SIDE,
+    SCHEDULERS,
+    SEEDS,
+    SIDE_MULTIPLE,
+)
+from atelier.errors import BadInput
 
 
 class RequestError(BadInput):
     """A request that can never be answered; the text names the field."""
-
-
-class UnknownAdapter(BadInput):
-    """A request for an adapter or a version that this engine does not hold."""
-
-
-class QueueFull(Unavailable):
-    """More requests wait than the settings allow; `retry_after` is in seconds."""
-
-
-class DeadlineExceeded(Unavailable):
-    """The request's own deadline passed before its last step."""
-
-
-class Cancelled(AtelierError):  # noqa: N818
-    """The engine was closed before the request was done."""
-
-
-class Diverged(AtelierError):  # noqa: N818
-    """The latents left the range of the numbers they are kept in; there is no picture."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +33,16 @@ class AdapterUse:
     name: str
     version: int | None = None
     weight: float = 1.0
+
+
+def pinned(uses: Iterable[AdapterUse]) -> frozenset[tuple[str, int]]:
+    """Name and version of each adapter; ValueError where one has no version."""
+    found = set()
+    for use in uses:
+        if use.version is None:
+            raise ValueError(f"{use.name}: has no version")
+        found.add((use.name, use.version))
+    return frozenset(found)
 
 
 @dataclass(frozen=True)
@@ -71,7 +61,7 @@ class ImageRequest:
     guidance_scale: float = 5.0
     deadline: float | None = None  # seconds from submission
 
-    def validate(self, *, max_side: int = 2048) -> None:
+    def validate(self, *, max_side: int = MAX_SIDE) -> None:
         """Raises RequestError for what no base could draw."""
         _within("steps", self.steps, 1, MAX_STEPS)
         _within("seed", self.seed, 0, SEEDS - 1)
@@ -83,10 +73,10 @@ class ImageRequest:
         for side, value in (("width", self.width), ("height", self.height)):
             if value is not None:
                 _within(side, value, MIN_SIDE, max_side)
-                if value % PIXELS_PER_STEP:
-                    near = round(value / PIXELS_PER_STEP) * PIXELS_PER_STEP
+                if value % SIDE_MULTIPLE:
+                    near = round(value / SIDE_MULTIPLE) * SIDE_MULTIPLE
                     raise RequestError(
-                        f"{side}: {value} is not a multiple of {PIXELS_PER_STEP}; try {near}"
+                        f"{side}: {value} is not a multiple of {SIDE_MULTIPLE}; try {near}"
                     )
         if self.scheduler not in SCHEDULERS:
             raise RequestError(
@@ -96,29 +86,6 @@ class ImageRequest:
             _within(f"weight of adapter {use.name}", use.weight, -MAX_WEIGHT, MAX_WEIGHT)
         if self.deadline is not None and not self.deadline > 0:
             raise RequestError(f"deadline: {self.deadline} is not a number of seconds above 0")
-
-
-@dataclass(frozen=True)
-class AdapterUsed:
-    """Which weights a picture was made with."""
-
-    name: str
-    version: int | None
-    digest: str
-    weight: float
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """The pictures of one request, and all that is needed to make them again."""
-
-    images: NDArray[np.uint8]  # [image, height, width, 3]
-    seeds: tuple[int, ...]
-    adapters: tuple[AdapterUsed, ...]
-    backend: str
-    engine_digest: str
-    warnings: tuple[str, ...] = ()
-    timings: dict[str, float] = field(default_factory=dict)  # seconds
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
