@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from atelier.contract.shards import ShardedModel, Versions
-from atelier.data.names import AdapterName, Digest
+from atelier.data.names import Digest
 
 
 class WantedAdapter(BaseModel):
@@ -14,7 +14,7 @@ class WantedAdapter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    name: AdapterName
+    name: str
     version: int
     digest: Digest
     path: str  # of the verified package, from the volume

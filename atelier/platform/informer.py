@@ -58,7 +58,7 @@ class Informer:
     """Lists once, then follows; a thread of its own, from the first read on.
 
     While the API server is away, what was known last stays, and is kept in a file for a process
-    that starts meanwhile; changes are written at most every `save_seconds`.
+    that starts meanwhile. Changes are written at most every `save_seconds`, and when it goes away.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Informer:
         self._kept = KeptObjects(kept) if kept else None
         self._save_seconds = save_seconds
         self._lock = threading.Lock()  # of the thread and the file
-        self._snapshot = _restored(self._kept)
+        self._snapshot = Snapshot()
         self._save_at = float("-inf")  # on the monotonic clock
         self._looked = threading.Event()
         self._ended = threading.Event()
@@ -86,8 +86,8 @@ class Informer:
                 name = self._path.rpartition("/")[2]
                 self._thread = threading.Thread(target=self._run, name=name, daemon=True)
                 self._thread.start()
-        self._looked.wait(FIRST_LOOK)
-        self._save()
+        if not self._looked.wait(FIRST_LOOK):
+            self._restore()
         return self._snapshot
 
     def close(self) -> None:
@@ -153,6 +153,7 @@ class Informer:
         self._save()
 
     def _tell(self, error: AtelierError) -> None:
+        self._restore()
         before = self._snapshot
         if not before.trouble or not self._looked.is_set():
             logger.warning("%s: %s", self._path.rpartition("/")[2], error)
@@ -161,14 +162,21 @@ class Informer:
             before.objects, before.known, f"{error}; {since}", before.connection
         )
         self._looked.set()
+        self._save(at_once=True)
 
-    def _save(self) -> None:
+    def _restore(self) -> None:
+        """Know what a process before this one knew, where this one knows nothing yet."""
+        with self._lock:
+            if self._kept is not None and not self._snapshot.known:
+                self._snapshot = _restored(self._kept)
+
+    def _save(self, *, at_once: bool = False) -> None:
         """For a start without an API server; a disk that is full costs only that."""
-        if self._kept is None:
+        if self._kept is None or not self._snapshot.known:
             return
         with self._lock:
             objects, now = self._snapshot.objects, time.monotonic()
-            if objects is self._kept.saved or now < self._save_at:
+            if objects is self._kept.saved or (now < self._save_at and not at_once):
                 return
             self._save_at = now + self._save_seconds
             try:
@@ -179,9 +187,9 @@ class Informer:
                 self._save_at = now + FULL_DISK_PAUSE
 
 
-def _restored(kept: KeptObjects | None) -> Snapshot:
+def _restored(kept: KeptObjects) -> Snapshot:
     """What a process before this one knew; nothing where that cannot be read."""
-    found = kept.restore() if kept else None
+    found = kept.restore()
     if found is None:
         return Snapshot()
     told = f"this is what was known; since {found.at:%H:%M:%S} UTC"

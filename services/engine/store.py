@@ -63,7 +63,7 @@ class StoredAdapter:
     name: str
     version: int | None
     digest: str
-    source: Path | None  # the package's folder, to load from again
+    source: str | None  # the package's folder, to load from again
     rank: int | None = None  # None: its manifest was not read yet
     weights: HostWeights | None = None
     mask: int = 0  # of the weights, once loaded
@@ -119,9 +119,9 @@ class AdapterStore:
                     "a version never changes its content: register a new one"
                 )
         weights = self._loader.load(package)
-        return self._hold(name, version, package.digest, weights, package.path)
+        return self._hold(name, version, package.digest, weights, str(package.path))
 
-    def know(self, name: str, version: int, digest: str, source: Path) -> None:
+    def know(self, name: str, version: int, digest: str, source: str) -> None:
         """Holds a package by its digest, unread: one that was added before, with the same `terms`.
 
         The first version of a name becomes its default.
@@ -176,7 +176,7 @@ class AdapterStore:
             entry = self._entries.find(use.name, use.version)
             if entry.rank is None and entry.source is not None:
                 try:
-                    entry.rank = rank_of(entry.source, entry.digest)
+                    entry.rank = rank_of(Path(entry.source), entry.digest)
                 except AdapterRejected as error:
                     raise self._found_damaged(entry, str(error)) from error
             entry.users += 1
@@ -207,7 +207,7 @@ class AdapterStore:
         return self._resident.used
 
     def _hold(
-        self, name: str, version: int | None, digest: str, weights: HostWeights, source: Path | None
+        self, name: str, version: int | None, digest: str, weights: HostWeights, source: str | None
     ) -> AdapterInfo:
         entry = StoredAdapter(next(self._uids), name, version, digest, source)
         with self._lock:
@@ -237,7 +237,7 @@ class AdapterStore:
         try:
             if entry.source is None:
                 raise AdapterRejected(f"{entry.name}: dropped and has no package to load from")
-            weights = self._loader.open(entry.source, entry.digest)
+            weights = self._loader.open(Path(entry.source), entry.digest)
             with self._lock:
                 self._take_in(entry, weights)
                 if self._entries.get(entry.name, entry.version) is not entry:

@@ -178,7 +178,7 @@ class VolumeWatcher:
         if self._proven is None:
             return
         self._told, self._proven = self._proven, None  # what is wanted later is new here
-        folders: dict[str, tuple[Path, set[str]]] = {}  # of packages, and what lies there
+        folders: dict[str, set[str]] = {}  # what lies there
         for name, versions in self._told.sharded.items():
             asked = {(one.version, one.digest): one for one in wanted.adapters.named(name)}
             for held in versions:
@@ -187,11 +187,10 @@ class VolumeWatcher:
                     continue
                 parent, _, package = one.path.rpartition("/")
                 if parent not in folders:
-                    folder = self._volume / parent
-                    folders[parent] = folder, _names_in(folder)
-                folder, there = folders[parent]
-                if package in there:
-                    self._engine.adapters.know(name, one.version, one.digest, folder / package)
+                    folders[parent] = _names_in(self._volume / parent)
+                if package in folders[parent]:
+                    source = f"{self._volume}/{one.path}"
+                    self._engine.adapters.know(name, one.version, one.digest, source)
                     self._held.setdefault(name, {})[one.version] = held
             self._change(name)
         self._began = True
