@@ -5,13 +5,14 @@ promotion itself, the next command, `atelier serve`) reads it and finishes the p
 the release before it. `alias.decide` chooses each step; the reconciler takes it.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from atelier.data.release import Release, ReleaseFolder
 from atelier.errors import AtelierError, Unavailable
 from atelier.home import Home
-from atelier.stores.environment import local
+from atelier.stores.environment import Environment, local
 from atelier.stores.registry import Registry
 from pipelines.delivery.alias import (
     AliasWriter,
@@ -51,20 +52,29 @@ def reconcile(
     *,
     smoke: Smoke | None = None,
     environment: str = ENVIRONMENT,
+    names: Collection[str] | None = None,
+    here: Environment | None = None,
 ) -> list[PromotionStatus]:
-    """Bring every adapter of this home as far as possible now. Safe to repeat.
+    """Bring the adapters of this home as far as possible now. Safe to repeat.
+
+    Without `names` these are all that are released or have a journal entry. `here` is the home's
+    environment, for a caller that keeps what it has read of it.
 
     An adapter that a command works on is left to that command. An error of one adapter does not
     affect the others.
     """
-    journal = PromotionJournal(home)
+    journal, here = PromotionJournal(home), here or local(home)
     statuses = []
-    for name in sorted(ReleaseFolder(home.releases).names() | journal.names()):
+    if names is None:
+        names = ReleaseFolder(home.releases).names() | journal.names()
+    for name in sorted(names):
         if journal.is_worked_on(name):
             message = f"{name}: another command is working on it"
             statuses.append(PromotionStatus(name, "pending", message, retry=True))
             continue
-        reconciler = Reconciler(name, home, registry, smoke=smoke, environment=environment)
+        reconciler = Reconciler(
+            name, home, registry, smoke=smoke, environment=environment, here=here
+        )
         try:
             statuses.append(reconciler.run())
         except AtelierError as error:
@@ -83,9 +93,11 @@ class Reconciler:
         *,
         smoke: Smoke | None = None,  # None: no image is drawn
         environment: str = ENVIRONMENT,
+        here: Environment | None = None,
     ):
         self.name = name
         self.home = home
+        self.here = here or local(home)
         self.registry = registry
         self.environment = environment
         self.releases = ReleaseFolder(home.releases)
@@ -190,11 +202,10 @@ class Reconciler:
         return PromotionStatus(self.name, "retired", text)
 
     def _readiness(self, release: Release | None, entry: JournalEntry | None) -> Readiness:
-        here = local(self.home)
         if release is None:
-            return retirement_readiness(here, self.name)
+            return retirement_readiness(self.here, self.name)
         canary = entry is not None and entry.doing == "canary"
-        return release_readiness(here, release, canary=canary)
+        return release_readiness(self.here, release, canary=canary)
 
     def _registry(self) -> Registry:
         if self.registry is None:
