@@ -99,7 +99,7 @@ class ReconcileLoop:
 
 @dataclass(frozen=True)
 class _State:
-    """The inputs of a reconciliation, except the registry. An unchanged input is the same object."""
+    """The inputs of a reconciliation but the registry. An unchanged input is the same object."""
 
     released: Released
     intents: Mapping[str, int]  # adapters with something under way, and when that was written
