@@ -5,7 +5,10 @@
 """
 
 import ipaddress
+import os
 import re
+import socket
+from contextlib import suppress
 
 HIDDEN = "***"
 
@@ -80,3 +83,21 @@ def reachable(host: str) -> str:
     if not address.is_unspecified:
         return host
     return "::1" if address.version == 6 else "127.0.0.1"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A TCP socket that listens there; port 0 is a free one. OSError where that cannot be.
+
+    `::`, and no host at all, are every address of this machine, of both families where it has both.
+    """
+    if host in ("", "::") and socket.has_dualstack_ipv6():
+        with suppress(OSError):  # the kernel knows IPv6, and may still have no address of it
+            family = socket.AF_INET6
+            return socket.create_server(("::", port), family=family, dualstack_ipv6=True)
+    family = socket.AF_INET6 if ":" in host and host != "::" else socket.AF_INET
+    try:
+        return socket.create_server(("" if host == "::" else host, port), family=family)
+    except socket.gaierror:
+        raise
+    except OSError as error:  # its text would name the place once more
+        raise OSError(error.errno, os.strerror(error.errno or 0)) from None

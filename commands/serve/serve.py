@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atelier.addresses import host_port, listen, reachable
 from atelier.contract.replica import ReplicaFolder
 from atelier.errors import AtelierError, BadInput
 from atelier.files import write_atomic
@@ -115,13 +115,13 @@ class Addresses:
 
     def to_json(self, *, gateway: bool) -> dict[str, str]:
         """The addresses for clients on this machine."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        gateway_at = host_port(reachable(self.host), self.gateway)
         found = {
             "triton_http": f"http://127.0.0.1:{self.http}",
             "triton_grpc": f"127.0.0.1:{self.grpc}",
             "triton_metrics": f"http://127.0.0.1:{self.metrics}/metrics",
         }
-        return {**({"gateway": f"http://{host}:{self.gateway}"} if gateway else {}), **found}
+        return {**({"gateway": f"http://{gateway_at}"} if gateway else {}), **found}
 
 
 def plan_services(
@@ -261,13 +261,11 @@ def _own_port(host: str, port: int, option: str) -> int:
     """The port, or a free one for 0. BadInput if the port is in use."""
     if port == 0:
         return free_port(host)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise BadInput(
-                f"{option} {port}: {host}:{port} cannot be used ({error.strerror}); "
-                "choose another, or 0 for a free one"
-            ) from error
+    try:
+        listen(host, port).close()
+    except OSError as error:
+        raise BadInput(
+            f"{option} {port}: {host_port(host, port)} cannot be used ({error.strerror}); "
+            "choose another, or 0 for a free one"
+        ) from error
     return port

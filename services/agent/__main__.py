@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 
 from atelier.adapter.signature_policy import SignaturePolicy
+from atelier.addresses import host_port
 from atelier.errors import AtelierError
 from atelier.files import locked
 from atelier.home import Home
@@ -87,17 +88,22 @@ def _run_alone(
         server.close()
 
 
+def place_in_pod(pod: Pod, settings: AgentSettings) -> ReplicaIdentity:
+    """A serving pod, with the addresses at which gateways reach its engine."""
+    return ReplicaIdentity(
+        replica=pod.name,
+        address=host_port(pod.ip, settings.http_port or HTTP_PORT),
+        grpc=host_port(pod.ip, settings.grpc_port or GRPC_PORT),
+        pool=settings.pool,
+    )
+
+
 def on_cluster(settings: AgentSettings, tracking_uri: str | None, port: int) -> None:
     """The agent of a serving pod."""
     home, pod = Home(settings.home), Pod.find()
-    place = ReplicaIdentity(
-        replica=pod.name,
-        address=f"{pod.ip}:{settings.http_port or HTTP_PORT}",
-        grpc=f"{pod.ip}:{settings.grpc_port or GRPC_PORT}",
-        pool=settings.pool,
-    )
     environment = watching(Api.connect(pod.namespace), pod, home.root / "cluster")
     trust = SignaturePolicy.of(settings)
+    place = place_in_pod(pod, settings)
     run(home, place, environment, tracking_uri or home.tracking_uri, trust, health=port)
 
 

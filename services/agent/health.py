@@ -19,6 +19,7 @@ from prometheus_client.core import (
     Metric,
 )
 
+from atelier.addresses import listen
 from services.agent.agent import Agent
 
 logger = logging.getLogger(__name__)
@@ -97,13 +98,23 @@ class HealthServer:
             "/readyz": lambda: _plain(agent.ready, "ok", _why(agent)),
             "/metrics": lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry)),
         }
-        self._server = HTTPServer((host, port), _handler(answers))
+        self._server = _Server((host, port), _handler(answers))
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(HTTPServer):
+    """Also on IPv6, where a pod's only address may be."""
+
+    def server_bind(self) -> None:
+        self.socket.close()
+        self.socket = listen(*self.server_address[:2])  # type: ignore[arg-type]
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
 
 def _handler(answers: dict[str, Callable[[], Answer]]) -> type[BaseHTTPRequestHandler]:

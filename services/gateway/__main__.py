@@ -22,6 +22,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from atelier.addresses import host_port, listen
 from atelier.errors import AtelierError
 from atelier.logs import log_to
 from atelier.retry import patiently
@@ -49,8 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = uvicorn.Config(
         "services.gateway.__main__:worker_app",
         factory=True,
-        host=settings.host,
-        port=settings.port,
         loop="asyncio",  # whatever else happens to be installed
         http="h11",
         workers=settings.workers,
@@ -59,12 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         timeout_graceful_shutdown=round(settings.shutdown_timeout),
         server_header=False,
     )
-    if settings.workers > 1:
-        return run_workers(config)
-    server = uvicorn.Server(config)
-    end_calmly(server)
-    server.run()
-    return 0 if server.started else 3
+    try:
+        listening = listen(settings.host, settings.port)
+    except OSError as error:
+        place = host_port(settings.host, settings.port)
+        print(f"atelier gateway: {place} cannot be used: {error.strerror}", file=sys.stderr)
+        return 3
+    with listening:
+        if settings.workers > 1:
+            return run_workers(config, listening)
+        server = uvicorn.Server(config)
+        end_calmly(server)
+        server.run([listening])
+        return 0 if server.started else 3
 
 
 def chosen(argv: Sequence[str] | None) -> dict[str, str]:

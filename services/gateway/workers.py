@@ -10,6 +10,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -23,11 +24,11 @@ from uvicorn.supervisors import Multiprocess
 METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client looks for it when it is imported
 
 
-def run_workers(config: uvicorn.Config) -> int:
+def run_workers(config: uvicorn.Config, listening: socket.socket) -> int:
     """Run `config.workers` of them until told to stop, restarting any that dies; the exit code."""
     with tempfile.TemporaryDirectory(prefix="atelier-gateway-") as folder:
         os.environ[METRICS] = folder
-        supervisor = Multiprocess(config, [config.bind_socket()])
+        supervisor = Multiprocess(config, [listening])
         supervisor.run()
     failed = any(one.exitcode == STARTUP_FAILURE for one in supervisor.processes)
     return STARTUP_FAILURE if failed else 0

@@ -3,12 +3,11 @@
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from atelier.addresses import redact
+from atelier.addresses import listen, redact
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None, use_errno=True)  # loaded here: after fork is no time for it
@@ -70,8 +69,7 @@ def alive(pid: int) -> bool:
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A TCP port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
+    with listen(host, 0) as probe:
         port: int = probe.getsockname()[1]
         return port
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from atelier.addresses import host_port, reachable
 from atelier.data.names import hex_of
 from atelier.errors import AtelierError, Unavailable
 from atelier.files import locked, sha256_bytes
@@ -70,12 +71,12 @@ class TritonServer:
     @property
     def http_url(self) -> str:
         """Where HTTP answers, with the scheme."""
-        return f"http://{self._reachable_host}:{self.http_port}"
+        return f"http://{host_port(reachable(self.settings.host), self.http_port)}"
 
     @property
     def grpc_url(self) -> str:
         """Where gRPC answers, as tritonclient wants it."""
-        return f"{self._reachable_host}:{self.grpc_port}"
+        return host_port(reachable(self.settings.host), self.grpc_port)
 
     def start(self, *, wait: bool = True) -> None:
         """Start the server; with `wait`, return once the model is ready.
@@ -165,23 +166,21 @@ class TritonServer:
         self.stop()
 
     @property
-    def _reachable_host(self) -> str:
-        return "127.0.0.1" if self.settings.host in ("0.0.0.0", "") else self.settings.host
-
-    @property
     def _shared_prefix(self) -> str:
         digest = sha256_bytes(str(self.home.root.resolve()).encode())
         return f"atelier_{hex_of(digest)[:12]}_"
 
     def _command(self, runtime: Runtime) -> list[str]:
         settings = self.settings
+        ipv6 = ":" in settings.host  # its HTTP and its gRPC write such an address differently
+        http = f"ipv6:{settings.host}" if ipv6 else settings.host
         options = {
             "model-repository": self._repository(),
-            "http-address": settings.host,
+            "http-address": http,
             "http-port": self.http_port,
-            "grpc-address": settings.host,
+            "grpc-address": f"[{settings.host}]" if ipv6 else settings.host,
             "grpc-port": self.grpc_port,
-            "metrics-address": settings.host,
+            "metrics-address": http,
             "metrics-port": self.metrics_port,
             "strict-readiness": "true",
             "exit-on-error": "true",

@@ -2,18 +2,28 @@
 
 import json
 import logging
+import socket
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atelier.addresses import host_port, reachable, redact, split_host_port
+from atelier.addresses import host_port, listen, reachable, redact, split_host_port
 from atelier.boundary import report
 from atelier.errors import BadInput, Unavailable
+from atelier.home import Home
 from atelier.logs import RedactingFormatter, traceback_of
+from atelier.platform import Pod
+from commands.serve.serve import Addresses
+from services.agent.__main__ import place_in_pod
+from services.agent.settings import AgentSettings
+from services.gateway.settings import Settings
+from services.triton.runtime import Runtime
+from services.triton.server import TritonServer, TritonSettings
 
 SCHEMES = ("http", "https", "postgresql", "postgresql+psycopg", "mysql", "grpc", "ssh", "s3")
 CONTEXTS = (
@@ -176,6 +186,64 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 )
 def test_a_server_on_every_address_is_reached_on_loopback(host: str, found: str) -> None:
     assert reachable(host) == found
+
+
+needs_ipv6 = pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this kernel has no IPv6")
+
+
+def connects(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@needs_ipv6
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("127.0.0.1", {"127.0.0.1"}),
+        ("0.0.0.0", {"127.0.0.1"}),
+        ("::1", {"::1"}),
+        ("::", {"127.0.0.1", "::1"}),
+        ("", {"127.0.0.1", "::1"}),
+    ],
+)
+def test_a_server_listens_on_either_family(host: str, reached: set[str]) -> None:
+    with listen(host, 0) as server:
+        port = server.getsockname()[1]
+        assert {one for one in ("127.0.0.1", "::1") if connects(one, port)} == reached
+        with pytest.raises(OSError, match="in use"):
+            listen(host, port)
+
+
+def test_without_ipv6_every_address_is_one_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with listen("::", 0) as server:
+        assert server.family == socket.AF_INET and connects("127.0.0.1", server.getsockname()[1])
+
+
+def test_whoever_spells_an_address_of_ipv6_puts_it_in_brackets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP", "GRPC"):
+        monkeypatch.delenv(f"ATELIER_TRITON_{name}_PORT", raising=False)
+    place = place_in_pod(Pod(name="pod", namespace="a", uid="u", ip="fd00::5"), AgentSettings())
+    assert (place.address, place.grpc) == ("[fd00::5]:8080", "[fd00::5]:9000")
+    ports = TritonSettings(host="::1", http_port=1, grpc_port=2, metrics_port=3)
+    server = TritonServer(Home(tmp_path), tmp_path, ports)
+    assert (server.http_url, server.grpc_url) == ("http://[::1]:1", "[::1]:2")
+    options = server._command(Runtime(Path("tritonserver"), None))
+    assert {"--http-address=ipv6:::1", "--grpc-address=[::1]"} <= set(options)
+    for host, spelt in (("::1", "[::1]"), ("::", "[::1]"), ("0.0.0.0", "127.0.0.1")):
+        addresses = Addresses(gateway=1, http=2, grpc=3, metrics=4, host=host)
+        assert addresses.to_json(gateway=True)["gateway"] == f"http://{spelt}:1"
+    given = {"home": tmp_path, "database_url": "sqlite:///keys.db"}
+    settings = Settings.model_validate({**given, "triton_url": "grpc://[fd00::5]:8001"})
+    assert settings.triton_url == "[fd00::5]:8001"
+    with pytest.raises(ValueError, match="in brackets"):
+        Settings.model_validate({**given, "triton_url": "grpc://fd00::5:8001"})
 
 
 def test_errors_keep_what_is_no_text() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import tritonclient.http
 
 from atelier.adapter.package import Package
+from atelier.addresses import host_port
 from atelier.data.release import Pin
 from commands.load import LoadGenerator
 from services.engine import AdapterUse, Engine, EngineSettings, ImageRequest
@@ -108,7 +109,7 @@ class Load(LoadGenerator[tuple[str, Asked, Picture]]):
 
 def direct(pod: Any, asked: Asked) -> Picture:
     """Straight to one pod's Triton, by name alone: what it answers by default."""
-    return infer(f"{pod['status']['podIP']}:8080", asked)
+    return infer(host_port(pod["status"]["podIP"], 8080), asked)
 
 
 def infer(address: str, asked: Asked, headers: Mapping[str, str] | None = None) -> Picture:

@@ -21,6 +21,7 @@ from services.gateway.png import read_metadata
 from tests.gateway import ONE, TWO, digests
 from tests.integration.gateway.conftest import Gateway, Setting, run_gateway
 from tests.integration.gateway.v2 import Call, V2Server, wait_for
+from tests.integration.gateway.v2http import V2HttpServer
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +287,43 @@ def test_sigterm_finishes_what_runs_and_takes_nothing_new(
         assert not call.done()
         assert call.result().status_code == 200
     assert gateway.process.wait(20) == 0
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this kernel has no IPv6")
+def test_it_listens_on_both_families_and_reaches_engines_by_ipv6(tmp_path: Path) -> None:
+    v2, http = V2Server(host="[::1]"), V2HttpServer(host="::1")
+    setting = Setting(
+        tmp_path,
+        ATELIER_GATEWAY_HOST="::",
+        ATELIER_TRITON_URL=f"grpc://[::1]:{v2.port}",
+    )
+    try:
+        (gateway,) = setting.start()
+        key, _ = KeyStore(setting.database_url).create("tests")
+        for host in ("127.0.0.1", "[::1]"):
+            url = f"http://{host}:{gateway.port}/generate_image"
+            answer = httpx.post(url, json={"prompt": "x"}, headers={"X-API-Key": key}, timeout=60)
+            assert answer.status_code == 200, answer.text
+        setting.stage.addresses["one"] = http.address
+        setting.stage.load(ONE, 1)
+        setting.stage.report(age=-60)  # nobody renews it
+        look = {"headers": {"X-API-Key": key}}
+        wait_for(lambda: gateway.http.get("/v2/health/live", **look).status_code == 200)
+        assert http.address.startswith("[::1]:")
+    finally:
+        setting.close()
+        v2.stop()
+        http.stop()
+
+
+def test_a_port_that_is_taken_is_one_line_and_exit_3(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = run_gateway(ATELIER_HOME=str(tmp_path), ATELIER_GATEWAY_PORT=port)
+    assert ended.returncode == 3
+    assert ended.stderr.strip() == (
+        f"atelier gateway: 127.0.0.1:{port} cannot be used: Address already in use"
+    )
 
 
 def test_a_setting_that_makes_no_sense_is_one_line_and_exit_2(tmp_path: Path) -> None:

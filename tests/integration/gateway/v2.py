@@ -49,6 +49,7 @@ class V2Server(service_pb2_grpc.GRPCInferenceServiceServicer):
     """
 
     port: int = 0
+    host: str = "127.0.0.1"
     digests: dict[tuple[str, int], str] = field(default_factory=dict)
     on_call: Callable[[Call], None] = lambda call: None
     paint: Callable[[tuple[int, ...], int], Any] = lambda shape, colour: np.full(
@@ -59,7 +60,7 @@ class V2Server(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __post_init__(self) -> None:
         self._server = grpc.server(ThreadPoolExecutor(32))
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.port = self._server.add_insecure_port(f"{self.host}:{self.port}")
         self._server.start()
 
     def stop(self) -> None:

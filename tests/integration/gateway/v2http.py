@@ -5,6 +5,7 @@ where the call asks for that, else as JSON.
 """
 
 import json
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from atelier.addresses import host_port
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 SIDE = 16
@@ -46,16 +49,18 @@ class V2HttpServer:
     on_call: Callable[[HttpCall], None] = lambda call: None
     breaks_after: int | None = None  # bytes of a body, after which the connection is closed
     half_way: Callable[[], None] = lambda: None  # called when half of the last section is sent
+    host: str = "127.0.0.1"
     calls: list[HttpCall] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        kind = _Server6 if ":" in self.host else ThreadingHTTPServer
+        self._server = kind((self.host, 0), _handler(self))
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self._server.server_port}"
+        return host_port(self.host, self._server.server_port)
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -114,9 +119,19 @@ class V2HttpServer:
         return [text, *sections], len(text)
 
 
+class _Server6(ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
 def _handler(server: V2HttpServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            """Whether it lives."""
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
