@@ -108,9 +108,17 @@ cluster-down: setup ## Stop the local cluster and remove everything of it
 api: cluster-tools ## Test the Kubernetes clients on an API server without a cluster
 	@$(PYTEST) tests/cluster/api
 
+# A step is a job of the shell: a signal is handled when it comes, not when the step is over.
+# Ctrl-C reaches the step as well, which reports and ends by itself; SIGTERM ends it. Later signals
+# (make sends a SIGTERM of its own) do not interrupt the clean-up.
 .PHONY: e2e
 e2e: cluster-tools images ## Run the cluster tests: start the cluster, test, stop it (RESULTS=FILE writes a table)
-	@trap 'kill %1 2>/dev/null; wait; $(CLUSTER) down' EXIT; $(PY) -m tests.cluster.images ahead & $(CLUSTER) up && { wait $$! || :; } && $(ON_IT) ATELIER_IMAGES=1 ATELIER_RESULTS=$(RESULTS) $(PYTEST) $(CLUSTER_TESTS)
+	@step() { (trap - INT; exec "$$@") & wait $$!; }; \
+	trap 'trap "" INT TERM HUP; kill %1 2>/dev/null; wait; exit 130' INT; trap 'trap "" INT TERM HUP; exit 143' TERM HUP; \
+	trap 'kill $$(jobs -p) 2>/dev/null; wait; $(CLUSTER) down' EXIT; \
+	$(PY) -m tests.cluster.images ahead & ahead=$$!; \
+	step $(CLUSTER) up && { wait $$ahead || :; } && \
+	step $(ON_IT) ATELIER_IMAGES=1 ATELIER_RESULTS=$(RESULTS) $(PYTEST) $(CLUSTER_TESTS)
 
 .PHONY: e2e-soak
 e2e-soak: ## Run 50 upgrades and 50 rollbacks under load (SOAK=50 sets the number); otherwise like e2e
