@@ -7,6 +7,8 @@ UV := $(VENV)/bin/uv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
   if command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,13))' 2>/dev/null; then echo $$p; break; fi; done)
 INSTALLED := $(VENV)/.installed
+# Without bytecode files every process would compile torch and MLflow again.
+export PYTHONDONTWRITEBYTECODE :=
 # Two workers with one thread each: with small tensors, more threads only wait for one another.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 PIN := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
