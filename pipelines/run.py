@@ -6,6 +6,8 @@ Each line of `run` is a stage of its own, which a Job can run alone; what passes
 folder, its digest, and what the registry says about it.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Mapping
@@ -18,13 +20,13 @@ from atelier.data.recipe import Recipe
 from atelier.errors import Refused
 from atelier.home import Home
 from atelier.stores.registry import Registry
+from pipelines import train as training  # which imports torch when it is used
 from pipelines.dataset import check_pictures
 from pipelines.delivery.local.promotion import UNSIGNED, promote
 from pipelines.delivery.local.reconciler import PromotionStatus
 from pipelines.delivery.smoke import Smoke
 from pipelines.evaluate import Evaluation, attest, evaluate
 from pipelines.settings import JobSettings
-from pipelines.train import TrainResult, train
 from pipelines.train.progress import watcher
 from pipelines.train.run_folder import RunFolder
 
@@ -41,7 +43,7 @@ def run(
     """Train, judge, register and promote; Refused with the reasons where the verdict says no."""
     output = RunFolder.of(recipe, home).root
     check(recipe, policy)
-    trained = train(recipe, output=output, resume=resume, progress=watcher())
+    trained = training.train(recipe, output=output, resume=resume, progress=watcher())
     version = judge(trained, recipe, policy, home, output=output)
     return promote(
         recipe.adapter,
@@ -61,7 +63,7 @@ def check(recipe: Recipe, policy: Policy) -> None:
 
 
 def judge(
-    trained: TrainResult,
+    trained: training.TrainResult,
     recipe: Recipe,
     policy: Policy,
     home: Home,
@@ -93,7 +95,7 @@ def require_accepted(judged: Evaluation, version: int) -> None:
 
 
 def register(
-    trained: TrainResult,
+    trained: training.TrainResult,
     judged: Evaluation,
     folder: Path,
     registry: Registry,

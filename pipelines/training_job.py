@@ -8,6 +8,8 @@ podFailurePolicy decides: 0 a candidate, 1 refused by its gates, 2 bad input, 3 
 for longer than --patience, 143 stopped by SIGTERM with what is needed to go on.
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 import os
@@ -30,11 +32,11 @@ from atelier.platform.jobs import SPEC_TAG, TrainingSpec
 from atelier.retry import patiently
 from atelier.stores.artifacts import Artifacts
 from atelier.stores.registry import Registry, VersionInfo
+from pipelines import train as training  # which imports torch when it is used
 from pipelines.evaluate import Evaluation, attested_evaluation
 from pipelines.evaluate.references import HELD_BACK
 from pipelines.run import check, judge, require_accepted
 from pipelines.settings import JobSettings
-from pipelines.train import TrainResult, train, trained_in
 from pipelines.train.progress import watcher
 
 logger = logging.getLogger("pipelines.training_job")
@@ -82,11 +84,11 @@ def judged_under(policy: Policy, known: VersionInfo, home: Home) -> Evaluation |
     return judged if judged is not None and judged.policy == policy.digest else None
 
 
-def made_into(known: VersionInfo, recipe: Recipe, home: Home) -> TrainResult:
+def made_into(known: VersionInfo, recipe: Recipe, home: Home) -> training.TrainResult:
     """What the recipe's training made on whichever machine: the version, fetched and verified."""
     into = home.root / "fetched" / hex_of(known.digest)
     package = Registry(home.tracking_uri).fetch(known, into)
-    return TrainResult(package, known.run_id, recipe.stages[0].train.steps, 0.0)
+    return training.TrainResult(package, known.run_id, recipe.stages[0].train.steps, 0.0)
 
 
 def bring(spec: TrainingSpec, home: Home) -> Recipe:
@@ -115,16 +117,16 @@ def bring(spec: TrainingSpec, home: Home) -> Recipe:
     return recipe.model_copy(update={"folder": folder, "places": places})
 
 
-def make(recipe: Recipe, processes: int, output: Path) -> TrainResult:
+def make(recipe: Recipe, processes: int, output: Path) -> training.TrainResult:
     """Train, from an earlier pod's checkpoint on; several processes by `accelerate launch`."""
     if processes == 1:
-        return train(recipe, output=output, resume=True, progress=watcher())
+        return training.train(recipe, output=output, resume=True, progress=watcher())
     from pipelines.train.processes import launch
 
     placed = output / "placed.json"
     write_atomic(placed, recipe.to_json(placed=True))
     launch(processes, "pipelines.train", [str(placed), "--output", str(output), "--resume"])
-    return trained_in(output)
+    return training.trained_in(output)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,9 @@ from atelier.errors import BadInput
 from commands.settings import CommandSettings
 from commands.table import table
 from commands.verb import Answer, verb
-from services.gateway.keys import KeyRecord, KeyStore, utc_now
+
+if TYPE_CHECKING:
+    from services.gateway.keys import KeyRecord, KeyStore
 
 app = typer.Typer(
     name="keys",
@@ -40,7 +42,7 @@ def create(
 
     The key is shown only once. Only its digest is stored.
     """
-    until = None if expires is None else parse_expiry(expires, utc_now())
+    until = None if expires is None else parse_expiry(expires, datetime.now(UTC))
     key, record = _store().create(name, expires=until, quota=quota)
     text = f"{key}\n\nStore it now: it cannot be shown again. {_terms(record)}"
     return Answer(text, {"key": key, **describe(record)})
@@ -50,7 +52,7 @@ def create(
 def list_keys() -> Answer:
     """List all keys by their visible prefix, with their usage."""
     records = _store().list()
-    now = utc_now()
+    now = datetime.now(UTC)
     heads = ("KEY", "NAME", "STATE", "PICTURES", "QUOTA", "EXPIRES", "CREATED")
     rows = [
         (
@@ -85,7 +87,7 @@ def describe(record: KeyRecord) -> dict[str, Any]:
     moments = {
         key: value.isoformat() for key, value in fields.items() if isinstance(value, datetime)
     }
-    state = record.state(utc_now())
+    state = record.state(datetime.now(UTC))
     return {**fields, **moments, "prefix": record.prefix, "state": state}
 
 
@@ -102,6 +104,8 @@ def parse_expiry(text: str, now: datetime) -> datetime:
 
 
 def _store() -> KeyStore:
+    from services.gateway.keys import KeyStore  # imports SQLAlchemy, which only this verb needs
+
     return KeyStore(CommandSettings.read().database_url)
 
 

@@ -1,13 +1,16 @@
 """How a training looks to whoever waits: a live bar, or plain lines where there is no terminal."""
 
+from __future__ import annotations
+
 import sys
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.train.loop import StepReport
+if TYPE_CHECKING:
+    from pipelines.train.loop import StepReport
 
 EVERY = 10.0  # seconds between plain lines
 

@@ -1,10 +1,13 @@
 """The folder of one run: what lies where in it, whose it is, and that only one process writes."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from atelier.adapter.package import Package
 from atelier.data.names import hex_of
@@ -12,8 +15,10 @@ from atelier.data.recipe import Recipe
 from atelier.errors import BadInput
 from atelier.files import locked, write_atomic
 from atelier.home import Home
-from pipelines.train.checkpoint import RunIdentity
 from pipelines.train.tracking.tracker import ABOUT
+
+if TYPE_CHECKING:
+    from pipelines.train.checkpoint import RunIdentity
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class RunFolder:
     root: Path
 
     @classmethod
-    def of(cls, recipe: Recipe, home: Home) -> "RunFolder":
+    def of(cls, recipe: Recipe, home: Home) -> RunFolder:
         """Where nobody names another: equal recipes share it, so that a run can be resumed."""
         return cls(home.runs / recipe.adapter / hex_of(recipe.digest)[:12])
 
