@@ -15,7 +15,7 @@ import yaml
 from typer.main import get_command
 
 from commands.main import app
-from tests.cluster.local.tools import program
+from tests.cluster.local import tools
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -290,10 +290,11 @@ def test_what_is_not_ours_is_pinned_by_commit_and_says_its_version() -> None:
     for one in used:
         ours = OURS.fullmatch(one)
         assert (ours and (ROOT / one).exists()) or PINNED.fullmatch(one), one
-    for path in FILES:
+    for path in (*FILES, *ACTIONS):
         for line in re.findall(r"uses: (\S+@.*)", path.read_text()):
             assert re.search(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), f"{path.name}: {line}"
     assert {one.partition("@")[0] for one in used if "@" in one} == {
+        "actions/cache",
         "actions/checkout",
         "actions/upload-artifact",
     }
@@ -321,8 +322,29 @@ def test_a_step_is_a_command_that_a_person_can_run(where: str, line: str) -> Non
         assert option in known, f"{verb} has no {option}"
 
 
+def test_the_cluster_tests_run_for_each_change_without_a_node_and_nightly_with_one() -> None:
+    found = workflow(ROOT / ".github/workflows/ci.yml")
+    assert {"pull_request", "schedule"} <= set(found["on"])
+    api, e2e = found["jobs"]["api"], found["jobs"]["e2e"]
+    assert "if" not in api and ("make", "api") in map(called, api["steps"])
+    assert "github.event_name == 'schedule'" in e2e["if"] and "pull_request" not in e2e["if"]
+    *_, tested, kept = e2e["steps"]
+    assert called(tested) == ("make", "e2e")
+    assert f"RESULTS={kept['with']['path']}" in tested["run"]
+    assert "upload-artifact@" in kept["uses"] and kept["if"] == "always()"
+
+
+def test_the_cache_of_the_clusters_tools_holds_what_was_built_for_these_pins() -> None:
+    cached = next(step for where, step in steps() if where == "cluster" and "uses" in step)
+    written = tools.program("x"), tools.chart("x"), tools._stamp(tools.FAMILIES[0])
+    parts = {f"~/.cache/atelier-cluster/{one.parent.name}" for one in written}
+    assert set(cached["with"]["path"].split()) == parts
+    for file in ("tests/cluster/tools/**", "tests/cluster/local/tools.py"):
+        assert f"'{file}'" in cached["with"]["key"] and list(ROOT.glob(file))
+
+
 def test_actionlint_has_nothing_to_say() -> None:
-    actionlint = program("actionlint")
+    actionlint = tools.program("actionlint")
     if not actionlint.exists():
         pytest.skip(f"no {actionlint}: `make workflows` builds it")
     done = subprocess.run([actionlint], cwd=ROOT, capture_output=True, text=True, check=False)
