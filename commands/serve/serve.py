@@ -22,7 +22,6 @@ from atelier.stores.base_files import resolve_base, resolve_vae
 from commands.serve.smoke import NOTE
 from commands.serve.supervisor import Service, Supervisor
 from commands.verb import Answer
-from services.agent.settings import AgentSettings
 from services.triton.process import free_port
 from services.triton.runtime import find_runtime
 from services.triton.settings import ServerSettings, TritonSettings
@@ -163,6 +162,8 @@ def plan_services(
     }
     reports = ReplicaFolder(home.replicas)
     urls = addresses.to_json(gateway=True)
+    from services.agent.settings import AgentSettings  # brings numpy: for this verb alone
+
     drain = ServerSettings.read({**shared, **triton}).drain_seconds
     AgentSettings.read({**shared, **ports})
 
