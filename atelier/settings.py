@@ -210,5 +210,6 @@ def _told(error: ErrorDetails, cls: type[Settings]) -> str:
         text = words.format_map(context)
     if error["type"] == "literal_error":
         text = text.replace("'", "").replace(" or ", ", ")
-    value = f"={error['input']}" if about.repr else ""
-    return f"{variable}{value}: {text} ({about.description})"
+    if error["type"] != "value_error":  # a validator of ours says what the setting is
+        text = f"{text} ({about.description})"
+    return f"{variable}={error['input']}: {text}" if about.repr else f"{variable}: {text}"

@@ -329,7 +329,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_3(tmp_path: Path) -> None:
 def test_a_setting_that_makes_no_sense_is_one_line_and_exit_2(tmp_path: Path) -> None:
     ended = run_gateway(ATELIER_HOME=str(tmp_path), ATELIER_TRITON_URL="http://127.0.0.1:8000")
     assert ended.returncode == 2
-    assert "ATELIER_TRITON_URL: http://127.0.0.1:8000: the gateway speaks gRPC" in ended.stderr
+    assert "ATELIER_TRITON_URL=http://127.0.0.1:8000: the gateway speaks gRPC" in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1
 
 
