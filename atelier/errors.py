@@ -5,9 +5,27 @@ as it stands. The exit codes are the command line's contract.
 """
 # ruff: noqa: N818 (a name that says what happened reads better than one that ends in Error)
 
+from enum import IntEnum
 from typing import ClassVar
 
 from atelier.addresses import redact
+
+
+class ExitCode(IntEnum):
+    """How a command, a Job or a service's process ends; docs/errors.md explains each code."""
+
+    DONE = 0
+    REFUSED = 1
+    BAD_INPUT = 2
+    UNAVAILABLE = 3
+    INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a bug of this program
+    INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+    STOPPED = 143  # 128 + SIGTERM
+
+    @classmethod
+    def of_verdict(cls, accepted: bool) -> "ExitCode":
+        """DONE for a verdict that accepts, REFUSED for one that does not."""
+        return cls.DONE if accepted else cls.REFUSED
 
 
 class AtelierError(Exception):
@@ -16,7 +34,7 @@ class AtelierError(Exception):
     Its text is redacted: it goes into logs, reports, pull requests and answers to clients.
     """
 
-    exit_code: ClassVar[int] = 2
+    exit_code: ClassVar[ExitCode] = ExitCode.BAD_INPUT
 
     def __init__(self, *args: object):
         super().__init__(*(redact(one) if isinstance(one, str) else one for one in args))
@@ -61,7 +79,7 @@ class ReleaseError(BadInput):
 class Refused(AtelierError):
     """A gate or a check said no."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[ExitCode] = ExitCode.REFUSED
 
 
 class Unavailable(AtelierError):
@@ -70,7 +88,7 @@ class Unavailable(AtelierError):
     `retry_after` is in seconds, or None where nobody can tell.
     """
 
-    exit_code: ClassVar[int] = 3
+    exit_code: ClassVar[ExitCode] = ExitCode.UNAVAILABLE
 
     def __init__(self, text: str, *, retry_after: float | None = None):
         super().__init__(text)
@@ -78,6 +96,6 @@ class Unavailable(AtelierError):
 
 
 class Interrupted(AtelierError):
-    """Stopped by SIGTERM, with everything needed to go on kept (128 + signal 15)."""
+    """Stopped by SIGTERM, with everything needed to go on kept."""
 
-    exit_code: ClassVar[int] = 143
+    exit_code: ClassVar[ExitCode] = ExitCode.STOPPED

@@ -57,6 +57,11 @@ class Home:
         return self.volume / "packages"
 
     @property
+    def fetched(self) -> Path:
+        """Packages of the registry for commands, each in a folder named by its digest's hex."""
+        return self.root / "fetched"
+
+    @property
     def wanted(self) -> Path:
         """From the agent to the engine: what to hold."""
         return self.volume / "wanted.json"
@@ -70,6 +75,11 @@ class Home:
     def runs(self) -> Path:
         """Training output, `<adapter>/<run>/`."""
         return self.root / "runs"
+
+    @property
+    def serve_note(self) -> Path:
+        """Addresses and the smoke key, for as long as `atelier serve` runs. Written by it."""
+        return self.root / "serve.json"
 
     @property
     def logs(self) -> Path:

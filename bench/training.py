@@ -219,7 +219,8 @@ def _ours(options: argparse.Namespace, name: str, *, targets: list[str], ratio: 
     }
     file = options.out / f"{name}.yaml"
     file.write_text(yaml_text.write(recipe))
-    command = [sys.executable, "-m", "pipelines.train", str(file), "--output", str(output)]
+    command = [sys.executable, "-m", "commands", "train", str(file)]
+    command += ["--output", str(output)]
 
     def marks() -> list[tuple[int, Path]]:
         found = [

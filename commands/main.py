@@ -1,6 +1,7 @@
-"""Registers every verb of the `atelier` command."""
+"""The table of contents of the `atelier` command: every verb by section and name."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Final
 
 import typer
 
@@ -11,81 +12,79 @@ from commands.ci import changed, declared, lint, login, propose
 from commands.release import adapters, release, sign, trace, validate
 from commands.serve import compare, generate, serve
 from commands.train import dataset, evaluate, run, submit, train
-from commands.verb import verb
+from commands.verb import Verb, VerbGroup, command_line
 
-app = typer.Typer(
-    name="atelier",
-    help="Train, evaluate and serve SDXL adapters from a handful of pictures.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+HELP: Final = "Train, evaluate and serve SDXL adapters from a handful of pictures."
 
+SECTIONS: Final[Mapping[str, Mapping[str, Verb | VerbGroup]]] = {
+    "Train": {
+        "train": train.train,
+        "evaluate": evaluate.evaluate,
+        "run": run.run,
+        "submit": submit.submit,
+        "dataset": VerbGroup("Check folders of pictures.", {"lint": dataset.lint}),
+    },
+    "Release": {
+        "validate": validate.validate,
+        "promote": release.promote,
+        "rollback": release.rollback,
+        "retire": release.retire,
+        "status": release.status,
+        "record": release.record,
+        "sign": sign.sign,
+        "trace": trace.trace,
+        "adapters": VerbGroup(
+            "List, inspect, import and export adapters.",
+            {
+                "list": adapters.list_adapters,
+                "inspect": adapters.inspect,
+                "import": adapters.import_adapter,
+                "export": adapters.export,
+            },
+        ),
+    },
+    "Serve": {
+        "serve": serve.serve,
+        "generate": generate.generate,
+        "compare": compare.compare,
+    },
+    "CI": {
+        "lint": lint.lint,
+        "changed": changed.changed,
+        "declared": declared.declared,
+        "propose": propose.propose,
+        "commit": propose.commit,
+        "comment": propose.comment,
+        "login": login.login,
+    },
+    "Admin": {
+        "compile": compile.compile_base,
+        "keys": VerbGroup(
+            "Create, list and revoke API keys of the gateway.",
+            {"create": keys.create, "list": keys.list_keys, "revoke": keys.revoke},
+        ),
+        "base": VerbGroup("Register base models.", {"import": import_models.import_base}),
+        "scorer": VerbGroup("Register scorer networks.", {"import": import_models.import_scorer}),
+    },
+}
 
-def _group(name: str, what: str) -> typer.Typer:
-    group = typer.Typer(help=what, no_args_is_help=True, rich_markup_mode=None)
-    app.add_typer(group, name=name)
-    return group
-
-
-verb(app)(train.train)
-verb(app)(evaluate.evaluate)
-verb(app)(run.run)
-verb(app)(validate.validate)
-verb(app, "compile")(compile.compile_base)
-verb(app)(changed.changed)
-verb(app)(declared.declared)
-verb(app)(lint.lint)
-verb(app)(submit.submit)
-verb(app)(propose.propose)
-verb(app)(sign.sign)
-verb(app)(release.promote)
-verb(app)(release.rollback)
-verb(app)(release.retire)
-verb(app)(release.record)
-verb(app)(release.status)
-verb(app)(propose.commit)
-verb(app)(propose.comment)
-verb(app)(login.login)
-verb(app)(serve.serve)
-verb(app)(generate.generate)
-verb(app)(compare.compare)
-verb(app)(trace.trace)
-
-_adapters = _group("adapters", "List, inspect, import and export adapters.")
-verb(_adapters, "list")(adapters.list_adapters)
-verb(_adapters)(adapters.inspect)
-verb(_adapters, "import")(adapters.import_adapter)
-verb(_adapters)(adapters.export)
-
-_base = _group("base", "Register base models.")
-verb(_base, "import")(import_models.import_base)
-
-_scorer = _group("scorer", "Register scorer networks.")
-verb(_scorer, "import")(import_models.import_scorer)
-
-_dataset = _group("dataset", "Check folders of pictures.")
-verb(_dataset)(dataset.lint)
-
-
-app.add_typer(keys.app, name="keys")
+app = command_line(HELP, SECTIONS)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"atelier {__version__}")
         raise typer.Exit
 
 
-@app.callback()
-def about(
+@app.callback(help=HELP)
+def options_of_every_verb(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Train, evaluate and serve SDXL adapters from a handful of pictures."""
+    """Typer's place for options before the verb."""
 
 
 def main() -> None:

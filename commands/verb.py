@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperGroup
 
-from atelier.boundary import report
 from atelier.settings import refuse_unknown
+from commands.errors import report
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -28,68 +29,106 @@ class Answer:
     exit_code: int = 0
 
 
-def verb(app: typer.Typer, name: str | None = None) -> Callable[[Callable[..., Answer]], Any]:
+Verb = Callable[..., Answer]
+
+
+@dataclass(frozen=True)
+class VerbGroup:
+    """Verbs under one word: `atelier keys create`, `atelier keys list`."""
+
+    help: str
+    verbs: Mapping[str, Verb]
+
+
+def command_line(help: str, sections: Mapping[str, Mapping[str, Verb | VerbGroup]]) -> typer.Typer:
+    """The Typer application of all verbs, by section and name."""
+    app = typer.Typer(
+        cls=_Sections,
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for section, entries in sections.items():
+        for name, entry in entries.items():
+            if isinstance(entry, VerbGroup):
+                group = typer.Typer(help=entry.help, no_args_is_help=True, rich_markup_mode=None)
+                for verb, work in entry.verbs.items():
+                    add_verb(group, verb, work)
+                app.add_typer(group, name=name, rich_help_panel=section)
+            else:
+                add_verb(app, name, entry, section=section)
+    return app
+
+
+def add_verb(app: typer.Typer, name: str, work: Verb, *, section: str | None = None) -> None:
     """Register a function as a verb of `app`. It can still be called as a plain function.
 
     A parameter that is a dataclass is a group of options that verbs can share, one for each field.
     """
+    signature = inspect.signature(work, eval_str=True)
+    parameters = signature.parameters.values()
 
-    def register(work: Callable[..., Answer]) -> Callable[..., Answer]:
-        signature = inspect.signature(work, eval_str=True)
-        given = signature.parameters.values()
+    @functools.wraps(work)
+    def run(*, as_json: bool, debug: bool, **options: Any) -> None:
+        arguments = {parameter.name: _argument(parameter, options) for parameter in parameters}
+        raise typer.Exit(_perform(functools.partial(work, **arguments), as_json, debug))
 
-        @functools.wraps(work)
-        def run(*, as_json: bool, debug: bool, **options: Any) -> None:
-            whole = {one.name: _gathered(one, options) for one in given}
-            raise typer.Exit(_perform(functools.partial(work, **whole), as_json, debug))
-
-        parameters = [option for one in given for option in _spread(one)]
-        shared = [
-            inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False),
-            inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False),
-        ]
-        hints = {"as_json": AsJson, "debug": Debug}
-        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[
-                *parameters,
-                *(option.replace(annotation=hints[option.name]) for option in shared),
-            ],
-            return_annotation=None,
+    shared = [
+        inspect.Parameter(
+            option, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation
         )
-        run.__annotations__ = {
-            **{one.name: one.annotation for one in parameters},
-            **hints,
-        }
-        app.command(name)(run)
-        return work
+        for option, annotation in (("as_json", AsJson), ("debug", Debug))
+    ]
+    options = [*(option for parameter in parameters for option in _options(parameter)), *shared]
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=options, return_annotation=None
+    )
+    run.__annotations__ = {option.name: option.annotation for option in options}
+    app.command(name, rich_help_panel=section)(run)
 
-    return register
+
+class _Sections(TyperGroup):
+    """Lists the verbs in their sections. Typer itself does so only with Rich, as boxes."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one definition list for each section, all with columns of the same width."""
+        width = max(map(len, self.commands))
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            section: str = getattr(command, "rich_help_panel", None) or "Commands"
+            summary = command.get_short_help_str(formatter.width - 6 - width)
+            sections.setdefault(section, []).append((name.ljust(width), summary))
+        for section, lines in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(lines)
 
 
-def _spread(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     """The options of a group, or the parameter itself."""
     if not is_dataclass(parameter.annotation):
         return [parameter]
     hints = get_type_hints(parameter.annotation, include_extras=True)
     return [
-        parameter.replace(name=one.name, default=one.default, annotation=hints[one.name])
-        for one in fields(parameter.annotation)
+        parameter.replace(name=option.name, default=option.default, annotation=hints[option.name])
+        for option in fields(parameter.annotation)
     ]
 
 
-def _gathered(parameter: inspect.Parameter, options: Mapping[str, Any]) -> Any:
-    """The argument for one parameter: an option's value, or a group with its options."""
+def _argument(parameter: inspect.Parameter, options: Mapping[str, Any]) -> Any:
+    """The value for one parameter of a verb."""
     if not is_dataclass(parameter.annotation):
         return options[parameter.name]
     group: Any = parameter.annotation
-    return group(**{one.name: options[one.name] for one in fields(parameter.annotation)})
+    return group(**{option.name: options[option.name] for option in fields(group)})
 
 
 def _perform(work: Callable[[], Answer], as_json: bool, debug: bool) -> int:
-    """Run the work, print its answer on stdout and return the exit code."""
+    """Run the work with stdout reserved for the answer; returns the exit code."""
     stdout = sys.stdout
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # libraries print where they like
+        with contextlib.redirect_stdout(sys.stderr):  # libraries may print to stdout
             refuse_unknown(os.environ)
             answer = work()
     except (typer.Exit, typer.Abort):

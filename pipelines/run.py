@@ -1,20 +1,15 @@
 """The whole pipeline on one page: a recipe and its pictures become an adapter that serves.
 
-python -m pipelines.run adapters/thor-cat/recipe.yaml
-
-Each line of `run` is a stage of its own, which a Job can run alone; what passes between them is a
-folder, its digest, and what the registry says about it.
+`atelier run` calls it. Each line of `run` is a stage of its own, which a Job can run alone. A
+folder, its digest and the registry's record of it pass between the stages.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from atelier.adapter.signature_policy import SignaturePolicy, SignatureSettings
-from atelier.boundary import answered
+from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.data.policy import Policy
 from atelier.data.recipe import Recipe
 from atelier.errors import Refused
@@ -26,7 +21,6 @@ from pipelines.delivery.local.promotion import UNSIGNED, promote
 from pipelines.delivery.local.reconciler import PromotionStatus
 from pipelines.delivery.smoke import Smoke
 from pipelines.evaluate import Evaluation, attest, evaluate
-from pipelines.settings import JobSettings
 from pipelines.train.progress import watcher
 from pipelines.train.run_folder import RunFolder
 
@@ -105,26 +99,3 @@ def register(
     version = registry.register(trained.package, run_id=trained.run_id, tags=tags)
     attest(registry, registry.version(judged.adapter, version), judged, folder)
     return version
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The exit code is the command line's contract (see atelier.errors)."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.run", description=run.__doc__)
-    parser.add_argument("recipe", type=Path, help="the recipe.yaml to train and serve")
-    parser.add_argument("--policy", type=Path, help="the environment's (default: the program's)")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(arguments)
-
-    def work() -> None:
-        home = Home(JobSettings.read().home)
-        recipe, policy = Recipe.load(options.recipe), Policy.load(options.policy)
-        signatures = SignaturePolicy.of(SignatureSettings.read())
-        status = run(recipe, policy, home, signatures=signatures, resume=options.resume)
-        print(status.message)
-
-    return answered(work, debug=options.debug)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

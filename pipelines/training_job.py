@@ -20,24 +20,23 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from atelier.boundary import answered
 from atelier.data.names import ArtifactRef, hex_of
 from atelier.data.policy import Policy
 from atelier.data.recipe import RECIPE_JSON, Places, Recipe
 from atelier.errors import BadInput, Interrupted
-from atelier.files import write_atomic
+from atelier.failures import run_process
 from atelier.home import Home
 from atelier.logs import log_to
 from atelier.platform.jobs import SPEC_TAG, TrainingSpec
 from atelier.retry import patiently
 from atelier.stores.artifacts import Artifacts
+from atelier.stores.packages import fetched
 from atelier.stores.registry import Registry, VersionInfo
 from pipelines import train as training  # which imports torch when it is used
-from pipelines.evaluate import Evaluation, attested_evaluation
+from pipelines.evaluate import Evaluation, evaluation_under
 from pipelines.evaluate.references import HELD_BACK
 from pipelines.run import check, judge, require_accepted
 from pipelines.settings import JobSettings
-from pipelines.train.progress import watcher
 
 logger = logging.getLogger("pipelines.training_job")
 
@@ -66,7 +65,9 @@ def run(spec: TrainingSpec, policy: Policy, home: Home, *, patience: float = PAT
     output = home.runs / spec.adapter / hex_of(spec.digest)[:12]
     check(recipe, policy)
     if known is None:
-        trained = make(recipe, spec.processes, output)
+        from pipelines.train.launch import train_in  # imports torch
+
+        trained = train_in(spec.processes, recipe, output=output, resume=True)
     else:
         trained = ask(lambda: made_into(known, recipe, home))
     return judge(trained, recipe, policy, home, output=output, tags={SPEC_TAG: spec.digest})
@@ -79,15 +80,12 @@ def made(spec: TrainingSpec, home: Home) -> VersionInfo | None:
 
 def judged_under(policy: Policy, known: VersionInfo, home: Home) -> Evaluation | None:
     """The version's evaluation under this policy; None where only others judged it, or nobody."""
-    registry = Registry(home.tracking_uri)
-    judged = attested_evaluation(registry, known, policy.digest)
-    return judged if judged is not None and judged.policy == policy.digest else None
+    return evaluation_under(Registry(home.tracking_uri), known, policy.digest)
 
 
 def made_into(known: VersionInfo, recipe: Recipe, home: Home) -> training.TrainResult:
     """What the recipe's training made on whichever machine: the version, fetched and verified."""
-    into = home.root / "fetched" / hex_of(known.digest)
-    package = Registry(home.tracking_uri).fetch(known, into)
+    package = fetched(Registry(home.tracking_uri), home, known)
     return training.TrainResult(package, known.run_id, recipe.stages[0].train.steps, 0.0)
 
 
@@ -117,18 +115,6 @@ def bring(spec: TrainingSpec, home: Home) -> Recipe:
     return recipe.model_copy(update={"folder": folder, "places": places})
 
 
-def make(recipe: Recipe, processes: int, output: Path) -> training.TrainResult:
-    """Train, from an earlier pod's checkpoint on; several processes by `accelerate launch`."""
-    if processes == 1:
-        return training.train(recipe, output=output, resume=True, progress=watcher())
-    from pipelines.train.processes import launch
-
-    placed = output / "placed.json"
-    write_atomic(placed, recipe.to_json(placed=True))
-    launch(processes, "pipelines.train", [str(placed), "--output", str(output), "--resume"])
-    return training.trained_in(output)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The exit code (see atelier.errors)."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.training_job", description=__doc__)
@@ -137,7 +123,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--patience", type=float, default=PATIENCE, help="seconds that MLflow may be away"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     log_to(sys.stderr, format="%(message)s")
     # With a word, and by an exit code whether or not this is its container's first process.
@@ -149,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
         version = run(spec, policy, home, patience=options.patience)
         print(f"{spec.adapter}@{version} is a candidate")
 
-    return answered(work, debug=options.debug)
+    return run_process(work)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from posixpath import join, normpath
 from typing import Any
 
-from atelier.ci.git import Repository
+from atelier.ci.git import GitError, Repository
 from atelier.data.declaration import ENVIRONMENTS
 from atelier.data.recipe import ADAPTERS, RECIPE
 from atelier.data.yaml_text import mapping
@@ -43,12 +43,26 @@ class Declared:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is to be done."""
+    """The work that the commits after `since` up to `until` ask for."""
 
+    since: str | None  # None: the commit is not in this repository
+    until: str
     train: tuple[Trained, ...]
     removed: tuple[str, ...]  # adapters whose recipe is gone
     promote: tuple[Declared, ...]
     retire: tuple[Declared, ...]
+
+
+def changes_since(repository: Repository, since: str, until: str = "HEAD") -> Changes:
+    """The changes between two revisions.
+
+    Everything counts as changed where the commit `since` is not in the repository. Raises GitError
+    for a name that is no revision, and where `until` is not there.
+    """
+    before, after = repository.commit(since), repository.commit(until)
+    if after is None:
+        raise GitError(f"{until}: is no commit of {repository.root}")
+    return changes(repository, before, after)
 
 
 def changes(repository: Repository, since: str | None, until: str) -> Changes:
@@ -56,12 +70,21 @@ def changes(repository: Repository, since: str | None, until: str) -> Changes:
     after = _recipes(repository, until)
     paths = repository.files(until, ENVIRONMENTS.as_posix())
     if since is None:
-        return Changes(tuple(after.values()), (), _declared(repository, until, paths), ())
+        return Changes(
+            since=None,
+            until=until,
+            train=tuple(after.values()),
+            removed=(),
+            promote=_declared(repository, until, paths),
+            retire=(),
+        )
     touched = repository.touched(since, until)
     names = {one.adapter for one in after.values()}
     before = {one.adapter for one in _recipes(repository, since).values()}
     kept, gone = set(touched) & set(paths), set(touched) - set(paths)
     return Changes(
+        since=since,
+        until=until,
         train=tuple(one for one in after.values() if one.is_touched(touched)),
         removed=tuple(sorted(before - names)),
         promote=_declared(repository, until, kept),

@@ -6,6 +6,7 @@ https://docs.github.com/rest, version 2022-11-28.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 SECONDS = 30.0
 PAGE = 100  # as many as GitHub gives at once
+BODY = 60_000  # characters; GitHub takes 65,536 in a pull request or a comment
+_PULL_REQUEST = re.compile(r"refs/pull/(\d+)/(merge|head)")
 _API, _REPOSITORY, _TOKEN = "GITHUB_API_URL", "GITHUB_REPOSITORY", "GITHUB_TOKEN"
 
 
@@ -43,7 +46,7 @@ class GitHub:
         owner = self.repository.partition("/")[0]
         asked = urlencode({"head": f"{owner}:{branch}", "base": onto, "state": "open"})
         found = self._ask("GET", f"pulls?{asked}")
-        said = {"title": title, "body": body}
+        said = {"title": title, "body": _fitting(body)}
         if found:
             answer = self._ask("PATCH", f"pulls/{found[0]['number']}", said)
         else:
@@ -53,7 +56,7 @@ class GitHub:
     def comment(self, number: int, kind: str, body: str) -> str:
         """Write a pull request's comment of a kind, in place of an earlier one; its address."""
         marker = f"<!-- atelier:{quote(kind)} -->"
-        said = {"body": f"{marker}\n{body}"}
+        said = {"body": f"{marker}\n{_fitting(body)}"}
         page = 1
         while True:
             shown = self._ask("GET", f"issues/{number}/comments?per_page={PAGE}&page={page}")
@@ -83,6 +86,20 @@ class GitHub:
         if not answer.is_success:
             raise _refusal(what, answer)
         return http_client.decoded(answer, what=what)
+
+
+def pull_request_of_workflow() -> int:
+    """The number of the pull request that a workflow runs for; BadInput where it runs for none."""
+    found = _PULL_REQUEST.fullmatch(os.environ.get("GITHUB_REF", ""))
+    if found is None:
+        raise BadInput(
+            "GITHUB_REF: names no pull request; run this in a workflow for a pull request"
+        )
+    return int(found[1])
+
+
+def _fitting(body: str) -> str:
+    return body if len(body) <= BODY else body[:BODY] + "\n\n… (cut off: too long)"
 
 
 def _refusal(what: str, answer: httpx2.Response) -> Exception:

@@ -14,6 +14,7 @@ from atelier.errors import BaseError, Unavailable
 from atelier.files import digest_files
 from atelier.stores.model_files import ModelClass, model_files, text_files
 
+DEFAULT_BASE = "models/miniature"  # of commands, in a checkout
 INDEX = "model_index.json"
 MODELS = {
     "unet": ModelClass("diffusers", "UNet2DConditionModel"),

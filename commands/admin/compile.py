@@ -3,20 +3,19 @@
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atelier.errors import BadInput
-from commands.admin.job_options import JobChoices, sent, shown
-from commands.settings import CommandSettings
-from commands.table import short
+from atelier.home import Home
+from atelier.stores.base_files import DEFAULT_BASE
+from commands.job_options import JobChoices, job_data, manifest_answer
+from commands.terminal import hide_library_bars, progress, say, short
 from commands.verb import Answer
 
 if TYPE_CHECKING:
     from pipelines.compile.request import CompileRequest
-
-BASE = "models/miniature"
 
 
 class CompileRuntime(StrEnum):
@@ -29,7 +28,7 @@ class CompileRuntime(StrEnum):
 def compile_base(
     base: Annotated[
         str, typer.Argument(metavar="BASE", help="Base model: a folder or a hub id.")
-    ] = BASE,
+    ] = DEFAULT_BASE,
     revision: Annotated[
         str | None, typer.Option(help="Revision of a hub model: a commit, tag or branch.")
     ] = None,
@@ -83,7 +82,6 @@ def compile_base(
         sizes=parse_sizes(sizes or []),
         rank=ranks,
         slots=slots,
-        tensorrt=CommandSettings.read().tensorrt,
     )
     if submit:
         if output or device != "auto":
@@ -99,69 +97,56 @@ def compile_base(
 
 def _compiled(request: "CompileRequest", output: Path | None, *, registry: bool) -> Answer:
     """Compile on this machine."""
-    from atelier.home import Home
-    from commands.progress import progress  # heavy imports wait until the input is valid
-    from commands.quiet import quiet_loading
     from pipelines.compile.unet import compile_unet
 
-    quiet_loading()
+    hide_library_bars()
     home = Home.find()
-    into = output or home.root / "compiled" / f"{Path(request.base).name}-{request.backend}"
-    with progress() as told:
-        made = compile_unet(
+    folder = output or home.root / "compiled" / f"{Path(request.base).name}-{request.backend}"
+    with progress() as shown:
+        compiled = compile_unet(
             request,
-            output=into,
+            output=folder,
             registry=home.tracking_uri if registry else None,
-            progress=told,
+            progress=shown,
         )
-    kept = "" if registry else " (not stored there; add --registry)"
+    uri = f"mlflow://engines/{compiled.spec.key}"
+    stored = "" if registry else " (not stored there; add --registry)"
     lines = [
-        f"{into}  {short(made.digest)}, differs from torch by {made.manifest.error:.0e}",
-        f"address: mlflow://engines/{made.spec.key}{kept}",
-        f"to serve it: ATELIER_BACKEND={request.backend} ATELIER_COMPILED={into} atelier serve",
+        f"{folder}  {short(compiled.digest)}, differs from torch by {compiled.manifest.error:.0e}",
+        f"address: {uri}{stored}",
+        f"to serve it: ATELIER_BACKEND={request.backend} ATELIER_COMPILED={folder} atelier serve",
     ]
     data = {
-        "compiled": str(into),
-        "digest": made.digest,
-        "key": made.spec.key,
-        "uri": f"mlflow://engines/{made.spec.key}",
+        "compiled": str(folder),
+        "digest": compiled.digest,
+        "key": compiled.spec.key,
+        "uri": uri,
         "registered": registry,
-        "error": made.manifest.error,
-        "spec": made.spec.model_dump(mode="json"),
+        "error": compiled.manifest.error,
+        "spec": compiled.spec.model_dump(mode="json"),
     }
     return Answer("\n".join(lines), data)
 
 
 def _submitted(request: "CompileRequest", job: JobChoices) -> Answer:
     """Compile in a Job, or find an earlier one. With `follow`, wait for its end and the address."""
-    from atelier.platform.jobs import image_identity
-    from commands.admin.import_models import open_artifacts
-    from commands.progress import progress
-    from pipelines.job_inputs import find_base, put
+    from atelier.stores.artifacts import Artifacts
+    from pipelines.submission import CompilationSubmission
 
-    tensorrt = request.backend == "tensorrt"
-    gpus = int(tensorrt) if job.gpus is None else job.gpus
-    if gpus > 1 or (tensorrt and not gpus):
-        wanted = "one GPU, on which TensorRT builds" if tensorrt else "at most one GPU"
-        raise BadInput(f"--gpus {gpus}: a compilation takes {wanted}")
-    options = job.options(gpus)
-    base, contents = find_base(request.base, request.revision, open_artifacts)
-    identity = image_identity(options.image)
-    spec = request.job_spec(base, identity, gpus=gpus, gpu_kind=job.gpu_kind)
+    uri = Home.find().tracking_uri
+    options = job.options(request.job_gpus(job.gpus))
+    submission = CompilationSubmission(request, options, artifacts=lambda: Artifacts(uri))
     if job.dry_run:
-        return shown(spec.work(), options)
-    artifacts = open_artifacts()
-    about = {"base": base, "spec": spec.digest}
-    known = artifacts.made_from("engines", spec.digest)
-    if known is not None:
-        data = {**about, "job": None, "key": known.key, "uri": str(known)}
-        return Answer(f"{known} exists already, made from the same inputs", data)
-    with progress() as told:
-        uploaded = put(contents, artifacts, told)
-    answer = sent(spec.work(), options, {**about, "uploaded": uploaded}, follow=job.follow)
-    if not job.follow or answer.exit_code:
-        return answer
-    made = open_artifacts().made_from("engines", spec.digest)
-    if made is None:
-        raise BadInput(f"{answer.text}, but MLflow no longer has its engine; delete that Job")
-    return Answer(f"{answer.text}\n{made}", {**answer.data, "key": made.key, "uri": str(made)})
+        return manifest_answer(submission.work, options)
+    with progress() as shown:
+        result = submission.submit(follow=job.follow, log=say, progress=shown)
+    data: dict[str, Any] = {"base": submission.base, "spec": submission.spec.digest, "job": None}
+    lines = []
+    if result.job is not None:
+        lines.append(str(result.job))
+        data |= job_data(result.job)
+    if result.engine is not None:
+        known = "" if result.job else " exists already, made from the same inputs"
+        lines.append(f"{result.engine}{known}")
+        data |= {"key": result.engine.key, "uri": str(result.engine)}
+    return Answer("\n".join(lines), data, result.exit_code)

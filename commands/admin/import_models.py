@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atelier.home import Home
+from commands.terminal import progress
 from commands.verb import Answer
 
 if TYPE_CHECKING:
     from atelier.data.names import ArtifactRef
-    from atelier.stores.artifacts import Artifacts
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder or a hub id.")]
 Revision = Annotated[
@@ -29,8 +30,8 @@ def import_base(model: Model, revision: Revision = None) -> Answer:
     folder = resolve_base(model, revision)
     digest = base_digest(folder)
     ref = ArtifactRef.of("bases", digest)
-    done = _imported(ref, folder, base_files(folder), model, revision)
-    return Answer(f"{done.text}\n{digest}", {**done.data, "digest": digest})
+    answer = _imported(ref, folder, base_files(folder), model, revision)
+    return Answer(f"{answer.text}\n{digest}", {**answer.data, "digest": digest})
 
 
 def import_scorer(model: Model, revision: Revision = None) -> Answer:
@@ -50,28 +51,18 @@ def import_scorer(model: Model, revision: Revision = None) -> Answer:
 def _imported(
     ref: "ArtifactRef", folder: Path, files: list[Path], model: str, revision: str | None
 ) -> Answer:
-    from atelier.stores.artifacts import known_as
-    from commands.progress import progress
+    from atelier.stores.artifacts import Artifacts, known_as
 
-    artifacts = open_artifacts()
+    artifacts = Artifacts(Home.find().tracking_uri)
     with progress() as shown:
         uploaded = artifacts.put(
             ref, folder, files, source=known_as(model, revision), progress=shown
         )
-    size = sum(file.stat().st_size for file in files)
     data = {
         "uri": str(ref),
         "model": model,
         "revision": revision,
-        "bytes": size,
+        "bytes": sum(file.stat().st_size for file in files),
         "uploaded": uploaded,
     }
     return Answer(str(ref), data)
-
-
-def open_artifacts() -> "Artifacts":
-    """The artifacts of this home, or of the MLflow that MLFLOW_TRACKING_URI names."""
-    from atelier.home import Home
-    from atelier.stores.artifacts import Artifacts
-
-    return Artifacts(Home.find().tracking_uri)

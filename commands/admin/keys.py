@@ -10,24 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atelier.errors import BadInput
-from commands.settings import CommandSettings
-from commands.table import table
-from commands.verb import Answer, verb
+from commands.terminal import table
+from commands.verb import Answer
 
 if TYPE_CHECKING:
     from services.gateway.keys import KeyRecord, KeyStore
 
-app = typer.Typer(
-    name="keys",
-    help="Create, list and revoke API keys of the gateway.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-@verb(app, "create")
 def create(
     name: Annotated[str, typer.Argument(help="Name of the key's owner, shown in listings.")],
     expires: Annotated[
@@ -48,7 +39,6 @@ def create(
     return Answer(text, {"key": key, **describe(record)})
 
 
-@verb(app, "list")
 def list_keys() -> Answer:
     """List all keys by their visible prefix, with their usage."""
     records = _store().list()
@@ -69,7 +59,6 @@ def list_keys() -> Answer:
     return Answer(table(heads, rows), {"keys": [describe(record) for record in records]})
 
 
-@verb(app, "revoke")
 def revoke(
     which: Annotated[str, typer.Argument(help="The key's visible prefix, or its name.")],
 ) -> Answer:
@@ -104,7 +93,8 @@ def parse_expiry(text: str, now: datetime) -> datetime:
 
 
 def _store() -> KeyStore:
-    from services.gateway.keys import KeyStore  # imports SQLAlchemy, which only this verb needs
+    from commands.settings import CommandSettings
+    from services.gateway.keys import KeyStore
 
     return KeyStore(CommandSettings.read().database_url)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from commands.ci.outputs import add_outputs
+from commands.github_actions import add_outputs
 from commands.verb import Answer
 
 if TYPE_CHECKING:
@@ -29,30 +29,31 @@ def changed(
     as changed. Work that was already done is recognised and not repeated. Files that were removed
     in between cannot be detected then.
     """
-    from atelier.ci.changes import changes
-    from atelier.ci.git import GitError, Repository
+    from atelier.ci.changes import changes_since
+    from atelier.ci.git import Repository
 
-    repository = Repository.find()
-    before, after = repository.commit(since), repository.commit(until)
-    if after is None:
-        raise GitError(f"{until}: is no commit of {repository.root}")
-    lists = _lists(changes(repository, before, after))
-    add_outputs(github_output, {name: json.dumps(found) for name, found in lists.items()})
-    return Answer(_told(lists, since, before), {"since": before, "until": after, **lists})
+    changes = changes_since(Repository.find(), since, until)
+    matrices = _matrices(changes)
+    add_outputs(github_output, {name: json.dumps(jobs) for name, jobs in matrices.items()})
+    return Answer(
+        _text(matrices, changes, since),
+        {"since": changes.since, "until": changes.until, **matrices},
+    )
 
 
-def _lists(found: "Changes") -> dict[str, list[dict[str, Any]]]:
+def _matrices(changes: "Changes") -> dict[str, list[dict[str, Any]]]:
     """Each list in the form of a job matrix."""
     return {
-        "train": [{"adapter": one.adapter, "recipe": one.recipe} for one in found.train],
-        "removed": [{"adapter": name} for name in found.removed],
-        "promote": [vars(one) for one in found.promote],
-        "retire": [vars(one) for one in found.retire],
+        "train": [{"adapter": recipe.adapter, "recipe": recipe.recipe} for recipe in changes.train],
+        "removed": [{"adapter": name} for name in changes.removed],
+        "promote": [vars(declared) for declared in changes.promote],
+        "retire": [vars(declared) for declared in changes.retire],
     }
 
 
-def _told(lists: dict[str, list[dict[str, Any]]], since: str, before: str | None) -> str:
-    lines = [] if before else [f"{since} is not in this repository: everything counts as changed"]
-    for what, found in lists.items():
-        lines += [f"{what:8}{'  '.join(map(str, one.values()))}" for one in found]
+def _text(matrices: dict[str, list[dict[str, Any]]], changes: "Changes", since: str) -> str:
+    missing = f"{since} is not in this repository: everything counts as changed"
+    lines = [] if changes.since else [missing]
+    for name, jobs in matrices.items():
+        lines += [f"{name:8}{'  '.join(map(str, job.values()))}" for job in jobs]
     return "\n".join(lines) or "nothing to do"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.ci.outputs import add_outputs
+from commands.github_actions import add_outputs
 from commands.verb import Answer
 
 
@@ -24,13 +24,15 @@ def declared(
     from atelier.data.declaration import Declarations
 
     declarations = Declarations(Path(), environment)
-    found = declarations.find(name)
-    add_outputs(github_output, {"declared": "true" if found else "false"})
-    said = f"declares {name}@{found.version}" if found else "no such file, so not declared"
+    declaration = declarations.find(name)
+    add_outputs(github_output, {"declared": "true" if declaration else "false"})
+    file, canary = declarations.path(name), declaration.canary if declaration else None
     data = {
         "adapter": name,
         "environment": environment,
-        "version": found.version if found else None,
-        "canary": found.canary.version if found and found.canary else None,
+        "version": declaration.version if declaration else None,
+        "canary": canary.version if canary else None,
     }
-    return Answer(f"{declarations.path(name)}: {said}", data)
+    if declaration is None:
+        return Answer(f"{file}: no such file, so not declared", data)
+    return Answer(f"{file}: declares {name}@{declaration.version}", data)

@@ -4,17 +4,19 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from atelier.errors import ExitCode
+from commands.github_actions import Level, add_summary, annotation, in_workflow
+from commands.terminal import count
 from commands.verb import Answer
 
 if TYPE_CHECKING:
     from pipelines.dataset import Finding
 
-REFUSED = 1
-_ANNOTATION = {"error": "error", "warning": "warning", "info": "notice"}
+_LEVELS: Final[dict[str, Level]] = {"error": "error", "warning": "warning", "info": "notice"}
 
 
 def lint(
@@ -36,81 +38,58 @@ def lint(
 
     Exit code 1 if an error would stop a training.
     """
-    found = {recipe: list(_findings(recipe)) for recipe in recipes or _chosen(since)}
-    errors = sum(one.severity == "error" for findings in found.values() for one in findings)
-    for path in summary or ():
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n".join(_summary(found)) + "\n")
-    lines = [str(one) for findings in found.values() for one in findings]
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        lines += [_annotation(one) for findings in found.values() for one in findings]
-    recipe_count, error_count = _count(len(found), "recipe"), _count(errors, "error")
+    from pipelines.dataset import lint_recipe
+
+    findings = {recipe: lint_recipe(recipe) for recipe in recipes or _recipes(since)}
+    flat = [finding for of_recipe in findings.values() for finding in of_recipe]
+    errors = sum(finding.severity == "error" for finding in flat)
+    for file in summary or ():
+        add_summary(file, "\n".join(_markdown(findings)) + "\n")
+    lines = [str(finding) for finding in flat]
+    if in_workflow():
+        lines += [_annotation(finding) for finding in flat]
     return Answer(
-        text="\n".join([*lines, f"{recipe_count}: {error_count}"]),
+        text="\n".join([*lines, f"{count(len(findings), 'recipe')}: {count(errors, 'error')}"]),
         data={
             "errors": errors,
             "recipes": {
-                str(recipe): [{**vars(one), "file": str(one.file)} for one in findings]
-                for recipe, findings in found.items()
+                str(recipe): [{**vars(finding), "file": str(finding.file)} for finding in of_recipe]
+                for recipe, of_recipe in findings.items()
             },
         },
-        exit_code=REFUSED if errors else 0,
+        exit_code=ExitCode.of_verdict(errors == 0),
     )
 
 
-def _chosen(since: str | None) -> list[Path]:
+def _recipes(since: str | None) -> list[Path]:
     """All recipes of the checkout, or those that changed since a commit."""
-    from atelier.ci.changes import changes
-    from atelier.ci.git import GitError, Repository
+    from atelier.ci.changes import changes_since
+    from atelier.ci.git import Repository
     from atelier.data.recipe import ADAPTERS, RECIPE
 
     if since is None:
         return sorted(Path(ADAPTERS).glob(f"*/{RECIPE}"))
     repository = Repository.find()
-    before, after = repository.commit(since), repository.commit("HEAD")
-    if after is None:
-        raise GitError(f"{repository.root}: has no commit")
-    found = changes(repository, before, after)
-    return [Path(os.path.relpath(repository.root / one.recipe)) for one in found.train]
+    changed = changes_since(repository, since).train
+    return [Path(os.path.relpath(repository.root / trained.recipe)) for trained in changed]
 
 
-def _findings(path: Path) -> Iterator["Finding"]:
-    from atelier.data.recipe import Recipe
-    from atelier.errors import RecipeError
-    from pipelines.dataset import Finding, lint_stage
-
-    try:
-        recipe = Recipe.load(path)
-    except RecipeError as error:
-        for line in str(error).splitlines():
-            yield Finding("error", path, line, "correct the recipe")
-        return
-    for stage in recipe.stages:
-        yield from lint_stage(recipe, stage)
+def _annotation(finding: "Finding") -> str:
+    numbered = re.match(rf"{re.escape(str(finding.file))}:(\d+): ", finding.text)
+    line = int(numbered[1]) if numbered else None
+    text = f"{finding.text}; {finding.advice}"
+    return annotation(_LEVELS[finding.severity], text, finding.file, line)
 
 
-def _annotation(one: "Finding") -> str:
-    """An annotation that Actions shows beside the file: an escaped workflow command."""
-    placed = re.match(rf"{re.escape(str(one.file))}:(\d+): ", one.text)
-    place = f"file={_escaped(str(one.file), of_property=True)}"
-    line = f",line={placed[1]}" if placed else ""
-    return f"::{_ANNOTATION[one.severity]} {place}{line}::{_escaped(f'{one.text}; {one.advice}')}"
-
-
-def _escaped(text: str, *, of_property: bool = False) -> str:
-    for sign in "%\r\n" + (":," if of_property else ""):
-        text = text.replace(sign, f"%{ord(sign):02X}")
-    return text
-
-
-def _summary(found: dict[Path, list["Finding"]]) -> Iterator[str]:
-    for recipe, findings in found.items():
-        good = all(one.severity != "error" for one in findings)
+def _markdown(findings: dict[Path, list["Finding"]]) -> Iterator[str]:
+    for recipe, of_recipe in findings.items():
+        good = all(finding.severity != "error" for finding in of_recipe)
         yield f"### {'✅' if good else '❌'} {_code(str(recipe))}"
         yield ""
-        for one in findings:
-            yield f"- **{one.severity}** {_code(str(one.file))}: {_code(one.text)}; {one.advice}"
-        if not findings:
+        for finding in of_recipe:
+            file, text = _code(str(finding.file)), _code(finding.text)
+            yield f"- **{finding.severity}** {file}: {text}; {finding.advice}"
+        if not of_recipe:
             yield "No findings."
         yield ""
 
@@ -118,7 +97,3 @@ def _summary(found: dict[Path, list["Finding"]]) -> Iterator[str]:
 def _code(text: str) -> str:
     """Untrusted text as code, so that Markdown in it has no effect."""
     return "`" + text.replace("`", "'").replace("\n", " ") + "`"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

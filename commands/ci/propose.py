@@ -1,20 +1,12 @@
 """`atelier propose | commit | comment`: propose declarations in git and comment on them."""
 
-import os
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from atelier.errors import BadInput
 from atelier.home import Home
 from commands.verb import Answer
-
-if TYPE_CHECKING:
-    from atelier.data.declaration import Declaration
-
-BODY = 60_000  # characters; GitHub takes 65,536 in a pull request or a comment
 
 Main = Annotated[
     str, typer.Option("--main", metavar="BRANCH", help="Branch with the declarations.")
@@ -46,50 +38,33 @@ def propose(
 
     With --pull-request this checkout is not changed.
     """
-    from atelier.data.declaration import Declarations
-    from atelier.data.policy import Policy
-    from commands.adapter_references import open_registry
-    from pipelines.delivery.declare import propose as proposed
-
-    declarations = Declarations(Path(), environment)
-    registry = open_registry(Home.find())
-    number = registry.version(name, version).version
-    policy = Policy.load(declarations.policy)
-
-    def made(declared: "Declaration | None") -> "Declaration":
-        return proposed(
-            name,
-            number,
-            declared=declared,
-            registry=registry,
-            policy=policy,
-            environment=environment,
-            canary=canary,
-            reason=reason,
-        )
-
-    data = {"adapter": name, "environment": environment, "version": number}
-    if not pull_request:
-        file = declarations.put(made(declarations.find(name)))
-        return Answer(f"{file}: declares {name}@{number}", {**data, "file": str(file)})
-
     from atelier.ci.git import Repository
     from atelier.ci.github import GitHub
+    from atelier.data.declaration import Declarations
+    from atelier.stores.registry import Registry
+    from pipelines.delivery.proposal import Proposal, request_declaration, write_declaration
 
-    github, repository = GitHub.of_environment(), Repository.find()
-    tip, path = repository.fetch(main), declarations.path(name).as_posix()
-    over = (repository.read(tip, path) or b"").decode()
-    declared = _declared(over, path)
-    wanted = made(declared)
-    if declared and (declared.served == wanted.served):
+    declarations = Declarations(Path(), environment)
+    registry = Registry(Home.find().tracking_uri)
+    number = registry.version(name, version).version
+    proposal = Proposal(name, number, environment, reason, canary)
+    data = {"adapter": name, "environment": environment, "version": number}
+    if not pull_request:
+        file = write_declaration(proposal, declarations, registry)
+        return Answer(f"{file}: declares {name}@{number}", {**data, "file": str(file)})
+    url = request_declaration(
+        proposal,
+        declarations,
+        registry,
+        repository=Repository.find(),
+        github=GitHub.of_environment(),
+        main=main,
+        body=body.read_text(encoding="utf-8") if body else "",
+    )
+    if url is None:
         return Answer(f"{main} already declares {name}@{number} in {environment}", data)
-    share = f" to {canary} %" if canary else ""
-    title = f"{environment}: {name} {number}{share}"
-    branch = f"atelier/{environment}/{name}"
-    files: dict[str, bytes | None] = {path: wanted.to_yaml(over).encode()}
-    repository.push(repository.commit_of(files, title, tip), branch, force=True)
-    url = github.pull_request(branch, main, title, _text(body))
-    return Answer(f"{title}: {url}", {**data, "branch": branch, "pull_request": url})
+    data |= {"branch": proposal.branch, "pull_request": url}
+    return Answer(f"{proposal.title}: {url}", data)
 
 
 def commit(
@@ -103,32 +78,16 @@ def commit(
     """
     from atelier.ci.git import Repository
     from atelier.ci.github import GitHub
-    from atelier.data.declaration import ENVIRONMENTS
-    from atelier.errors import Refused
+    from pipelines.delivery.proposal import record_edits
 
-    repository = Repository.find()
-    files = repository.edited(ENVIRONMENTS.as_posix())
-    if not files:
-        return Answer(
-            "nothing to commit: git already declares this state", {"files": [], "commit": None}
-        )
-    data: dict[str, Any] = {"files": list(files)}
-    try:
-        made = repository.record(files, message, main)
-    except Refused as refusal:
-        made = repository.commit_of(files, message, repository.fetch(main))
-        branch = f"atelier/done/{made[:12]}"
-        github = GitHub.of_environment()
-        repository.push(made, branch)
-        title, about = (
-            message.splitlines()[0],
-            f"This change is already live; merge it so that git agrees. {refusal}",
-        )
-        url = github.pull_request(branch, main, title, about)
-        return Answer(
-            f"{url}: merge this pull request", {**data, "commit": made, "pull_request": url}
-        )
-    return Answer("\n".join([f"{main} is now at {made}:", *files]), {**data, "commit": made})
+    edits = record_edits(Repository.find(), message, main=main, github=GitHub.of_environment)
+    data = {"files": list(edits.files), "commit": edits.commit}
+    if edits.commit is None:
+        return Answer("nothing to commit: git already declares this state", data)
+    if edits.pull_request is not None:
+        data["pull_request"] = edits.pull_request
+        return Answer(f"{edits.pull_request}: merge this pull request", data)
+    return Answer("\n".join([f"{main} is now at {edits.commit}:", *edits.files]), data)
 
 
 def comment(
@@ -136,24 +95,8 @@ def comment(
     kind: Annotated[str, typer.Option(help="Replaces the previous comment of this kind.")],
 ) -> Answer:
     """Comment on the pull request that a workflow runs for."""
-    from atelier.ci.github import GitHub
+    from atelier.ci.github import GitHub, pull_request_of_workflow
 
-    found = re.fullmatch(r"refs/pull/(\d+)/(merge|head)", os.environ.get("GITHUB_REF", ""))
-    if found is None:
-        raise BadInput(
-            "GITHUB_REF: names no pull request; run this in a workflow for a pull request"
-        )
-    url = GitHub.of_environment().comment(int(found[1]), kind, _text(body))
+    number = pull_request_of_workflow()
+    url = GitHub.of_environment().comment(number, kind, body.read_text(encoding="utf-8"))
     return Answer(url, {"comment": url})
-
-
-def _declared(text: str, path: str) -> "Declaration | None":
-    from atelier.data import yaml_model
-    from atelier.data.declaration import Declaration, DeclarationError
-
-    return yaml_model.parse(text, Path(path), Declaration, DeclarationError) if text else None
-
-
-def _text(body: Path | None) -> str:
-    text = body.read_text(encoding="utf-8") if body else ""
-    return text if len(text) <= BODY else text[:BODY] + "\n\n… (cut off: too long)"

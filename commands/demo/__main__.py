@@ -1,45 +1,56 @@
 """`python -m commands.demo`: run the demo. On a terminal the gateway stays up until Ctrl-C."""
 
-import argparse
 import os
 import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from atelier.boundary import report
+import typer
+
 from atelier.errors import BadInput
 from atelier.files import locked
+from commands.errors import report
 
 OURS = ("home", "evaluation-1", "evaluation-2", "contact-sheet.png", "loss.png", "report.html")
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the demo; the exit code."""
-    options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _stopped)
-    busy = BadInput(f"{options.output}: a demo is running there; stop it first")
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("demo"),
+    example: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the recipes and pictures.")
+    ] = Path("examples/thor-cat"),
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Policy file. Default: the built-in policy.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of the gateway; 0 picks a free one.")] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train, evaluate, promote, serve, swap and roll back an adapter."""
+    signal.signal(signal.SIGTERM, _stop)
+    busy = BadInput(f"{output}: a demo is running there; stop it first")
     try:
-        with locked(options.output / ".lock", busy=busy):
-            _fresh(options.output)
-            _run(options)
+        with locked(output / ".lock", busy=busy):
+            _fresh(output)
+            _run(output, example, policy, port)
     except (Exception, KeyboardInterrupt) as error:
-        return report(error, as_json=False, debug=options.debug)
-    return 0
+        raise typer.Exit(report(error, debug=debug)) from error
 
 
-def _run(options: argparse.Namespace) -> None:
-    from atelier.data.policy import (
-        Policy,
-    )  # after the environment is set, because MLflow reads it on import
+def _run(output: Path, example: Path, policy: Path | None, port: int) -> None:
+    # imported after the environment is set, because MLflow reads it on import
+    from atelier.data.policy import Policy
     from commands.demo.clock import duration
     from commands.demo.story import Demo
 
-    policy = Policy.load(options.policy)
-    demo = Demo(options.output, options.example, policy=policy, port=options.port)
+    demo = Demo(output, example, policy=Policy.load(policy), port=port)
     try:
         running, key = demo.run()
-        print(f"\ndone in {duration(demo.clock.seconds)}: {options.output / 'report.html'}")
+        print(f"\ndone in {duration(demo.clock.seconds)}: {output / 'report.html'}")
         if sys.stdin.isatty() and sys.stdout.isatty():
             _show(running.gateway, key, demo.adapter)
     finally:
@@ -65,34 +76,20 @@ def _show(gateway: str, key: str, adapter: str) -> None:
 def _fresh(output: Path) -> None:
     """Remove the files of an earlier demo, and make the process use this folder only."""
     for name in OURS:
-        found = output / name
-        if found.is_dir():
-            shutil.rmtree(found)
+        path = output / name
+        if path.is_dir():
+            shutil.rmtree(path)
         else:
-            found.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
     for variable in ("MLFLOW_TRACKING_URI", "ATELIER_DATABASE_URL"):
         os.environ.pop(variable, None)
     os.environ["ATELIER_HOME"] = str((output / "home").absolute())
 
 
-def _stopped(number: int, frame: object) -> None:
+def _stop(number: int, frame: object) -> None:
     """SIGTERM unwinds like Ctrl-C, so that the servers are stopped too."""
     raise SystemExit(128 + number)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m commands.demo", description=__doc__)
-    parser.add_argument(
-        "--output", type=Path, default=Path("demo"), help="output folder; default: demo"
-    )
-    parser.add_argument("--example", type=Path, default=Path("examples/thor-cat"))
-    parser.add_argument("--policy", type=Path, help="default: the built-in policy")
-    parser.add_argument(
-        "--port", type=int, default=0, help="port of the gateway; default: a free one"
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    app(prog_name="python -m commands.demo")

@@ -10,8 +10,7 @@ from atelier.errors import Refused
 from atelier.home import Home
 from atelier.stores.registry import Registry
 from commands.demo.clock import Clock, TimedStep
-from commands.progress import progress
-from commands.table import short
+from commands.terminal import progress, short
 from pipelines.dataset import check_pictures
 from pipelines.evaluate import Evaluation, evaluate
 from pipelines.run import register
@@ -68,8 +67,8 @@ class Workshop:
         for gate in evaluation.gates:
             value = "not measured" if gate.value is None else f"{gate.value:.3f}"
             limit = f"{gate.kind.replace('_', ' ')} {gate.threshold:g}"
-            said = "passed" if gate.passed else "FAILED"
-            step.notes.append(f"{gate.name:10} {value:12} {limit:18} {said}")
+            result = "passed" if gate.passed else "FAILED"
+            step.notes.append(f"{gate.name:10} {value:12} {limit:18} {result}")
         if not evaluation.accepted:
             reasons = "\n- ".join(evaluation.reasons)
             raise Refused(f"version {number} of {recipe.adapter} is refused:\n- {reasons}")

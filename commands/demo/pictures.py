@@ -53,5 +53,4 @@ def require_different(ones: Sequence[bytes], others: Sequence[bytes], what: str)
 
 
 def _apart(pair: tuple[bytes, bytes]) -> int:
-    one, other = pair
-    return apart(pixels_of(one), pixels_of(other))
+    return apart(*map(pixels_of, pair))

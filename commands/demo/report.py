@@ -66,7 +66,7 @@ class DemoReport:
             hero=[row.pictures[self._hero] for row in self.rows[:3]],
             dots=_dots(self.swap),
             longest=max(step.seconds for step in self.steps),
-            ready=all(one.accepted for one in self.judged),
+            ready=all(row.accepted for row in self.judged),
         )
         file.write_text(page, "utf-8")
 
@@ -104,10 +104,16 @@ LANES = 6
 
 def _dots(swap: Swap) -> dict[str, Any]:
     """The traffic as bars from request to answer, and where the swap began and ended."""
-    end = max([one.came for one in swap.seen], default=1.0)
+    answers = sorted(swap.seen, key=lambda answer: answer.asked)
+    end = max((answer.came for answer in answers), default=1.0)
     bars = [
-        Dot(100 * one.asked / end, 100 * (one.came - one.asked) / end, place % LANES, one.version)
-        for place, one in enumerate(sorted(swap.seen, key=lambda one: one.asked))
+        Dot(
+            left=100 * answer.asked / end,
+            width=100 * (answer.came - answer.asked) / end,
+            lane=index % LANES,
+            version=answer.version,
+        )
+        for index, answer in enumerate(answers)
     ]
     return {
         "bars": bars,

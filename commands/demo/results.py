@@ -15,8 +15,8 @@ from commands.demo.pictures import Photographer
 from commands.demo.prompts import FRESH, SHEET, Ask
 from commands.demo.report import DemoReport, JudgedRow, SheetRow
 from commands.demo.swap import Swap
-from commands.serve.grid import GridRow, grid
 from pipelines.dataset import open_folder
+from pipelines.evaluate.grid import GridRow, grid
 
 SHEET_FILE: Final = "contact-sheet.png"
 LOSS_FILE: Final = "loss.png"
@@ -47,7 +47,7 @@ def leave(results: Results, folder: Path, clock: Clock, camera: Photographer) ->
         for row in rows
     ]
     grid(columns, pictures).save(folder / SHEET_FILE)
-    curves = [Curve.read(f"version {made.version}", made.log) for made in results.versions]
+    curves = [Curve.read(f"version {version.version}", version.log) for version in results.versions]
     plot(curves, folder / LOSS_FILE)
     report = DemoReport(
         adapter=first.recipe.adapter,
@@ -56,7 +56,7 @@ def leave(results: Results, folder: Path, clock: Clock, camera: Photographer) ->
         rows=rows,
         training_pictures=_training_pictures(first),
         fresh=_rows(FRESH, results.fresh, camera),
-        judged=[_judged(made) for made in results.versions],
+        judged=[_judged(version) for version in results.versions],
         swap=results.swap,
         rollback_seconds=results.rollback_seconds,
         steps=clock.steps,
@@ -72,24 +72,24 @@ def _rows(
     asks: Sequence[Ask], columns: Sequence[Pictures], camera: Photographer
 ) -> tuple[SheetRow, ...]:
     return tuple(
-        SheetRow(camera.words(ask), ask.seed, tuple(column[place] for column in columns))
-        for place, ask in enumerate(asks)
+        SheetRow(camera.words(ask), ask.seed, tuple(column[index] for column in columns))
+        for index, ask in enumerate(asks)
     )
 
 
-def _judged(made: MadeVersion) -> JudgedRow:
+def _judged(version: MadeVersion) -> JudgedRow:
     return JudgedRow(
-        version=made.version,
-        digest=made.package.digest,
-        training=in_words(made.recipe),
-        gates=made.evaluation.gates,
-        accepted=made.evaluation.accepted,
+        version=version.version,
+        digest=version.package.digest,
+        training=in_words(version.recipe),
+        gates=version.evaluation.gates,
+        accepted=version.evaluation.accepted,
     )
 
 
-def _training_pictures(made: MadeVersion) -> tuple[Path, ...]:
-    stage = made.recipe.stages[0]
-    folder = open_folder(made.recipe.dataset_folder(stage), stage.dataset.captions)
+def _training_pictures(version: MadeVersion) -> tuple[Path, ...]:
+    stage = version.recipe.stages[0]
+    folder = open_folder(version.recipe.dataset_folder(stage), stage.dataset.captions)
     return tuple(picture.path for picture in folder.pictures)
 
 

@@ -62,13 +62,13 @@ def _engine(home: Home) -> dict[str, int]:
 
 def _addresses(process: "subprocess.Popen[bytes]", home: Home, log: Path) -> Served:
     """Wait for the addresses that `atelier serve` writes once everything is ready."""
-    note, deadline = home.root / "serve.json", time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise Unavailable(f"`atelier serve` ended; the end of {log}:\n{tail(log)}")
-        if note.exists():
-            found = json.loads(note.read_bytes())
-            pids = found["pids"] | _engine(home)
-            return Served(found["gateway"], found["triton_http"], home, pids)
+        if home.serve_note.exists():
+            note = json.loads(home.serve_note.read_bytes())
+            pids = note["pids"] | _engine(home)
+            return Served(note["gateway"], note["triton_http"], home, pids)
         time.sleep(0.1)
     raise Unavailable(f"not ready after {START_SECONDS:.0f} s; the end of {log}:\n{tail(log)}")

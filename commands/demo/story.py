@@ -16,9 +16,9 @@ from commands.demo.prompts import FRESH, SHEET, TRAFFIC
 from commands.demo.results import Results, leave
 from commands.demo.server import Served, served
 from commands.demo.swap import swap_under_traffic
-from commands.quiet import quiet_loading
 from commands.serve.gateway_client import GatewayClient
-from commands.serve.smoke import smoke_check
+from commands.terminal import hide_library_bars
+from pipelines.delivery.local.local_gateway import smoke_check
 from pipelines.delivery.local.promotion import promote, rollback
 from services.gateway.keys import KeyStore
 
@@ -44,7 +44,7 @@ class Demo:
 
     def run(self) -> tuple[Served, str]:
         """Run every step. The gateway runs until `close`: returns its addresses and a key."""
-        quiet_loading()
+        hide_library_bars()
         recipes = self.recipes
         registry, step = Registry(self.home.tracking_uri), self.clock.step
         workshop = Workshop(self.folder, self.home, registry, self.policy, self.clock)
@@ -72,10 +72,8 @@ class Demo:
             fresh_second = camera.take(FRESH, name)
             now.notes.append(require_different(before, middle, "compared with version 1"))
         with step("roll back to version 1") as back:
-            standing = rollback(
-                name, registry=registry, home=self.home, smoke=smoke_check(self.home)
-            )
-            back.notes += [standing.message, running.require_unrestarted()]
+            status = rollback(name, registry=registry, home=self.home, smoke=smoke_check(self.home))
+            back.notes += [status.message, running.require_unrestarted()]
         with step("draw the same seeds again, and new prompts") as now:
             after, again = camera.take(SHEET, name), camera.take(FRESH, name)
             now.notes.append(require_same(before, after, "the same seeds as version 1"))
@@ -102,14 +100,14 @@ class Demo:
         """Stop the servers."""
         self._stack.close()
 
-    def _promote(self, registry: Registry, made: MadeVersion, now: TimedStep) -> None:
-        standing = promote(
-            made.recipe.adapter,
-            made.version,
+    def _promote(self, registry: Registry, version: MadeVersion, now: TimedStep) -> None:
+        status = promote(
+            version.recipe.adapter,
+            version.version,
             registry=registry,
             home=self.home,
             policy=self.policy,
             smoke=smoke_check(self.home),
             wait=PATIENCE,
         )
-        now.notes.append(standing.message)
+        now.notes.append(status.message)

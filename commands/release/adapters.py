@@ -1,67 +1,63 @@
 """`atelier adapters`: list, inspect, import and export adapters."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from atelier.home import Home
-from commands.table import short, table
+from commands.terminal import short, table
 from commands.verb import Answer
 
-What = Annotated[str, typer.Argument(metavar="ADAPTER", help="NAME[@VERSION] or a folder.")]
+Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="NAME[@VERSION] or a folder.")]
 
 
 def list_adapters() -> Answer:
     """List the registry's adapters and versions, and show which versions serve here."""
     from atelier.data.release import ReleaseFolder
-    from commands.adapter_references import open_registry
+    from atelier.stores.registry import Registry
 
     home = Home.find()
-    registry = open_registry(home)
+    registry = Registry(home.tracking_uri)
     releases = ReleaseFolder(home.releases).list()
     entries: list[dict[str, Any]] = []
     for name in registry.adapters():
         release = releases.get(name)
-        for one in registry.versions(name):
-            serving = release is not None and release.version == one.version
+        for info in registry.versions(name):
             entries.append(
                 {
                     "adapter": name,
-                    "version": one.version,
-                    "digest": one.digest,
-                    "aliases": sorted(one.aliases),
-                    "serving": serving,
+                    "version": info.version,
+                    "digest": info.digest,
+                    "aliases": sorted(info.aliases),
+                    "serving": release is not None and release.version == info.version,
                 }
             )
     rows = [
         (
-            one["adapter"],
-            one["version"],
-            short(one["digest"]),
-            ", ".join(one["aliases"]) or None,
-            "serving" if one["serving"] else None,
+            entry["adapter"],
+            entry["version"],
+            short(entry["digest"]),
+            ", ".join(entry["aliases"]) or None,
+            "serving" if entry["serving"] else None,
         )
-        for one in entries
+        for entry in entries
     ]
     heads = ("ADAPTER", "VERSION", "DIGEST", "ALIASES", "HERE")
     return Answer(table(heads, rows), {"adapters": entries})
 
 
-def inspect(what: What) -> Answer:
+def inspect(adapter: Reference) -> Answer:
     """Verify an adapter and show its metadata."""
-    from commands.adapter_references import AdapterReference, find
+    from commands.adapter_references import AdapterReference, resolve
 
-    found = find(AdapterReference.parse(what), Home.find())
-    package, manifest = found.package, found.package.manifest
-    lora = package.lora()
-    components: dict[str, int] = {}
-    for module in lora:
-        component = module.split(".", 1)[0]
-        components[component] = components.get(component, 0) + 1
+    resolved = resolve(AdapterReference.parse(adapter), Home.find())
+    package, manifest, version = resolved.package, resolved.package.manifest, resolved.version
+    components = Counter(module.partition(".")[0] for module in package.lora())
     size = sum(file.stat().st_size for file in package.path.iterdir())
-    told = [
-        ("adapter", manifest.name + (f", version {found.version}" if found.version else "")),
+    fields = [
+        ("adapter", manifest.name + (f", version {version}" if version else "")),
         ("digest", package.digest),
         ("kind", f"{manifest.kind}, rank {manifest.rank}, alpha {manifest.alpha:g}"),
         ("projections", ", ".join(f"{count} in {name}" for name, count in components.items())),
@@ -76,12 +72,12 @@ def inspect(what: What) -> Answer:
     data = {
         "path": str(package.path),
         "digest": package.digest,
-        "version": found.version,
-        "projections": components,
+        "version": version,
+        "projections": dict(components),
         "bytes": size,
         "manifest": manifest.model_dump(mode="json"),
     }
-    return Answer("\n".join(f"{key:12} {value}" for key, value in told), data)
+    return Answer("\n".join(f"{key:12} {value}" for key, value in fields), data)
 
 
 def import_adapter(
@@ -98,37 +94,46 @@ def import_adapter(
     register: Annotated[bool, typer.Option(help="Also register it as a version.")] = False,
 ) -> Answer:
     """Convert a LoRA file (kohya, diffusers or PEFT) into a package."""
-    from commands.adapter_references import open_registry
-    from commands.release.adapter_files import package_from
+    from atelier.adapter.conversion import import_lora
+    from atelier.data.manifest import BaseRef
+    from atelier.stores.base_files import base_digest, resolve_base
+    from atelier.stores.registry import Registry
 
     home = Home.find()
     folder = output or home.root / "imported" / name
-    package = package_from(
-        file, folder, name=name, base=base, trigger=trigger, class_prompt=class_prompt
+    base_folder = resolve_base(base)
+    package = import_lora(
+        file,
+        folder,
+        name=name,
+        base=BaseRef(id=base, digest=base_digest(base_folder)),
+        base_folder=base_folder,
+        trigger=trigger,
+        class_prompt=class_prompt,
     )
     version = None
     if register:
         tags = {"atelier.imported_from": file.name}
-        version = open_registry(home).register(package, run_id=None, tags=tags)
+        version = Registry(home.tracking_uri).register(package, run_id=None, tags=tags)
     text = f"{package.path}  {short(package.digest)}" + (f"  version {version}" if version else "")
     data = {"path": str(package.path), "digest": package.digest, "version": version}
     return Answer(text, data)
 
 
 def export(
-    what: What,
+    adapter: Reference,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to write.")],
     form: Annotated[
         str, typer.Option("--format", help="File format: peft (diffusers loads it) or kohya.")
     ] = "peft",
 ) -> Answer:
     """Write an adapter as one .safetensors file for other tools."""
-    from commands.adapter_references import AdapterReference, find
-    from commands.release.adapter_files import write_for_others
+    from atelier.adapter.conversion import export_lora
+    from commands.adapter_references import AdapterReference, resolve
 
-    found = find(AdapterReference.parse(what), Home.find())
-    write_for_others(found.package, out, form)
+    package = resolve(AdapterReference.parse(adapter), Home.find()).package
+    export_lora(package, out, form)
     return Answer(
-        f"{out}: {found.package.manifest.name} as {form}",
-        {"file": str(out), "format": form, "digest": found.package.digest},
+        f"{out}: {package.manifest.name} as {form}",
+        {"file": str(out), "format": form, "digest": package.digest},
     )

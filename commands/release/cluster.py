@@ -7,7 +7,6 @@ KUBECONFIG names the cluster.
 import os
 import signal
 import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,20 +14,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atelier.data.declaration import Declarations
-from atelier.errors import BadInput, Interrupted, Unavailable
+from atelier.errors import BadInput, Interrupted
 from atelier.home import Home
-from commands.settings import CommandSettings
-from commands.table import short, table
+from commands.terminal import say, short, table
 from commands.verb import Answer
 
 if TYPE_CHECKING:
-    from atelier.stores.registry import Registry, VersionInfo
-    from pipelines.delivery.cluster import AdapterReleases, PromotionOutcome, StatusLine
-    from pipelines.delivery.cluster.promotion import Approve
+    from atelier.data.declaration import Declaration
+    from atelier.data.release import Release
+    from pipelines.delivery.cluster import (
+        AdapterReleases,
+        EnvironmentStatus,
+        PromotionOutcome,
+        StatusLine,
+    )
 
-DIFFERS, AWAY = 1, 3
-CHART = Path("charts/adapter")
+CHART = "charts/adapter"
 
 Environment = Annotated[
     str | None,
@@ -54,7 +55,7 @@ class ClusterTarget:
 
 def promote_on(
     environment: str,
-    place: ClusterTarget,
+    target: ClusterTarget,
     name: str,
     version: int | None,
     policy: Path | None,
@@ -62,175 +63,121 @@ def promote_on(
     reason: str,
 ) -> Answer:
     """Apply the declaration in git to the cluster. A `version` is first written to its file."""
-    declarations = Declarations(Path(), environment)
-    if version is not None:
-        from atelier.data.policy import Policy
-        from pipelines.delivery.declare import propose
-
-        made = propose(
-            name,
-            version,
-            declared=declarations.find(name),
-            registry=_registry(),
-            policy=Policy.load(policy or declarations.policy),
-            environment=environment,
-            canary=canary,
-            reason=reason,
-        )
-        declarations.put(made)
-    elif canary is not None:
+    if version is None and canary is not None:
         raise BadInput(f"promote {name} --canary: give the VERSION of the canary")
-    from pipelines.delivery.cluster import Promotion
+    from pipelines.delivery.cluster import Promotion, approval_by_policy
+    from pipelines.delivery.proposal import Proposal, write_declaration
 
-    releases = _releases(declarations, place)
-    chart, approve = place.chart or str(CHART), _approver(declarations, policy)
-    return _answer(Promotion(releases, chart=chart, approve=approve).promote(name))
+    releases = _releases(environment, target)
+    if version is not None:
+        proposal = Proposal(name, version, environment, reason, canary)
+        write_declaration(proposal, releases.declarations, releases.registry(), policy)
+    approve = approval_by_policy(releases, policy)
+    return _answer(Promotion(releases, chart=target.chart or CHART, approve=approve).promote(name))
 
 
 def rollback_on(
-    environment: str, place: ClusterTarget, name: str, revision: int | None, reason: str
+    environment: str, target: ClusterTarget, name: str, revision: int | None, reason: str
 ) -> Answer:
     """Roll back, and write the result to the file in git."""
-    declarations = Declarations(Path(), environment)
     from pipelines.delivery.cluster import roll_back
 
-    return _answer(roll_back(_releases(declarations, place), name, revision, reason=reason))
+    return _answer(roll_back(_releases(environment, target), name, revision, reason=reason))
 
 
-def record_on(environment: str, place: ClusterTarget, name: str, reason: str) -> Answer:
+def record_on(environment: str, target: ClusterTarget, name: str, reason: str) -> Answer:
     """Write the serving version to the file in git."""
-    declarations = Declarations(Path(), environment)
     from pipelines.delivery.cluster import record
 
-    return _answer(record(_releases(declarations, place), name, reason=reason))
+    return _answer(record(_releases(environment, target), name, reason=reason))
 
 
-def retire_on(environment: str, place: ClusterTarget, name: str) -> Answer:
+def retire_on(environment: str, target: ClusterTarget, name: str) -> Answer:
     """Stop serving an adapter."""
-    declarations = Declarations(Path(), environment)
     from pipelines.delivery.cluster import retire
 
-    return _answer(retire(_releases(declarations, place), name))
+    return _answer(retire(_releases(environment, target), name))
 
 
-def status_of(environment: str, place: ClusterTarget) -> Answer:
+def status_of(environment: str, target: ClusterTarget) -> Answer:
     """Every adapter of the environment, and the differences between git, cluster and MLflow."""
-    from atelier.platform import Api, listing
-    from atelier.platform.helm import Helm
-    from pipelines.delivery.cluster import compare
+    from pipelines.delivery.cluster import environment_status
 
-    declarations = Declarations(Path(), environment)
-    api = Api.connect(_namespace(environment, place))
-    helm, there = Helm(api, program=CommandSettings.read().helm), listing(api)
-    released, files = there.releases.read(), declarations.list()
-    names = {*files, *released.releases, *released.unreadable}
-    revisions = {name: found[-1] for name in names if (found := helm.history(name))}
-    away = ""
-    try:
-        registry = _registry()
-        versions = {name: registry.versions(name) for name in registry.adapters()}
-    except Unavailable as error:
-        versions, away = None, f"aliases are not compared: {error}"
-    lines = compare(environment, files, released, revisions, versions, there.replicas.live())
-    return _told(environment, lines, away)
+    return _status(environment_status(_releases(environment, target)))
 
 
-def _told(environment: str, lines: "list[StatusLine]", away: str) -> Answer:
+def _status(status: "EnvironmentStatus") -> Answer:
     heads = ("ADAPTER", "GIT", "CLUSTER", "ALIAS", "REVISION", "READY", "SINCE (UTC)", "REASON")
     rows = [
         (
-            one.adapter,
-            _version(one.declared),
-            _version(one.live),
-            one.alias or "-",
-            one.revision.number if one.revision else "-",
-            f"{one.ready}/{one.replicas}",
-            one.revision.updated.strftime("%Y-%m-%d %H:%M:%S") if one.revision else "-",
-            one.revision.reason if one.revision else "-",
+            line.adapter,
+            _version(line.declared),
+            _version(line.live),
+            line.alias,
+            line.revision.number if line.revision else None,
+            f"{line.ready}/{line.replicas}",
+            line.revision.updated.strftime("%Y-%m-%d %H:%M:%S") if line.revision else None,
+            line.revision.reason if line.revision else None,
         )
-        for one in lines
+        for line in status.lines
     ]
-    differences = [f"{one.adapter}: {text}" for one in lines for text in one.differences]
-    closing = [*differences, *([away] if away else [])]
-    agreed = [] if closing else ["git, cluster and MLflow agree"]
+    problems = [*status.differences, *filter(None, [status.registry_problem])]
     data: dict[str, Any] = {
-        "environment": environment,
-        "adapters": [_plain(one) for one in lines],
-        "differences": differences,
-        "away": away or None,
+        "environment": status.environment,
+        "adapters": [_line_data(line) for line in status.lines],
+        "differences": status.differences,
+        "away": status.registry_problem or None,
     }
-    code = DIFFERS if differences else AWAY if away else 0
-    return Answer("\n".join([table(heads, rows), *closing, *agreed]), data, code)
+    lines = [table(heads, rows), *(problems or ["git, cluster and MLflow agree"])]
+    return Answer("\n".join(lines), data, status.exit_code)
 
 
-def _plain(one: "StatusLine") -> dict[str, Any]:
+def _line_data(line: "StatusLine") -> dict[str, Any]:
     return {
-        "adapter": one.adapter,
-        "git": one.declared.model_dump(mode="json") if one.declared else None,
-        "cluster": one.live.model_dump(mode="json") if one.live else None,
-        "revision": one.revision.number if one.revision else None,
-        "alias": one.alias,
-        "ready": one.ready,
-        "replicas": one.replicas,
-        "differences": list(one.differences),
+        "adapter": line.adapter,
+        "git": line.declared.model_dump(mode="json") if line.declared else None,
+        "cluster": line.live.model_dump(mode="json") if line.live else None,
+        "revision": line.revision.number if line.revision else None,
+        "alias": line.alias,
+        "ready": line.ready,
+        "replicas": line.replicas,
+        "differences": list(line.differences),
     }
 
 
-def _version(one: Any) -> str:
-    if one is None:
-        return "-"
-    share = f" +{one.canary.version}@{one.canary.percent}%" if one.canary else ""
-    return f"{one.version} {short(one.digest)}{share}"
+def _version(served: "Declaration | Release | None") -> str | None:
+    if served is None:
+        return None
+    canary = served.canary
+    share = f" +{canary.version}@{canary.percent}%" if canary else ""
+    return f"{served.version} {short(served.digest)}{share}"
 
 
-def _releases(declarations: Declarations, place: ClusterTarget) -> "AdapterReleases":
+def _releases(environment: str, target: ClusterTarget) -> "AdapterReleases":
+    """The environment's adapters. From now on SIGTERM raises Interrupted."""
+    from atelier.data.declaration import Declarations
     from atelier.platform import Api
     from atelier.platform.helm import Helm
+    from atelier.stores.registry import Registry
+    from commands.settings import CommandSettings
     from pipelines.delivery.cluster import AdapterReleases
 
+    declarations = Declarations(Path(), environment)
     signal.signal(signal.SIGTERM, _stop)
-    api = Api.connect(_namespace(declarations.environment, place))
-    helm = Helm(api, program=CommandSettings.read().helm)
-    holder = f"{socket.gethostname()}-{os.getpid()}"
-    return AdapterReleases(declarations, api, helm, _registry, holder=holder, report=_say)
-
-
-def _approver(declarations: Declarations, policy: Path | None) -> "Approve":
-    from atelier.adapter.signature_policy import SignaturePolicy
-    from atelier.data.policy import Policy
-    from pipelines.delivery.approval import approve
-
-    def check(registry: "Registry", name: str, version: int) -> "VersionInfo":
-        approval = approve(
-            registry,
-            registry.version(name, version),
-            Policy.load(policy or declarations.policy),
-            SignaturePolicy.of_platform(declarations.platform),
-        )
-        if approval.warning:
-            _say(approval.warning)
-        return approval.version
-
-    return check
+    api = Api.connect(target.namespace or f"atelier-{environment}")
+    return AdapterReleases(
+        declarations,
+        api,
+        Helm(api, program=CommandSettings.read().helm),
+        lambda: Registry(Home.find().tracking_uri),
+        holder=f"{socket.gethostname()}-{os.getpid()}",
+        report=say,
+    )
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """On SIGTERM (a cancelled workflow): stop Helm too, and release the lock."""
     raise Interrupted("stopped; run the command again to complete it")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _registry() -> "Registry":
-    from commands.adapter_references import open_registry
-
-    return open_registry(Home.find())
-
-
-def _namespace(environment: str, place: ClusterTarget) -> str:
-    return place.namespace or f"atelier-{environment}"
 
 
 def _answer(outcome: "PromotionOutcome") -> Answer:

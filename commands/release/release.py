@@ -4,11 +4,11 @@ With `--environment` they work on a cluster (commands/release/cluster.py), else 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atelier.errors import BadInput, Unavailable
+from atelier.errors import BadInput
 from atelier.home import Home
 from commands.release.cluster import (
     ClusterTarget,
@@ -19,18 +19,11 @@ from commands.release.cluster import (
     rollback_on,
     status_of,
 )
-from commands.table import short, table
+from commands.terminal import short, table
 from commands.verb import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from atelier.contract.replica import Replica
-    from atelier.data.release import Release
-    from atelier.stores.registry import Registry
     from pipelines.delivery.local.reconciler import PromotionStatus
-
-DISAGREES = 1
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")]
 PolicyFile = Annotated[
@@ -59,7 +52,7 @@ def promote(
         float, typer.Option(help="Seconds to wait until the replicas are ready.")
     ] = 120.0,
     environment: Environment = None,
-    place: ClusterTarget = ClusterTarget(),
+    target: ClusterTarget = ClusterTarget(),
 ) -> Answer:
     """Promote a version, if its verdict passes the policy.
 
@@ -67,24 +60,24 @@ def promote(
     given, it is first written to that file. --wait applies only without --environment.
     """
     if environment is not None:
-        return promote_on(environment, place, name, version, policy, canary, reason)
+        return promote_on(environment, target, name, version, policy, canary, reason)
     if version is None:
         raise BadInput(
             f"promote {name}: give VERSION, or --environment to use the version that git declares"
         )
     from atelier.adapter.signature_policy import SignaturePolicy
     from atelier.data.policy import Policy
-    from commands.adapter_references import open_registry
-    from commands.serve.smoke import smoke_check
+    from atelier.stores.registry import Registry
     from commands.settings import CommandSettings
-    from pipelines.delivery.local.promotion import promote as let_serve
+    from pipelines.delivery.local import promotion
+    from pipelines.delivery.local.local_gateway import smoke_check
 
     home = Home.find()
     return answer(
-        let_serve(
+        promotion.promote(
             name,
             version,
-            registry=open_registry(home),
+            registry=Registry(home.tracking_uri),
             home=home,
             policy=Policy.load(policy),
             signatures=SignaturePolicy.of(CommandSettings.read()),
@@ -104,7 +97,7 @@ def rollback(
     ] = None,
     reason: Annotated[str, typer.Option(help="Recorded in the release.")] = "rolled back",
     environment: Environment = None,
-    place: ClusterTarget = ClusterTarget(),
+    target: ClusterTarget = ClusterTarget(),
 ) -> Answer:
     """Roll back to an earlier version.
 
@@ -112,32 +105,34 @@ def rollback(
     the file in git, which then lists the replaced version as withdrawn.
     """
     if environment is not None:
-        return rollback_on(environment, place, name, revision, reason)
-    from commands.serve.smoke import smoke_check
-    from pipelines.delivery.local.promotion import rollback as go_back
+        return rollback_on(environment, target, name, revision, reason)
+    from pipelines.delivery.local import promotion
+    from pipelines.delivery.local.local_gateway import smoke_check
 
     home = Home.find()
-    standing = go_back(
-        name,
-        revision,
-        registry=_registry_if_there(home),
-        home=home,
-        smoke=smoke_check(home),
-        reason=reason,
+    return answer(
+        promotion.rollback(
+            name,
+            revision,
+            registry=promotion.available_registry(home),
+            home=home,
+            smoke=smoke_check(home),
+            reason=reason,
+        )
     )
-    return answer(standing)
 
 
 def retire(
-    name: Name, environment: Environment = None, place: ClusterTarget = ClusterTarget()
+    name: Name, environment: Environment = None, target: ClusterTarget = ClusterTarget()
 ) -> Answer:
     """Stop serving an adapter. Its versions stay in the registry."""
     if environment is not None:
-        return retire_on(environment, place, name)
-    from pipelines.delivery.local.promotion import retire as stop_serving
+        return retire_on(environment, target, name)
+    from pipelines.delivery.local import promotion
 
     home = Home.find()
-    return answer(stop_serving(name, registry=_registry_if_there(home), home=home))
+    registry = promotion.available_registry(home)
+    return answer(promotion.retire(name, registry=registry, home=home))
 
 
 def record(
@@ -146,76 +141,59 @@ def record(
     reason: Annotated[
         str, typer.Option(help="Reason why the version that git declared is withdrawn.")
     ] = "the cluster served another version",
-    place: ClusterTarget = ClusterTarget(),
+    target: ClusterTarget = ClusterTarget(),
 ) -> Answer:
     """Write the version that a cluster serves to the file in git, so that both agree."""
-    return record_on(environment, place, name, reason)
+    return record_on(environment, target, name, reason)
 
 
-def status(environment: Environment = None, place: ClusterTarget = ClusterTarget()) -> Answer:
+def status(environment: Environment = None, target: ClusterTarget = ClusterTarget()) -> Answer:
     """Show which versions serve, since when and why, and how many replicas are ready.
 
     With --environment it also compares git, cluster and MLflow. Exit code 1 if they disagree.
     """
     if environment is not None:
-        return status_of(environment, place)
-    from atelier.contract.replica import ReplicaFolder
-    from atelier.data.release import ReleaseFolder
+        return status_of(environment, target)
+    from pipelines.delivery.local.status import home_status
 
     home = Home.find()
-    releases = ReleaseFolder(home.releases).list()
-    replicas = ReplicaFolder(home.replicas).live()
-    adapters = [_standing_of(release, replicas) for release in releases.values()]
+    serving = home_status(home)
+    adapters = [
+        {**line.release.model_dump(mode="json"), "ready": line.ready} for line in serving.releases
+    ]
     rows = [
         (
-            one["adapter"],
-            one["version"],
-            short(one["digest"]),
-            one["revision"],
-            one["since"][:19].replace("T", " "),
-            f"{one['ready']}/{len(replicas)}",
-            one["reason"],
+            adapter["adapter"],
+            adapter["version"],
+            short(adapter["digest"]),
+            adapter["revision"],
+            adapter["since"][:19].replace("T", " "),
+            f"{adapter['ready']}/{len(serving.replicas)}",
+            adapter["reason"],
         )
-        for one in adapters
+        for adapter in adapters
     ]
     heads = ("ADAPTER", "VERSION", "DIGEST", "REVISION", "SINCE (UTC)", "READY", "REASON")
-    troubles = [f"{one.replica}: {one.error}" for one in replicas if one.error]
-    closing = [] if replicas else ["no replica is running; start one with `atelier serve`"]
+    errors = [
+        f"{replica.replica}: {replica.error}" for replica in serving.replicas if replica.error
+    ]
+    hint = [] if serving.replicas else ["no replica is running; start one with `atelier serve`"]
     data = {
         "home": str(home.root),
         "adapters": adapters,
-        "replicas": [one.model_dump(mode="json") for one in replicas],
+        "replicas": [replica.model_dump(mode="json") for replica in serving.replicas],
     }
-    return Answer("\n".join([table(heads, rows), *troubles, *closing]), data)
+    return Answer("\n".join([table(heads, rows), *errors, *hint]), data)
 
 
-def _standing_of(release: "Release", replicas: "Sequence[Replica]") -> dict[str, Any]:
-    """A release, and the number of live replicas that are ready to serve it."""
-    held = [one.holds(release.adapter, release.digest) for one in replicas]
-    return {
-        **release.model_dump(mode="json"),
-        "ready": sum(one is not None and one.state == "ready" for one in held),
-    }
-
-
-def _registry_if_there(home: Home) -> "Registry | None":
-    """The registry, or None if it is unavailable: a rollback must work without it."""
-    from commands.adapter_references import open_registry
-
-    try:
-        return open_registry(home)
-    except Unavailable:
-        return None
-
-
-def answer(standing: "PromotionStatus") -> Answer:
+def answer(status: "PromotionStatus") -> Answer:
     """The answer of a verb for an adapter's promotion status."""
     data = {
-        "adapter": standing.adapter,
-        "state": standing.state,
-        "message": standing.message,
-        "version": standing.version,
-        "digest": standing.digest,
-        "alias": standing.alias,
+        "adapter": status.adapter,
+        "state": status.state,
+        "message": status.message,
+        "version": status.version,
+        "digest": status.digest,
+        "alias": status.alias,
     }
-    return Answer(standing.message, data, DISAGREES if standing.state == "disagrees" else 0)
+    return Answer(status.message, data, status.exit_code)

@@ -1,20 +1,17 @@
 """`atelier sign`: sign a version of an adapter, so that agents and people can verify it."""
 
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atelier.errors import BadInput, Refused, SignatureRejected
+from atelier.errors import BadInput
 from atelier.home import Home
-from commands.settings import CommandSettings
 from commands.verb import Answer
 
 if TYPE_CHECKING:
-    from atelier.adapter.package import Package
-    from atelier.adapter.signers import PublicKey
-    from atelier.stores.registry import Registry, VersionInfo
+    from commands.settings import CommandSettings
 
 
 def sign(
@@ -45,69 +42,36 @@ def sign(
     these versions, nothing is signed. The key is an elliptic-curve key in PEM form. Put its
     password, if it has one, into ATELIER_SIGNING_PASSWORD. Existing signatures are kept.
     """
-    from atelier.adapter import signature
-    from commands.adapter_references import open_registry
+    from atelier.data.declaration import Declarations
+    from atelier.stores.registry import Registry
+    from pipelines.delivery.signing import SigningKey, declared_versions, sign_versions
 
     if (version is None) == (environment is None) or (environment and digest):
         raise BadInput("give VERSION (with or without --digest), or only --environment")
+    from commands.settings import CommandSettings
+
     settings = CommandSettings.read()
-    pem, password = b"" if keyless else _pem(key, settings), settings.signing_password
-    mine = None if keyless else signature.key_of(pem, password)
-    wanted = _declared(name, environment) if environment else {str(version): digest}
-    registry = open_registry(Home.find())
-    infos = [_exactly(registry, name, one, pinned) for one, pinned in wanted.items()]
-
-    def make(package: "Package") -> bytes:
-        return signature.sign(package, pem, password) if mine else signature.sign_keyless(package)
-
-    signed = [_sign(registry, info, mine, make) for info in infos]
-    who = mine.label if mine else "this job, keyless"
+    signing_key = None if keyless else SigningKey(_pem(key, settings), settings.signing_password)
+    digests: dict[str, str | None] = {str(version): digest}
+    if environment:
+        digests = declared_versions(Declarations(Path(), environment), name)
+    home = Home.find()
+    signed_versions = sign_versions(Registry(home.tracking_uri), home, name, digests, signing_key)
+    public = signing_key.public if signing_key else None
+    signer = public.label if public else "this job, keyless"
     lines = [
-        f"{name}@{one['version']} is {'' if one['signed'] else 'already '}signed by {who}"
-        for one in signed
+        f"{name}@{version.version} is {'' if version.signed else 'already '}signed by {signer}"
+        for version in signed_versions
     ]
-    key_data = {"adapter": name, "key": mine.fingerprint if mine else None}
-    return Answer("\n".join(lines), {**key_data, "versions": signed})
+    data = {
+        "adapter": name,
+        "key": public.fingerprint if public else None,
+        "versions": [asdict(version) for version in signed_versions],
+    }
+    return Answer("\n".join(lines), data)
 
 
-def _declared(name: str, environment: str) -> dict[str, str | None]:
-    """The digests, by version, that git declares."""
-    from atelier.data.declaration import Declarations
-
-    declaration = Declarations(Path(), environment).get(name)
-    return {str(pin.version): pin.digest for pin in declaration.served}
-
-
-def _exactly(registry: "Registry", name: str, version: str, digest: str | None) -> "VersionInfo":
-    info = registry.version(name, version)
-    if digest not in (None, info.digest):
-        raise Refused(
-            f"{name}@{info.version}: should be {digest}, but the registry has {info.digest}; "
-            "nothing is signed"
-        )
-    return info
-
-
-def _sign(
-    registry: "Registry",
-    info: "VersionInfo",
-    key: "PublicKey | None",
-    make: "Callable[[Package], bytes]",
-) -> dict[str, object]:
-    """Sign one version, unless this key has already signed it."""
-    from atelier.adapter.signature import file_of
-    from commands.adapter_references import fetched
-
-    package = fetched(registry, Home.find(), info)
-    told = {"version": info.version, "digest": info.digest}
-    before = registry.attestation(info, file_of(key))
-    if key and before is not None and _by(key, package, before):
-        return {**told, "signed": False}
-    registry.attest(info, file_of(key), make(package))
-    return {**told, "signed": True}
-
-
-def _pem(key: Path | None, settings: CommandSettings) -> bytes:
+def _pem(key: Path | None, settings: "CommandSettings") -> bytes:
     """The private key, from --key or ATELIER_SIGNING_KEY."""
     if key is None and not settings.signing_key:
         raise BadInput("no signing key: give --key FILE, or put the PEM into ATELIER_SIGNING_KEY")
@@ -117,12 +81,3 @@ def _pem(key: Path | None, settings: CommandSettings) -> bytes:
         return key.read_bytes()
     except OSError as error:
         raise BadInput(f"--key {key}: cannot be read ({error.strerror})") from error
-
-
-def _by(key: "PublicKey", package: "Package", made: bytes) -> bool:
-    from atelier.adapter.signature import verify
-
-    try:
-        return bool(verify(package, [made], [key]))
-    except SignatureRejected:
-        return False

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from commands.ci.markdown import code, plain, rows
+from commands.markdown import code, plain, rows
 
 if TYPE_CHECKING:
     from pipelines.evaluate import Comparison, GateResult
@@ -16,31 +16,26 @@ _LINEAGE = {
 }
 
 
-def summary(found: "Validation", *, pictures: str, command: str, run: str | None) -> str:
+def summary(validation: "Validation", *, pictures: str, command: str, run: str | None) -> str:
     """The summary as Markdown.
 
     `pictures` says where to find them, `command` repeats the validation, and `run` is the address
     of the candidate's run.
     """
-    said = "accepted" if found.accepted else "refused"
-    serving = f"against {found.serving.label}" if found.serving else "no version serves yet"
-    return (
-        "\n\n".join(
-            part
-            for part in (
-                f"## {'✅' if found.accepted else '❌'} {plain(found.candidate.label)}: {said} "
-                f"for {plain(found.environment)}, {plain(serving)}",
-                "\n".join(f"- {plain(reason)}" for reason in found.reasons),
-                "### Gates\n\n" + _gates(found.verdict.gates),
-                _comparison(found.comparison, found.environment),
-                f"### Pictures\n\n{pictures}",
-                "### Lineage\n\n" + _lineage(found.candidate, run),
-                f"Repeat with {code(command)}",
-            )
-            if part
-        )
-        + "\n"
-    )
+    candidate, serving = validation.candidate, validation.serving
+    mark, verdict = ("✅", "accepted") if validation.accepted else ("❌", "refused")
+    against = f"against {serving.label}" if serving else "no version serves yet"
+    sections = [
+        f"## {mark} {plain(candidate.label)}: {verdict} for {plain(validation.environment)}, "
+        f"{plain(against)}",
+        "\n".join(f"- {plain(reason)}" for reason in validation.reasons),
+        "### Gates\n\n" + _gates(validation.verdict.gates),
+        _comparison(validation.comparison, validation.environment),
+        f"### Pictures\n\n{pictures}",
+        "### Lineage\n\n" + _lineage(candidate, run),
+        f"Repeat with {code(command)}",
+    ]
+    return "\n\n".join(filter(None, sections)) + "\n"
 
 
 def _gates(gates: "Sequence[GateResult]") -> str:
@@ -48,45 +43,45 @@ def _gates(gates: "Sequence[GateResult]") -> str:
         ("gate", "number", "limit", "95 % interval", ""),
         [
             (
-                one.name,
-                "not measured" if one.value is None else f"{one.value:.3f}",
-                f"{one.kind.replace('_', ' ')} {one.threshold:g}",
-                _interval(one.ci),
-                "passed" if one.passed else "**failed**",
+                gate.name,
+                "not measured" if gate.value is None else f"{gate.value:.3f}",
+                f"{gate.kind.replace('_', ' ')} {gate.threshold:g}",
+                _interval(gate.ci),
+                "passed" if gate.passed else "**failed**",
             )
-            for one in gates
+            for gate in gates
         ],
     )
 
 
-def _comparison(compared: "Comparison | None", environment: str) -> str:
-    if compared is None:
+def _comparison(comparison: "Comparison | None", environment: str) -> str:
+    if comparison is None:
         return f"No version serves in {plain(environment)}, so there is no comparison."
     limits = {
         name: ", ".join(
             f"{gate.kind.replace('_', ' ')} {gate.threshold:g}"
             + ("" if gate.passed else " **failed**")
-            for gate in compared.gates
+            for gate in comparison.gates
             if gate.name == name
         )
-        for name in {gate.name for gate in compared.gates}
+        for name in {gate.name for gate in comparison.gates}
     }
     table = rows(
         ("measure", "candidate", "serving", "difference", "95 % interval", "limit", ""),
         [
             (
-                one.name,
-                f"{one.candidate:.3f}",
-                f"{one.serving:.3f}",
-                f"{one.delta:+.3f}",
-                _interval(one.ci, sign="+"),
-                limits.get(one.name, ""),
-                one.word,
+                difference.name,
+                f"{difference.candidate:.3f}",
+                f"{difference.serving:.3f}",
+                f"{difference.delta:+.3f}",
+                _interval(difference.ci, sign="+"),
+                limits.get(difference.name, ""),
+                difference.word,
             )
-            for one in compared.differences
+            for difference in comparison.differences
         ],
     )
-    remarks = "".join(f"\n- {plain(remark)}" for remark in compared.remarks)
+    remarks = "".join(f"\n- {plain(remark)}" for remark in comparison.remarks)
     return f"### Comparison with the version that serves, on the same seeds\n\n{table}" + (
         remarks and f"\n{remarks}"
     )
@@ -97,11 +92,8 @@ def _interval(ci: tuple[float, float] | None, sign: str = "") -> str:
 
 
 def _lineage(candidate: "JudgedVersion", run: str | None) -> str:
-    told = {"package": candidate.info.digest, "run": run or candidate.info.run_id}
-    told |= {
-        what: candidate.info.tags[tag]
-        for what, tag in _LINEAGE.items()
-        if tag in candidate.info.tags
-    }
-    told["engine"] = f"{candidate.evaluation.backend}, {candidate.evaluation.engine_digest}"
-    return rows(("", ""), [(what, code(value)) for what, value in told.items()])
+    tags = candidate.info.tags
+    lineage = {"package": candidate.info.digest, "run": run or candidate.info.run_id}
+    lineage |= {source: tags[tag] for source, tag in _LINEAGE.items() if tag in tags}
+    lineage["engine"] = f"{candidate.evaluation.backend}, {candidate.evaluation.engine_digest}"
+    return rows(("", ""), [(source, code(value)) for source, value in lineage.items()])

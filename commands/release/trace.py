@@ -5,18 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atelier.errors import AdapterRejected, BadInput, Refused, SignatureRejected
+from atelier.errors import BadInput, ExitCode, Refused
 from atelier.home import Home
-from commands.table import short
+from commands.terminal import short
 from commands.verb import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from atelier.adapter.signers import Signer
-    from atelier.stores.registry import Registry, VersionInfo
-
-UNKNOWN = 1
 
 
 def trace(
@@ -34,33 +29,50 @@ def trace(
     The data in the picture is checked against the registry. Exit code 1 if the picture has no such
     data, if the registry does not have one of its adapters, or if a signature does not verify.
     """
-    told = _told(image)
+    from atelier.stores.registry import Registry
+    from pipelines.delivery.provenance import provenance_of
+
+    metadata = _metadata(image)
     trusted = _signers(signers) if signers else None
-    adapters = [_checked(one, trusted) for one in told.get("adapters", ())]
-    data = {"file": str(image), **told, "adapters": adapters}
-    good = all(
-        one["registry"] in ("known", "unregistered")
-        and one.get("signature", {}).get("state") != "refused"
-        for one in adapters
+    home = Home.find()
+    provenances = [
+        provenance_of(
+            lambda: Registry(home.tracking_uri),
+            home,
+            adapter["name"],
+            adapter.get("version"),
+            adapter["digest"],
+            trusted,
+        )
+        for adapter in metadata.get("adapters", ())
+    ]
+    adapters = [
+        {**adapter, **provenance.to_json()}
+        for adapter, provenance in zip(metadata.get("adapters", ()), provenances, strict=True)
+    ]
+    return Answer(
+        _text(image, metadata, adapters),
+        {"file": str(image), **metadata, "adapters": adapters},
+        ExitCode.of_verdict(all(provenance.is_good for provenance in provenances)),
     )
-    return Answer(_text(image, told, adapters), data, 0 if good else UNKNOWN)
 
 
-def _told(image: Path) -> dict[str, Any]:
+def _metadata(image: Path) -> dict[str, Any]:
+    """The picture's own account of how it was made; Refused where it has none."""
     from PIL import UnidentifiedImageError
 
     from services.gateway.png import CHUNK, read_metadata
 
     try:
-        told = read_metadata(image.read_bytes())
+        metadata = read_metadata(image.read_bytes())
     except (UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise BadInput(f"{image}: cannot be read as a picture; give the original PNG") from error
-    if told is None:
+    if metadata is None:
         raise Refused(
             f"{image}: has no {CHUNK} chunk; it was not made by Atelier, or was saved again by a "
             "program that drops such chunks; give the original file"
         )
-    return told
+    return metadata
 
 
 def _signers(path: Path) -> "tuple[Signer, ...]":
@@ -70,87 +82,34 @@ def _signers(path: Path) -> "tuple[Signer, ...]":
     return signers_in(path) if path.is_dir() else SignaturePolicy.of_platform(path).signers
 
 
-def _checked(adapter: dict[str, Any], signers: "Sequence[Signer] | None") -> dict[str, Any]:
-    """The adapter, with its lineage and signature from the registry."""
-    from commands.adapter_references import open_registry
-
-    version = adapter.get("version")
-    if version is None:
-        return {**adapter, "registry": "unregistered"}
-    registry = open_registry(Home.find())
-    try:
-        found = registry.version(adapter["name"], version)
-    except BadInput as error:
-        return {**adapter, "registry": "unknown", "why": str(error)}
-    if found.digest != adapter["digest"]:
-        why = f"the registry has {found.digest}"
-        return {**adapter, "registry": "another digest", "why": why}
-    try:
-        manifest = registry.manifest(found)
-    except AdapterRejected as error:
-        return {**adapter, "registry": "damaged", "why": str(error)}
-    lineage = {
-        "run": found.run_id,
-        **manifest.model_dump(include={"dataset", "recipe", "git_commit"}),
-        "registered": found.created.isoformat(timespec="seconds"),
-    }
-    signature = _signature(registry, found, signers)
-    return {**adapter, "registry": "known", "lineage": lineage, "signature": signature}
-
-
-def _signature(
-    registry: "Registry", info: "VersionInfo", signers: "Sequence[Signer] | None"
-) -> dict[str, Any]:
-    """The signature state: `unsigned`, `unchecked` (without signers), `good` or `refused`.
-
-    `keys` are the keys that the signatures claim; null for a keyless signature.
-    """
-    from atelier.adapter.signature import claim, verify
-    from commands.adapter_references import fetched
-
-    made = registry.signatures(info)
-    try:
-        if signers is not None:
-            package = fetched(registry, Home.find(), info)
-            good = verify(package, made, signers)
-            return {
-                "state": "good",
-                "keys": [claim(good.signature).key],
-                "signer": good.signer.name,
-            }
-        keys = [claim(one).key for one in made]
-    except SignatureRejected as error:
-        return {"state": "refused", "why": str(error)}
-    return {"state": "unchecked" if made else "unsigned", "keys": keys}
-
-
-def _text(image: Path, told: dict[str, Any], adapters: list[dict[str, Any]]) -> str:
+def _text(image: Path, metadata: dict[str, Any], adapters: list[dict[str, Any]]) -> str:
     shown = ("prompt", "negative_prompt", "seed", "steps", "scheduler", "guidance_scale")
     lines = [f"{image}"]
-    lines += [f"  {name:16} {told[name]}" for name in shown if told.get(name) is not None]
-    lines.append(f"  {'base':16} {short(told.get('base'))}")
-    lines.append(f"  {'backend':16} {told.get('backend')} ({short(told.get('engine_digest'))})")
-    for one in adapters:
-        version = f"@{one['version']}" if one.get("version") is not None else ""
-        why = f": {one['why']}" if "why" in one else ""
+    lines += [f"  {key:16} {metadata[key]}" for key in shown if metadata.get(key) is not None]
+    lines.append(f"  {'base':16} {short(metadata.get('base'))}")
+    engine = short(metadata.get("engine_digest"))
+    lines.append(f"  {'backend':16} {metadata.get('backend')} ({engine})")
+    for adapter in adapters:
+        version = f"@{adapter['version']}" if adapter.get("version") is not None else ""
+        why = f": {adapter['why']}" if "why" in adapter else ""
         lines.append(
-            f"  {'adapter':16} {one['name']}{version} x {one['weight']:g}, "
-            f"{short(one['digest'])}, registry: {one['registry']}{why}"
+            f"  {'adapter':16} {adapter['name']}{version} x {adapter['weight']:g}, "
+            f"{short(adapter['digest'])}, registry: {adapter['registry']}{why}"
         )
-        for key, value in one.get("lineage", {}).items():
+        for key, value in adapter.get("lineage", {}).items():
             lines.append(f"    {key.replace('_', ' '):14} {value or '-'}")
-        if "signature" in one:
-            lines.append(f"    {'signature':14} {_signed(one['signature'])}")
+        if "signature" in adapter:
+            lines.append(f"    {'signature':14} {_signature(adapter['signature'])}")
     return "\n".join(lines)
 
 
-def _signed(signature: dict[str, Any]) -> str:
+def _signature(signature: dict[str, Any]) -> str:
     keys = signature.get("keys", ())
-    who = ", ".join(f"key {key[:12]}…" if key else "an identity (keyless)" for key in keys)
-    said = {
+    signers = ", ".join(f"key {key[:12]}…" if key else "an identity (keyless)" for key in keys)
+    texts = {
         "unsigned": "unsigned",
-        "unchecked": f"by {who}, not verified (give --signers)",
-        "good": f"by {signature.get('signer')}, {who}: good",
+        "unchecked": f"by {signers}, not verified (give --signers)",
+        "good": f"by {signature.get('signer')}, {signers}: good",
         "refused": f"refused: {signature.get('why')}",
     }
-    return said[signature["state"]]
+    return texts[signature["state"]]

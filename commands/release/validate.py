@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from atelier.errors import BadInput
+from atelier.errors import ExitCode
 from atelier.home import Home
-from commands.ci.outputs import add_outputs
-from commands.table import table
+from commands.github_actions import add_outputs, add_summary
+from commands.terminal import table
 from commands.verb import Answer
 
 if TYPE_CHECKING:
     from pipelines.evaluate.against_serving import Validation
 
-REFUSED = 1
-ENVIRONMENTS = Path("k8s/environments")
 SUMMARY, SHEET = "summary.md", "sheet.jpg"
 
 
@@ -51,108 +49,113 @@ def validate(
     Uses the measurements of both versions on the same seeds and draws no pictures. Exit code 1 if
     the candidate is refused.
     """
+    from atelier.data.declaration import Declarations
     from atelier.data.policy import Policy
-    from commands.adapter_references import open_registry
-    from commands.release.summary import summary as page
-    from pipelines.evaluate.against_serving import validate as judge
+    from atelier.stores.registry import Registry
+    from commands.release.summary import summary as summary_of
+    from pipelines.evaluate import against_serving
 
-    file = ENVIRONMENTS / environment / "policy.yaml"
-    if not file.is_file():
-        raise BadInput(f"{file}: does not exist; environments are the folders of {ENVIRONMENTS}")
-    policy, registry = Policy.load(file), open_registry(Home.find())
-    found = judge(registry, name, version, environment=environment, policy=policy)
-    command = ["atelier", "validate", name, str(found.candidate.info.version)]
-    text = page(
-        found,
-        pictures=_sheet(found, output, pictures_url),
-        command=shlex.join([*command, "--environment", environment]),
-        run=registry.run_url(found.candidate.info.run_id),
+    policy = Policy.load(Declarations(Path(), environment).policy)
+    registry = Registry(Home.find().tracking_uri)
+    validation = against_serving.validate(
+        registry, name, version, environment=environment, policy=policy
+    )
+    candidate = validation.candidate.info
+    command = ["atelier", "validate", name, str(candidate.version), "--environment", environment]
+    markdown = summary_of(
+        validation,
+        pictures=_pictures(validation, output, pictures_url),
+        command=shlex.join(command),
+        run=registry.run_url(candidate.run_id),
     )
     if output is not None:
-        (output / SUMMARY).write_text(text, encoding="utf-8")
+        (output / SUMMARY).write_text(markdown, encoding="utf-8")
     if summary is not None:
-        summary.parent.mkdir(parents=True, exist_ok=True)
-        with summary.open("a", encoding="utf-8") as end:
-            end.write(text)
-    add_outputs(github_output, {"version": found.candidate.info.version})
-    return _answer(found)
+        add_summary(summary, markdown)
+    add_outputs(github_output, {"version": candidate.version})
+    return _answer(validation)
 
 
-def _sheet(found: "Validation", output: Path | None, url: str | None) -> str:
+def _pictures(validation: "Validation", output: Path | None, url: str | None) -> str:
     """Write the sheet of pictures to `output`; Markdown that says where they are."""
-    from commands.ci.markdown import code, link
-    from commands.serve.grid import GridRow, grid
+    from commands.markdown import code, link
+    from pipelines.evaluate.grid import GridRow, grid
 
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         (output / SHEET).unlink(missing_ok=True)
-    if not found.side_by_side:
-        sides = (found.candidate, *([found.serving] if found.serving else []))
-        without = " and ".join(code(one.label) for one in sides if not one.pictures)
+    versions = (validation.candidate, *([validation.serving] if validation.serving else []))
+    if not validation.side_by_side:
+        without = " and ".join(code(version.label) for version in versions if not version.pictures)
         return (
             f"None: there are no stored pictures of {without}, because an older release of Atelier "
             "judged it."
         )
-    own = f"All pictures of the verdict: {code('sheet.png')} beside {code(found.candidate.label)}."
+    own = (
+        f"All pictures of the verdict: {code('sheet.png')} beside "
+        f"{code(validation.candidate.label)}."
+    )
     if output is None:
         return f"{own} {code('--output DIR')} writes a sheet of both versions."
     rows = [
-        GridRow(prompt, f"seed {seed}", pictures) for prompt, seed, pictures in found.side_by_side
+        GridRow(prompt, f"seed {seed}", pictures)
+        for prompt, seed, pictures in validation.side_by_side
     ]
-    names = [f"candidate {found.candidate.info.version}"]
-    names += [f"serving {found.serving.info.version}"] if found.serving else []
-    grid(names, rows, tile=256).save(output / SHEET, quality=88)
-    place = link(output / SHEET, url) if url else code(output / SHEET)
-    return f"{place}: {' | '.join(map(code, names))}, from the same noise. {own}"
-
-
-def _answer(found: "Validation") -> Answer:
-    compared = found.comparison
-    lines = [
-        table(
-            ("MEASURE", "CANDIDATE", "SERVING", "DIFFERENCE", "95 %", ""),
-            [
-                (
-                    one.name,
-                    f"{one.candidate:.3f}",
-                    f"{one.serving:.3f}",
-                    f"{one.delta:+.3f}",
-                    f"{one.ci[0]:+.3f} to {one.ci[1]:+.3f}",
-                    one.word,
-                )
-                for one in (compared.differences if compared else ())
-            ],
-        ),
-        *(f"- {remark}" for remark in (compared.remarks if compared else ())),
-        *(f"- {reason}" for reason in found.reasons),
+    roles = ("candidate", "serving")
+    columns = [
+        f"{role} {version.info.version}" for role, version in zip(roles, versions, strict=False)
     ]
-    against = f"against {found.serving.label}" if found.serving else "no version serves yet"
-    said = "accepted" if found.accepted else "refused"
-    last = f"{found.candidate.label}: {said} for {found.environment}, {against}"
-    text = "\n".join([*(lines if compared else lines[1:]), last])
-    return Answer(text, _data(found), 0 if found.accepted else REFUSED)
+    grid(columns, rows, tile=256).save(output / SHEET, quality=88)
+    sheet = link(output / SHEET, url) if url else code(output / SHEET)
+    return f"{sheet}: {' | '.join(map(code, columns))}, from the same noise. {own}"
 
 
-def _data(found: "Validation") -> dict[str, Any]:
-    compared = found.comparison
+def _answer(validation: "Validation") -> Answer:
+    comparison = validation.comparison
+    lines = []
+    if comparison is not None:
+        rows = [
+            (
+                difference.name,
+                f"{difference.candidate:.3f}",
+                f"{difference.serving:.3f}",
+                f"{difference.delta:+.3f}",
+                f"{difference.ci[0]:+.3f} to {difference.ci[1]:+.3f}",
+                difference.word,
+            )
+            for difference in comparison.differences
+        ]
+        heads = ("MEASURE", "CANDIDATE", "SERVING", "DIFFERENCE", "95 %", "")
+        lines += [table(heads, rows), *(f"- {remark}" for remark in comparison.remarks)]
+    lines += [f"- {reason}" for reason in validation.reasons]
+    serving = validation.serving
+    against = f"against {serving.label}" if serving else "no version serves yet"
+    verdict = "accepted" if validation.accepted else "refused"
+    label, environment = validation.candidate.label, validation.environment
+    lines.append(f"{label}: {verdict} for {environment}, {against}")
+    return Answer("\n".join(lines), _data(validation), ExitCode.of_verdict(validation.accepted))
+
+
+def _data(validation: "Validation") -> dict[str, Any]:
+    candidate, comparison = validation.candidate.info, validation.comparison
     return {
-        "adapter": found.candidate.info.name,
-        "version": found.candidate.info.version,
-        "digest": found.candidate.info.digest,
-        "environment": found.environment,
-        "serving": found.serving.info.version if found.serving else None,
-        "accepted": found.accepted,
-        "reasons": list(found.reasons),
-        "gates": [gate.model_dump(mode="json") for gate in found.verdict.gates],
+        "adapter": candidate.name,
+        "version": candidate.version,
+        "digest": candidate.digest,
+        "environment": validation.environment,
+        "serving": validation.serving.info.version if validation.serving else None,
+        "accepted": validation.accepted,
+        "reasons": list(validation.reasons),
+        "gates": [gate.model_dump(mode="json") for gate in validation.verdict.gates],
         "differences": [
             {
-                "name": one.name,
-                "candidate": one.candidate,
-                "serving": one.serving,
-                "delta": one.delta,
-                "ci": one.ci,
-                "word": one.word,
+                "name": difference.name,
+                "candidate": difference.candidate,
+                "serving": difference.serving,
+                "delta": difference.delta,
+                "ci": difference.ci,
+                "word": difference.word,
             }
-            for one in (compared.differences if compared else ())
+            for difference in (comparison.differences if comparison else ())
         ],
     }

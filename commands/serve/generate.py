@@ -63,7 +63,7 @@ def generate(
     from commands.adapter_references import AdapterReference
     from commands.serve.gateway_client import GatewayClient
 
-    refs = [AdapterReference.parse(text) for text in adapter or ()]
+    references = [AdapterReference.parse(text) for text in adapter or ()]
     settings: dict[str, Any] = {
         "prompt": prompt,
         "seed": secrets.randbelow(SMALL_SEED) if seed is None else seed,
@@ -75,66 +75,74 @@ def generate(
         "negative_prompt": negative_prompt,
     }
     if url is None:
-        png, told = _here(refs, base, style, settings)
+        png, metadata = _draw_here(references, base, style, settings)
     else:
         if base is not None:
             raise BadInput("--base: a gateway serves its own base; leave out --base or --url")
-        png, told = _by_gateway(GatewayClient(url, key or ""), refs, style, settings)
+        client = GatewayClient(url, key or "")
+        png, metadata = _draw_by_gateway(client, references, style, settings)
     write_atomic(out, png)
-    return Answer(_sentence(out, told), {"file": str(out), **told})
+    return Answer(_text(out, metadata), {"file": str(out), **metadata})
 
 
-def _here(
-    refs: "list[AdapterReference]", base: str | None, style: str | None, settings: dict[str, Any]
+def _draw_here(
+    references: "list[AdapterReference]",
+    base: str | None,
+    style: str | None,
+    settings: dict[str, Any],
 ) -> tuple[bytes, dict[str, Any]]:
     """A PNG from an engine in this process. Prompts are filled in as the gateway does."""
-    from commands.adapter_references import find
-    from commands.serve.local_engine import local_engine
+    from commands.adapter_references import resolve
+    from commands.terminal import hide_library_bars
     from services.engine import ImageRequest
+    from services.engine.local import local_engine
     from services.gateway.png import encode_png
     from services.gateway.prompts import styled, triggered
 
     home = Home.find()
     request = ImageRequest(**settings)
     request.validate()
-    found = [find(ref, home) for ref in refs]
-    manifests = [one.package.manifest for one in found]
-    filled = triggered(styled(request.prompt, style, manifests), manifests)
-    with local_engine(found, base) as running:
-        uses = tuple(running.use(place, ref.weight) for place, ref in enumerate(refs))
-        request = replace(request, prompt=filled, adapters=uses)
-        result = running.engine.generate(request)
-        told = running.metadata(request, result)
-    png = encode_png(result.images[0], told)
-    return png, {**told, "warnings": list(result.warnings), "timings": result.timings}
+    adapters = [resolve(reference, home) for reference in references]
+    manifests = [adapter.package.manifest for adapter in adapters]
+    prompt = triggered(styled(request.prompt, style, manifests), manifests)
+    hide_library_bars()
+    with local_engine(adapters, base) as local:
+        uses = tuple(
+            local.use(index, reference.weight) for index, reference in enumerate(references)
+        )
+        request = replace(request, prompt=prompt, adapters=uses)
+        result = local.engine.generate(request)
+        metadata = local.metadata(request, result)
+    png = encode_png(result.images[0], metadata)
+    return png, {**metadata, "warnings": list(result.warnings), "timings": result.timings}
 
 
-def _by_gateway(
+def _draw_by_gateway(
     client: "GatewayClient",
-    refs: "list[AdapterReference]",
+    references: "list[AdapterReference]",
     style: str | None,
     settings: dict[str, Any],
 ) -> tuple[bytes, dict[str, Any]]:
-    folders = [ref for ref in refs if ref.path is not None]
+    folders = [reference for reference in references if reference.path is not None]
     if folders:
         raise BadInput(f"--adapter {folders[0]}: a gateway serves adapters by name only")
     adapters = [
         {
-            "name": ref.name,
-            "weight": ref.weight,
-            **({"version": ref.version} if ref.version else {}),
+            "name": reference.name,
+            "weight": reference.weight,
+            **({"version": reference.version} if reference.version else {}),
         }
-        for ref in refs
+        for reference in references
     ]
     answer = client.generate(**settings, style=style, adapters=adapters or None)
     return answer.pictures[0].png, {**answer.body, "seed": answer.pictures[0].seed}
 
 
-def _sentence(out: Path, told: dict[str, Any]) -> str:
-    used = [
-        f"{one['name']}@{one['version']}" if one.get("version") else one["name"]
-        for one in told.get("adapters", ())
+def _text(out: Path, metadata: dict[str, Any]) -> str:
+    adapters = [
+        f"{adapter['name']}@{adapter['version']}" if adapter.get("version") else adapter["name"]
+        for adapter in metadata.get("adapters", ())
     ]
-    lines = [f"{out}: seed {told['seed']}, {' + '.join(used) or 'the base alone'}"]
-    lines += [f"warning: {text}" for text in told.get("warnings") or ()]
+    lines = [f"{out}: seed {metadata['seed']}, {' + '.join(adapters) or 'the base alone'}"]
+    lines += [f"warning: {warning}" for warning in metadata.get("warnings") or ()]
     return "\n".join(lines)

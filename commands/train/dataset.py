@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from atelier.errors import ExitCode
+from commands.terminal import count
 from commands.verb import Answer
-
-REFUSED = 1
 
 
 def lint(
@@ -23,31 +23,19 @@ def lint(
 
     Exit code 1 if an error would stop a training.
     """
-    from pipelines.dataset import lint as find
+    from pipelines.dataset import lint as lint_folder
 
-    findings = find(folder, resolution=resolution, captions=captions)
-    errors = sum(one.severity == "error" for one in findings)
-    warnings = sum(one.severity == "warning" for one in findings)
-    closing = f"{folder}: {_count(errors, 'error')}, {_count(warnings, 'warning')}"
+    findings = lint_folder(folder, resolution=resolution, captions=captions)
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = sum(finding.severity == "warning" for finding in findings)
+    summary = f"{folder}: {count(errors, 'error')}, {count(warnings, 'warning')}"
     return Answer(
-        text="\n".join([*map(str, findings), closing]),
+        text="\n".join([*map(str, findings), summary]),
         data={
             "folder": str(folder),
             "errors": errors,
             "warnings": warnings,
-            "findings": [
-                {
-                    "severity": one.severity,
-                    "file": str(one.file),
-                    "text": one.text,
-                    "advice": one.advice,
-                }
-                for one in findings
-            ],
+            "findings": [{**vars(finding), "file": str(finding.file)} for finding in findings],
         },
-        exit_code=REFUSED if errors else 0,
+        exit_code=ExitCode.of_verdict(errors == 0),
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -5,18 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atelier.errors import BadInput
+from atelier.errors import ExitCode
 from atelier.home import Home
-from commands.table import table
+from commands.terminal import hide_library_bars, progress, table
 from commands.verb import Answer
 
 if TYPE_CHECKING:
     from atelier.adapter.package import Package
-    from atelier.data.recipe import Recipe
     from pipelines.evaluate import Evaluation
-
-REFUSED = 1
-RECIPES = (Path("adapters"), Path("examples"))  # where the recipe of a package is searched
 
 
 def evaluate(
@@ -45,34 +41,38 @@ def evaluate(
     is also stored in the registry. Exit code 1 if the package is refused.
     """
     from atelier.data.policy import Policy
-    from commands.adapter_references import AdapterReference, find, open_registry
+    from atelier.data.recipe import Recipe
+    from atelier.stores.registry import Registry
+    from commands.adapter_references import AdapterReference, resolve
 
-    home, operators = Home.find(), Policy.load(policy)
-    found = find(AdapterReference.parse(package), home)
-    manifest = found.package.manifest
-    trained_on = pictures or _recipe(found.package, recipe)
-    into = output or _beside(found.package, home)
-    from commands.progress import progress  # heavy imports wait until the input is valid
-    from commands.quiet import quiet_loading
+    home, operators_policy = Home.find(), Policy.load(policy)
+    adapter = resolve(AdapterReference.parse(package), home)
+    folder = output or _beside(adapter.package, home)
+    given_recipe = Recipe.load(recipe) if recipe else None
+
+    # heavy imports wait until the input is valid
     from pipelines.evaluate import attest
     from pipelines.evaluate import evaluate as judge
+    from pipelines.evaluate.references import recipe_of
 
-    quiet_loading()
+    training_pictures = pictures or given_recipe or recipe_of(adapter.package)
+    hide_library_bars()
     with progress() as shown:
         evaluation = judge(
-            found.package,
-            operators,
-            base=base or manifest.base.id,
+            adapter.package,
+            operators_policy,
+            base=base or adapter.package.manifest.base.id,
             vae=vae,
-            training_pictures=trained_on,
-            output=into,
+            training_pictures=training_pictures,
+            output=folder,
             cache=home.root / "cache" / "pictures",
             progress=shown,
         )
-    if found.version is not None:
-        registry = open_registry(home)
-        attest(registry, registry.version(manifest.name, found.version), evaluation, into)
-    return _answer(evaluation, into)
+    if adapter.version is not None:
+        registry = Registry(home.tracking_uri)
+        version = registry.version(evaluation.adapter, adapter.version)
+        attest(registry, version, evaluation, folder)
+    return _answer(evaluation, folder)
 
 
 def _beside(package: "Package", home: Home) -> Path:
@@ -82,33 +82,7 @@ def _beside(package: "Package", home: Home) -> Path:
     return package.path.absolute().parent / "evaluation"
 
 
-def _recipe(package: "Package", given: Path | None) -> "Recipe":
-    """The given recipe, or the one in RECIPES whose digest the manifest names."""
-    from atelier.data.recipe import RECIPE, Recipe
-
-    if given is not None:
-        return Recipe.load(given)
-    wanted = package.manifest.recipe
-    files = [file for root in RECIPES if root.is_dir() for file in sorted(root.rglob("*.yaml"))]
-    broken = []
-    for file in files if wanted else ():
-        if file.name != RECIPE and file.parent.name != package.manifest.name:
-            continue
-        try:
-            recipe = Recipe.load(file)
-        except BadInput as error:  # mostly another adapter's, which is nobody's business here
-            broken.append(str(error))
-            continue
-        if recipe.digest == wanted:
-            return recipe
-    unread = f" (could not be read: {'; '.join(broken)})" if broken else ""
-    raise BadInput(
-        f"{package.path}: no recipe in {' or '.join(map(str, RECIPES))} has the recipe digest of "
-        f"its manifest{unread}; name the recipe with --recipe, or the pictures with --pictures"
-    )
-
-
-def _answer(evaluation: "Evaluation", into: Path) -> Answer:
+def _answer(evaluation: "Evaluation", folder: Path) -> Answer:
     rows = [
         (
             gate.name,
@@ -123,7 +97,7 @@ def _answer(evaluation: "Evaluation", into: Path) -> Answer:
     lines = [
         table(("GATE", "VALUE", "LIMIT", "95 %", ""), rows),
         *(f"- {reason}" for reason in evaluation.reasons),
-        f"{evaluation.adapter}: {verdict}; measurements and pictures in {into}",
+        f"{evaluation.adapter}: {verdict}; measurements and pictures in {folder}",
     ]
     data = {
         "adapter": evaluation.adapter,
@@ -131,6 +105,6 @@ def _answer(evaluation: "Evaluation", into: Path) -> Answer:
         "accepted": evaluation.accepted,
         "reasons": list(evaluation.reasons),
         "gates": [gate.model_dump(mode="json") for gate in evaluation.gates],
-        "output": str(into),
+        "output": str(folder),
     }
-    return Answer("\n".join(lines), data, 0 if evaluation.accepted else REFUSED)
+    return Answer("\n".join(lines), data, ExitCode.of_verdict(evaluation.accepted))

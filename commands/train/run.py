@@ -1,10 +1,12 @@
 """`atelier run`: the whole pipeline, from a recipe to a serving adapter."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from commands.terminal import hide_library_bars
 from commands.verb import Answer
 
 
@@ -23,18 +25,23 @@ def run(
     from atelier.data.policy import Policy
     from atelier.data.recipe import Recipe
     from atelier.home import Home
-    from commands.settings import CommandSettings
 
-    found, operators = Recipe.load(recipe), Policy.load(policy)
-    from commands.quiet import quiet_loading
+    given_recipe, operators_policy = Recipe.load(recipe), Policy.load(policy)
+
+    # heavy imports wait until the input is valid
     from commands.release.release import answer
-    from commands.serve.smoke import smoke_check
-    from pipelines.run import run as whole
+    from pipelines import run as pipeline
+    from pipelines.delivery.local.local_gateway import smoke_check
 
-    quiet_loading()
+    hide_library_bars()
     home = Home.find()
-    signatures = SignaturePolicy.of(CommandSettings.read())
-    status = whole(
-        found, operators, home, signatures=signatures, resume=resume, smoke=smoke_check(home)
+    return answer(
+        pipeline.run(
+            given_recipe,
+            operators_policy,
+            home,
+            signatures=SignaturePolicy.read(os.environ),
+            resume=resume,
+            smoke=smoke_check(home),
+        )
     )
-    return answer(status)

@@ -1,21 +1,19 @@
 """`atelier submit`: train a recipe in a Job on a cluster, with everything that it names."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atelier.home import Home
-from commands.admin.job_options import JobChoices, sent, shown
-from commands.ci.outputs import add_outputs
+from commands.github_actions import add_outputs
+from commands.job_options import JobChoices, job_data, manifest_answer
+from commands.terminal import progress, say
 from commands.verb import Answer
 
 if TYPE_CHECKING:
-    from atelier.platform.jobs import TrainingSpec, Work
-    from atelier.stores.registry import VersionInfo
-
-REFUSED = 1
+    from atelier.platform.jobs import TrainingSpec
+    from pipelines.submission import TrainingResult
 
 
 def submit(
@@ -38,87 +36,55 @@ def submit(
     trained again. If the environment's policy has not judged it yet, the Job only judges it.
     """
     from atelier.data.recipe import Recipe
-    from pipelines.train.commit import commit_of
 
-    gpus = job.gpus or 0
-    options = job.options(gpus)
-    found = Recipe.load(recipe)
-    from commands.admin.import_models import open_artifacts
-    from commands.progress import progress
-    from pipelines.dataset import check_pictures
-    from pipelines.job_inputs import pack, upload
+    options = job.options(job.gpus or 0)
+    given_recipe = Recipe.load(recipe)
 
-    check_pictures(found)
-    parcel = pack(found, open_artifacts, processes=max(1, gpus))
-    spec = parcel.spec
-    work = spec.work(environment, commit=commit_of(found.folder))
+    # heavy imports wait until the input is valid
+    from atelier.stores.artifacts import Artifacts
+    from atelier.stores.registry import Registry
+    from pipelines.submission import TrainingSubmission
+
+    uri = Home.find().tracking_uri
+    submission = TrainingSubmission(
+        given_recipe,
+        environment,
+        options,
+        artifacts=lambda: Artifacts(uri),
+        registry=lambda: Registry(uri),
+    )
     if job.dry_run:
-        return shown(work, options)
+        return manifest_answer(submission.work, options)
     if stop:
-        return _stopped(work, options.namespace)
-    answer = _made(spec, environment, options.namespace)
-    if answer is None:
-        with progress() as told:
-            uploaded = upload(parcel, open_artifacts(), told)
-        about = {"adapter": spec.adapter, "spec": spec.digest, "uploaded": uploaded}
-        answer = sent(work, options, about, follow=job.follow)
-        if job.follow and answer.exit_code in (0, REFUSED):
-            answer = _with_version(answer, spec)
-    if "version" in answer.data:
-        add_outputs(github_output, {key: answer.data[key] for key in ("adapter", "version")})
-    return answer
+        return _stopped(submission.work.name, options.namespace, stopped=submission.stop())
+    with progress() as shown:
+        result = submission.submit(follow=job.follow, log=say, progress=shown)
+    if result.version is not None:
+        outputs = {"adapter": submission.spec.adapter, "version": result.version.version}
+        add_outputs(github_output, outputs)
+    return _answer(result, submission.spec, environment)
 
 
-def _stopped(work: "Work", namespace: str) -> Answer:
-    from atelier.platform import Api
-    from atelier.platform.jobs import stop_job
-
-    stopped = stop_job(Api.connect(namespace), work)
-    said = "stopped, its checkpoints are kept" if stopped else "is not running or waiting"
-    data = {"job": work.name, "namespace": namespace, "stopped": stopped}
-    return Answer(f"Job {namespace}/{work.name}: {said}", data)
+def _stopped(name: str, namespace: str, *, stopped: bool) -> Answer:
+    state = "stopped, its checkpoints are kept" if stopped else "is not running or waiting"
+    data = {"job": name, "namespace": namespace, "stopped": stopped}
+    return Answer(f"Job {namespace}/{name}: {state}", data)
 
 
-def _with_version(answer: Answer, spec: "TrainingSpec") -> Answer:
-    """Add the version that an ended Job made, if there is one."""
-    found = _version(spec)
-    if found is None:
-        return answer
-    text = f"{answer.text}: {found.name}@{found.version}"
-    return replace(answer, text=text, data={**answer.data, "version": found.version})
-
-
-def _version(spec: "TrainingSpec") -> "VersionInfo | None":
-    from atelier.platform.jobs import SPEC_TAG
-    from commands.adapter_references import open_registry
-
-    return open_registry(Home.find()).made_from(spec.adapter, SPEC_TAG, spec.digest)
-
-
-def _made(spec: "TrainingSpec", environment: str, namespace: str) -> Answer | None:
-    """The environment's verdict on an existing version made from the same inputs, or None."""
-    from atelier.platform import Api
-    from atelier.platform.jobs import policy_of
-    from commands.adapter_references import open_registry
-    from pipelines.evaluate import attested_evaluation
-
-    known = _version(spec)
-    policy = policy_of(Api.connect(namespace), environment) if known else None
-    if known is None or policy is None:
-        return None
-    judged = attested_evaluation(open_registry(Home.find()), known, policy.digest)
-    if judged is None or judged.policy != policy.digest:
-        return None
-    said = f"{'accepted' if judged.accepted else 'refused'} by the policy of {environment}"
-    lines = [f"{spec.adapter}@{known.version} exists already, made from the same inputs: {said}"]
-    lines += [f"- {reason}" for reason in judged.reasons]
-    about = {
-        "adapter": spec.adapter,
-        "spec": spec.digest,
-        "version": known.version,
-        "environment": environment,
-        "accepted": judged.accepted,
-        "reasons": list(judged.reasons),
-        "job": None,
-    }
-    return Answer("\n".join(lines), about, 0 if judged.accepted else REFUSED)
+def _answer(result: "TrainingResult", spec: "TrainingSpec", environment: str) -> Answer:
+    data: dict[str, Any] = {"adapter": spec.adapter, "spec": spec.digest}
+    label = ""
+    if result.version is not None:
+        label = f"{result.version.name}@{result.version.version}"
+        data["version"] = result.version.version
+    if result.job is not None:
+        text = f"{result.job}: {label}" if label else str(result.job)
+        return Answer(text, {**data, **job_data(result.job)}, result.exit_code)
+    data |= {"environment": environment, "job": None}
+    lines = [f"{label} exists already, made from the same inputs"]
+    if evaluation := result.evaluation:
+        verdict = "accepted" if evaluation.accepted else "refused"
+        lines[0] += f": {verdict} by the policy of {environment}"
+        lines += [f"- {reason}" for reason in evaluation.reasons]
+        data |= {"accepted": evaluation.accepted, "reasons": list(evaluation.reasons)}
+    return Answer("\n".join(lines), data, result.exit_code)

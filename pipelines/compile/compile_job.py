@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from atelier.boundary import answered
 from atelier.data.names import ArtifactRef, hex_of
 from atelier.errors import Interrupted
+from atelier.failures import run_process
 from atelier.home import Home
 from atelier.logs import log_to
 from atelier.platform.jobs import CompilationSpec
@@ -97,7 +97,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--patience", type=float, default=PATIENCE, help="seconds that MLflow may be away"
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options = parser.parse_args(arguments)
     log_to(sys.stderr, format="%(message)s")
     _end_at_sigterm()
@@ -107,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         home, tensorrt = Home(settings.home), settings.tensorrt
         print(run(spec, home, patience=options.patience, tensorrt=tensorrt))
 
-    return answered(work, debug=options.debug)
+    return run_process(work)
 
 
 def _end_at_sigterm() -> None:

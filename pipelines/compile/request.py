@@ -65,6 +65,15 @@ class CompileRequest:
             tensorrt=tensorrt,
         )
 
+    def job_gpus(self, requested: int | None) -> int:
+        """The GPUs of the Job that does this; BadInput for a number that it cannot use."""
+        tensorrt = self.backend == "tensorrt"
+        gpus = int(tensorrt) if requested is None else requested
+        if gpus > 1 or (tensorrt and not gpus):
+            usable = "one GPU, on which TensorRT builds" if tensorrt else "at most one GPU"
+            raise BadInput(f"{gpus} GPUs: a compilation takes {usable}")
+        return gpus
+
     def job_spec(
         self, base: str, image: str, *, gpus: int, gpu_kind: str | None
     ) -> CompilationSpec:

@@ -1,7 +1,7 @@
 """Pictures and captions as they lie in a folder, made fit to train on or refused with the fix."""
 
 from pipelines.dataset.crop import Fitted, square, whole
-from pipelines.dataset.lint import Finding, check_pictures, lint, lint_stage
+from pipelines.dataset.lint import Finding, check_pictures, lint, lint_recipe, lint_stage
 from pipelines.dataset.picture_folder import Picture, PictureFolder, open_folder
 from pipelines.dataset.pictures import open_picture
 
@@ -12,6 +12,7 @@ __all__ = [
     "PictureFolder",
     "check_pictures",
     "lint",
+    "lint_recipe",
     "lint_stage",
     "open_folder",
     "open_picture",

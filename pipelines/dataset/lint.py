@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from atelier.data.recipe import Recipe, Stage
-from atelier.errors import DatasetError
+from atelier.errors import DatasetError, RecipeError
 from pipelines.dataset.picture_folder import Picture, open_folder, other_files
 from pipelines.dataset.pictures import has_transparency, open_picture
 
@@ -169,6 +169,16 @@ def _twins(hashes: list[tuple[Path, int]], digests: dict[Path, str]) -> Iterator
             if (one ^ two).bit_count() <= ALIKE:
                 yield Finding("warning", path, f"looks like {other.name}", "keep the better one")
                 break
+
+
+def lint_recipe(file: Path) -> list[Finding]:
+    """All findings about a recipe file and its pictures; each mistake in the file is an error."""
+    try:
+        recipe = Recipe.load(file)
+    except RecipeError as error:
+        mistakes = str(error).splitlines()
+        return [Finding("error", file, mistake, "correct the recipe") for mistake in mistakes]
+    return [finding for stage in recipe.stages for finding in lint_stage(recipe, stage)]
 
 
 def lint_stage(recipe: Recipe, stage: Stage) -> list[Finding]:

@@ -4,7 +4,13 @@
 often as anybody wants to, under any policy with the same pictures.
 """
 
-from .attestations import attest, attested_evaluation, judged_version, pictures
+from .attestations import (
+    attest,
+    attested_evaluation,
+    evaluation_under,
+    judged_version,
+    pictures,
+)
 from .comparison import Comparison, compare
 from .evaluation import FILE, SHEET, Evaluation, GateResult
 from .gates import MEASURES, Verdict, verdict
@@ -22,6 +28,7 @@ __all__ = [
     "attested_evaluation",
     "compare",
     "evaluate",
+    "evaluation_under",
     "judged_version",
     "pictures",
     "verdict",

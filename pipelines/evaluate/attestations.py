@@ -57,6 +57,12 @@ def attested_evaluation(
     return None
 
 
+def evaluation_under(registry: Registry, info: VersionInfo, policy: Digest) -> Evaluation | None:
+    """A version's evaluation under exactly this policy; None where there is none."""
+    evaluation = attested_evaluation(registry, info, policy)
+    return evaluation if evaluation is not None and evaluation.policy == policy else None
+
+
 def judged_version(
     registry: Registry, info: VersionInfo, policy: Digest, *, how: str
 ) -> Evaluation:

@@ -11,9 +11,10 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
+from atelier.adapter.package import Package
 from atelier.data.manifest import Manifest
-from atelier.data.recipe import Recipe
-from atelier.errors import DatasetError
+from atelier.data.recipe import RECIPE, Recipe
+from atelier.errors import BadInput, DatasetError
 from pipelines.dataset import open_folder, open_picture
 from pipelines.dataset.captions import FILE_NAME, METADATA
 
@@ -21,6 +22,29 @@ from .measures import Compared
 
 ENOUGH: Final = 3  # held-back pictures; fewer say more about their poses than about the subject
 HELD_BACK: Final = "held_back"  # the folder beside a recipe that may hold them
+RECIPES: Final = (Path("adapters"), Path("examples"))  # folders of a checkout with recipes
+
+
+def recipe_of(package: Package, folders: Sequence[Path] = RECIPES) -> Recipe:
+    """The recipe in `folders` whose digest the package's manifest names; BadInput without one."""
+    manifest = package.manifest
+    files = [file for folder in folders for file in sorted(folder.rglob("*.yaml"))]
+    unreadable = []
+    for file in files if manifest.recipe else ():
+        if file.name != RECIPE and file.parent.name != manifest.name:
+            continue
+        try:
+            recipe = Recipe.load(file)
+        except BadInput as error:  # mostly another adapter's mistake
+            unreadable.append(str(error))
+            continue
+        if recipe.digest == manifest.recipe:
+            return recipe
+    unread = f" (could not be read: {'; '.join(unreadable)})" if unreadable else ""
+    raise BadInput(
+        f"{package.path}: no recipe in {' or '.join(map(str, folders))} has the recipe digest of "
+        f"its manifest{unread}; name the recipe with --recipe, or the pictures with --pictures"
+    )
 
 
 def compared(manifest: Manifest, source: Recipe | Path, held_back: Path | None = None) -> Compared:

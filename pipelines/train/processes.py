@@ -1,13 +1,12 @@
 """Several processes that train as one: each takes its share of every batch, one of them leads.
 
-`accelerate launch` starts them (see `launch`); here they find one another, over gloo on CPUs and
+`accelerate launch` starts them (see launch.py); here they find one another, over gloo on CPUs and
 NCCL on GPUs. N processes of batch B take the steps that one process of batch N x B would take: the
 gradient is one long tensor (see flat.py), averaged once a step. All else happens in all of them
 alike; only the leader writes and tells.
 """
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from atelier.errors import AtelierError, BadInput, Interrupted, Refused, Unavailable
-
 # The others wait while the leader draws class pictures and validation pictures.
 _LONGEST_WAIT = timedelta(hours=6)
-_TAKEN = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-_ENDS: tuple[type[AtelierError], ...] = (Refused, BadInput, Unavailable, Interrupted)
 
 
 @dataclass(frozen=True)
@@ -88,30 +83,3 @@ def joined() -> Iterator[tuple[Processes, torch.device]]:
         yield Processes(dist.get_rank(), count, control), device
     finally:
         dist.destroy_process_group()
-
-
-def launch(count: int, module: str, arguments: list[str]) -> None:
-    """Run `python -m module` in `count` processes of this machine, by `accelerate launch`.
-
-    They have said themselves what went wrong; the error that is raised has their exit code.
-    """
-    from accelerate.commands.launch import launch_command, launch_command_parser
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    how = ["--multi_gpu", "--num_processes", str(count), "--num_machines", "1"]
-    how += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    before = {number: signal.getsignal(number) for number in _TAKEN}
-    try:
-        launch_command(launch_command_parser().parse_args([*how, "--module", module, *arguments]))
-    except SignalException as error:
-        raise Interrupted(f"{module}: stopped with its checkpoint; run again to go on") from error
-    except ChildFailedError as error:
-        rank, first = error.get_first_failure()
-        for kind in _ENDS:
-            if kind.exit_code == first.exitcode:
-                raise kind(f"{module}: process {rank} of {count} ended so (see above)") from error
-        raise
-    finally:  # the launcher keeps the signals that it took
-        for number, handler in before.items():
-            signal.signal(number, handler)

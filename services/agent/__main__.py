@@ -16,6 +16,7 @@ from pathlib import Path
 from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.addresses import host_port
 from atelier.errors import AtelierError
+from atelier.failures import run_process
 from atelier.files import locked
 from atelier.home import Home
 from atelier.logs import log_to
@@ -132,16 +133,15 @@ def main(argv: list[str] | None = None) -> int:
     chosen = options.parse_args(argv)
     log_to(sys.stderr, format="%(asctime)s %(name)s: %(message)s")
     given = {"home": chosen.home and chosen.home.absolute(), "replica": chosen.replica}
-    try:
+
+    def work() -> None:
         settings = AgentSettings.read().model_copy(update={k: v for k, v in given.items() if v})
         if chosen.kubernetes:
             on_cluster(settings, chosen.registry, chosen.port)
         else:
             on_machine(settings, chosen.registry)
-    except AtelierError as error:
-        logger.error("%s", error)
-        return error.exit_code
-    return 0
+
+    return run_process(work)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from atelier.addresses import host_port, listen
-from atelier.errors import AtelierError
+from atelier.errors import ExitCode, Unavailable
+from atelier.failures import run_process
 from atelier.logs import log_to
 from atelier.retry import patiently
 from services.gateway.app import create_app
@@ -38,15 +39,16 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to stop; the exit code."""
+    """The exit code."""
     os.environ.update(chosen(argv))  # for the workers, too
-    try:
-        settings = Settings.read()
-        log_to_stderr(settings)
-        check_database(settings)
-    except AtelierError as error:
-        print(f"atelier gateway: {error}", file=sys.stderr)
-        return error.exit_code
+    return run_process(serve)
+
+
+def serve() -> int:
+    """Serve until a signal; the exit code. Raises BadInput for settings that cannot be used."""
+    settings = Settings.read()
+    log_to_stderr(settings)
+    check_database(settings)
     config = uvicorn.Config(
         "services.gateway.__main__:worker_app",
         factory=True,
@@ -62,15 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         listening = listen(settings.host, settings.port)
     except OSError as error:
         place = host_port(settings.host, settings.port)
-        print(f"atelier gateway: {place} cannot be used: {error.strerror}", file=sys.stderr)
-        return 3
+        raise Unavailable(f"{place} cannot be used: {error.strerror}") from error
     with listening:
         if settings.workers > 1:
             return run_workers(config, listening)
         server = uvicorn.Server(config)
         end_calmly(server)
         server.run([listening])
-        return 0 if server.started else 3
+        return ExitCode.DONE if server.started else ExitCode.UNAVAILABLE
 
 
 def chosen(argv: Sequence[str] | None) -> dict[str, str]:

@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from atelier.boundary import answered
 from atelier.data.names import ArtifactRef
 from atelier.errors import BadInput, Unavailable
+from atelier.failures import run_process
 from atelier.home import Home
 from atelier.logs import log_to
 from atelier.retry import patiently
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise BadInput("MLFLOW_TRACKING_URI is not set; give the registry's address")
         bring(options.uri, options.target, registry, options.patience)
 
-    return answered(work)
+    return run_process(work)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 import threading
 
 from atelier.errors import AtelierError
+from atelier.failures import run_process
 from atelier.home import Home
 from atelier.stores.base_files import resolve_base, resolve_vae
 from services.triton.server import TritonServer
@@ -35,12 +36,7 @@ def serve() -> None:
 
 def main() -> int:
     """The exit code."""
-    try:
-        serve()
-    except AtelierError as error:
-        print(f"services.triton: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_process(serve)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from atelier.data.names import ArtifactRef
 from atelier.errors import BadInput, Refused
 from atelier.files import sha256_file
 from atelier.stores.artifacts import Artifacts
 from commands.main import app
-from pipelines.compile.__main__ import main
 from pipelines.compile.check import TOLERANCE, check
 from pipelines.compile.request import CompileRequest
 from pipelines.compile.samples import random_bank, random_call
@@ -52,6 +51,10 @@ def compiled(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Comp
 @pytest.fixture
 def copy(compiled: Compiled, tmp_path: Path) -> Path:
     return Path(shutil.copytree(compiled.folder, tmp_path / "copy"))
+
+
+def atelier_compile(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["compile", *map(str, arguments)])
 
 
 def settings(folder: Path, **others: object) -> EngineSettings:
@@ -130,11 +133,11 @@ def test_what_is_refused_leaves_nothing_behind(
     tiny_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(TOLERANCE, "fp32", 0.0)  # which sums in another order cannot keep
-    assert main([str(tiny_model), "--device", "cpu", "--output", str(tmp_path / "out")]) == 1
-    assert "differ from torch by" in capsys.readouterr().err
+    refused = atelier_compile(tiny_model, "--device", "cpu", "--output", tmp_path / "out")
+    assert refused.exit_code == 1
+    assert "differ from torch by" in refused.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -182,23 +185,24 @@ def test_the_engine_digest_covers_the_compiled_files(
     assert one.digest == Engine.load(tiny_model, settings=settings(compiled.folder)).digest
 
 
-def test_as_a_process_it_goes_through_the_registry(
+def test_it_goes_through_the_registry(
     compiled: Compiled,
     copy: Path,
     tiny_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Put by one, fetched by the next, which compiles nothing."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     for output in (copy, tmp_path / "fetched"):
-        asked = [str(tiny_model), "--device", "cpu", "--output", str(output)]
-        assert main([*asked, "--registry"]) == 0
-        said = capsys.readouterr()
-        assert said.out == f"mlflow://engines/{compiled.spec.key} {compiled.digest}\n"
-        assert "exporting" not in said.err
+        asked = ("--device", "cpu", "--output", output, "--registry", "--json")
+        made = atelier_compile(tiny_model, *asked)
+        assert made.exit_code == 0, made.stderr
+        told = json.loads(made.stdout)
+        assert told["uri"] == f"mlflow://engines/{compiled.spec.key}"
+        assert told["digest"] == compiled.digest and told["registered"]
+        assert "exporting" not in made.stderr
     assert Artifacts(uri).exists(ArtifactRef("engines", compiled.spec.key))
     Engine.load(tiny_model, settings=settings(tmp_path / "fetched"))
 
@@ -206,9 +210,7 @@ def test_as_a_process_it_goes_through_the_registry(
 def test_the_verb_says_where_it_lies_and_how_it_is_served(
     compiled: Compiled, copy: Path, tiny_model: Path
 ) -> None:
-    made = CliRunner().invoke(
-        app, ["compile", str(tiny_model), "--device", "cpu", "--output", str(copy), "--json"]
-    )
+    made = atelier_compile(tiny_model, "--device", "cpu", "--output", copy, "--json")
     assert made.exit_code == 0, made.stderr
     told = json.loads(made.stdout)
     assert told["key"] == compiled.spec.key and told["digest"] == compiled.digest
@@ -273,13 +275,13 @@ def test_tensorrt_is_loaded_or_the_way_to_it_is_told() -> None:
 def test_what_cannot_be_compiled_is_bad_input(
     tiny_model: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     said: str,
 ) -> None:
     output = tmp_path / "compiled"
-    assert main([str(tiny_model), "--output", str(output), *arguments]) == 2
-    assert said in capsys.readouterr().err
+    refused = atelier_compile(tiny_model, "--output", output, *arguments)
+    assert refused.exit_code == 2
+    assert said in refused.stderr
     assert not output.exists()
 
 

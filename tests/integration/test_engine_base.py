@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from atelier.errors import BadInput, BaseError, PolicyError
 from atelier.stores.base_files import base_digest
-from commands.serve.local_engine import local_engine
 from pipelines.evaluate.judge import _engine as judging
 from pipelines.evaluate.scorers import Scorers
 from services.engine import Engine, EngineSettings, load_base, settings
 from services.engine.backends import BACKENDS
 from services.engine.base import vae_dtype
+from services.engine.local import local_engine
 from tests.judged import tiny_scorers
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,10 +21,11 @@ from atelier.platform.jobs import SPEC_TAG, TrainingSpec
 from atelier.stores.artifacts import Artifacts
 from atelier.stores.registry import Registry
 from commands.main import app
-from commands.train.submit import _made
+from commands.train.submit import _answer
 from pipelines.delivery.approval import accepted_evaluation
 from pipelines.evaluate import attest, attested_evaluation
 from pipelines.job_inputs import pack, upload
+from pipelines.submission import TrainingResult, earlier_result
 from pipelines.train import train
 from tests.judged import drawn, evaluation, policy, tiny_scorers
 from tests.promoted import package
@@ -168,9 +170,8 @@ class Namespace:
 
 
 def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     nothing = "sha256:" + "0" * 64
     spec = TrainingSpec(adapter="thor-cat", recipe=nothing, base=nothing, datasets=(nothing,))
     registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -178,21 +179,25 @@ def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
     version = registry.register(made, run_id=None, tags={SPEC_TAG: spec.digest})
     staging, production = policy(), policy(seeds=[3, 4])
     about = {"digest": made.digest, "accepted": True}
-    info = registry.version("thor-cat", version)
-    attest(registry, info, drawn(evaluation(staging, **about), tmp_path), tmp_path)
-    policies = Namespace(staging=staging, production=production)
-    monkeypatch.setattr("atelier.platform.Api.connect", lambda namespace: policies)
+    attest(registry, version, drawn(evaluation(staging, **about), tmp_path), tmp_path)
+    policies: Any = Namespace(staging=staging, production=production)
 
-    answer = _made(spec, "staging", "n")
-    assert answer is not None and answer.data["version"] == version
+    def earlier(environment: str) -> TrainingResult | None:
+        return earlier_result(spec, environment, registry, lambda: policies)
+
+    result = earlier("staging")
+    assert result is not None
+    answer = _answer(result, spec, "staging")
+    assert answer.data["version"] == version and answer.data["job"] is None
     assert "accepted by the policy of staging" in answer.text
-    assert _made(spec, "production", "n") is None  # judged anew, by a Job
-    assert _made(spec, "nowhere", "n") is None  # whose pod says what is missing
+    assert earlier("production") is None  # judged anew, by a Job
+    assert earlier("nowhere") is None  # whose pod says what is missing
     about["accepted"] = False
-    attest(registry, info, drawn(evaluation(production, **about), tmp_path), tmp_path)
-    answers = [_made(spec, environment, "n") for environment in ("staging", "production")]
-    assert [answer.exit_code for answer in answers if answer] == [0, 1]
+    attest(registry, version, drawn(evaluation(production, **about), tmp_path), tmp_path)
+    results = [earlier(environment) for environment in ("staging", "production")]
+    assert [result.exit_code for result in results if result] == [0, 1]
     # A promotion finds its own policy's verdict too, whichever judged last.
+    info = registry.version("thor-cat", version)
     assert accepted_evaluation(registry, info, staging).policy == staging.digest
 
 

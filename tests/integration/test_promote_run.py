@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner, Result
 
 from atelier.data.release import ReleaseFolder
 from atelier.home import Home
 from atelier.stores.registry import Registry
-from pipelines.run import main
+from commands.main import app
 from tests.judged import tiny_scorers
 from tests.tiny import tiny_base
 
@@ -51,15 +52,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_recipe_becomes_a_release_and_a_refused_one_stays_a_candidate(
-    place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def run(recipe: Path, policy: Path, *more: str) -> Result:
+    """`atelier run`."""
+    return CliRunner().invoke(app, ["run", str(recipe), "--policy", str(policy), *more])
+
+
+def test_a_recipe_becomes_a_release_and_a_refused_one_stays_a_candidate(place: Path) -> None:
     home = Home.find()
-    strict = [str(place / "recipe.yaml"), "--policy", str(place / "strict.yaml")]
-    assert main(strict) == 1
-    told = capsys.readouterr().err
-    assert "thor-cat@1 is refused" in told
-    assert "effect on the picture" in told
+    refused = run(place / "recipe.yaml", place / "strict.yaml")
+    assert refused.exit_code == 1
+    assert "thor-cat@1 is refused" in refused.stderr
+    assert "effect on the picture" in refused.stderr
     registry = Registry(home.tracking_uri)
     candidate = registry.version("thor-cat", "candidate")
     assert candidate.version == 1
@@ -68,29 +71,30 @@ def test_a_recipe_becomes_a_release_and_a_refused_one_stays_a_candidate(
     assert ReleaseFolder(home.releases).list() == {}
 
     # The same recipe under a milder policy: nothing is trained again, the version is the same.
-    mild = [str(place / "recipe.yaml"), "--policy", str(place / "mild.yaml"), "--resume"]
-    assert main(mild) == 0
-    assert "version 1 is released" in capsys.readouterr().out
+    released = run(place / "recipe.yaml", place / "mild.yaml", "--resume")
+    assert released.exit_code == 0, released.stderr
+    assert "version 1 is released" in released.stdout
     release = ReleaseFolder(home.releases).get("thor-cat")
     assert release is not None
     assert (release.version, release.digest) == (1, candidate.digest)
 
 
 def test_a_recipe_with_unreadable_pictures_ends_before_training(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     (tmp_path / "recipe.yaml").write_text((place / "recipe.yaml").read_text())
-    assert main([str(tmp_path / "recipe.yaml"), "--policy", str(place / "mild.yaml")]) == 2
-    assert "cut.png" in capsys.readouterr().err
+    refused = run(tmp_path / "recipe.yaml", place / "mild.yaml")
+    assert refused.exit_code == 2
+    assert "cut.png" in refused.stderr
     assert not Home.find().runs.exists()
 
 
 def test_what_is_no_error_of_ours_is_a_line_and_no_refusal_either(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATELIER_HOME", str(place / "mild.yaml"))  # a file
-    assert main([str(place / "recipe.yaml"), "--policy", str(place / "mild.yaml")]) == 2
-    told = capsys.readouterr().err
-    assert "mild.yaml" in told and "Traceback" not in told
+    refused = run(place / "recipe.yaml", place / "mild.yaml")
+    assert refused.exit_code == 2
+    assert "mild.yaml" in refused.stderr and "Traceback" not in refused.stderr

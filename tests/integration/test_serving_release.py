@@ -7,7 +7,7 @@ import pytest
 
 from atelier.adapter.package import Package
 from atelier.data.release import Pin
-from commands.serve.smoke import smoke_check
+from pipelines.delivery.local.local_gateway import smoke_check
 from pipelines.delivery.local.promotion import promote, retire, rollback
 from services.gateway.keys import KeyStore
 from tests.integration.stack import Picture, ServedStack

@@ -54,7 +54,8 @@ def counted(*arguments, **named):
     return die() if passes == 0 else backward(*arguments, **named)
 
 os.fsync, torch.Tensor.backward = fsync, counted
-runpy.run_module("pipelines.train", run_name="__main__", alter_sys=True)
+sys.argv.insert(1, "train")
+runpy.run_module("commands", run_name="__main__", alter_sys=True)
 """
 
 

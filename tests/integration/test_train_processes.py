@@ -15,6 +15,8 @@ from atelier.adapter.package import Package
 from pipelines.train import train
 from tests.training import ROOT, file_of, last_step, make_studio, metrics, recipe
 
+TRAIN = (sys.executable, "-m", "commands", "train")
+
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,7 +32,7 @@ def _home(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start(file: Path, output: Path) -> subprocess.Popen[bytes]:
     """Both processes, in a group with the one that started them."""
-    command = [sys.executable, "-m", "pipelines.train", str(file), "--output", str(output)]
+    command = [*TRAIN, str(file), "--output", str(output)]
     command += ["--resume", "--processes", "2"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True)
@@ -107,17 +109,17 @@ def test_stopped_and_killed_they_end_bit_for_bit_where_the_unbroken_run_ends(
 
 
 def test_another_number_of_processes_is_another_training(studio: Path, together: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.train", str(file_of(studio, recipe(studio)))]
+    command = [*TRAIN, str(file_of(studio, recipe(studio)))]
     command += ["--output", str(together), "--resume"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "belongs to processes 2 (now 1)" in ended.stderr
 
 
-def test_what_ends_the_processes_is_the_exit_code(tmp_path: Path) -> None:
+def test_what_ends_the_processes_is_the_exit_code(studio: Path, together: Path) -> None:
     """A Job's policy decides by it; a launcher of its own would say 1, whatever it was."""
-    command = [sys.executable, "-m", "pipelines.train", str(tmp_path / "none.yaml")]
-    command += ["--processes", "2"]
+    command = [*TRAIN, str(file_of(studio, recipe(studio))), "--output", str(together)]
+    command += ["--processes", "2"]  # and no --resume, which each of them refuses
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2, ended.stderr
-    assert "none.yaml: no such file" in ended.stderr
+    assert "a run lies here already" in ended.stderr

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from atelier.adapter.package import Package
 from atelier.data.recipe import Recipe
 from atelier.errors import Interrupted, RecipeError, Refused, Unavailable
+from commands.main import app
 from pipelines.dataset import open_folder
 from pipelines.train import train
-from pipelines.train.__main__ import main
 from pipelines.train.draws import Draws
 from pipelines.train.loop import LOOKS
 from pipelines.train.material import StageInputs
@@ -51,6 +52,11 @@ def _home(studio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_HOME", str(studio / "home"))
 
 
+def atelier_train(*arguments: object) -> int:
+    """The exit code of `atelier train`."""
+    return CliRunner().invoke(app, ["train", *map(str, arguments)]).exit_code
+
+
 def test_the_command_answers_143_to_sigterm(studio: Path, tmp_path: Path) -> None:
     file = file_of(studio, recipe(studio))
 
@@ -60,7 +66,7 @@ def test_the_command_answers_143_to_sigterm(studio: Path, tmp_path: Path) -> Non
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=term, daemon=True).start()
-    assert main([str(file), "--output", str(tmp_path / "run")]) == 143
+    assert atelier_train(file, "--output", tmp_path / "run") == 143
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(
@@ -73,7 +79,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(
         output = disk.folder / "run"
         with pytest.raises(Interrupted):
             train(asked, output=output, until=2)
-        run = [sys.executable, "-m", "pipelines.train", str(file_of(studio, asked))]
+        run = [sys.executable, "-m", "commands", "train", str(file_of(studio, asked))]
         run += ["--output", str(output), "--resume"]
         short = [*disk.leave(state.stat().st_size // 2), *run]
         full = subprocess.run(short, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -103,10 +109,10 @@ def test_mlflow_being_away_costs_no_training(
         train(asked, output=output)
     assert told.value.exit_code == 3
     assert Package.open(output / "package").manifest.name == "tiny-cat"
-    assert main(["--deliver", str(output)]) == 3
+    assert atelier_train("--deliver", output) == 3
     back = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", back)
-    assert main(["--deliver", str(output)]) == 0
+    assert atelier_train("--deliver", output) == 0
     client = MlflowClient(back)
     (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert run.info.status == "FINISHED"
@@ -132,7 +138,7 @@ def test_mlflow_going_away_in_mid_run_is_told_the_rest_later(
     assert Package.open(output / "package").manifest.name == "tiny-cat"
     begun = read_state(output / "delivery.json")["mlflow"]["identity"]["mlflow.run_id"]
     with server:
-        assert main(["--deliver", str(output)]) == 0
+        assert atelier_train("--deliver", output) == 0
         from mlflow import MlflowClient
 
         client = MlflowClient(server.url)

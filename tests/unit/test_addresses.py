@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atelier.addresses import host_port, listen, reachable, redact, split_host_port
-from atelier.boundary import report
 from atelier.errors import BadInput, Unavailable
 from atelier.home import Home
 from atelier.logs import RedactingFormatter, traceback_of
 from atelier.platform import Pod
-from commands.serve.serve import Addresses
+from commands.errors import report
+from commands.replica.plan import Addresses
 from services.agent.__main__ import place_in_pod
 from services.agent.settings import AgentSettings
 from services.gateway.settings import Settings

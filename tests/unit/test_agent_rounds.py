@@ -609,7 +609,9 @@ def test_packages_are_looked_at_in_turn(tmp_path: Path, monkeypatch: pytest.Monk
     made = [package(tmp_path / "registry" / str(seed), seed) for seed in range(5)]
     for one in made:
         named = Named("thor-cat", 1, one.digest)
-        shelf.put(named, lambda folder, one=one: shutil.copytree(one.path, folder), ())
+        shelf.put(
+            named, lambda name, version, folder, one=one: shutil.copytree(one.path, folder), ()
+        )
     for _ in range(2):  # the first scan lists what is there
         good, bad = shelf.scan()
         assert (len(good), bad) == (5, {})
@@ -622,13 +624,13 @@ def test_packages_are_looked_at_in_turn(tmp_path: Path, monkeypatch: pytest.Monk
 
 HANGING = """
 import sys, threading
-from services.agent.fetcher import AHEAD, Fetching
+from services.agent.fetcher import PackageFetcher
 from services.agent.plan import Named
 begun = threading.Event()
 def fetch(one):
     begun.set()
     threading.Event().wait()
-fetching = Fetching(fetch)
+fetching = PackageFetcher(fetch)
 fetching.want([Named("thor-cat", 1, "sha256:" + "1" * 64)])
 begun.wait()
 fetching.close()

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from atelier.platform.keeping import SPARE_LINES, KeptObjects
 
 from atelier.data.release import Pin, Release, ReleaseFolder
 from atelier.errors import ReleaseError
 from atelier.platform.api import CONFIG_MAPS, Object
+from atelier.platform.keeping import SPARE_LINES, KeptObjects
 from atelier.platform.release_configmaps import PREFIX, ClusterReleases
 from atelier.stores.environment import FEW, LocalReleases
 from tests.gateway import BASE, ONE, TWO

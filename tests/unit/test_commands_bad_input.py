@@ -75,7 +75,7 @@ def test_another_adapter_s_broken_recipe_stops_no_evaluation(
     other = {"recipe": "sha256:" + "1" * 64}
     write_package(tmp_path / "lost", tensors, name="thor", base=base, **other)
     text = told(atelier("evaluate", tmp_path / "lost"), 2)
-    assert "no recipe in adapters or examples has the digest" in text
+    assert "no recipe in adapters or examples has the recipe digest" in text
     assert "could not be read" in text and "a-broken/recipe.yaml" in text and "rnak" in text
 
 

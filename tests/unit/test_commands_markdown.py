@@ -5,7 +5,7 @@ import html
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.ci.markdown import code, link, plain, rows
+from commands.markdown import code, link, plain, rows
 
 NASTY = [
     "<script>alert(1)</script>",

@@ -10,7 +10,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from atelier.boundary import explain
 from atelier.errors import (
     AdapterRejected,
     AtelierError,
@@ -19,14 +18,15 @@ from atelier.errors import (
     Refused,
     Unavailable,
 )
-from commands.table import short, table
-from commands.verb import Answer, verb
+from atelier.failures import failure_of
+from commands.terminal import short, table
+from commands.verb import Answer, add_verb
 
 
 def app_that(work) -> typer.Typer:
     app = typer.Typer()
-    verb(app, "work")(work)
-    verb(app, "other")(lambda: Answer(""))  # Typer folds an app of one command into its root
+    add_verb(app, "work", work)
+    add_verb(app, "other", lambda: Answer(""))  # Typer folds an app of one command into its root
     return app
 
 
@@ -101,7 +101,7 @@ def test_an_answer_may_carry_an_exit_code() -> None:
 )
 def test_errors_are_one_clear_line_with_an_exit_code(error: BaseException, code: int) -> None:
     result = run(raises(error))
-    assert result.exit_code == code == explain(error).exit_code
+    assert result.exit_code == code == failure_of(error).exit_code
     assert result.stderr.startswith("atelier: ")
     assert "Traceback" not in result.stderr
     assert result.stdout == ""

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from atelier.boundary import report
 from atelier.ci.git import Repository
 from atelier.ci.github import GitHub
 from atelier.contract.replica import HeldAdapter, Replica, ReplicaFolder
+from atelier.contract.shards import Versions
 from atelier.errors import AtelierError, BadInput, Unavailable
 from atelier.stores.registry import Registry
+from commands.errors import report
 from pipelines.train.tracking.sinks import MlflowSink
-from services.agent.__main__ import fetch
 from services.agent.fetcher import PackageFetcher
 from services.agent.plan import Named
 from services.gateway.database import Database, DatabaseAway, parse_url
@@ -66,9 +66,7 @@ def test_an_address_that_is_not_percent_encoded(
 
 
 def test_what_an_agent_reports(address: str, tmp_path: Path) -> None:
-    fetching = PackageFetcher(
-        lambda one: fetch(f"http://{address}", one.name, 1, tmp_path / "package")
-    )
+    fetching = PackageFetcher(lambda one: Registry(f"http://{address}").version(one.name, 1))
     fetching.want([Named("thor-cat", 1, "sha256:a")])
     end = time.monotonic() + 60
     while not fetching.problems and time.monotonic() < end:
@@ -150,7 +148,11 @@ def waiting(tmp_path: Path) -> Iterator[Client]:
         )
         told = ReplicaFolder(client.stage.home.replicas).list()["one"]
         replica = told.model_copy(
-            update={"adapters": (*told.adapters, held), "heartbeat": time.time(), "error": why}
+            update={
+                "adapters": Versions([*told.adapters, held]),
+                "heartbeat": time.time(),
+                "error": why,
+            }
         )
         ReplicaFolder(client.stage.home.replicas).put(Replica.model_validate(replica))
         yield client

@@ -11,12 +11,18 @@ import pytest
 
 from atelier.data.declaration import Declaration, Declarations
 from atelier.data.release import Canary, Pin, Release
-from atelier.errors import BadInput, Refused
+from atelier.errors import BadInput, Refused, Unavailable
 from atelier.platform.api import CONFIG_MAPS, Listing, NotFound, Object
 from atelier.platform.helm import HelmRefused, Revision
 from atelier.platform.release_configmaps import LABEL, PREFIX, RELEASE
 from atelier.stores.registry import VersionInfo
-from pipelines.delivery.cluster import AdapterReleases, Promotion, record, roll_back
+from pipelines.delivery.cluster import (
+    AdapterReleases,
+    Promotion,
+    environment_status,
+    record,
+    roll_back,
+)
 from pipelines.delivery.declare import propose
 
 NAME = "thor"
@@ -259,3 +265,21 @@ def test_a_reason_is_told_as_it_was_given(scene: Scene) -> None:
     scene.promotion.promote(NAME)
     past = scene.cluster.values(NAME)["previous"][0]
     assert (past["version"], past["reason"]) == (1, "grey cats")
+
+
+def test_a_status_without_the_registry_compares_the_other_sides(scene: Scene) -> None:
+    """What a person sees while MLflow is away, and the exit code by which a workflow knows."""
+
+    def away() -> Any:
+        raise Unavailable("MLflow is away")
+
+    cluster: Any = scene.cluster
+    releases = AdapterReleases(scene.git, cluster, cluster, away, holder="me")
+    status = environment_status(releases)
+    (line,) = status.lines
+    assert (line.adapter, line.revision and line.revision.number) == (NAME, 2)
+    assert (status.differences, status.exit_code) == ([], 3)
+    assert status.registry_problem == "aliases are not compared: MLflow is away"
+    scene.declare(1)
+    status = environment_status(releases)
+    assert "git declares version 1" in status.differences[0] and status.exit_code == 1

@@ -13,7 +13,7 @@ from atelier.errors import BadInput, Refused
 from atelier.platform.helm import Revision
 from atelier.stores.environment import Released
 from atelier.stores.registry import VersionInfo
-from pipelines.delivery.cluster import compare
+from pipelines.delivery.cluster import EnvironmentStatus, StatusLine, compare
 from pipelines.delivery.cluster.helm_values import release_values, require_served
 from pipelines.delivery.cluster.record import recorded
 from pipelines.delivery.cluster.rollback import RevisionRelease, left_behind, target
@@ -286,3 +286,21 @@ def test_what_nobody_serves_any_more_is_found_too() -> None:
 def test_a_release_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     broken = Released({}, {"thor": "ConfigMap release-thor: not a release"})
     assert "not a release" in differences(released=broken)[0]
+
+
+@pytest.mark.parametrize(
+    ("differences", "problem", "code"),
+    [
+        ((), "", 0),
+        (("git declares nothing",), "", 1),
+        ((), "aliases are not compared: MLflow is away", 3),
+        (("git declares nothing",), "aliases are not compared: MLflow is away", 1),
+    ],
+)
+def test_a_difference_counts_for_more_than_a_side_that_is_away(
+    differences: tuple[str, ...], problem: str, code: int
+) -> None:
+    line = StatusLine("thor", declared(1), live(1), revision(), 1, 1, 1, differences)
+    status = EnvironmentStatus("production", (line,), problem)
+    assert status.exit_code == code
+    assert status.differences == [f"thor: {text}" for text in differences]

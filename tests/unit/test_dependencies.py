@@ -20,6 +20,7 @@ BESIDE = ("bench", "models", "tests")  # what only a checkout has: everything ma
 # Distributions whose import is not their own name.
 DISTRIBUTION = {
     "PIL": "pillow",
+    "pydantic_core": "pydantic",  # which pins it exactly
     "grpc": "grpcio",
     "pytriton": "nvidia-pytriton",
     "ruamel": "ruamel.yaml",
@@ -40,7 +41,6 @@ NEVER_IMPORTED = {
     "fastapi-offline": "services/gateway/docs.py serves the files in it",
     "onnxscript": "torch.onnx.export imports it",
     "psycopg": "SQLAlchemy imports it for postgresql+psycopg:// addresses (the tests do, too)",
-    "pydantic-settings": "the settings of each process",
     "pyopenssl": "model-signing imports it, and does not declare it",
     "torchvision": "transformers' fast image processors import it",
 }

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from atelier.boundary import INTERNAL, KEYBOARD
 from atelier.contract.problems import CATALOGUE, error_of
-from atelier.errors import AtelierError, BadInput, Interrupted, Refused, Unavailable
+from atelier.errors import BadInput, ExitCode, Refused, Unavailable
 from commands.main import app
 from services.gateway.app import create_app
 from services.gateway.problems import V2_STATUS
@@ -26,8 +25,7 @@ def test_every_problem_of_the_gateway_is_explained() -> None:
 
 def test_every_exit_code_is_explained() -> None:
     codes = {int(code) for code in re.findall(r"^\| (\d+) \| ", ERRORS, re.M)}
-    kinds = (AtelierError, Refused, Unavailable, Interrupted)
-    assert codes == {0, INTERNAL, KEYBOARD, *(kind.exit_code for kind in kinds)}
+    assert codes == set(ExitCode)
 
 
 def told_by_help(*verb: str) -> set[str]:

@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from atelier.adapter.package import Package, write_package
 from atelier.data.manifest import BaseRef, Manifest
 from atelier.data.recipe import Recipe
-from atelier.errors import DatasetError
+from atelier.errors import BadInput, DatasetError
 from pipelines.dataset import open_folder
-from pipelines.evaluate.references import compared
+from pipelines.evaluate.references import compared, recipe_of
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -102,3 +105,40 @@ def test_a_picture_that_was_trained_on_cannot_be_held_back(pictures: Path, tmp_p
     (kept / "sneaked.png").write_bytes((pictures / "1.png").read_bytes())
     with pytest.raises(DatasetError, match=r"sneaked\.png was trained on"):
         compared(manifest(None), pictures, kept)
+
+
+def package_of(folder: Path, recipe: Recipe | None) -> Package:
+    tensors = {
+        f"unet.mid_block.attentions.0.proj_in.{part}.weight": np.ones(shape, np.float32)
+        for part, shape in (("lora_A", (2, 4)), ("lora_B", (4, 2)))
+    }
+    digest = recipe.digest if recipe else None
+    base = BaseRef(id="m", digest=DIGEST)
+    return write_package(folder, tensors, name="thor-cat", base=base, recipe=digest)
+
+
+def written(file: Path, recipe: Recipe) -> Recipe:
+    file.parent.mkdir(parents=True)
+    document = recipe.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    file.write_text(yaml.safe_dump(document))
+    return Recipe.load(file)
+
+
+def test_the_recipe_of_a_package_is_found_by_its_digest(tmp_path: Path, pictures: Path) -> None:
+    adapters, examples = tmp_path / "adapters", tmp_path / "examples"
+    written(adapters / "thor-cat" / "recipe.yaml", recipe(pictures.parent))
+    second = written(examples / "thor-cat" / "version-2.yaml", recipe(pictures.parent, None))
+    package = package_of(tmp_path / "package", second)
+    assert recipe_of(package, [adapters, examples]).folder == examples / "thor-cat"
+    with pytest.raises(BadInput, match=r"adapters.*--recipe"):
+        recipe_of(package, [adapters, tmp_path / "nowhere"])
+    with pytest.raises(BadInput, match="--recipe"):
+        recipe_of(package_of(tmp_path / "imported", None), [adapters, examples])
+
+
+def test_a_broken_recipe_of_another_adapter_is_passed_over(tmp_path: Path, pictures: Path) -> None:
+    adapters = tmp_path / "adapters"
+    (adapters / "a-broken-one").mkdir(parents=True)
+    (adapters / "a-broken-one" / "recipe.yaml").write_text("rnak: 4")
+    mine = written(adapters / "thor-cat" / "recipe.yaml", recipe(pictures.parent))
+    assert recipe_of(package_of(tmp_path / "package", mine), [adapters]) == mine

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from atelier.errors import BadInput
 from commands.admin import keys as command
+from commands.main import app
 from services.gateway.database import Database, DatabaseAway
 from services.gateway.keys import KeyRefused, KeyStore, utc_now
 
@@ -153,19 +154,19 @@ def test_a_wrong_statement_of_ours_stays_a_fault(url: str, store: KeyStore) -> N
 
 def test_command_creates_lists_and_revokes() -> None:
     run = CliRunner().invoke
-    made = json.loads(run(command.app, ["create", "bob", "--quota", "3", "--json"]).stdout)
-    shown = run(command.app, ["list"]).stdout
+    made = json.loads(run(app, ["keys", "create", "bob", "--quota", "3", "--json"]).stdout)
+    shown = run(app, ["keys", "list"]).stdout
     assert made["key"].startswith(made["prefix"]) and made["prefix"] in shown
     assert made["key"] not in shown
-    listed = json.loads(run(command.app, ["list", "--json"]).stdout)["keys"]
+    listed = json.loads(run(app, ["keys", "list", "--json"]).stdout)["keys"]
     assert [(one["name"], one["quota"], one["state"]) for one in listed] == [("bob", 3, "active")]
     assert "key" not in listed[0] and "digest" not in listed[0]
-    revoked = json.loads(run(command.app, ["revoke", "bob", "--json"]).stdout)
+    revoked = json.loads(run(app, ["keys", "revoke", "bob", "--json"]).stdout)
     assert revoked["state"] == "revoked"
 
 
 def test_command_tells_what_is_wrong() -> None:
-    answer = CliRunner().invoke(command.app, ["revoke", "nobody"])
+    answer = CliRunner().invoke(app, ["keys", "revoke", "nobody"])
     assert answer.exit_code == 2
     assert "no key is called 'nobody'" in answer.stderr
     assert "Traceback" not in answer.output

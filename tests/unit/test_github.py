@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from atelier.ci.github import PAGE, GitHub
+from atelier.ci.github import BODY, PAGE, GitHub, pull_request_of_workflow
 from atelier.errors import BadInput, Refused, Unavailable
 from tests.github import REPOSITORY, TOKEN, FakeGitHub, fake_github
 
@@ -52,6 +52,27 @@ def test_a_comment_takes_the_place_of_the_last_of_its_kind(
     assert github.comment(7, "lint", "good") == first
     written = [one["body"].partition("\n")[2] for one in server.comments[PAGE:]]
     assert written == ["good", "numbers", "another request's"]
+
+
+def test_a_text_that_github_would_refuse_is_cut_off(server: FakeGitHub, github: GitHub) -> None:
+    github.pull_request("atelier/staging/cat", "main", "cat 2", "x" * 70_000)
+    github.comment(7, "lint", "y" * 70_000)
+    for text, letter in ((server.pulls[0]["body"], "x"), (server.comments[0]["body"], "y")):
+        assert text.count(letter * BODY) == 1 and text.endswith("… (cut off: too long)")
+        assert len(text) < 65_536
+
+
+@pytest.mark.parametrize("ref", ["refs/pull/7/merge", "refs/pull/7/head"])
+def test_a_workflow_knows_its_pull_request(ref: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_REF", ref)
+    assert pull_request_of_workflow() == 7
+
+
+@pytest.mark.parametrize("ref", ["", "refs/heads/main", "refs/pull/x/merge"])
+def test_a_workflow_of_no_pull_request_is_told(ref: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_REF", ref)
+    with pytest.raises(BadInput, match="names no pull request"):
+        pull_request_of_workflow()
 
 
 @pytest.mark.parametrize(

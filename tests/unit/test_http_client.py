@@ -10,9 +10,9 @@ import pytest
 
 from atelier import http_client
 from atelier.ci.github import GitHub
+from atelier.ci.oidc import token
 from atelier.data.release import Release
 from atelier.errors import BadInput, Unavailable
-from commands.ci.login import token
 from commands.serve.gateway_client import GatewayClient
 from pipelines.delivery.smoke import gateway_smoke
 

@@ -22,7 +22,7 @@ from atelier.platform.jobs import (
     submit_job,
 )
 from atelier.platform.jobs.follower import CLAIMS, JOBS, Follower, JobOutcome
-from commands.admin.job_options import JobChoices
+from commands.job_options import JobChoices
 
 K8S = Path(__file__).resolve().parents[2] / "k8s"
 HEX = "sha256:" + "0123456789abcdef" * 4

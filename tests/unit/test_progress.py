@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from commands.progress import progress
+from commands.terminal import progress
 from pipelines.train.loop import StepReport
 from pipelines.train.progress import Bar
 

@@ -181,9 +181,7 @@ def test_workflows_manifests_and_images_set_only_settings() -> None:
 
 
 MAINS: dict[str, list[str]] = {
-    "pipelines.compile.__main__": ["base", "--output", "out"],
     "pipelines.compile.compile_job": ["--spec", "{}"],
-    "pipelines.evaluate.__main__": ["package", "--recipe", "r.yaml", "--output", "out"],
     "pipelines.delivery.cluster.hook": [
         "--all",
         "--environment",
@@ -191,9 +189,9 @@ MAINS: dict[str, list[str]] = {
         "--gateway",
         "http://x",
     ],
+    "pipelines.delivery.local.reconcile_loop": [],
     "pipelines.training_job": ["--spec", "{}", "--policy", "policy.yaml"],
-    "pipelines.run": ["recipe.yaml"],
-    "pipelines.train.__main__": ["recipe.yaml"],
+    "pipelines.train.__main__": ["recipe.json", "--output", "out"],
     "services.agent.__main__": [],
     "services.gateway.__main__": [],
     "services.storage.__main__": ["mlflow://bases/0", "here", "--registry", "sqlite:///x"],

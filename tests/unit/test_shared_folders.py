@@ -48,12 +48,12 @@ from pathlib import Path
 from PIL import Image
 from pipelines.evaluate.judge import _write
 from pipelines.evaluate.measures import Pair
-from pipelines.evaluate.prompt_set import Shot
+from pipelines.evaluate.prompt_set import PromptCase
 from tests.judged import evaluation, policy
 
 output, name = Path(sys.argv[1]), sys.argv[2]
 image = Image.new("RGB", (64, 64), name)
-pairs = [Pair(Shot("subject", 0, "a cat", "a cat", seed), image, image) for seed in range(4)]
+pairs = [Pair(PromptCase("subject", 0, "a cat", "a cat", seed), image, image) for seed in range(4)]
 judged = evaluation(policy()).model_copy(update={"adapter": name})
 start()
 for _ in range(15):

@@ -75,7 +75,7 @@ def test_the_server_is_not_started_for_settings_that_its_model_cannot_use(
     assert main() == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert said.startswith("services.triton: ATELIER_PRECISION=fp8")
+    assert said.startswith("atelier: ATELIER_PRECISION=fp8")
 
 
 def test_the_server_listens_on_loopback_unless_told_otherwise() -> None:

@@ -21,9 +21,9 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from atelier.boundary import answered
 from atelier.data.release import Pin, Release
 from atelier.errors import BadInput, Interrupted, Refused
+from atelier.failures import run_process
 from atelier.home import Home
 from atelier.logs import log_to
 from atelier.platform import Api, LeaseLock, listing
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     log_to(sys.stdout, format="%(asctime)s %(message)s")
     # the first process of a container ignores SIGTERM unless told, and SIGKILL leaves the lock
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Interrupted.exit_code))
-    return answered(lambda: run(options))
+    return run_process(lambda: run(options))
 
 
 if __name__ == "__main__":

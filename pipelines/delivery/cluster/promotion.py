@@ -8,14 +8,18 @@ gateways see only ConfigMaps, and each of those is a whole release.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
+from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.data.declaration import Declaration
+from atelier.data.policy import Policy
 from atelier.data.release import Pin, Release
 from atelier.errors import Refused, Unavailable
 from atelier.platform.helm import HelmRefused, Revision
 from atelier.platform.lease_lock import HeldLease
 from atelier.stores.registry import Registry, VersionInfo
+from pipelines.delivery.approval import approve
 from pipelines.delivery.cluster.helm_values import release_values, require_served
 from pipelines.delivery.cluster.releases import (
     PLATFORM,
@@ -28,6 +32,27 @@ from pipelines.delivery.cluster.rollback import unrecorded
 STEPS: Final = ("check", "lock", "recover", "compare", "upgrade", "confirm")  # of a promotion
 
 Approve = Callable[[Registry, str, int], VersionInfo]  # Refused where it may not serve
+
+
+def approval_by_policy(releases: AdapterReleases, policy: Path | None = None) -> Approve:
+    """Approve by verdict and signature under the environment's policies.
+
+    `policy` takes the place of its policy.yaml. A warning about a signature is reported.
+    """
+    declarations = releases.declarations
+
+    def check(registry: Registry, name: str, version: int) -> VersionInfo:
+        approval = approve(
+            registry,
+            registry.version(name, version),
+            Policy.load(policy or declarations.policy),
+            SignaturePolicy.of_platform(declarations.platform),
+        )
+        if approval.warning:
+            releases.report(approval.warning)
+        return approval.version
+
+    return check
 
 
 class Promotion:

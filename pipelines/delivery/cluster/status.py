@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from atelier.contract.replica import Replica, drawn_with
 from atelier.data.declaration import Declaration
 from atelier.data.release import Canary, Release
+from atelier.errors import ExitCode, Unavailable
+from atelier.platform import listing
 from atelier.platform.helm import Revision
 from atelier.stores.environment import Released
 from atelier.stores.registry import VersionInfo
+from pipelines.delivery.cluster.releases import AdapterReleases
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,53 @@ class StatusLine:
     ready: int
     replicas: int
     differences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EnvironmentStatus:
+    """Every adapter of an environment as git, the cluster and MLflow have it."""
+
+    environment: str
+    lines: tuple[StatusLine, ...]
+    registry_problem: str = ""  # why aliases were not compared
+
+    @property
+    def differences(self) -> list[str]:
+        """Each disagreement, with its adapter."""
+        return [f"{line.adapter}: {text}" for line in self.lines for text in line.differences]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """REFUSED where the sides disagree, UNAVAILABLE where not all could be compared."""
+        if self.differences:
+            return ExitCode.REFUSED
+        return ExitCode.UNAVAILABLE if self.registry_problem else ExitCode.DONE
+
+
+def environment_status(releases: AdapterReleases) -> EnvironmentStatus:
+    """Ask git, Helm, the cluster and MLflow about every adapter.
+
+    With MLflow away the aliases are not compared. Raises Unavailable where the cluster is away.
+    """
+    environment = listing(releases.api)
+    released, declared = environment.releases.read(), releases.declarations.list()
+    names = {*declared, *released.releases, *released.unreadable}
+    revisions = {name: history[-1] for name in names if (history := releases.helm.history(name))}
+    problem = ""
+    try:
+        registry = releases.registry()
+        versions = {name: registry.versions(name) for name in registry.adapters()}
+    except Unavailable as error:
+        versions, problem = None, f"aliases are not compared: {error}"
+    lines = compare(
+        releases.environment,
+        declared,
+        released,
+        revisions,
+        versions,
+        environment.replicas.live(),
+    )
+    return EnvironmentStatus(releases.environment, tuple(lines), problem)
 
 
 def compare(

@@ -16,7 +16,7 @@ from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.contract.replica import Replica, ReplicaFolder, drawn_with
 from atelier.data.policy import Policy
 from atelier.data.release import Canary, Pin, Release, ReleaseFolder
-from atelier.errors import BadInput, Refused
+from atelier.errors import BadInput, Refused, Unavailable
 from atelier.home import Home
 from atelier.stores.registry import Registry
 from pipelines.delivery.alias import JournalEntry
@@ -112,6 +112,14 @@ def retire(
             journal.put(JournalEntry(adapter=name, doing="retire"))
             releases.remove(name)
         return _wait(reconciler, wait)
+
+
+def available_registry(home: Home) -> Registry | None:
+    """The registry, or None where it is away: a rollback must not wait for it."""
+    try:
+        return Registry(home.tracking_uri)
+    except Unavailable:
+        return None
 
 
 def _released(releases: ReleaseFolder, name: str) -> Release:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from atelier.data.release import Release, ReleaseFolder
-from atelier.errors import AtelierError, Unavailable
+from atelier.errors import AtelierError, ExitCode, Unavailable
 from atelier.home import Home
 from atelier.stores.environment import Environment, local
 from atelier.stores.registry import Registry
@@ -44,6 +44,11 @@ class PromotionStatus:
     digest: str | None = None
     alias: int | None = None
     retry: bool = False
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """REFUSED where the release and the registry disagree."""
+        return ExitCode.of_verdict(self.state != "disagrees")
 
 
 def reconcile(

@@ -63,8 +63,7 @@ class Delivery:
             reasons = "; ".join(f"{name}: {error}" for name, error in sorted(self._away.items()))
             raise Unavailable(
                 f"{self.journal.path}: not all of it could be delivered ({reasons}). Nothing is "
-                f"lost: `python -m pipelines.train --deliver {self.journal.path.parent}` sends "
-                "the rest",
+                f"lost: `atelier train --deliver {self.journal.path.parent}` sends the rest",
                 retry_after=60,
             )
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atelier.adapter.conversion import export_lora, import_lora, projection_shapes
 from atelier.adapter.package import Package
 from atelier.adapter.safetensors_file import read_header, read_tensors, write_tensors
+from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, BadInput
-from commands.release.adapter_files import package_from, projection_shapes, write_for_others
+from atelier.stores.base_files import base_digest
 
 UNET = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 TEXT = "encoder.layers.0.self_attn.q_proj"
@@ -62,9 +64,14 @@ KOHYA = {
 CANONICAL = [f"text_encoder.text_model.{TEXT}", f"unet.{UNET}"]
 
 
+def package_of(file: Path, folder: Path, base: Path, trigger: str = "") -> Package:
+    ref = BaseRef(id=str(base), digest=base_digest(base))
+    return import_lora(file, folder, name="thumb", base=ref, base_folder=base, trigger=trigger)
+
+
 def imported(tmp_path: Path, base: Path) -> Package:
     file = kohya_file(tmp_path / "kohya.safetensors", KOHYA)
-    return package_from(file, tmp_path / "package", name="thumb", base=str(base), trigger="sks")
+    return package_of(file, tmp_path / "package", base, trigger="sks")
 
 
 def test_a_base_tells_its_projections_by_headers_alone(base: Path) -> None:
@@ -83,7 +90,7 @@ def test_kohya_comes_in_with_its_scale(tmp_path: Path, base: Path) -> None:
 
 def test_kohya_goes_out_as_it_came_in(tmp_path: Path, base: Path) -> None:
     package = imported(tmp_path, base)
-    write_for_others(package, tmp_path / "out.safetensors", "kohya")
+    export_lora(package, tmp_path / "out.safetensors", "kohya")
     before = read_tensors(tmp_path / "kohya.safetensors")
     after = read_tensors(tmp_path / "out.safetensors")
     assert before.keys() == after.keys()
@@ -94,9 +101,9 @@ def test_kohya_goes_out_as_it_came_in(tmp_path: Path, base: Path) -> None:
 def test_peft_goes_out_and_comes_back_as_the_same_adapter(tmp_path: Path, base: Path) -> None:
     package = imported(tmp_path, base)
     file = tmp_path / "peft.safetensors"
-    write_for_others(package, file, "peft")
+    export_lora(package, file, "peft")
     assert "lora_adapter_metadata" in read_header(file).metadata
-    again = package_from(file, tmp_path / "again", name="thumb", base=str(base), trigger="sks")
+    again = package_of(file, tmp_path / "again", base, trigger="sks")
     assert again.digest == package.digest
 
 
@@ -104,16 +111,16 @@ def test_an_adapter_of_another_base_is_refused_by_name(tmp_path: Path, base: Pat
     wrong = {f"lora_unet_{UNET.replace('.', '_')}": 8}
     file = kohya_file(tmp_path / "wide.safetensors", wrong)
     with pytest.raises(AdapterRejected, match=r"8 x 8, the base has 4 x 4"):
-        package_from(file, tmp_path / "package", name="thumb", base=str(base))
+        package_of(file, tmp_path / "package", base)
     assert not (tmp_path / "package").exists()
 
 
 def test_modules_that_the_base_lacks_are_refused(tmp_path: Path, base: Path) -> None:
     file = kohya_file(tmp_path / "x.safetensors", {"lora_unet_up_blocks_0_attentions_9_proj_in": 4})
     with pytest.raises(AdapterRejected, match="up_blocks_0"):
-        package_from(file, tmp_path / "package", name="thumb", base=str(base))
+        package_of(file, tmp_path / "package", base)
 
 
 def test_an_unknown_format_says_which_there_are(tmp_path: Path, base: Path) -> None:
     with pytest.raises(BadInput, match="did you mean kohya"):
-        write_for_others(imported(tmp_path, base), tmp_path / "out.safetensors", "kohia")
+        export_lora(imported(tmp_path, base), tmp_path / "out.safetensors", "kohia")

@@ -12,7 +12,7 @@ from atelier.errors import Unavailable
 from services.triton.process import roll, spawn, tail
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a restart, doubled by each further one
-SETTLED = 30.0  # seconds of running after which earlier failures are forgotten
+STABLE = 30.0  # seconds of running after which earlier failures are forgotten
 PERIOD = 0.1
 
 
@@ -30,14 +30,14 @@ class Service:
 
 
 @dataclass
-class _Kept:
+class _Child:
     """A service and its current process."""
 
     service: Service
     process: "subprocess.Popen[bytes] | None" = None
-    began: float = 0.0
-    ends: int = 0  # failures in a row
-    again: float | None = None  # when to restart it
+    started_at: float = 0.0
+    failures: int = 0  # in a row
+    restart_at: float | None = None
 
 
 @dataclass
@@ -46,51 +46,51 @@ class Supervisor:
 
     services: Sequence[Service]
     say: Callable[[str], None]
-    told: threading.Event = field(default_factory=threading.Event)
-    _hurry: bool = False
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _kill_now: bool = False
 
     def __post_init__(self) -> None:
-        self._kept = [_Kept(service) for service in self.services]
+        self._children = [_Child(service) for service in self.services]
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Run until `stop`. Unavailable, with the end of the log, if a service cannot start."""
         try:
-            for kept in self._kept:
-                self._start(kept)
-                self._wait_ready(kept)
-                if self.told.is_set():
+            for child in self._children:
+                self._start(child)
+                self._wait_ready(child)
+                if self._stopping.is_set():
                     return
-                self.say(f"{kept.service.name} is ready")
+                self.say(f"{child.service.name} is ready")
             on_ready()
-            while not self.told.wait(PERIOD):
-                for kept in self._kept:
-                    self._look_after(kept)
+            while not self._stopping.wait(PERIOD):
+                for child in self._children:
+                    self._watch(child)
         finally:
             self._stop_all()
 
     def stop(self, *_: object) -> None:
         """Request a stop, from a signal or another thread. A second call kills at once."""
-        self._hurry = self.told.is_set()
-        self.told.set()
+        self._kill_now = self._stopping.is_set()
+        self._stopping.set()
 
     def pid(self, name: str) -> int | None:
         """The process id of a service, or None while it has no process."""
-        found = next(kept for kept in self._kept if kept.service.name == name)
-        return found.process.pid if found.process else None
+        child = next(child for child in self._children if child.service.name == name)
+        return child.process.pid if child.process else None
 
-    def _start(self, kept: _Kept) -> None:
-        service = kept.service
-        if kept.ends == 0:
+    def _start(self, child: _Child) -> None:
+        service = child.service
+        if child.failures == 0:
             roll(service.log)
-        kept.process = spawn(service.argv, env=service.env, log=service.log)
-        kept.began, kept.again = time.monotonic(), None
+        child.process = spawn(service.argv, env=service.env, log=service.log)
+        child.started_at, child.restart_at = time.monotonic(), None
 
-    def _wait_ready(self, kept: _Kept) -> None:
-        service, process = kept.service, kept.process
+    def _wait_ready(self, child: _Child) -> None:
+        service, process = child.service, child.process
         deadline = time.monotonic() + service.start_seconds
-        while not (self.told.is_set() or service.ready()):
+        while not (self._stopping.is_set() or service.ready()):
             if process is not None and process.poll() is not None:
-                raise Unavailable(f"{_obituary(service, process)} before it was ready")
+                raise Unavailable(f"{_exit_report(service, process)} before it was ready")
             if time.monotonic() > deadline:
                 raise Unavailable(
                     f"{service.name} is not ready after {service.start_seconds:.0f} s; the end of "
@@ -98,33 +98,33 @@ class Supervisor:
                 )
             time.sleep(PERIOD)
 
-    def _look_after(self, kept: _Kept) -> None:
-        process, now = kept.process, time.monotonic()
+    def _watch(self, child: _Child) -> None:
+        process, now = child.process, time.monotonic()
         if process is None:
-            if kept.again is not None and now >= kept.again:
-                self._start(kept)
+            if child.restart_at is not None and now >= child.restart_at:
+                self._start(child)
         elif process.poll() is not None:
-            kept.ends = 1 if now - kept.began > SETTLED else kept.ends + 1
-            wait = min(FIRST_WAIT * 2 ** (kept.ends - 1), LONGEST_WAIT)
-            kept.process, kept.again = None, now + wait
-            self.say(f"{_obituary(kept.service, process)}\nstarting it again in {wait:g} s")
+            child.failures = 1 if now - child.started_at > STABLE else child.failures + 1
+            wait = min(FIRST_WAIT * 2 ** (child.failures - 1), LONGEST_WAIT)
+            child.process, child.restart_at = None, now + wait
+            self.say(f"{_exit_report(child.service, process)}\nstarting it again in {wait:g} s")
 
     def _stop_all(self) -> None:
-        for kept in reversed(self._kept):
-            process, kept.process = kept.process, None
+        for child in reversed(self._children):
+            process, child.process = child.process, None
             if process is None:
                 continue
             process.terminate()
-            deadline = time.monotonic() + kept.service.grace
-            while process.poll() is None and not self._hurry and time.monotonic() < deadline:
+            deadline = time.monotonic() + child.service.grace
+            while process.poll() is None and not self._kill_now and time.monotonic() < deadline:
                 time.sleep(0.02)
             if process.poll() is None:
-                self.say(f"{kept.service.name} did not end in time and is killed")
+                self.say(f"{child.service.name} did not end in time and is killed")
                 process.kill()
             process.wait()
 
 
-def _obituary(service: Service, process: "subprocess.Popen[bytes]") -> str:
+def _exit_report(service: Service, process: "subprocess.Popen[bytes]") -> str:
     code = process.returncode
     how = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
     return f"{service.name} ended ({how}); the end of {service.log}:\n{tail(service.log)}"

@@ -1,4 +1,4 @@
-"""What a look of the settling process costs: it settles the adapters of which something changed."""
+"""The cost of a check: only the adapters of which something changed are reconciled."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 
 from atelier.contract.gateway import Gateway, GatewayFolder, Routed
 from atelier.data.release import ReleaseFolder
-from commands.serve import reconcile as module
-from commands.serve.reconcile import ReconcileLoop
+from pipelines.delivery.local import reconcile_loop as module
 from pipelines.delivery.local.journal import JournalEntry, PromotionJournal
+from pipelines.delivery.local.reconcile_loop import ReconcileLoop
 from pipelines.delivery.local.reconciler import PromotionStatus
 from tests.gateway import Stage, manifest_of
 
@@ -48,39 +48,39 @@ class Settled:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> Settled:
     made = Settled()
-    monkeypatch.setattr("pipelines.delivery.local.reconciler.settle", made.settle)
+    monkeypatch.setattr(module, "reconcile", made.settle)
     monkeypatch.setattr(module, "smoke_check", lambda home: lambda name, version: None)
-    monkeypatch.setattr(module, "open_registry", lambda home: None)
+    monkeypatch.setattr(module, "Registry", lambda uri: None)
     return made
 
 
 def test_what_changes_is_settled_and_nothing_else(stage: Stage, settled: Settled) -> None:
-    settling = ReconcileLoop(stage.home)
-    settling.look()
+    loop = ReconcileLoop(stage.home)
+    loop.check()
     assert settled.take() == [f"adapter-{number}" for number in range(COUNT)]
     stage.report()  # heartbeats
-    settling.look()
+    loop.check()
     assert settled.take() == []
     two = manifest_of(2, name="adapter-3")
     stage.release(two, 2)
-    settling.look()
+    loop.check()
     assert settled.take() == ["adapter-3"]
     stage.load(two, 2)
-    settling.look()
+    loop.check()
     assert settled.take() == ["adapter-3"]
     routes = {"adapter-4": Routed(serving=two.digest)}
     gateways = GatewayFolder(stage.home.gateways)
     gateways.put(Gateway(gateway="g", heartbeat=2e12, routes={}))
-    settling.look()
+    loop.check()
     assert len(settled.take()) == COUNT  # a gateway came: it concerns every promotion
     gateways.put(Gateway(gateway="g", heartbeat=2e12, routes=routes))
-    settling.look()
+    loop.check()
     assert settled.take() == ["adapter-4"]
     PromotionJournal(stage.home).put(JournalEntry(adapter="adapter-1", doing="retire"))
-    settling.look()
+    loop.check()
     assert settled.take() == ["adapter-1"]
     ReleaseFolder(stage.home.releases).remove("adapter-1")
-    settling.look()
+    loop.check()
     assert settled.take() == ["adapter-1"]
 
 
@@ -90,21 +90,21 @@ def test_what_is_not_settled_yet_is_tried_with_every_change_and_later(
     now = [0.0]
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     settled.state = {"adapter-2": "pending", "adapter-0": "disagrees"}
-    settling = ReconcileLoop(stage.home)
-    settling.look()
+    loop = ReconcileLoop(stage.home)
+    loop.check()
     settled.take()
     stage.release(manifest_of(2, name="adapter-3"), 2)
-    settling.look()
+    loop.check()
     assert settled.take() == ["adapter-0", "adapter-2", "adapter-3"]
-    settling.look()
+    loop.check()
     assert settled.take() == []
     now[0] = 10.0
-    settling.look()
+    loop.check()
     assert settled.take() == ["adapter-0", "adapter-2"]
     settled.state = {}
     now[0] = 100.0
-    settling.look()
+    loop.check()
     assert settled.take() == ["adapter-0", "adapter-2"]
     now[0] = 1000.0
-    settling.look()
+    loop.check()
     assert settled.take() == []

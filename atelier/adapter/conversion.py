@@ -16,44 +16,52 @@ from atelier.adapter.safetensors_file import Limits, read_header
 from atelier.adapter.single_file import read_single, tensors_of, write_kohya
 from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, BadInput
-from atelier.stores.base_files import base_digest, base_files, resolve_base
 
 FORMATS: Final = ("peft", "kohya")
 _BASE_LIMITS: Final = Limits(header_bytes=64 * 2**20, file_bytes=64 * 2**30)
+_VARIANTS: Final = ("*.fp16.*", "*.fp32.*", "*.non_ema.*", "openvino_*")
 
 Shape = tuple[int, ...]
 
 
-def package_from(
+def import_lora(
     file: Path,
     folder: Path,
     *,
     name: str,
-    base: str,
+    base: BaseRef,
+    base_folder: Path,
     trigger: str = "",
     class_prompt: str | None = None,
 ) -> Package:
-    """Convert a LoRA file into a package. AdapterRejected names the tensors that do not fit."""
-    base_folder = resolve_base(base)
+    """Convert a LoRA file in any known format into the package `folder`.
+
+    `base_folder` holds the weights of `base`. Raises AdapterRejected, with the names of the
+    tensors, where the file does not fit them.
+    """
     shapes = projection_shapes(base_folder)
     lora = read_single(file, shapes)
-    _check_fit(lora, shapes, file, base)
+    _require_fit(lora, shapes, file, base.id)
     return write_package(
         folder,
         tensors_of(lora),
         name=name,
-        base=BaseRef(id=base, digest=base_digest(base_folder)),
+        base=base,
         trigger=trigger,
         class_prompt=class_prompt,
     )
 
 
-def write_for_others(package: Package, out: Path, form: str) -> None:
-    """Write one .safetensors file. `load_lora_weights` of diffusers reads the format `peft`."""
+def export_lora(package: Package, out: Path, form: str) -> None:
+    """Write a package as one .safetensors file, in one of FORMATS.
+
+    `load_lora_weights` of diffusers reads the format `peft`. Raises BadInput for another format,
+    and for a package that no single file can hold.
+    """
     if form not in FORMATS:
         near = difflib.get_close_matches(form, FORMATS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise BadInput(f"--format {form!r}: is not one of {', '.join(FORMATS)}{hint}")
+        raise BadInput(f"format {form!r}: is not one of {', '.join(FORMATS)}{hint}")
     if package.manifest.kind != "lora":
         raise BadInput(f"{package.path}: kind {package.manifest.kind} has no single-file form")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -66,33 +74,34 @@ def write_for_others(package: Package, out: Path, form: str) -> None:
 def projection_shapes(base: Path) -> dict[str, Shape]:
     """[out_features, in_features] of every linear layer of a base, by canonical module name."""
     shapes: dict[str, Shape] = {}
-    for file in base_files(base):
-        component = file.parent.name
-        if file.suffix != ".safetensors" or component not in tensor_names.COMPONENTS:
-            continue
-        for tensor, entry in read_header(file, _BASE_LIMITS).tensors.items():
-            module, dot, ending = tensor.rpartition(".")
-            if not dot or ending != "weight" or len(entry.shape) != 2:
+    for component in tensor_names.COMPONENTS:
+        for file in sorted((base / component).glob("*.safetensors")):
+            if any(map(file.match, _VARIANTS)):
                 continue
-            key = tensor_names.parse(f"{component}.{module}.lora_A.weight")
-            if key is not None:
-                shapes[key.module] = entry.shape
+            for tensor, entry in read_header(file, _BASE_LIMITS).tensors.items():
+                module, dot, ending = tensor.rpartition(".")
+                if not dot or ending != "weight" or len(entry.shape) != 2:
+                    continue
+                key = tensor_names.parse(f"{component}.{module}.lora_A.weight")
+                if key is not None:
+                    shapes[key.module] = entry.shape
     return shapes
 
 
-def _check_fit(
+def _require_fit(
     lora: dict[str, LoraWeights], shapes: dict[str, Shape], file: Path, base: str
 ) -> None:
-    wrong = [
-        f"{module} ({_shape((one.out_features, one.in_features))}, the base has "
+    misfits = [
+        f"{module} ({pair.B.shape[0]} x {pair.A.shape[1]}, the base has "
         f"{_shape(shapes.get(module))})"
-        for module, one in lora.items()
-        if shapes.get(module) != (one.out_features, one.in_features)
+        for module, pair in lora.items()
+        if shapes.get(module) != (pair.B.shape[0], pair.A.shape[1])
     ]
-    if wrong:
+    if misfits:
         raise AdapterRejected(
-            f"{file}: {len(wrong)} of {len(lora)} projections do not fit base {base}: "
-            f"{'; '.join(wrong[:4])}{' …' if len(wrong) > 4 else ''}; name the base it was made for"
+            f"{file}: {len(misfits)} of {len(lora)} projections do not fit base {base}: "
+            f"{'; '.join(misfits[:4])}{' …' if len(misfits) > 4 else ''}; name the base that it "
+            "was made for"
         )
 
 

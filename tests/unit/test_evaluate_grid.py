@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from commands.serve.grid import GAP, HEAD, MARGIN, WORDS, GridRow, grid
+from pipelines.evaluate.grid import GAP, HEAD, MARGIN, WORDS, GridRow, grid
 
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 

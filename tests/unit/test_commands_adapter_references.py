@@ -11,7 +11,7 @@ from atelier.data.names import hex_of
 from atelier.data.release import Release, ReleaseFolder
 from atelier.errors import AdapterRejected, BadInput
 from atelier.home import Home
-from commands.adapter_references import AdapterReference, find
+from commands.adapter_references import AdapterReference, resolve
 
 BASE = BaseRef(id="models/none", digest="sha256:" + "0" * 64)
 MODULE = "unet.mid_block.attentions.0.proj_in"
@@ -60,10 +60,11 @@ def test_a_weight_that_is_no_number_is_bad_input() -> None:
 def test_a_folder_is_opened_and_verified(tmp_path: Path) -> None:
     made = package(tmp_path / "made")
     assert (
-        find(AdapterReference.parse(str(made.path)), Home(tmp_path)).package.digest == made.digest
+        resolve(AdapterReference.parse(str(made.path)), Home(tmp_path)).package.digest
+        == made.digest
     )
     with pytest.raises(AdapterRejected):
-        find(AdapterReference.parse(str(tmp_path / "none")), Home(tmp_path))
+        resolve(AdapterReference.parse(str(tmp_path / "none")), Home(tmp_path))
 
 
 def test_what_serves_is_found_without_asking_the_registry(tmp_path: Path) -> None:
@@ -75,6 +76,6 @@ def test_what_serves_is_found_without_asking_the_registry(tmp_path: Path) -> Non
     release = Release(adapter="thor-cat", base=BASE.digest, version=3, digest=made.digest)
     ReleaseFolder(home.releases).put(release)
     for text in ("thor-cat", "thor-cat@3"):
-        found = find(AdapterReference.parse(text), home)
+        found = resolve(AdapterReference.parse(text), home)
         assert (found.version, found.package.digest) == (3, made.digest)
         assert found.label == "thor-cat 3"

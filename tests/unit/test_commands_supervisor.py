@@ -14,9 +14,9 @@ import pytest
 
 from atelier.errors import BadInput, Unavailable
 from atelier.home import Home
-from commands.serve import serve, supervisor
-from commands.serve.serve import Addresses, ServedModel, plan_services
-from commands.serve.supervisor import Service, Supervisor
+from commands.replica import supervisor
+from commands.replica.plan import Addresses, ServedModel, plan_services, unused_port
+from commands.replica.supervisor import Service, Supervisor
 from services.triton.process import alive
 
 SLEEP = "exec sleep 60"
@@ -135,7 +135,7 @@ def test_one_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from commands.serve.serve import Service, Supervisor\n"
+        "from commands.replica.supervisor import Service, Supervisor\n"
         "folder = Path(sys.argv[1])\n"
         "one = Service('one', ['/bin/sleep', '60'], {}, folder / 'log', ready=lambda: True)\n"
         "keeper = Supervisor([one], say=lambda _: None)\n"
@@ -159,8 +159,8 @@ def test_a_replica_is_triton_then_agent_then_gateway(tmp_path: Path) -> None:
     addresses = Addresses(gateway=1, http=2, grpc=3, metrics=4)
     model = ServedModel(tmp_path / "base", tmp_path / "vae")
     planned = plan_services(Home(tmp_path), model, addresses, replica="r1")
-    assert [one.name for one in planned] == ["triton", "agent", "gateway", "settling"]
-    triton, agent, gateway, settling = (one.env for one in planned)
+    assert [one.name for one in planned] == ["triton", "agent", "gateway", "reconciler"]
+    triton, agent, gateway, reconciler = (one.env for one in planned)
     assert triton["ATELIER_BASE"] == str(tmp_path / "base")
     assert triton["ATELIER_VAE"] == str(tmp_path / "vae")
     assert triton["ATELIER_TRITON_GRPC_PORT"] == "3"
@@ -168,9 +168,9 @@ def test_a_replica_is_triton_then_agent_then_gateway(tmp_path: Path) -> None:
     assert gateway["ATELIER_GATEWAY_WORKERS"] == "1"
     assert gateway["ATELIER_TRITON_URL"] == "grpc://127.0.0.1:3"
     assert {env["ATELIER_REPLICA"] for env in (triton, agent, gateway)} == {"r1"}
-    assert len({env["MLFLOW_TRACKING_URI"] for env in (triton, agent, gateway, settling)}) == 1
+    assert len({env["MLFLOW_TRACKING_URI"] for env in (triton, agent, gateway, reconciler)}) == 1
     alone = plan_services(Home(tmp_path), ServedModel(tmp_path), addresses, replica="r1", workers=0)
-    assert [one.name for one in alone] == ["triton", "agent", "settling"]
+    assert [one.name for one in alone] == ["triton", "agent", "reconciler"]
 
 
 def test_a_port_in_use_is_told_before_anything_starts() -> None:
@@ -179,5 +179,5 @@ def test_a_port_in_use_is_told_before_anything_starts() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(BadInput, match=f"--port {port}"):
-            serve._own_port("127.0.0.1", port, "--port")
-    assert serve._own_port("127.0.0.1", 0, "--port") != 0
+            unused_port("127.0.0.1", port, "--port")
+    assert unused_port("127.0.0.1", 0, "--port") != 0

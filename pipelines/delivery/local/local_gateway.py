@@ -1,4 +1,4 @@
-"""The smoke image of a local promotion: drawn through the gateway that `atelier serve` runs."""
+"""The smoke test of a local promotion, through the gateway that `atelier serve` runs."""
 
 import json
 from collections.abc import Sequence
@@ -9,16 +9,14 @@ from atelier.home import Home
 from pipelines.delivery.smoke import Smoke, gateway_smoke
 from pipelines.evaluate.attestations import JudgedImage
 
-NOTE = "serve.json"  # addresses and the smoke key, in the home for as long as `serve` runs
-
 
 def smoke_check(home: Home) -> Smoke | None:
     """Draws through this home's gateway; None where nothing serves here.
 
-    Where `serve` runs without a gateway the result raises Unavailable at each call.
+    Where `serve` runs without a gateway, the result raises Unavailable at each call.
     """
     try:
-        note = json.loads((home.root / NOTE).read_bytes())
+        note = json.loads(home.serve_note.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     if "gateway" not in note:

@@ -1,7 +1,5 @@
 """Shared by `atelier submit` and `atelier compile --submit`: a Job's options and submission."""
 
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +11,7 @@ from commands.verb import Answer
 
 if TYPE_CHECKING:
     from atelier.platform.jobs import JobOptions, Work
+    from pipelines.submission import SubmittedJob
 
 NAMESPACE = "atelier-training"
 
@@ -91,7 +90,7 @@ class JobChoices:
         )
 
 
-def shown(work: "Work", options: "JobOptions") -> Answer:
+def manifest_answer(work: "Work", options: "JobOptions") -> Answer:
     """The Job object, for --dry-run."""
     from atelier.data import yaml_text
     from atelier.platform.jobs import job_object
@@ -100,24 +99,18 @@ def shown(work: "Work", options: "JobOptions") -> Answer:
     return Answer(yaml_text.write(job).rstrip(), job)
 
 
-def sent(work: "Work", options: "JobOptions", about: Mapping[str, Any], *, follow: bool) -> Answer:
-    """Create the Job or find an earlier one. With `follow`, wait for its end."""
-    from atelier.platform import Api
-    from atelier.platform.jobs import Follower, submit_job
-
-    api = Api.connect(options.namespace)
-    job, created = submit_job(api, work, options)
-    name = str(job["metadata"]["name"])
-    said = f"Job {options.namespace}/{name}: {'created' if created else 'exists already'}"
-    data = {**about, "job": name, "namespace": options.namespace, "created": created}
-    if not follow:
-        return Answer(said, data)
-    print(said, file=sys.stderr)
-    outcome = Follower(api, name, lambda line: print(line, file=sys.stderr, flush=True)).follow()
-    data |= {
-        "succeeded": outcome.succeeded,
-        "exit_code": outcome.exit_code,
-        "reason": outcome.reason,
+def job_data(job: "SubmittedJob") -> dict[str, Any]:
+    """A submitted Job for --json."""
+    data: dict[str, Any] = {
+        "uploaded": list(job.uploaded),
+        "job": job.name,
+        "namespace": job.namespace,
+        "created": job.created,
     }
-    ended = "done" if outcome.succeeded else f"failed ({outcome.reason})"
-    return Answer(f"Job {options.namespace}/{name}: {ended}", data, outcome.exit_code)
+    if job.outcome is not None:
+        data |= {
+            "succeeded": job.outcome.succeeded,
+            "exit_code": job.outcome.exit_code,
+            "reason": job.outcome.reason,
+        }
+    return data

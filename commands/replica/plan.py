@@ -1,0 +1,193 @@
+"""The processes of one replica: their commands, environments and readiness checks."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from atelier.addresses import host_port, listen, reachable
+from atelier.contract.replica import ReplicaFolder
+from atelier.errors import BadInput
+from atelier.home import Home
+from atelier.http_client import is_ready
+from atelier.stores.base_files import resolve_base, resolve_vae
+from commands.replica.supervisor import Service
+from services.engine.settings import EngineSettings
+from services.triton.process import free_port
+from services.triton.runtime import find_runtime
+from services.triton.settings import ServerSettings, TritonSettings
+
+LOOPBACK: Final = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """The folders of the base, and of a VAE if it is not the base's own."""
+
+    base: Path
+    vae: Path | None = None
+
+    @classmethod
+    def resolve(cls, base: str, revision: str | None, vae: str | None) -> Self:
+        """Folders as they are, hub models fetched; BaseError for what cannot be served."""
+        return cls(resolve_base(base, revision), resolve_vae(vae) if vae else None)
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """The ports of one replica. Triton listens on loopback only."""
+
+    gateway: int
+    http: int
+    grpc: int
+    metrics: int
+    host: str = LOOPBACK
+
+    def to_json(self, *, gateway: bool) -> dict[str, str]:
+        """The addresses for clients on this machine."""
+        gateway_at = host_port(reachable(self.host), self.gateway)
+        addresses = {"gateway": f"http://{gateway_at}"} if gateway else {}
+        return addresses | {
+            "triton_http": f"http://{LOOPBACK}:{self.http}",
+            "triton_grpc": f"{LOOPBACK}:{self.grpc}",
+            "triton_metrics": f"http://{LOOPBACK}:{self.metrics}/metrics",
+        }
+
+
+def unused_port(host: str, port: int, option: str) -> int:
+    """The port, or a free one for 0. BadInput, naming the option, if the port is in use."""
+    if port == 0:
+        return free_port(host)
+    try:
+        listen(host, port).close()
+    except OSError as error:
+        raise BadInput(
+            f"{option} {port}: {host_port(host, port)} cannot be used ({error.strerror}); "
+            "choose another, or 0 for a free one"
+        ) from error
+    return port
+
+
+def require_servable(home: Home) -> None:
+    """Check the engine's settings and Triton's program before anything is fetched or started.
+
+    BadInput names an environment variable with an invalid value.
+    """
+    settings = TritonSettings.read()
+    EngineSettings.read()
+    find_runtime(home.root / "triton", executable=settings.executable)
+
+
+def plan_services(
+    home: Home, model: ServedModel, addresses: Addresses, *, replica: str, workers: int = 1
+) -> list[Service]:
+    """The processes of one replica, in their start order. With 0 workers there is no gateway.
+
+    BadInput names an environment variable with an invalid value.
+    """
+    shared = _shared_environment(home, replica)
+    services = [
+        _triton(home, model, addresses, shared),
+        _agent(home, addresses, shared, replica),
+    ]
+    if workers:
+        services.append(_gateway(home, addresses, shared, workers))
+    services.append(
+        Service(
+            name="reconciler",
+            argv=_module("pipelines.delivery.local.reconcile_loop"),
+            env=shared,
+            log=home.logs / "reconciler.log",
+            ready=lambda: True,  # no other process waits for it
+        )
+    )
+    return services
+
+
+def _shared_environment(home: Home, replica: str) -> dict[str, str]:
+    program = str(Path(__file__).resolve().parents[2])
+    path = [program, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "ATELIER_HOME": str(home.root),
+        "ATELIER_REPLICA": replica,
+        "MLFLOW_TRACKING_URI": home.tracking_uri,
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _triton_ports(addresses: Addresses) -> dict[str, str]:
+    return {
+        "ATELIER_TRITON_HTTP_PORT": str(addresses.http),
+        "ATELIER_TRITON_GRPC_PORT": str(addresses.grpc),
+    }
+
+
+def _triton(
+    home: Home, model: ServedModel, addresses: Addresses, shared: dict[str, str]
+) -> Service:
+    url = addresses.to_json(gateway=False)["triton_http"]
+    settings = {
+        **_triton_ports(addresses),
+        "ATELIER_TRITON_METRICS_PORT": str(addresses.metrics),
+        "ATELIER_BASE": str(model.base.absolute()),
+        "ATELIER_REVISION": "",  # a folder has none
+        "ATELIER_VAE": str(model.vae.absolute()) if model.vae else "",
+    }
+    drain = ServerSettings.read({**shared, **settings}).drain_seconds
+    return Service(
+        name="triton",
+        argv=_module("services.triton"),
+        env={**shared, **settings},
+        log=home.logs / "triton.log",
+        ready=lambda: is_ready(f"{url}/v2/health/ready"),
+        start_seconds=600.0,
+        grace=drain + 10.0,
+    )
+
+
+def _agent(home: Home, addresses: Addresses, shared: dict[str, str], replica: str) -> Service:
+    from services.agent.settings import AgentSettings
+
+    settings = _triton_ports(addresses)  # the agent's report names them
+    AgentSettings.read({**shared, **settings})
+    reports = ReplicaFolder(home.replicas)
+
+    def reports_itself() -> bool:
+        report = reports.list().get(replica)
+        return report is not None and report.live()
+
+    return Service(
+        name="agent",
+        argv=_module("services.agent"),
+        env={**shared, **settings},
+        log=home.logs / "agent.log",
+        ready=reports_itself,
+    )
+
+
+def _gateway(home: Home, addresses: Addresses, shared: dict[str, str], workers: int) -> Service:
+    from services.gateway.settings import Settings  # imports sqlalchemy
+
+    url = addresses.to_json(gateway=True)["gateway"]
+    settings = {
+        "ATELIER_TRITON_URL": f"grpc://{LOOPBACK}:{addresses.grpc}",
+        "ATELIER_GATEWAY_HOST": addresses.host,
+        "ATELIER_GATEWAY_PORT": str(addresses.gateway),
+        "ATELIER_GATEWAY_WORKERS": str(workers),
+    }
+    Settings.read({**shared, **settings})
+    return Service(
+        name="gateway",
+        argv=_module("services.gateway"),
+        env={**shared, **settings},
+        log=home.logs / "gateway.log",
+        ready=lambda: is_ready(f"{url}/readyz"),
+        grace=40.0,
+    )
+
+
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-m", name]

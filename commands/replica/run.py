@@ -1,0 +1,79 @@
+"""Runs one replica until it is told to stop, with a note in the home for clients."""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from atelier.errors import AtelierError, BadInput
+from atelier.files import write_atomic
+from atelier.home import Home
+from commands.replica.plan import Addresses
+from commands.replica.supervisor import Service, Supervisor
+
+if TYPE_CHECKING:
+    from services.gateway.keys import KeyStore
+
+
+def run_replica(
+    home: Home,
+    services: Sequence[Service],
+    addresses: Addresses,
+    *,
+    gateway: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Run the services until SIGTERM or SIGINT; a second signal kills them.
+
+    Raises Unavailable, with the end of its log, where a service cannot start.
+    """
+    supervisor = Supervisor(services, say=say)
+    handlers = {
+        number: signal.signal(number, supervisor.stop) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        with contextlib.ExitStack() as stack:
+            note = _note(supervisor, home, addresses, gateway=gateway)
+            supervisor.run(on_ready=lambda: stack.enter_context(note))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _note(
+    supervisor: Supervisor, home: Home, addresses: Addresses, *, gateway: bool
+) -> Iterator[None]:
+    """Print the addresses, and leave them and the smoke key in the home while this replica runs.
+
+    Only the owner may read the note: the key draws images.
+    """
+    urls = addresses.to_json(gateway=gateway)
+    keys = _smoke_keys(home) if gateway else None
+    key, record = keys.create("smoke check of atelier serve") if keys else (None, None)
+    pids = {service.name: supervisor.pid(service.name) for service in supervisor.services}
+    contents = {**urls, "smoke_key": key, "pid": os.getpid(), "pids": pids}
+    write_atomic(home.serve_note, json.dumps(contents, indent=2), mode=0o600)
+    for name, url in urls.items():
+        supervisor.say(f"{name.replace('_', ' ')}: {url}")
+    try:
+        yield
+    finally:
+        home.serve_note.unlink(missing_ok=True)
+        if keys and record:
+            with contextlib.suppress(AtelierError):  # a database that is away delays no stop
+                keys.revoke(record.id)
+
+
+def _smoke_keys(home: Home) -> "KeyStore":
+    """The gateway's keys; the smoke key of a `serve` that was killed is revoked."""
+    from services.gateway.keys import KeyStore  # imports sqlalchemy
+
+    keys = KeyStore(home.database_url)
+    with contextlib.suppress(FileNotFoundError, ValueError, IndexError, BadInput):
+        old_key = json.loads(home.serve_note.read_bytes()).get("smoke_key")
+        if old_key:
+            keys.revoke(str(old_key).split("_")[1])
+    return keys
