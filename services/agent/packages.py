@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ _HEX = re.compile("[0-9a-f]{64}")
 _ENDINGS = (".json", ".safetensors")
 RESCAN_SECONDS = 2.0  # thousands of packages are not looked at four times a second
 LOOKED_AT = 256  # packages of one scan, in turn; half a dozen milliseconds
-VERIFY_SECONDS = 5.0  # that one scan spends on verifying; the agent's loop waits for it
+VERIFY_SECONDS = 1.0  # that one scan spends on verifying, as the agent's loop waits for it
 
 Fetch = Callable[[str, int, Path], object]  # brings an adapter's version as a new folder
 SIGNATURE = ".sig"  # the ending of a package's signature, beside its folder
@@ -42,17 +43,16 @@ class PackageShelf:
         self._trust = trust
         self._record = Verified(folder, trust)
         self._verified: dict[str, Stamp | None] = {}  # None: as the record says, not read yet
-        self._queue: list[str] | None = (
-            None  # digests to be looked at next; None: look what is there
-        )
+        self._queue: list[str] | None = None  # digests to look at next; None: those on the disk
         self._scanned: float | None = None  # when, on the monotonic clock; None: look again
         self._good: frozenset[str] | None = None  # None: has changed
+        self._lock = threading.Lock()  # of both: fetches put packages here beside the agent's loop
 
     def scan(self) -> tuple[frozenset[str], dict[str, str]]:
         """The digests of the good packages, and by digest what was wrong with those taken away.
 
-        The digests are the same object as long as they stay. Looks at some of the packages, in
-        turn. What it has no time to verify is not good yet.
+        The digests are the same object as long as they stay. A scan looks at some of the packages,
+        in turn. What it has had no time to verify is not good yet.
         """
         now = time.monotonic()
         if self._scanned is not None and now - self._scanned < RESCAN_SECONDS:
@@ -65,9 +65,9 @@ class PackageShelf:
         bad: dict[str, str] = {}
         looked_at = self._queue[-LOOKED_AT:]
         del self._queue[-LOOKED_AT:]
-        for digest in looked_at:
-            if time.monotonic() - now < VERIFY_SECONDS:
-                self._look_at(digest, bad)
+        while looked_at and time.monotonic() - now < VERIFY_SECONDS:
+            self._look_at(looked_at.pop(), bad)
+        self._queue += looked_at
         return self._digests(), bad
 
     def adopt(self, one: Named) -> bool:
@@ -153,9 +153,10 @@ class PackageShelf:
             return set()
 
     def _digests(self) -> frozenset[str]:
-        if self._good is None:
-            self._good = frozenset(self._verified.copy())
-        return self._good
+        with self._lock:
+            if self._good is None:
+                self._good = frozenset(self._verified)
+            return self._good
 
     def _places(self, digest: str) -> tuple[Path, Path]:
         """Where a package and its signature lie."""
@@ -188,13 +189,15 @@ class PackageShelf:
     def _remember(self, digest: str, stamp: Stamp) -> None:
         """Count a package as verified, here and in a later process."""
         self._record.put(digest, stamp, self.warnings.get(digest))
-        self._verified[digest], self._good = stamp, None
+        with self._lock:
+            self._verified[digest], self._good = stamp, None
 
     def _forget(self, digest: str) -> None:
         """Count a package as not verified."""
         self._record.remove(digest)
-        self._verified.pop(digest, None)
-        self._good = None
+        with self._lock:
+            self._verified.pop(digest, None)
+            self._good = None
 
     def _check(
         self, digest: str, path: Path, signatures: Sequence[bytes]
