@@ -105,8 +105,8 @@ class AdapterStore:
     def add(self, package: Package, version: int | None = None) -> AdapterInfo:
         """Holds a verified package beside whatever is held of that name.
 
-        The first version of a name becomes its default. Raises AdapterRejected where the package
-        does not fit the base, or where that version is held with other content.
+        The first version of a name becomes its default. AdapterRejected where the package does not
+        fit the base, or where that version is held with other content.
         """
         name = package.manifest.name
         with self._lock:
@@ -118,8 +118,8 @@ class AdapterStore:
                     f"{name}@{version}: held as {held.digest}, now offered as {package.digest}; "
                     "a version never changes its content: register a new one"
                 )
-        weights = self._loader.load(package)
-        return self._hold(name, version, package.digest, weights, str(package.path))
+        weights, source = self._loader.load(package), str(package.path)
+        return self._hold(name, version, package.digest, weights, source)
 
     def know(self, name: str, version: int, digest: str, source: str) -> None:
         """Holds a package by its digest, unread: one that was added before, with the same `terms`.

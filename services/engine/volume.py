@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -43,6 +44,7 @@ LOOK = 1.0  # seconds between two looks at whether a package that failed has bee
 LETTERS = 500  # of an error that is reported
 
 Identity = tuple[str, int]
+State = Literal["ready", "loading", "failed"]
 
 
 class Loaded(Replica):
@@ -55,10 +57,42 @@ class Loaded(Replica):
 class _Failure:
     """A version that could not be loaded, and when to try again (monotonic seconds)."""
 
-    wanted: WantedAdapter
+    package: Path
     folder: tuple[int, int] | None  # the package's inode and change time
     wait: float
     again: float
+
+
+class _Failures:
+    """Versions that could not be loaded: each is tried again after a while, which doubles, or as
+    soon as its package has been replaced."""
+
+    def __init__(self) -> None:
+        self._failures: dict[Identity, _Failure] = {}
+        self._look_at = 0.0
+
+    def add(self, identity: Identity, package: Path, folder: tuple[int, int] | None) -> None:
+        """One more attempt has failed; `folder` is what the package was before it."""
+        last = self._failures.get(identity)
+        wait = min(2 * last.wait, LONGEST_RETRY) if last else RETRY
+        again = time.monotonic() + wait
+        self._failures[identity] = _Failure(package, folder, wait, again)
+
+    def forget(self, identity: Identity) -> None:
+        """It could be loaded, or is wanted no more."""
+        self._failures.pop(identity, None)
+
+    def due(self) -> set[str]:
+        """The adapters of which a version is to be tried again."""
+        now = time.monotonic()
+        if not self._failures or now < self._look_at:
+            return set()
+        self._look_at = now + LOOK
+        return {
+            name
+            for (name, _), failure in self._failures.items()
+            if now >= failure.again or _folder(failure.package) != failure.folder
+        }
 
 
 class VolumeWatcher:
@@ -70,17 +104,17 @@ class VolumeWatcher:
         self._replica = replica
         self._wanted = ShardedFile(self._volume / "wanted.json", Wanted)
         self._loaded = ShardedFile(self._volume / "loaded.json", Loaded)
-        terms = {**engine.adapters.terms, "version": atelier.__version__}
-        self._terms = digest_json(terms)
-        self._proven: Versions[HeldAdapter] | None = self._proven_before()  # until it is held
+        self._terms = digest_json({**engine.adapters.terms, "version": atelier.__version__})
+        self._proven: Versions[HeldAdapter] | None = _proven(
+            self._loaded, self._terms
+        )  # until held
         self._obeyed: Versions[WantedAdapter] = Versions()  # the list that was last acted upon
         self._held: dict[str, dict[int, HeldAdapter]] = {}  # by name and version
         self._told: Versions[HeldAdapter] = Versions()
         self._untold: set[str] = set()  # adapters whose versions `_told` does not say yet
-        self._failures: dict[Identity, _Failure] = {}
+        self._failures = _Failures()
         self._generation = 0
         self._error: str | None = None
-        self._look_at = 0.0
         self._began = False  # whether what an earlier process had ready is held
         self._lock = threading.Lock()  # of loaded.json, and of what it does not say yet
         self._stop = threading.Event()
@@ -115,7 +149,7 @@ class VolumeWatcher:
                 self._error = f"wanted.json: {reason}"
                 self.write()
             return
-        names = wanted.adapters.changed(self._obeyed) | self._due()
+        names = wanted.adapters.changed(self._obeyed) | self._failures.due()
         if names or wanted.generation != self._generation or self._error:
             self._error = None
             self._recall(wanted)
@@ -146,14 +180,6 @@ class VolumeWatcher:
                 )
             )
 
-    def _proven_before(self) -> Versions[HeldAdapter]:
-        """What an earlier process of this volume said, where the same packages can be loaded."""
-        try:
-            last = self._loaded.read()
-        except (OSError, ValueError):
-            return Versions()
-        return last.adapters if last.terms == self._terms else Versions()
-
     def _obey(self, name: str, wanted: Iterable[WantedAdapter]) -> None:
         """Hold the versions that are wanted of one adapter, and no others."""
         for one in wanted:
@@ -165,7 +191,7 @@ class VolumeWatcher:
             if one.default:
                 kept |= self._switch(one)
         for version in [version for version in self._held.get(name, ()) if version not in kept]:
-            self._failures.pop((name, version), None)
+            self._failures.forget((name, version))
             if self._held[name].pop(version).state == "ready":
                 self._engine.adapters.remove(name, version)
         if not self._held.get(name):
@@ -209,29 +235,13 @@ class VolumeWatcher:
                 log.exception("volume: %s@%s failed", one.name, one.version)
             self._failed(one, str(error), folder)
         else:
-            self._failures.pop((one.name, one.version), None)
+            self._failures.forget((one.name, one.version))
             self._note(one, "ready")
         self.write()
 
     def _failed(self, one: WantedAdapter, error: str, folder: tuple[int, int] | None) -> None:
-        last = self._failures.get((one.name, one.version))
-        wait = min(2 * last.wait, LONGEST_RETRY) if last else RETRY
-        again = time.monotonic() + wait
-        self._failures[one.name, one.version] = _Failure(one, folder, wait, again)
+        self._failures.add((one.name, one.version), self._volume / one.path, folder)
         self._note(one, "failed", error)
-
-    def _due(self) -> set[str]:
-        """The adapters of which a version is to be tried again: after a while, or as soon as its
-        package has been replaced."""
-        now = time.monotonic()
-        if not self._failures or now < self._look_at:
-            return set()
-        self._look_at = now + LOOK
-        return {
-            name
-            for (name, _), failure in self._failures.items()
-            if now >= failure.again or _folder(self._volume / failure.wanted.path) != failure.folder
-        }
 
     def _report_damaged(self) -> None:
         """Report what a request found damaged, and hold it no more until it can be loaded."""
@@ -254,15 +264,13 @@ class VolumeWatcher:
         last = self._engine.adapters.default_of(one.name)
         return {last} if last is not None else set()
 
-    def _note(self, one: WantedAdapter, state: str, error: str | None = None) -> None:
-        self._held.setdefault(one.name, {})[one.version] = HeldAdapter.model_validate(
-            {
-                "name": one.name,
-                "version": one.version,
-                "digest": one.digest,
-                "state": state,
-                "error": error[:LETTERS] if error else None,
-            }
+    def _note(self, one: WantedAdapter, state: State, error: str | None = None) -> None:
+        self._held.setdefault(one.name, {})[one.version] = HeldAdapter(
+            name=one.name,
+            version=one.version,
+            digest=one.digest,
+            state=state,
+            error=error[:LETTERS] if error else None,
         )
         self._change(one.name)
 
@@ -292,6 +300,15 @@ class VolumeWatcher:
             except Exception:
                 log.exception("volume: cannot be followed; trying again")
             self._stop.wait(seconds)
+
+
+def _proven(file: ShardedFile[Loaded], terms: str) -> Versions[HeldAdapter]:
+    """What an earlier process of the volume said, where the same packages can be loaded now."""
+    try:
+        last = file.read()
+    except (OSError, ValueError):
+        return Versions()
+    return last.adapters if last.terms == terms else Versions()
 
 
 def _names_in(folder: Path) -> set[str]:

@@ -26,7 +26,8 @@ from services.gateway.keys import KeyRecord
 from services.gateway.metrics import Metrics
 from services.gateway.png import encode_png
 from services.gateway.problems import invalid
-from services.gateway.releases import RETRY_AFTER, AdapterLoading, ReleaseWatch, Version
+from services.gateway.releases import RETRY_AFTER, AdapterLoading, ReleaseWatch
+from services.gateway.routing import Version
 from services.gateway.schemas import GenerateImage
 from services.gateway.settings import Settings
 from services.gateway.triton_client import (

@@ -10,7 +10,7 @@ from atelier.contract.replica import Replica
 from services.gateway.deps import CurrentKey, PartsDep
 from services.gateway.openapi import documented
 from services.gateway.reasons import reason_for_clients
-from services.gateway.releases import Route
+from services.gateway.routing import Route
 from services.gateway.schemas import ModelCard, ModelList
 
 BASE = "base"
