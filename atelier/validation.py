@@ -5,7 +5,7 @@ Only this module formats them. Callers add where the data came from, and the fix
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -16,7 +16,7 @@ Loc = tuple[int | str, ...]
 
 SHOWN = 5  # mistakes in a summary
 _LONGEST = 80  # characters of an input that are shown
-_SHORTEST = 4  # characters of an input that are hidden in the words of a validator
+_CREDENTIALS = re.compile(r"://[^\s'\"]*@")  # of an address: user and password
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ def mistakes(
 ) -> list[Mistake]:
     """Every mistake of a ValidationError, or of its `errors()`.
 
-    `model` gives hints at misspelt keys. With `values` the refused values are shown. Without it no
-    text of the input is in the result; use that for settings, which may hold secrets.
+    `model` gives hints at misspelt keys. `values` shows the refused values; leave it off for
+    settings, which may hold secrets. The message of one of our validators is kept, except user and
+    password in addresses.
     """
     found = error.errors() if isinstance(error, ValidationError) else error
     return [_mistake(one, model, values) for one in _deepest(found)]
@@ -87,10 +88,8 @@ def _mistake(problem: Any, model: type[BaseModel] | None, values: bool) -> Mista
             text = "missing, and there is no default"
         case "too_short" if problem["ctx"]["min_length"] == 1:
             text = "must not be empty"
-        case "value_error" | "assertion_error":
-            text = text if values else _without(text, given)
-        case "json_invalid":
-            pass
+        case "value_error" | "assertion_error" | "json_invalid":
+            pass  # a validator's own words, or the parser's
         case "string_pattern_mismatch":
             who = f"{_short(given)} does" if values else "does"
             text = f"{who} not match {problem['ctx']['pattern']}"
@@ -99,31 +98,12 @@ def _mistake(problem: Any, model: type[BaseModel] | None, values: bool) -> Mista
             text = f"{text}{shown}{_hint(str(given), known, listed=False)}"
         case _:
             text = f"{text}{shown}"
-    return Mistake(loc, text)
+    return Mistake(loc, _CREDENTIALS.sub("://…@", text))
 
 
 def _short(given: object) -> str:
     text = repr(given)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def _without(text: str, given: object) -> str:
-    """A validator's message with every text of its input cut out."""
-    for part in sorted(_strings(given), key=len, reverse=True):
-        if len(part) >= _SHORTEST:
-            text = text.replace(part, "…")
-    return text
-
-
-def _strings(given: object) -> Iterator[str]:
-    if isinstance(given, str):
-        yield given
-    elif isinstance(given, Mapping):
-        for one in given.values():
-            yield from _strings(one)
-    elif isinstance(given, list | tuple):
-        for one in given:
-            yield from _strings(one)
 
 
 def _hint(word: str, options: Sequence[str], *, listed: bool = True) -> str:

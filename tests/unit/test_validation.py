@@ -93,12 +93,19 @@ def test_only_the_root_of_a_mistake_is_named() -> None:
         {"parts": [{"name": PASSWORD[:4] * 6}]},
     ],
 )
-def test_without_values_nothing_of_the_input_is_told(value: dict[str, object]) -> None:
+def test_without_values_no_secret_is_shown(value: dict[str, object]) -> None:
     error = refused(value)
     texts = [one.text for one in mistakes(error, model=Whole)]
     assert texts and all(PASSWORD[:4] not in text for text in texts)
     assert PASSWORD[:4] in str(error)  # what pydantic itself would print
     assert PASSWORD[:4] not in summary(error, values=False)
+
+
+def test_a_validator_may_name_an_address_but_no_password_in_it() -> None:
+    address = f"postgresql://atelier:{PASSWORD}/@:x@db:5432/atelier"
+    for values in (True, False):
+        (found,) = mistakes(refused({"url": address}), values=values)
+        assert found.text == "cannot parse 'postgresql://…@db:5432/atelier'"
 
 
 def test_a_summary_is_one_line() -> None:
