@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from atelier.addresses import link, redact
 from atelier.errors import BadInput, Unavailable
 from atelier.files import locked
+from atelier.imports import collection_paused
 from atelier.transfers import use_long_transfers
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -276,7 +277,8 @@ def _alone(database: Path | None) -> AbstractContextManager[None]:
 
 def _client_class() -> Any:
     """MLflow's client, without its and alembic's word on every table at every start."""
-    from mlflow import MlflowClient
+    with collection_paused():
+        from mlflow import MlflowClient
 
     use_long_transfers()
     for name in ("mlflow", "alembic"):

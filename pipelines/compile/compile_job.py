@@ -24,6 +24,7 @@ from atelier.data.names import ArtifactRef, hex_of
 from atelier.errors import Interrupted
 from atelier.failures import run_process
 from atelier.home import Home
+from atelier.imports import collection_paused
 from atelier.logs import log_to
 from atelier.platform.jobs import CompilationSpec
 from atelier.retry import patiently
@@ -63,7 +64,8 @@ def run(
     ask(lambda artifacts: artifacts.get(where, folder, progress=_told))
     request = CompileRequest.of_job(spec, folder, tensorrt=tensorrt)
 
-    from pipelines.compile.unet import make, opened, there  # seconds of torch
+    with collection_paused():
+        from pipelines.compile.unet import make, opened, there  # seconds of torch
 
     base, wanted = opened(request, _told)
     ref = ArtifactRef("engines", wanted.key)

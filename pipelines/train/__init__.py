@@ -6,6 +6,8 @@ Names are imported when they are asked for: a wrong recipe is told without waiti
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from atelier.imports import collection_paused
+
 if TYPE_CHECKING:
     from pipelines.train.trainer import TrainResult, train, trained_in
 
@@ -15,4 +17,5 @@ __all__ = ["TrainResult", "train", "trained_in"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("pipelines.train.trainer"), name)
+    with collection_paused():
+        return getattr(import_module("pipelines.train.trainer"), name)

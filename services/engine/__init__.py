@@ -7,6 +7,8 @@ are asked for: the modules that only decide (slots, scheduling, requests) need n
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from atelier.imports import collection_paused
+
 if TYPE_CHECKING:
     from atelier.contract.info import UsedAdapter
     from atelier.contract.request import AdapterUse, ImageRequest, RequestError
@@ -66,4 +68,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    with collection_paused():
+        return getattr(import_module(_HOME[name]), name)

@@ -1,11 +1,14 @@
 """Processes import at their start what they need there: a start costs no torch that nobody uses."""
 
+import gc
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from atelier.imports import collection_paused
 
 HEAVY = {
     "aiohttp",
@@ -73,3 +76,20 @@ def test_a_damaged_picture_is_found_without_torch(tmp_path: Path) -> None:
     found, said = imported("-m", "commands", "run", str(tmp_path / "recipe.yaml"), code=2)
     assert "03-desert.png" in said
     assert not found & {"torch", "diffusers", "mlflow"}
+
+
+def test_one_collection_follows_an_import_of_the_engine_and_none_runs_in_it() -> None:
+    counted = "import gc; passes = []; gc.callbacks.append(lambda phase, _: passes.append(phase))"
+    code = f"import services.engine; {counted}; services.engine.EngineSettings; print(*passes)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout in ("\n", "start stop\n")  # five passes without a pause
+
+
+def test_the_collector_is_left_as_it_was() -> None:
+    with pytest.raises(ImportError), collection_paused():
+        assert not gc.isenabled()
+        with collection_paused():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
