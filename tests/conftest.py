@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,8 +87,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 raise pytest.UsageError(f"{item.path}: uses {shared}; name it in {__file__}")
 
 
+def slowest_files(reports: Iterable[object], count: int = 10) -> list[tuple[str, float]]:
+    """Test files and the seconds that their tests took with set-up and teardown, slowest first."""
+    seconds = Counter[str]()
+    for report in reports:
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid.partition("::")[0]] += report.duration
+    return seconds.most_common(count)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What tests measured or drew at random (`record_property`)."""
+    """Print the slowest files, and what tests measured or drew at random (`record_property`)."""
+    slowest = slowest_files(one for some in terminalreporter.stats.values() for one in some)
+    if len(slowest) > 1:
+        terminalreporter.write_sep("=", f"slowest {len(slowest)} files")
+        for file, seconds in slowest:
+            terminalreporter.write_line(f"{seconds:.2f}s {file}")
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
             for name, value in report.user_properties:
