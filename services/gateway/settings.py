@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from atelier.addresses import host_port, redact, split_host_port
+from atelier.addresses import host_port, split_host_port
 from atelier.contract.limits import MAX_IMAGES, MAX_PROMPT, MAX_SIDE, MAX_STEPS
 from atelier.contract.tensors import MODEL
 from atelier.errors import BadInput
@@ -100,9 +100,7 @@ class Settings(HomeSettings):
     def _grpc_address(cls, url: str) -> str:
         scheme, separator, rest = url.partition("://")
         if separator and scheme != "grpc":
-            raise ValueError(
-                f"{redact(url)}: the gateway speaks gRPC to Triton; give grpc://host:port"
-            )
+            raise ValueError("the gateway speaks gRPC to Triton; give grpc://host:port")
         try:
             return host_port(*split_host_port(rest if separator else url))
         except ValueError as error:

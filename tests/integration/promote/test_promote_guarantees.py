@@ -33,9 +33,10 @@ def test_a_version_without_the_signature_that_is_asked_for_is_never_released(cat
 
 def test_a_signed_version_is_promoted(cat: Adapter) -> None:
     cat.report(v2="ready")
-    made = cat.registry.fetch(cat.name, 2, cat.home.root / "package")
+    version = cat.registry.version(cat.name, 2)
+    made = cat.registry.fetch(version, cat.home.root / "package")
     signature = sign(made, KEY)
-    cat.registry.attest(cat.name, 2, file_of(key_of(KEY)), signature)
+    cat.registry.attest(version, file_of(key_of(KEY)), signature)
     done = cat.promote(2, signatures=SignaturePolicy("enforce", (signer(KEY),)))
     assert done.state == "serving" and "sign" not in done.message
 
@@ -79,7 +80,7 @@ def test_the_judged_images_are_drawn_again(cat: Adapter) -> None:
         (folder / one.picture).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (10, 20, 30)).save(folder / one.picture)
     Image.new("RGB", (8, 8)).save(folder / SHEET)
-    attest(cat.registry, 1, judged, folder)
+    attest(cat.registry, cat.registry.version(cat.name, 1), judged, folder)
     cat.report(v1="ready")
     compared: list[int] = []
     cat.promote(1, smoke=drawn_as(set(), compared))
