@@ -28,7 +28,7 @@ from pipelines.compile.request import CompileRequest
 from pipelines.dataset import check_pictures
 from pipelines.evaluate import Evaluation, evaluation_under
 from pipelines.job_inputs import find_base, pack, put, upload
-from pipelines.train.commit import commit_of
+from pipelines.train.run_folder import commit_of
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +19,8 @@ from atelier.home import Home
 from pipelines.train.tracking.tracker import ABOUT
 
 if TYPE_CHECKING:
-    from pipelines.train.checkpoint import RunIdentity
+    from pipelines.settings import JobSettings
+from pipelines.train.checkpoint import RunIdentity
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,23 @@ class RunFolder:
     def finished(self) -> Package | None:
         """The package of a run that has ended."""
         return Package.open(self.package) if self.package.is_dir() else None
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit that ATELIER_GIT_COMMIT names, as in a Job, else the one that is checked out.
+
+    None outside git.
+    """
+    if named := JobSettings.read().git_commit:
+        return named
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None

@@ -1,15 +1,26 @@
-"""The rows of a batch: encoded pictures with their prompts, in a reproducible order."""
+"""A stage's inputs, and the rows of a batch: encoded pictures and prompts in a fixed order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from atelier.data.recipe import DatasetSpec
-from pipelines.dataset import Fitted, Picture, open_picture, square, whole
+from atelier.data.recipe import DatasetSpec, Recipe, Stage
+from pipelines.dataset import Fitted, Picture, PictureFolder, open_picture, square, whole
 from pipelines.train.draws import Draws, generator
 from pipelines.train.latents import Latent, encode
-from pipelines.train.material import StageInputs
+from services.engine.base import Base
+
+
+@dataclass(frozen=True)
+class StageInputs:
+    """A base, a recipe's stage, its pictures, and the class pictures that its prior asks for."""
+
+    base: Base
+    recipe: Recipe
+    stage: Stage
+    pictures: PictureFolder
+    class_pictures: PictureFolder | None = None
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,15 @@ from atelier.errors import BadInput, Interrupted, RecipeError, Unavailable
 from atelier.home import Home
 from pipelines.dataset import PictureFolder, open_folder
 from pipelines.train.checkpoint import Checkpoint, Checkpoints, RunIdentity, disk_full
-from pipelines.train.commit import commit_of
 from pipelines.train.determinism import repeatable
 from pipelines.train.loop import Loop, StepReport
-from pipelines.train.material import StageInputs
 from pipelines.train.methods import METHODS, Method
 from pipelines.train.optimiser import DTYPES, Optimiser, check_optimizer, check_precision
 from pipelines.train.prior import ClassPictures, class_pictures
 from pipelines.train.processes import Processes, joined
 from pipelines.train.progress import Silence, Watcher
-from pipelines.train.run_folder import RunFolder
+from pipelines.train.run_folder import RunFolder, commit_of
+from pipelines.train.samples import StageInputs
 from pipelines.train.stopping import Stopping
 from pipelines.train.tracking.tracker import RunTracker, Tracker, UndeliveredEvents, run_id_of
 from pipelines.train.validation import draw

@@ -23,9 +23,9 @@ from pipelines.dataset import open_folder
 from pipelines.train import train
 from pipelines.train.draws import Draws
 from pipelines.train.loop import LOOKS
-from pipelines.train.material import StageInputs
 from pipelines.train.methods import METHODS
 from pipelines.train.methods.dreambooth import DreamBooth
+from pipelines.train.samples import StageInputs
 from pipelines.train.tracking.delivery import read_state
 from services.engine import load_base
 from tests.training import (

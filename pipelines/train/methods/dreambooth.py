@@ -5,6 +5,7 @@ are pictures that the base itself made of the class: without them every cat beco
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +14,28 @@ from torch import Tensor, nn
 from atelier.adapter.low_rank import LoraWeights
 from pipelines.train import trainable_lora
 from pipelines.train.draws import Draws
-from pipelines.train.material import StageInputs
 from pipelines.train.methods.method import Loss
 from pipelines.train.objective import Objective
-from pipelines.train.samples import SampleRow, Samples
-from pipelines.train.text import EmbeddedPrompts
+from pipelines.train.samples import SampleRow, Samples, StageInputs
 from services.engine.banked import share
 from services.engine.text import dropped, encode, tokenize
 
 ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True)
+class EmbeddedPrompts:
+    """`hidden` [prompts, tokens, width of both encoders] and `pooled` [prompts, width]."""
+
+    hidden: Tensor
+    pooled: Tensor
+
+    def rows(self, indices: Sequence[int]) -> "EmbeddedPrompts":
+        """The given prompts, in that order."""
+        chosen = torch.tensor(indices, device=self.hidden.device)
+        return EmbeddedPrompts(
+            self.hidden.index_select(0, chosen), self.pooled.index_select(0, chosen)
+        )
 
 
 class DreamBooth:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from atelier.adapter.low_rank import LoraWeights
 from pipelines.train.draws import Draws
-from pipelines.train.material import StageInputs
+from pipelines.train.samples import StageInputs
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
-from services.gateway.accept import best
+from services.gateway.client_request import CLIENT_CLOSED, best, hung_up
 from services.gateway.deps import CurrentKey, PartsDep, UntilSent
 from services.gateway.generation import ChargedImages, ClientGone
-from services.gateway.hangup import CLIENT_CLOSED, hung_up
 from services.gateway.openapi import documented
 from services.gateway.png import base64_pieces, pieces
 from services.gateway.problems import Problem, invalid, request_id

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from atelier.errors import AtelierError
+from services.gateway.client_request import CLIENT_CLOSED, hung_up
 from services.gateway.deps import CurrentKey, PartsDep, UntilSent
 from services.gateway.generation import ClientGone
-from services.gateway.hangup import CLIENT_CLOSED, hung_up
 from services.gateway.middleware import AnswerCut
 from services.gateway.openapi import documented_v2
 from services.gateway.replicas import V2Answer

@@ -1,8 +1,12 @@
-"""Which kind of answer a client wants, from its Accept header (RFC 9110 §12.5.1)."""
+"""A client's request beside its body: the media types that it accepts, and its hang-up."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from fastapi import Request
+
+CLIENT_CLOSED = 499  # nginx's number for it; nobody is there to read it but the log
 
 
 def best(accept: str, offered: Sequence[str]) -> str | None:
@@ -37,3 +41,9 @@ def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
         if found:
             return max(found)
     return 0.0
+
+
+async def hung_up(request: Request) -> None:
+    """Return when the client has closed its connection; to be called once the body was read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

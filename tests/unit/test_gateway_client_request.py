@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.gateway.accept import best
+from services.gateway.client_request import best
 
 OFFERED = ("application/json", "image/png")
 
