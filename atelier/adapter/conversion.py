@@ -6,6 +6,7 @@ comes from the headers of the base's weight files; no weights are loaded.
 
 import difflib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,6 @@ from atelier.errors import AdapterRejected, BadInput
 
 FORMATS: Final = ("peft", "kohya")
 _BASE_LIMITS: Final = Limits(header_bytes=64 * 2**20, file_bytes=64 * 2**30)
-_VARIANTS: Final = ("*.fp16.*", "*.fp32.*", "*.non_ema.*", "openvino_*")
 
 Shape = tuple[int, ...]
 
@@ -30,16 +30,16 @@ def import_lora(
     *,
     name: str,
     base: BaseRef,
-    base_folder: Path,
+    base_files: Iterable[Path],
     trigger: str = "",
     class_prompt: str | None = None,
 ) -> Package:
     """Convert a LoRA file in any known format into the package `folder`.
 
-    `base_folder` holds the weights of `base`. Raises AdapterRejected, with the names of the
-    tensors, where the file does not fit them.
+    `base_files` are the files of `base`, each in its component's folder. Raises AdapterRejected,
+    with the names of the tensors, where the file does not fit them.
     """
-    shapes = projection_shapes(base_folder)
+    shapes = projection_shapes(base_files)
     lora = read_single(file, shapes)
     _require_fit(lora, shapes, file, base.id)
     return write_package(
@@ -71,20 +71,20 @@ def export_lora(package: Package, out: Path, form: str) -> None:
         shutil.copyfile(package.path / ADAPTER, out)  # a package's file already has the format peft
 
 
-def projection_shapes(base: Path) -> dict[str, Shape]:
+def projection_shapes(base_files: Iterable[Path]) -> dict[str, Shape]:
     """[out_features, in_features] of every linear layer of a base, by canonical module name."""
     shapes: dict[str, Shape] = {}
-    for component in tensor_names.COMPONENTS:
-        for file in sorted((base / component).glob("*.safetensors")):
-            if any(map(file.match, _VARIANTS)):
+    for file in base_files:
+        component = file.parent.name
+        if file.suffix != ".safetensors" or component not in tensor_names.COMPONENTS:
+            continue
+        for tensor, entry in read_header(file, _BASE_LIMITS).tensors.items():
+            module, dot, ending = tensor.rpartition(".")
+            if not dot or ending != "weight" or len(entry.shape) != 2:
                 continue
-            for tensor, entry in read_header(file, _BASE_LIMITS).tensors.items():
-                module, dot, ending = tensor.rpartition(".")
-                if not dot or ending != "weight" or len(entry.shape) != 2:
-                    continue
-                key = tensor_names.parse(f"{component}.{module}.lora_A.weight")
-                if key is not None:
-                    shapes[key.module] = entry.shape
+            key = tensor_names.parse(f"{component}.{module}.lora_A.weight")
+            if key is not None:
+                shapes[key.module] = entry.shape
     return shapes
 
 
@@ -92,10 +92,10 @@ def _require_fit(
     lora: dict[str, LoraWeights], shapes: dict[str, Shape], file: Path, base: str
 ) -> None:
     misfits = [
-        f"{module} ({pair.B.shape[0]} x {pair.A.shape[1]}, the base has "
+        f"{module} ({_shape((pair.out_features, pair.in_features))}, the base has "
         f"{_shape(shapes.get(module))})"
         for module, pair in lora.items()
-        if shapes.get(module) != (pair.B.shape[0], pair.A.shape[1])
+        if shapes.get(module) != (pair.out_features, pair.in_features)
     ]
     if misfits:
         raise AdapterRejected(

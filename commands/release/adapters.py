@@ -96,7 +96,7 @@ def import_adapter(
     """Convert a LoRA file (kohya, diffusers or PEFT) into a package."""
     from atelier.adapter.conversion import import_lora
     from atelier.data.manifest import BaseRef
-    from atelier.stores.base_files import base_digest, resolve_base
+    from atelier.stores.base_files import base_digest, base_files, resolve_base
     from atelier.stores.registry import Registry
 
     home = Home.find()
@@ -107,7 +107,7 @@ def import_adapter(
         folder,
         name=name,
         base=BaseRef(id=base, digest=base_digest(base_folder)),
-        base_folder=base_folder,
+        base_files=base_files(base_folder),
         trigger=trigger,
         class_prompt=class_prompt,
     )

@@ -11,7 +11,7 @@ from atelier.adapter.package import Package
 from atelier.adapter.safetensors_file import read_header, read_tensors, write_tensors
 from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, BadInput
-from atelier.stores.base_files import base_digest
+from atelier.stores.base_files import base_digest, base_files
 
 UNET = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 TEXT = "encoder.layers.0.self_attn.q_proj"
@@ -65,8 +65,8 @@ CANONICAL = [f"text_encoder.text_model.{TEXT}", f"unet.{UNET}"]
 
 
 def package_of(file: Path, folder: Path, base: Path, trigger: str = "") -> Package:
-    ref = BaseRef(id=str(base), digest=base_digest(base))
-    return import_lora(file, folder, name="thumb", base=ref, base_folder=base, trigger=trigger)
+    ref, files = BaseRef(id=str(base), digest=base_digest(base)), base_files(base)
+    return import_lora(file, folder, name="thumb", base=ref, base_files=files, trigger=trigger)
 
 
 def imported(tmp_path: Path, base: Path) -> Package:
@@ -75,7 +75,15 @@ def imported(tmp_path: Path, base: Path) -> Package:
 
 
 def test_a_base_tells_its_projections_by_headers_alone(base: Path) -> None:
-    assert projection_shapes(base) == {f"unet.{UNET}": (4, 4), CANONICAL[0]: (6, 6)}
+    assert projection_shapes(base_files(base)) == {f"unet.{UNET}": (4, 4), CANONICAL[0]: (6, 6)}
+
+
+def test_weights_that_no_base_is_loaded_from_are_no_projections(base: Path) -> None:
+    """A variant, or a file that another tool left beside them."""
+    for stem in ("diffusion_pytorch_model.fp16", "another"):
+        tensors = {f"{UNET}.weight": np.zeros((8, 8), np.float32)}
+        write_tensors(base / "unet" / f"{stem}.safetensors", tensors)
+    assert projection_shapes(base_files(base))[f"unet.{UNET}"] == (4, 4)
 
 
 def test_kohya_comes_in_with_its_scale(tmp_path: Path, base: Path) -> None:
