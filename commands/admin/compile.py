@@ -70,6 +70,7 @@ def compile_base(
     ATELIER_COMPILED. With --submit the compilation runs as a Job on a cluster, which loads the base
     from MLflow and stores the compiled UNet there.
     """
+    from commands.settings import CommandSettings
     from pipelines.compile.request import CompileRequest, parse_sizes
 
     request = CompileRequest(
@@ -82,6 +83,7 @@ def compile_base(
         sizes=parse_sizes(sizes or []),
         rank=ranks,
         slots=slots,
+        tensorrt=CommandSettings.read().tensorrt,
     )
     if submit:
         if output or device != "auto":

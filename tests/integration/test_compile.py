@@ -218,6 +218,23 @@ def test_the_verb_says_where_it_lies_and_how_it_is_served(
     assert told["spec"]["backend"] == "onnx" and told["error"] < TOLERANCE["fp32"]
 
 
+def test_the_verb_takes_the_folder_of_tensorrt_from_its_setting(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What loads it needs a GPU, so here the request ends where the compilation would begin."""
+    requests: list[CompileRequest] = []
+
+    def stop(request: CompileRequest, **_: object) -> Compiled:
+        requests.append(request)
+        raise BadInput("no further")
+
+    monkeypatch.setattr("pipelines.compile.unet.compile_unet", stop)
+    monkeypatch.setenv("ATELIER_TENSORRT", "/opt/tensorrt")
+    asked = ("--backend", "tensorrt", "--output", tmp_path / "out")
+    assert atelier_compile(tiny_model, *asked).exit_code == 2
+    assert [request.tensorrt for request in requests] == ["/opt/tensorrt"]
+
+
 def test_the_shapes_that_tensorrt_is_told_are_those_of_a_call(base: Base) -> None:
     """The engine is built on a GPU alone; what its profiles are made of is known here."""
     layout = layout_of(base)
