@@ -1,6 +1,5 @@
 """`atelier run`: the whole pipeline, from a recipe to a serving adapter."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +24,7 @@ def run(
     from atelier.data.policy import Policy
     from atelier.data.recipe import Recipe
     from atelier.home import Home
+    from commands.settings import CommandSettings
 
     given_recipe, operators_policy = Recipe.load(recipe), Policy.load(policy)
 
@@ -40,7 +40,7 @@ def run(
             given_recipe,
             operators_policy,
             home,
-            signatures=SignaturePolicy.read(os.environ),
+            signatures=SignaturePolicy.of(CommandSettings.read()),
             resume=resume,
             smoke=smoke_check(home),
         )
