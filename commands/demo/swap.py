@@ -64,27 +64,29 @@ def swap_under_traffic(
         raise Refused(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
     known |= _pictures(client, name, second, shots)
     answers = seen(load, shots)
-    strange = strangers(answers, known)
-    if strange:
-        raise Refused(f"{len(strange)} pictures do not match the digest in their answer")
-    new = [one for one in answers if one.version == second.version]
+    mismatches = strangers(answers, known)
+    if mismatches:
+        raise Refused(f"{len(mismatches)} pictures do not match the digest in their answer")
+    new = [answer for answer in answers if answer.version == second.version]
     return Swap(
         seen=tuple(answers),
         began=began,
         seconds=seconds,
-        first_picture=min(one.came for one in new) - began,
+        first_picture=min(answer.came for answer in new) - began,
         before=len(answers) - len(new),
         after=len(new),
-        largest_difference=max(apart(one.pixels, known[one.shot, one.digest]) for one in answers),
+        largest_difference=max(
+            apart(answer.pixels, known[answer.shot, answer.digest]) for answer in answers
+        ),
     )
 
 
 def _pictures(
-    client: GatewayClient, name: str, made: MadeVersion, shots: list[Shot]
+    client: GatewayClient, name: str, version: MadeVersion, shots: list[Shot]
 ) -> dict[tuple[Shot, str], Pixels]:
     """The pictures of every shot by one version, requested by its number."""
     pictures = {}
     for shot in shots:
-        _, digest, pixels = ask(client, f"{name}@{made.version}", shot)
+        _, digest, pixels = ask(client, f"{name}@{version.version}", shot)
         pictures[shot, digest] = pixels
     return pictures

@@ -45,8 +45,8 @@ def traffic(client: GatewayClient, adapter: str, shots: Sequence[Shot]) -> LoadG
 def seen(load: LoadGenerator[Drawn], shots: Sequence[Shot]) -> list[Seen]:
     """The answers of `traffic`, each with its shot."""
     return [
-        Seen(one.asked, one.came, shots[one.number % len(shots)], *one.answer)
-        for one in load.answers
+        Seen(call.asked, call.came, shots[call.number % len(shots)], *call.answer)
+        for call in load.answers
     ]
 
 
@@ -69,11 +69,11 @@ def apart(one: Pixels, other: Pixels) -> int:
     return int(np.abs(one.astype(np.int16) - other.astype(np.int16)).max())
 
 
-def strangers(seen: Sequence[Seen], known: dict[tuple[Shot, str], Pixels]) -> list[Seen]:
+def strangers(answers: Sequence[Seen], known: dict[tuple[Shot, str], Pixels]) -> list[Seen]:
     """The answers whose picture does not match the digest that they name."""
 
-    def strange(one: Seen) -> bool:
-        pixels = known.get((one.shot, one.digest))
-        return pixels is None or apart(one.pixels, pixels) > TOLERANCE
+    def differs(answer: Seen) -> bool:
+        pixels = known.get((answer.shot, answer.digest))
+        return pixels is None or apart(answer.pixels, pixels) > TOLERANCE
 
-    return [one for one in seen if strange(one)]
+    return [answer for answer in answers if differs(answer)]

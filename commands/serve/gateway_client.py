@@ -39,15 +39,24 @@ class GatewayClient:
     timeout: float = 300.0
 
     def generate(self, **fields: Any) -> GatewayAnswer:
-        """Request pictures. Fields that are None are left to the gateway's defaults."""
-        given = {name: value for name, value in fields.items() if value is not None}
-        body = self._ask("POST", "/generate_image", given)
-        images = body.pop("images")
-        pictures = (ReceivedImage(base64.b64decode(one["png"]), int(one["seed"])) for one in images)
+        """Request pictures. Fields that are None are left to the gateway's defaults.
+
+        Raises BadInput, Refused or Unavailable by the gateway's status, and Unavailable where no
+        gateway answers.
+        """
+        body = self._ask(
+            "POST",
+            "/generate_image",
+            {name: value for name, value in fields.items() if value is not None},
+        )
+        pictures = (
+            ReceivedImage(base64.b64decode(image["png"]), int(image["seed"]))
+            for image in body.pop("images")
+        )
         return GatewayAnswer(tuple(pictures), body)
 
     def usage(self) -> dict[str, Any]:
-        """The usage of this key."""
+        """The usage of this key; raises as `generate` does."""
         return self._ask("GET", "/api_key_usage")
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -65,19 +74,19 @@ class GatewayClient:
             raise Unavailable(f"{error}; start one with `atelier serve`") from error
         if not answer.is_success:
             raise _translated(answer)
-        found: dict[str, Any] = http_client.decoded(answer, what=what)
-        return found
+        decoded: dict[str, Any] = http_client.decoded(answer, what=what)
+        return decoded
 
 
 def _translated(answer: httpx2.Response) -> AtelierError:
     """Translate a problem document (RFC 9457) into an error of ours."""
     try:
         problem = answer.json()
-        said = problem.get("detail") or problem.get("title") or answer.reason_phrase
+        detail = problem.get("detail") or problem.get("title") or answer.reason_phrase
     except (ValueError, AttributeError):
-        said = answer.reason_phrase
+        detail = answer.reason_phrase
     status = answer.status_code
-    text = f"the gateway says {status}: {said}"
+    text = f"the gateway says {status}: {detail}"
     kind = error_of(status)
     if issubclass(kind, Unavailable):
         return kind(text, retry_after=http_client.retry_after(answer))
