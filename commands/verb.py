@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperGroup
 
+from atelier.settings import refuse_unknown
 from commands.errors import report
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")]
@@ -125,8 +126,6 @@ def _argument(parameter: inspect.Parameter, options: Mapping[str, Any]) -> Any:
 
 def _perform(work: Callable[[], Answer], as_json: bool, debug: bool) -> int:
     """Run the work with stdout reserved for the answer; returns the exit code."""
-    from atelier.settings import refuse_unknown  # imports pydantic-settings
-
     stdout = sys.stdout
     try:
         with contextlib.redirect_stdout(sys.stderr):  # libraries may print to stdout

@@ -20,8 +20,7 @@ VERBS = [
 ]
 LIBRARIES = {  # not pydantic, by which Typer itself reads options
     *("PIL", "accelerate", "cryptography", "diffusers", "fastapi", "httpx2", "huggingface_hub"),
-    *("kubernetes", "mlflow", "numpy", "onnxruntime", "pydantic_settings", "rich"),
-    *("ruamel", "safetensors"),
+    *("kubernetes", "mlflow", "numpy", "onnxruntime", "rich", "ruamel", "safetensors"),
     *("sigstore", "sqlalchemy", "torch", "transformers", "tritonclient", "uvicorn", "wandb"),
 }
 ROOMS = {"pipelines", "services"}
