@@ -19,10 +19,11 @@ from atelier.errors import AdapterRejected, BadInput
 from atelier.files import locked, sha256_bytes, staging
 from atelier.stores.tracking import Tracking
 
+# The names that a registry holds. A new spelling would lose the lineage of all that is registered.
 MODEL_PREFIX = "atelier-"  # MLflow refuses `/` in names
 CANDIDATE = "candidate"
 _DIGEST = "atelier.digest"
-_ARTIFACTS = "atelier.stores.artifacts"
+_ARTIFACTS = "atelier.artifacts"
 
 
 @dataclass(frozen=True)
@@ -305,9 +306,9 @@ def lineage(package: Package) -> dict[str, str]:
     manifest = package.manifest
     tags = {
         _DIGEST: package.digest,
-        "atelier.stores.base_files": manifest.base.digest,
+        "atelier.base": manifest.base.digest,
         "atelier.dataset": manifest.dataset,
-        "atelier.data.recipe": manifest.recipe,
+        "atelier.recipe": manifest.recipe,
         "atelier.git_commit": manifest.git_commit,
     }
     return {key: value for key, value in tags.items() if value is not None}

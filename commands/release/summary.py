@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _LINEAGE = {
     "dataset": "atelier.dataset",
-    "recipe": "atelier.data.recipe",
+    "recipe": "atelier.recipe",
     "commit": "atelier.git_commit",
 }
 

@@ -265,8 +265,8 @@ class _Job:
     def _lineage(self) -> dict[str, str]:
         commit = commit_of(self.recipe.folder)
         return {
-            "atelier.data.recipe": self.recipe.digest,
-            "atelier.stores.base_files": self.base.digest,
+            "atelier.recipe": self.recipe.digest,
+            "atelier.base": self.base.digest,
             "atelier.dataset": self.pictures.digest,
             "atelier.output": str(self.folder.root),
         } | ({"atelier.git_commit": commit} if commit else {})

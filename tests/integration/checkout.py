@@ -74,7 +74,7 @@ def make_checkout(root: Path) -> Checkout:
         shutil.copytree(ROOT / name, root / name, ignore=ignored)
     base = tiny_base(root / MODEL)
     tiny_scorers(root / MODEL / "scorers", base / "tokenizer")
-    _loosen(root / "atelier" / "policy.yaml")
+    _loosen(root / "atelier" / "data" / "policy.yaml")
     shutil.copytree(ROOT / "examples" / "thor-cat", root / "examples" / "thor-cat")
     for name in RECIPES:
         _shrink(root / "examples" / "thor-cat" / name)

@@ -219,7 +219,7 @@ def test_several_processes_are_stopped_and_go_on_as_one(workshop: Workshop, tmp_
     assert "going on after" in said
     known = Registry(workshop.tracking_uri).made_from("tiny-cat", SPEC_TAG, spec.digest)
     assert known is not None and "candidate" in known.aliases
-    assert known.tags["atelier.data.recipe"] == spec.recipe
+    assert known.tags["atelier.recipe"] == spec.recipe
 
 
 def test_bad_input_and_a_registry_that_is_away_are_told_apart(

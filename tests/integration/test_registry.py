@@ -96,9 +96,11 @@ def test_a_version_keeps_its_lineage_and_its_package(registry: Registry, tmp_pat
     assert (info.name, info.version, info.digest) == ("thor-cat", version, made.digest)
     assert info.run_id == run_id
     assert info.aliases == ("candidate",)
-    assert info.tags["atelier.stores.base_files"] == BASE.digest
+    assert info.tags["atelier.base"] == BASE.digest
     assert info.tags["atelier.dataset"] == made.manifest.dataset
     assert info.tags["wandb"] == "offline"
+    written = {key for key in info.tags if key.startswith("atelier")}
+    assert all(key.count(".") == 1 for key in written)  # a stored name is not a module's name
     fetched = registry.fetch(registry.version("thor-cat", version), tmp_path / "into" / "package")
     assert fetched.digest == made.digest
     assert fetched.path == tmp_path / "into" / "package"

@@ -147,7 +147,7 @@ def test_mlflow_and_wandb_hold_the_run_and_name_each_other(
     assert run.info.status == "FINISHED"
     assert run.data.params["train.lr"] == "0.01"
     assert run.data.params["lora.alpha"] == "2.0"
-    assert run.data.tags["atelier.data.recipe"] == recipe(studio, **TOLD).digest
+    assert run.data.tags["atelier.recipe"] == recipe(studio, **TOLD).digest
     assert run.data.tags["atelier.digest"] == unbroken.package.digest
     curve = client.get_metric_history(unbroken.run_id, "loss_prior")
     assert sorted(point.step for point in curve) == list(range(1, STEPS + 1))
