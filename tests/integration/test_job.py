@@ -179,7 +179,8 @@ def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
     version = registry.register(made, run_id=None, tags={SPEC_TAG: spec.digest})
     staging, production = policy(), policy(seeds=[3, 4])
     about = {"digest": made.digest, "accepted": True}
-    attest(registry, version, drawn(evaluation(staging, **about), tmp_path), tmp_path)
+    info = registry.version("thor-cat", version)
+    attest(registry, info, drawn(evaluation(staging, **about), tmp_path), tmp_path)
     policies: Any = Namespace(staging=staging, production=production)
 
     def earlier(environment: str) -> TrainingResult | None:
@@ -193,11 +194,10 @@ def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
     assert earlier("production") is None  # judged anew, by a Job
     assert earlier("nowhere") is None  # whose pod says what is missing
     about["accepted"] = False
-    attest(registry, version, drawn(evaluation(production, **about), tmp_path), tmp_path)
+    attest(registry, info, drawn(evaluation(production, **about), tmp_path), tmp_path)
     results = [earlier(environment) for environment in ("staging", "production")]
     assert [result.exit_code for result in results if result] == [0, 1]
     # A promotion finds its own policy's verdict too, whichever judged last.
-    info = registry.version("thor-cat", version)
     assert accepted_evaluation(registry, info, staging).policy == staging.digest
 
 

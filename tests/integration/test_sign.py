@@ -138,7 +138,7 @@ def test_what_git_declares_is_signed_and_nothing_else(
     declarations.put(declared)
     sign = ("sign", "thor-cat", "--environment", "production", "--key", key)
     result = atelier(*sign)
-    assert result.exit_code == 1 and f"the registry has {second.digest} there" in result.stderr
+    assert result.exit_code == 1 and f"the registry has {second.digest}" in result.stderr
     assert signatures(registry, 1) == signatures(registry, 2) == ()
     canary = Canary(version=2, digest=second.digest, percent=10)
     declarations.put(declared.model_copy(update={"canary": canary}))
