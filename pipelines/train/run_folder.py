@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from atelier.adapter.package import Package
 from atelier.data.names import hex_of
@@ -16,8 +17,10 @@ from atelier.errors import BadInput
 from atelier.files import locked, write_atomic
 from atelier.home import Home
 from pipelines.settings import JobSettings
-from pipelines.train.checkpoint import RunIdentity
 from pipelines.train.tracking.tracker import ABOUT
+
+if TYPE_CHECKING:
+    from pipelines.train.checkpoint import RunIdentity
 
 
 @dataclass(frozen=True)

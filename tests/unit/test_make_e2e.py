@@ -42,10 +42,21 @@ def start(tmp_path):
         words = ["make", "e2e", f"PY={program}", "-o", "cluster-tools", "-o", "images"]
         env = {**os.environ, **told, **other, **how, "MAKEFLAGS": ""}
         return subprocess.Popen(
-            words, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, start_new_session=True
+            words,
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=heed_signals,  # noqa: PLW1509 -- it sets signals only
         )
 
     return started
+
+
+def heed_signals() -> None:
+    """A shell cannot trap what it inherits as ignored: SIGHUP under nohup, SIGINT behind a `&`."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def called(tmp_path: Path) -> list[str]:
