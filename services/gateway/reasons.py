@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from atelier.contract.replica import HeldAdapter, Replica, drawn_with
+from atelier.contract.replica import HeldAdapter, Replica
 from atelier.data.release import Release
+from services.gateway.routing import why_not_served
 
 
 def reason_for_clients(release: Release, replicas: Sequence[Replica]) -> str:
@@ -18,17 +19,10 @@ def reason_for_clients(release: Release, replicas: Sequence[Replica]) -> str:
     if not live:
         return "no replica has reported for some seconds"
     fitting = [one for one in live if release.fits(one)]
-    if not fitting:
-        served = drawn_with(live[0].base, live[0].vae)
-        return f"it is for {drawn_with(release.base, release.vae)}; served is {served}"
-    for one in fitting:
-        held = one.holds(release.adapter, release.digest)
-        if held is None or held.state != "ready":
-            return f"version {release.version} on replica {one.replica}: {_reason(held)}"
-    return f"the package of version {release.version} cannot be read"
+    return why_not_served(release, live, fitting, _for_clients)
 
 
-def _reason(held: HeldAdapter | None) -> str:
+def _for_clients(_: Replica, held: HeldAdapter | None) -> str:
     if held is None or not (held.error or held.state == "failed"):
         return "not loaded yet"
     if held.state == "loading":

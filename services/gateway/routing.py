@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from atelier.contract.replica import Replica, drawn_with, ready
+from atelier.contract.replica import HeldAdapter, Replica, drawn_with, ready
 from atelier.data.manifest import Manifest
 from atelier.data.release import Release
 from services.gateway.balance import place_of
@@ -86,7 +86,9 @@ def decide(
     serving = last.serving if last else None
     if serving is None:
         serving = _first(release, fitting, by_digest, served_beside(release.adapter), now)
-    return Route(release, serving, at_hand, canary, _trouble(release, live, fitting))
+    return Route(
+        release, serving, at_hand, canary, why_not_served(release, live, fitting, _own_words)
+    )
 
 
 def _at_hand(name: str, replicas: Iterable[Replica], manifest_of: ManifestOf) -> dict[int, Version]:
@@ -131,14 +133,29 @@ def _first(
     return next((by_digest[digest] for digest in order if digest in by_digest), None)
 
 
-def _trouble(release: Release, live: Sequence[Replica], fitting: Sequence[Replica]) -> str:
-    """Why the release's version does not serve, in the replicas' own words."""
+def why_not_served(
+    release: Release,
+    live: Sequence[Replica],
+    fitting: Sequence[Replica],
+    reason: Callable[[Replica, HeldAdapter | None], str],
+) -> str:
+    """Why the release's version does not serve.
+
+    `fitting` are those of the `live` replicas that draw with the release's base and VAE; there is
+    at least one live replica. `reason` describes the first that does not hold the version ready.
+    """
     if not fitting:
         served = drawn_with(live[0].base, live[0].vae)
         return f"it is for {drawn_with(release.base, release.vae)}; served is {served}"
-    for one in fitting:
-        held = one.holds(release.adapter, release.digest)
+    for replica in fitting:
+        held = replica.holds(release.adapter, release.digest)
         if held is None or held.state != "ready":
-            reason = (held and held.error) or one.error or "not loaded yet"
-            return f"version {release.version} on replica {one.replica}: {reason}"
+            return (
+                f"version {release.version} on replica {replica.replica}: {reason(replica, held)}"
+            )
     return f"the package of version {release.version} cannot be read"
+
+
+def _own_words(replica: Replica, held: HeldAdapter | None) -> str:
+    """The replica's own error, which may name addresses and files."""
+    return (held and held.error) or replica.error or "not loaded yet"
