@@ -1,7 +1,7 @@
 """A picture through the gateway, as its users ask for one, before a release counts as served.
 
 Where pictures of a verdict are at hand, those are asked for again and have to come out: the same
-prompt, seed and steps. `alike.py` says how near.
+prompt, seed and steps. `image_similarity.py` says how near.
 """
 
 import base64

@@ -59,7 +59,10 @@ class V2Answer:
 
 
 class V2Stream:
-    """An answer of Triton's HTTP whose body is still to be read, once. Errors are `triton.py`'s."""
+    """An answer of Triton's HTTP whose body is still to be read, once.
+
+    Errors are those of `triton_client.py`.
+    """
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -114,7 +117,7 @@ class Replicas:
         self._http: aiohttp.ClientSession | None = None
 
     async def generate(self, call: ImageCall, *, timeout: float, request_id: str) -> ImageAnswer:
-        """Pictures for the call; errors are those of `triton.py`."""
+        """Pictures for the call; errors are those of `triton_client.py`."""
         end = time.monotonic() + timeout
         if self._single():
             client = self._client(self._default or "")
@@ -279,7 +282,7 @@ class Replicas:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """aiohttp's errors as those of `triton.py`."""
+    """aiohttp's errors as those of `triton_client.py`."""
     try:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:

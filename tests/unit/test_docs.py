@@ -84,3 +84,15 @@ def test_every_route_documents_problems_of_the_catalogue(tmp_path: Path) -> None
                     titles = [one["value"]["title"] for one in examples.values()]
                 known_here = known | {(V2_STATUS.get(s, s), title) for s, title in known}
                 assert {(int(status), title) for title in titles} <= known_here, (path, status)
+
+
+def test_the_modules_that_a_rooms_readme_lists_are_in_that_room() -> None:
+    rooms = ("atelier", "bench", "commands", "models", "pipelines", "services")
+    missing = [
+        f"{readme.relative_to(ROOT)}: {module}"
+        for room in rooms
+        for readme in (ROOT / room).rglob("README.md")
+        for module in re.findall(r"^\| `([\w/]+\.py)`", readme.read_text(), re.M)
+        if not (readme.parent / module).is_file()
+    ]
+    assert not missing
