@@ -83,7 +83,7 @@ class ClusterReleases:
     def _read_anew(self, objects: Mapping[str, Object]) -> None:
         """Parse the objects that are others than at the last look."""
         found: dict[str, _Read] = {}
-        changed = False
+        changes: dict[str, Release | None] = {}  # by adapter
         for name, one in objects.items():
             if not name.startswith(PREFIX):  # charts/adapter labels its hook too, which is none
                 continue
@@ -92,13 +92,18 @@ class ClusterReleases:
                 if known is not None and known.data == (one.get("data") or {}):
                     known = replace(known, object=one)
                 else:
-                    known, changed = _parse(one), True
+                    if known is not None:
+                        changes[known.name] = None
+                    known = _parse(one)
+                    changes[known.name] = known.release
                     if self._pinned is not None:
                         self._pinned |= _by_digest({name: known})
             found[name] = known
-        if changed or found.keys() != self._parsed.keys():
+        for name in self._parsed.keys() - found.keys():
+            changes.setdefault(self._parsed[name].name, None)
+        if changes:
             self._released = Released(
-                releases={one.name: one.release for one in found.values() if one.release},
+                releases=self._released.releases.replaced(changes),
                 unreadable={one.name: one.trouble for one in found.values() if not one.release},
             )
         if self._pinned is not None and len(self._pinned) > 2 * len(found) * HISTORY:

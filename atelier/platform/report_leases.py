@@ -119,9 +119,7 @@ class ClusterReports(Generic[ReportT]):
         }
         label = f"{self._word}-shard"
         shards = {
-            (shard := _shard_name(name, digest)): partial(
-                _lease, shard, label, text.decode(), owner
-            )
+            (shard := _shard_name(name, digest)): partial(_lease, shard, label, text, owner)
             for digest, text in texts.items()
         }
         self._writer.put(_renewed(lease), shards)
@@ -230,14 +228,14 @@ class _Asked(Sequence[Shard[Any]]):
         return self._known[index]
 
 
-def _lease(name: str, label: str, text: str, owner: Object) -> Object:
+def _lease(name: str, label: str, text: str | bytes, owner: Object) -> Object:
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
         "metadata": {
             "name": name,
             "labels": {LABEL: label},
-            "annotations": {ANNOTATION: text},
+            "annotations": {ANNOTATION: text if isinstance(text, str) else text.decode()},
             "ownerReferences": [owner],
         },
     }

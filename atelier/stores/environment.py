@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from atelier.contract.gateway import Gateway, GatewayFolder
 from atelier.contract.replica import Replica, ReplicaFolder
 from atelier.contract.reports import Report
+from atelier.contract.shards import Shards
 from atelier.data.manifest import Manifest
 from atelier.data.names import hex_of
 from atelier.data.release import Release, ReleaseFolder
@@ -34,7 +35,7 @@ class Released:
     A release that has not changed is the same object as at the look before.
     """
 
-    releases: Mapping[str, Release] = field(default_factory=dict)
+    releases: Shards[Release] = field(default_factory=Shards)
     unreadable: Mapping[str, str] = field(default_factory=dict)
     trouble: str = ""  # why this is what was known last, and perhaps no longer so
 
@@ -152,8 +153,12 @@ class LocalReleases:
             one is self._known[name] for name, one in found.items()
         )
         if not same:
+            changes = {
+                name: one.release for name, one in found.items() if one is not self._known.get(name)
+            }
+            changes |= dict.fromkeys(self._known.keys() - found.keys())
             self._released = Released(
-                releases={name: one.release for name, one in found.items() if one.release},
+                releases=self._released.releases.replaced(changes),
                 unreadable={name: one.trouble for name, one in found.items() if one.trouble},
             )
         self._known = found

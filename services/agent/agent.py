@@ -14,6 +14,7 @@ from pathlib import Path
 from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.contract.replica import Replica
 from atelier.contract.sharded_file import ShardedFile
+from atelier.contract.shards import Shards
 from atelier.contract.wanted import Wanted
 from atelier.errors import AtelierError, SignatureRejected, Unavailable
 from atelier.stores.environment import Released, Releases, Reports
@@ -140,7 +141,7 @@ class Agent:
         if withdraw:
             self._reports.remove(self._place.replica)
 
-    def _plan(self, loaded: Replica | None, asked: Wanted, good: frozenset[str]) -> RoundPlan:
+    def _plan(self, loaded: Replica | None, asked: Wanted, good: Shards[bool]) -> RoundPlan:
         """The next state; as it was asked last where the engine or the releases are not known."""
         refused = frozenset(self._shelf.refused)
         if loaded is None or self._known is None:

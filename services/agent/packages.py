@@ -12,6 +12,7 @@ from pathlib import Path
 
 from atelier.adapter.package import Package
 from atelier.adapter.signature_policy import SignaturePolicy
+from atelier.contract.shards import Shards
 from atelier.data.names import hex_of
 from atelier.errors import AdapterRejected, SignatureRejected, Unavailable
 from atelier.files import staging, write_atomic
@@ -44,31 +45,34 @@ class PackageShelf:
         self._record = Verified(folder, trust)
         self._verified: dict[str, Stamp | None] = {}  # None: as the record says, not read yet
         self._queue: list[str] | None = None  # digests to look at next; None: those on the disk
-        self._scanned: float | None = None  # when, on the monotonic clock; None: look again
-        self._good: frozenset[str] | None = None  # None: has changed
+        self._doubted: list[str] = []  # digests to verify at the next scan
+        self._scanned: float | None = None  # when, on the monotonic clock; None: never
+        self._good: Shards[bool] = Shards()  # the verified digests
         self._lock = threading.Lock()  # of both: fetches put packages here beside the agent's loop
 
-    def scan(self) -> tuple[frozenset[str], dict[str, str]]:
-        """The digests of the good packages, and by digest what was wrong with those taken away.
+    def scan(self) -> tuple[Shards[bool], dict[str, str]]:
+        """Return the digests of the good packages, and the errors of the removed ones by digest.
 
-        The digests are the same object as long as they stay. A scan looks at some of the packages,
-        in turn. What it has had no time to verify is not good yet.
+        The digests are the keys of a mapping, which is the same object as long as they stay. A scan
+        checks some of the packages, in turn. A package that is not verified yet is not good yet.
         """
         now = time.monotonic()
+        bad: dict[str, str] = {}
+        while self._doubted and time.monotonic() - now < VERIFY_SECONDS:
+            self._look_at(self._doubted.pop(), bad)
         if self._scanned is not None and now - self._scanned < RESCAN_SECONDS:
-            return self._digests(), {}
+            return self._good, bad
         self._scanned = now
         if self._queue is None:
             self._queue = self._there()
         elif not self._queue:
             self._queue = list(self._verified)
-        bad: dict[str, str] = {}
         looked_at = self._queue[-LOOKED_AT:]
         del self._queue[-LOOKED_AT:]
         while looked_at and time.monotonic() - now < VERIFY_SECONDS:
             self._look_at(looked_at.pop(), bad)
         self._queue += looked_at
-        return self._digests(), bad
+        return self._good, bad
 
     def adopt(self, one: Named) -> bool:
         """Whether the package lies here, verified now; one that is not good is taken away."""
@@ -81,8 +85,7 @@ class PackageShelf:
         """Verify a package again at the next scan: whoever loaded it found it damaged."""
         if digest in self._verified:
             self._forget(digest)
-            self._queue = [*(self._queue or ()), digest]
-            self._scanned = None
+            self._doubted.append(digest)
 
     def put(self, one: Named, fetch: Fetch, signatures: Sequence[bytes]) -> None:
         """Let `fetch` make a folder to the side, verify it once, as that version's digest and by
@@ -110,7 +113,6 @@ class PackageShelf:
         """Take a package away; renamed first, so that nobody sees half of it."""
         self._forget(digest)
         self.warnings.pop(digest, None)
-        self._scanned = None
         path, beside = self._places(digest)
         aside = self.folder / f".removed.{uuid.uuid4().hex[:8]}"
         if path.exists():
@@ -138,7 +140,7 @@ class PackageShelf:
         known = there & recorded
         for digest in recorded - there:
             self._record.remove(digest)
-        self._verified, self._good = dict.fromkeys(known), None
+        self._verified, self._good = dict.fromkeys(known), Shards(dict.fromkeys(known, True))
         if self._trust.policy == "warn":
             told = {digest: self._record.read(digest)[1] for digest in known}
             self.warnings |= {digest: warning for digest, warning in told.items() if warning}
@@ -151,12 +153,6 @@ class PackageShelf:
                 return {entry.name for entry in entries}
         except FileNotFoundError:
             return set()
-
-    def _digests(self) -> frozenset[str]:
-        with self._lock:
-            if self._good is None:
-                self._good = frozenset(self._verified)
-            return self._good
 
     def _places(self, digest: str) -> tuple[Path, Path]:
         """Where a package and its signature lie."""
@@ -190,14 +186,15 @@ class PackageShelf:
         """Count a package as verified, here and in a later process."""
         self._record.put(digest, stamp, self.warnings.get(digest))
         with self._lock:
-            self._verified[digest], self._good = stamp, None
+            self._verified[digest] = stamp
+            self._good = self._good.replaced({digest: True})
 
     def _forget(self, digest: str) -> None:
         """Count a package as not verified."""
         self._record.remove(digest)
         with self._lock:
             self._verified.pop(digest, None)
-            self._good = None
+            self._good = self._good.replaced({digest: None})
 
     def _check(
         self, digest: str, path: Path, signatures: Sequence[bytes]

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from atelier.contract.replica import HeldAdapter, Replica, drawn_with
-from atelier.contract.shards import Versions
+from atelier.contract.shards import Shards, Versions
 from atelier.contract.wanted import Wanted, WantedAdapter, default_of
 from atelier.data.names import hex_of
 from atelier.data.release import Pin, Release
@@ -50,8 +50,8 @@ class Known:
     """
 
     loaded: Replica  # what the engine says
-    releases: Mapping[str, Release] = field(default_factory=dict)
-    on_volume: Collection[str] = frozenset()
+    releases: Shards[Release] = field(default_factory=Shards)
+    on_volume: Shards[bool] = field(default_factory=Shards)  # the digests are the names
     asked: Wanted = field(default_factory=Wanted)
     unreadable: Collection[str] = ()
     refused: Collection[str] = ()
@@ -88,7 +88,8 @@ class Planner:
         before, self._known = self._known, known
         if before is None:  # what stays as it was asked keeps its objects, too
             self._plan = RoundPlan(wanted=known.asked.adapters)
-        fresh = _new(known.on_volume, before.on_volume if before else ())
+        arrived = known.on_volume.changed(before.on_volume if before else Shards())
+        fresh = {digest for digest in arrived if digest in known.on_volume}
         if not due and not fresh and not self._plan.prune:
             return self._plan
         touched = {*fresh, *self._plan.prune}
@@ -113,13 +114,9 @@ class Planner:
         due = known.asked.adapters.changed(last.asked.adapters)
         due |= known.loaded.adapters.changed(last.loaded.adapters)
         due |= set(known.unreadable) ^ set(last.unreadable)
-        if known.releases is not last.releases:
-            names = {*known.releases, *last.releases}
-            due |= {n for n in names if known.releases.get(n) is not last.releases.get(n)}
-        for digest in {
-            *_moved(known.on_volume, last.on_volume),
-            *_moved(known.refused, last.refused),
-        }:
+        due |= known.releases.changed(last.releases)
+        moved = known.on_volume.changed(last.on_volume)
+        for digest in {*moved, *_moved(known.refused, last.refused)}:
             due |= self._adapters.get(digest, set())
         return due
 
@@ -180,8 +177,8 @@ def plan(
         return RoundPlan(wanted=asked.without(refused).adapters)
     known = Known(
         loaded=loaded,
-        releases=releases,
-        on_volume=frozenset(on_volume),
+        releases=Shards(releases),
+        on_volume=Shards(dict.fromkeys(on_volume, True)),
         asked=asked,
         unreadable=unreadable,
         refused=frozenset(refused),
@@ -294,11 +291,6 @@ def _digests(*given: Iterable[Pin | WantedAdapter | HeldAdapter]) -> frozenset[s
 
 def _drawn(known: Known) -> tuple[str, str | None]:
     return (known.loaded.base, known.loaded.vae)
-
-
-def _new(now: Collection[str], before: Collection[str]) -> set[str]:
-    """What came."""
-    return set() if now is before else set(now).difference(before)
 
 
 def _moved(now: Collection[str], before: Collection[str]) -> set[str]:

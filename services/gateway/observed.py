@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from atelier.contract.gateway import Gateway
 from atelier.contract.replica import Replica
+from atelier.contract.shards import Shards
 from atelier.data.release import Release
 
 
@@ -14,17 +15,14 @@ from atelier.data.release import Release
 class Observed:
     """Releases and live replicas at one look. What has not changed is the same object as before."""
 
-    releases: Mapping[str, Release] = field(default_factory=dict)
+    releases: Shards[Release] = field(default_factory=Shards)
     replicas: Sequence[Replica] = ()
 
     def changed(self, since: Observed) -> set[str]:
         """The adapters whose routes may have to be others than at the look before."""
         if _heads(self.replicas) != _heads(since.replicas):
             return {*self.releases, *since.releases}
-        found: set[str] = set()
-        if self.releases is not since.releases:
-            names = {*self.releases, *since.releases}
-            found = {n for n in names if self.releases.get(n) is not since.releases.get(n)}
+        found = self.releases.changed(since.releases)
         for now, before in zip(self.replicas, since.replicas, strict=True):
             if now.adapters is not before.adapters:
                 found |= now.adapters.changed(before.adapters)

@@ -71,7 +71,7 @@ class ReleaseWatch:
         self._reporter = Reporter(environment.gateways, name)
         self._poll = poll
         self._found = Released()  # at the last look
-        self._good: Mapping[str, Release] = {}  # by adapter, as it could be read last
+        self._good: Shards[Release] = Shards()  # by adapter, as it could be read last
         self._observed = Observed()
         self._beside: Beside | None = None  # read where this gateway has to know
         self._unserved: set[str] = set()  # adapters that have no version that may serve
@@ -138,7 +138,7 @@ class ReleaseWatch:
         with self._lock:
             self._reporter.close()
 
-    def _released(self, troubles: list[str]) -> Mapping[str, Release]:
+    def _released(self, troubles: list[str]) -> Shards[Release]:
         """Every release; one that cannot be read stays what it was."""
         try:
             found = self._environment.releases.read()
@@ -149,7 +149,7 @@ class ReleaseWatch:
         troubles += [f"{why}; the last good release stays" for why in found.unreadable.values()]
         if found.releases is not self._found.releases or found.unreadable != self._found.unreadable:
             kept = {name: self._good[name] for name in found.unreadable if name in self._good}
-            self._good = {**found.releases, **kept} if kept else found.releases
+            self._good = found.releases.replaced(kept)
         self._found = found
         return self._good
 

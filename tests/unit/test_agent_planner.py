@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atelier.contract.replica import HeldAdapter, Replica
+from atelier.contract.shards import Shards
 from atelier.contract.wanted import Wanted
 from atelier.data.release import Pin, Release
 from services.agent.plan import Known, Named, Planner, RoundPlan, plan
@@ -93,14 +94,14 @@ def moved(known: Known, kind: str, *given_) -> Known:
         name, found = given_
         made = release(name, *found, base=OTHER if kind == "other base" else BASE)
         unreadable = frozenset(known.unreadable) - {name}
-        return replace(known, releases={**known.releases, name: made}, unreadable=unreadable)
+        return replace(known, releases=known.releases.replaced({name: made}), unreadable=unreadable)
     if kind in ("retire", "unreadable"):
-        releases = {name: one for name, one in known.releases.items() if name != given_[0]}
+        releases = known.releases.replaced({given_[0]: None})
         unreadable = frozenset(known.unreadable) - {given_[0]}
         unreadable |= {given_[0]} if kind == "unreadable" else set()
         return replace(known, releases=releases, unreadable=unreadable)
     if kind == "volume":
-        return replace(known, on_volume=frozenset(digest(*pin) for pin in given_[0]))
+        return replace(known, on_volume=Shards({digest(*pin): True for pin in given_[0]}))
     if kind == "refused":
         return replace(known, refused=frozenset(digest(*pin) for pin in given_[0]))
     if kind == "engine":
@@ -121,11 +122,13 @@ def fleet(count: int) -> Known:
     )
     return Known(
         loaded=engine().model_copy(update={"adapters": type(engine().adapters)(held)}),
-        releases={
-            name: Release(adapter=name, base=BASE, version=1, digest=one)
-            for name, one in pinned.items()
-        },
-        on_volume=frozenset(pinned.values()),
+        releases=Shards(
+            {
+                name: Release(adapter=name, base=BASE, version=1, digest=one)
+                for name, one in pinned.items()
+            }
+        ),
+        on_volume=Shards(dict.fromkeys(pinned.values(), True)),
     )
 
 
@@ -141,7 +144,7 @@ def test_a_round_plans_what_has_changed_and_nothing_else() -> None:
     assert planner.planned == 0
     pin = Pin(version=2, digest="sha256:" + "9" * 64)
     newer = known.releases["adapter-7"].with_version(pin, "promoted")
-    known = replace(known, releases={**known.releases, "adapter-7": newer})
+    known = replace(known, releases=known.releases.replaced({"adapter-7": newer}))
     made = planner.plan(known)
     assert planner.planned == 1
     assert made.fetch == (Named("adapter-7", 2, pin.digest),)
@@ -150,7 +153,7 @@ def test_a_round_plans_what_has_changed_and_nothing_else() -> None:
         now for now, was in zip(made.wanted.sharded.parts, before, strict=True) if now is not was
     ]
     assert changed == []  # it is not on the volume yet
-    planner.plan(replace(known, on_volume=known.on_volume | {pin.digest}))
+    planner.plan(replace(known, on_volume=known.on_volume.replaced({pin.digest: True})))
     assert planner.planned == 1
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from atelier.contract.replica import HeldAdapter, Replica
+from atelier.contract.shards import Shards
 from atelier.data.declaration import Declaration, Withdrawn
 from atelier.data.release import Canary, Pin, Release
 from atelier.errors import BadInput, Refused
@@ -232,7 +233,7 @@ def version(number: int, *aliases: str) -> VersionInfo:
 def differences(**more: Any) -> tuple[str, ...]:
     given = {
         "declared": {"thor": declared(1)},
-        "released": Released({"thor": live(1)}, {}),
+        "released": Released(Shards({"thor": live(1)}), {}),
         "revisions": {"thor": revision()},
         "versions": {"thor": [version(1, "production"), version(2)]},
         "replicas": [replica(1)],
@@ -278,13 +279,13 @@ def test_a_rollback_is_told_with_its_reason_alone() -> None:
 
 
 def test_what_nobody_serves_any_more_is_found_too() -> None:
-    found = differences(released=Released({}, {}), revisions={})
+    found = differences(released=Released(Shards(), {}), revisions={})
     assert any("the cluster serves nothing" in one for one in found)
     assert any("alias production in MLflow names version 1" in one for one in found)
 
 
 def test_a_release_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    broken = Released({}, {"thor": "ConfigMap release-thor: not a release"})
+    broken = Released(Shards(), {"thor": "ConfigMap release-thor: not a release"})
     assert "not a release" in differences(released=broken)[0]
 
 

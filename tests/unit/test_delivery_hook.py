@@ -12,6 +12,7 @@ from PIL import Image
 
 from atelier.contract.gateway import Gateway, Routed
 from atelier.contract.replica import HeldAdapter, Replica
+from atelier.contract.shards import Shards
 from atelier.data.release import Canary, Pin, Release
 from atelier.errors import BadInput, Unavailable
 from atelier.stores.environment import Environment, Released
@@ -55,7 +56,7 @@ class Place:
         self.environment = Environment(cast(Any, self), *reports)
 
     def read(self) -> Released:
-        return Released(releases={NAME: self.release})
+        return Released(releases=Shards({NAME: self.release}))
 
     def find(self, name: str) -> Release | None:
         return self.read().releases.get(name)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from atelier.contract.gateway import Gateway, Routed
 from atelier.contract.replica import HeldAdapter, Replica
+from atelier.contract.shards import Shards
 from atelier.data.release import Canary, Pin, Release
 from atelier.stores.environment import Environment, Released
 from services.gateway import releases
@@ -41,7 +42,7 @@ class Place:
 
     def __init__(self, adapters: int = COUNT, replicas: int = REPLICAS) -> None:
         self.manifests: dict[str, Any] = {}
-        self.released = Released({f"adapter-{n}": self.release(n) for n in range(adapters)})
+        self.released = Released(Shards({f"adapter-{n}": self.release(n) for n in range(adapters)}))
         held = [self.held(n) for n in range(adapters)]
         self.replicas = Reports(*(self.replica(f"pod-{n}", held) for n in range(replicas)))
         self.gateways = Reports()
@@ -143,7 +144,7 @@ def test_a_release_costs_its_own_route(
     newer = place.released.releases["adapter-7"].with_version(
         Pin(version=2, digest=place.digest(7, 2)), "promoted"
     )
-    place.released = Released({**place.released.releases, "adapter-7": newer})
+    place.released = Released(place.released.releases.replaced({"adapter-7": newer}))
     watch.look()
     assert decided == ["adapter-7"] and watch.resolve("adapter-7").version == 1
     for one in range(REPLICAS):
@@ -159,9 +160,7 @@ def test_a_gateways_report_shares_what_has_not_changed(watch: ReleaseWatch, plac
     (first,) = place.gateways.put_
     watch.look()
     assert place.gateways.put_ == [first]  # within a heartbeat
-    place.released = Released(
-        {name: one for name, one in place.released.releases.items() if name != "adapter-7"}
-    )
+    place.released = Released(place.released.releases.replaced({"adapter-7": None}))
     watch.look()
     second = place.gateways.put_[-1]
     assert second.routes.changed(first.routes) == {"adapter-7"}
@@ -183,7 +182,7 @@ def test_a_route_without_a_version_waits_for_the_other_gateways(
     """Nothing else tells that one of them has begun to serve it."""
     two = place.digest(7, 2)
     past = place.released.releases["adapter-7"].with_version(Pin(version=2, digest=two), "newer")
-    place.released = Released({"adapter-7": past})
+    place.released = Released(Shards({"adapter-7": past}))
     held = [place.held(7, 3)]
     place.replicas.reports = [place.replica("pod-0", held)]
     watch = ReleaseWatch(place.environment, poll=0.2)
@@ -296,7 +295,7 @@ def change(place: Place, kind: str, *given_: Any) -> None:
             share = Canary(version=rest[0], digest=digest, percent=50)
             found[name] = last.with_canary(share, "tried")
         unreadable = {name: "it is broken"} if kind == "unreadable" else {}
-        place.released = Released(found, unreadable)
+        place.released = Released(Shards(found), unreadable)
     elif kind == "manifest":
         number, version, there = given_
         digest = place.digest(number, version)
