@@ -14,10 +14,7 @@ Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="NAME[@VERSION
 
 
 def list_adapters() -> Answer:
-    """List adapters and versions, and mark those that serve here.
-
-    "Here" is the home on this machine.
-    """
+    """List all versions, and mark those that serve on this machine."""
     from atelier.data.release import ReleaseFolder
     from atelier.stores.registry import Registry
 

@@ -80,8 +80,8 @@ def generate(
     else:
         if base is not None:
             raise BadInput(
-                "--base: not available with --url, because a gateway serves its own base; leave out "
-                "one of them"
+                "--base: not available with --url, because a gateway serves its own base; leave "
+                "out one of them"
             )
         client = GatewayClient(url, key or "")
         png, metadata = _generate_at_gateway(client, references, style, settings)
