@@ -104,12 +104,12 @@ def _compiled(request: "CompileRequest", output: Path | None, *, registry: bool)
     hide_library_bars()
     home = Home.find()
     folder = output or home.root / "compiled" / f"{Path(request.base).name}-{request.backend}"
-    with progress() as shown:
+    with progress() as report_progress:
         compiled = compile_unet(
             request,
             output=folder,
             registry=home.tracking_uri if registry else None,
-            progress=shown,
+            progress=report_progress,
         )
     uri = f"mlflow://engines/{compiled.spec.key}"
     stored = "" if registry else " (not stored there; add --registry)"
@@ -140,8 +140,8 @@ def _submitted(request: "CompileRequest", job: JobChoices) -> Answer:
     submission = CompilationSubmission(request, options, artifacts=lambda: Artifacts(uri))
     if job.dry_run:
         return manifest_answer(submission.work, options)
-    with progress() as shown:
-        result = submission.submit(follow=job.follow, log=print_progress, progress=shown)
+    with progress() as report_progress:
+        result = submission.submit(follow=job.follow, log=print_progress, progress=report_progress)
     data: dict[str, Any] = {"base": submission.base, "spec": submission.spec.digest, "job": None}
     lines = []
     if result.job is not None:

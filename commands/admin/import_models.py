@@ -54,9 +54,9 @@ def _imported(
     from atelier.stores.artifacts import Artifacts, known_as
 
     artifacts = Artifacts(Home.find().tracking_uri)
-    with progress() as shown:
+    with progress() as report_progress:
         uploaded = artifacts.put(
-            ref, folder, files, source=known_as(model, revision), progress=shown
+            ref, folder, files, source=known_as(model, revision), progress=report_progress
         )
     data = {
         "uri": str(ref),

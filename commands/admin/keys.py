@@ -60,13 +60,13 @@ def list_keys() -> Answer:
 
 
 def revoke(
-    which: Annotated[str, typer.Argument(metavar="KEY", help="Visible prefix or name of the key.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Visible prefix or name of the key.")],
 ) -> Answer:
     """Revoke a key.
 
     The gateway refuses all later requests with this key. Running requests are completed.
     """
-    record = _store().revoke(which)
+    record = _store().revoke(key)
     return Answer(f"{record.prefix} ({record.name}) is revoked.", describe(record))
 
 
@@ -92,7 +92,7 @@ def parse_expiry(text: str, now: datetime) -> datetime:
         moment = datetime.fromisoformat(text.strip())
     except (ValueError, OverflowError):
         raise BadInput(
-            f"--expires {text!r}: not a duration or a date; give 30d, 12h, 45m, 2w or 2027-01-31"
+            f"--expires {text!r}: not a duration or date; give 30d, 12h, 45m, 2w or 2027-01-31"
         ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

@@ -43,8 +43,7 @@ def write_results(results: Results, folder: Path, clock: Clock, client: ImageCli
     columns = ("base", f"version {first.version}", f"version {second.version}", "after rollback")
     rows = _rows(SHEET, results.same, client)
     grid_rows = [
-        GridRow(row.prompt, f"seed {row.seed}", [_image(png) for png in row.images])
-        for row in rows
+        GridRow(row.prompt, f"seed {row.seed}", [_image(png) for png in row.images]) for row in rows
     ]
     grid(columns, grid_rows).save(folder / SHEET_FILE)
     curves = [Curve.read(f"version {version.version}", version.log) for version in results.versions]

@@ -1,7 +1,7 @@
 """The requests that run during the swap, and the check of their images.
 
 Each request uses one of a few prompts and seeds. Both versions also generate a reference image for
-each of them without traffic, with which every answer of the same digest is compared.
+each of them without traffic. Each answer is compared with the reference image of its digest.
 """
 
 import io

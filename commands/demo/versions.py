@@ -56,7 +56,7 @@ class VersionBuilder:
     def _evaluate(
         self, recipe: Recipe, package: Package, number: int, step: TimedStep
     ) -> Evaluation:
-        with progress() as shown:
+        with progress() as report_progress:
             evaluation = evaluate(
                 package,
                 self.policy,
@@ -64,7 +64,7 @@ class VersionBuilder:
                 training_pictures=recipe,
                 output=self._evaluation_folder(number),
                 cache=self.home.root / "cache" / "pictures",
-                progress=shown,
+                progress=report_progress,
             )
         for gate in evaluation.gates:
             value = "not measured" if gate.value is None else f"{gate.value:.3f}"

@@ -87,9 +87,9 @@ def _signers(path: Path) -> "tuple[Signer, ...]":
 
 
 def _text(image: Path, metadata: dict[str, Any], adapters: list[dict[str, Any]]) -> str:
-    shown = ("prompt", "negative_prompt", "seed", "steps", "scheduler", "guidance_scale")
+    keys = ("prompt", "negative_prompt", "seed", "steps", "scheduler", "guidance_scale")
     lines = [f"{image}"]
-    lines += [f"  {key:16} {metadata[key]}" for key in shown if metadata.get(key) is not None]
+    lines += [f"  {key:16} {metadata[key]}" for key in keys if metadata.get(key) is not None]
     lines.append(f"  {'base':16} {short(metadata.get('base'))}")
     engine = short(metadata.get("engine_digest"))
     lines.append(f"  {'backend':16} {metadata.get('backend')} ({engine})")

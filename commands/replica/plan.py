@@ -75,7 +75,7 @@ def unused_port(host: str, port: int, option: str) -> int:
 def require_servable(home: Home) -> None:
     """Check the settings of the engine and find Triton, before a download or start of a process.
 
-    Raises BadInput that names an environment variable with an invalid value.
+    Raises BadInput, which names the variable, if an environment variable has an invalid value.
     """
     settings = TritonSettings.read()
     EngineSettings.read()
@@ -87,7 +87,7 @@ def plan_services(
 ) -> list[Service]:
     """Return the processes of one replica in start order. With 0 workers there is no gateway.
 
-    Raises BadInput that names an environment variable with an invalid value.
+    Raises BadInput, which names the variable, if an environment variable has an invalid value.
     """
     shared = _shared_environment(home, replica)
     services = [

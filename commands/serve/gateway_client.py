@@ -60,12 +60,12 @@ class GatewayClient:
         return self._ask("GET", "/api_key_usage")
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        what = f"the gateway at {self.url}"
+        gateway = f"the gateway at {self.url}"
         try:
             answer = http_client.send(
                 method,
                 self.url.rstrip("/") + path,
-                what=what,
+                what=gateway,
                 timeout=self.timeout,
                 headers={"X-API-Key": self.key},
                 body=body,
@@ -74,7 +74,7 @@ class GatewayClient:
             raise Unavailable(f"{error}; start one with `atelier serve`") from error
         if not answer.is_success:
             raise _translated(answer)
-        decoded: dict[str, Any] = http_client.decoded(answer, what=what)
+        decoded: dict[str, Any] = http_client.decoded(answer, what=gateway)
         return decoded
 
 

@@ -22,7 +22,9 @@ def evaluate(
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Recipe of the package. Default: searched in adapters/ and examples/."),
+        typer.Option(
+            help="Recipe of the package. Default: found in adapters/ or examples/ by digest."
+        ),
     ] = None,
     pictures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Training pictures, if there is no recipe.")
@@ -60,7 +62,7 @@ def evaluate(
 
     training_pictures = pictures or loaded_recipe or recipe_of(adapter.package)
     hide_library_bars()
-    with progress() as shown:
+    with progress() as report_progress:
         evaluation = evaluate_package(
             adapter.package,
             operators_policy,
@@ -69,7 +71,7 @@ def evaluate(
             training_pictures=training_pictures,
             output=folder,
             cache=home.root / "cache" / "pictures",
-            progress=shown,
+            progress=report_progress,
         )
     if adapter.version is not None:
         registry = Registry(home.tracking_uri)

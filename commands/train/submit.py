@@ -34,9 +34,9 @@ def submit(
 ) -> Answer:
     """Train a recipe in a Job on a cluster.
 
-    Uploads missing inputs and creates the Job. Equal inputs give one Job: a second submission
-    finds the first. A version that exists already is not trained again; if it has no evaluation
-    under the policy of the environment, the Job only evaluates it.
+    Uploads missing inputs and creates the Job. A second submission of the same inputs returns the
+    existing Job. A version that was made from the same inputs is not trained again; if it has no
+    evaluation under the policy of the environment, the Job only evaluates it.
     """
     from atelier.data.recipe import Recipe
 
@@ -60,8 +60,8 @@ def submit(
         return manifest_answer(submission.work, options)
     if stop:
         return _stopped(submission.work.name, options.namespace, stopped=submission.stop())
-    with progress() as shown:
-        result = submission.submit(follow=job.follow, log=print_progress, progress=shown)
+    with progress() as report_progress:
+        result = submission.submit(follow=job.follow, log=print_progress, progress=report_progress)
     if result.version is not None:
         outputs = {"adapter": submission.spec.adapter, "version": result.version.version}
         add_outputs(github_output, outputs)
