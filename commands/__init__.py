@@ -1,1 +1,4 @@
-"""The `atelier` command: one module for each group of verbs. It may import every other package."""
+"""The `atelier` command line, one folder per section of `atelier --help`.
+
+This package may import every other package.
+"""

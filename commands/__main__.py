@@ -1,4 +1,4 @@
-"""`python -m commands`: the same as the `atelier` console script."""
+"""Run the `atelier` command with `python -m commands`."""
 
 from commands.main import main
 

@@ -1,4 +1,4 @@
-"""How a user names an adapter (`thor-cat`, `thor-cat@2=0.7`, or a folder)."""
+"""Adapter references on the command line: `thor-cat`, `thor-cat@2=0.7`, or a folder."""
 
 import re
 from dataclasses import dataclass
@@ -25,9 +25,10 @@ class AdapterReference:
 
     @classmethod
     def parse(cls, text: str) -> "AdapterReference":
-        """Parse `NAME[@VERSION][=WEIGHT]` or `FOLDER[=WEIGHT]`. An existing folder has priority.
+        """Parse `NAME[@VERSION][=WEIGHT]` or `FOLDER[=WEIGHT]`.
 
-        Raises BadInput where the weight is no number.
+        The folder of a package takes precedence over a name. Raises BadInput if the weight is not a
+        number.
         """
         from atelier.adapter.package import MANIFEST
 
@@ -46,9 +47,9 @@ class AdapterReference:
 
 
 def resolve(reference: AdapterReference, home: Home) -> "ResolvedAdapter":
-    """The package of a reference: of its folder, or of its name and version.
+    """Return the package of a reference: from its folder, or by its name and version.
 
-    See `atelier.stores.packages.resolve` for a name without a version, and for the errors.
+    `atelier.stores.packages.resolve` selects the version if none is named, and raises the errors.
     """
     from atelier.adapter.package import Package
     from atelier.stores import packages
@@ -66,6 +67,4 @@ def _weight(text: str, reference: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise BadInput(
-            f"{reference!r}: the weight after = must be a number, not {text!r}"
-        ) from None
+        raise BadInput(f"{reference!r}: the weight after = is {text!r}; give a number") from None

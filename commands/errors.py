@@ -1,4 +1,4 @@
-"""Prints a failed command: a line on stderr for people, one object on stdout for --json."""
+"""Print the error of a failed command: text on stderr and, with --json, an object on stdout."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from atelier.logs import traceback_of
 
 
 def report(error: BaseException, *, as_json: bool = False, debug: bool = False) -> ExitCode:
-    """Print what an exception means; the exit code of the command."""
+    """Print an exception and return the exit code of the command."""
     failure = failure_of(error)
     if debug:
         print(traceback_of(error), end="", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What GitHub Actions reads from a step: outputs, annotations and summaries."""
+"""Outputs, variables, annotations and summaries of a GitHub Actions step."""
 
 import os
 from collections.abc import Mapping
@@ -9,33 +9,33 @@ Level = Literal["error", "warning", "notice"]  # of an annotation
 
 
 def add_outputs(file: Path | None, outputs: Mapping[str, object]) -> None:
-    """Append each output as a line NAME=VALUE to the step's output file. None: do nothing."""
+    """Append each output as a line NAME=VALUE to a step's output file. Do nothing if it is None."""
     if file is not None:
-        with file.open("a", encoding="utf-8") as end:
-            end.writelines(f"{name}={value}\n" for name, value in outputs.items())
+        with file.open("a", encoding="utf-8") as output:
+            output.writelines(f"{name}={value}\n" for name, value in outputs.items())
 
 
 def add_summary(file: Path, markdown: str) -> None:
-    """Append Markdown to a file, like that which GITHUB_STEP_SUMMARY names."""
+    """Append Markdown to a summary file, such as GITHUB_STEP_SUMMARY."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as end:
-        end.write(markdown)
+    with file.open("a", encoding="utf-8") as summary:
+        summary.write(markdown)
 
 
 def add_variable(name: str, value: str) -> None:
-    """Set a variable for the next steps; outside of a workflow do nothing."""
+    """Set a variable for the later steps. Do nothing outside a workflow."""
     if file := os.environ.get("GITHUB_ENV"):
-        with Path(file).open("a", encoding="utf-8") as end:
-            end.write(f"{name}={value}\n")
+        with Path(file).open("a", encoding="utf-8") as variables:
+            variables.write(f"{name}={value}\n")
 
 
 def in_workflow() -> bool:
-    """Whether this process is a step of a workflow."""
+    """Return whether this process is a step of a workflow."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def annotation(level: Level, text: str, file: Path, line: int | None = None) -> str:
-    """A workflow command by which Actions shows a text beside a file, or beside a line of it."""
+    """Return a workflow command that annotates a file, or one line of it, with a text."""
     position = f"file={_escaped(str(file), ':,')}" + (f",line={line}" if line else "")
     return f"::{level} {position}::{_escaped(text)}"
 

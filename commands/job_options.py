@@ -1,4 +1,4 @@
-"""Shared by `atelier submit` and `atelier compile --submit`: a Job's options and submission."""
+"""Options and output of a Job, for `atelier submit` and `atelier compile --submit`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +7,7 @@ import typer
 
 from atelier.errors import BadInput
 from atelier.home import Home
-from commands.verb import Answer
+from commands.command import Answer
 
 if TYPE_CHECKING:
     from atelier.platform.jobs import JobOptions, Work
@@ -18,18 +18,18 @@ NAMESPACE = "atelier-training"
 
 @dataclass(frozen=True)
 class JobChoices:
-    """Options for where and how a Job runs; a group of options (see commands.verb)."""
+    """The option group of a Job: its queue, resources, volume and image (see commands.command)."""
 
-    queue: Annotated[str | None, typer.Option(help="LocalQueue of Kueue.")] = None
+    queue: Annotated[str | None, typer.Option(help="Kueue LocalQueue.")] = None
     priority: Annotated[
-        str | None, typer.Option(help="WorkloadPriorityClass of Kueue; needs --queue.")
+        str | None, typer.Option(help="Kueue WorkloadPriorityClass; requires --queue.")
     ] = None
     gpus: Annotated[
         int | None,
         typer.Option(
             min=0,
             show_default=False,
-            help="Number of GPUs. A training runs one batch on each; TensorRT always uses one.",
+            help="Number of GPUs. Training runs one process on each; TensorRT uses exactly one.",
         ),
     ] = None
     gpu_kind: Annotated[
@@ -39,40 +39,47 @@ class JobChoices:
     namespace: Annotated[str, typer.Option(help="Namespace of the Job.")] = NAMESPACE
     image: Annotated[
         str | None,
-        typer.Option(envvar="ATELIER_TRAIN_IMAGE", help="The atelier-train image, by digest."),
+        typer.Option(envvar="ATELIER_TRAIN_IMAGE", help="atelier-train image, by digest."),
     ] = None
     volume: Annotated[
         str | None,
-        typer.Option(metavar="CLAIM", help="Claim for checkpoints and inputs. Default: a new one."),
+        typer.Option(
+            metavar="CLAIM", help="Volume claim for checkpoints and inputs. Default: a new one."
+        ),
     ] = None
-    volume_size: Annotated[str, typer.Option(help="Size of a new claim.")] = "50Gi"
-    volume_class: Annotated[str | None, typer.Option(help="Storage class of a new claim.")] = None
-    cpu: Annotated[str, typer.Option(help="CPUs to request.")] = "4"
+    volume_size: Annotated[str, typer.Option(help="Size of a new volume claim.")] = "50Gi"
+    volume_class: Annotated[
+        str | None, typer.Option(help="Storage class of a new volume claim.")
+    ] = None
+    cpu: Annotated[str, typer.Option(help="CPU request.")] = "4"
     memory: Annotated[str, typer.Option(help="Memory request and limit.")] = "16Gi"
     deadline: Annotated[
         int,
-        typer.Option(min=1, metavar="HOURS", help="Maximum run time of the Job; then it fails."),
+        typer.Option(min=1, metavar="HOURS", help="Maximum run time, after which the Job fails."),
     ] = 72
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show the Job's log, and exit with its exit code.")
+        bool, typer.Option("--follow", help="Show the log of the Job and exit with its exit code.")
     ] = False
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the Job; upload and create nothing.")
     ] = False
 
     def options(self, gpus: int) -> "JobOptions":
-        """The options of a Job with `gpus` GPUs. BadInput if no pod could run it."""
+        """Return the options of a Job with `gpus` GPUs.
+
+        Raises BadInput if an option is missing or options contradict each other.
+        """
         from atelier.platform.jobs import JobOptions
 
         if self.image is None:
-            raise BadInput("--image or ATELIER_TRAIN_IMAGE: not set; name the atelier-train image")
+            raise BadInput("--image, ATELIER_TRAIN_IMAGE: not set; give the atelier-train image")
         if self.priority and not self.queue:
-            raise BadInput("--priority: applies to a queue of Kueue; name the queue with --queue")
+            raise BadInput("--priority: requires a Kueue queue; name the queue with --queue")
         if self.gpu_kind and not gpus:
-            raise BadInput("--gpu-kind: needs GPUs; ask for them with --gpus")
+            raise BadInput("--gpu-kind: needs GPUs; request them with --gpus")
         if Home.find().tracking_uri.startswith("sqlite:") and not self.dry_run:
             raise BadInput(
-                "MLFLOW_TRACKING_URI: not set; name the MLflow that the cluster's Jobs use"
+                "MLFLOW_TRACKING_URI: not set; give the MLflow address that the cluster's Jobs use"
             )
         return JobOptions(
             namespace=self.namespace,
@@ -91,7 +98,7 @@ class JobChoices:
 
 
 def manifest_answer(work: "Work", options: "JobOptions") -> Answer:
-    """The Job object, for --dry-run."""
+    """Return the Job object, for --dry-run."""
     from atelier.data import yaml_text
     from atelier.platform.jobs import job_object
 
@@ -100,7 +107,7 @@ def manifest_answer(work: "Work", options: "JobOptions") -> Answer:
 
 
 def job_data(job: "SubmittedJob") -> dict[str, Any]:
-    """A submitted Job for --json."""
+    """Return the --json fields of a submitted Job."""
     data: dict[str, Any] = {
         "uploaded": list(job.uploaded),
         "job": job.name,

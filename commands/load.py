@@ -1,6 +1,6 @@
-"""A load generator: clients that call without pause, and a record of every call.
+"""A load generator: client threads that call a function repeatedly, and a record of every call.
 
-The demo, the benchmarks and the tests use it for traffic that goes on while something changes.
+The demo, the benchmarks and the tests use it to send traffic during a change, such as a swap.
 """
 
 import itertools
@@ -16,27 +16,27 @@ from atelier.errors import Unavailable
 Answer = TypeVar("Answer")
 
 PATIENCE = 600.0  # seconds
-LOOK = 0.02  # seconds between two looks at what has come
+POLL = 0.02  # seconds between two checks of the answers
 
 
 @dataclass(frozen=True)
 class Answered(Generic[Answer]):
-    """A call that returned. Times are in seconds since the load generator was made."""
+    """A call that returned. Times are in seconds since the creation of the load generator."""
 
     number: int  # of the call, from 0
-    asked: float
-    came: float
+    asked: float  # time of the call
+    came: float  # time of the return
     answer: Answer
 
     @property
     def seconds(self) -> float:
-        """How long the call took."""
+        """The duration of the call."""
         return self.came - self.asked
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A call that raised; times as in `Answered`."""
+    """A call that raised. Fields as in `Answered`."""
 
     number: int
     asked: float
@@ -48,10 +48,10 @@ class Failed:
 
 
 class LoadGenerator(Generic[Answer]):
-    """Calls `ask` with 0, 1, 2 … from several threads until `running` ends; repeats no call.
+    """Call `ask` with 0, 1, 2 … from several threads until `running` ends. No call is retried.
 
-    Each client pauses for `pause` seconds between two calls. `answers` and `failures` grow in the
-    order in which calls end.
+    Each client pauses for `pause` seconds between two calls. `answers` and `failures` list the
+    calls in the order of their ends.
     """
 
     def __init__(self, ask: Callable[[int], Answer], *, pause: float = 0.0) -> None:
@@ -65,24 +65,24 @@ class LoadGenerator(Generic[Answer]):
 
     @property
     def now(self) -> float:
-        """Seconds since the load generator was made."""
+        """Seconds since the creation of the load generator."""
         return time.monotonic() - self._began
 
     @contextmanager
     def running(self, clients: int) -> Iterator[None]:
-        """Call in the background; the calls under way are finished at the end."""
+        """Run this number of clients in the background. On exit, wait for the calls in progress."""
         threads = [
             threading.Thread(target=self._client, name=f"client-{number}", daemon=True)
             for number in range(clients)
         ]
-        for one in threads:
-            one.start()
+        for thread in threads:
+            thread.start()
         try:
             yield
         finally:
             self._ended.set()
-            for one in threads:
-                one.join()
+            for thread in threads:
+                thread.join()
 
     def wait_for(
         self,
@@ -91,19 +91,19 @@ class LoadGenerator(Generic[Answer]):
         where: Callable[[Answer], bool] = lambda answer: True,
         seconds: float = PATIENCE,
     ) -> None:
-        """Return when `count` more answers came `where` that holds, or at the first failure.
+        """Wait for `count` more answers that satisfy `where`, or for the first failure.
 
-        Raises Unavailable after `seconds`.
+        Raises Unavailable after `seconds` seconds.
         """
 
         def matching() -> int:
-            return sum(where(one.answer) for one in tuple(self.answers))
+            return sum(where(call.answer) for call in tuple(self.answers))
 
         before, deadline = matching(), time.monotonic() + seconds
         while not self.failures and matching() < before + count:
             if time.monotonic() > deadline:
-                raise Unavailable(f"{count} more answers did not come within {seconds:g} s")
-            time.sleep(LOOK)
+                raise Unavailable(f"fewer than {count} more answers arrived within {seconds:g} s")
+            time.sleep(POLL)
 
     def _client(self) -> None:
         while not self._ended.is_set():

@@ -1,4 +1,4 @@
-"""The table of contents of the `atelier` command: every verb by section and name."""
+"""The `atelier` command line: every command by section and name."""
 
 from collections.abc import Mapping
 from typing import Annotated, Final
@@ -9,20 +9,20 @@ from atelier import __version__
 from atelier.logs import redact_tracebacks
 from commands.admin import compile, import_models, keys
 from commands.ci import changed, declared, lint, login, propose
+from commands.command import Command, CommandGroup, command_line
 from commands.release import adapters, release, sign, trace, validate
 from commands.serve import compare, generate, serve
 from commands.train import dataset, evaluate, run, submit, train
-from commands.verb import Verb, VerbGroup, command_line
 
-HELP: Final = "Train, evaluate and serve SDXL adapters from a handful of pictures."
+HELP: Final = "Train, evaluate and serve SDXL LoRA adapters."
 
-SECTIONS: Final[Mapping[str, Mapping[str, Verb | VerbGroup]]] = {
+SECTIONS: Final[Mapping[str, Mapping[str, Command | CommandGroup]]] = {
     "Train": {
         "train": train.train,
         "evaluate": evaluate.evaluate,
         "run": run.run,
         "submit": submit.submit,
-        "dataset": VerbGroup("Check folders of pictures.", {"lint": dataset.lint}),
+        "dataset": CommandGroup("Check folders of pictures.", {"lint": dataset.lint}),
     },
     "Release": {
         "validate": validate.validate,
@@ -33,7 +33,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Verb | VerbGroup]]] = {
         "record": release.record,
         "sign": sign.sign,
         "trace": trace.trace,
-        "adapters": VerbGroup(
+        "adapters": CommandGroup(
             "List, inspect, import and export adapters.",
             {
                 "list": adapters.list_adapters,
@@ -59,12 +59,14 @@ SECTIONS: Final[Mapping[str, Mapping[str, Verb | VerbGroup]]] = {
     },
     "Admin": {
         "compile": compile.compile_base,
-        "keys": VerbGroup(
+        "keys": CommandGroup(
             "Create, list and revoke API keys of the gateway.",
             {"create": keys.create, "list": keys.list_keys, "revoke": keys.revoke},
         ),
-        "base": VerbGroup("Register base models.", {"import": import_models.import_base}),
-        "scorer": VerbGroup("Register scorer networks.", {"import": import_models.import_scorer}),
+        "base": CommandGroup("Register base models.", {"import": import_models.import_base}),
+        "scorer": CommandGroup(
+            "Register scorer networks.", {"import": import_models.import_scorer}
+        ),
     },
 }
 
@@ -78,16 +80,16 @@ def _print_version(requested: bool) -> None:
 
 
 @app.callback(help=HELP)
-def options_of_every_verb(
+def global_options(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Typer's place for options before the verb."""
+    """Declare the options that precede the command."""
 
 
 def main() -> None:
-    """The console script."""
+    """Run the `atelier` console script."""
     redact_tracebacks()
     app(prog_name="atelier")

@@ -1,4 +1,4 @@
-"""Markdown with untrusted text: none of its characters is interpreted as markup."""
+"""Markdown that contains untrusted text, escaped so that no character acts as markup."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -8,26 +8,26 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~&:@$^=\"'])")
 
 
 def plain(text: object) -> str:
-    """One line of literal text, without markup, links, mentions or HTML.
+    """Return the text as one literal line, without markup, links, mentions or HTML.
 
-    Every special character is written as a numeric character reference, which no renderer takes for
-    markup or for an address to link to.
+    Every special character becomes a numeric character reference, which renderers do not interpret
+    as markup or as part of a URL.
     """
     line = " ".join(str(text).split())
-    return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", line)
+    return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", line)
 
 
 def code(text: object) -> str:
-    """Literal text as code. Character references work in it, so it may hold any text."""
+    """Return the text as inline code. Unlike backticks, `<code>` accepts character references."""
     return f"<code>{plain(text)}</code>"
 
 
 def link(text: object, url: str) -> str:
-    """A link with literal text."""
+    """Return an HTML link with literal text."""
     return f'<a href="{escape(url)}">{plain(text)}</a>'
 
 
 def rows(heads: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
-    """A table. Cells are Markdown."""
+    """Return a table. Heads and cells are Markdown and are not escaped."""
     lines = [heads, ["---"] * len(heads), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""The settings of the `atelier` command, beside the variables that stand in for its options."""
+"""Settings of the `atelier` command that are not options of a single command."""
 
 from pydantic import Field
 
@@ -8,7 +8,10 @@ from pipelines.settings import JobSettings
 
 
 class CommandSettings(SignatureSettings, JobSettings):
-    """What commands read; an option with a variable of its own names it in `--help`."""
+    """Environment variables that commands read.
+
+    Variables that set an option are listed in the `--help` of its command.
+    """
 
     database: str | None = Field(
         default=None,
@@ -20,9 +23,11 @@ class CommandSettings(SignatureSettings, JobSettings):
     signing_key: str | None = Field(
         default=None, repr=False, description="Private key for `atelier sign`, as PEM"
     )
-    signing_password: str | None = Field(default=None, repr=False, description="Its password")
+    signing_password: str | None = Field(
+        default=None, repr=False, description="Password of ATELIER_SIGNING_KEY"
+    )
 
     @property
     def database_url(self) -> str:
-        """The database of keys and usage; it may hold a password."""
+        """The URL of the database of keys and usage. It may contain a password."""
         return self.database or Home(self.home).database_url

@@ -1,6 +1,6 @@
-"""Output for a terminal: columns, short digests, and the progress of long work.
+"""Terminal output: tables, short digests and progress.
 
-A verb's answer goes to stdout, its progress to stderr.
+The answer of a command goes to stdout, its progress to stderr.
 """
 
 import sys
@@ -13,9 +13,9 @@ SECONDS_BETWEEN_LINES: Final = 5.0
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Left-aligned columns, two spaces apart, that survive a pipe and grep.
+    """Return a table of left-aligned columns, two spaces apart, as plain text for pipes and grep.
 
-    Without rows only the heads. None is a dash.
+    None is printed as a dash. Without rows, the table has only the heads.
     """
     lines = [list(heads), *([("-" if cell is None else str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
@@ -26,29 +26,29 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def short(digest: str | None) -> str:
-    """The first twelve characters after `sha256:`, which is enough for people to compare."""
+    """Return the first twelve hexadecimal digits of a digest, or a dash for None."""
     return (digest or "-").removeprefix("sha256:")[:12]
 
 
 def count(number: int, noun: str) -> str:
-    """`1 error`, `2 errors`."""
+    """Return the number with its noun: `1 error`, `2 errors`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def say(text: str) -> None:
-    """Print a line of progress on stderr."""
+def print_progress(text: str) -> None:
+    """Print a line on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Progress(Protocol):
-    """Reports an activity: `done` of `total` units are complete."""
+    """A callback for an activity of which `done` of `total` units are complete."""
 
     def __call__(self, doing: str, done: int, total: int) -> None: ...
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Show progress on stderr: a live bar at a terminal, else a line every few seconds."""
+    """Show progress on stderr: a live bar on a terminal, otherwise a line every few seconds."""
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -74,7 +74,7 @@ def progress() -> Iterator[Progress]:
 
 
 class _Lines:
-    """One line at the start and end of each task, and every few seconds in between."""
+    """Print a line at the start and end of each activity, and every few seconds in between."""
 
     def __init__(self) -> None:
         self._doing = ""
@@ -84,13 +84,13 @@ class _Lines:
         now = time.monotonic()
         begins, ends = doing != self._doing, done >= total
         if begins or ends or now - self._printed_at > SECONDS_BETWEEN_LINES:
-            say(f"{doing}: {done}/{total}")
+            print_progress(f"{doing}: {done}/{total}")
             self._printed_at = now
         self._doing = doing
 
 
 def hide_library_bars() -> None:
-    """Turn off the bars that transformers shows for each file of a model."""
+    """Disable the progress bars that transformers shows for each file of a model."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

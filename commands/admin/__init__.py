@@ -1,1 +1,1 @@
-"""Verbs for operators: keys, models and compiled engines."""
+"""Commands for operators: keys, models and compiled engines."""

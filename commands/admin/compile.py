@@ -10,16 +10,16 @@ import typer
 from atelier.errors import BadInput
 from atelier.home import Home
 from atelier.stores.base_files import DEFAULT_BASE
+from commands.command import Answer
 from commands.job_options import JobChoices, job_data, manifest_answer
-from commands.terminal import hide_library_bars, progress, say, short
-from commands.verb import Answer
+from commands.terminal import hide_library_bars, print_progress, progress, short
 
 if TYPE_CHECKING:
     from pipelines.compile.request import CompileRequest
 
 
 class CompileRuntime(StrEnum):
-    """Runtime to compile for."""
+    """The runtime of the compiled UNet."""
 
     ONNX = "onnx"
     TENSORRT = "tensorrt"
@@ -27,48 +27,46 @@ class CompileRuntime(StrEnum):
 
 def compile_base(
     base: Annotated[
-        str, typer.Argument(metavar="BASE", help="Base model: a folder or a hub id.")
+        str, typer.Argument(metavar="BASE", help="Base model: a folder or a hub ID.")
     ] = DEFAULT_BASE,
     revision: Annotated[
         str | None, typer.Option(help="Revision of a hub model: a commit, tag or branch.")
     ] = None,
     backend: Annotated[
-        CompileRuntime, typer.Option(help="Runtime to compile for.")
+        CompileRuntime, typer.Option(help="Runtime of the compiled UNet.")
     ] = CompileRuntime.ONNX,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: inside the home.")
+        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: in $ATELIER_HOME.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, or auto (depends on the device).")
+        str, typer.Option(help="Precision: fp32, fp16, or auto (depends on the device).")
     ] = "auto",
     device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.")] = "auto",
     batch: Annotated[
-        list[int] | None, typer.Option(help="TensorRT: rows of a UNet call; repeatable.")
+        list[int] | None, typer.Option(help="TensorRT: number of rows of a UNet call; repeatable.")
     ] = None,
     sizes: Annotated[
         list[str] | None,
-        typer.Option(metavar="WxH", help="TensorRT: picture size in pixels; repeatable."),
+        typer.Option(metavar="WxH", help="TensorRT: image size in pixels; repeatable."),
     ] = None,
-    ranks: Annotated[int | None, typer.Option(help="TensorRT: max_rank of the engine.")] = None,
-    slots: Annotated[int | None, typer.Option(help="TensorRT: slots of the engine.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="TensorRT: maximum rank of an adapter.")] = None,
+    slots: Annotated[int | None, typer.Option(help="TensorRT: number of adapter slots.")] = None,
     registry: Annotated[
         bool,
-        typer.Option("--registry", help="Look the result up in MLflow first, and store it there."),
+        typer.Option("--registry", help="Reuse a result from MLflow, and store a new one there."),
     ] = False,
     submit: Annotated[
         bool,
-        typer.Option(
-            "--submit", help="Compile in a Job on a cluster. The options below are for the Job."
-        ),
+        typer.Option("--submit", help="Compile in a Job on a cluster, set by the options below."),
     ] = False,
     job: JobChoices = JobChoices(),
 ) -> Answer:
-    """Compile a base's UNet and check the result against torch.
+    """Compile the UNet of a base and compare its output with torch.
 
-    The bank of adapters is an input of the compiled UNet, so adapters can change without a new
-    compilation. Exit code 1 if the result differs from torch. To serve it, set ATELIER_BACKEND and
-    ATELIER_COMPILED. With --submit the compilation runs as a Job on a cluster, which loads the base
-    from MLflow and stores the compiled UNet there.
+    Adapters are an input of the compiled UNet, so a new adapter needs no new compilation. To serve
+    the compiled UNet, set ATELIER_BACKEND and ATELIER_COMPILED. With --submit, a Job on a cluster
+    loads the base from MLflow and stores the compiled UNet there. Exit code 1 if its output differs
+    from torch.
     """
     from commands.settings import CommandSettings
     from pipelines.compile.request import CompileRequest, parse_sizes
@@ -88,28 +86,30 @@ def compile_base(
     if submit:
         if output or device != "auto":
             raise BadInput(
-                "--output, --device: leave them out with --submit; a Job stores its engine in "
-                "MLflow, and --gpus sets its device"
+                "--output, --device: not available with --submit; leave them out: a Job stores its "
+                "engine in MLflow, and --gpus sets its device"
             )
         return _submitted(request, job)
     if replace(job, image=None) != JobChoices():
-        raise BadInput("--queue and the options after it in --help are for a Job; add --submit")
+        raise BadInput(
+            "--queue and the options below it in --help: apply only to a Job; add --submit"
+        )
     return _compiled(request, output, registry=registry)
 
 
 def _compiled(request: "CompileRequest", output: Path | None, *, registry: bool) -> Answer:
-    """Compile on this machine."""
+    """Compile on this machine, and print how to serve the result."""
     from pipelines.compile.unet import compile_unet
 
     hide_library_bars()
     home = Home.find()
     folder = output or home.root / "compiled" / f"{Path(request.base).name}-{request.backend}"
-    with progress() as shown:
+    with progress() as report_progress:
         compiled = compile_unet(
             request,
             output=folder,
             registry=home.tracking_uri if registry else None,
-            progress=shown,
+            progress=report_progress,
         )
     uri = f"mlflow://engines/{compiled.spec.key}"
     stored = "" if registry else " (not stored there; add --registry)"
@@ -131,7 +131,7 @@ def _compiled(request: "CompileRequest", output: Path | None, *, registry: bool)
 
 
 def _submitted(request: "CompileRequest", job: JobChoices) -> Answer:
-    """Compile in a Job, or find an earlier one. With `follow`, wait for its end and the address."""
+    """Submit a compilation Job unless an equal one exists. With `follow`, wait for its end."""
     from atelier.stores.artifacts import Artifacts
     from pipelines.submission import CompilationSubmission
 
@@ -140,15 +140,15 @@ def _submitted(request: "CompileRequest", job: JobChoices) -> Answer:
     submission = CompilationSubmission(request, options, artifacts=lambda: Artifacts(uri))
     if job.dry_run:
         return manifest_answer(submission.work, options)
-    with progress() as shown:
-        result = submission.submit(follow=job.follow, log=say, progress=shown)
+    with progress() as report_progress:
+        result = submission.submit(follow=job.follow, log=print_progress, progress=report_progress)
     data: dict[str, Any] = {"base": submission.base, "spec": submission.spec.digest, "job": None}
     lines = []
     if result.job is not None:
         lines.append(str(result.job))
         data |= job_data(result.job)
     if result.engine is not None:
-        known = "" if result.job else " exists already, made from the same inputs"
-        lines.append(f"{result.engine}{known}")
+        note = "" if result.job else " exists already, made from the same inputs"
+        lines.append(f"{result.engine}{note}")
         data |= {"key": result.engine.key, "uri": str(result.engine)}
     return Answer("\n".join(lines), data, result.exit_code)

@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atelier.home import Home
+from commands.command import Answer
 from commands.terminal import progress
-from commands.verb import Answer
 
 if TYPE_CHECKING:
     from atelier.data.names import ArtifactRef
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder or a hub id.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub ID.")]
 Revision = Annotated[
-    str | None, typer.Option(help="Revision of a hub model: a branch, tag or commit.")
+    str | None, typer.Option(help="Revision of a hub model: a commit, tag or branch.")
 ]
 
 
 def import_base(model: Model, revision: Revision = None) -> Answer:
     """Register a base model under its digest.
 
-    InferenceServices and training Jobs load it by that digest. Prints its address, and the digest
-    in the form that chart values use. A gated hub model needs HF_TOKEN in the environment.
+    InferenceServices and training Jobs load the base by this digest. The command prints its address
+    and the digest for the chart values. A gated hub model requires HF_TOKEN in the environment.
     """
     from atelier.data.names import ArtifactRef
     from atelier.stores.base_files import base_digest, base_files, resolve_base
@@ -35,9 +35,9 @@ def import_base(model: Model, revision: Revision = None) -> Answer:
 
 
 def import_scorer(model: Model, revision: Revision = None) -> Answer:
-    """Register a scorer network (a CLIP or a DINO) under its digest.
+    """Register a scorer network (CLIP or DINO) under its digest.
 
-    Prints the address by which a policy can name it.
+    The command prints its address, which a policy can name.
     """
     from atelier.data.names import ArtifactRef
     from atelier.files import digest_files
@@ -54,9 +54,9 @@ def _imported(
     from atelier.stores.artifacts import Artifacts, known_as
 
     artifacts = Artifacts(Home.find().tracking_uri)
-    with progress() as shown:
+    with progress() as report_progress:
         uploaded = artifacts.put(
-            ref, folder, files, source=known_as(model, revision), progress=shown
+            ref, folder, files, source=known_as(model, revision), progress=report_progress
         )
     data = {
         "uri": str(ref),

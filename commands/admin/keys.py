@@ -1,4 +1,4 @@
-"""`atelier keys`: API keys of the gateway, with their quota and expiry."""
+"""`atelier keys`: manage the API keys of the gateway, with their quota and expiry."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atelier.errors import BadInput
+from commands.command import Answer
 from commands.terminal import table
-from commands.verb import Answer
 
 if TYPE_CHECKING:
     from services.gateway.keys import KeyRecord, KeyStore
@@ -20,18 +20,18 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def create(
-    name: Annotated[str, typer.Argument(help="Name of the key's owner, shown in listings.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Owner of the key, shown in listings.")
+    ],
     expires: Annotated[
         str | None,
-        typer.Option(
-            help="A time from now (30d, 12h, 45m, 2w) or a date in UTC: 2027-01-31[T12:00]."
-        ),
+        typer.Option(help="Time from now (30d, 12h, 45m, 2w) or date in UTC (2027-01-31[T12:00])."),
     ] = None,
-    quota: Annotated[int | None, typer.Option(help="Maximum number of pictures in total.")] = None,
+    quota: Annotated[int | None, typer.Option(help="Maximum number of images in total.")] = None,
 ) -> Answer:
-    """Create a key and print it.
+    """Create an API key and print it.
 
-    The key is shown only once. Only its digest is stored.
+    The key is shown only once, because only its digest is stored.
     """
     until = None if expires is None else parse_expiry(expires, datetime.now(UTC))
     key, record = _store().create(name, expires=until, quota=quota)
@@ -40,10 +40,10 @@ def create(
 
 
 def list_keys() -> Answer:
-    """List all keys by their visible prefix, with their usage."""
+    """List all keys by visible prefix, with state, usage and quota."""
     records = _store().list()
     now = datetime.now(UTC)
-    heads = ("KEY", "NAME", "STATE", "PICTURES", "QUOTA", "EXPIRES", "CREATED")
+    heads = ("KEY", "NAME", "STATE", "IMAGES", "QUOTA", "EXPIRES", "CREATED")
     rows = [
         (
             record.prefix,
@@ -60,18 +60,18 @@ def list_keys() -> Answer:
 
 
 def revoke(
-    which: Annotated[str, typer.Argument(help="The key's visible prefix, or its name.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Visible prefix or name of the key.")],
 ) -> Answer:
     """Revoke a key.
 
-    It is refused from the next call on. A running call is completed.
+    The gateway refuses all later requests with this key. Running requests are completed.
     """
-    record = _store().revoke(which)
+    record = _store().revoke(key)
     return Answer(f"{record.prefix} ({record.name}) is revoked.", describe(record))
 
 
 def describe(record: KeyRecord) -> dict[str, Any]:
-    """A key for --json, without its secret part."""
+    """Return the --json fields of a key, without its secret part."""
     fields = {key: value for key, value in asdict(record).items() if key != "reserved"}
     moments = {
         key: value.isoformat() for key, value in fields.items() if isinstance(value, datetime)
@@ -81,14 +81,19 @@ def describe(record: KeyRecord) -> dict[str, Any]:
 
 
 def parse_expiry(text: str, now: datetime) -> datetime:
-    """Parse `30d`, `12h`, `45m` or `2w` from `now`, or a date or time (UTC if it has no zone)."""
+    """Parse a duration from `now` (`30d`, `12h`, `45m`, `2w`) or an ISO date or time.
+
+    A time without a zone is UTC. Raises BadInput if the text is neither.
+    """
     span = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip())
     try:
         if span:
             return now + timedelta(**{UNITS[span[2]]: int(span[1])})
         moment = datetime.fromisoformat(text.strip())
     except (ValueError, OverflowError):
-        raise BadInput(f"--expires {text!r}: give 30d, 12h, 45m, 2w or 2027-01-31") from None
+        raise BadInput(
+            f"--expires {text!r}: not a duration or date; give 30d, 12h, 45m, 2w or 2027-01-31"
+        ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -100,7 +105,7 @@ def _store() -> KeyStore:
 
 
 def _terms(record: KeyRecord) -> str:
-    quota = "no quota" if record.quota is None else f"quota {record.quota} pictures"
+    quota = "no quota" if record.quota is None else f"quota {record.quota} images"
     until = "no expiry" if record.expires_at is None else f"expires {_day(record.expires_at)}"
     return f"{record.prefix} ({record.name}): {quota}, {until}."
 

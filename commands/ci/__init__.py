@@ -1,1 +1,1 @@
-"""Verbs that workflows call."""
+"""Commands that GitHub workflows call."""

@@ -1,4 +1,4 @@
-"""`atelier changed`: the recipes and declarations that a push changed."""
+"""`atelier changed`: list the recipes and declarations that a push changed."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from commands.command import Answer
 from commands.github_actions import add_outputs
-from commands.verb import Answer
 
 if TYPE_CHECKING:
     from atelier.ci.changes import Changes
@@ -23,11 +23,11 @@ def changed(
         typer.Option(metavar="FILE", help="Append each list to this file as a step output."),
     ] = None,
 ) -> Answer:
-    """List the recipes to train and the declarations to apply after a push.
+    """List the recipes and declarations that a push changed.
 
-    If the commit before the push is missing (a first push, or rewritten history), everything counts
-    as changed. Work that was already done is recognised and not repeated. Files that were removed
-    in between cannot be detected then.
+    If the commit before the push is missing (a first push, or rewritten history), all recipes and
+    declarations count as changed, and removed files are not detected. Later steps recognize
+    completed work and do not repeat it.
     """
     from atelier.ci.changes import changes_since
     from atelier.ci.git import Repository
@@ -42,7 +42,7 @@ def changed(
 
 
 def _matrices(changes: "Changes") -> dict[str, list[dict[str, Any]]]:
-    """Each list in the form of a job matrix."""
+    """Return each list in the form of a job matrix."""
     return {
         "train": [{"adapter": recipe.adapter, "recipe": recipe.recipe} for recipe in changes.train],
         "removed": [{"adapter": name} for name in changes.removed],
@@ -52,7 +52,7 @@ def _matrices(changes: "Changes") -> dict[str, list[dict[str, Any]]]:
 
 
 def _text(matrices: dict[str, list[dict[str, Any]]], changes: "Changes", since: str) -> str:
-    missing = f"{since} is not in this repository: everything counts as changed"
+    missing = f"{since}: not in this repository; everything counts as changed"
     lines = [] if changes.since else [missing]
     for name, jobs in matrices.items():
         lines += [f"{name:8}{'  '.join(map(str, job.values()))}" for job in jobs]

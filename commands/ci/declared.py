@@ -1,25 +1,26 @@
-"""`atelier declared`: check whether git declares an adapter."""
+"""`atelier declared`: show whether git declares an adapter."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from commands.command import Answer
 from commands.github_actions import add_outputs
-from commands.verb import Answer
 
 
 def declared(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")],
-    environment: Annotated[str, typer.Option(help="Environment to check.")] = "staging",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.")],
+    environment: Annotated[str, typer.Option(help="Environment of the declaration.")] = "staging",
     github_output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Append `declared=true` or `false` as a step output."),
+        typer.Option(metavar="FILE", help="Append declared=true or declared=false to this file."),
     ] = None,
 ) -> Answer:
-    """Show whether this checkout declares an adapter, and which version.
+    """Show the version that this checkout declares for an adapter.
 
-    A workflow that is approved late, or runs again, reads the current state of the branch with it.
+    A workflow that is approved late or runs again uses this command to read the current state of
+    the branch.
     """
     from atelier.data.declaration import Declarations
 
@@ -34,5 +35,5 @@ def declared(
         "canary": canary.version if canary else None,
     }
     if declaration is None:
-        return Answer(f"{file}: no such file, so not declared", data)
+        return Answer(f"{file}: no such file; the adapter is not declared", data)
     return Answer(f"{file}: declares {name}@{declaration.version}", data)

@@ -1,4 +1,4 @@
-"""`atelier lint`: check recipes and their pictures before they are submitted to a cluster."""
+"""`atelier lint`: check recipes and their pictures before training on a cluster."""
 
 import os
 import re
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from atelier.errors import ExitCode
+from commands.command import Answer
 from commands.github_actions import Level, add_summary, annotation, in_workflow
 from commands.terminal import count
-from commands.verb import Answer
 
 if TYPE_CHECKING:
     from pipelines.dataset import Finding
@@ -23,15 +23,18 @@ def lint(
     recipes: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="RECIPE…", help="Default: all recipes in adapters/.", show_default=False
+            metavar="RECIPE…", help="Recipe files. Default: all in adapters/.", show_default=False
         ),
     ] = None,
     since: Annotated[
-        str | None, typer.Option(metavar="REV", help="Only recipes that changed since this commit.")
+        str | None,
+        typer.Option(metavar="REV", help="Check only recipes that changed since this commit."),
     ] = None,
     summary: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Append the findings as Markdown; repeatable."),
+        typer.Option(
+            metavar="FILE", help="Append the findings to this file as Markdown; repeatable."
+        ),
     ] = None,
 ) -> Answer:
     """Check recipes and their pictures for errors and warnings.
@@ -62,7 +65,7 @@ def lint(
 
 
 def _recipes(since: str | None) -> list[Path]:
-    """All recipes of the checkout, or those that changed since a commit."""
+    """Return all recipes of the checkout, or those that changed since a commit."""
     from atelier.ci.changes import changes_since
     from atelier.ci.git import Repository
     from atelier.data.recipe import ADAPTERS, RECIPE
@@ -95,5 +98,5 @@ def _markdown(findings: dict[Path, list["Finding"]]) -> Iterator[str]:
 
 
 def _code(text: str) -> str:
-    """Untrusted text as code, so that Markdown in it has no effect."""
+    """Return untrusted text as inline code, so that Markdown in it has no effect."""
     return "`" + text.replace("`", "'").replace("\n", " ") + "`"

@@ -1,4 +1,4 @@
-"""`atelier login`: give a workflow access to a cluster with its OIDC token instead of a secret."""
+"""`atelier login`: give a workflow access to a cluster by its OIDC token, without a secret."""
 
 import json
 import os
@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from atelier.errors import BadInput
+from commands.command import Answer
 from commands.github_actions import add_variable
-from commands.verb import Answer
 
 AUDIENCE = "atelier"
 
@@ -24,19 +24,19 @@ def login(
         typer.Option(
             envvar="ATELIER_CLUSTER_CA",
             metavar="PEM",
-            help="Certificate authority of the API server, as text.",
+            help="Certificate authority of the API server, as PEM text.",
         ),
     ] = "",
     audience: Annotated[str, typer.Option(help="Audience of the tokens.")] = AUDIENCE,
     kubeconfig: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="The kubeconfig. Default: in RUNNER_TEMP."),
+        typer.Option("--out", metavar="FILE", help="Kubeconfig to write. Default: in RUNNER_TEMP."),
     ] = None,
 ) -> Answer:
-    """Give the next steps of a workflow access to a cluster.
+    """Give the later steps of a workflow access to a cluster.
 
-    Writes a kubeconfig that uses the job's OIDC token. If KUBECONFIG is already set, because the
-    runner has its own access, it is left unchanged.
+    Writes a kubeconfig that uses the OIDC token of the job, and sets KUBECONFIG. Does nothing if
+    KUBECONFIG is already set, which means that the runner has its own access.
     """
     from atelier.ci import oidc
 
@@ -44,8 +44,8 @@ def login(
     if existing:
         return Answer(f"KUBECONFIG is already set to {existing}", {"kubeconfig": existing})
     if not server:
-        raise BadInput("ATELIER_CLUSTER: not set; make it a variable of the GitHub environment")
-    oidc.token(audience)  # so that a wrong setup of the job fails here and not in Helm
+        raise BadInput("ATELIER_CLUSTER: not set; set it as a variable of the GitHub environment")
+    oidc.token(audience)  # so that a job without permission fails here and not in Helm
     path = (kubeconfig or Path(os.environ.get("RUNNER_TEMP", "."), "kubeconfig")).absolute()
     path.write_text(json.dumps(oidc.kubeconfig(server, authority, audience), indent=1))
     add_variable("KUBECONFIG", str(path))

@@ -1,4 +1,4 @@
-"""`atelier propose | commit | comment`: propose declarations in git and comment on them."""
+"""`atelier propose | commit | comment`: write declarations to git and comment on them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,27 +6,28 @@ from typing import Annotated
 import typer
 
 from atelier.home import Home
-from commands.verb import Answer
+from commands.command import Answer
 
-Main = Annotated[
-    str, typer.Option("--main", metavar="BRANCH", help="Branch with the declarations.")
-]
+Main = Annotated[str, typer.Option("--main", metavar="BRANCH", help="Branch of the declarations.")]
 Body = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Markdown for the reviewers, such as the summary of validate."
+        metavar="FILE", help="Markdown for the pull request, such as the summary of validate."
     ),
 ]
 
 
 def propose(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")],
-    version: Annotated[str, typer.Argument(help="Version number, or an alias.")] = "candidate",
-    environment: Annotated[str, typer.Option(help="Environment to serve in.")] = "staging",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.")],
+    version: Annotated[
+        str, typer.Argument(metavar="VERSION", help="Version number or alias.")
+    ] = "candidate",
+    environment: Annotated[str, typer.Option(help="Environment of the declaration.")] = "staging",
     canary: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Canary: only this percentage of the calls.")
+        int | None,
+        typer.Option(min=1, max=100, help="Serve as a canary: percentage of the requests."),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Recorded in the declaration.")] = "promoted",
+    reason: Annotated[str, typer.Option(help="Reason, recorded in the declaration.")] = "promoted",
     pull_request: Annotated[
         bool,
         typer.Option("--pull-request", help="Push a branch and open or update its pull request."),
@@ -34,9 +35,9 @@ def propose(
     body: Body = None,
     main: Main = "main",
 ) -> Answer:
-    """Write the declaration of a version, if its environment's policy allows it.
+    """Write the declaration of a version that the policy accepts.
 
-    With --pull-request this checkout is not changed.
+    The policy is that of the environment. With --pull-request, this checkout stays unchanged.
     """
     from atelier.ci.git import Repository
     from atelier.ci.github import GitHub
@@ -68,13 +69,13 @@ def propose(
 
 
 def commit(
-    message: Annotated[str, typer.Argument(help="Commit message.")],
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="Commit message.")],
     main: Main = "main",
 ) -> Answer:
     """Commit and push the changed declarations of this checkout.
 
-    If the branch is protected, this opens a pull request. Exit code 2 if the branch has changed the
-    same declarations in the meantime.
+    Opens a pull request if the branch is protected. Exit code 2 if the branch has changed the same
+    declarations in the meantime.
     """
     from atelier.ci.git import Repository
     from atelier.ci.github import GitHub
@@ -86,15 +87,17 @@ def commit(
         return Answer("nothing to commit: git already declares this state", data)
     if edits.pull_request is not None:
         data["pull_request"] = edits.pull_request
-        return Answer(f"{edits.pull_request}: merge this pull request", data)
+        return Answer(f"{edits.pull_request}: merge this pull request to apply the changes", data)
     return Answer("\n".join([f"{main} is now at {edits.commit}:", *edits.files]), data)
 
 
 def comment(
     body: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown file.")],
-    kind: Annotated[str, typer.Option(help="Replaces the previous comment of this kind.")],
+    kind: Annotated[
+        str, typer.Option(help="Kind of comment; a new comment replaces one of the same kind.")
+    ],
 ) -> Answer:
-    """Comment on the pull request that a workflow runs for."""
+    """Comment on the pull request of the current workflow run."""
     from atelier.ci.github import GitHub, pull_request_of_workflow
 
     number = pull_request_of_workflow()

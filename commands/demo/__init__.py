@@ -1,4 +1,4 @@
-"""The demo: the whole pipeline on this machine, with nothing prepared in advance.
+"""The demo: the whole pipeline on this machine, from training to a rollback.
 
-`story.py` runs the steps in order. The other modules support it.
+`steps.py` runs the steps in order. The other modules support it.
 """

@@ -1,4 +1,4 @@
-"""`python -m commands.demo`: run the demo. On a terminal the gateway stays up until Ctrl-C."""
+"""Run the demo with `python -m commands.demo`. On a terminal the gateway runs until Ctrl-C."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from atelier.errors import BadInput
 from atelier.files import locked
 from commands.errors import report
 
-OURS = ("home", "evaluation-1", "evaluation-2", "contact-sheet.png", "loss.png", "report.html")
+OUTPUTS = ("home", "evaluation-1", "evaluation-2", "contact-sheet.png", "loss.png", "report.html")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -22,17 +22,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def demo(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")] = Path("demo"),
     example: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder of the recipes and pictures.")
+        Path, typer.Option(metavar="DIR", help="Folder with the recipes and pictures.")
     ] = Path("examples/thor-cat"),
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Policy file. Default: the built-in policy.")
     ] = None,
-    port: Annotated[int, typer.Option(help="Port of the gateway; 0 picks a free one.")] = 0,
+    port: Annotated[int, typer.Option(help="Port of the gateway; 0 selects a free port.")] = 0,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Train, evaluate, promote, serve, swap and roll back an adapter."""
     signal.signal(signal.SIGTERM, _stop)
-    busy = BadInput(f"{output}: a demo is running there; stop it first")
+    busy = BadInput(f"{output}: another demo uses this folder; stop it first")
     try:
         with locked(output / ".lock", busy=busy):
             _fresh(output)
@@ -42,10 +42,10 @@ def demo(
 
 
 def _run(output: Path, example: Path, policy: Path | None, port: int) -> None:
-    # imported after the environment is set, because MLflow reads it on import
+    # after the change of the environment, which MLflow reads on import
     from atelier.data.policy import Policy
     from commands.demo.clock import duration
-    from commands.demo.story import Demo
+    from commands.demo.steps import Demo
 
     demo = Demo(output, example, policy=Policy.load(policy), port=port)
     try:
@@ -58,13 +58,13 @@ def _run(output: Path, example: Path, policy: Path | None, port: int) -> None:
 
 
 def _show(gateway: str, key: str, adapter: str) -> None:
-    """Keep the gateway up, and show how to call it."""
+    """Print how to call the gateway, and wait for Ctrl-C."""
     print(
         f"\nThe gateway runs at {gateway} (API docs: {gateway}/docs). API key:\n  {key}\n\n"
         f"  curl -s {gateway}/generate_image -H 'X-API-Key: {key}' -H 'Accept: image/png' \\\n"
         "    -H 'Content-Type: application/json' --output cat.png \\\n"
         f'    -d \'{{"prompt": "a {{trigger}} in the snow", "adapter": "{adapter}"}}\'\n\n'
-        "Ctrl-C stops it.",
+        "Press Ctrl-C to stop it.",
         flush=True,
     )
     try:
@@ -74,8 +74,8 @@ def _show(gateway: str, key: str, adapter: str) -> None:
 
 
 def _fresh(output: Path) -> None:
-    """Remove the files of an earlier demo, and make the process use this folder only."""
-    for name in OURS:
+    """Remove the files of an earlier demo, and point the environment at this folder only."""
+    for name in OUTPUTS:
         path = output / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -87,7 +87,7 @@ def _fresh(output: Path) -> None:
 
 
 def _stop(number: int, frame: object) -> None:
-    """SIGTERM unwinds like Ctrl-C, so that the servers are stopped too."""
+    """Handle SIGTERM like Ctrl-C: the exception also stops the servers."""
     raise SystemExit(128 + number)
 
 

@@ -1,4 +1,4 @@
-"""Prints each step and its duration, and records them for the report."""
+"""Print each step and its duration, and record them for the report."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from typing import TextIO
 
 @dataclass
 class TimedStep:
-    """One step of the demo. `seconds` is set at its end."""
+    """A step of the demo. `seconds` is set when it ends."""
 
     name: str
     seconds: float = 0.0
@@ -18,7 +18,7 @@ class TimedStep:
 
 
 class Clock:
-    """The steps in order, printed as they run."""
+    """A record of the steps, which are printed as they run."""
 
     def __init__(self, steps: int, out: TextIO | None = None) -> None:
         self.steps: list[TimedStep] = []
@@ -28,7 +28,7 @@ class Clock:
 
     @contextmanager
     def step(self, name: str) -> Iterator[TimedStep]:
-        """One step. Its notes are printed when it ends."""
+        """Time one step. Its notes are printed when it ends."""
         step = TimedStep(name)
         self.steps.append(step)
         self._print(f"[{len(self.steps):2}/{self._total}] {name}")
@@ -49,7 +49,7 @@ class Clock:
 
 
 def duration(seconds: float) -> str:
-    """`0.42 s`, `12.3 s` or `2 min 05 s`, with a useful number of digits."""
+    """Format a duration with three significant digits or in minutes: `12.3 s`, `2 min 05 s`."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 100:

@@ -1,4 +1,4 @@
-"""Plots the loss of both trainings from the logs of their runs."""
+"""Plot the loss of both trainings from the logs of their runs."""
 
 import json
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-WINDOW = 25  # steps; the loss of a single step is too noisy
+WINDOW = 25  # steps to average, because the loss of a single step is too noisy
 COLOURS = ("#2f6f8f", "#c8553d")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One training's loss by step."""
+    """The loss of one training by step."""
 
     name: str
     steps: tuple[int, ...]
@@ -21,7 +21,7 @@ class Curve:
 
     @classmethod
     def read(cls, name: str, log: Path) -> "Curve":
-        """Read the curve from a run's `log.jsonl`."""
+        """Read the curve from the `log.jsonl` of a run."""
         points = []
         for line in log.read_text("utf-8").splitlines():
             event = json.loads(line)
@@ -31,7 +31,7 @@ class Curve:
 
 
 def plot(curves: Sequence[Curve], file: Path) -> None:
-    """Plot every curve: the raw loss in faint colour, and smoothed over WINDOW steps."""
+    """Plot each curve twice: the raw loss in faint color, and its mean over WINDOW steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

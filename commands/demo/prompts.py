@@ -1,36 +1,38 @@
-"""The demo's prompts: the character in places that its pictures do not show and in one that they
-do, and subjects that must not change (another of its kind, and an unrelated one).
+"""The prompts of the demo.
+
+They put the character in places that its pictures do not show and in one that they show. Two
+prompts have subjects that must not change: another cat, and an unrelated one.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-STEPS: Final = 25
+STEPS: Final = 25  # denoising steps
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One prompt and seed. `{trigger}` stands for the trigger words; some prompts have none."""
+class SeededPrompt:
+    """A prompt and a seed. `{trigger}` in the prompt is replaced by the trigger words."""
 
     prompt: str
     seed: int
 
 
 SHEET: Final = (
-    Ask("a photo of a {trigger} in the forest", 3),
-    Ask("a photo of a {trigger} in the snow", 7),
-    Ask("a photo of a {trigger} in space", 11),
-    Ask("a photo of a {trigger} on the beach", 5),
-    Ask("a photo of a cat in the forest", 4),
-    Ask("a photo of a red robot in the desert", 2),
+    SeededPrompt("a photo of a {trigger} in the forest", 3),
+    SeededPrompt("a photo of a {trigger} in the snow", 7),
+    SeededPrompt("a photo of a {trigger} in space", 11),
+    SeededPrompt("a photo of a {trigger} on the beach", 5),
+    SeededPrompt("a photo of a cat in the forest", 4),
+    SeededPrompt("a photo of a red robot in the desert", 2),
 )
 FRESH: Final = (
-    Ask("a {trigger} in the snow", 21),
-    Ask("a {trigger} in the forest", 22),
-    Ask("a {trigger} in space", 23),
+    SeededPrompt("a {trigger} in the snow", 21),
+    SeededPrompt("a {trigger} in the forest", 22),
+    SeededPrompt("a {trigger} in space", 23),
 )
 TRAFFIC: Final = (
-    Ask("a photo of a {trigger} in the forest", 31),
-    Ask("a photo of a {trigger} in the snow", 32),
-    Ask("a photo of a {trigger} on the beach", 33),
+    SeededPrompt("a photo of a {trigger} in the forest", 31),
+    SeededPrompt("a photo of a {trigger} in the snow", 32),
+    SeededPrompt("a photo of a {trigger} on the beach", 33),
 )

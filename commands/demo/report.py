@@ -1,4 +1,4 @@
-"""The demo's report: one self-contained HTML page."""
+"""The report of the demo: one self-contained HTML page."""
 
 import base64
 import io
@@ -16,35 +16,35 @@ from commands.demo.swap import Swap
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One prompt and seed, with a picture for each column."""
+    """A prompt and a seed, with an image for each column."""
 
     prompt: str
     seed: int
-    pictures: tuple[bytes, ...]  # PNG
+    images: tuple[bytes, ...]  # PNG
 
 
 @dataclass(frozen=True)
-class JudgedRow:
-    """A version and its verdict."""
+class VersionRow:
+    """A version and its evaluation."""
 
     version: int
     digest: str
-    training: str  # how it was trained, in a few words
+    training: str  # summary of the training settings
     gates: Sequence[Any]  # GateResult
     accepted: bool
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """The content of the page."""
+    """The contents of the page."""
 
     adapter: str
     trigger: str
     columns: Sequence[str]
     rows: Sequence[SheetRow]
     training_pictures: Sequence[Path]
-    fresh: Sequence[SheetRow]  # version 1, version 2, after rollback, on prompts not used before
-    judged: Sequence[JudgedRow]
+    fresh: Sequence[SheetRow]  # version 1, version 2, after the rollback; prompts of their own
+    versions: Sequence[VersionRow]
     swap: Swap
     rollback_seconds: float
     steps: Sequence[TimedStep]
@@ -53,7 +53,7 @@ class DemoReport:
     facts: Sequence[tuple[str, str]]
 
     def write(self, file: Path) -> None:
-        """Write the page."""
+        """Render the page to `file`."""
         from jinja2 import Environment, StrictUndefined
 
         source = files("commands.demo").joinpath("report.html.j2").read_text("utf-8")
@@ -63,26 +63,26 @@ class DemoReport:
         environment.filters |= {"png": data_uri, "duration": _unbroken}
         page = environment.from_string(source).render(
             report=self,
-            hero=[row.pictures[self._hero] for row in self.rows[:3]],
-            dots=_dots(self.swap),
+            hero=[row.images[self._hero] for row in self.rows[:3]],
+            timeline=_timeline(self.swap),
             longest=max(step.seconds for step in self.steps),
-            ready=all(row.accepted for row in self.judged),
+            accepted=all(row.accepted for row in self.versions),
         )
         file.write_text(page, "utf-8")
 
     @property
     def _hero(self) -> int:
-        """The column of the pictures at the top of the page: the first version."""
+        """The column of the images at the top of the page: the first version."""
         return 1
 
 
 def _unbroken(seconds: float) -> str:
-    """A duration without line breaks."""
+    """Format a duration with a no-break space."""
     return duration(seconds).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def data_uri(picture: bytes | Path) -> str:
-    """A picture as a data URI."""
+    """Return an image, given as bytes or a file, as a data URI."""
     data = picture if isinstance(picture, bytes) else picture.read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         kind = (image.format or "PNG").lower()
@@ -90,8 +90,8 @@ def data_uri(picture: bytes | Path) -> str:
 
 
 @dataclass(frozen=True)
-class Dot:
-    """One answer on the time line of the page, in percent of its width."""
+class Bar:
+    """One request on the timeline of the page. `left` and `width` are in percent."""
 
     left: float
     width: float
@@ -102,12 +102,12 @@ class Dot:
 LANES = 6
 
 
-def _dots(swap: Swap) -> dict[str, Any]:
-    """The traffic as bars from request to answer, and where the swap began and ended."""
-    answers = sorted(swap.seen, key=lambda answer: answer.asked)
+def _timeline(swap: Swap) -> dict[str, Any]:
+    """Return the traffic as bars from request to answer, and the start and width of the swap."""
+    answers = sorted(swap.answers, key=lambda answer: answer.asked)
     end = max((answer.came for answer in answers), default=1.0)
     bars = [
-        Dot(
+        Bar(
             left=100 * answer.asked / end,
             width=100 * (answer.came - answer.asked) / end,
             lane=index % LANES,

@@ -1,4 +1,4 @@
-"""Writes the demo's output files: contact sheet, loss plot and report."""
+"""Write the output files of the demo: contact sheet, loss plot and report."""
 
 import io
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from PIL import Image
 
 from commands.demo.clock import Clock
 from commands.demo.curves import Curve, plot
-from commands.demo.making import MadeVersion, in_words
-from commands.demo.pictures import Photographer
-from commands.demo.prompts import FRESH, SHEET, Ask
-from commands.demo.report import DemoReport, JudgedRow, SheetRow
+from commands.demo.images import ImageClient
+from commands.demo.prompts import FRESH, SHEET, SeededPrompt
+from commands.demo.report import DemoReport, SheetRow, VersionRow
 from commands.demo.swap import Swap
+from commands.demo.versions import RegisteredVersion, training_summary
 from pipelines.dataset import open_folder
 from pipelines.evaluate.grid import GridRow, grid
 
@@ -22,31 +22,30 @@ SHEET_FILE: Final = "contact-sheet.png"
 LOSS_FILE: Final = "loss.png"
 REPORT_FILE: Final = "report.html"
 
-Pictures = Sequence[bytes]  # one PNG for each prompt
+Images = Sequence[bytes]  # one PNG for each prompt
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that the demo made and measured."""
+    """The versions, images and measurements of a demo."""
 
-    versions: tuple[MadeVersion, MadeVersion]
-    same: tuple[Pictures, Pictures, Pictures, Pictures]  # base, version 1, version 2, rolled back
-    fresh: tuple[Pictures, Pictures, Pictures]  # version 1, version 2, rolled back
+    versions: tuple[RegisteredVersion, RegisteredVersion]
+    same: tuple[Images, Images, Images, Images]  # base, version 1, version 2, rolled back
+    fresh: tuple[Images, Images, Images]  # version 1, version 2, rolled back
     swap: Swap
     rollback_seconds: float
     usage: dict[str, Any]
 
 
-def leave(results: Results, folder: Path, clock: Clock, camera: Photographer) -> list[str]:
-    """Write the files to `folder`; returns their paths."""
+def write_results(results: Results, folder: Path, clock: Clock, client: ImageClient) -> list[str]:
+    """Write the files to `folder` and return their paths."""
     first, second = results.versions
     columns = ("base", f"version {first.version}", f"version {second.version}", "after rollback")
-    rows = _rows(SHEET, results.same, camera)
-    pictures = [
-        GridRow(row.prompt, f"seed {row.seed}", [_image(png) for png in row.pictures])
-        for row in rows
+    rows = _rows(SHEET, results.same, client)
+    grid_rows = [
+        GridRow(row.prompt, f"seed {row.seed}", [_image(png) for png in row.images]) for row in rows
     ]
-    grid(columns, pictures).save(folder / SHEET_FILE)
+    grid(columns, grid_rows).save(folder / SHEET_FILE)
     curves = [Curve.read(f"version {version.version}", version.log) for version in results.versions]
     plot(curves, folder / LOSS_FILE)
     report = DemoReport(
@@ -55,8 +54,8 @@ def leave(results: Results, folder: Path, clock: Clock, camera: Photographer) ->
         columns=columns,
         rows=rows,
         training_pictures=_training_pictures(first),
-        fresh=_rows(FRESH, results.fresh, camera),
-        judged=[_judged(version) for version in results.versions],
+        fresh=_rows(FRESH, results.fresh, client),
+        versions=[_version_row(version) for version in results.versions],
         swap=results.swap,
         rollback_seconds=results.rollback_seconds,
         steps=clock.steps,
@@ -69,25 +68,25 @@ def leave(results: Results, folder: Path, clock: Clock, camera: Photographer) ->
 
 
 def _rows(
-    asks: Sequence[Ask], columns: Sequence[Pictures], camera: Photographer
+    prompts: Sequence[SeededPrompt], columns: Sequence[Images], client: ImageClient
 ) -> tuple[SheetRow, ...]:
     return tuple(
-        SheetRow(camera.words(ask), ask.seed, tuple(column[index] for column in columns))
-        for index, ask in enumerate(asks)
+        SheetRow(client.prompt(prompt), prompt.seed, tuple(column[index] for column in columns))
+        for index, prompt in enumerate(prompts)
     )
 
 
-def _judged(version: MadeVersion) -> JudgedRow:
-    return JudgedRow(
+def _version_row(version: RegisteredVersion) -> VersionRow:
+    return VersionRow(
         version=version.version,
         digest=version.package.digest,
-        training=in_words(version.recipe),
+        training=training_summary(version.recipe),
         gates=version.evaluation.gates,
         accepted=version.evaluation.accepted,
     )
 
 
-def _training_pictures(version: MadeVersion) -> tuple[Path, ...]:
+def _training_pictures(version: RegisteredVersion) -> tuple[Path, ...]:
     stage = version.recipe.stages[0]
     folder = open_folder(version.recipe.dataset_folder(stage), stage.dataset.captions)
     return tuple(picture.path for picture in folder.pictures)
@@ -104,7 +103,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         ("engine", f"{evaluation.backend} {evaluation.engine_digest}"),
         ("policy", evaluation.policy),
         ("git commit", manifest.git_commit or "none"),
-        ("pictures on the key", str(results.usage.get("images"))),
+        ("images charged to the key", str(results.usage.get("images"))),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Runs `atelier serve` as a separate process for the demo."""
+"""Run `atelier serve` as a separate process for the demo."""
 
 import json
 import os
@@ -17,32 +17,35 @@ from atelier.errors import Refused, Unavailable
 from atelier.home import Home
 from services.triton.process import alive, spawn, stop, tail
 
-START_SECONDS: Final = 1200.0  # `atelier serve` exits earlier, at its own limits
+START_SECONDS: Final = 1200.0  # above the limits at which `atelier serve` gives up
 STOP_SECONDS: Final = 60.0
 REPLICA: Final = "local"  # the default name of `atelier serve`
 
 
 @dataclass(frozen=True)
 class Served:
-    """The addresses of the running processes, and their ids when they were first ready."""
+    """The addresses of the running processes, and their process ids at the start."""
 
     gateway: str
     triton: str
     home: Home
-    pids: dict[str, int]  # by name; `model` is the engine's, inside Triton
+    pids: dict[str, int]  # by name; `model` is the process of the engine in Triton
 
     def require_unrestarted(self) -> str:
-        """A sentence if no process has restarted; otherwise raises Refused."""
+        """Return a sentence for the report if no process has restarted, else raise Refused."""
         pids = self.pids | _engine(self.home)
         ended = [name for name, pid in self.pids.items() if pids[name] != pid or not alive(pid)]
         if ended:
-            raise Refused(f"{', '.join(ended)} restarted; the logs are in {self.home.logs}")
+            raise Refused(f"{', '.join(ended)} restarted; see the logs in {self.home.logs}")
         return "no process restarted: " + ", ".join(f"{name} {pid}" for name, pid in pids.items())
 
 
 @contextmanager
 def served(home: Home, base: BaseSpec, port: int = 0) -> Iterator[Served]:
-    """Start Triton, agent and gateway on this home, and stop them at the end of the block."""
+    """Start `atelier serve` on this home, and stop it at the end of the block.
+
+    Raises Unavailable, with the end of the log, if it does not become ready.
+    """
     log = home.logs / "serve.log"
     argv = [sys.executable, "-m", "commands", "serve", "--port", str(port), "--base", base.model]
     for option, value in (("--revision", base.revision), ("--vae", base.vae)):
@@ -55,13 +58,13 @@ def served(home: Home, base: BaseSpec, port: int = 0) -> Iterator[Served]:
 
 
 def _engine(home: Home) -> dict[str, int]:
-    """The process id of the engine, from the replica's report."""
+    """Return the process id of the engine from the report of the replica, as `model`."""
     report = ReplicaFolder(home.replicas).list().get(REPLICA)
     return {"model": report.pid} if report and report.pid else {}
 
 
 def _addresses(process: "subprocess.Popen[bytes]", home: Home, log: Path) -> Served:
-    """Wait for the addresses that `atelier serve` writes once everything is ready."""
+    """Wait for the note that `atelier serve` writes when it is ready."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -1,4 +1,4 @@
-"""The swap of versions under traffic, as the clients measure it."""
+"""Swap versions under traffic, and measure the swap at the clients."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,87 +6,91 @@ from typing import Final
 
 from atelier.errors import Refused
 from commands.demo.clock import duration
-from commands.demo.making import MadeVersion
 from commands.demo.traffic import (
     CLIENTS,
     Pixels,
-    Seen,
-    Shot,
-    apart,
-    ask,
-    seen,
-    strangers,
+    Request,
+    TrafficAnswer,
+    generate,
+    mismatches,
+    pixel_difference,
     traffic,
+    traffic_answers,
 )
+from commands.demo.versions import RegisteredVersion
 from commands.serve.gateway_client import GatewayClient
 
-AROUND: Final = 50  # answers before the swap begins, and of the new version after it
+AROUND: Final = 50  # answers to wait for before the swap, and from the new version after it
 
 
 @dataclass(frozen=True)
 class Swap:
-    """The clients' view of the swap. Times are in seconds."""
+    """The measurements of the clients during a swap. Times are in seconds."""
 
-    seen: Sequence[Seen]
-    began: float  # since the traffic began
-    seconds: float  # until the promotion was verified and the alias moved
-    first_picture: float  # from the promotion's beginning to the first picture of the new version
-    before: int
-    after: int
-    largest_difference: int  # of any pixel from the pictures of the answer's digest, of 255
+    answers: Sequence[TrafficAnswer]
+    began: float  # from the start of the traffic to the promotion
+    seconds: float  # duration of the promotion, including its smoke test and the alias
+    first_image: float  # from the start of the promotion to the first image of the new version
+    before: int  # answers by the old version
+    after: int  # answers by the new version
+    largest_difference: int  # of a pixel from the reference image, of 255
 
     def __str__(self) -> str:
         return (
-            f"{len(self.seen)} requests, none failed: {self.before} by the old version, "
-            f"{self.after} by the new; its first picture after {duration(self.first_picture)}, "
+            f"{len(self.answers)} requests, none failed: {self.before} by the old version, "
+            f"{self.after} by the new; its first image after {duration(self.first_image)}, "
             f"verified after {duration(self.seconds)}"
         )
 
 
 def swap_under_traffic(
     client: GatewayClient,
-    shots: list[Shot],
-    first: MadeVersion,
-    second: MadeVersion,
+    requests: list[Request],
+    first: RegisteredVersion,
+    second: RegisteredVersion,
     promote: Callable[[], None],
 ) -> Swap:
-    """Promote `second` while clients send requests. Refused if any request or picture is wrong."""
+    """Promote `second` while clients send requests, and return the measurements.
+
+    Raises Refused if a request fails or an image does not match the digest in its answer.
+    """
     name = first.recipe.adapter
-    known = _pictures(client, name, first, shots)
-    load = traffic(client, name, shots)
+    references = _references(client, name, first, requests)
+    load = traffic(client, name, requests)
     with load.running(CLIENTS):
         load.wait_for(AROUND)
         began = load.now
         promote()
         seconds = load.now - began
-        load.wait_for(AROUND, where=lambda drawn: drawn[0] == second.version)
+        load.wait_for(AROUND, where=lambda image: image[0] == second.version)
     if load.failures:
-        raise Refused(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
-    known |= _pictures(client, name, second, shots)
-    answers = seen(load, shots)
-    mismatches = strangers(answers, known)
-    if mismatches:
-        raise Refused(f"{len(mismatches)} pictures do not match the digest in their answer")
+        raise Refused(f"{len(load.failures)} requests failed; the first: {load.failures[0]}")
+    references |= _references(client, name, second, requests)
+    answers = traffic_answers(load, requests)
+    wrong = mismatches(answers, references)
+    if wrong:
+        raise Refused(f"{len(wrong)} images do not match the digest in their answer")
     new = [answer for answer in answers if answer.version == second.version]
     return Swap(
-        seen=tuple(answers),
+        answers=tuple(answers),
         began=began,
         seconds=seconds,
-        first_picture=min(answer.came for answer in new) - began,
+        first_image=min(answer.came for answer in new) - began,
         before=len(answers) - len(new),
         after=len(new),
         largest_difference=max(
-            apart(answer.pixels, known[answer.shot, answer.digest]) for answer in answers
+            pixel_difference(answer.pixels, references[answer.request, answer.digest])
+            for answer in answers
         ),
     )
 
 
-def _pictures(
-    client: GatewayClient, name: str, version: MadeVersion, shots: list[Shot]
-) -> dict[tuple[Shot, str], Pixels]:
-    """The pictures of every shot by one version, requested by its number."""
-    pictures = {}
-    for shot in shots:
-        _, digest, pixels = ask(client, f"{name}@{version.version}", shot)
-        pictures[shot, digest] = pixels
-    return pictures
+def _references(
+    client: GatewayClient, name: str, version: RegisteredVersion, requests: list[Request]
+) -> dict[tuple[Request, str], Pixels]:
+    """Generate the reference image of each request with one version, by request and digest."""
+    references = {}
+    for request in requests:
+        _, digest, pixels = generate(client, f"{name}@{version.version}", request)
+        references[request, digest] = pixels
+    return references

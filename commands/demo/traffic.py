@@ -1,7 +1,7 @@
-"""Requests that run during the swap, and the check that each picture comes from one version.
+"""The requests that run during the swap, and the check of their images.
 
-Every request uses one of a few prompts and seeds. Their pictures are drawn with both versions
-afterwards, so each answer can be compared with the pictures of the digest that it names.
+Each request uses one of a few prompts and seeds. Both versions also generate a reference image for
+each of them without traffic. Each answer is compared with the reference image of its digest.
 """
 
 import io
@@ -17,63 +17,69 @@ from commands.load import LoadGenerator
 from commands.serve.gateway_client import GatewayClient
 
 CLIENTS: Final = 3
-STEPS: Final = 6  # denoising steps; the traffic tests the swap, not the quality
-TOLERANCE: Final = 2  # of 255; other requests in the batch may change the last bit of a float
+STEPS: Final = 6  # denoising steps; few, because the traffic does not test image quality
+TOLERANCE: Final = 2  # of 255, because the composition of a batch changes float rounding
 
 Pixels: TypeAlias = NDArray[np.uint8]
-Shot: TypeAlias = tuple[str, int]  # prompt, seed
-Drawn: TypeAlias = tuple[int, str, Pixels]  # version, digest, pixels
+Request: TypeAlias = tuple[str, int]  # prompt, seed
+GeneratedImage: TypeAlias = tuple[int, str, Pixels]  # version, digest, pixels
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One answer, with the times of request and answer in seconds since the traffic began."""
+class TrafficAnswer:
+    """One answer. Times are in seconds since the start of the traffic."""
 
-    asked: float
-    came: float
-    shot: Shot
+    asked: float  # time of the request
+    came: float  # time of the answer
+    request: Request
     version: int
     digest: str
     pixels: Pixels
 
 
-def traffic(client: GatewayClient, adapter: str, shots: Sequence[Shot]) -> LoadGenerator[Drawn]:
-    """Clients that ask for the shots in turn."""
-    return LoadGenerator(lambda number: ask(client, adapter, shots[number % len(shots)]))
+def traffic(
+    client: GatewayClient, adapter: str, requests: Sequence[Request]
+) -> LoadGenerator[GeneratedImage]:
+    """Return a load generator that cycles through the requests."""
+    return LoadGenerator(lambda number: generate(client, adapter, requests[number % len(requests)]))
 
 
-def seen(load: LoadGenerator[Drawn], shots: Sequence[Shot]) -> list[Seen]:
-    """The answers of `traffic`, each with its shot."""
+def traffic_answers(
+    load: LoadGenerator[GeneratedImage], requests: Sequence[Request]
+) -> list[TrafficAnswer]:
+    """Return the answers to `traffic`, each with its request."""
     return [
-        Seen(call.asked, call.came, shots[call.number % len(shots)], *call.answer)
+        TrafficAnswer(call.asked, call.came, requests[call.number % len(requests)], *call.answer)
         for call in load.answers
     ]
 
 
-def ask(client: GatewayClient, adapter: str, shot: Shot) -> Drawn:
-    """Draw one picture; returns its version, digest and pixels."""
-    prompt, seed = shot
+def generate(client: GatewayClient, adapter: str, request: Request) -> GeneratedImage:
+    """Generate one image, and return its version, digest and pixels."""
+    prompt, seed = request
     answer = client.generate(prompt=prompt, seed=seed, adapter=adapter, steps=STEPS)
-    used: dict[str, Any] = answer.body["adapters"][0]
-    return used["version"], used["digest"], pixels_of(answer.pictures[0].png)
+    served: dict[str, Any] = answer.body["adapters"][0]
+    return served["version"], served["digest"], pixels_of(answer.pictures[0].png)
 
 
 def pixels_of(png: bytes) -> Pixels:
-    """The pixels of a PNG, uint8 [height, width, 3]."""
+    """Return the pixels of a PNG, uint8 [height, width, 3]."""
     with Image.open(io.BytesIO(png)) as image:
         return np.asarray(image.convert("RGB"))
 
 
-def apart(one: Pixels, other: Pixels) -> int:
-    """The largest difference between corresponding pixels, of 255."""
-    return int(np.abs(one.astype(np.int16) - other.astype(np.int16)).max())
+def pixel_difference(first: Pixels, second: Pixels) -> int:
+    """Return the largest difference of corresponding pixel values, 0 to 255."""
+    return int(np.abs(first.astype(np.int16) - second.astype(np.int16)).max())
 
 
-def strangers(answers: Sequence[Seen], known: dict[tuple[Shot, str], Pixels]) -> list[Seen]:
-    """The answers whose picture does not match the digest that they name."""
+def mismatches(
+    answers: Sequence[TrafficAnswer], references: dict[tuple[Request, str], Pixels]
+) -> list[TrafficAnswer]:
+    """Return the answers whose image differs from the reference of their digest, or has none."""
 
-    def differs(answer: Seen) -> bool:
-        pixels = known.get((answer.shot, answer.digest))
-        return pixels is None or apart(answer.pixels, pixels) > TOLERANCE
+    def differs(answer: TrafficAnswer) -> bool:
+        reference = references.get((answer.request, answer.digest))
+        return reference is None or pixel_difference(answer.pixels, reference) > TOLERANCE
 
     return [answer for answer in answers if differs(answer)]

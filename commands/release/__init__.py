@@ -1,1 +1,1 @@
-"""Verbs for versions and releases of adapters."""
+"""Commands for versions and releases of adapters."""

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from atelier.home import Home
+from commands.command import Answer
 from commands.terminal import short, table
-from commands.verb import Answer
 
-Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="NAME[@VERSION] or a folder.")]
+Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="NAME[@VERSION] or FOLDER.")]
 
 
 def list_adapters() -> Answer:
-    """List the registry's adapters and versions, and show which versions serve here."""
+    """List all versions, and mark those that serve on this machine."""
     from atelier.data.release import ReleaseFolder
     from atelier.stores.registry import Registry
 
@@ -60,7 +60,10 @@ def inspect(adapter: Reference) -> Answer:
         ("adapter", manifest.name + (f", version {version}" if version else "")),
         ("digest", package.digest),
         ("kind", f"{manifest.kind}, rank {manifest.rank}, alpha {manifest.alpha:g}"),
-        ("projections", ", ".join(f"{count} in {name}" for name, count in components.items())),
+        (
+            "projections",
+            ", ".join(f"{number} in {component}" for component, number in components.items()),
+        ),
         ("base", f"{manifest.base.id} ({short(manifest.base.digest)})"),
         ("trigger", manifest.trigger or "-"),
         ("styles", ", ".join(manifest.styles) or "-"),
@@ -81,17 +84,17 @@ def inspect(adapter: Reference) -> Answer:
 
 
 def import_adapter(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The LoRA file (.safetensors).")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="LoRA file (.safetensors).")],
     name: Annotated[str, typer.Option(help="Name of the adapter.")],
-    base: Annotated[str, typer.Option(help="Base that it was made for: a folder or a hub id.")],
+    base: Annotated[str, typer.Option(help="Base that it was trained on: a folder or a hub ID.")],
     trigger: Annotated[str, typer.Option(help="Trigger words.")] = "",
     class_prompt: Annotated[
-        str | None, typer.Option(help='Prompt for its class: "a photo of a cat".')
+        str | None, typer.Option(help='Prompt of its class, such as "a photo of a cat".')
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Package folder. Default: inside the home.")
+        Path | None, typer.Option(metavar="DIR", help="Package folder. Default: in $ATELIER_HOME.")
     ] = None,
-    register: Annotated[bool, typer.Option(help="Also register it as a version.")] = False,
+    register: Annotated[bool, typer.Option(help="Register the package as a version.")] = False,
 ) -> Answer:
     """Convert a LoRA file (kohya, diffusers or PEFT) into a package."""
     from atelier.adapter.conversion import import_lora
@@ -122,12 +125,12 @@ def import_adapter(
 
 def export(
     adapter: Reference,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The .safetensors file to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write (.safetensors).")],
     form: Annotated[
-        str, typer.Option("--format", help="File format: peft (diffusers loads it) or kohya.")
+        str, typer.Option("--format", help="File format: peft (for diffusers) or kohya.")
     ] = "peft",
 ) -> Answer:
-    """Write an adapter as one .safetensors file for other tools."""
+    """Write an adapter to one .safetensors file for other tools."""
     from atelier.adapter.conversion import export_lora
     from commands.adapter_references import AdapterReference, resolve
 

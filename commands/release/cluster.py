@@ -1,7 +1,7 @@
 """`promote`, `rollback`, `retire`, `record` and `status` on a cluster (with `--environment`).
 
-Run them in the root of a checkout. Its files in k8s/environments declare which versions serve, and
-KUBECONFIG names the cluster.
+These commands run in the root of a checkout. Its files in k8s/environments declare the serving
+versions, and KUBECONFIG selects the cluster.
 """
 
 import os
@@ -16,8 +16,8 @@ import typer
 
 from atelier.errors import BadInput, Interrupted
 from atelier.home import Home
-from commands.terminal import say, short, table
-from commands.verb import Answer
+from commands.command import Answer
+from commands.terminal import print_progress, short, table
 
 if TYPE_CHECKING:
     from atelier.data.declaration import Declaration
@@ -33,13 +33,13 @@ CHART = "charts/adapter"
 
 Environment = Annotated[
     str | None,
-    typer.Option(metavar="ENV", help="Environment on a cluster: one of k8s/environments."),
+    typer.Option(metavar="ENV", help="Environment on a cluster, from k8s/environments."),
 ]
 
 
 @dataclass(frozen=True)
 class ClusterTarget:
-    """Options for the location of an environment; a group of options (see commands.verb)."""
+    """The option group that locates an environment on a cluster (see commands.command)."""
 
     namespace: Annotated[
         str | None,
@@ -49,7 +49,7 @@ class ClusterTarget:
     ] = None
     chart: Annotated[
         str | None,
-        typer.Option(help="charts/adapter: a folder or oci:// address. Default: this checkout's."),
+        typer.Option(help="Adapter chart: a folder or oci:// address. Default: charts/adapter."),
     ] = None
 
 
@@ -62,9 +62,12 @@ def promote_on(
     canary: int | None,
     reason: str,
 ) -> Answer:
-    """Apply the declaration in git to the cluster. A `version` is first written to its file."""
+    """Apply the declaration in git to the cluster, after writing `version` to it if given.
+
+    Raises BadInput if `canary` is given without `version`.
+    """
     if version is None and canary is not None:
-        raise BadInput(f"promote {name} --canary: give the VERSION of the canary")
+        raise BadInput(f"promote {name} --canary: no VERSION; give the version of the canary")
     from pipelines.delivery.cluster import Promotion, approval_by_policy
     from pipelines.delivery.proposal import Proposal, write_declaration
 
@@ -79,28 +82,28 @@ def promote_on(
 def rollback_on(
     environment: str, target: ClusterTarget, name: str, revision: int | None, reason: str
 ) -> Answer:
-    """Roll back, and write the result to the file in git."""
+    """Roll back on the cluster and update the declaration in git."""
     from pipelines.delivery.cluster import roll_back
 
     return _answer(roll_back(_releases(environment, target), name, revision, reason=reason))
 
 
 def record_on(environment: str, target: ClusterTarget, name: str, reason: str) -> Answer:
-    """Write the serving version to the file in git."""
+    """Write the serving version to the declaration in git."""
     from pipelines.delivery.cluster import record
 
     return _answer(record(_releases(environment, target), name, reason=reason))
 
 
 def retire_on(environment: str, target: ClusterTarget, name: str) -> Answer:
-    """Stop serving an adapter."""
+    """Stop serving an adapter on the cluster."""
     from pipelines.delivery.cluster import retire
 
     return _answer(retire(_releases(environment, target), name))
 
 
 def status_of(environment: str, target: ClusterTarget) -> Answer:
-    """Every adapter of the environment, and the differences between git, cluster and MLflow."""
+    """Show all adapters of an environment and the differences of git, cluster and MLflow."""
     from pipelines.delivery.cluster import environment_status
 
     return _status(environment_status(_releases(environment, target)))
@@ -154,7 +157,7 @@ def _version(served: "Declaration | Release | None") -> str | None:
 
 
 def _releases(environment: str, target: ClusterTarget) -> "AdapterReleases":
-    """The environment's adapters. From now on SIGTERM raises Interrupted."""
+    """Return the adapters of the environment, and install a SIGTERM handler (`_stop`)."""
     from atelier.data.declaration import Declarations
     from atelier.platform import Api
     from atelier.platform.helm import Helm
@@ -171,12 +174,12 @@ def _releases(environment: str, target: ClusterTarget) -> "AdapterReleases":
         Helm(api, program=CommandSettings.read().helm),
         lambda: Registry(Home.find().tracking_uri),
         holder=f"{socket.gethostname()}-{os.getpid()}",
-        report=say,
+        report=print_progress,
     )
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """On SIGTERM (a cancelled workflow): stop Helm too, and release the lock."""
+    """Handle SIGTERM, as from a canceled workflow: the exception stops Helm and frees the lock."""
     raise Interrupted("stopped; run the command again to complete it")
 
 

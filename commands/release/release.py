@@ -1,6 +1,6 @@
 """`atelier promote | rollback | retire | record | status`: control which version serves.
 
-With `--environment` they work on a cluster (commands/release/cluster.py), else on this machine.
+With `--environment` they act on a cluster (commands/release/cluster.py), otherwise on this machine.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ import typer
 
 from atelier.errors import BadInput
 from atelier.home import Home
+from commands.command import Answer
 from commands.release.cluster import (
     ClusterTarget,
     Environment,
@@ -20,18 +21,17 @@ from commands.release.cluster import (
     status_of,
 )
 from commands.terminal import short, table
-from commands.verb import Answer
 
 if TYPE_CHECKING:
     from pipelines.delivery.local.reconciler import PromotionStatus
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.")]
 PolicyFile = Annotated[
     Path | None,
     typer.Option(
         "--policy",
         metavar="FILE",
-        help="Policy file. Default: the environment's, or the built-in policy.",
+        help="Policy file. Default: that of the environment, or the built-in policy.",
     ),
 ]
 
@@ -40,30 +40,32 @@ def promote(
     name: Name,
     version: Annotated[
         int | None,
-        typer.Argument(min=1, help="Version number. Default: the version that git declares."),
+        typer.Argument(
+            min=1, metavar="VERSION", help="Version number. Default: the version declared in git."
+        ),
     ] = None,
     policy: PolicyFile = None,
     canary: Annotated[
         int | None,
-        typer.Option(min=1, max=100, help="Canary: only this percentage of the calls."),
+        typer.Option(min=1, max=100, help="Serve as a canary: percentage of the requests."),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Recorded in the release.")] = "promoted",
-    wait: Annotated[
-        float, typer.Option(help="Seconds to wait until the replicas are ready.")
-    ] = 120.0,
+    reason: Annotated[str, typer.Option(help="Reason, recorded in the release.")] = "promoted",
+    wait: Annotated[float, typer.Option(help="Maximum wait for the replicas, in seconds.")] = 120.0,
     environment: Environment = None,
     target: ClusterTarget = ClusterTarget(),
 ) -> Answer:
-    """Promote a version, if its verdict passes the policy.
+    """Promote a version whose evaluation passes the policy.
 
-    With --environment the cluster serves what the file in k8s/environments declares. If VERSION is
-    given, it is first written to that file. --wait applies only without --environment.
+    Without --environment, promotes VERSION on this machine. With --environment, applies the
+    declaration in k8s/environments to the cluster; a given VERSION is first written to the
+    declaration. --wait applies only without --environment.
     """
     if environment is not None:
         return promote_on(environment, target, name, version, policy, canary, reason)
     if version is None:
         raise BadInput(
-            f"promote {name}: give VERSION, or --environment to use the version that git declares"
+            f"promote {name}: no VERSION; give VERSION, or --environment for the version that git "
+            "declares"
         )
     from atelier.adapter.signature_policy import SignaturePolicy
     from atelier.data.policy import Policy
@@ -93,16 +95,18 @@ def rollback(
     name: Name,
     revision: Annotated[
         int | None,
-        typer.Argument(min=1, help="Earlier revision. Default: the last good one."),
+        typer.Argument(
+            min=1, metavar="REVISION", help="Earlier revision. Default: the last good one."
+        ),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Recorded in the release.")] = "rolled back",
+    reason: Annotated[str, typer.Option(help="Reason, recorded in the release.")] = "rolled back",
     environment: Environment = None,
     target: ClusterTarget = ClusterTarget(),
 ) -> Answer:
-    """Roll back to an earlier version.
+    """Roll back to an earlier release.
 
-    Works while the registry is unavailable, and ends a canary. With --environment it also updates
-    the file in git, which then lists the replaced version as withdrawn.
+    Ends a canary, and works while the registry is unavailable. With --environment, also updates the
+    declaration in git, which then lists the replaced version as withdrawn.
     """
     if environment is not None:
         return rollback_on(environment, target, name, revision, reason)
@@ -125,7 +129,10 @@ def rollback(
 def retire(
     name: Name, environment: Environment = None, target: ClusterTarget = ClusterTarget()
 ) -> Answer:
-    """Stop serving an adapter. Its versions stay in the registry."""
+    """Stop serving an adapter.
+
+    Its versions stay in the registry.
+    """
     if environment is not None:
         return retire_on(environment, target, name)
     from pipelines.delivery.local import promotion
@@ -137,20 +144,24 @@ def retire(
 
 def record(
     name: Name,
-    environment: Annotated[str, typer.Option(help="Environment whose file is written.")],
+    environment: Annotated[str, typer.Option(help="Environment of the declaration.")],
     reason: Annotated[
-        str, typer.Option(help="Reason why the version that git declared is withdrawn.")
+        str, typer.Option(help="Reason for withdrawing the version declared in git.")
     ] = "the cluster served another version",
     target: ClusterTarget = ClusterTarget(),
 ) -> Answer:
-    """Write the version that a cluster serves to the file in git, so that both agree."""
+    """Write a cluster's serving version to its declaration in git.
+
+    Afterwards git and the cluster agree.
+    """
     return record_on(environment, target, name, reason)
 
 
 def status(environment: Environment = None, target: ClusterTarget = ClusterTarget()) -> Answer:
-    """Show which versions serve, since when and why, and how many replicas are ready.
+    """Show the serving versions and the number of ready replicas.
 
-    With --environment it also compares git, cluster and MLflow. Exit code 1 if they disagree.
+    Also shows the time of and the reason for each release. With --environment, compares git,
+    cluster and MLflow. Exit code 1 if they disagree.
     """
     if environment is not None:
         return status_of(environment, target)
@@ -177,7 +188,7 @@ def status(environment: Environment = None, target: ClusterTarget = ClusterTarge
     errors = [
         f"{replica.replica}: {replica.error}" for replica in serving.replicas if replica.error
     ]
-    hint = [] if serving.replicas else ["no replica is running; start one with `atelier serve`"]
+    hint = [] if serving.replicas else ["no replica runs; start one with `atelier serve`"]
     data = {
         "home": str(home.root),
         "adapters": adapters,
@@ -187,7 +198,7 @@ def status(environment: Environment = None, target: ClusterTarget = ClusterTarge
 
 
 def answer(status: "PromotionStatus") -> Answer:
-    """The answer of a verb for an adapter's promotion status."""
+    """Return the answer of a command that ends with a promotion status."""
     data = {
         "adapter": status.adapter,
         "state": status.state,

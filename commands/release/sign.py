@@ -1,4 +1,4 @@
-"""`atelier sign`: sign a version of an adapter, so that agents and people can verify it."""
+"""`atelier sign`: sign a version of an adapter."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,46 +8,49 @@ import typer
 
 from atelier.errors import BadInput
 from atelier.home import Home
-from commands.verb import Answer
+from commands.command import Answer
 
 if TYPE_CHECKING:
     from commands.settings import CommandSettings
 
 
 def sign(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.")],
     version: Annotated[
         str | None,
-        typer.Argument(metavar="VERSION", help="Version number, or an alias."),
+        typer.Argument(metavar="VERSION", help="Version number or alias."),
     ] = None,
     environment: Annotated[
         str | None,
-        typer.Option(metavar="ENV", help="Sign the versions that git declares for it."),
+        typer.Option(metavar="ENV", help="Sign the versions declared in git for this environment."),
     ] = None,
     digest: Annotated[
-        str | None, typer.Option(metavar="sha256:…", help="Required digest of the version.")
+        str | None, typer.Option(metavar="sha256:…", help="Fail if the version has another digest.")
     ] = None,
     key: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Private key. Default: the PEM in ATELIER_SIGNING_KEY."),
     ] = None,
     keyless: Annotated[
-        bool, typer.Option("--keyless", help="Sign with this CI job's identity, through Sigstore.")
+        bool,
+        typer.Option("--keyless", help="Sign with the identity of this CI job, through Sigstore."),
     ] = False,
 ) -> Answer:
-    """Sign a version's package and store the signature beside it in the registry.
+    """Sign a version and store the signature in the registry.
 
-    Give VERSION, or --environment to sign the declared version and its canary, as the review
-    approved them. In that case the digests in git decide: if the registry has other packages for
-    these versions, nothing is signed. The key is an elliptic-curve key in PEM form. Put its
-    password, if it has one, into ATELIER_SIGNING_PASSWORD. Existing signatures are kept.
+    Give VERSION, or --environment to sign the declared version and its canary. With --environment,
+    nothing is signed if a package in the registry has another digest than its declaration. The key
+    is an elliptic-curve private key in PEM form; if it has a password, set
+    ATELIER_SIGNING_PASSWORD. Existing signatures are kept.
     """
     from atelier.data.declaration import Declarations
     from atelier.stores.registry import Registry
     from pipelines.delivery.signing import SigningKey, declared_versions, sign_versions
 
     if (version is None) == (environment is None) or (environment and digest):
-        raise BadInput("give VERSION (with or without --digest), or only --environment")
+        raise BadInput(
+            "VERSION, --environment: give VERSION, optionally with --digest, or only --environment"
+        )
     from commands.settings import CommandSettings
 
     settings = CommandSettings.read()
@@ -72,12 +75,16 @@ def sign(
 
 
 def _pem(key: Path | None, settings: "CommandSettings") -> bytes:
-    """The private key, from --key or ATELIER_SIGNING_KEY."""
+    """Return the private key in PEM form, from --key or ATELIER_SIGNING_KEY."""
     if key is None and not settings.signing_key:
-        raise BadInput("no signing key: give --key FILE, or put the PEM into ATELIER_SIGNING_KEY")
+        raise BadInput(
+            "--key, ATELIER_SIGNING_KEY: not set; give --key FILE, or set the variable to the PEM"
+        )
     if key is None:
         return str(settings.signing_key).encode()
     try:
         return key.read_bytes()
     except OSError as error:
-        raise BadInput(f"--key {key}: cannot be read ({error.strerror})") from error
+        raise BadInput(
+            f"--key {key}: cannot be read ({error.strerror}); give a readable PEM file"
+        ) from error

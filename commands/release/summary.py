@@ -1,4 +1,4 @@
-"""The summary that `atelier validate` writes for a pull request."""
+"""The Markdown summary of `atelier validate` for a pull request."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,10 +17,10 @@ _LINEAGE = {
 
 
 def summary(validation: "Validation", *, pictures: str, command: str, run: str | None) -> str:
-    """The summary as Markdown.
+    """Return the summary as Markdown.
 
-    `pictures` says where to find them, `command` repeats the validation, and `run` is the address
-    of the candidate's run.
+    `pictures` is Markdown that locates the images, `command` is the command line that repeats the
+    validation, and `run` is the URL of the candidate's MLflow run.
     """
     candidate, serving = validation.candidate, validation.serving
     mark, verdict = ("✅", "accepted") if validation.accepted else ("❌", "refused")
@@ -31,7 +31,7 @@ def summary(validation: "Validation", *, pictures: str, command: str, run: str |
         "\n".join(f"- {plain(reason)}" for reason in validation.reasons),
         "### Gates\n\n" + _gates(validation.verdict.gates),
         _comparison(validation.comparison, validation.environment),
-        f"### Pictures\n\n{pictures}",
+        f"### Images\n\n{pictures}",
         "### Lineage\n\n" + _lineage(candidate, run),
         f"Repeat with {code(command)}",
     ]
@@ -40,7 +40,7 @@ def summary(validation: "Validation", *, pictures: str, command: str, run: str |
 
 def _gates(gates: "Sequence[GateResult]") -> str:
     return rows(
-        ("gate", "number", "limit", "95 % interval", ""),
+        ("gate", "value", "limit", "95 % interval", ""),
         [
             (
                 gate.name,
@@ -82,7 +82,7 @@ def _comparison(comparison: "Comparison | None", environment: str) -> str:
         ],
     )
     remarks = "".join(f"\n- {plain(remark)}" for remark in comparison.remarks)
-    return f"### Comparison with the version that serves, on the same seeds\n\n{table}" + (
+    return f"### Comparison with the serving version on the same seeds\n\n{table}" + (
         remarks and f"\n{remarks}"
     )
 

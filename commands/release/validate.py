@@ -1,4 +1,4 @@
-"""`atelier validate`: judge a candidate and compare it with the version that serves."""
+"""`atelier validate`: compare a candidate with the serving version and give a verdict."""
 
 import shlex
 from pathlib import Path
@@ -8,9 +8,9 @@ import typer
 
 from atelier.errors import ExitCode
 from atelier.home import Home
+from commands.command import Answer
 from commands.github_actions import add_outputs, add_summary
 from commands.terminal import table
-from commands.verb import Answer
 
 if TYPE_CHECKING:
     from pipelines.evaluate.against_serving import Validation
@@ -19,35 +19,37 @@ SUMMARY, SHEET = "summary.md", "sheet.jpg"
 
 
 def validate(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The adapter.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.")],
     version: Annotated[
-        int | None, typer.Argument(min=1, help="Version number. Default: the newest candidate.")
+        int | None,
+        typer.Argument(
+            min=1, metavar="VERSION", help="Version number. Default: the newest candidate."
+        ),
     ] = None,
     environment: Annotated[
-        str, typer.Option(help="Environment, for its policy and its serving version.")
+        str, typer.Option(help="Environment that sets the policy and the serving version.")
     ] = "staging",
     output: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder for the summary and a sheet of pictures."),
+        typer.Option(metavar="DIR", help="Folder for the summary and a contact sheet."),
     ] = None,
     summary: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append the summary as Markdown.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Append the summary to this file as Markdown."),
     ] = None,
     pictures_url: Annotated[
         str | None,
-        typer.Option(
-            metavar="URL", help="Address of the --output folder, for a link in the summary."
-        ),
+        typer.Option(metavar="URL", help="URL of the --output folder, for a link in the summary."),
     ] = None,
     github_output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Append the judged version as a step output."),
+        typer.Option(metavar="FILE", help="Append the version to this file as a step output."),
     ] = None,
 ) -> Answer:
-    """Judge a candidate and compare it with the version that serves.
+    """Compare a candidate with the serving version and give a verdict.
 
-    Uses the measurements of both versions on the same seeds and draws no pictures. Exit code 1 if
-    the candidate is refused.
+    Uses the stored evaluations of both versions on the same seeds; generates no images. Exit code 1
+    if the candidate is refused.
     """
     from atelier.data.declaration import Declarations
     from atelier.data.policy import Policy
@@ -77,7 +79,7 @@ def validate(
 
 
 def _pictures(validation: "Validation", output: Path | None, url: str | None) -> str:
-    """Write the sheet of pictures to `output`; Markdown that says where they are."""
+    """Write the contact sheet to `output`, and return Markdown that locates the images."""
     from commands.markdown import code, link
     from pipelines.evaluate.grid import GridRow, grid
 
@@ -88,15 +90,15 @@ def _pictures(validation: "Validation", output: Path | None, url: str | None) ->
     if not validation.side_by_side:
         without = " and ".join(code(version.label) for version in versions if not version.pictures)
         return (
-            f"None: there are no stored pictures of {without}, because an older release of Atelier "
-            "judged it."
+            f"None: there are no stored images of {without}, because an older release of Atelier "
+            "evaluated it."
         )
     own = (
-        f"All pictures of the verdict: {code('sheet.png')} beside "
+        f"All images of the evaluation: {code('sheet.png')} beside "
         f"{code(validation.candidate.label)}."
     )
     if output is None:
-        return f"{own} {code('--output DIR')} writes a sheet of both versions."
+        return f"{own} {code('--output DIR')} writes a contact sheet of both versions."
     rows = [
         GridRow(prompt, f"seed {seed}", pictures)
         for prompt, seed, pictures in validation.side_by_side

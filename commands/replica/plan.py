@@ -23,14 +23,17 @@ LOOPBACK: Final = "127.0.0.1"
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The folders of the base, and of a VAE if it is not the base's own."""
+    """The folder of the base, and the folder of a VAE that replaces the base's own."""
 
     base: Path
     vae: Path | None = None
 
     @classmethod
     def resolve(cls, base: str, revision: str | None, vae: str | None) -> Self:
-        """Folders as they are, hub models fetched; BaseError for what cannot be served."""
+        """Return the folders of the models, and download hub models first.
+
+        Raises BaseError if a model is missing or cannot be served.
+        """
         return cls(resolve_base(base, revision), resolve_vae(vae) if vae else None)
 
 
@@ -45,7 +48,7 @@ class Addresses:
     host: str = LOOPBACK
 
     def to_json(self, *, gateway: bool) -> dict[str, str]:
-        """The addresses for clients on this machine."""
+        """Return the addresses for clients on this machine, by name."""
         gateway_at = host_port(reachable(self.host), self.gateway)
         addresses = {"gateway": f"http://{gateway_at}"} if gateway else {}
         return addresses | {
@@ -56,7 +59,7 @@ class Addresses:
 
 
 def unused_port(host: str, port: int, option: str) -> int:
-    """The port, or a free one for 0. BadInput, naming the option, if the port is in use."""
+    """Return the port, or a free port for 0. Raises BadInput if the port cannot be used."""
     if port == 0:
         return free_port(host)
     try:
@@ -64,15 +67,15 @@ def unused_port(host: str, port: int, option: str) -> int:
     except OSError as error:
         raise BadInput(
             f"{option} {port}: {host_port(host, port)} cannot be used ({error.strerror}); "
-            "choose another, or 0 for a free one"
+            "choose another port, or 0 for a free one"
         ) from error
     return port
 
 
 def require_servable(home: Home) -> None:
-    """Check the engine's settings and Triton's program before anything is fetched or started.
+    """Check the settings of the engine and find Triton, before a download or start of a process.
 
-    BadInput names an environment variable with an invalid value.
+    Raises BadInput, which names the variable, if an environment variable has an invalid value.
     """
     settings = TritonSettings.read()
     EngineSettings.read()
@@ -82,9 +85,9 @@ def require_servable(home: Home) -> None:
 def plan_services(
     home: Home, model: ServedModel, addresses: Addresses, *, replica: str, workers: int = 1
 ) -> list[Service]:
-    """The processes of one replica, in their start order. With 0 workers there is no gateway.
+    """Return the processes of one replica in start order. With 0 workers there is no gateway.
 
-    BadInput names an environment variable with an invalid value.
+    Raises BadInput, which names the variable, if an environment variable has an invalid value.
     """
     shared = _shared_environment(home, replica)
     services = [
@@ -151,11 +154,11 @@ def _triton(
 def _agent(home: Home, addresses: Addresses, shared: dict[str, str], replica: str) -> Service:
     from services.agent.settings import AgentSettings
 
-    settings = _triton_ports(addresses)  # the agent's report names them
+    settings = _triton_ports(addresses)  # the report of the agent names these ports
     AgentSettings.read({**shared, **settings})
     reports = ReplicaFolder(home.replicas)
 
-    def reports_itself() -> bool:
+    def has_live_report() -> bool:
         report = reports.list().get(replica)
         return report is not None and report.live()
 
@@ -164,7 +167,7 @@ def _agent(home: Home, addresses: Addresses, shared: dict[str, str], replica: st
         argv=_module("services.agent"),
         env={**shared, **settings},
         log=home.logs / "agent.log",
-        ready=reports_itself,
+        ready=has_live_report,
     )
 
 

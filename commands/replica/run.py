@@ -1,4 +1,7 @@
-"""Runs one replica until it is told to stop, with a note in the home for clients."""
+"""Run one replica until a signal stops it, with a note in the home for clients.
+
+The note is a JSON file with the addresses, process ids and the key for smoke tests.
+"""
 
 import contextlib
 import json
@@ -23,13 +26,13 @@ def run_replica(
     addresses: Addresses,
     *,
     gateway: bool,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
     """Run the services until SIGTERM or SIGINT; a second signal kills them.
 
-    Raises Unavailable, with the end of its log, where a service cannot start.
+    Raises Unavailable, with the end of its log, if a service cannot start.
     """
-    supervisor = Supervisor(services, say=say)
+    supervisor = Supervisor(services, report=report)
     handlers = {
         number: signal.signal(number, supervisor.stop) for number in (signal.SIGTERM, signal.SIGINT)
     }
@@ -46,9 +49,9 @@ def run_replica(
 def _note(
     supervisor: Supervisor, home: Home, addresses: Addresses, *, gateway: bool
 ) -> Iterator[None]:
-    """Print the addresses, and leave them and the smoke key in the home while this replica runs.
+    """Print the addresses, and write them and the smoke key to the note while this replica runs.
 
-    Only the owner may read the note: the key draws images.
+    Only the owner can read the note, because the key gives access to the gateway.
     """
     urls = addresses.to_json(gateway=gateway)
     keys = _smoke_keys(home) if gateway else None
@@ -57,18 +60,20 @@ def _note(
     contents = {**urls, "smoke_key": key, "pid": os.getpid(), "pids": pids}
     write_atomic(home.serve_note, json.dumps(contents, indent=2), mode=0o600)
     for name, url in urls.items():
-        supervisor.say(f"{name.replace('_', ' ')}: {url}")
+        supervisor.report(f"{name.replace('_', ' ')}: {url}")
     try:
         yield
     finally:
         home.serve_note.unlink(missing_ok=True)
         if keys and record:
-            with contextlib.suppress(AtelierError):  # a database that is away delays no stop
+            with contextlib.suppress(
+                AtelierError
+            ):  # an unavailable database must not block the stop
                 keys.revoke(record.id)
 
 
 def _smoke_keys(home: Home) -> "KeyStore":
-    """The gateway's keys; the smoke key of a `serve` that was killed is revoked."""
+    """Open the key store, and revoke the smoke key of an earlier `serve` that was killed."""
     from services.gateway.keys import KeyStore  # imports sqlalchemy
 
     keys = KeyStore(home.database_url)

@@ -1,4 +1,4 @@
-"""Supervises the processes of a replica: starts them in order, restarts, stops in reverse."""
+"""Supervise the processes of a replica: start in order, restart, stop in reverse order."""
 
 import signal
 import subprocess
@@ -11,14 +11,14 @@ from pathlib import Path
 from atelier.errors import Unavailable
 from services.triton.process import roll, spawn, tail
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a restart, doubled by each further one
-STABLE = 30.0  # seconds of running after which earlier failures are forgotten
-PERIOD = 0.1
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a restart; doubled with each failure
+STABLE = 30.0  # run time in seconds that resets the count of failures
+PERIOD = 0.1  # seconds between checks
 
 
 @dataclass(frozen=True)
 class Service:
-    """A supervised process: how to start it, and how to check that it is ready."""
+    """A supervised process: its command, environment, log and readiness check."""
 
     name: str
     argv: Sequence[str]
@@ -42,10 +42,10 @@ class _Child:
 
 @dataclass
 class Supervisor:
-    """Starts services in order, restarts those that exit, and stops all in reverse order."""
+    """Start services in order, restart those that exit, and stop all in reverse order."""
 
     services: Sequence[Service]
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     _stopping: threading.Event = field(default_factory=threading.Event)
     _kill_now: bool = False
 
@@ -53,14 +53,17 @@ class Supervisor:
         self._children = [_Child(service) for service in self.services]
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Run until `stop`. Unavailable, with the end of the log, if a service cannot start."""
+        """Run until `stop`; call `on_ready` when all services are ready.
+
+        Raises Unavailable, with the end of its log, if a service cannot start.
+        """
         try:
             for child in self._children:
                 self._start(child)
                 self._wait_ready(child)
                 if self._stopping.is_set():
                     return
-                self.say(f"{child.service.name} is ready")
+                self.report(f"{child.service.name} is ready")
             on_ready()
             while not self._stopping.wait(PERIOD):
                 for child in self._children:
@@ -69,12 +72,12 @@ class Supervisor:
             self._stop_all()
 
     def stop(self, *_: object) -> None:
-        """Request a stop, from a signal or another thread. A second call kills at once."""
+        """Request a stop, from a signal handler or another thread. A second call kills at once."""
         self._kill_now = self._stopping.is_set()
         self._stopping.set()
 
     def pid(self, name: str) -> int | None:
-        """The process id of a service, or None while it has no process."""
+        """Return the process id of a service, or None while it has no process."""
         child = next(child for child in self._children if child.service.name == name)
         return child.process.pid if child.process else None
 
@@ -107,7 +110,7 @@ class Supervisor:
             child.failures = 1 if now - child.started_at > STABLE else child.failures + 1
             wait = min(FIRST_WAIT * 2 ** (child.failures - 1), LONGEST_WAIT)
             child.process, child.restart_at = None, now + wait
-            self.say(f"{_exit_report(child.service, process)}\nstarting it again in {wait:g} s")
+            self.report(f"{_exit_report(child.service, process)}\nrestart in {wait:g} s")
 
     def _stop_all(self) -> None:
         for child in reversed(self._children):
@@ -119,7 +122,10 @@ class Supervisor:
             while process.poll() is None and not self._kill_now and time.monotonic() < deadline:
                 time.sleep(0.02)
             if process.poll() is None:
-                self.say(f"{child.service.name} did not end in time and is killed")
+                self.report(
+                    f"{child.service.name} did not end within {child.service.grace:g} s "
+                    "and is killed"
+                )
                 process.kill()
             process.wait()
 

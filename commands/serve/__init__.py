@@ -1,1 +1,1 @@
-"""Verbs for serving and for making images."""
+"""Commands that serve adapters and generate images."""

@@ -1,4 +1,4 @@
-"""`atelier compare`: two adapters and the base with the same seeds, side by side."""
+"""`atelier compare`: compare two adapters and the base on the same seeds."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,25 +6,34 @@ from typing import Annotated
 import typer
 
 from atelier.home import Home
-from commands.verb import Answer
+from commands.command import Answer
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="NAME[@VERSION] or a folder.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="NAME[@VERSION] or a folder.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="First adapter: NAME[@VERSION] or FOLDER.")],
+    b: Annotated[
+        str, typer.Argument(metavar="B", help="Second adapter: NAME[@VERSION] or FOLDER.")
+    ],
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="Prompt; repeatable. {trigger} stands for each adapter's trigger."),
+        typer.Option(
+            help="Prompt; repeatable. {trigger} is replaced by the trigger of each adapter."
+        ),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seed; repeatable.")] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps.")] = 30,
-    guidance_scale: Annotated[float, typer.Option(help="Guidance scale; 1 is no guidance.")] = 5.0,
+    guidance_scale: Annotated[
+        float, typer.Option(help="Guidance scale; 1 disables guidance.")
+    ] = 5.0,
     base: Annotated[str | None, typer.Option(help="Base model. Default: the base of A.")] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Output file.")] = Path(
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Contact sheet to write.")] = Path(
         "compare.png"
     ),
 ) -> Answer:
-    """Draw the same seeds with two adapters and with the base, on one sheet."""
+    """Compare two adapters and the base on the same seeds.
+
+    Writes a contact sheet with one row for each prompt and seed.
+    """
     from commands.adapter_references import AdapterReference, resolve
     from commands.terminal import hide_library_bars
     from pipelines.evaluate.side_by_side import PROMPTS, SEEDS, draw_side_by_side, labels, sheet

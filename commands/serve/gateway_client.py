@@ -1,4 +1,4 @@
-"""A client of the gateway's HTTP API. It translates problem documents into our errors."""
+"""A client of the HTTP API of the gateway. It turns problem documents into exceptions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReceivedImage:
-    """One picture of an answer."""
+    """One image of a response."""
 
     png: bytes
     seed: int
@@ -24,25 +24,25 @@ class ReceivedImage:
 
 @dataclass(frozen=True)
 class GatewayAnswer:
-    """The answer of `POST /generate_image`, with decoded pictures."""
+    """The response to `POST /generate_image`, with decoded images."""
 
     pictures: tuple[ReceivedImage, ...]
-    body: dict[str, Any]  # everything but the pictures
+    body: dict[str, Any]  # the JSON object without the images
 
 
 @dataclass(frozen=True)
 class GatewayClient:
-    """One gateway and one key. Errors contain the gateway's message. Calls are not retried."""
+    """A gateway URL, a key, and a timeout in seconds. Requests are not retried."""
 
     url: str
     key: str
     timeout: float = 300.0
 
     def generate(self, **fields: Any) -> GatewayAnswer:
-        """Request pictures. Fields that are None are left to the gateway's defaults.
+        """Generate images. The gateway applies its default to each field that is None.
 
-        Raises BadInput, Refused or Unavailable by the gateway's status, and Unavailable where no
-        gateway answers.
+        Raises BadInput, Refused or Unavailable, depending on the status, with the message of the
+        gateway. Raises Unavailable if the gateway cannot be reached.
         """
         body = self._ask(
             "POST",
@@ -56,16 +56,16 @@ class GatewayClient:
         return GatewayAnswer(tuple(pictures), body)
 
     def usage(self) -> dict[str, Any]:
-        """The usage of this key; raises as `generate` does."""
+        """Return the usage of this key. Raises the errors of `generate`."""
         return self._ask("GET", "/api_key_usage")
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        what = f"the gateway at {self.url}"
+        gateway = f"the gateway at {self.url}"
         try:
             answer = http_client.send(
                 method,
                 self.url.rstrip("/") + path,
-                what=what,
+                what=gateway,
                 timeout=self.timeout,
                 headers={"X-API-Key": self.key},
                 body=body,
@@ -74,19 +74,19 @@ class GatewayClient:
             raise Unavailable(f"{error}; start one with `atelier serve`") from error
         if not answer.is_success:
             raise _translated(answer)
-        decoded: dict[str, Any] = http_client.decoded(answer, what=what)
+        decoded: dict[str, Any] = http_client.decoded(answer, what=gateway)
         return decoded
 
 
 def _translated(answer: httpx2.Response) -> AtelierError:
-    """Translate a problem document (RFC 9457) into an error of ours."""
+    """Return the exception for a problem document (RFC 9457)."""
     try:
         problem = answer.json()
         detail = problem.get("detail") or problem.get("title") or answer.reason_phrase
     except (ValueError, AttributeError):
         detail = answer.reason_phrase
     status = answer.status_code
-    text = f"the gateway says {status}: {detail}"
+    text = f"the gateway returned {status}: {detail}"
     kind = error_of(status)
     if issubclass(kind, Unavailable):
         return kind(text, retry_after=http_client.retry_after(answer))

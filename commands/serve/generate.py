@@ -1,4 +1,4 @@
-"""`atelier generate`: draw one picture, in this process or through a gateway."""
+"""`atelier generate`: generate one image, in this process or through a gateway."""
 
 import secrets
 from dataclasses import replace
@@ -10,63 +10,64 @@ import typer
 from atelier.errors import BadInput
 from atelier.files import write_atomic
 from atelier.home import Home
-from commands.verb import Answer
+from commands.command import Answer
 
 if TYPE_CHECKING:
     from commands.adapter_references import AdapterReference
     from commands.serve.gateway_client import GatewayClient
 
-SMALL_SEED = 2**31  # keeps random seeds short enough to read aloud
+MAX_RANDOM_SEED = 2**31  # short enough to copy by hand; the engine accepts 64-bit seeds
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Prompt.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text of the prompt.")],
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="Output file.")],
     adapter: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ADAPTER", help="NAME[@VERSION][=WEIGHT] or FOLDER[=WEIGHT]; may be repeated."
+            metavar="ADAPTER", help="NAME[@VERSION][=WEIGHT] or FOLDER[=WEIGHT]; repeatable."
         ),
     ] = None,
     base: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Base model. Default: the adapter's.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Base model. Default: the base of the adapter."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Seed. Default: random; the answer shows it.")
+        int | None, typer.Option(metavar="N", help="Seed. Default: random; the output shows it.")
     ] = None,
     steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps.")] = 30,
     scheduler: Annotated[
         str, typer.Option(metavar="NAME", help="Noise scheduler: euler, ddim, pndm, lms, dpm++ …")
     ] = "euler",
     guidance_scale: Annotated[
-        float, typer.Option(metavar="G", help="Guidance scale; 1 is no guidance.")
+        float, typer.Option(metavar="G", help="Guidance scale; 1 disables guidance.")
     ] = 5.0,
     width: Annotated[
-        int | None, typer.Option(metavar="W", help="Pixels. Default: the base's.")
+        int | None, typer.Option(metavar="W", help="Width in pixels. Default: that of the base.")
     ] = None,
     height: Annotated[
-        int | None, typer.Option(metavar="H", help="Pixels. Default: the base's.")
+        int | None, typer.Option(metavar="H", help="Height in pixels. Default: that of the base.")
     ] = None,
     negative_prompt: Annotated[
         str | None, typer.Option(metavar="P", help="Negative prompt.")
     ] = None,
     style: Annotated[str | None, typer.Option(metavar="NAME", help="Style of an adapter.")] = None,
     url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Draw through this gateway.")
+        str | None, typer.Option(metavar="URL", help="Generate through the gateway at this URL.")
     ] = None,
     key: Annotated[
         str | None,
         typer.Option(metavar="KEY", envvar="ATELIER_KEY", help="API key of the gateway."),
     ] = None,
 ) -> Answer:
-    """Draw one picture, in this process or through a gateway."""
+    """Generate one image, in this process or through a gateway."""
     from commands.adapter_references import AdapterReference
     from commands.serve.gateway_client import GatewayClient
 
     references = [AdapterReference.parse(text) for text in adapter or ()]
     settings: dict[str, Any] = {
         "prompt": prompt,
-        "seed": secrets.randbelow(SMALL_SEED) if seed is None else seed,
+        "seed": secrets.randbelow(MAX_RANDOM_SEED) if seed is None else seed,
         "steps": steps,
         "scheduler": scheduler,
         "guidance_scale": guidance_scale,
@@ -75,23 +76,29 @@ def generate(
         "negative_prompt": negative_prompt,
     }
     if url is None:
-        png, metadata = _draw_here(references, base, style, settings)
+        png, metadata = _generate_here(references, base, style, settings)
     else:
         if base is not None:
-            raise BadInput("--base: a gateway serves its own base; leave out --base or --url")
+            raise BadInput(
+                "--base: not available with --url, because a gateway serves its own base; leave "
+                "out one of them"
+            )
         client = GatewayClient(url, key or "")
-        png, metadata = _draw_by_gateway(client, references, style, settings)
+        png, metadata = _generate_at_gateway(client, references, style, settings)
     write_atomic(out, png)
     return Answer(_text(out, metadata), {"file": str(out), **metadata})
 
 
-def _draw_here(
+def _generate_here(
     references: "list[AdapterReference]",
     base: str | None,
     style: str | None,
     settings: dict[str, Any],
 ) -> tuple[bytes, dict[str, Any]]:
-    """A PNG from an engine in this process. Prompts are filled in as the gateway does."""
+    """Return a PNG and its metadata from an engine in this process.
+
+    Style and trigger are inserted into the prompt in the same way as in the gateway.
+    """
     from commands.adapter_references import resolve
     from commands.terminal import hide_library_bars
     from services.engine import ImageRequest
@@ -117,15 +124,19 @@ def _draw_here(
     return png, {**metadata, "warnings": list(result.warnings), "timings": result.timings}
 
 
-def _draw_by_gateway(
+def _generate_at_gateway(
     client: "GatewayClient",
     references: "list[AdapterReference]",
     style: str | None,
     settings: dict[str, Any],
 ) -> tuple[bytes, dict[str, Any]]:
+    """Return a PNG and its metadata from a gateway. Raises BadInput if an adapter is a folder."""
     folders = [reference for reference in references if reference.path is not None]
     if folders:
-        raise BadInput(f"--adapter {folders[0]}: a gateway serves adapters by name only")
+        raise BadInput(
+            f"--adapter {folders[0]}: a gateway serves adapters by name only; give a name, or "
+            "leave out --url"
+        )
     adapters = [
         {
             "name": reference.name,

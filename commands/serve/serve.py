@@ -1,4 +1,4 @@
-"""`atelier serve`: run Triton, agent and gateway of one replica on this machine."""
+"""`atelier serve`: run one replica on this machine: Triton, agent, gateway and reconciler."""
 
 from typing import Annotated
 
@@ -6,40 +6,38 @@ import typer
 
 from atelier.home import Home
 from atelier.stores.base_files import DEFAULT_BASE
-from commands.terminal import say
-from commands.verb import Answer
+from commands.command import Answer
+from commands.terminal import print_progress
 
 
 def serve(
-    base: Annotated[str, typer.Option(help="Base model: a folder or a hub id.")] = DEFAULT_BASE,
+    base: Annotated[str, typer.Option(help="Base model: a folder or a hub ID.")] = DEFAULT_BASE,
     revision: Annotated[
         str | None, typer.Option(help="Revision of a hub model: a commit, tag or branch.")
     ] = None,
     vae: Annotated[
-        str | None, typer.Option(help="VAE that replaces the base's own: a folder or a hub id.")
+        str | None, typer.Option(help="VAE that replaces that of the base: a folder or a hub ID.")
     ] = None,
-    port: Annotated[int, typer.Option(help="Port of the gateway; 0 picks a free one.")] = 8080,
-    host: Annotated[str, typer.Option(help="Address of the gateway.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the gateway; 0 selects a free port.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address that the gateway listens on.")] = "127.0.0.1",
     triton_http_port: Annotated[
-        int, typer.Option(help="HTTP port of Triton; 0: any free port.")
+        int, typer.Option(help="HTTP port of Triton; 0 selects a free port.")
     ] = 0,
     triton_grpc_port: Annotated[
-        int, typer.Option(help="gRPC port of Triton; 0: any free port.")
+        int, typer.Option(help="gRPC port of Triton; 0 selects a free port.")
     ] = 0,
     triton_metrics_port: Annotated[
-        int, typer.Option(help="Metrics port of Triton; 0: any free port.")
+        int, typer.Option(help="Metrics port of Triton; 0 selects a free port.")
     ] = 0,
     replica: Annotated[str, typer.Option(help="Name of this replica.")] = "local",
-    gateway: Annotated[bool, typer.Option(help="Also run the gateway.")] = True,
-    workers: Annotated[
-        int, typer.Option(min=1, max=64, help="Number of gateway processes on the port.")
-    ] = 1,
+    gateway: Annotated[bool, typer.Option(help="Run the gateway.")] = True,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Number of gateway processes.")] = 1,
 ) -> Answer:
-    """Serve one base and all released adapters until Ctrl-C or SIGTERM.
+    """Serve a base and all released adapters until Ctrl-C or SIGTERM.
 
-    Use the base, revision and VAE of the recipe: a version serves only with the base and VAE that
-    it was judged with. Unfinished promotions are completed; logs/reconciler.log has the details.
-    Engine, agent and gateway read ATELIER_* variables: docs/settings.md.
+    Give the base, revision and VAE of the recipe: a version serves only with the base and VAE that
+    it was evaluated with. Unfinished promotions are completed; see logs/reconciler.log in
+    $ATELIER_HOME. docs/settings.md lists the ATELIER_* settings of engine, agent and gateway.
     """
     from commands.replica.plan import (
         LOOPBACK,
@@ -63,5 +61,5 @@ def serve(
     model = ServedModel.resolve(base, revision, vae)
     workers = workers if gateway else 0
     services = plan_services(home, model, addresses, replica=replica, workers=workers)
-    run_replica(home, services, addresses, gateway=gateway, say=say)
+    run_replica(home, services, addresses, gateway=gateway, report=print_progress)
     return Answer("stopped", {"stopped": True})

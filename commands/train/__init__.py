@@ -1,1 +1,1 @@
-"""Verbs for training and judging an adapter."""
+"""Commands that train and evaluate an adapter."""

@@ -1,4 +1,4 @@
-"""`atelier dataset`: check a folder of pictures before training."""
+"""`atelier dataset`: check folders of pictures before training."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,18 +6,16 @@ from typing import Annotated
 import typer
 
 from atelier.errors import ExitCode
+from commands.command import Answer
 from commands.terminal import count
-from commands.verb import Answer
 
 
 def lint(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of pictures.")],
     resolution: Annotated[
-        int | None, typer.Option(min=8, help="Resolution that a recipe would train at.")
+        int | None, typer.Option(min=8, help="Training resolution in pixels.")
     ] = None,
-    captions: Annotated[
-        str | None, typer.Option(help="Column of metadata.jsonl with the captions.")
-    ] = None,
+    captions: Annotated[str | None, typer.Option(help="Caption column of metadata.jsonl.")] = None,
 ) -> Answer:
     """Check a folder of pictures for errors and warnings.
 

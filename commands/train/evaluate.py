@@ -1,4 +1,4 @@
-"""`atelier evaluate`: judge a package, with measurements and pictures."""
+"""`atelier evaluate`: evaluate a package under a policy."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,8 +7,8 @@ import typer
 
 from atelier.errors import ExitCode
 from atelier.home import Home
+from commands.command import Answer
 from commands.terminal import hide_library_bars, progress, table
-from commands.verb import Answer
 
 if TYPE_CHECKING:
     from atelier.adapter.package import Package
@@ -16,29 +16,34 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    package: Annotated[str, typer.Argument(metavar="PACKAGE", help="A folder or NAME[@VERSION].")],
+    package: Annotated[str, typer.Argument(metavar="PACKAGE", help="NAME[@VERSION] or FOLDER.")],
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Policy file. Default: the built-in policy.")
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Recipe of the package. Default: found in adapters/ or examples/."),
+        typer.Option(
+            help="Recipe of the package. Default: found in adapters/ or examples/ by digest."
+        ),
     ] = None,
     pictures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Training pictures, if there is no recipe.")
     ] = None,
-    base: Annotated[str | None, typer.Option(help="Base model. Default: the package's.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model. Default: the base of the package.")
+    ] = None,
     vae: Annotated[
-        str | None, typer.Option(help="VAE that replaces the base's own. Default: the recipe's.")
+        str | None,
+        typer.Option(help="VAE that replaces that of the base. Default: that of the recipe."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Output folder. Default: beside the package.")
     ] = None,
 ) -> Answer:
-    """Judge a package under a policy and give a verdict with reasons.
+    """Evaluate a package under a policy and give a verdict.
 
-    Writes the measurements and pictures to the output folder. The verdict of a registered version
-    is also stored in the registry. Exit code 1 if the package is refused.
+    Writes the measurements and images to the output folder, and stores the evaluation of a
+    registered version in the registry. Exit code 1 if the package is refused.
     """
     from atelier.data.policy import Policy
     from atelier.data.recipe import Recipe
@@ -48,17 +53,17 @@ def evaluate(
     home, operators_policy = Home.find(), Policy.load(policy)
     adapter = resolve(AdapterReference.parse(package), home)
     folder = output or _beside(adapter.package, home)
-    given_recipe = Recipe.load(recipe) if recipe else None
+    loaded_recipe = Recipe.load(recipe) if recipe else None
 
-    # heavy imports wait until the input is valid
+    # after validation of the input, because these imports are slow
     from pipelines.evaluate import attest
-    from pipelines.evaluate import evaluate as judge
+    from pipelines.evaluate import evaluate as evaluate_package
     from pipelines.evaluate.references import recipe_of
 
-    training_pictures = pictures or given_recipe or recipe_of(adapter.package)
+    training_pictures = pictures or loaded_recipe or recipe_of(adapter.package)
     hide_library_bars()
-    with progress() as shown:
-        evaluation = judge(
+    with progress() as report_progress:
+        evaluation = evaluate_package(
             adapter.package,
             operators_policy,
             base=base or adapter.package.manifest.base.id,
@@ -66,7 +71,7 @@ def evaluate(
             training_pictures=training_pictures,
             output=folder,
             cache=home.root / "cache" / "pictures",
-            progress=shown,
+            progress=report_progress,
         )
     if adapter.version is not None:
         registry = Registry(home.tracking_uri)
@@ -76,7 +81,7 @@ def evaluate(
 
 
 def _beside(package: "Package", home: Home) -> Path:
-    """A package's folder may hold nothing else, so the verdict is written beside it."""
+    """Return the default output folder. It is not in the package, which accepts no other files."""
     if home.root in package.path.absolute().parents and package.path.name != "package":
         return home.root / "evaluations" / package.path.name
     return package.path.absolute().parent / "evaluation"
@@ -97,7 +102,7 @@ def _answer(evaluation: "Evaluation", folder: Path) -> Answer:
     lines = [
         table(("GATE", "VALUE", "LIMIT", "95 %", ""), rows),
         *(f"- {reason}" for reason in evaluation.reasons),
-        f"{evaluation.adapter}: {verdict}; measurements and pictures in {folder}",
+        f"{evaluation.adapter}: {verdict}; measurements and images in {folder}",
     ]
     data = {
         "adapter": evaluation.adapter,

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
+from commands.command import Answer
 from commands.terminal import hide_library_bars
-from commands.verb import Answer
 
 
 def run(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file.")],
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Policy file. Default: the built-in policy.")
     ] = None,
@@ -18,7 +18,7 @@ def run(
 ) -> Answer:
     """Train, evaluate, register and promote an adapter.
 
-    Exit code 1 if the verdict refuses it.
+    Exit code 1 if the evaluation refuses it.
     """
     from atelier.adapter.signature_policy import SignaturePolicy
     from atelier.data.policy import Policy
@@ -26,9 +26,9 @@ def run(
     from atelier.home import Home
     from commands.settings import CommandSettings
 
-    given_recipe, operators_policy = Recipe.load(recipe), Policy.load(policy)
+    loaded_recipe, operators_policy = Recipe.load(recipe), Policy.load(policy)
 
-    # heavy imports wait until the input is valid
+    # after validation of the input, because these imports are slow
     from commands.release.release import answer
     from pipelines import run as pipeline
     from pipelines.delivery.local.local_gateway import smoke_check
@@ -37,7 +37,7 @@ def run(
     home = Home.find()
     return answer(
         pipeline.run(
-            given_recipe,
+            loaded_recipe,
             operators_policy,
             home,
             signatures=SignaturePolicy.of(CommandSettings.read()),

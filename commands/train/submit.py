@@ -1,4 +1,4 @@
-"""`atelier submit`: train a recipe in a Job on a cluster, with everything that it names."""
+"""`atelier submit`: upload the inputs of a recipe and train it in a Job on a cluster."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atelier.home import Home
+from commands.command import Answer
 from commands.github_actions import add_outputs
 from commands.job_options import JobChoices, job_data, manifest_answer
-from commands.terminal import progress, say
-from commands.verb import Answer
+from commands.terminal import print_progress, progress
 
 if TYPE_CHECKING:
     from atelier.platform.jobs import TrainingSpec
@@ -17,37 +17,40 @@ if TYPE_CHECKING:
 
 
 def submit(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file.")],
     environment: Annotated[
-        str, typer.Option(help="Environment whose policy judges: ConfigMap policy-ENVIRONMENT.")
+        str, typer.Option(help="Environment of the policy (ConfigMap policy-ENVIRONMENT).")
     ] = "staging",
     stop: Annotated[
-        bool, typer.Option("--stop", help="Stop its Job. A later one resumes from the checkpoint.")
+        bool, typer.Option("--stop", help="Stop the Job. A later one resumes from its checkpoint.")
     ] = False,
     github_output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Append adapter and version, if known, as step outputs."),
+        typer.Option(
+            metavar="FILE", help="Append adapter and version, if there is one, as step outputs."
+        ),
     ] = None,
     job: JobChoices = JobChoices(),
 ) -> Answer:
-    """Train a recipe on a cluster: upload missing inputs and create the Job.
+    """Train a recipe in a Job on a cluster.
 
-    Submitting the same inputs twice gives one Job. A version that was already made from them is not
-    trained again. If the environment's policy has not judged it yet, the Job only judges it.
+    Uploads missing inputs and creates the Job. A second submission of the same inputs returns the
+    existing Job. A version that was made from the same inputs is not trained again; if it has no
+    evaluation under the policy of the environment, the Job only evaluates it.
     """
     from atelier.data.recipe import Recipe
 
     options = job.options(job.gpus or 0)
-    given_recipe = Recipe.load(recipe)
+    loaded_recipe = Recipe.load(recipe)
 
-    # heavy imports wait until the input is valid
+    # after validation of the input, because these imports are slow
     from atelier.stores.artifacts import Artifacts
     from atelier.stores.registry import Registry
     from pipelines.submission import TrainingSubmission
 
     uri = Home.find().tracking_uri
     submission = TrainingSubmission(
-        given_recipe,
+        loaded_recipe,
         environment,
         options,
         artifacts=lambda: Artifacts(uri),
@@ -57,8 +60,8 @@ def submit(
         return manifest_answer(submission.work, options)
     if stop:
         return _stopped(submission.work.name, options.namespace, stopped=submission.stop())
-    with progress() as shown:
-        result = submission.submit(follow=job.follow, log=say, progress=shown)
+    with progress() as report_progress:
+        result = submission.submit(follow=job.follow, log=print_progress, progress=report_progress)
     if result.version is not None:
         outputs = {"adapter": submission.spec.adapter, "version": result.version.version}
         add_outputs(github_output, outputs)
@@ -66,7 +69,7 @@ def submit(
 
 
 def _stopped(name: str, namespace: str, *, stopped: bool) -> Answer:
-    state = "stopped, its checkpoints are kept" if stopped else "is not running or waiting"
+    state = "stopped; its checkpoints are kept" if stopped else "neither running nor waiting"
     data = {"job": name, "namespace": namespace, "stopped": stopped}
     return Answer(f"Job {namespace}/{name}: {state}", data)
 

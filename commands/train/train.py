@@ -1,4 +1,4 @@
-"""`atelier train`: train an adapter from a recipe and its pictures."""
+"""`atelier train`: train an adapter from a recipe."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,8 +7,8 @@ import typer
 
 from atelier.errors import BadInput
 from atelier.home import Home
+from commands.command import Answer
 from commands.terminal import hide_library_bars, short
-from commands.verb import Answer
 
 if TYPE_CHECKING:
     from pipelines.train import TrainResult
@@ -16,50 +16,50 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="RECIPE", help="The recipe.", show_default=False)
+        Path | None, typer.Argument(metavar="RECIPE", help="Recipe file.", show_default=False)
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in the output folder.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: inside the home.")
+        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: in $ATELIER_HOME.")
     ] = None,
     processes: Annotated[
         int,
         typer.Option(
             min=1,
             metavar="N",
-            help="Number of processes, one on each GPU. Each uses the recipe's batch size.",
+            help="Number of processes, one for each GPU; each uses the batch size of the recipe.",
         ),
     ] = 1,
     deliver: Annotated[
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Train nothing; send what MLflow and W&B have not received of this run.",
+            help="Send the unsent records of this run folder to MLflow and W&B; do not train.",
         ),
     ] = None,
 ) -> Answer:
     """Train an adapter from a recipe.
 
-    A run that was killed at any step can be continued with --resume. The result equals that of an
-    uninterrupted run, bit for bit. SIGTERM writes a checkpoint and ends with exit code 143.
+    Use --resume to continue an interrupted run. The result is bit-identical to that of an
+    uninterrupted run. On SIGTERM, the command writes a checkpoint and ends with exit code 143.
     """
     if recipe is None and deliver is not None:
         return _deliver(deliver)
     if recipe is None or deliver is not None:
-        raise BadInput("give either a RECIPE or --deliver RUN")
+        raise BadInput("RECIPE, --deliver: give exactly one of the two")
     from atelier.data.recipe import Recipe
 
-    given_recipe = Recipe.load(recipe)
+    loaded_recipe = Recipe.load(recipe)
 
-    # heavy imports wait until the input is valid
+    # after validation of the input, because these imports are slow
     from pipelines.train.launch import train_in
     from pipelines.train.run_folder import RunFolder
 
     hide_library_bars()
-    folder = output or RunFolder.of(given_recipe, Home.find()).root
-    return _answer(train_in(processes, given_recipe, output=folder, resume=resume), recipe)
+    folder = output or RunFolder.of(loaded_recipe, Home.find()).root
+    return _answer(train_in(processes, loaded_recipe, output=folder, resume=resume), recipe)
 
 
 def _deliver(run: Path) -> Answer:

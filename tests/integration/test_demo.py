@@ -32,9 +32,9 @@ def test_the_swap_lost_no_request_and_the_rollback_is_exact(demo_run: DemoRun) -
     assert found, demo_run.out
     total, old, new = map(int, found.groups())
     assert total == old + new >= 100 and min(old, new) >= 50
-    assert "the same seeds as version 1: 6 of 6 pictures identical in every pixel" in demo_run.out
-    assert "new prompts: 3 of 3 pictures identical in every pixel" in demo_run.out
-    assert demo_run.out.count("every picture differs") == 2
+    assert "the same seeds as version 1: 6 of 6 images identical in every pixel" in demo_run.out
+    assert "new prompts: 3 of 3 images identical in every pixel" in demo_run.out
+    assert demo_run.out.count("every image differs") == 2
 
 
 def test_no_process_restarted_for_the_swap_or_the_rollback(demo_run: DemoRun) -> None:

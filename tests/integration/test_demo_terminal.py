@@ -27,7 +27,7 @@ def test_the_printed_line_makes_a_picture_and_ctrl_c_ends_it(
     assert shown.stdout is not None
     try:
         said = ""
-        while "Ctrl-C stops it." not in said:
+        while "Press Ctrl-C to stop it." not in said:
             line = shown.stdout.readline()
             assert line, f"it ended by itself after saying {said!r}"
             said += line

@@ -155,7 +155,7 @@ def test_what_git_declares_is_signed_and_nothing_else(
 
 def test_what_cannot_be_signed(registry: Registry, made: Package, key: Path) -> None:
     for arguments, told in (
-        (["1"], "give --key FILE, or put the PEM into ATELIER_SIGNING_KEY"),
+        (["1"], "give --key FILE, or set the variable to the PEM"),
         (["1", "--key", made.path / ADAPTER], "the signing key cannot be read"),
         (["1", "--key", made.path / "nowhere"], "nowhere: cannot be read"),
         (["2", "--key", key], "has no version 2"),

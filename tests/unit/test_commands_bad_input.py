@@ -163,7 +163,7 @@ def test_a_picture_of_somebody_else_has_no_trace(tmp_path: Path) -> None:
 def test_a_file_that_is_no_picture_cannot_be_traced(tmp_path: Path) -> None:
     file = tmp_path / "text.png"
     file.write_text("hello")
-    assert "cannot be read as a picture" in told(atelier("trace", file), 2)
+    assert "cannot be read as an image" in told(atelier("trace", file), 2)
     assert "nowhere.png" in told(atelier("trace", tmp_path / "nowhere.png"), 2)
 
 

@@ -42,7 +42,9 @@ def test_a_status_tells_whether_asking_again_makes_sense(
 ) -> None:
     error = _translated(answer(status, problem("width: 100 is not a multiple of 8; try 104")))
     assert type(error) is kind
-    assert str(error) == f"the gateway says {status}: width: 100 is not a multiple of 8; try 104"
+    assert (
+        str(error) == f"the gateway returned {status}: width: 100 is not a multiple of 8; try 104"
+    )
 
 
 def test_when_to_come_back_is_kept() -> None:

@@ -14,18 +14,18 @@ from PIL import Image
 from atelier.contract.replica import Replica, ReplicaFolder
 from atelier.errors import Refused
 from atelier.home import Home
-from commands.demo.__main__ import OURS, _fresh
+from commands.demo.__main__ import OUTPUTS, _fresh
 from commands.demo.clock import Clock, TimedStep, duration
 from commands.demo.curves import Curve, plot
-from commands.demo.pictures import require_different, require_same
-from commands.demo.report import DemoReport, JudgedRow, SheetRow
+from commands.demo.images import require_different, require_same
+from commands.demo.report import DemoReport, SheetRow, VersionRow
 from commands.demo.server import Served
 from commands.demo.swap import Swap
-from commands.demo.traffic import Seen, apart, pixels_of, strangers
+from commands.demo.traffic import TrafficAnswer, mismatches, pixel_difference, pixels_of
 from pipelines.evaluate import GateResult
 
 DIGESTS = ("sha256:" + "1" * 64, "sha256:" + "2" * 64)
-SHOT = ("a photo of a sks cat in the snow", 32)
+REQUEST = ("a photo of a sks cat in the snow", 32)
 
 
 def png(grey: int) -> bytes:
@@ -34,8 +34,8 @@ def png(grey: int) -> bytes:
     return data.getvalue()
 
 
-def seen(version: int, grey: int, at: float) -> Seen:
-    return Seen(at, at + 0.5, SHOT, version, DIGESTS[version - 1], pixels_of(png(grey)))
+def seen(version: int, grey: int, at: float) -> TrafficAnswer:
+    return TrafficAnswer(at, at + 0.5, REQUEST, version, DIGESTS[version - 1], pixels_of(png(grey)))
 
 
 def test_a_process_that_ended_or_was_replaced_is_found_out(tmp_path: Path) -> None:
@@ -90,19 +90,19 @@ def test_the_clock_tells_a_step_its_notes_and_its_time() -> None:
 
 
 def test_a_picture_of_another_version_is_found_out() -> None:
-    known = {(SHOT, DIGESTS[0]): pixels_of(png(10)), (SHOT, DIGESTS[1]): pixels_of(png(200))}
+    known = {(REQUEST, DIGESTS[0]): pixels_of(png(10)), (REQUEST, DIGESTS[1]): pixels_of(png(200))}
     honest = [seen(1, 11, 0), seen(2, 200, 1)]
-    assert strangers(honest, known) == []
+    assert mismatches(honest, known) == []
     liar = seen(2, 10, 2)
-    assert strangers([*honest, liar], known) == [liar]
-    nobody = Seen(0, 1, SHOT, 3, "sha256:" + "3" * 64, pixels_of(png(10)))
-    assert strangers([nobody], known) == [nobody], "a digest that nobody promoted"
+    assert mismatches([*honest, liar], known) == [liar]
+    nobody = TrafficAnswer(0, 1, REQUEST, 3, "sha256:" + "3" * 64, pixels_of(png(10)))
+    assert mismatches([nobody], known) == [nobody], "a digest that nobody promoted"
 
 
 def test_apart_is_the_largest_difference_of_any_pixel() -> None:
     one, other = np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2, 3), np.uint8)
     other[1, 0, 2] = 255
-    assert (apart(one, other), apart(one, one)) == (255, 0)
+    assert (pixel_difference(one, other), pixel_difference(one, one)) == (255, 0)
 
 
 def test_same_and_different_are_required_of_every_pair() -> None:
@@ -163,8 +163,8 @@ def report(plot_file: Path, picture: Path) -> DemoReport:
         rows=[SheetRow("in the <b>snow", 7, (png(1), png(2), png(3), png(2)))] * 3,
         training_pictures=[picture],
         fresh=[SheetRow("in a room", 8, (png(2), png(3), png(2)))],
-        judged=[
-            JudgedRow(version, DIGESTS[version - 1], "4 steps", gates, version == 1)
+        versions=[
+            VersionRow(version, DIGESTS[version - 1], "4 steps", gates, version == 1)
             for version in (1, 2)
         ],
         swap=Swap((seen(1, 1, 0), seen(2, 2, 1)), 0.5, 0.9, 0.7, 1, 1, 0),
@@ -193,7 +193,7 @@ def test_a_new_demo_removes_what_the_last_one_left_and_nothing_else(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
     monkeypatch.setenv("ATELIER_DATABASE_URL", "sqlite:///elsewhere")
-    for name in OURS:
+    for name in OUTPUTS:
         (tmp_path / name).touch() if "." in name else (tmp_path / name).mkdir()
     (tmp_path / "mine.txt").touch()
     _fresh(tmp_path)

@@ -7,15 +7,17 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from commands.command import CommandGroup
 from commands.main import SECTIONS, app
-from commands.verb import VerbGroup
 
 VERBS = [
     verb
     for entries in SECTIONS.values()
     for name, entry in entries.items()
     for verb in (
-        [(name, inner) for inner in entry.verbs] if isinstance(entry, VerbGroup) else [(name,)]
+        [(name, inner) for inner in entry.commands]
+        if isinstance(entry, CommandGroup)
+        else [(name,)]
     )
 ]
 LIBRARIES = {  # not pydantic, by which Typer itself reads options
@@ -64,6 +66,7 @@ def test_help_lists_the_verbs_by_section_in_plain_text() -> None:
             names.append(line.split()[0])
     assert sections == {section: list(entries) for section, entries in SECTIONS.items()}
     assert list(sections) == ["Train", "Release", "Serve", "CI", "Admin"]
+    assert "..." not in listing[2], "a summary is too long for its line"
 
 
 def test_the_help_of_the_command_loads_nothing_heavy() -> None:

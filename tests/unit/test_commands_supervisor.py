@@ -43,7 +43,7 @@ class Running:
     def __init__(self, *services: Service):
         self.said: list[str] = []
         self.up = threading.Event()
-        self.supervisor = Supervisor(services, say=self.said.append)
+        self.supervisor = Supervisor(services, report=self.said.append)
         self.thread = threading.Thread(target=self.supervisor.run, args=(self.up.set,))
 
     def __enter__(self) -> "Running":
@@ -93,7 +93,7 @@ def test_one_that_ends_is_named_with_its_last_words_and_started_again(
         told = running.said[-1]
         assert told.startswith("two ended (killed by SIGKILL)")
         assert "    two began" in told
-        assert "starting it again in 0.05 s" in told
+        assert "restart in 0.05 s" in told
 
 
 def test_one_that_ends_again_and_again_waits_longer_and_longer(
@@ -103,7 +103,7 @@ def test_one_that_ends_again_and_again_waits_longer_and_longer(
     monkeypatch.setattr(supervisor, "LONGEST_WAIT", 0.1)
     with Running(service("one", "sleep 0.3; exit 7", tmp_path)) as running:
         running.until(lambda: len(running.said) >= 6)
-    waits = [text.rpartition("again in ")[2] for text in running.said[1:6]]
+    waits = [text.rpartition("restart in ")[2] for text in running.said[1:6]]
     assert waits == ["0.02 s", "0.04 s", "0.08 s", "0.1 s", "0.1 s"]
     assert running.said[1].startswith("one ended (exit code 7)")
 
@@ -111,7 +111,7 @@ def test_one_that_ends_again_and_again_waits_longer_and_longer(
 def test_one_that_cannot_start_ends_all_with_its_log(tmp_path: Path) -> None:
     good = service("good", SLEEP, tmp_path)
     bad = service("bad", "echo no such base >&2; exit 2", tmp_path, ready=lambda: False)
-    supervisor = Supervisor([good, bad], say=lambda _: None)
+    supervisor = Supervisor([good, bad], report=lambda _: None)
     with pytest.raises(Unavailable, match="bad ended") as failed:
         supervisor.run()
     assert "    no such base" in str(failed.value)
@@ -121,14 +121,14 @@ def test_one_that_cannot_start_ends_all_with_its_log(tmp_path: Path) -> None:
 def test_one_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
     slow = service("slow", SLEEP, tmp_path, ready=lambda: False, start_seconds=0.3)
     with pytest.raises(Unavailable, match=r"slow is not ready after 0 s"):
-        Supervisor([slow], say=lambda _: None).run()
+        Supervisor([slow], report=lambda _: None).run()
 
 
 def test_one_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     stubborn = service("one", "trap '' TERM; while :; do sleep 0.05; done", tmp_path, grace=0.2)
     with Running(stubborn) as running:
         (child,) = pids(running)
-    assert running.said[-1] == "one did not end in time and is killed"
+    assert running.said[-1] == "one did not end within 0.2 s and is killed"
     assert not alive(child)
 
 
@@ -138,7 +138,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         "from commands.replica.supervisor import Service, Supervisor\n"
         "folder = Path(sys.argv[1])\n"
         "one = Service('one', ['/bin/sleep', '60'], {}, folder / 'log', ready=lambda: True)\n"
-        "keeper = Supervisor([one], say=lambda _: None)\n"
+        "keeper = Supervisor([one], report=lambda _: None)\n"
         "keeper.run(lambda: print(keeper.pid('one'), flush=True))\n"
     )
     keeper = subprocess.Popen(

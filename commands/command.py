@@ -1,4 +1,4 @@
-"""Shared by every verb: --json, --debug, the answer on stdout and the handling of errors."""
+"""The wrapper of every command: --json, --debug, output to stdout and error handling."""
 
 import contextlib
 import functools
@@ -16,32 +16,34 @@ from typer.core import TyperGroup
 from atelier.settings import refuse_unknown
 from commands.errors import report
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON object.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A verb's result: `text` for people, `data` for --json. Progress goes to stderr."""
+    """The output of a command: `text` by default, `data` with --json, and the exit code."""
 
     text: str
     data: Mapping[str, Any] = field(default_factory=dict)
     exit_code: int = 0
 
 
-Verb = Callable[..., Answer]
+Command = Callable[..., Answer]
 
 
 @dataclass(frozen=True)
-class VerbGroup:
-    """Verbs under one word: `atelier keys create`, `atelier keys list`."""
+class CommandGroup:
+    """Subcommands of a common name: `atelier keys create`, `atelier keys list`."""
 
     help: str
-    verbs: Mapping[str, Verb]
+    commands: Mapping[str, Command]
 
 
-def command_line(help: str, sections: Mapping[str, Mapping[str, Verb | VerbGroup]]) -> typer.Typer:
-    """The Typer application of all verbs, by section and name."""
+def command_line(
+    help: str, sections: Mapping[str, Mapping[str, Command | CommandGroup]]
+) -> typer.Typer:
+    """Return the Typer application of all commands, given by section and name."""
     app = typer.Typer(
         cls=_Sections,
         help=help,
@@ -52,20 +54,20 @@ def command_line(help: str, sections: Mapping[str, Mapping[str, Verb | VerbGroup
     )
     for section, entries in sections.items():
         for name, entry in entries.items():
-            if isinstance(entry, VerbGroup):
+            if isinstance(entry, CommandGroup):
                 group = typer.Typer(help=entry.help, no_args_is_help=True, rich_markup_mode=None)
-                for verb, work in entry.verbs.items():
-                    add_verb(group, verb, work)
+                for subcommand, work in entry.commands.items():
+                    add_command(group, subcommand, work)
                 app.add_typer(group, name=name, rich_help_panel=section)
             else:
-                add_verb(app, name, entry, section=section)
+                add_command(app, name, entry, section=section)
     return app
 
 
-def add_verb(app: typer.Typer, name: str, work: Verb, *, section: str | None = None) -> None:
-    """Register a function as a verb of `app`. It can still be called as a plain function.
+def add_command(app: typer.Typer, name: str, work: Command, *, section: str | None = None) -> None:
+    """Register a function as a command of `app`. It remains callable as a plain function.
 
-    A parameter that is a dataclass is a group of options that verbs can share, one for each field.
+    A dataclass parameter is an option group: each field becomes an option. Commands can share it.
     """
     signature = inspect.signature(work, eval_str=True)
     parameters = signature.parameters.values()
@@ -90,10 +92,10 @@ def add_verb(app: typer.Typer, name: str, work: Verb, *, section: str | None = N
 
 
 class _Sections(TyperGroup):
-    """Lists the verbs in their sections. Typer itself does so only with Rich, as boxes."""
+    """List the commands by section in plain text. Typer supports sections only with Rich boxes."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write one definition list for each section, all with columns of the same width."""
+        """Write a definition list for each section, all with the same column width."""
         width = max(map(len, self.commands))
         sections: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
@@ -106,7 +108,7 @@ class _Sections(TyperGroup):
 
 
 def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
-    """The options of a group, or the parameter itself."""
+    """Return the options of an option group, or the parameter itself."""
     if not is_dataclass(parameter.annotation):
         return [parameter]
     hints = get_type_hints(parameter.annotation, include_extras=True)
@@ -117,7 +119,7 @@ def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
 
 
 def _argument(parameter: inspect.Parameter, options: Mapping[str, Any]) -> Any:
-    """The value for one parameter of a verb."""
+    """Return the value of one parameter of a command."""
     if not is_dataclass(parameter.annotation):
         return options[parameter.name]
     group: Any = parameter.annotation
@@ -125,10 +127,10 @@ def _argument(parameter: inspect.Parameter, options: Mapping[str, Any]) -> Any:
 
 
 def _perform(work: Callable[[], Answer], as_json: bool, debug: bool) -> int:
-    """Run the work with stdout reserved for the answer; returns the exit code."""
+    """Run a command with stdout reserved for its answer, and return the exit code."""
     stdout = sys.stdout
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # libraries may print to stdout
+        with contextlib.redirect_stdout(sys.stderr):  # because libraries may print to stdout
             refuse_unknown(os.environ)
             answer = work()
     except (typer.Exit, typer.Abort):

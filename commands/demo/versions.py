@@ -1,4 +1,4 @@
-"""Makes a version from its recipe: train, judge, register; each is a step of the clock."""
+"""Train, evaluate and register a version, each as a step of the clock."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +19,19 @@ from pipelines.train.progress import watcher
 
 
 @dataclass(frozen=True)
-class MadeVersion:
-    """A registered version."""
+class RegisteredVersion:
+    """A registered version with its recipe, package and evaluation."""
 
     recipe: Recipe
     package: Package
     evaluation: Evaluation
     version: int
-    log: Path  # the journal of its training
+    log: Path  # `log.jsonl` of its training
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Makes versions. The verdicts are written to `folder`."""
+class VersionBuilder:
+    """Build versions. The evaluations are written to `folder`."""
 
     folder: Path
     home: Home
@@ -39,30 +39,32 @@ class Workshop:
     policy: Policy
     clock: Clock
 
-    def make(self, recipe: Recipe, number: int) -> MadeVersion:
-        """Train, judge and register a version. Refused if its verdict refuses it."""
+    def build(self, recipe: Recipe, number: int) -> RegisteredVersion:
+        """Train, evaluate and register a version. Raises Refused if a gate refuses it."""
         run = self.home.runs / recipe.adapter / f"version-{number}"
-        with self.clock.step(f"train version {number}: {in_words(recipe)}") as step:
+        with self.clock.step(f"train version {number}: {training_summary(recipe)}") as step:
             check_pictures(recipe)
             result = train(recipe, output=run, progress=watcher())
             step.notes.append(f"package {short(result.package.digest)} in {result.package.path}")
-        with self.clock.step(f"judge version {number}") as step:
-            evaluation = self._judge(recipe, result.package, number, step)
+        with self.clock.step(f"evaluate version {number}") as step:
+            evaluation = self._evaluate(recipe, result.package, number, step)
         with self.clock.step(f"register version {number}") as step:
-            version = register(result, evaluation, self._verdict(number), self.registry)
+            version = register(result, evaluation, self._evaluation_folder(number), self.registry)
             step.notes.append(f"{recipe.adapter}@{version} is a candidate in the registry")
-        return MadeVersion(recipe, result.package, evaluation, version, run / "log.jsonl")
+        return RegisteredVersion(recipe, result.package, evaluation, version, run / "log.jsonl")
 
-    def _judge(self, recipe: Recipe, package: Package, number: int, step: TimedStep) -> Evaluation:
-        with progress() as shown:
+    def _evaluate(
+        self, recipe: Recipe, package: Package, number: int, step: TimedStep
+    ) -> Evaluation:
+        with progress() as report_progress:
             evaluation = evaluate(
                 package,
                 self.policy,
                 base=recipe.base.model,
                 training_pictures=recipe,
-                output=self._verdict(number),
+                output=self._evaluation_folder(number),
                 cache=self.home.root / "cache" / "pictures",
-                progress=shown,
+                progress=report_progress,
             )
         for gate in evaluation.gates:
             value = "not measured" if gate.value is None else f"{gate.value:.3f}"
@@ -74,18 +76,18 @@ class Workshop:
             raise Refused(f"version {number} of {recipe.adapter} is refused:\n- {reasons}")
         return evaluation
 
-    def _verdict(self, number: int) -> Path:
+    def _evaluation_folder(self, number: int) -> Path:
         return self.folder / f"evaluation-{number}"
 
 
-def in_words(recipe: Recipe) -> str:
-    """A recipe's training settings in one line."""
+def training_summary(recipe: Recipe) -> str:
+    """Return the training settings of a recipe as one line."""
     stage = recipe.stages[0]
-    words = [
+    settings = [
         f"{stage.train.steps} steps",
         f"rank {stage.lora.rank} on {', '.join(stage.lora.targets)}",
         f"learning rate {stage.train.lr:g}",
     ]
     if stage.prior:
-        words.append(f"{stage.prior.images} class pictures")
-    return ", ".join(words)
+        settings.append(f"{stage.prior.images} class pictures")
+    return ", ".join(settings)

@@ -19,14 +19,14 @@ from atelier.errors import (
     Unavailable,
 )
 from atelier.failures import failure_of
+from commands.command import Answer, add_command
 from commands.terminal import short, table
-from commands.verb import Answer, add_verb
 
 
 def app_that(work) -> typer.Typer:
     app = typer.Typer()
-    add_verb(app, "work", work)
-    add_verb(app, "other", lambda: Answer(""))  # Typer folds an app of one command into its root
+    add_command(app, "work", work)
+    add_command(app, "other", lambda: Answer(""))  # Typer folds an app of one command into its root
     return app
 
 

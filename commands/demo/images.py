@@ -1,0 +1,56 @@
+"""Generate images over HTTP, and check which of them are equal and which differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from atelier.errors import Refused
+from commands.demo.prompts import STEPS, SeededPrompt
+from commands.demo.traffic import pixel_difference, pixels_of
+from commands.serve.gateway_client import GatewayClient
+
+
+@dataclass(frozen=True)
+class ImageClient:
+    """A client of the gateway that generates one image at a time."""
+
+    client: GatewayClient
+    trigger: str
+    steps: int = STEPS
+
+    def generate(self, prompts: Sequence[SeededPrompt], adapter: str | None) -> list[bytes]:
+        """Return a PNG for each prompt, by the adapter `name` or `name@version`, or by the base."""
+        return [self._generate(prompt, adapter) for prompt in prompts]
+
+    def prompt(self, prompt: SeededPrompt) -> str:
+        """Return the text of the prompt with the trigger filled in."""
+        return prompt.prompt.replace("{trigger}", self.trigger)
+
+    def _generate(self, prompt: SeededPrompt, adapter: str | None) -> bytes:
+        answer = self.client.generate(
+            prompt=self.prompt(prompt),
+            seed=prompt.seed,
+            steps=self.steps,
+            adapter=adapter,
+            fill_trigger=False,  # because the prompt contains it already
+        )
+        return answer.pictures[0].png
+
+
+def require_same(first: Sequence[bytes], second: Sequence[bytes], label: str) -> str:
+    """Return a sentence for the report if each pair of PNGs is identical, else raise Refused."""
+    differences = [_difference(pair) for pair in zip(first, second, strict=True)]
+    if any(differences):
+        raise Refused(f"{label}: pixels differ by up to {max(differences)} of 255")
+    return f"{label}: {len(differences)} of {len(differences)} images identical in every pixel"
+
+
+def require_different(first: Sequence[bytes], second: Sequence[bytes], label: str) -> str:
+    """Return a sentence for the report if no pair of PNGs is identical, else raise Refused."""
+    differences = [_difference(pair) for pair in zip(first, second, strict=True)]
+    if not all(differences):
+        raise Refused(f"{label}: some images are identical, though they should differ")
+    return f"{label}: every image differs, by {min(differences)} to {max(differences)} of 255"
+
+
+def _difference(pair: tuple[bytes, bytes]) -> int:
+    return pixel_difference(*map(pixels_of, pair))
