@@ -40,7 +40,7 @@ class StepDriver:
         return self._thread is not None
 
     def alive(self) -> bool:
-        """Whether the thread runs, or without one, whether the queue is open."""
+        """Return whether the thread runs; before `start`, whether the queue is open."""
         return self._thread.is_alive() if self._thread is not None else not self._requests.closed
 
     def turn(self, future: Future[Any] | None = None) -> None:

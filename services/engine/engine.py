@@ -184,7 +184,7 @@ class Engine:
         self.adapters.close()
 
     def alive(self) -> bool:
-        """Whether the engine can process requests: its thread runs, or none was started."""
+        """Return whether the engine can process requests; before `start`, the caller runs steps."""
         return self._driver.alive()
 
     def stats(self) -> EngineStats:

@@ -1,9 +1,9 @@
 """Start, check and stop a Triton server that serves the engine.
 
-Three functions that Triton lacks are here. The death of the model's process is detected: Triton
-stays "ready" and answers no request. Requests are drained before a stop: Triton waits its whole
-exit timeout for an idle keep-alive connection and then exits without finishing them. All processes
-and shared memory of the server are removed at the end.
+It compensates for three properties of Triton. If the model's process dies, Triton stays "ready"
+and answers no request: `failure` detects this. At a stop, Triton waits its whole exit timeout for
+an idle keep-alive connection and then exits with unfinished requests: `stop` drains first. A killed
+Triton leaves processes and shared memory: `stop` and `start` remove them.
 """
 
 import contextlib
@@ -43,8 +43,7 @@ class TritonServer:
         settings: TritonSettings,
         *,
         vae: Path | None = None,  # replaces the base's own
-        environment: Mapping[str, str]
-        | None = None,  # of the server; default: that of this process
+        environment: Mapping[str, str] | None = None,  # default: that of this process
         start_seconds: float = START_SECONDS,
     ):
         """Choose the ports; `base` and `vae` are folders. `start` starts the server."""
@@ -173,9 +172,7 @@ class TritonServer:
 
     def _command(self, runtime: Runtime) -> list[str]:
         settings = self.settings
-        ipv6 = (
-            ":" in settings.host
-        )  # Triton's HTTP and gRPC options write such an address differently
+        ipv6 = ":" in settings.host  # Triton's HTTP and gRPC options differ in their syntax for it
         http = f"ipv6:{settings.host}" if ipv6 else settings.host
         options = {
             "model-repository": self._repository(),

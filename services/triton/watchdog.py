@@ -20,9 +20,10 @@ class Watchdog:
     def __init__(
         self, tasks: Sequence[Callable[[], object]], *, server: int, period: float = PERIOD
     ):
-        """Watch the process id `server`, read before the base is loaded: it may die meanwhile.
+        """Prepare to call `tasks` every `period` seconds; nothing runs before `start`.
 
-        `period` is in seconds.
+        `server` is the process id of Triton, read before the base is loaded, because Triton may die
+        during the load.
         """
         self._tasks = tasks
         self._server = server

@@ -48,7 +48,10 @@ def gpu_name(device: torch.device) -> str:
     Raises BadInput if `device` is not a CUDA device.
     """
     if device.type != "cuda":
-        raise BadInput("backend tensorrt: needs the NVIDIA GPU that the UNet is compiled for")
+        raise BadInput(
+            "backend tensorrt: needs the NVIDIA GPU that the UNet is compiled for; "
+            "use device cuda on a machine with this GPU"
+        )
     major, minor = torch.cuda.get_device_capability(device)
     return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
 
