@@ -1,7 +1,7 @@
-"""The diffusion engine: a library with no network and no Kubernetes.
+"""The diffusion engine: a library that uses neither the network nor Kubernetes.
 
-What is judged is made by what serves, so pipelines draw with it too. Names are imported when they
-are asked for: the modules that only decide (slots, scheduling, requests) need no torch.
+Serving, training and evaluation share it, so an evaluation measures the images that will be served.
+Names are imported on first access, so that slots, scheduling and requests import without torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""From a waiting request to images to draw: slot, weights in the bank, prompts encoded."""
+"""Admit waiting requests: assign a slot, write weights to the bank, encode the prompts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from services.engine.text import Embedding, TextEncoders
 
 
 class Admission:
-    """The only writer of the bank, and the only owner of its slots."""
+    """Turn waiting requests into denoising jobs. The only writer of the bank and its slots."""
 
     def __init__(
         self,
@@ -32,13 +32,13 @@ class Admission:
         layout: Layout,
         settings: EngineSettings,
         *,
-        sizes: Sequence[Shape],  # of latents that the backend can run; empty where any will do
+        sizes: Sequence[Shape],  # latent sizes that the backend can run; empty if any
         store: AdapterStore,
         bank: Bank,
         text: TextEncoders,
         stats: EngineStats,
     ) -> None:
-        """Owns the slots of `bank` from here on."""
+        """Create the slot table of `bank`; `text` encodes prompts under its slots."""
         self._base, self._settings, self._sizes = base, settings, sizes
         self._store, self._bank, self._text, self._stats = store, bank, text, stats
         self._text_mask = layout.text_mask
@@ -46,17 +46,21 @@ class Admission:
         self._orders = itertools.count()
 
     def accept(self, request: ImageRequest) -> InFlightRequest:
-        """A request that holds its adapters, to be given back by `leave`; from any thread.
+        """Validate a request and acquire its adapters until `leave`. Thread-safe.
 
-        Raises RequestError for what this engine can never draw, and UnknownAdapter.
+        Raises RequestError if this engine cannot generate the request with its settings, and
+        UnknownAdapter for an adapter or version that is not in the store.
         """
         limits = self._settings
         request.validate(max_side=limits.max_side)
         if request.images > limits.inflight:
-            raise RequestError(f"images: {request.images} is over this engine's {limits.inflight}")
+            raise RequestError(
+                f"images: {request.images} is over this engine's limit {limits.inflight}; "
+                "request fewer images"
+            )
         names = [use.name for use in request.adapters]
         if len(set(names)) < len(names):
-            raise RequestError("adapters: one is named twice; give it once, with its weight")
+            raise RequestError("adapters: an adapter is named twice; name it once, with its weight")
         flight = InFlightRequest(
             order=next(self._orders), request=request, entries=(), shape=self._shape(request)
         )
@@ -65,8 +69,8 @@ class Admission:
                 flight.entries += (self._store.acquire(use),)
             if flight.rank > limits.max_rank:
                 raise RequestError(
-                    f"adapters: together of rank {flight.rank}, over this engine's max_rank "
-                    f"{limits.max_rank}; use fewer of them, or smaller ones"
+                    f"adapters: their total rank {flight.rank} is over this engine's max_rank "
+                    f"{limits.max_rank}; use fewer adapters, or adapters of a lower rank"
                 )
         except Exception:
             self.leave(flight)
@@ -74,23 +78,23 @@ class Admission:
         return flight
 
     def admit(self, requests: RequestQueue) -> None:
-        """Lets waiting requests run, the oldest first, as far as images and slots reach."""
+        """Start waiting requests, oldest first, within the limits of images and slots."""
         room = self._settings.inflight - requests.images
-        may_take = True
+        may_take_slot = True
         for flight in requests.waiting:
             if flight.request.images > room:
                 return
             try:
-                if self._claim(flight, may_take=may_take):
+                if self._claim(flight, may_take_slot=may_take_slot):
                     self._prepare(flight)
                     requests.run(flight)
                     room -= len(flight.images)
             except Exception as error:
                 requests.fail(flight, error)
-            may_take = may_take and not self._starved(flight)
+            may_take_slot = may_take_slot and not self._starved(flight)
 
     def leave(self, flight: InFlightRequest) -> None:
-        """Returns everything that a request holds; the weights stay in the bank while idle."""
+        """Release the slot and adapters of a request; idle weights stay in the bank."""
         if flight.slot:
             self._slots.release(flight.key)
         for entry in flight.entries:
@@ -98,21 +102,21 @@ class Admission:
 
     @property
     def slots_in_use(self) -> int:
-        """Slots that may not be overwritten now."""
+        """The number of slots that running requests use."""
         return self._slots.in_use
 
-    def _claim(self, flight: InFlightRequest, *, may_take: bool) -> bool:
-        """Gives a request its slot with the weights in it; False while it has to wait.
+    def _claim(self, flight: InFlightRequest, *, may_take_slot: bool) -> bool:
+        """Assign a slot to a request and write its weights there; False while it has to wait.
 
-        Without `may_take`, only the base may go ahead. Raises what its adapters cannot be loaded
-        for.
+        Without `may_take_slot`, only a request for the base (slot 0) succeeds. Raises the error
+        that prevented an adapter from being loaded.
         """
         if not all(self._store.ready(entry) for entry in flight.entries):
             return False
         if not flight.key:
             flight.slot = 0
             return True
-        grant = self._slots.acquire(flight.key) if may_take else None
+        grant = self._slots.acquire(flight.key) if may_take_slot else None
         if grant is None:
             flight.passed_over += 1
             return False
@@ -122,11 +126,11 @@ class Admission:
         return True
 
     def _starved(self, flight: InFlightRequest) -> bool:
-        """Whether younger requests must leave the slots alone until this one has its own."""
+        """Whether younger requests must not take a slot before this one has its own."""
         return flight.passed_over > self._settings.patience
 
     def _prepare(self, flight: InFlightRequest) -> None:
-        """Encodes the prompts and draws the noise of every image."""
+        """Encode the prompts and create the denoising job of every image."""
         started = time.monotonic()
         flight.seconds["queued"] = started - flight.submitted
         conditions = self._encode(flight)
@@ -136,14 +140,14 @@ class Admission:
         ]
 
     def _shape(self, request: ImageRequest) -> Shape:
-        """Height and width of the latents; RequestError where the backend has no such."""
+        """Return latent height and width. Raises RequestError if the backend cannot run them."""
         scale = self._base.reduction
         height, width = request.height or self._base.size, request.width or self._base.size
-        shape, known = (height // scale, width // scale), self._sizes
-        if known and shape not in known:
+        shape, sizes = (height // scale, width // scale), self._sizes
+        if sizes and shape not in sizes:
             raise RequestError(
-                f"width, height: {width}×{height} is not a size that this engine was compiled for; "
-                f"use {' or '.join(f'{w * scale}×{h * scale}' for h, w in known)}"
+                f"width, height: this engine was not compiled for {width}×{height}; "
+                f"use {' or '.join(f'{w * scale}×{h * scale}' for h, w in sizes)}"
             )
         return shape
 
@@ -154,19 +158,25 @@ class Admission:
             self._bank.write(slot, [(weights[uid], weight) for uid, weight in flight.key])
         except Exception:
             self._slots.release(flight.key)
-            self._slots.forget(flight.key)  # half-written: nobody may find it
+            self._slots.forget(flight.key)  # half-written: it must not be reused
             flight.slot = None
             raise
         self._stats.swapped(time.monotonic() - started)
 
     def _encode(self, flight: InFlightRequest) -> tuple[Embedding, ...]:
-        """The conditions of one image's rows: (negative, prompt) with guidance, else (prompt,)."""
+        """Encode the prompts of one image: (negative, prompt) with guidance, else (prompt,).
+
+        Only the weights that act on the text encoders are part of the cache key, so an adapter of
+        the UNet alone shares the embeddings of the base.
+        """
         request, zeros = flight.request, self._base.force_zeros_for_empty_prompt
         absent = request.negative_prompt is None and zeros
         negatives = [request.negative_prompt or ""] if flight.guided and not absent else []
         prompts = [*negatives, request.prompt]
-        named = zip(("negative_prompt",) * len(negatives) + ("prompt",), prompts, strict=True)
-        flight.warnings = tuple(w for name, p in named for w in self._text.warnings(p, name))
+        fields = zip(("negative_prompt",) * len(negatives) + ("prompt",), prompts, strict=True)
+        flight.warnings = tuple(
+            warning for name, text in fields for warning in self._text.warnings(text, name)
+        )
 
         acting = {entry.uid for entry in flight.entries if entry.mask & self._text_mask}
         weights = tuple((uid, weight) for uid, weight in flight.key if uid in acting)
@@ -187,7 +197,8 @@ class Admission:
         config = base.scheduler_config
         sampler = Sampler(request.scheduler, config, request.steps, generator)
         height, width = (side * base.reduction for side in flight.shape)
-        size = (height, width, 0, 0, height, width)  # original size, crop, target size
+        # As StableDiffusionXLPipeline._get_add_time_ids: original size, crop corner, target size.
+        size = (height, width, 0, 0, height, width)
         return DenoisingJob(
             flight=flight,
             seed=seed,

@@ -1,4 +1,4 @@
-"""Rows of a UNet call from images, and back: the tensor side of scheduling."""
+"""Assemble the rows of a UNet call from images, and split the prediction by image."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from services.engine.stats import EngineStats
 def predict(
     images: Sequence[DenoisingJob], backend: Backend, bank: Bank, stats: EngineStats
 ) -> tuple[Tensor, ...]:
-    """One UNet call for images of one latent shape: for each, [its rows, 4, height, width].
+    """Run one UNet call for images of one latent shape.
 
-    Rows are padded to the backend's ladder, and each row has the timestep and slot of its image.
+    Return the prediction of each image, [rows, 4, height, width] in the dtype of the latents. Each
+    row has the timestep and slot of its image. The batch is padded to a size that the backend
+    supports.
     """
     started = time.monotonic()
     counts = [image.rows for image in images]
     rows = sum(counts)
-    spare = padded(rows, backend.ladder) - rows  # repeats of the first row; their answers are lost
+    spare = padded(rows, backend.ladder) - rows  # repeats of the first row; discarded
     owners = [image for image in images for _ in range(image.rows)]
     owners += owners[:1] * spare
     conditions = [condition for image in images for condition in image.conditions]

@@ -1,10 +1,10 @@
-"""The device tensors that hold adapters: what makes an adapter data instead of a model.
+"""The device tensors that contain the adapters, an input of the UNet.
 
 For each group of projections (one component, one shape) there is a pair of tensors
 `A[layer, slot, rank, in]` and `B[layer, slot, rank, out]`. `B` is stored transposed, so that a
-narrower rank is a slice of whole rows on both sides; in memory the rank comes first, so that such a
-slice is one piece, which a compiled UNet takes without a copy. Slot 0 is all zeros. Lower ranks are
-padded with zeros. Several weighted adapters share one slot: they lie beside one another along the
+lower rank is a slice of whole rows in both tensors. In memory the rank is the first dimension, so
+that such a slice is contiguous and a compiled UNet takes it without a copy. Slot 0 is all zeros.
+Lower ranks are padded with zeros. Several weighted adapters in one slot are concatenated along the
 rank.
 """
 
@@ -24,9 +24,9 @@ INDEXABLE = 2**31 - 1  # elements; TensorRT and many kernels index with 32 bits
 
 @dataclass(frozen=True)
 class BankView:
-    """The bank as one forward reads it: tensors cut to `rank`, and the projections to touch.
+    """The bank for one forward: tensors cut to a rank, and the mask of changed projections.
 
-    The tensors are contiguous, as they lie in the bank: nothing is copied.
+    The tensors are contiguous views of the bank: nothing is copied.
     """
 
     A: Mapping[int, Tensor]  # by group: [rank, layer, slot, in]
@@ -35,7 +35,7 @@ class BankView:
 
 
 class Bank:
-    """Slots 0 … slots of the bank's tensors, on one device."""
+    """The bank's tensors with slots 0 … `slots`, on one device."""
 
     def __init__(
         self,
@@ -46,9 +46,9 @@ class Bank:
         dtype: torch.dtype,
         device: torch.device | str,
     ) -> None:
-        """Allocates `slots` + 1 zeroed slots of rank `max_rank` for every group.
+        """Allocate `slots` + 1 zeroed slots of rank `max_rank` for every group.
 
-        Raises ValueError where a tensor would have more elements than 32 bits can index.
+        Raises ValueError if a tensor would have 2³¹ elements or more.
         """
         self.layout = layout
         self.max_rank = max_rank
@@ -58,8 +58,8 @@ class Bank:
             width = max(group.in_features, group.out_features)
             if group.layers * (slots + 1) * max_rank * width > INDEXABLE:
                 raise ValueError(
-                    f"slots={slots} and max_rank={max_rank} give a bank tensor of more than 2³¹ "
-                    "elements; lower one of them"
+                    f"slots={slots}, max_rank={max_rank}: a bank tensor would have 2³¹ elements or "
+                    "more; lower one of the two settings"
                 )
             shape = (max_rank, group.layers, slots + 1)
             for side, features in ((self._A, group.in_features), (self._B, group.out_features)):
@@ -70,15 +70,18 @@ class Bank:
 
     @torch.no_grad()
     def write(self, slot: int, parts: Sequence[tuple[HostWeights, float]]) -> None:
-        """Fills slot 1 … slots with adapters, each with its weight, a factor on `B`.
+        """Fill one of the slots 1 … `slots` with adapters; each weight is a factor on its `B`.
 
-        Copies are enqueued on the device's stream. Raises ValueError for slot 0, or where the ranks
-        together exceed `max_rank`. After an error while copying the slot counts as empty.
+        Copies are enqueued on the device's stream. Raises ValueError for slot 0, or if the ranks
+        together exceed `max_rank`. After an error during a copy the slot counts as empty.
         """
         rank = sum(weights.rank for weights, _ in parts)
         if not 0 < slot < len(self._rank) or rank > self.max_rank:
-            raise ValueError(f"slot {slot}, rank {rank}: outside the bank")
-        stale = max(rank, self._rank[slot])  # above it the slot is zero already
+            raise ValueError(
+                f"slot {slot}, rank {rank}: outside the bank (slots 1 to {len(self._rank) - 1}, "
+                f"max_rank {self.max_rank})"
+            )
+        stale = max(rank, self._rank[slot])  # higher ranks of the slot are zero already
         self._rank[slot], self._mask[slot] = stale, 0  # until every copy is done
         for group in range(len(self._A)):
             start = 0
@@ -101,10 +104,10 @@ class Bank:
             self._mask[slot] |= weights.mask
 
     def view(self, slots: Iterable[int], *, rank: int | None = None) -> BankView:
-        """What a batch with these slots has to read: rank 0 where all are slot 0.
+        """Return the view for a batch with these slots; its rank is 0 if all are slot 0.
 
-        `rank` is for those who always read the same, however little of it is in use. The tensors
-        are views: a later `write` shows in them.
+        `rank` overrides the highest rank in use, for graphs of a fixed shape. A later `write`
+        changes the view.
         """
         used = set(slots)
         if rank is None:
@@ -113,12 +116,12 @@ class Bank:
         for slot in used:
             mask |= self._mask[slot]
         A, B = (
-            {group: one.permute(2, 0, 1, 3)[:rank] for group, one in enumerate(side)}
+            {group: tensor.permute(2, 0, 1, 3)[:rank] for group, tensor in enumerate(side)}
             for side in (self._A, self._B)
         )
         return BankView(A, B, mask)
 
     @property
     def nbytes(self) -> int:
-        """Device memory in bytes."""
+        """Device memory of the bank in bytes."""
         return sum(t.nbytes for t in (*self._A, *self._B))

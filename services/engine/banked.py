@@ -1,8 +1,8 @@
-"""A base's networks with every projection reading its low-rank pair from the bank.
+"""Networks of a base whose projections read their low-rank pairs from the bank.
 
-The clones share the base's parameters: nothing is copied, and the base stays as it is. Bank and
-slots are inputs of the forward, so that an exported graph has them as inputs too: one network both
-runs in eager torch and is what `pipelines/compile` exports.
+The networks share the base's parameters: nothing is copied, and the base is not modified. Bank and
+slots are inputs of the forward, so the graph that `pipelines/compile` exports has them as inputs
+too. The same network runs in eager torch.
 """
 
 from __future__ import annotations
@@ -21,72 +21,72 @@ from services.engine.layout import Layout, Projection
 
 EVERY_PROJECTION = -1  # a mask with every bit set
 
-# Of one group during a forward: for each layer int64 row indices [row, rank], and the tables that
+# For one group during a forward: int64 row indices [row, rank] for each layer, and the tables that
 # they index, [rank * layer * slot, in] and [rank * layer * slot, out].
 _Lookup = tuple[Sequence[Tensor], Tensor, Tensor]
 
 
 class Binding:
-    """The bank and the rows' slots during the forward in progress.
+    """The bank and the slot of each row during the current forward.
 
-    A projection looks its pair up as an embedding does: rank `r` of layer `l` in slot `s` is row
-    `(r * layers + l) * slots + s` of its group's tables. So rank and number of slots are dimensions
-    like any other, a bank of rank 0 is the base alone, and an exported graph needs two inputs a
-    group, whatever the number of projections.
+    A projection looks up its pair like an embedding: rank `r` of layer `l` in slot `s` is row
+    `(r * layers + l) * slots + s` of the tables of its group. The rank and the number of slots are
+    therefore ordinary dimensions, a bank of rank 0 gives the base alone, and an exported graph has
+    two inputs per group, independent of the number of projections.
     """
 
     def __init__(self) -> None:
         self._slots: Tensor | None = None
         self._bank: BankView | None = None
-        self._lookups: dict[int, _Lookup] = {}  # by group, made when the first projection asks
+        self._lookups: dict[int, _Lookup] = {}  # by group, created by its first projection
 
     def set(self, slots: Tensor, bank: BankView) -> None:
-        """Binds the inputs of the forward that follows; `slots` is int64 [row]."""
+        """Set the inputs of the next forward; `slots` is int64 [row]."""
         self._slots, self._bank = slots, bank
         self._lookups = {}
 
     def pair(self, place: Projection) -> tuple[Tensor, Tensor] | None:
-        """A [row, rank, in] and B [row, rank, out]; None where no row's adapter changes it."""
+        """Return A [row, rank, in] and B [row, rank, out]; None if no row has an adapter there."""
         if self._slots is None or self._bank is None or not self._bank.mask >> place.bit & 1:
             return None
         if place.group not in self._lookups:
             A, B = self._bank.A[place.group], self._bank.B[place.group]
             self._lookups[place.group] = _lookup(self._slots, A, B)
         rows, A, B = self._lookups[place.group]
-        own = rows[place.layer]
-        return torch.embedding(A, own), torch.embedding(B, own)
+        indices = rows[place.layer]
+        return torch.embedding(A, indices), torch.embedding(B, indices)
 
 
 def _lookup(slots: Tensor, A: Tensor, B: Tensor) -> _Lookup:
-    """Of one group's bank tensors [rank, layer, slot, features]."""
+    """Return the row indices and tables of one group; A and B are [rank, layer, slot, features]."""
     rank, layers, count = A.shape[:3]
     ranks = torch.arange(rank, device=slots.device) * (layers * count)  # [rank]
     first = torch.arange(layers, device=slots.device) * count  # [layer]
-    rows = first[:, None, None] + slots[:, None] + ranks
+    rows = first[:, None, None] + slots[:, None] + ranks  # [layer, row, rank]
     return rows.unbind(0), A.flatten(0, 2), B.flatten(0, 2)
 
 
 class FrozenLinear(nn.Linear):
-    """A linear layer on the very parameters of another one."""
+    """A linear layer that shares the parameters of another one."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        """Shares weight and bias of `linear`; nothing is allocated."""
+        """Share weight and bias of `linear`; nothing is allocated."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
 
 
 class BankedLinear(FrozenLinear):
-    """`y = Wx + b + B_s(A_s x)`, where `s` is each row's slot (LoRA, Hu et al. 2021)."""
+    """`y = Wx + b + B_s(A_s x)` with the slot `s` of each row (LoRA, Hu et al. 2021)."""
 
     def __init__(self, linear: nn.Linear, place: Projection, binding: Binding) -> None:
-        """Reads the pair of `place` from `binding`, which the whole network shares."""
+        """Read the pair of `place` from `binding`, which the whole network shares."""
         super().__init__(linear)
         self.place = place
         self.binding = binding
 
     def forward(self, input: Tensor) -> Tensor:
-        """[row, token, in] or [row, in] to the same with `out`, in the parameters' dtype."""
+        """Map [row, token, in] or [row, in] to `out` features, in the parameters' dtype."""
         output = F.linear(input, self.weight, self.bias)
         pair = self.binding.pair(self.place)
         if pair is None:
@@ -95,39 +95,39 @@ class BankedLinear(FrozenLinear):
         flat = input.dim() == 2
         rows = input.unsqueeze(1) if flat else input
         narrow = torch.bmm(rows, A.transpose(1, 2))  # [row, token, rank]
-        # The exporter would write a baddbmm with two products by one beside it.
+        # Under export, baddbmm becomes a bmm with two extra multiplications by one.
         if torch.jit.is_tracing():  # type: ignore[attr-defined]
             update = torch.bmm(narrow, B)
             return output + (update.squeeze(1) if flat else update)
-        # In place: the output is new and nobody else's, and a second one would cost as much again.
+        # In place: `output` is new and unshared, and a second tensor would cost as much again.
         (output.unsqueeze(1) if flat else output).baddbmm_(narrow, B)
         return output
 
 
 def share(module: Any) -> Any:
-    """A copy of a network's modules that keeps the very same parameters and buffers."""
-    kept = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
-    return copy.deepcopy(module, kept)
+    """Return a copy of a network's modules that shares their parameters and buffers."""
+    memo = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+    return copy.deepcopy(module, memo)
 
 
 def replace_linear(network: Any, module: str, layer: FrozenLinear) -> None:
-    """Puts a layer in the place of the submodule called `module`."""
+    """Replace the submodule named `module` by `layer`."""
     parent, _, name = module.rpartition(".")
     setattr(network.get_submodule(parent), name, layer)
 
 
 def bank_projections(network: Any, places: Sequence[Projection], binding: Binding) -> None:
-    """Replaces the projections `places` of a shared network by banked ones, in place."""
+    """Replace the projections `places` of a network by BankedLinear layers, in place."""
     for place in places:
         linear = network.get_submodule(place.module)
         replace_linear(network, place.module, BankedLinear(linear, place, binding))
 
 
 class BankedUNet(nn.Module):
-    """The UNet of a base, sharing its parameters, with the bank and the rows' slots as inputs."""
+    """The UNet of a base, with the bank and the slot of each row as further inputs."""
 
     def __init__(self, unet: Any, layout: Layout) -> None:
-        """Copies the modules of a UNet2DConditionModel and shares its parameters."""
+        """Copy the modules of a UNet2DConditionModel; the parameters are shared."""
         super().__init__()
         self.groups = layout.groups_of("unet")
         self.binding = Binding()
@@ -145,7 +145,7 @@ class BankedUNet(nn.Module):
         *bank: Tensor,  # a pair of [rank, layer, slot, features] for each of the UNet's groups
         mask: int = EVERY_PROJECTION,  # bits of the projections that any row's adapter changes
     ) -> Tensor:
-        """The predicted noise (or v), [row, 4, height, width]."""
+        """Return the predicted noise (or v), [row, 4, height, width], in the latents' dtype."""
         A, B = (dict(zip(self.groups, side, strict=True)) for side in (bank[::2], bank[1::2]))
         self.binding.set(slots, BankView(A, B, mask))
         predicted: Tensor = self.unet(

@@ -1,4 +1,4 @@
-"""A base checkpoint in memory: loaded once, shared by engine and trainer, never modified."""
+"""Load a base checkpoint into memory. Engine and trainer share it and never modify it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from atelier.stores.model_files import only
 
 @dataclass(frozen=True)
 class Base:
-    """The components of one SDXL checkpoint, in evaluation mode, parameters frozen."""
+    """The components of one SDXL checkpoint, in evaluation mode and with frozen parameters."""
 
     id: str
     digest: str
@@ -41,26 +41,26 @@ class Base:
     tokenizer_2: Any
     scheduler_config: Mapping[str, Any]
     force_zeros_for_empty_prompt: bool
-    vae_digest: str | None  # of a VAE that is not the checkpoint's own
+    vae_digest: str | None  # of a VAE that replaces the checkpoint's own
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the UNet and the text encoders; the VAE may differ (see vae.py)."""
+        """The dtype of UNet and text encoders; that of the VAE may differ (see `vae_dtype`)."""
         return self.unet.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where every component lies."""
+        """The device of the components."""
         return self.vae.device
 
     @property
     def reduction(self) -> int:
-        """Pixels to one step of the latents, along a side."""
+        """Pixels per latent element along one side: 8 for SDXL."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def size(self) -> int:
-        """Width and height, in pixels, that the base was trained for."""
+        """Width and height in pixels that the base was trained for (the UNet's `sample_size`)."""
         return self.unet.config.sample_size * self.reduction
 
 
@@ -73,21 +73,21 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     unet_weights: bool = True,
 ) -> Base:
-    """Loads a base from a folder or a hub id; raises BaseError naming what is missing or unfit.
+    """Load a base in diffusers' folder format from a folder or a hub id.
 
-    `vae` replaces the checkpoint's own (a folder or hub id that holds an AutoencoderKL). Without
-    `unet_weights` the UNet has its layers but no memory: a compiled one takes its place. Only the
-    files that the digests cover are loaded.
+    `vae` is a folder or hub id of an AutoencoderKL that replaces the checkpoint's own. Without
+    `unet_weights` the UNet stays on the meta device, for use with a compiled UNet. Only files that
+    the digests cover are loaded. Raises BaseError that names the missing or unsuitable part.
     """
     folder = resolve_base(str(model), revision)
     index, files = _index(folder), base_files(folder)
-    own_vae = None if vae is None else resolve_vae(str(vae))
+    other_vae = None if vae is None else resolve_vae(str(vae))
     with ExitStack() as opened:
         view = opened.enter_context(only(folder, files))
         vae_view = view / "vae"
-        if own_vae is not None:
-            vae_view = opened.enter_context(only(own_vae, vae_files(own_vae)))
-        load_unet = _component if unet_weights else _hollow
+        if other_vae is not None:
+            vae_view = opened.enter_context(only(other_vae, vae_files(other_vae)))
+        load_unet = _component if unet_weights else _without_weights
         unet = load_unet(UNet2DConditionModel, view / "unet", dtype)
         _check_unet(unet, folder)
         autoencoder = _component(AutoencoderKL, vae_view, vae_dtype(dtype, vae_view))
@@ -99,7 +99,7 @@ def load_base(
         module.requires_grad_(False).eval()
         if module is not unet or unet_weights:
             module.to(device)
-    for convolutional in (unet, autoencoder):  # 5 to 20 % faster; the values stay as they are
+    for convolutional in (unet, autoencoder):  # 5 to 20 % faster, same values
         convolutional.to(memory_format=torch.channels_last)
     return Base(
         id=str(model),
@@ -112,12 +112,15 @@ def load_base(
         tokenizer_2=tokenizers[1],
         scheduler_config=scheduler_config,
         force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)),
-        vae_digest=digest_files(own_vae, vae_files(own_vae)) if own_vae else None,
+        vae_digest=digest_files(other_vae, vae_files(other_vae)) if other_vae else None,
     )
 
 
 def vae_dtype(dtype: torch.dtype, folder: Path) -> torch.dtype:
-    """SDXL's own VAE overflows in fp16 and says so by `force_upcast`: such a one runs in fp32."""
+    """Return the dtype of the VAE in `folder`: fp32 instead of fp16 if it has `force_upcast`.
+
+    SDXL's own VAE overflows in fp16. The default of `force_upcast` is that of AutoencoderKL.
+    """
     config = json.loads((folder / "config.json").read_text()) if folder.is_dir() else {}
     overflows = dtype == torch.float16 and config.get("force_upcast", True)
     return torch.float32 if overflows else dtype
@@ -130,7 +133,7 @@ def _index(folder: Path) -> dict[str, Any]:
     index: dict[str, Any] = json.loads(file.read_text())
     missing = [part for part in (*TOKENIZERS, *MODELS) if not (folder / part).is_dir()]
     if missing:
-        raise BaseError(f"{folder}: no {', '.join(missing)}; this engine serves SDXL bases")
+        raise BaseError(f"{folder}: no {', '.join(missing)}; use an SDXL base in diffusers' format")
     return index
 
 
@@ -143,7 +146,7 @@ def _component(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
         raise BaseError(f"{folder}: not a {cls.__name__}: {error}") from error
 
 
-def _hollow(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
+def _without_weights(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
     try:
         with torch.device("meta"):
             return cls.from_config(cls.load_config(folder, local_files_only=True)).to(dtype)
@@ -153,9 +156,14 @@ def _hollow(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
 
 def _check_unet(unet: Any, folder: Path) -> None:
     if unet.config.addition_embed_type != "text_time":
-        raise BaseError(f"{folder}/unet: not SDXL's (addition_embed_type is not text_time)")
+        raise BaseError(
+            f"{folder}/unet: not SDXL's (addition_embed_type is not text_time); use an SDXL base"
+        )
     if unet.config.time_cond_proj_dim is not None:
-        raise BaseError(f"{folder}/unet: takes a guidance embedding, which is not supported")
+        raise BaseError(
+            f"{folder}/unet: has a guidance embedding (time_cond_proj_dim), which is not "
+            "supported; use a base without it"
+        )
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -169,6 +177,8 @@ def _scheduler_config(folder: Path, index: Mapping[str, Any]) -> Mapping[str, An
     name = index.get("scheduler", (None, None))[1]
     cls = getattr(diffusers, str(name), None)
     if cls is None:
-        raise BaseError(f"{folder}/model_index.json: unknown scheduler {name!r}")
+        raise BaseError(
+            f"{folder}/model_index.json: unknown scheduler {name!r}; name a diffusers class"
+        )
     config: Mapping[str, Any] = cls.from_pretrained(folder / "scheduler").config
     return config

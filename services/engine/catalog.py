@@ -1,4 +1,4 @@
-"""Adapters by name and version, and which version answers requests that name none."""
+"""Adapters by name and version, with the default version of each name."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from typing import Generic, Protocol, TypeVar
 from atelier.data.names import nearest
 from services.engine.result import UnknownAdapter
 
-NAMED = 8  # names spelt out in an error
+NAMED = 8  # names listed in an error
 
 
 class Versioned(Protocol):
     """One adapter version."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The adapter's name."""
+        ...
+
     @property
-    def version(self) -> int | None: ...
+    def version(self) -> int | None:
+        """Its version; None for weights without one."""
+        ...
 
 
 Item = TypeVar("Item", bound=Versioned)
@@ -32,19 +37,21 @@ class Catalog(Generic[Item]):
         self._defaults: dict[str, int | None] = {}
 
     def get(self, name: str, version: int | None) -> Item | None:
-        """The item of exactly that version."""
+        """Return the item of exactly this version, or None."""
         return self._items.get(name, {}).get(version)
 
     def find(self, name: str, version: int | None) -> Item:
-        """The item of a version, or of the default where that is None; UnknownAdapter without."""
-        exact = version if version is not None else self._defaults.get(name)
-        found = self.get(name, exact)
-        if found is None:
+        """Return the item of a version, or of the default version if `version` is None.
+
+        Raises UnknownAdapter if there is none.
+        """
+        item = self.get(name, version if version is not None else self._defaults.get(name))
+        if item is None:
             raise UnknownAdapter(self._unknown(name, version))
-        return found
+        return item
 
     def put(self, item: Item) -> Item | None:
-        """Take an item in; what was there of the same name and version goes and is returned."""
+        """Add an item. Return the item of the same name and version that it replaces, if any."""
         versions = self._items.setdefault(item.name, {})
         before = versions.get(item.version)
         versions[item.version] = item
@@ -52,7 +59,10 @@ class Catalog(Generic[Item]):
         return before
 
     def remove(self, name: str, version: int | None) -> Item:
-        """Take an item out. Where it was the default, the newest that is left becomes it."""
+        """Remove and return an item; the newest remaining version replaces a removed default.
+
+        Raises UnknownAdapter if there is no such item.
+        """
         versions = self._items.get(name, {})
         if version not in versions:
             raise UnknownAdapter(self._unknown(name, version))
@@ -60,19 +70,21 @@ class Catalog(Generic[Item]):
         if self._defaults.get(name, version) == version:
             self._defaults.pop(name, None)
             if versions:
-                self._defaults[name] = max(versions, key=lambda v: -1 if v is None else v)
+                self._defaults[name] = max(
+                    versions, key=lambda version: -1 if version is None else version
+                )
         if not versions:
             del self._items[name]
         return item
 
     def set_default(self, name: str, version: int | None) -> None:
-        """Let a version answer; UnknownAdapter where it is not there."""
+        """Make a version the default of its name. Raises UnknownAdapter if it is not present."""
         if version not in self._items.get(name, {}):
             raise UnknownAdapter(self._unknown(name, version))
         self._defaults[name] = version
 
     def default(self, name: str) -> int | None:
-        """The version that answers; None where there is none, or where it has no number."""
+        """Return the default version; None if there is none, or if it has no number."""
         return self._defaults.get(name)
 
     def __iter__(self) -> Iterator[Item]:
@@ -82,9 +94,9 @@ class Catalog(Generic[Item]):
     def _unknown(self, name: str, version: int | None) -> str:
         versions = [str(version) for version in self._items.get(name, ())]
         if versions:
-            return f"adapter {name}: no version {version} here; held: {', '.join(versions)}"
+            return f"adapter {name}: no version {version} here; use one of {', '.join(versions)}"
         near = nearest(name, self._items)
         hint = f"; did you mean {near}?" if near else ""
-        some = ", ".join(heapq.nsmallest(NAMED, self._items))
-        some += " …" if len(self._items) > NAMED else ""
-        return f"adapter {name}: not held here{hint}; held: {some or 'none'}"
+        listed = ", ".join(heapq.nsmallest(NAMED, self._items))
+        listed += " …" if len(self._items) > NAMED else ""
+        return f"adapter {name}: not available here{hint}; available: {listed or 'none'}"

@@ -1,4 +1,4 @@
-"""Who takes an engine's steps: a thread of its own, or the caller that waits for an answer."""
+"""Run the steps of an engine, in a background thread or in the thread that waits."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from services.engine.request_queue import RequestQueue
 
 log = logging.getLogger(__name__)
 
-IDLE = 0.05  # seconds between looks at loads and deadlines while nothing can run
-LONG_IDLE = 1.0  # seconds, where no request waits either
+IDLE = 0.05  # seconds between checks of loads and deadlines while no waiting request can run
+LONG_IDLE = 1.0  # seconds, if no request waits
 
 
 class StepDriver:
-    """Takes steps as long as there are requests. `step` returns False where it did nothing."""
+    """Run steps while there are requests. `step` returns False if it denoised nothing."""
 
     def __init__(
         self,
         step: Callable[[], bool],
         requests: RequestQueue,
-        awake: threading.Event,  # set by whoever changes something, which ends a pause
+        awake: threading.Event,  # set at every change that may unblock a request; ends a pause
     ) -> None:
         self._step, self._requests, self._awake = step, requests, awake
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Takes steps in a thread until the queue is closed and empty."""
+        """Run steps in a thread until the queue is closed and empty."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
             self._thread.start()
 
     @property
     def has_thread(self) -> bool:
-        """Whether a thread has been started, running or ended."""
+        """Whether a thread was started; it may have ended."""
         return self._thread is not None
 
     def alive(self) -> bool:
-        """Whether requests are (or, before `start`, can be) worked on."""
+        """Return whether the thread runs; before `start`, whether the queue is open."""
         return self._thread.is_alive() if self._thread is not None else not self._requests.closed
 
     def turn(self, future: Future[Any] | None = None) -> None:
-        """Lets work go on: waits for the thread's answer, or takes a step where there is none."""
+        """Wait for the thread to finish `future`; without a thread or future, run one step."""
         if self._thread is not None and future is not None:
             future.exception()
         else:
@@ -53,7 +53,7 @@ class StepDriver:
                 self._awake.wait(IDLE)
 
     def finish(self) -> None:
-        """Takes steps until every request of a closed queue is answered."""
+        """Run steps until every request of a closed queue is answered."""
         self._awake.set()
         if self._thread is not None:
             self._thread.join()
@@ -66,6 +66,8 @@ class StepDriver:
             try:
                 if not self._step():
                     self._awake.wait(IDLE if self._requests.waiting else LONG_IDLE)
-            except Exception as error:  # a fault of the engine's own: those in flight pay, once
-                log.exception("engine: a step failed")
+            except (
+                Exception
+            ) as error:  # a bug of the engine: fail the running requests and continue
+                log.exception("engine: a step failed; its requests end with the error")
                 self._requests.fail_all(error, waiting=False)

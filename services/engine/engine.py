@@ -1,4 +1,4 @@
-"""The diffusion engine: many requests, many adapters, one UNet call after another."""
+"""The diffusion engine: many requests with many adapters share a sequence of UNet calls."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from services.engine.text import TextEncoders
 
 
 class Engine:
-    """Draws images on one device. Any thread may submit; one at a time takes a step."""
+    """Generate images on one device. Any thread may submit; one thread at a time runs a step."""
 
     def __init__(self, base: Base, settings: EngineSettings | None = None) -> None:
-        """Shares the base's parameters and leaves them as they are.
+        """Share the parameters of `base` without changing them, and allocate the bank.
 
-        Raises BadInput where the settings' backend cannot run here, or not on this base, and
-        ValueError for a bank that is too large to index.
+        Raises BadInput if the backend of `settings` cannot run on this machine or with this base,
+        and ValueError if the bank is too large for 32-bit indices.
         """
         self.base = base
         self.settings = settings = settings or EngineSettings()
@@ -68,7 +68,7 @@ class Engine:
             sizes=self._backend.sizes,
             store=self.adapters,
             bank=self._bank,
-            text=TextEncoders(base, layout, remembered=settings.embeddings),
+            text=TextEncoders(base, layout, cached=settings.embeddings),
             stats=self._stats,
         )
         self._requests = RequestQueue(
@@ -84,25 +84,25 @@ class Engine:
         )
         self._max_rows = min([settings.max_batch, *self._backend.ladder[-1:]])
         self.digest = digest_json(self.describe())
-        self._device = threading.Lock()  # whoever holds it takes the step
+        self._device = threading.Lock()  # held during a step
         self._driver = StepDriver(self.step, self._requests, self._awake)
 
     @classmethod
     def load(
         cls, base: str | Path, *, settings: EngineSettings | None = None, vae: str | None = None
     ) -> Engine:
-        """An engine on a base from a folder or a hub id; `vae` replaces the base's own.
+        """Load a base from a folder or a hub id and return an engine; `vae` replaces its VAE.
 
-        Raises BaseError for what is no SDXL base, and what the constructor raises.
+        Raises BaseError if it is not an SDXL base, and the errors of the constructor.
         """
         settings = settings or EngineSettings()
         device, dtype = settings.torch_device(), settings.torch_dtype()
-        compiled = settings.backend != "torch"
-        loaded = load_base(base, vae=vae, device=device, dtype=dtype, unet_weights=not compiled)
+        eager = settings.backend == "torch"
+        loaded = load_base(base, vae=vae, device=device, dtype=dtype, unet_weights=eager)
         return cls(loaded, settings)
 
     def describe(self) -> dict[str, str | None]:
-        """What decides about the pixels beside the request; `digest` is over this."""
+        """Return everything apart from the request that affects pixels; `digest` covers it."""
         return {
             "base": self.base.digest,
             "vae": self.base.vae_digest,
@@ -116,15 +116,15 @@ class Engine:
 
     @property
     def backend(self) -> str:
-        """The name of what computes the UNet."""
+        """The name of the backend: `torch`, `onnx` or `tensorrt`."""
         return self._backend.name
 
-    # Asking
+    # Requests
 
     def submit(self, request: ImageRequest) -> Future[ImageResult]:
-        """Queues a request; cancel the future to withdraw it between steps.
+        """Queue a request. Cancelling the future withdraws it before the next step.
 
-        Raises RequestError, UnknownAdapter, QueueFull or Unavailable at once.
+        Raises RequestError, UnknownAdapter, QueueFull or Unavailable immediately.
         """
         flight = self._admission.accept(request)
         self._requests.add(flight)
@@ -132,17 +132,17 @@ class Engine:
         return flight.future
 
     def generate(self, request: ImageRequest) -> ImageResult:
-        """The answer to one request; takes the steps itself where no thread does.
+        """Return the result of one request; run the steps in this thread before `start`.
 
-        Raises what `submit` does but QueueFull, and AdapterRejected, Diverged, DeadlineExceeded or
-        Cancelled of the request.
+        Raises the errors of `submit` except QueueFull (it waits for room), and AdapterRejected,
+        Diverged, DeadlineExceeded or Cancelled if the request fails later.
         """
         return self.generate_many([request])[0]
 
     def generate_many(self, requests: Sequence[ImageRequest]) -> list[ImageResult]:
-        """The answers to many requests, in their order, drawn together.
+        """Generate many requests together and return the results in the order of the requests.
 
-        The first failure withdraws the rest and is raised.
+        The first failure is raised and withdraws the other requests.
         """
         futures: list[Future[ImageResult]] = []
         try:
@@ -157,10 +157,10 @@ class Engine:
                 future.cancel()
             raise
 
-    # Working
+    # Steps
 
     def step(self) -> bool:
-        """One turn: admit, schedule, denoise, retire. False when there was nothing to do."""
+        """Run one step: admit, schedule, denoise, retire. Return False if no image was denoised."""
         with self._device, torch.inference_mode():
             self._requests.withdraw()
             self._admission.admit(self._requests)
@@ -170,25 +170,25 @@ class Engine:
             return bool(batch.images)
 
     def start(self) -> None:
-        """Takes steps in a thread of its own until `close`."""
+        """Run the steps in a background thread until `close`."""
         self._driver.start()
 
     def close(self, *, drain: bool = True) -> None:
-        """Takes no more requests; finishes those it has, or ends them with Cancelled."""
+        """Accept no more requests; finish the present ones, or without `drain` cancel them."""
         self._requests.close()
         if not drain:
             with self._device:
-                error = Cancelled("engine: closed before the request was done")
+                error = Cancelled("engine: closed before the request was done; send it again")
                 self._requests.fail_all(error)
         self._driver.finish()
         self.adapters.close()
 
     def alive(self) -> bool:
-        """Whether requests are (or, before `start`, can be) worked on."""
+        """Return whether the engine can process requests; before `start`, the caller runs steps."""
         return self._driver.alive()
 
     def stats(self) -> EngineStats:
-        """Counters and gauges as of now."""
+        """Return the counters, with the gauges updated."""
         stats, running, waiting = self._stats, self._requests.running, self._requests.waiting
         stats.queued = len(waiting)
         stats.running = self._requests.images
@@ -199,12 +199,12 @@ class Engine:
         return stats
 
     def metrics(self) -> tuple[MetricFamily, ...]:
-        """What Prometheus reads of this engine."""
+        """Return the current metrics for Prometheus."""
         return metrics(self.stats())
 
     def _schedule(self) -> Batch[DenoisingJob]:
-        """The images of the next UNet call."""
-        images = [i for flight in self._requests.running for i in flight.images if not i.denoised]
+        """Choose the images of the next UNet call, and count the calls that left out each image."""
+        images = [job for job in self._requests.jobs if not job.denoised]
         batch = choose(images, max_rows=self._max_rows, patience=self.settings.patience)
         for image in images:
             image.left_out += 1
@@ -213,9 +213,9 @@ class Engine:
         return batch
 
     def _retire(self) -> None:
-        """Decodes images whose last call is done, and answers requests whose images all are."""
-        done = [i for flight in self._requests.running for i in flight.images if i.denoised]
-        self._runner.decode([image for image in done if image.pixels is None])
+        """Decode denoised images, and answer requests whose images are all decoded."""
+        denoised = [job for job in self._requests.jobs if job.denoised]
+        self._runner.decode([job for job in denoised if job.pixels is None])
         for flight in self._requests.running:
             if all(image.pixels is not None for image in flight.images):
                 result = flight.result(backend=self.backend, engine_digest=self.digest)

@@ -1,4 +1,4 @@
-"""A request on its way through the engine, and the images it asked for."""
+"""The state of a request in the engine, and of each of its images."""
 
 from __future__ import annotations
 
@@ -22,48 +22,54 @@ from services.engine.scheduling import Shape
 from services.engine.store import StoredAdapter
 from services.engine.text import Embedding
 
-BankKey = tuple[tuple[int, float], ...]  # entries' uids and weights: what a slot holds
+BankKey = tuple[tuple[int, float], ...]  # (uid, weight) of each adapter in a slot
 
 
 @dataclass(eq=False)
 class DenoisingJob:
-    """One picture being drawn. Its scheduler, generator and latents are its own."""
+    """One image in progress, with its own scheduler, random generator and latents."""
 
     flight: InFlightRequest
     seed: int
-    order: int
+    order: int  # of arrival
     shape: Shape  # of the latents
     conditions: tuple[Embedding, ...]  # (negative, prompt) with guidance, else (prompt,)
-    time_ids: Tensor  # [6]
+    time_ids: Tensor  # [6], in the dtype of the base
     slot: int
     sampler: Sampler
-    latents: Tensor  # [1, 4, height, width]
-    left_out: int = 0
-    pixels: NDArray[np.uint8] | None = None
+    latents: Tensor  # [1, 4, height, width], in the dtype of the base
+    left_out: int = 0  # consecutive UNet calls without this image
+    pixels: NDArray[np.uint8] | None = None  # [height, width, 3], once decoded
 
     @property
     def rows(self) -> int:
-        """UNet rows a call takes."""
+        """UNet rows per call: 2 with guidance, else 1."""
         return len(self.conditions)
 
     @property
     def denoised(self) -> bool:
-        """Whether the last call is done."""
+        """Whether its last UNet call is done."""
         return self.sampler.done == self.sampler.calls
 
     def advance(self, predicted: Tensor) -> None:
-        """One call further, given the prediction for each of its rows [rows, 4, height, width]."""
+        """Advance by one UNet call, from the prediction of its rows [rows, 4, height, width].
+
+        Two rows are combined by classifier-free guidance (Ho and Salimans 2022). Raises Diverged if
+        the final latents are not finite.
+        """
         if self.rows == 2:
             negative, prompt = predicted.chunk(2)
             predicted = negative + self.flight.request.guidance_scale * (prompt - negative)
         self.latents = self.sampler.step(predicted, self.latents)
         if self.denoised and not torch.isfinite(self.latents).all():
-            raise Diverged("latents: not finite; lower the adapters' weights or the guidance")
+            raise Diverged(
+                "latents: not finite; lower the weights of the adapters or guidance_scale"
+            )
 
 
 @dataclass(eq=False)
 class InFlightRequest:
-    """One request, from submission to its answer. Two flights are never equal."""
+    """One request, from submission to answer. Compared by identity."""
 
     order: int
     request: ImageRequest
@@ -71,7 +77,7 @@ class InFlightRequest:
     shape: Shape
     future: Future[ImageResult] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
-    passed_over: int = 0  # admissions that went by for want of a slot
+    passed_over: int = 0  # admissions that found no slot for it
     slot: int | None = None  # None until admitted
     images: list[DenoisingJob] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
@@ -79,19 +85,19 @@ class InFlightRequest:
 
     @property
     def key(self) -> BankKey:
-        """What its slot has to hold; empty for the base alone."""
+        """The content that its slot needs: (uid, weight) of its adapters; empty for the base."""
         uses = zip(self.entries, self.request.adapters, strict=True)
         return tuple(sorted((entry.uid, use.weight) for entry, use in uses if use.weight))
 
     @property
     def rank(self) -> int:
-        """The rank that its slot has to hold."""
+        """The total rank of its adapters with a weight other than 0."""
         uses = zip(self.entries, self.request.adapters, strict=True)
         return sum(entry.rank or 0 for entry, use in uses if use.weight)
 
     @property
     def guided(self) -> bool:
-        """Whether a negative row goes beside each image's own."""
+        """Whether each image also has a negative row (guidance_scale above 1, as in diffusers)."""
         return self.request.guidance_scale > 1
 
     @property
@@ -101,7 +107,7 @@ class InFlightRequest:
         return deadline is not None and time.monotonic() > self.submitted + deadline
 
     def result(self, *, backend: str, engine_digest: str) -> ImageResult:
-        """The answer, once every image has its pixels; its timings are in seconds."""
+        """Return the result once every image is decoded; its timings are in seconds."""
         total = time.monotonic() - self.submitted
         self.seconds["denoise"] = total - sum(self.seconds.values())
         self.seconds["total"] = total
@@ -110,8 +116,10 @@ class InFlightRequest:
             images=np.stack([image.pixels for image in self.images if image.pixels is not None]),
             seeds=self.seeds(),
             adapters=tuple(
-                UsedAdapter(name=e.name, version=e.version, digest=e.digest, weight=u.weight)
-                for e, u in uses
+                UsedAdapter(
+                    name=entry.name, version=entry.version, digest=entry.digest, weight=use.weight
+                )
+                for entry, use in uses
             ),
             backend=backend,
             engine_digest=engine_digest,
@@ -120,22 +128,22 @@ class InFlightRequest:
         )
 
     def seeds(self) -> tuple[int, ...]:
-        """One seed an image."""
+        """Return one seed per image: consecutive numbers from the seed of the request."""
         return tuple((self.request.seed + i) % SEEDS for i in range(self.request.images))
 
 
 def initial_noise(
     seed: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, torch.Generator]:
-    """Unit noise on `device`, and the generator after it.
+    """Return standard normal noise on `device`, and the generator that produced it.
 
-    Drawn in `dtype` on the CPU, as diffusers' `randn_tensor` does for a CPU generator: every device
-    starts from the same numbers.
+    The noise is sampled in `dtype` on the CPU, as in diffusers' `randn_tensor` with a CPU
+    generator, so that it is the same on every device.
     """
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=dtype).to(device), generator
 
 
 def names(flights: Iterable[InFlightRequest]) -> tuple[str, ...]:
-    """The adapters that some requests hold, sorted."""
+    """Return the sorted names of the adapters that the requests use."""
     return tuple(sorted({entry.name for flight in flights for entry in flight.entries}))

@@ -1,7 +1,8 @@
-"""Which linear layers take adapters, and where each lies in the bank.
+"""The linear layers that adapters may change (projections), and their places in the bank.
 
-A projection's canonical path is that of the package's keys: `unet.…`, `text_encoder.text_model.…`,
-`text_encoder_2.text_model.…`, whatever the installed transformers calls its modules.
+The canonical path of a projection is the one in a package's keys: `unet.…`,
+`text_encoder.text_model.…`, `text_encoder_2.text_model.…`. It does not depend on the module names
+of the installed transformers.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Components(Protocol):
 
 @dataclass(frozen=True)
 class Group:
-    """Projections of one component and shape, stacked: one pair of bank tensors."""
+    """The projections of one component and shape, stacked in one pair of bank tensors."""
 
     component: str
     in_features: int
@@ -60,13 +61,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Projection:
-    """One linear layer: its place in the model, in the bank, and its bit in the slots' masks."""
+    """One linear layer: its place in the model and in the bank, and its bit in a mask."""
 
     path: str  # canonical
-    module: str  # within the component
+    module: str  # name within the component
     component: str
-    group: int
-    layer: int
+    group: int  # index in `Layout.groups`
+    layer: int  # index within the group
     bit: int
 
 
@@ -79,29 +80,29 @@ class Layout:
 
     @cached_property
     def by_path(self) -> Mapping[str, Projection]:
-        """Projections by canonical path."""
-        return {p.path: p for p in self.projections}
+        """The projections by canonical path."""
+        return {projection.path: projection for projection in self.projections}
 
     def of(self, component: str) -> tuple[Projection, ...]:
-        """The projections of one component."""
-        return tuple(p for p in self.projections if p.component == component)
+        """Return the projections of one component."""
+        return tuple(place for place in self.projections if place.component == component)
 
     def groups_of(self, component: str) -> tuple[int, ...]:
-        """The places in `groups` of one component's groups, ascending."""
+        """Return the indices in `groups` of the groups of one component, ascending."""
         return tuple(i for i, group in enumerate(self.groups) if group.component == component)
 
     def mask(self, component: str) -> int:
-        """The bits of one component's projections."""
-        return sum(1 << p.bit for p in self.of(component))
+        """Return the bits of the projections of one component."""
+        return sum(1 << place.bit for place in self.of(component))
 
     @property
     def text_mask(self) -> int:
-        """The bits of both text encoders' projections."""
+        """The bits of the projections of both text encoders."""
         return self.mask("text_encoder") | self.mask("text_encoder_2")
 
 
 def layout_of(base: Components) -> Layout:
-    """Finds the projections of a base, in the order of its modules."""
+    """Return the projections of a base, in the order of its modules."""
     shapes: dict[tuple[str, int, int], int] = {}
     layers: Counter[int] = Counter()
     projections: list[Projection] = []
@@ -117,7 +118,7 @@ def layout_of(base: Components) -> Layout:
 
 
 def projections_of(module: nn.Module, component: str) -> Iterator[tuple[str, nn.Linear]]:
-    """The linear layers of a component that adapters may change."""
+    """Yield name and layer of each projection of a component."""
     if component == "unet":
         endings = tuple(end for ends in UNET_TARGETS.values() for end in ends)
     else:
@@ -126,16 +127,18 @@ def projections_of(module: nn.Module, component: str) -> Iterator[tuple[str, nn.
 
 
 def linears(module: nn.Module, endings: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:
-    """The linear layers whose names end in one of `endings`, in the order of the modules."""
+    """Yield name and layer of the linear layers whose names end in one of `endings`, in order."""
     for name, child in module.named_modules():
-        if isinstance(child, nn.Linear) and f".{name}".endswith(tuple(f".{e}" for e in endings)):
+        if isinstance(child, nn.Linear) and f".{name}".endswith(
+            tuple(f".{end}" for end in endings)
+        ):
             yield name, child
 
 
 def canonical_path(component: str, module: str) -> str:
-    """The path that a package's keys use for a module of a component.
+    """Return the path of a module in a package's keys.
 
-    transformers 5 dropped CLIPTextModel's `text_model.` level; packages keep it.
+    transformers 5 dropped the `text_model.` level of CLIPTextModel; packages keep it.
     """
     if component != "unet" and not module.startswith("text_model."):
         module = f"text_model.{module}"

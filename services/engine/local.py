@@ -1,4 +1,4 @@
-"""The serving engine in this process, with packages that no agent brought."""
+"""Run the serving engine in this process, with packages from any source and without an agent."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,12 +26,15 @@ class LocalEngine:
     adapters: tuple[ResolvedAdapter, ...]
 
     def use(self, index: int, weight: float = 1.0) -> "AdapterUse":
-        """`adapters[index]` in the form that a request takes."""
+        """Return `adapters[index]` as an entry of a request, with a weight."""
         adapter = self.adapters[index]
         return AdapterUse(adapter.package.manifest.name, _engine_version(adapter, index), weight)
 
     def metadata(self, request: "ImageRequest", result: "ImageResult") -> dict[str, Any]:
-        """The content of a picture's `atelier` chunk: everything needed to draw it again."""
+        """Return the content of an image's `atelier` chunk, which suffices to regenerate it.
+
+        The values are those of the first image of `result`.
+        """
         versions = {
             _engine_version(adapter, index): adapter.version
             for index, adapter in enumerate(self.adapters)
@@ -64,10 +67,10 @@ class LocalEngine:
 def local_engine(
     adapters: Sequence[ResolvedAdapter], base: str | None = None
 ) -> Iterator[LocalEngine]:
-    """Load a base (default: the first adapter's own) and the adapters; close the engine at the end.
+    """Load a base (default: that of the first adapter) and the adapters; close the engine at exit.
 
-    Raises AdapterRejected for an adapter of another base, BaseError for a base that cannot be
-    loaded. The engine obeys the same ATELIER_* settings as one that serves.
+    The engine reads the same ATELIER_* settings as a serving one. Raises AdapterRejected for an
+    adapter of another base, and BaseError if the base cannot be loaded.
     """
     from services.engine.engine import Engine  # imports torch and diffusers, which takes seconds
     from services.engine.settings import EngineSettings
@@ -79,9 +82,9 @@ def local_engine(
             manifest = adapter.package.manifest
             if manifest.base.digest != engine.base.digest:
                 raise AdapterRejected(
-                    f"{adapter.package.path}: {manifest.name} was made for base {manifest.base.id} "
-                    f"({manifest.base.digest}), but {engine.base.id} is {engine.base.digest}; "
-                    "give its own base"
+                    f"{adapter.package.path}: {manifest.name} was trained on base "
+                    f"{manifest.base.id} ({manifest.base.digest}), but {engine.base.id} is "
+                    f"{engine.base.digest}; name the base of the adapter"
                 )
             engine.adapters.add(adapter.package, _engine_version(adapter, index))
         yield LocalEngine(engine, tuple(adapters))

@@ -1,7 +1,7 @@
-"""The networks' part of a step: one UNet call, and latents to pixels.
+"""Run the networks of a step: one UNet call, and the VAE decoder.
 
-What fails for several images together is tried again image by image, so that only the request at
-fault fails.
+A call that fails for several images is repeated image by image, so that only the request that
+causes the error fails.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from services.engine.vae import decode
 
 
 class ModelRunner:
-    """Runs a backend and a VAE on the images of many requests."""
+    """Run a backend and a VAE on the images of many requests."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class ModelRunner:
         self._decode_batch, self._stats, self._fail = decode_batch, stats, fail
 
     def denoise(self, images: Sequence[DenoisingJob]) -> None:
-        """One UNet call for images of one latent shape; each goes one step further."""
+        """Run one UNet call for images of one latent shape, and advance each image."""
         if not images:
             return
         try:
@@ -46,7 +46,7 @@ class ModelRunner:
             if len(images) == 1:
                 self._fail(images[0].flight, error)
                 return
-            for image in images:  # none has moved yet
+            for image in images:  # no image has advanced yet
                 self.denoise([image])
             return
         for image, rows in zip(images, predicted, strict=True):
@@ -56,18 +56,18 @@ class ModelRunner:
                 self._fail(image.flight, error)
 
     def decode(self, images: Sequence[DenoisingJob]) -> None:
-        """Fills the pixels of images, of one latent shape after another."""
-        left = list(images)
-        while left:
-            group = [image for image in left if image.shape == left[0].shape][: self._decode_batch]
+        """Decode images into their `pixels`, in batches of one latent shape."""
+        rest = list(images)
+        while rest:
+            group = [image for image in rest if image.shape == rest[0].shape][: self._decode_batch]
             self._decode(group)
-            left = [image for image in left if image not in group]
+            rest = [image for image in rest if image not in group]
 
     def _decode(self, images: Sequence[DenoisingJob]) -> None:
-        """One call of the VAE for images of one latent shape."""
+        """Run one VAE call for images of one latent shape."""
         started = time.monotonic()
         try:
-            pixels = decode(self._vae, torch.cat([image.latents for image in images]))
+            decoded = decode(self._vae, torch.cat([image.latents for image in images]))
         except Exception as error:
             if len(images) == 1:
                 self._fail(images[0].flight, error)
@@ -77,6 +77,6 @@ class ModelRunner:
             return
         seconds = time.monotonic() - started
         self._stats.seconds["decode"] += seconds
-        for image, own in zip(images, pixels, strict=True):
-            image.pixels = own
+        for image, pixels in zip(images, decoded, strict=True):
+            image.pixels = pixels
             image.flight.seconds["decode"] += seconds / len(images)

@@ -1,4 +1,4 @@
-"""The requests of one engine, from submission to answer: which wait, which run, how each ends."""
+"""The waiting and running requests of one engine, from submission to answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from atelier.errors import Unavailable
-from services.engine.in_flight import InFlightRequest
+from services.engine.in_flight import DenoisingJob, InFlightRequest
 from services.engine.result import Cancelled, DeadlineExceeded, ImageResult, QueueFull
 from services.engine.stats import EngineStats
 
@@ -17,10 +17,8 @@ class RequestQueue:
     def __init__(
         self,
         *,
-        limit: int,  # requests that may wait
-        release: Callable[
-            [InFlightRequest], None
-        ],  # returns what a request holds, once it has left
+        limit: int,  # of waiting requests
+        release: Callable[[InFlightRequest], None],  # frees the slot and adapters of a request
         stats: EngineStats,
     ) -> None:
         self._limit, self._release, self._stats = limit, release, stats
@@ -31,22 +29,27 @@ class RequestQueue:
 
     @property
     def waiting(self) -> Sequence[InFlightRequest]:
-        """Requests without images yet, as of now."""
+        """A snapshot of the requests that are not admitted yet."""
         return tuple(self._waiting)
 
     @property
     def running(self) -> Sequence[InFlightRequest]:
-        """Requests whose images are drawn, as of now."""
+        """A snapshot of the admitted requests."""
         return tuple(self._running)
 
     @property
+    def jobs(self) -> Sequence[DenoisingJob]:
+        """A snapshot of the images of the admitted requests."""
+        return tuple(job for flight in self.running for job in flight.images)
+
+    @property
     def images(self) -> int:
-        """How many images are being drawn."""
-        return sum(len(flight.images) for flight in self.running)
+        """The number of images in progress."""
+        return len(self.jobs)
 
     @property
     def closed(self) -> bool:
-        """Whether no more requests are taken."""
+        """Whether new requests are refused."""
         return self._closed
 
     @property
@@ -55,14 +58,15 @@ class RequestQueue:
         return not self._waiting and not self._running
 
     def add(self, flight: InFlightRequest) -> None:
-        """Lets a request wait. Raises QueueFull, or Unavailable once closed, and releases it."""
+        """Append a waiting request. Release it and raise QueueFull, or Unavailable once closed."""
         try:
             with self._lock:
                 if self._closed:
-                    raise Unavailable("engine: is shutting down; ask another replica")
+                    raise Unavailable("engine: shutting down; send the request to another replica")
                 if len(self._waiting) >= self._limit:
                     raise QueueFull(
-                        f"engine: {len(self._waiting)} requests wait already; try again later",
+                        f"engine: the queue has {len(self._waiting)} waiting requests and is full; "
+                        "try again later",
                         retry_after=max(1.0, len(self._waiting) * self._stats.seconds_per_image()),
                     )
                 self._waiting.append(flight)
@@ -72,20 +76,20 @@ class RequestQueue:
             raise
 
     def run(self, flight: InFlightRequest) -> None:
-        """Moves a waiting request to those that run."""
+        """Move a waiting request to the running ones."""
         with self._lock:
             self._waiting.remove(flight)
             self._running.append(flight)
 
     def answer(self, flight: InFlightRequest, result: ImageResult) -> None:
-        """Ends a request with its result."""
+        """End a request with its result."""
         self._remove(flight)
         self._stats.finished(len(flight.images))
         if flight.future.set_running_or_notify_cancel():
             flight.future.set_result(result)
 
     def fail(self, flight: InFlightRequest, error: Exception) -> None:
-        """Ends a request with an error, and no other; nothing where it has ended already."""
+        """End one request with an error; do nothing if it has ended already."""
         if not self._remove(flight):
             return
         self._stats.requests[type(error).__name__] += 1
@@ -93,33 +97,34 @@ class RequestQueue:
             flight.future.set_exception(error)
 
     def fail_all(self, error: Exception, *, waiting: bool = True) -> None:
-        """Ends every running request, and with `waiting` every other one."""
+        """End every running request, and with `waiting` also every waiting one, with an error."""
         for flight in (*(self.waiting if waiting else ()), *self.running):
             self.fail(flight, error)
 
     def withdraw(self) -> None:
-        """Ends the requests that nobody waits for: cancelled, or past their deadline."""
+        """End the requests that are cancelled or past their deadline."""
         for flight in (*self.waiting, *self.running):
             if flight.future.cancelled():
-                self.fail(flight, Cancelled("engine: withdrawn"))
+                self.fail(flight, Cancelled("engine: the request was cancelled"))
             elif flight.overdue:
-                calls = [f"{i.sampler.done} of {i.sampler.calls}" for i in flight.images[:1]]
+                progress = "before the first UNet call"
+                for image in flight.images[:1]:
+                    progress = f"after {image.sampler.done} of {image.sampler.calls} UNet calls"
                 self.fail(
                     flight,
                     DeadlineExceeded(
-                        f"deadline: {flight.request.deadline} s passed after "
-                        f"{calls[0] if calls else 'none'} of the UNet's calls; ask for fewer steps "
-                        "or wait longer"
+                        f"deadline: {flight.request.deadline} s passed {progress}; request fewer "
+                        "steps or a longer deadline"
                     ),
                 )
 
     def close(self) -> None:
-        """Takes no more requests; those that are here stay."""
+        """Refuse new requests; the present ones stay."""
         with self._lock:
             self._closed = True
 
     def _remove(self, flight: InFlightRequest) -> bool:
-        """Whether the request was still here; then what it holds is released."""
+        """Remove and release a request; return False if it had been removed before."""
         with self._lock:
             for flights in (self._waiting, self._running):
                 if flight in flights:

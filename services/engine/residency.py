@@ -1,6 +1,6 @@
-"""Which adapters are in host memory, and which of them make room for another: decisions only.
+"""Decide which adapters are in host memory, and which to drop for another; moves no data.
 
-Nothing is given up before it is certain that the newcomer fits.
+Nothing is dropped before it is certain that the new adapter fits.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Residency(Generic[Key]):
-    """Keys with their bytes, at most `limit` together."""
+    """Keys with their sizes in bytes, at most `limit` in total, in order of last use."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self._bytes: OrderedDict[Key, int] = OrderedDict()  # the longest unused first
+        self._bytes: OrderedDict[Key, int] = OrderedDict()  # least recently used first
 
     def room_for(self, wanted: int, droppable: Callable[[Key], bool]) -> list[Key]:
-        """The keys to drop so that `wanted` bytes more fit, the longest unused first.
+        """Return the keys to drop so that `wanted` more bytes fit, least recently used first.
 
-        Unavailable where they would not fit even so. Nothing is dropped yet.
+        Nothing is dropped here. Raises Unavailable if dropping all `droppable` keys would not
+        suffice.
         """
         missing = self.used + wanted - self.limit
         dropped: list[Key] = []
@@ -37,22 +38,22 @@ class Residency(Generic[Key]):
                 missing -= size
         if missing > 0:
             raise Unavailable(
-                f"adapters: {wanted} bytes more do not fit host_memory={self.limit}; "
+                f"adapters: {wanted} more bytes do not fit in host_memory={self.limit}; "
                 "remove adapters or raise host_memory"
             )
         return dropped
 
     def add(self, key: Key, size: int) -> None:
-        """Count a key as in memory, used just now."""
+        """Record a key as in memory and just used."""
         self.drop(key)
         self._bytes[key] = size
         self.used += size
 
     def touch(self, key: Key) -> None:
-        """Count a key as used just now, where it is in memory."""
+        """Record a key as just used, if it is in memory."""
         if key in self._bytes:
             self._bytes.move_to_end(key)
 
     def drop(self, key: Key) -> None:
-        """Count a key as no longer in memory."""
+        """Record a key as no longer in memory."""
         self.used -= self._bytes.pop(key, 0)

@@ -1,4 +1,4 @@
-"""The engine's answer to a request, and the errors with which it refuses one."""
+"""The result of a request, and the errors of the engine."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from atelier.errors import AtelierError, BadInput, Unavailable
 
 
 class UnknownAdapter(BadInput):
-    """A request for an adapter or a version that this engine does not hold."""
+    """The request names an adapter or version that is not in this engine."""
 
 
 class QueueFull(Unavailable):
-    """More requests wait than the settings allow; `retry_after` is in seconds."""
+    """The queue is full (`ATELIER_QUEUE`); `retry_after` is in seconds."""
 
 
 class DeadlineExceeded(Unavailable):
-    """The request's own deadline passed before its last step."""
+    """The deadline of the request passed before its last step."""
 
 
 class Cancelled(AtelierError):  # noqa: N818
-    """The engine was closed before the request was done."""
+    """The request was cancelled, or the engine was closed before it was done."""
 
 
 class Diverged(AtelierError):  # noqa: N818
-    """The latents left the range of the numbers they are kept in; there is no picture."""
+    """The latents are not finite, usually because they overflowed their dtype."""
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """The pictures of one request, and all that is needed to make them again."""
+    """The images of one request, and the data to regenerate them."""
 
     images: NDArray[np.uint8]  # [image, height, width, 3]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # one per image
     adapters: tuple[UsedAdapter, ...]
     backend: str
     engine_digest: str
     warnings: tuple[str, ...] = ()
-    timings: dict[str, float] = field(default_factory=dict)  # seconds
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by phase

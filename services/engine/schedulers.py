@@ -1,6 +1,6 @@
-"""Noise schedulers by name, configured as users of diffusers would: from the base's own config.
+"""Noise schedulers of diffusers by name, configured with `from_config` of the base's config.
 
-Every image has a scheduler object of its own, for PNDM, LMS and the multistep solvers carry state.
+Every image has its own scheduler object, because PNDM, LMS and the multistep solvers keep state.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ TAKES_GENERATOR = {
 
 
 class Sampler:
-    """One image's way from noise to latents, by a scheduler of diffusers."""
+    """Denoise one image from noise to final latents with a diffusers scheduler."""
 
     def __init__(
         self, name: str, config: Mapping[str, Any], steps: int, generator: Generator
     ) -> None:
-        """`config` is the base's own; KeyError for a name that CLASSES lacks.
+        """Create the scheduler from the base's `config`, with timesteps for `steps` steps.
 
-        Schedulers that add noise at each step draw it from `generator`.
+        Schedulers that add noise at each step sample it from `generator`. Raises KeyError if `name`
+        is not in CLASSES.
         """
         self._scheduler: Any = CLASSES[name].from_config(config)  # type: ignore[attr-defined]
         self._scheduler.set_timesteps(steps)
@@ -57,28 +58,29 @@ class Sampler:
 
     @property
     def init_noise_sigma(self) -> float:
-        """The standard deviation that the first latents need."""
+        """The standard deviation of the initial latents; `init_noise_sigma` of diffusers."""
         return float(self._scheduler.init_noise_sigma)
 
     @property
     def calls(self) -> int:
-        """UNet calls in all; second-order schedulers make more than one a step."""
+        """The total number of UNet calls; second-order schedulers need more than one per step."""
         return len(self.timesteps)
 
     @property
     def timestep(self) -> Tensor:
-        """The scalar timestep of the next call."""
+        """The timestep of the next call, a scalar tensor."""
         return self.timesteps[self.done]
 
     def scaled(self, latents: Tensor) -> Tensor:
-        """Latents [1, 4, height, width] as the next call wants them, in the same shape."""
+        """Apply the scheduler's `scale_model_input` to latents [1, 4, height, width]."""
         scaled: Tensor = self._scheduler.scale_model_input(latents, self.timestep)
         return scaled
 
     def step(self, predicted: Tensor, latents: Tensor) -> Tensor:
-        """The latents after the call that predicted noise (or v); all [1, 4, height, width].
+        """Return the latents after a call, from its predicted noise (or v).
 
-        The result has the dtype of `latents`.
+        All are [1, 4, height, width]; the result has the dtype of `latents`. Follows `step` of the
+        diffusers scheduler.
         """
         stepped: Tensor = self._scheduler.step(
             predicted, self.timestep, latents, **self._extra, return_dict=False

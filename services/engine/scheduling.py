@@ -1,8 +1,8 @@
-"""Which images take part in the next UNet call: decisions only, no tensors.
+"""Choose the images of the next UNet call; uses no tensors.
 
-One call has one latent shape. The oldest image decides which, and images of the same shape join it,
-oldest first, up to the limit of rows. An image left out for `patience` calls in a row goes before
-all others, so that a stream of requests of one size cannot hold up another size.
+One call has one latent shape, that of the oldest image. Images of the same shape join it, oldest
+first, up to the limit of rows. An image left out of `patience` consecutive calls precedes all
+others, so that a stream of requests of one size cannot block another size.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-Shape = tuple[int, int]
+Shape = tuple[int, int]  # height and width of latents, in latent elements
 
 
 class Candidate(Protocol):
-    """What the decision needs to know of an image."""
+    """The properties of an image that the choice depends on."""
 
     @property
     def order(self) -> int:
-        """Place in the order of arrival."""
+        """Position in the order of arrival."""
         ...
 
     @property
@@ -29,12 +29,12 @@ class Candidate(Protocol):
 
     @property
     def rows(self) -> int:
-        """UNet rows a step takes: two with guidance, else one."""
+        """UNet rows per call: two with guidance, else one."""
         ...
 
     @property
     def left_out(self) -> int:
-        """How many calls in a row went by without it."""
+        """The number of consecutive calls without this image."""
         ...
 
 
@@ -49,20 +49,21 @@ class Batch(Generic[C]):
 
     @property
     def rows(self) -> int:
-        """UNet rows, before any padding."""
+        """The number of UNet rows, without padding."""
         return sum(image.rows for image in self.images)
 
 
 def choose(candidates: Sequence[C], *, max_rows: int, patience: int) -> Batch[C]:
-    """The images of the next call, of one latent shape and at most `max_rows` UNet rows together.
+    """Choose images of one latent shape with at most `max_rows` UNet rows in total.
 
-    Empty only without candidates, for `max_rows` is at least the rows of one image.
+    The result is empty only if there are no candidates, because `max_rows` is at least the rows of
+    one image.
     """
 
-    def place(one: C) -> tuple[int, int]:
-        return (-one.left_out if one.left_out >= patience else 0, one.order)
+    def priority(image: C) -> tuple[int, int]:
+        return (-image.left_out if image.left_out >= patience else 0, image.order)
 
-    queue = sorted(candidates, key=place)
+    queue = sorted(candidates, key=priority)
     chosen: list[C] = []
     room = max_rows
     for candidate in queue:
@@ -73,5 +74,5 @@ def choose(candidates: Sequence[C], *, max_rows: int, patience: int) -> Batch[C]
 
 
 def padded(rows: int, ladder: Sequence[int]) -> int:
-    """The batch size to run `rows` at: the next rung, or `rows` without a ladder or above it."""
+    """Return the smallest batch size in `ladder` for `rows`; without one, `rows` itself."""
     return min((rung for rung in ladder if rung >= rows), default=rows)

@@ -1,6 +1,6 @@
-"""How large an engine is, by its caller or by `ATELIER_*` variables (docs/settings.md).
+"""The settings of an engine, from its caller or `ATELIER_*` variables (docs/settings.md).
 
-Needs torch only to name a device or number format.
+torch is imported only by `torch_device` and `torch_dtype`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from atelier.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-BACKENDS: Final = ("torch", "onnx", "tensorrt")  # each a file of backends/
+BACKENDS: Final = ("torch", "onnx", "tensorrt")  # each has a module in backends/
 PRECISIONS: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # torch's names
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -26,15 +26,15 @@ _Count = Annotated[int, Field(ge=1)]
 
 
 class EngineSettings(Settings):
-    """Bounds of one engine. Memory grows with slots × max_rank; latency with max_batch."""
+    """Limits of one engine. Memory grows with slots × max_rank, latency with max_batch."""
 
     slots: _Count = Field(default=8, description="Adapters, or weighted mixtures, in one batch")
     max_rank: _Count = Field(default=64, description="Rank of all of a request's adapters together")
     max_batch: Annotated[int, Field(ge=2)] = Field(
         default=8, description="UNet rows in one call; an image with guidance takes two"
     )
-    inflight: _Count = Field(default=16, description="Images drawn at a time")
-    queue: _Count = Field(default=64, description="Requests that may wait beside those")
+    inflight: _Count = Field(default=16, description="Images in progress at a time")
+    queue: _Count = Field(default=64, description="Requests that may wait in addition")
     patience: _Count = Field(
         default=4,
         validation_alias="ATELIER_MAX_SKIPPED_STEPS",
@@ -58,7 +58,7 @@ class EngineSettings(Settings):
     )
     tensorrt: str | None = Field(
         default=None,
-        description="Folder of TensorRT's libraries, where no package brings them",
+        description="Folder of TensorRT's libraries, if no Python package installs them",
     )
 
     @field_validator("device")
@@ -69,7 +69,7 @@ class EngineSettings(Settings):
         return device
 
     def torch_device(self) -> torch.device:
-        """The device meant by `device`; BadInput where this machine has none such."""
+        """Return the torch device of `device`. Raises BadInput if this machine does not have it."""
         import torch
 
         if self.device == "auto":
@@ -77,13 +77,13 @@ class EngineSettings(Settings):
         device = torch.device(self.device)
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise BadInput(
-                f"device {self.device}: torch sees {torch.cuda.device_count()} GPUs here; "
+                f"device {self.device}: torch finds {torch.cuda.device_count()} GPUs here; "
                 "use auto or cpu"
             )
         return device
 
     def torch_dtype(self) -> torch.dtype:
-        """The number format meant by `precision`."""
+        """Return the torch dtype of `precision`."""
         import torch
 
         if self.precision == "auto":
@@ -93,11 +93,11 @@ class EngineSettings(Settings):
 
 
 def is_device(name: str) -> bool:
-    """Whether `device` can have this value, on whatever machine."""
+    """Return whether `device` accepts this value; the machine may not have the device."""
     return _DEVICE.fullmatch(name) is not None
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """The settings' name of a number format."""
-    name = str(dtype).removeprefix("torch.")
-    return next(short for short, long in PRECISIONS.items() if long == name)
+    """Return the name of a dtype in the settings, such as `fp16`."""
+    torch_name = str(dtype).removeprefix("torch.")
+    return next(precision for precision, name in PRECISIONS.items() if name == torch_name)

@@ -1,7 +1,7 @@
-"""Which adapter has which place in the bank: decisions only, no tensors.
+"""Assign the slots of the bank to adapters; uses no tensors.
 
-One owner of the scarce memory. A slot in use is never given away; among the idle, the one unused
-for the longest time goes first. Slot 0 belongs to nobody: it is all zeros and means the base.
+A slot in use is never reassigned. Among the idle ones, the least recently used is reassigned first.
+Slot 0 is never assigned: it is all zeros and stands for the base.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Grant:
-    """A slot to use; `fresh` says that the adapter must be written there first."""
+    """A slot to use; if `fresh`, the adapter must be written there first."""
 
     slot: int
     fresh: bool
@@ -26,17 +26,17 @@ class Slots(Generic[Key]):
     """Reference-counted slots 1 … count."""
 
     def __init__(self, count: int) -> None:
-        """All slots free; ValueError for a count below 1."""
+        """Create `count` free slots. Raises ValueError if `count` is below 1."""
         if count < 1:
-            raise ValueError(f"slots: {count} is less than 1")
+            raise ValueError(f"slots: {count} is less than 1; use at least 1")
         self.count = count
         self._free = list(range(count, 0, -1))  # popped from the end: slot 1 first
         self._slot: dict[Key, int] = {}
         self._users: dict[Key, int] = {}
-        self._idle: OrderedDict[Key, None] = OrderedDict()  # the longest unused first
+        self._idle: OrderedDict[Key, None] = OrderedDict()  # least recently used first
 
     def acquire(self, key: Key) -> Grant | None:
-        """A slot for one more user of `key`, or None while every slot is in use by others."""
+        """Return a slot for one more user of `key`; None if other keys use every slot."""
         fresh = key not in self._slot
         if fresh:
             slot = self._take()
@@ -48,9 +48,9 @@ class Slots(Generic[Key]):
         return Grant(self._slot[key], fresh)
 
     def release(self, key: Key) -> None:
-        """One user less; the adapter stays in its slot until another needs the place.
+        """Remove one user of `key`; the adapter stays in its slot until the slot is reassigned.
 
-        Raises KeyError where nobody uses it.
+        Raises KeyError if `key` has no user.
         """
         self._users[key] -= 1
         if not self._users[key]:
@@ -58,23 +58,23 @@ class Slots(Generic[Key]):
             self._idle[key] = None
 
     def forget(self, key: Key) -> None:
-        """Give an idle adapter's slot back: its weights are wrong or no longer wanted."""
+        """Free the slot of an idle adapter, whose weights there are invalid or obsolete."""
         if key in self._idle:
             del self._idle[key]
             self._free.append(self._slot.pop(key))
 
     def users(self, key: Key) -> int:
-        """How many users hold `key`."""
+        """Return the number of users of `key`."""
         return self._users.get(key, 0)
 
     @property
     def resident(self) -> Mapping[Key, int]:
-        """Every adapter that has a slot, in use or idle."""
+        """The slot of every adapter that has one, in use or idle."""
         return self._slot
 
     @property
     def in_use(self) -> int:
-        """The number of slots that may not be overwritten."""
+        """The number of slots in use."""
         return len(self._users)
 
     def _take(self) -> int | None:

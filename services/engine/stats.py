@@ -1,4 +1,4 @@
-"""What an engine has done and is doing, in numbers; the source of its metrics."""
+"""Counters and gauges of an engine, and their Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PREFIX = "atelier_engine_"
 
 @dataclass
 class EngineStats:
-    """Counters since the engine was made, and gauges as of the last look. Seconds and bytes."""
+    """Counters since the engine started, and gauges set by `Engine.stats`. Seconds and bytes."""
 
     requests: Counter[str] = field(default_factory=Counter)  # by outcome
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by phase
@@ -21,8 +21,8 @@ class EngineStats:
     calls: int = 0  # of the UNet
     rows: int = 0  # of those calls, without padding
     swaps: int = 0  # adapters written into a slot
-    queued: int = 0
-    running: int = 0  # images being drawn
+    queued: int = 0  # requests in the queue
+    running: int = 0  # images in progress
     slots: int = 0
     slots_in_use: int = 0
     bank_bytes: int = 0
@@ -30,27 +30,29 @@ class EngineStats:
     running_adapters: tuple[str, ...] = ()
     waiting_adapters: tuple[str, ...] = ()
     began: float = field(default_factory=time.monotonic)
-    last_images: list[float] = field(default_factory=list)  # when the last ones were done
+    last_images: list[float] = field(
+        default_factory=list
+    )  # times of the last 32, monotonic seconds
 
     def swapped(self, seconds: float) -> None:
-        """One adapter written into a slot."""
+        """Record that adapters were written into a slot."""
         self.swaps += 1
         self.seconds["swap"] += seconds
 
     def called(self, rows: int, seconds: float) -> None:
-        """One UNet call."""
+        """Record one UNet call."""
         self.calls += 1
         self.rows += rows
         self.seconds["denoise"] += seconds
 
     def finished(self, images: int) -> None:
-        """One request answered."""
+        """Record one answered request."""
         self.requests["done"] += 1
         self.images += images
         self.last_images = [*self.last_images, *[time.monotonic()] * images][-32:]
 
     def seconds_per_image(self) -> float:
-        """The pace of the last images, or one second before there is any."""
+        """Return the mean seconds per image over the last 32, or 1 before there are two."""
         if len(self.last_images) < 2:
             return 1.0
         return (self.last_images[-1] - self.last_images[0]) / (len(self.last_images) - 1)
@@ -61,7 +63,7 @@ Labels = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Sample:
-    """One number of a metric."""
+    """One value of a metric, with its labels."""
 
     labels: Labels
     value: float
@@ -78,10 +80,10 @@ class MetricFamily:
 
 
 def metrics(stats: EngineStats) -> tuple[MetricFamily, ...]:
-    """What Prometheus reads of an engine.
+    """Return the Prometheus metrics of an engine.
 
-    `lora_requests_info` follows the Gateway API Inference Extension's contract for adapter-aware
-    routing: the names are in its labels, its value is the time of the report.
+    `lora_requests_info` follows the Gateway API Inference Extension's model server protocol for
+    adapter-aware routing: the names are in its labels, the value is the Unix time in seconds.
     """
     adapters = (
         ("max_lora", str(stats.slots)),
@@ -92,20 +94,20 @@ def metrics(stats: EngineStats) -> tuple[MetricFamily, ...]:
         MetricFamily(
             "lora_requests_info",
             "gauge",
-            "Adapters running and waiting; the value is the report's time.",
+            "Running and waiting adapters; the value is the time of the report.",
             (Sample(adapters, time.time()),),
         ),
-        _counter("images_total", "Images made.", stats.images),
-        _counter("unet_calls_total", "Calls of the UNet.", stats.calls),
-        _counter("unet_rows_total", "Rows of those calls.", stats.rows),
+        _counter("images_total", "Images generated.", stats.images),
+        _counter("unet_calls_total", "UNet calls.", stats.calls),
+        _counter("unet_rows_total", "Rows of the UNet calls, without padding.", stats.rows),
         _counter("adapter_swaps_total", "Adapters written into a slot.", stats.swaps),
         _gauge("requests_waiting", "Requests in the queue.", stats.queued),
-        _gauge("images_running", "Images being drawn.", stats.running),
+        _gauge("images_running", "Images in progress.", stats.running),
         _gauge("slots_in_use", "Slots of the bank in use.", stats.slots_in_use),
         _gauge("bank_bytes", "Device memory of the bank.", stats.bank_bytes),
         _gauge("host_bytes", "Host memory of adapters.", stats.host_bytes),
-        _by_label("requests_total", "Requests answered.", "outcome", stats.requests),
-        _by_label("seconds_total", "Time spent.", "phase", stats.seconds),
+        _by_label("requests_total", "Answered requests, by outcome.", "outcome", stats.requests),
+        _by_label("seconds_total", "Seconds spent, by phase.", "phase", stats.seconds),
     )
 
 
@@ -118,6 +120,6 @@ def _gauge(name: str, help: str, value: float) -> MetricFamily:
 
 
 def _by_label(name: str, help: str, label: str, values: Mapping[str, float]) -> MetricFamily:
-    # a copy: the engine's thread goes on counting
+    # Copied, because the engine thread changes the values concurrently.
     samples = tuple(Sample(((label, key),), value) for key, value in sorted([*values.items()]))
     return MetricFamily(PREFIX + name, "counter", help, samples)

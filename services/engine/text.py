@@ -1,7 +1,7 @@
-"""Prompts to embeddings, as StableDiffusionXLPipeline makes them, with adapters on the encoders.
+"""Encode prompts as StableDiffusionXLPipeline does, with adapters on the text encoders.
 
-Arrangement after diffusers' `encode_prompt`: the penultimate states of both encoders side by side,
-and the pooled, projected state of the second.
+As in diffusers' `StableDiffusionXLPipeline.encode_prompt`, the penultimate hidden states of both
+encoders are concatenated, and the pooled embedding is the projected one of the second encoder.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from services.engine.layout import Layout
 
 @dataclass(frozen=True)
 class Embedding:
-    """One encoded prompt."""
+    """One encoded prompt, in the dtype and on the device of the encoders."""
 
     text: Tensor  # [token, features]
     pooled: Tensor  # [features]
 
     def zeros(self) -> Embedding:
-        """What SDXL takes for an absent negative prompt (`force_zeros_for_empty_prompt`)."""
+        """Return zeros, for an absent negative prompt (`force_zeros_for_empty_prompt` of SDXL)."""
         return Embedding(torch.zeros_like(self.text), torch.zeros_like(self.pooled))
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-    """Token ids int64 [prompt, token], padded and cut to what the encoder reads."""
+    """Return token ids int64 [prompt, token], padded and cut to the length of the encoder."""
     ids: Tensor = tokenizer(
         list(prompts),
         padding="max_length",
@@ -45,18 +45,20 @@ def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
 
 
 def dropped(tokenizer: Any, prompt: str) -> tuple[int, str]:
-    """The prompt's number of tokens, and the text that no longer fits ("" where all fits)."""
+    """Return the number of tokens of a prompt, and the text that the encoder cuts off, or ""."""
     ids: list[int] = tokenizer(prompt, truncation=False, verbose=False).input_ids
-    room = tokenizer.model_max_length
-    if len(ids) <= room:
+    limit = tokenizer.model_max_length
+    if len(ids) <= limit:
         return len(ids), ""
-    return len(ids), str(tokenizer.decode(ids[room - 1 : -1]))
+    return len(ids), str(tokenizer.decode(ids[limit - 1 : -1]))
 
 
 def encode(encoders: Sequence[Any], ids: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Both encoders' penultimate states [prompt, token, features] and the pooled [prompt, p].
+    """Encode token ids int64 [prompt, token], one tensor per encoder.
 
-    The trainer uses it with encoders of its own; gradients flow where they are enabled.
+    Return the concatenated penultimate states [prompt, token, features] and the pooled embedding
+    [prompt, features], both in the encoders' dtype. The trainer calls it with trainable encoders:
+    gradients are kept if they are enabled.
     """
     outputs = [
         encoder(tokens.to(encoder.device), output_hidden_states=True)
@@ -67,16 +69,16 @@ def encode(encoders: Sequence[Any], ids: Sequence[Tensor]) -> tuple[Tensor, Tens
 
 
 def encode_prompts(base: Base, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """A base's own embeddings of prompts, without adapters; shapes as `encode` has them."""
-    ids = [tokenize(t, prompts) for t in (base.tokenizer, base.tokenizer_2)]
+    """Encode prompts with the base alone, without adapters; shapes as in `encode`."""
+    ids = [tokenize(tokenizer, prompts) for tokenizer in (base.tokenizer, base.tokenizer_2)]
     return encode((base.text_encoder, base.text_encoder_2), ids)
 
 
 class TextEncoders:
-    """Both encoders of a base, reading the bank, with a bounded memory of what was encoded."""
+    """Both text encoders of a base, reading the bank, with an LRU cache of embeddings."""
 
-    def __init__(self, base: Base, layout: Layout, *, remembered: int = 256) -> None:
-        """Keeps the last `remembered` encoded prompts on the base's device."""
+    def __init__(self, base: Base, layout: Layout, *, cached: int = 256) -> None:
+        """Share the encoders of `base`; cache at most `cached` encoded prompts on its device."""
         self._tokenizers = (base.tokenizer, base.tokenizer_2)
         self._binding = Binding()
         self._encoders = []
@@ -85,37 +87,41 @@ class TextEncoders:
             bank_projections(encoder, layout.of(component), self._binding)
             self._encoders.append(encoder)
         self._device = base.device
-        self._memory: OrderedDict[Hashable, Embedding] = OrderedDict()
-        self._remembered = remembered
+        self._cache: OrderedDict[Hashable, Embedding] = OrderedDict()
+        self._limit = cached
 
     def embed(
         self, prompts: Sequence[str], weights: Hashable, slot: int, bank: BankView
     ) -> list[Embedding]:
-        """Embeddings of prompts under one slot of the bank, encoded or remembered.
+        """Return the embeddings of prompts under one slot of the bank, encoded or cached.
 
-        `weights` names for the memory what acts on the encoders in that slot.
+        `weights` is the cache key of the adapter weights in the slot that act on the encoders.
         """
-        missing = [p for p in dict.fromkeys(prompts) if (p, weights) not in self._memory]
+        missing = [
+            prompt for prompt in dict.fromkeys(prompts) if (prompt, weights) not in self._cache
+        ]
         if missing:
             ids = [tokenize(tokenizer, missing) for tokenizer in self._tokenizers]
             self._binding.set(torch.full((len(missing),), slot, device=self._device), bank)
             rows = zip(missing, *encode(self._encoders, ids), strict=True)
-            self._memory.update({(p, weights): Embedding(t, q) for p, t, q in rows})
-        found = [self._memory[prompt, weights] for prompt in prompts]
+            self._cache.update(
+                {(prompt, weights): Embedding(text, pooled) for prompt, text, pooled in rows}
+            )
+        embeddings = [self._cache[prompt, weights] for prompt in prompts]
         for prompt in prompts:
-            self._memory.move_to_end((prompt, weights))
-        while len(self._memory) > self._remembered:
-            self._memory.popitem(last=False)
-        return found
+            self._cache.move_to_end((prompt, weights))
+        while len(self._cache) > self._limit:
+            self._cache.popitem(last=False)
+        return embeddings
 
     def warnings(self, prompt: str, name: str = "prompt") -> list[str]:
-        """Sentences about the words of a prompt that an encoder does not read, for want of room."""
-        found = []
+        """Return a warning for each encoder that cuts the prompt off; `name` is its field."""
+        warnings = []
         for tokenizer in self._tokenizers:
             length, text = dropped(tokenizer, prompt)
             if text:
-                found.append(
-                    f"{name}: {length} tokens, the text encoders read "
+                warnings.append(
+                    f"{name}: has {length} tokens, but the text encoders read "
                     f"{tokenizer.model_max_length}; not read: {text!r}"
                 )
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(warnings))

@@ -1,4 +1,4 @@
-"""Latents to pixels, in batches, as diffusers' VaeImageProcessor makes them."""
+"""Decode latents into pixels as StableDiffusionXLPipeline and VaeImageProcessor do."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor
 
 
 def decode(vae: Any, latents: Tensor) -> NDArray[np.uint8]:
-    """uint8 [image, height, width, 3] of latents [image, 4, h, w].
+    """Decode latents [image, 4, h, w] into uint8 [image, height, width, 3] on the CPU.
 
-    The VAE's own precision decides: load_base keeps one that overflows in fp16 at fp32.
+    The VAE computes in its own dtype: `load_base` loads a VAE that overflows in fp16 as fp32. As in
+    diffusers, `latents_mean` and `latents_std` of its config apply if present.
     """
     latents = latents.to(vae.dtype)
     mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
     if mean is not None and std is not None:
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1).to(latents) for v in (mean, std))
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(latents) for values in (mean, std))
         latents = latents * std / vae.config.scaling_factor + mean
     else:
         latents = latents / vae.config.scaling_factor

@@ -1,4 +1,4 @@
-"""An adapter in host memory, checked against a base and laid out as the bank wants it."""
+"""Check an adapter against a base and stack it in host memory in the layout of the bank."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from atelier.adapter.low_rank import LoraWeights
 from atelier.errors import AdapterRejected
 from services.engine.layout import Layout
 
-NAMED = 8  # keys spelt out in an error
+NAMED = 8  # keys listed in an error
 
 
 @dataclass(frozen=True)
 class HostWeights:
-    """One adapter, stacked by the bank's groups; alpha/rank is folded into `B`.
+    """One adapter, stacked by the bank's groups; the factor alpha/rank is part of `B`.
 
-    `A[group]` is [layer, rank, in], `B[group]` is [layer, rank, out]; groups without any of the
-    adapter's projections are absent. `mask` has the bits of the projections it changes.
+    `A[group]` is [layer, rank, in] and `B[group]` is [layer, rank, out], in the bank's dtype.
+    Groups without any of the adapter's projections are absent. `mask` has the bits of the
+    projections that the adapter changes.
     """
 
     A: Mapping[int, Tensor]
@@ -31,8 +32,8 @@ class HostWeights:
 
     @property
     def nbytes(self) -> int:
-        """Host memory."""
-        return sum(t.nbytes for pair in (self.A, self.B) for t in pair.values())
+        """Host memory in bytes."""
+        return sum(tensor.nbytes for side in (self.A, self.B) for tensor in side.values())
 
 
 def pack(
@@ -44,7 +45,11 @@ def pack(
     pin: bool = False,
     place: str = "adapter",
 ) -> HostWeights:
-    """Stacks an adapter's pairs; raises AdapterRejected naming every key that does not fit."""
+    """Stack the low-rank pairs `lora`, by canonical path; `place` begins an error message.
+
+    Raises AdapterRejected that names the keys that do not fit the base or `max_rank`, or if a value
+    overflows in `dtype`.
+    """
     _check(layout, lora, max_rank, place)
     rank = max((pair.rank for pair in lora.values()), default=0)
     A: dict[int, Tensor] = {}
@@ -56,13 +61,14 @@ def pack(
         if projection.group not in A:
             A[projection.group] = torch.zeros(group.layers, rank, group.in_features, dtype=dtype)
             B[projection.group] = torch.zeros(group.layers, rank, group.out_features, dtype=dtype)
-        own = pair.rank  # of a stored adapter, one pair at a time is read
+        # A pair of a stored adapter is read from its file here, one at a time.
+        ranks = slice(pair.rank)
         up = pair.B.astype(np.float32).T * pair.scale
-        A[projection.group][projection.layer, :own] = torch.from_numpy(pair.A).to(dtype)
-        B[projection.group][projection.layer, :own] = torch.from_numpy(up).to(dtype)
+        A[projection.group][projection.layer, ranks] = torch.from_numpy(pair.A).to(dtype)
+        B[projection.group][projection.layer, ranks] = torch.from_numpy(up).to(dtype)
         mask |= 1 << projection.bit
     if pin:
-        A, B = ({g: t.pin_memory() for g, t in side.items()} for side in (A, B))
+        A, B = ({group: tensor.pin_memory() for group, tensor in side.items()} for side in (A, B))
     _check_finite(A, B, dtype, place)
     return HostWeights(A, B, rank, mask)
 
@@ -76,29 +82,34 @@ def _check(layout: Layout, lora: Mapping[str, LoraWeights], max_rank: int, place
             continue
         group = layout.groups[projection.group]
         shape = (pair.out_features, pair.in_features)
-        wanted = (group.out_features, group.in_features)
-        if shape != wanted:
-            misfits.append(f"{path} is {shape[0]}×{shape[1]}, the base has {wanted[0]}×{wanted[1]}")
+        required = (group.out_features, group.in_features)
+        if shape != required:
+            misfits.append(
+                f"{path} is {shape[0]}×{shape[1]}, the base has {required[0]}×{required[1]}"
+            )
     if unknown:
         raise AdapterRejected(
-            f"{place}: the base has no such linear layers: {_some(unknown)}; "
-            "the adapter was made for another base, or changes layers that are not served"
+            f"{place}: the base has no such projections: {_some(unknown)}; the adapter was trained "
+            "on another base, or changes layers that the engine does not support"
         )
     if misfits:
-        raise AdapterRejected(f"{place}: made for another base: {_some(misfits)}")
-    too_wide = [path for path, pair in lora.items() if pair.rank > max_rank]
-    if too_wide:
+        raise AdapterRejected(f"{place}: trained on another base: {_some(misfits)}")
+    too_high = [pair.rank for pair in lora.values() if pair.rank > max_rank]
+    if too_high:
         raise AdapterRejected(
-            f"{place}: rank {max(lora[p].rank for p in too_wide)} is over this engine's "
-            f"max_rank {max_rank}; raise max_rank or train a smaller adapter"
+            f"{place}: rank {max(too_high)} is over this engine's "
+            f"max_rank {max_rank}; raise max_rank or train an adapter of a lower rank"
         )
 
 
 def _check_finite(
     A: Mapping[int, Tensor], B: Mapping[int, Tensor], dtype: torch.dtype, place: str
 ) -> None:
-    if not all(torch.isfinite(t).all() for side in (A, B) for t in side.values()):
-        raise AdapterRejected(f"{place}: has values that {dtype} cannot hold")
+    if not all(torch.isfinite(tensor).all() for side in (A, B) for tensor in side.values()):
+        raise AdapterRejected(
+            f"{place}: has values outside the range of {dtype}; set ATELIER_PRECISION to a format "
+            "with a larger range"
+        )
 
 
 def _some(names: list[str]) -> str:

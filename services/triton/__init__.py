@@ -1,4 +1,4 @@
-"""The Triton server and the model repository it serves: the engine behind the V2 protocol."""
+"""The engine behind the V2 protocol: a Triton server and its model repository."""
 
 from services.triton.server import TritonServer
 from services.triton.settings import TritonSettings

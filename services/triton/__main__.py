@@ -1,7 +1,7 @@
-"""Serves the engine by Triton until told to stop: `python -m services.triton`.
+"""Serve the engine with Triton until SIGTERM or SIGINT: `python -m services.triton`.
 
-Ends with an error when the server or its model's process dies, so that whoever keeps this process
-(the supervisor, Kubernetes) starts it again: Triton alone goes on as a shell that answers nothing.
+The process exits with an error when the server or the model's process dies, so that its supervisor
+or Kubernetes restarts it. Triton alone keeps running without a model and answers no request.
 """
 
 import signal
@@ -17,25 +17,25 @@ from services.triton.settings import ServerSettings
 
 
 def serve() -> None:
-    """Serve until SIGTERM or SIGINT; AtelierError where the server or its model ends before."""
+    """Serve until SIGTERM or SIGINT. Raises AtelierError if server or model ends before that."""
     settings = ServerSettings.read()
     folder = resolve_base(settings.base, settings.revision)
     vae = resolve_vae(settings.vae) if settings.vae else None
-    told = threading.Event()
+    stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
+        signal.signal(number, lambda *_: stopping.set())
     server = TritonServer(Home(settings.home), folder, settings, vae=vae)
     server.start(wait=False)
     try:
-        while not told.wait(0.2):
-            if (why := server.failure()) is not None:
-                raise AtelierError(why)
+        while not stopping.wait(0.2):
+            if (failure := server.failure()) is not None:
+                raise AtelierError(failure)
     finally:
         server.stop()
 
 
 def main() -> int:
-    """The exit code."""
+    """Run `serve` and return the exit code."""
     return run_process(serve)
 
 

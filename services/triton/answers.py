@@ -1,7 +1,8 @@
-"""The requests that Triton has handed over and still waits for.
+"""The pending requests of Triton, and the error codes and texts of its responses.
 
-An engine thread finishes a future; another thread sends the answer, so that the next step never
-waits for Triton to copy a picture. A request whose client has gone is cancelled in the engine.
+The engine thread completes a future and a separate thread sends the response, so that the next step
+does not wait for Triton to copy an image. A request that its client cancels is cancelled in the
+engine.
 """
 
 import itertools
@@ -17,24 +18,24 @@ from services.engine import Cancelled, DeadlineExceeded, UnknownAdapter
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER = 1.0  # seconds, where the engine does not say
+RETRY_AFTER = 1.0  # seconds, for errors without a `retry_after`
 
 R = TypeVar("R")
 
 
 class Sender(Protocol):
-    """What Triton gives for each request to answer it by; unusable after the answer."""
+    """Triton's response sender of one request; it must not be used after the response."""
 
     def is_cancelled(self) -> bool:
-        """Whether the client has gone or changed its mind (gRPC only)."""
+        """Return whether the client cancelled the call or disconnected (gRPC only)."""
         ...
 
 
 class Answers(Generic[R]):
-    """Sends every answer exactly once, by `send(sender, result or the error)`."""
+    """Send every response exactly once, with `send(sender, result or error)`."""
 
     def __init__(self, send: Callable[[Sender, R | BaseException], None]):
-        """What `expect` brings is sent in a thread of its own, whose errors are only logged."""
+        """Start without pending requests. A thread calls `send`; errors there are only logged."""
         self._send = send
         self._waiting: dict[int, tuple[Sender, Future[R]]] = {}
         self._unanswered = 0
@@ -43,14 +44,15 @@ class Answers(Generic[R]):
         self._keys = itertools.count()
 
     def __len__(self) -> int:
+        """Return the number of pending requests."""
         return self._unanswered
 
     def refuse(self, sender: Sender, error: BaseException) -> None:
-        """Answer at once with an error."""
+        """Send an error immediately."""
         self._send(sender, error)
 
     def expect(self, sender: Sender, future: Future[R]) -> None:
-        """Answer when the future is done."""
+        """Send the outcome of `future` when it is done."""
         with self._changed:
             key = next(self._keys)
             self._waiting[key] = (sender, future)
@@ -58,18 +60,20 @@ class Answers(Generic[R]):
         future.add_done_callback(lambda _: self._thread.submit(self._answer, key))
 
     def cancel_abandoned(self) -> int:
-        """Cancel what nobody waits for any more; how many those were."""
-        with self._changed:  # an answered sender must not be asked
-            gone = [future for sender, future in self._waiting.values() if sender.is_cancelled()]
-        return sum(future.cancel() for future in gone)
+        """Cancel the requests that their clients cancelled, and return their number."""
+        with self._changed:  # a sender must not be used after its response
+            abandoned = [
+                future for sender, future in self._waiting.values() if sender.is_cancelled()
+            ]
+        return sum(future.cancel() for future in abandoned)
 
     def wait_until_empty(self, timeout: float) -> bool:
-        """Whether everything was answered within `timeout` seconds."""
+        """Wait at most `timeout` seconds; return whether every request was answered."""
         with self._changed:
             return self._changed.wait_for(lambda: self._unanswered == 0, timeout)
 
     def close(self) -> None:
-        """End the sending thread once it has sent what is due."""
+        """End the sending thread after it has sent the responses that are due."""
         self._thread.shutdown(wait=True)
 
     def _answer(self, key: int) -> None:
@@ -78,8 +82,8 @@ class Answers(Generic[R]):
         try:
             outcome: R | BaseException = _outcome(future)
             self._send(sender, outcome)
-        except Exception:  # Triton's own, of no use to anybody but the log
-            logger.exception("an answer could not be sent")
+        except Exception:  # an error of Triton; the client cannot receive it
+            logger.exception("triton: a response could not be sent")
         finally:
             with self._changed:
                 self._unanswered -= 1
@@ -87,12 +91,12 @@ class Answers(Generic[R]):
 
 
 def error_code(error: BaseException) -> str:
-    """The name of Triton's error code for an error, so that a client knows if it may retry."""
+    """Return the name of Triton's error code, by which a client decides whether to retry."""
     if isinstance(error, UnknownAdapter):
         return "NOT_FOUND"
     if isinstance(error, (CancelledError, DeadlineExceeded)):
         return "CANCELLED"
-    if isinstance(error, (Unavailable, Cancelled)):  # first: a damaged adapter is BadInput as well
+    if isinstance(error, (Unavailable, Cancelled)):  # before BadInput: AdapterDamaged is both
         return "UNAVAILABLE"
     if isinstance(error, BadInput):
         return "INVALID_ARG"
@@ -100,14 +104,17 @@ def error_code(error: BaseException) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """One line for the client; a fault of ours is logged whole and told by its kind."""
+    """Return one line for the client; log an unexpected error with its traceback.
+
+    The gateway reads the seconds from `(retry after … s)`.
+    """
     if isinstance(error, CancelledError):
         return "the request was cancelled"
     if isinstance(error, (Unavailable, Cancelled)) and error_code(error) == "UNAVAILABLE":
         seconds = getattr(error, "retry_after", None) or RETRY_AFTER
         return f"{error} (retry after {seconds:.1f} s)"
     if not isinstance(error, AtelierError):
-        logger.error("a request failed", exc_info=error)
+        logger.error("triton: a request failed", exc_info=error)
         return f"internal error: {type(error).__name__}: {redact(str(error))}"
     return str(error)
 

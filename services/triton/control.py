@@ -1,7 +1,7 @@
-"""The few words that the server's keeper and the model's process say to each other, as files.
+"""Signals between `TritonServer` and the model's process, as files in a folder.
 
-Triton has no way to tell a Python model that the server is about to stop, nor whether the model's
-process is still there.
+Triton does not inform a Python model that the server is about to stop, and does not report whether
+the model's process is alive.
 """
 
 import time
@@ -11,30 +11,30 @@ from atelier.files import write_atomic
 
 
 class ControlFolder:
-    """`worker` holds the model process's id; `drain` asks it to finish; `drained` says it has."""
+    """Three files: `worker` with the model's process id, `drain` (request), `drained` (done)."""
 
     def __init__(self, path: Path):
-        """`path` is the same folder for both; nothing is made before somebody speaks."""
+        """Use the folder `path`, the same in both processes; the first write creates it."""
         self.path = path
 
     def clear(self) -> None:
-        """Forget what an earlier server said."""
+        """Remove the files of an earlier server."""
         for name in ("worker", "drain", "drained"):
             (self.path / name).unlink(missing_ok=True)
 
     def announce(self, pid: int) -> None:
-        """The model's process is `pid`."""
+        """Write the process id of the model."""
         write_atomic(self.path / "worker", str(pid))
 
     def worker(self) -> int | None:
-        """The model's process, once it has announced itself."""
+        """Return the process id of the model; None before `announce`."""
         try:
             return int((self.path / "worker").read_text())
         except (OSError, ValueError):
             return None
 
     def drain(self, *, timeout: float) -> bool:
-        """Ask the model to finish; True once it has, False after `timeout` seconds."""
+        """Request a drain; return True once it is done, False after `timeout` seconds."""
         write_atomic(self.path / "drain", "")
         deadline = time.monotonic() + timeout
         while not (self.path / "drained").exists():
@@ -43,10 +43,10 @@ class ControlFolder:
             time.sleep(0.05)
         return True
 
-    def asked_to_drain(self) -> bool:
-        """Whether the model shall take nothing new."""
+    def drain_requested(self) -> bool:
+        """Return whether the model must refuse new requests."""
         return (self.path / "drain").exists()
 
-    def say_drained(self) -> None:
-        """The model has answered everything."""
+    def report_drained(self) -> None:
+        """Record that the model has answered every request."""
         write_atomic(self.path / "drained", "")

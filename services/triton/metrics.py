@@ -1,7 +1,7 @@
-"""The engine's metrics at Triton's own metrics port, beside Triton's.
+"""Publish the engine's metrics on Triton's metrics port, together with Triton's own.
 
-Triton owns that port, and takes a Python model's metrics one object at a time. So the engine's
-report is mirrored: what it names appears, what it no longer names goes.
+Triton serves that port and takes a Python model's metrics as individual objects. These objects are
+created, set and removed to match the engine's report.
 """
 
 import time
@@ -10,13 +10,14 @@ from typing import Any
 
 from services.engine.stats import Labels, MetricFamily
 
-PERIOD = 0.5  # seconds; the report's own time is in `lora_requests_info`
+PERIOD = 0.5  # seconds; the time of the report is in `lora_requests_info`
 
 
 class Mirror:
-    """Keeps Triton's metrics as the report says; `triton` is its Python backend's module."""
+    """Keep Triton's metrics equal to the engine's report."""
 
     def __init__(self, triton: Any, report: Callable[[], Sequence[MetricFamily]]):
+        """Read `report`; `triton` is the module `triton_python_backend_utils`."""
         self._triton = triton
         self._report = report
         self._families: dict[str, Any] = {}
@@ -24,25 +25,27 @@ class Mirror:
         self._due = 0.0
 
     def update(self) -> None:
-        """Mirror the report, at most once a period."""
+        """Copy the report into Triton's metrics, at most once per period."""
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + PERIOD
         report = self._report()
-        outdated = self._forget_families(report)
+        outdated = self._remove_outdated(report)
         for family in report:
             self._set(family)
-        outdated.clear()  # only now: a scrape in between would find neither the old nor the new
+        outdated.clear()  # only now, so that no scrape finds neither the old nor the new metrics
 
-    def _forget_families(self, report: Sequence[MetricFamily]) -> list[Any]:
-        """Take out the families that have a metric which the report no longer names.
+    def _remove_outdated(self, report: Sequence[MetricFamily]) -> list[Any]:
+        """Remove and return the families with a metric that the report no longer contains.
 
-        Triton lets go of a metric only together with its family.
+        Triton frees a metric only together with its family.
         """
-        present = {(family.name, one.labels) for family in report for one in family.samples}
+        present = {(family.name, sample.labels) for family in report for sample in family.samples}
         names = {name for name, labels in self._metrics if (name, labels) not in present}
         old = [key for key in self._metrics if key[0] in names]
-        return [self._metrics.pop(key) for key in old] + [self._families.pop(n) for n in names]
+        return [self._metrics.pop(key) for key in old] + [
+            self._families.pop(name) for name in names
+        ]
 
     def _set(self, family: MetricFamily) -> None:
         for sample in family.samples:
@@ -59,6 +62,6 @@ class Mirror:
         if family.name not in self._families:
             families = self._triton.MetricFamily
             kind = families.COUNTER if family.kind == "counter" else families.GAUGE
-            made = families(name=family.name, description=family.help, kind=kind)
-            self._families[family.name] = made
+            created = families(name=family.name, description=family.help, kind=kind)
+            self._families[family.name] = created
         return self._families[family.name]

@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent, and what their logs said last."""
+"""Child processes that end with their parent, and the ends of their logs."""
 
 import ctypes
 import os
@@ -10,7 +10,9 @@ from pathlib import Path
 from atelier.addresses import listen, redact
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None, use_errno=True)  # loaded here: after fork is no time for it
+_LIBC = ctypes.CDLL(
+    None, use_errno=True
+)  # loaded here, because loading is unsafe between fork and exec
 
 
 def spawn(
@@ -21,16 +23,17 @@ def spawn(
     cwd: Path | None = None,
     when_orphaned: signal.Signals = signal.SIGTERM,
 ) -> "subprocess.Popen[bytes]":
-    """Start a child in a process group of its own, printing into `log`; OSError where it cannot.
+    """Start a child in its own process group, with its output appended to `log`.
 
-    The kernel sends it `when_orphaned` when the calling *thread* ends, so call this from the main
-    thread. Its own group keeps a Ctrl-C at the terminal from reaching it before its parent decides.
+    The kernel sends it `when_orphaned` when the calling *thread* ends (PR_SET_PDEATHSIG), so call
+    this from the main thread. The process group keeps Ctrl-C at the terminal from reaching the
+    child, so that its parent decides when to stop it. Raises OSError if it cannot be started.
     """
     parent = os.getpid()
 
     def bind_to_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(when_orphaned), 0, 0, 0)
-        if os.getppid() != parent:  # it died between fork and prctl
+        if os.getppid() != parent:  # the parent died between fork and prctl
             os._exit(1)
 
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +51,7 @@ def spawn(
 
 
 def stop(child: "subprocess.Popen[bytes]", *, grace: float) -> int:
-    """SIGTERM, and SIGKILL after `grace` seconds; returns the exit code (negative: a signal)."""
+    """Send SIGTERM, and SIGKILL after `grace` seconds. Return the exit code, -N for signal N."""
     if child.poll() is None:
         child.terminate()
         try:
@@ -59,7 +62,7 @@ def stop(child: "subprocess.Popen[bytes]", *, grace: float) -> int:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs under `pid`; a zombie does not."""
+    """Return whether the process `pid` runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -68,22 +71,23 @@ def alive(pid: int) -> bool:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on at this moment."""
+    """Return a TCP port that is unused at this moment."""
     with listen(host, 0) as probe:
         port: int = probe.getsockname()[1]
         return port
 
 
 def roll(log: Path) -> None:
-    """Begin a new log file and keep the last one beside it, as `<name>.1`."""
+    """Rename a log file to `<name>.1`, so that a new one is started."""
     if log.exists() and log.stat().st_size:
         log.replace(log.with_name(f"{log.name}.1"))
 
 
 def tail(log: Path, lines: int = 20, *, limit: int = 64 * 1024) -> str:
-    """The last `lines` lines of a log, indented; what there is, if it cannot be read.
+    """Return the last `lines` lines of a log, indented, or the reason why it cannot be read.
 
-    Triton's tables of settings are left out: they would push the reason of a failed start away.
+    At most `limit` bytes are read. Triton's tables of settings are left out: they would displace
+    the reason of a failed start.
     """
     try:
         with log.open("rb") as file:
@@ -91,6 +95,6 @@ def tail(log: Path, lines: int = 20, *, limit: int = 64 * 1024) -> str:
             text = redact(file.read().decode(errors="replace"))
     except OSError as error:
         return f"    ({log}: {error.strerror})"
-    told = [line for line in text.splitlines() if line.strip() and line[0] not in "+|"]
-    last = [line.rstrip()[:400] for line in told][-lines:]
+    messages = [line for line in text.splitlines() if line.strip() and line[0] not in "+|"]
+    last = [line.rstrip()[:400] for line in messages][-lines:]
     return "\n".join(f"    {line}" for line in last) or f"    ({log} is empty)"

@@ -1,7 +1,8 @@
-"""Where a tritonserver comes from: the one in the nvidia-pytriton wheel, or one of the system.
+"""Find a tritonserver: the one in the nvidia-pytriton wheel, or an installed one.
 
-The wheel carries the server, its Python backend and one stub for each Python version, but not in
-the layout that the server looks for, nor with the libraries on its path: that is arranged here.
+The wheel contains the server, its Python backend and one stub per Python version, but not in the
+folder layout that the server requires, and not with the libraries on its path. This module creates
+the layout and the environment.
 """
 
 import importlib.metadata
@@ -17,47 +18,48 @@ from pathlib import Path
 from atelier.errors import BadInput
 from atelier.files import replace_folder, staging
 
-_INSTALL = "install lora-atelier[serve] on Linux, or name a tritonserver by ATELIER_TRITONSERVER"
+_INSTALL = "install lora-atelier[serve] on Linux, or set ATELIER_TRITONSERVER to a tritonserver"
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A tritonserver that can be started."""
+    """A tritonserver with its backends and the libraries that it needs."""
 
     executable: Path
-    backends: Path | None  # None: the server's own default
+    backends: Path | None  # None: the default of the server
     libraries: tuple[Path, ...] = ()
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
-        """`base` with what the server and the Python inside it need to find theirs."""
-        source = Path(__file__).resolve().parents[2]  # holds `services`, installed or not
+        """Return `base` extended by the paths of the server's libraries and embedded Python."""
+        source = Path(__file__).resolve().parents[2]  # contains `services`, installed or not
         return {
             **base,
             "LD_LIBRARY_PATH": _joined(self.libraries, base.get("LD_LIBRARY_PATH")),
             "PYTHONPATH": _joined((source,), base.get("PYTHONPATH")),
-            # the embedded Python finds its environment by the first `python3` on the path
+            # The embedded Python derives its prefix from the first `python3` on the path.
             "PATH": _joined((Path(sys.executable).parent,), base.get("PATH")),
             "PYTHONUNBUFFERED": "1",
         }
 
 
 def find_runtime(folder: Path, *, executable: str | None = None) -> Runtime:
-    """The named tritonserver (a path, or a name on PATH), else the wheel's, else one on PATH.
+    """Find `executable` (a path, or a name on PATH), else the wheel's server, else one on PATH.
 
-    `folder` receives the backends in the layout that the wheel's server looks for. Raises BadInput
-    where there is none, or none for this Python and numpy.
+    The backends for the wheel's server are linked into `folder` in the layout that it requires.
+    Raises BadInput if there is no tritonserver, or the wheel's does not support this Python or
+    numpy version.
     """
     if executable:
-        found = shutil.which(executable)
-        if found is None:
+        program = shutil.which(executable)
+        if program is None:
             raise BadInput(f"tritonserver {executable}: no such program; {_INSTALL}")
-        return Runtime(Path(found), backends=None)
+        return Runtime(Path(program), backends=None)
     wheel = importlib.util.find_spec("pytriton")
     if wheel is not None and wheel.origin:
         return _from_wheel(Path(wheel.origin).parent, folder)
     on_path = shutil.which("tritonserver")
     if on_path is None:
-        raise BadInput(f"no tritonserver: {_INSTALL}")
+        raise BadInput(f"tritonserver: not found; {_INSTALL}")
     return Runtime(Path(on_path), backends=None)
 
 
@@ -65,7 +67,7 @@ def _from_wheel(package: Path, folder: Path) -> Runtime:
     numpy = importlib.metadata.version("numpy")
     if int(numpy.partition(".")[0]) >= 2:
         raise BadInput(
-            f"numpy {numpy}: Triton's Python backend gives empty tensors with it; "
+            f"numpy {numpy}: Triton's Python backend passes empty tensors with it; "
             "install 'numpy>=1.26,<2'"
         )
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -73,29 +75,30 @@ def _from_wheel(package: Path, folder: Path) -> Runtime:
     stub = server / "python_backend_stubs" / minor / "triton_python_backend_stub"
     if not stub.exists():
         raise BadInput(
-            f"nvidia-pytriton has no backend for Python {minor} ({stub}); use 3.11 or 3.12"
+            f"nvidia-pytriton: has no backend for Python {minor} ({stub} is missing); use "
+            "Python 3.11 or 3.12"
         )
     version = importlib.metadata.version("nvidia-pytriton")
     backends = folder / f"backends-{version}-py{minor}"
-    wanted = {file.name: file for file in (server / "backends" / "python").iterdir()}
-    _link_all(backends, {**wanted, stub.name: stub})
+    files = {file.name: file for file in (server / "backends" / "python").iterdir()}
+    _link_all(backends, {**files, stub.name: stub})
     libpython = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
     libraries = (libpython, package.parent / "nvidia_pytriton.libs")
     return Runtime(server / "bin" / "tritonserver", backends, libraries)
 
 
 def _link_all(backends: Path, files: Mapping[str, Path]) -> None:
-    """Make `backends/python/` of links to `files`, unless it is just that."""
+    """Create `backends/python/` with links to `files`, unless it has exactly these."""
     inside = backends / "python"
     if inside.is_dir() and {link.name: link.resolve() for link in inside.iterdir()} == {
         name: file.resolve() for name, file in files.items()
     }:
         return
-    with staging(backends) as aside:
-        (aside / "python").mkdir()
+    with staging(backends) as staged:
+        (staged / "python").mkdir()
         for name, file in files.items():
-            (aside / "python" / name).symlink_to(file)
-        replace_folder(aside, backends)
+            (staged / "python" / name).symlink_to(file)
+        replace_folder(staged, backends)
 
 
 def _joined(first: tuple[Path, ...], rest: str | None) -> str:

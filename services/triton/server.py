@@ -1,9 +1,9 @@
-"""Starts, watches and stops a real Triton server that serves the engine.
+"""Start, check and stop a Triton server that serves the engine.
 
-What the server itself does not do is done here: it notices that its model process died (Triton
-goes on calling itself ready, and answers nothing any more), it drains before it stops (Triton waits
-its whole exit timeout for an idle keep-alive connection, and then ends in the middle of the work),
-and nothing of it outlives it.
+It compensates for three properties of Triton. If the model's process dies, Triton stays "ready"
+and answers no request: `failure` detects this. At a stop, Triton waits its whole exit timeout for
+an idle keep-alive connection and then exits with unfinished requests: `stop` drains first. A killed
+Triton leaves processes and shared memory: `stop` and `start` remove them.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ from services.triton.settings import TritonSettings
 
 MODEL = "atelier"
 SHARED_MEMORY = Path("/dev/shm")
-SHARED_BYTES = 16 * 2**20  # to begin with, and each growth: a 1024-pixel picture has 3 MiB
-START_SECONDS = 600.0  # a real base takes minutes to load from a cold disk
-_LAST_WORDS = 2.0  # seconds that an idle server gets between SIGTERM and SIGKILL
+SHARED_BYTES = 16 * 2**20  # initial size and growth; an image of 1024×1024 pixels has 3 MiB
+START_SECONDS = 600.0  # SDXL takes minutes to load from a cold disk
+_GRACE_SECONDS = 2.0  # seconds between SIGTERM and SIGKILL for an idle server
 
 
 class TritonServer:
-    """One server of one home. Use it as a context manager, or start() and stop() it."""
+    """The Triton server of a home. Use it as a context manager, or call start() and stop()."""
 
     def __init__(
         self,
@@ -42,11 +42,11 @@ class TritonServer:
         base: Path,
         settings: TritonSettings,
         *,
-        vae: Path | None = None,  # in place of the base's own
-        environment: Mapping[str, str] | None = None,  # of the server; None: this process's
+        vae: Path | None = None,  # replaces the base's own
+        environment: Mapping[str, str] | None = None,  # default: that of this process
         start_seconds: float = START_SECONDS,
     ):
-        """`base` and `vae` are folders. Nothing starts before `start`."""
+        """Choose the ports; `base` and `vae` are folders. `start` starts the server."""
         self.home = home
         self.base = Path(base)
         self.vae = vae
@@ -65,28 +65,28 @@ class TritonServer:
 
     @property
     def pid(self) -> int | None:
-        """The server's process."""
+        """The process id of the server; None if it is not started."""
         return self._process.pid if self._process else None
 
     @property
     def http_url(self) -> str:
-        """Where HTTP answers, with the scheme."""
+        """The base URL of V2 over HTTP, with the scheme."""
         return f"http://{host_port(reachable(self.settings.host), self.http_port)}"
 
     @property
     def grpc_url(self) -> str:
-        """Where gRPC answers, as tritonclient wants it."""
+        """The address of V2 over gRPC, `host:port` as tritonclient takes it."""
         return host_port(reachable(self.settings.host), self.grpc_port)
 
     def start(self, *, wait: bool = True) -> None:
         """Start the server; with `wait`, return once the model is ready.
 
-        Raises AtelierError where another process serves this home, BadInput where there is no
-        tritonserver, and with `wait` Unavailable with the end of Triton's log if it ends or does
-        not become ready within `start_seconds`.
+        Raises AtelierError if another process serves this home, and BadInput if there is no
+        tritonserver. With `wait`, raises Unavailable with the end of Triton's log if the server
+        ends, or is not ready within `start_seconds`.
         """
         busy = AtelierError(
-            f"{self.home.root}: already served by another process; stop that one, "
+            f"{self.home.root}: already served by another process; stop that process, "
             "or set ATELIER_HOME to another folder"
         )
         self._lock.enter_context(locked(self._folder / "lock", busy=busy))
@@ -108,11 +108,11 @@ class TritonServer:
             raise
 
     def wait_ready(self) -> None:
-        """Return once the model is ready; Unavailable with the log's end if it never is."""
+        """Return once the model is ready; raise Unavailable with the end of the log if it fails."""
         deadline = time.monotonic() + self._start_seconds
         while not self.ready():
-            if (why := self.failure()) is not None:
-                raise Unavailable(f"Triton did not start: {why}")
+            if (failure := self.failure()) is not None:
+                raise Unavailable(f"Triton did not start: {failure}")
             if time.monotonic() > deadline:
                 raise Unavailable(
                     f"Triton is not ready after {self._start_seconds:.0f} s; "
@@ -121,18 +121,18 @@ class TritonServer:
             time.sleep(0.1)
 
     def ready(self) -> bool:
-        """Whether the server and its model answer, and the model's process lives."""
+        """Return whether the server and its model are ready, and the model's process runs."""
         paths = ("/v2/health/ready", f"/v2/models/{MODEL}/ready")
         return self.failure() is None and all(is_ready(self.http_url + path) for path in paths)
 
     def failure(self) -> str | None:
-        """Why it can no longer serve, with the log's end; None while it can."""
+        """Return why the server cannot serve, with the end of its log; None if it can."""
         if self._process is None:
-            return "it was not started"
+            return "tritonserver was not started"
         code = self._process.poll()
         if code is not None:
-            how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-            return f"tritonserver ended ({how}); the end of {self.log}:\n{tail(self.log)}"
+            status = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+            return f"tritonserver ended ({status}); the end of {self.log}:\n{tail(self.log)}"
         worker = self._control.worker()
         if worker is not None and not alive(worker):
             return (
@@ -142,9 +142,9 @@ class TritonServer:
         return None
 
     def stop(self, *, drain: bool = True) -> None:
-        """End every process of the server; with `drain`, running requests may finish first.
+        """End every process of the server.
 
-        They have the settings' `drain_seconds`.
+        With `drain`, running requests have `drain_seconds` of the settings to finish first.
         """
         process, self._process = self._process, None
         try:
@@ -152,7 +152,7 @@ class TritonServer:
                 worker = self._control.worker()
                 if drain and worker is not None and process.poll() is None and alive(worker):
                     self._control.drain(timeout=self.settings.drain_seconds + 1.0)
-                stop(process, grace=_LAST_WORDS if drain else 0.0)
+                stop(process, grace=_GRACE_SECONDS if drain else 0.0)
                 _end(worker)
                 self._remove_shared_memory()
         finally:
@@ -172,7 +172,7 @@ class TritonServer:
 
     def _command(self, runtime: Runtime) -> list[str]:
         settings = self.settings
-        ipv6 = ":" in settings.host  # its HTTP and its gRPC write such an address differently
+        ipv6 = ":" in settings.host  # Triton's HTTP and gRPC options differ in their syntax for it
         http = f"ipv6:{settings.host}" if ipv6 else settings.host
         options = {
             "model-repository": self._repository(),
@@ -201,7 +201,7 @@ class TritonServer:
         ]
 
     def _repository(self) -> Path:
-        """A model repository of our one model: Triton takes every folder in one for a model."""
+        """Create a model repository with our model alone: Triton loads every folder in it."""
         repository = self._folder / "models"
         link = repository / MODEL
         repository.mkdir(parents=True, exist_ok=True)
@@ -210,7 +210,7 @@ class TritonServer:
         return repository
 
     def _model_environment(self) -> dict[str, str]:
-        """The variables that this server decides; the engine's are those of its environment."""
+        """Return the variables that this server sets; the model inherits those of the engine."""
         return {
             "ATELIER_BASE": str(self.base.absolute()),
             "ATELIER_VAE": str(self.vae.absolute()) if self.vae else "",
@@ -221,7 +221,7 @@ class TritonServer:
         }
 
     def _remove_shared_memory(self) -> None:
-        """What a killed server leaves: only this home's, and only while no server of it runs."""
+        """Remove the regions that a killed server of this home left; no server of it may run."""
         for region in SHARED_MEMORY.glob(f"{self._shared_prefix}*"):
             if region.is_dir():
                 shutil.rmtree(region, ignore_errors=True)
@@ -230,10 +230,10 @@ class TritonServer:
 
 
 def _end(worker: int | None) -> None:
-    """Give the model's process a moment to notice that its server is gone, then kill it."""
+    """Wait a moment for the model's process to end after its server, then kill it."""
     if worker is None:
         return
-    deadline = time.monotonic() + _LAST_WORDS
+    deadline = time.monotonic() + _GRACE_SECONDS
     while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.02)
     if alive(worker):

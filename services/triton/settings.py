@@ -1,7 +1,7 @@
-"""The settings of `python -m services.triton`, of the server that it runs, and of the model in it.
+"""The settings of `python -m services.triton`, of its Triton server, and of the model.
 
-Triton passes the model's process no arguments of ours, so it reads its environment. Whoever starts
-a server reads the same variables first: a wrong one ends it before Triton begins.
+Triton passes no arguments to the model's process, so the model reads environment variables.
+`python -m services.triton` validates the same variables before it starts Triton.
 """
 
 from pathlib import Path
@@ -20,12 +20,12 @@ _Seconds = Annotated[float, Field(ge=0, le=_LONGEST_DRAIN, allow_inf_nan=False)]
 
 
 class TritonSettings(Settings):
-    """How a Triton server runs. A port of 0 is a free one."""
+    """The settings of a Triton server. Port 0 stands for a free port."""
 
     host: str = Field(
         default="127.0.0.1",
         validation_alias="ATELIER_TRITON_HOST",
-        description="Address that Triton listens on; it knows no keys",
+        description="Address that Triton listens on; Triton does not check API keys",
     )
     http_port: _Port = Field(
         default=8000,
@@ -54,7 +54,7 @@ class TritonSettings(Settings):
 
 
 class ServerSettings(TritonSettings, EngineSettings, HomeSettings):
-    """The settings of `python -m services.triton`; the engine's are for the model."""
+    """The settings of `python -m services.triton`; those of the engine are for the model."""
 
     base: str = Field(description="The base: a folder or a hub id")
     revision: str | None = Field(
@@ -66,14 +66,15 @@ class ServerSettings(TritonSettings, EngineSettings, HomeSettings):
 
 
 class ModelSettings(EngineSettings):
-    """The settings of the model's process; `TritonServer` sets those that are listed here."""
+    """The settings of the model's process; `TritonServer` sets the ones defined here."""
 
     base: str = Field(description="Folder of the base")
     vae: str | None = Field(default=None, description="Folder of a VAE in place of the base's own")
     volume: Path = Field(description="Folder that agent and engine share")
     replica: str = Field(default="local", description="Name of this replica")
     control: Path | None = Field(
-        default=None, description="Folder by which the server's keeper asks the model to drain"
+        default=None,
+        description="Folder of the files that request a drain of the model and report its end",
     )
     drain_seconds: _Seconds = Field(
         default=25.0, description="Seconds that running requests have when the server stops"

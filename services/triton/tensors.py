@@ -1,4 +1,4 @@
-"""The V2 tensors of a request and of an answer, as DESIGN §5 fixes them; no server needed."""
+"""Read the V2 tensors of a request and write those of a response (atelier/contract/tensors.py)."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -32,31 +32,31 @@ _USES: TypeAdapter[list[_Use]] = TypeAdapter(list[_Use])
 
 
 def parse(tensors: Tensors, *, timeout_us: int = 0) -> ImageRequest:
-    """The request that the inputs ask for; what is absent takes ImageRequest's default.
+    """Return the request of the input tensors; absent inputs take the defaults of ImageRequest.
 
-    Each tensor has one element, in any shape: TEXTS are bytes in UTF-8 (V2's BYTES), NUMBERS are
-    integers or, for GUIDANCE_SCALE, a float. `timeout_us` is the V2 parameter `timeout` in
-    microseconds, 0 without one. Raises RequestError naming the input; values out of range are the
-    engine's to refuse.
+    Each tensor has one element, in any shape: TEXTS are UTF-8 bytes (BYTES of V2), NUMBERS are
+    integers, or a float for GUIDANCE_SCALE. `timeout_us` is the V2 parameter `timeout` in
+    microseconds, 0 if absent. Raises RequestError that names the input. The engine checks the
+    ranges.
     """
     if "PROMPT" not in tensors:
         raise RequestError("PROMPT: missing; send one string")
     values: dict[str, Any] = {name: _text(name, tensors[name]) for name in TEXTS if name in tensors}
     values |= {name: _number(name, tensors[name]) for name in NUMBERS if name in tensors}
-    given = {name.lower(): values[name] for name in SAME_NAME if name in values}
+    fields = {name.lower(): values[name] for name in SAME_NAME if name in values}
     return ImageRequest(
         prompt=values["PROMPT"],
         adapters=_adapters(values.get("ADAPTERS", "")),
         seed=unsigned_seed(values.get("SEED", 0)),
         deadline=timeout_us / 1e6 if timeout_us > 0 else None,
-        **given,
+        **fields,
     )
 
 
 def info(result: ImageResult, *, base: str) -> bytes:
-    """The INFO output: all that is needed to make the same pictures again, as JSON in UTF-8.
+    """Return the INFO output: the data to regenerate the images, as UTF-8 JSON.
 
-    Timings are in seconds.
+    Timings are in seconds, rounded to microseconds.
     """
     value = Info(
         seeds=result.seeds,
@@ -70,22 +70,22 @@ def info(result: ImageResult, *, base: str) -> bytes:
     return value.model_dump_json().encode()
 
 
-def _one(name: str, tensor: NDArray[Any]) -> Any:
+def _element(name: str, tensor: NDArray[Any]) -> Any:
     if tensor.size != 1:
         raise RequestError(f"{name}: has {tensor.size} values; send exactly one")
     return tensor.reshape(-1)[0]
 
 
 def _text(name: str, tensor: NDArray[Any]) -> str:
-    value = _one(name, tensor)
+    value = _element(name, tensor)
     try:
         return value.decode() if isinstance(value, bytes) else str(value)
     except UnicodeDecodeError as error:
-        raise RequestError(f"{name}: is not UTF-8 text ({error.reason})") from error
+        raise RequestError(f"{name}: is not UTF-8 text ({error.reason}); send UTF-8") from error
 
 
 def _number(name: str, tensor: NDArray[Any]) -> int | float:
-    value: int | float = _one(name, tensor).item()
+    value: int | float = _element(name, tensor).item()
     return value
 
 

@@ -1,4 +1,4 @@
-"""The thread beside the engine: it notices what Triton does not tell its Python model."""
+"""The watchdog thread of the model's process, for events that Triton does not report to it."""
 
 import logging
 import os
@@ -12,23 +12,27 @@ ORPHANED = 70  # EX_SOFTWARE: the exit status of a model without a server
 
 
 class Watchdog:
-    """Calls every chore each period, and ends this process when the server is gone.
+    """Call every task once per period, and end this process when its Triton server is gone.
 
-    A Python model of a killed server lives on otherwise, with the weights in its memory.
+    The model's process would otherwise outlive a killed server, with the weights in memory.
     """
 
     def __init__(
-        self, chores: Sequence[Callable[[], object]], *, server: int, period: float = PERIOD
+        self, tasks: Sequence[Callable[[], object]], *, server: int, period: float = PERIOD
     ):
-        """`server` is the parent process, noted before the long load that it may not survive."""
-        self._chores = chores
+        """Prepare to call `tasks` every `period` seconds; nothing runs before `start`.
+
+        `server` is the process id of Triton, read before the base is loaded, because Triton may die
+        during the load.
+        """
+        self._tasks = tasks
         self._server = server
         self._period = period
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -41,8 +45,8 @@ class Watchdog:
         while not self._ended.wait(self._period):
             if os.getppid() != self._server:
                 os._exit(ORPHANED)
-            for chore in self._chores:
+            for task in self._tasks:
                 try:
-                    chore()
-                except Exception:  # one chore's trouble must not end the others
-                    logger.exception("a chore of the model failed")
+                    task()
+                except Exception:  # an error in one task must not end the others
+                    logger.exception("triton: a task of the watchdog failed")

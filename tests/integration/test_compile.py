@@ -153,7 +153,7 @@ def test_what_is_damaged_or_made_for_something_else_is_not_served(
         with pytest.raises(BadInput, match=match):
             Engine.load(tiny_model, settings=settings(copy, **others))
 
-    refused("compiled for precision fp32, and this engine has bf16", precision="bf16")
+    refused("compiled for precision fp32, but this engine has bf16", precision="bf16")
     spec = json.loads((copy / MANIFEST).read_text())["spec"]
     edit(copy, spec={**spec, "base": "sha256:" + "0" * 64})
     refused("compiled for base sha256:0000")
@@ -165,7 +165,7 @@ def test_what_is_damaged_or_made_for_something_else_is_not_served(
     (copy / "unet.onnx.data").write_bytes(data)
     refused("unet.onnx.data: missing or damaged")
     shutil.rmtree(copy)
-    refused("holds no compiled UNet")
+    refused("contains no compiled UNet")
     with pytest.raises(BadInput, match="ATELIER_COMPILED"):
         Engine.load(tiny_model, settings=EngineSettings(backend="onnx", device="cpu"))
 

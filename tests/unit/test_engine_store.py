@@ -101,7 +101,7 @@ def test_removal_leaves_the_rest_a_default(tmp_path: Path) -> None:
     store.remove("cat", 3)
     assert held.weights is not None
     assert store.acquire(AdapterUse("cat")).version == 2
-    with pytest.raises(UnknownAdapter, match="no version 3 here; held: 1, 2"):
+    with pytest.raises(UnknownAdapter, match="no version 3 here; use one of 1, 2"):
         store.acquire(AdapterUse("cat", 3))
     with pytest.raises(UnknownAdapter):
         store.remove("cat", 3)

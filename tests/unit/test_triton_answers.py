@@ -119,12 +119,12 @@ def test_draining_is_asked_for_and_answered_by_files(tmp_path: Path) -> None:
     control = ControlFolder(tmp_path)
     assert control.worker() is None
     control.announce(4711)
-    assert (control.worker(), control.asked_to_drain()) == (4711, False)
+    assert (control.worker(), control.drain_requested()) == (4711, False)
 
     def model() -> None:
-        while not control.asked_to_drain():
+        while not control.drain_requested():
             time.sleep(0.01)
-        control.say_drained()
+        control.report_drained()
 
     thread = threading.Thread(target=model)
     thread.start()

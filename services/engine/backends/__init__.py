@@ -1,4 +1,4 @@
-"""Who computes the UNet: one protocol, one file each."""
+"""The UNet backends: one protocol, and one module per backend."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from services.engine.settings import EngineSettings, precision_of
 
 
 def make_backend(settings: EngineSettings, base: Base, layout: Layout) -> Backend:
-    """The backend that the settings name.
+    """Create the backend of `settings.backend`.
 
-    Raises BadInput where it cannot run here, or its compiled UNet is of another base, precision,
-    bank or GPU.
+    Raises BadInput if it cannot run on this machine, or if its compiled UNet has another base,
+    precision, bank or GPU.
     """
     return BACKENDS[settings.backend](settings, base, layout)
 
@@ -55,11 +55,11 @@ BACKENDS: Mapping[str, Callable[[EngineSettings, Base, Layout], Backend]] = {
 
 
 def _compiled(settings: EngineSettings, base: Base) -> Compiled:
-    """What the settings name, fit for the base as it is here."""
+    """Open the compiled UNet of the settings and check it against the base."""
     if settings.compiled is None:
         raise BadInput(
-            f"backend {settings.backend}: needs a UNet compiled for this base; name its folder by "
-            "ATELIER_COMPILED, and make one with `atelier compile`"
+            f"backend {settings.backend}: needs a UNet compiled for this base; set "
+            "ATELIER_COMPILED to its folder, and create one with `atelier compile`"
         )
     compiled = Compiled.open(Path(settings.compiled))
     precision = precision_of(base.dtype)

@@ -1,8 +1,9 @@
-"""A UNet compiled ahead: what its folder says about it, and what it takes as inputs.
+"""A compiled UNet: the format of its folder, and the names of its inputs.
 
-The folder holds the compiled files and `engine.json`, written last. Its key is the digest of what
-it was compiled from, so that it can be looked for before anything is compiled; its digest covers
-the files themselves. `pipelines/compile` makes it, the backends beside this module run it.
+The folder contains the compiled files and `engine.json`, which is written last. The key is the
+digest of the inputs of the compilation, so it can be looked up before a compilation. The digest
+covers the compiled files. `pipelines/compile` creates the folder; the other modules of this package
+run it.
 """
 
 from __future__ import annotations
@@ -28,76 +29,79 @@ from services.engine.scheduling import Shape
 
 MANIFEST = "engine.json"
 ANY_DEVICE = "any"
-# Of every graph, in this order; the bank's tensors follow (see `bank_names`).
+# The inputs of every graph, in this order; the bank's tensors follow (see `bank_names`).
 INPUTS = ("latents", "timesteps", "text", "pooled", "time_ids", "slots")
 OUTPUT = "noise"
 
 
 class BankShape(BaseModel):
-    """The bank that a graph of fixed shapes was compiled for."""
+    """The size of the bank that a graph of fixed shapes was compiled for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int
+    rank: int  # max_rank
     slots: int  # without slot 0
 
 
 class CompileSpec(BaseModel):
-    """What a compiled UNet is made from. Where nothing is named, anything fits."""
+    """The inputs of a compilation. An absent value means that the graph accepts any."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    graph: Literal[1] = 1  # to be raised with every change of inputs or arithmetic
+    graph: Literal[1] = 1  # increase it with every change of inputs or arithmetic
     backend: Literal["onnx", "tensorrt"]
     base: Digest
     precision: str = Field(pattern="fp32|fp16")
     bank: BankShape | None = None
-    batches: tuple[int, ...] = ()  # rows of one call, ascending
-    sizes: tuple[Shape, ...] = ()  # of the latents
+    batches: tuple[int, ...] = ()  # numbers of rows in one call, ascending
+    sizes: tuple[Shape, ...] = ()  # heights and widths of the latents
     device: str = ANY_DEVICE
-    versions: Mapping[str, str]  # of what compiled it
+    versions: Mapping[str, str]  # of the libraries that compiled it
 
     @property
     def key(self) -> str:
-        """Hexadecimal; `mlflow://engines/<key>`."""
+        """The hexadecimal digest of the spec, as in `mlflow://engines/<key>`."""
         return hex_of(digest_json(self.model_dump(mode="json")))
 
     @property
     def profiles(self) -> tuple[tuple[int, Shape], ...]:
-        """The calls that a graph of fixed shapes can run: rows, and height and width."""
+        """The shapes that a graph of fixed shapes accepts: rows, and latent height and width."""
         return tuple(itertools.product(self.batches, self.sizes))
 
 
 class CompiledManifest(BaseModel):
-    """engine.json."""
+    """The content of `engine.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: CompileSpec
     files: Mapping[str, Digest]
-    error: float  # the largest difference to torch, of the prediction's largest value
+    error: float  # largest difference from torch, relative to the largest value of the prediction
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A folder whose files are what its manifest says."""
+    """A folder whose files match its manifest."""
 
     folder: Path
     manifest: CompiledManifest
-    digest: str  # of the manifest, and so of the files
+    digest: str  # of the manifest, which contains those of the files
 
     @property
     def spec(self) -> CompileSpec:
-        """What it was compiled from."""
+        """The inputs of its compilation."""
         return self.manifest.spec
 
     @classmethod
     def open(cls, folder: Path) -> Compiled:
-        """Raises BadInput where something is missing, damaged or of another program's making."""
+        """Open and verify a folder.
+
+        Raises BadInput if a file is missing or damaged, or if another version wrote the manifest.
+        """
         file = folder / MANIFEST
         if not file.is_file():
             raise BadInput(
-                f"{folder}: holds no compiled UNet ({MANIFEST} is missing); make one with "
+                f"{folder}: contains no compiled UNet ({MANIFEST} is missing); create one with "
                 "`atelier compile`"
             )
         data = file.read_bytes()
@@ -111,45 +115,46 @@ class Compiled:
         return cls(folder, manifest, sha256_bytes(data))
 
     def check(self, *, backend: str, base: str, precision: str) -> None:
-        """Raises BadInput where it was compiled for something else."""
-        for name, here, there in (
+        """Raise BadInput if it was compiled for another backend, base or precision."""
+        for name, engine, compiled in (
             ("backend", backend, self.spec.backend),
             ("base", base, self.spec.base),
             ("precision", precision, self.spec.precision),
         ):
-            if here != there:
+            if engine != compiled:
                 raise BadInput(
-                    f"{self.folder}: was compiled for {name} {there}, and this engine has {here}"
+                    f"{self.folder}: was compiled for {name} {compiled}, but this engine has "
+                    f"{engine}; compile it again"
                 )
 
     def file(self, suffix: str) -> Path:
-        """The one file that a runtime is started with."""
+        """Return the first file with this suffix, which the runtime loads."""
         return next(self.folder / name for name in self.manifest.files if name.endswith(suffix))
 
 
 def bank_names(layout: Layout) -> tuple[str, ...]:
-    """The names of the bank's inputs: a pair for each shape of projections."""
+    """Return the names of the bank inputs: a pair for each shape of UNet projections."""
     groups = (layout.groups[i] for i in layout.groups_of("unet"))
     shapes = [f"{group.in_features}x{group.out_features}" for group in groups]
     return tuple(f"bank_{shape}_{side}" for shape in shapes for side in "AB")
 
 
 class CompiledBackend(Backend):
-    """Runs a compiled UNet on tensors that lie on the engine's device."""
+    """Run a compiled UNet on tensors on the engine's device."""
 
     def __init__(self, compiled: Compiled, layout: Layout) -> None:
-        """`compiled` has been checked against the engine's base and precision."""
+        """Store `compiled`, which must have passed `Compiled.check`."""
         super().__init__(layout)
         self._compiled = compiled
         self._names = (*INPUTS, *bank_names(layout))
 
     def _run(self, inputs: Sequence[Tensor], mask: int) -> Tensor:
-        """A graph computes every projection: rows without an adapter read slot 0, which is zero."""
-        held = [tensor.contiguous() for tensor in inputs]  # alive until the call is done
-        predicted = torch.empty_like(held[0], memory_format=torch.contiguous_format)
-        self._call(dict(zip(self._names, held, strict=True)), predicted)
+        """Run the graph on every projection: rows without an adapter read slot 0, which is zero."""
+        contiguous = [tensor.contiguous() for tensor in inputs]  # kept until the call returns
+        predicted = torch.empty_like(contiguous[0], memory_format=torch.contiguous_format)
+        self._call(dict(zip(self._names, contiguous, strict=True)), predicted)
         return predicted
 
     @abstractmethod
     def _call(self, inputs: Mapping[str, Tensor], predicted: Tensor) -> None:
-        """Fills `predicted` from contiguous inputs by name; done, or enqueued on torch's stream."""
+        """Fill `predicted` from contiguous inputs by name, at once or on torch's current stream."""

@@ -1,4 +1,4 @@
-"""A UNet compiled to ONNX, run by ONNX Runtime on a CPU, or on CUDA where its build has that."""
+"""Run a UNet compiled to ONNX with ONNX Runtime, on the CPU or with its CUDA build on a GPU."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from services.engine.backends.compiled import OUTPUT, Compiled, CompiledBackend
 from services.engine.layout import Layout
 
 _NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}
-_ERRORS_ONLY = 3
+_ERRORS_ONLY = 3  # ORT_LOGGING_LEVEL_ERROR
 CUDA = "CUDAExecutionProvider"
 
 
 class OnnxBackend(CompiledBackend):
-    """Runs any number of rows, of any size, slots and rank: the graph has them as dimensions."""
+    """Run calls of any size: rows, latent size, slots and rank are dynamic dimensions."""
 
     name = "onnx"
 
     def __init__(self, compiled: Compiled, layout: Layout, device: torch.device) -> None:
-        """Raises BadInput where the installed ONNX Runtime cannot run on the device."""
+        """Load the graph. Raises BadInput if the installed ONNX Runtime cannot run on `device`."""
         super().__init__(compiled, layout)
         self._session = _session(compiled, device)
 
     def describe(self) -> Mapping[str, str]:
-        """The compiled files' digest, ONNX Runtime's version and what it runs on."""
+        """Return the digest of the compiled UNet, and ONNX Runtime's version and provider."""
         import onnxruntime
 
         return {
@@ -41,18 +41,20 @@ class OnnxBackend(CompiledBackend):
     def _call(self, inputs: Mapping[str, Tensor], predicted: Tensor) -> None:
         binding = self._session.io_binding()
         for name, tensor in inputs.items():
-            binding.bind_input(name, *_where(tensor))
-        binding.bind_output(OUTPUT, *_where(predicted))
+            binding.bind_input(name, *_bound(tensor))
+        binding.bind_output(OUTPUT, *_bound(predicted))
         if predicted.is_cuda:
-            torch.cuda.current_stream(predicted.device).synchronize()  # the runtime has its own
+            torch.cuda.current_stream(
+                predicted.device
+            ).synchronize()  # ONNX Runtime uses its own stream
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
 
 
-def _where(tensor: Tensor) -> tuple[str, int, Any, list[int], int]:
-    """A tensor as a binding takes it."""
+def _bound(tensor: Tensor) -> tuple[str, int, Any, list[int], int]:
+    """Return device type, device index, dtype, shape and address for an I/O binding."""
     device = tensor.device
-    # An empty bank (no row has an adapter) has no address; one that is never read will do.
+    # An empty bank (no row has an adapter) has a null address. The other one is never read.
     address = tensor.data_ptr() or 1
     return device.type, device.index or 0, _NUMPY[tensor.dtype], list(tensor.shape), address
 
@@ -63,19 +65,19 @@ def _session(compiled: Compiled, device: torch.device) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = _ERRORS_ONLY
-    # Planned ahead, the sharing of memory takes a minute for SDXL's graph, whose shapes are free;
-    # the arena shares it as well while running.
+    # Planning the reuse of buffers at load time takes a minute for SDXL's graph with its dynamic
+    # shapes; the arena reuses memory at run time as well.
     options.enable_mem_reuse = False
-    # Threads that wait for the next call would take the cores from the schedulers and the VAE.
+    # Threads that spin until the next call would take the cores from the schedulers and the VAE.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    wanted: list[Any] = ["CPUExecutionProvider"]
+    providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
         if CUDA not in onnxruntime.get_available_providers():
             raise BadInput(
-                "backend onnx: the installed ONNX Runtime has no CUDA; set ATELIER_DEVICE=cpu, or "
-                "install onnxruntime-gpu in its place"
+                "backend onnx: the installed ONNX Runtime does not support CUDA; set "
+                "ATELIER_DEVICE=cpu, or install onnxruntime-gpu instead"
             )
-        wanted.insert(0, (CUDA, {"device_id": device.index or 0}))
+        providers.insert(0, (CUDA, {"device_id": device.index or 0}))
     return onnxruntime.InferenceSession(
-        str(compiled.file(".onnx")), sess_options=options, providers=wanted
+        str(compiled.file(".onnx")), sess_options=options, providers=providers
     )

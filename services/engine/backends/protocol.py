@@ -1,4 +1,4 @@
-"""What a backend must do. Whoever does it can serve."""
+"""The interface of a UNet backend."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from services.engine.scheduling import Shape
 
 
 class Backend(ABC):
-    """Computes one UNet call for rows that need not have anything in common but their size.
+    """Compute one UNet call for rows that share only their latent size.
 
-    The bank and the rows' slots come with every call, whoever computes it: a swap is a copy into
-    the bank, and no backend notices it.
+    The bank and the slot of each row are inputs of every call. A swap is a copy into the bank and
+    needs no change in a backend.
     """
 
-    name: ClassVar[str]  # goes into every result, for a picture belongs to what made it
-    ladder: tuple[int, ...] = ()  # the batch sizes it can run, ascending; empty where any will do
-    sizes: tuple[Shape, ...] = ()  # of the latents that it can run; empty where any will do
-    rank: int | None = None  # of the bank, where every call reads the same; None: that in use
+    name: ClassVar[str]  # recorded in every result
+    ladder: tuple[int, ...] = ()  # the supported batch sizes, ascending; empty if any
+    sizes: tuple[Shape, ...] = ()  # the supported latent sizes; empty if any
+    rank: int | None = None  # fixed rank of the bank inputs; None: the highest rank in use
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
-        """What decides about the pixels, beside the base, torch and diffusers."""
+        """Return everything apart from base, torch and diffusers that affects the pixels."""
 
     def denoise(
         self,
@@ -43,11 +43,11 @@ class Backend(ABC):
         slots: Sequence[int],
         bank: Bank,
     ) -> Tensor:
-        """The predicted noise (or v) of latents [row, 4, height, width], of their shape and dtype.
+        """Return the predicted noise (or v), in shape and dtype of latents [row, 4, height, width].
 
-        Timesteps are float32 [row], text [row, token, features], pooled [row, features], time_ids
-        [row, 6], all on the latents' device; `slots` has each row's slot of the bank. Bank tensors
-        and latents are read where they lie.
+        `timesteps` is float32 [row], `text` [row, token, features], `pooled` [row, features],
+        `time_ids` [row, 6], all on the latents' device. `slots` has the bank slot of each row. The
+        bank tensors are not copied.
         """
         view = bank.view(slots, rank=self.rank)
         rows = torch.tensor(slots, device=latents.device)
@@ -57,12 +57,12 @@ class Backend(ABC):
 
     @abstractmethod
     def _run(self, inputs: Sequence[Tensor], mask: int) -> Tensor:
-        """Computes a call from the inputs that every UNet has, in the order of `BankedUNet`'s.
+        """Compute a call from the inputs of `BankedUNet.forward`, in the same order.
 
         `mask` has the bits of the projections that any row's adapter changes.
         """
 
 
 def bank_inputs(view: BankView, layout: Layout) -> tuple[Tensor, ...]:
-    """The bank as a UNet takes it: A and B of each of its groups, [rank, layer, slot, features]."""
+    """Return the bank inputs: A and B [rank, layer, slot, features] of each UNet group."""
     return tuple(side[i] for i in layout.groups_of("unet") for side in (view.A, view.B))

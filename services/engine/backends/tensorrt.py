@@ -1,7 +1,7 @@
-"""A UNet compiled to a TensorRT engine, run on the GPU that it was built on.
+"""Run a UNet compiled to a TensorRT engine, on the GPU model that it was built on.
 
-One optimisation profile for each batch size and latent size, each with shapes of its own and no
-others. The bank is an input like the latents: the engine is never refit.
+There is one optimization profile for each batch size and latent size, with exactly these shapes.
+The bank is an input like the latents: the engine is never refitted.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from services.engine.layout import Layout
 
 
 def load_tensorrt(libraries: str | None = None) -> Any:
-    """TensorRT's Python module; BadInput says how to come by it.
+    """Import TensorRT's Python module.
 
-    NVIDIA's `tensorrt` package brings its libraries. The bindings alone (`tensorrt_cu13_bindings`)
-    find them where they have been loaded before: then `libraries` is their folder.
+    NVIDIA's `tensorrt` package includes the libraries. The bindings alone
+    (`tensorrt_cu13_bindings`) need libraries that are loaded already; `libraries` is their folder.
+    Raises BadInput with installation advice if TensorRT cannot be loaded.
     """
     try:
         if libraries:
-            # libnvinfer comes first in this order too, and the others need it.
+            # The sorted order loads libnvinfer first, which the other libraries need.
             for library in sorted(Path(libraries).glob("libnv*.so*")):
                 ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
             return importlib.import_module("tensorrt_bindings")
@@ -36,20 +37,27 @@ def load_tensorrt(libraries: str | None = None) -> Any:
     except (ImportError, OSError) as error:
         raise BadInput(
             f"backend tensorrt: TensorRT cannot be loaded ({error}); install the tensorrt package "
-            "of this CUDA, or its bindings with the libraries' folder in ATELIER_TENSORRT"
+            "for this CUDA version, or its bindings and set ATELIER_TENSORRT to the folder of its "
+            "libraries"
         ) from error
 
 
 def gpu_name(device: torch.device) -> str:
-    """What an engine is tied to: the GPU's name and compute capability."""
+    """Return name and compute capability of a GPU, which an engine is built for.
+
+    Raises BadInput if `device` is not a CUDA device.
+    """
     if device.type != "cuda":
-        raise BadInput("backend tensorrt: needs the NVIDIA GPU that the UNet is compiled for")
+        raise BadInput(
+            "backend tensorrt: needs the NVIDIA GPU that the UNet is compiled for; "
+            "use device cuda on a machine with this GPU"
+        )
     major, minor = torch.cuda.get_device_capability(device)
     return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
 
 
 class TensorRTBackend(CompiledBackend):
-    """Runs the batch sizes and latent sizes that were asked for when it was compiled."""
+    """Run the batch sizes and latent sizes of its compilation."""
 
     name = "tensorrt"
 
@@ -63,15 +71,19 @@ class TensorRTBackend(CompiledBackend):
         rank: int,
         libraries: str | None = None,
     ) -> None:
-        """Raises BadInput where it was compiled for another bank or another GPU."""
+        """Load the engine and create a context for each profile.
+
+        Raises BadInput if it was compiled for another bank or GPU, or cannot be loaded.
+        """
         spec = compiled.spec
-        for name, here, there in (
+        for name, present, required in (
             ("GPU", gpu_name(device), spec.device),
             ("slots and max_rank", BankShape(slots=slots, rank=rank), spec.bank),
         ):
-            if here != there:
+            if present != required:
                 raise BadInput(
-                    f"{compiled.folder}: was compiled for {name} {there}, here is {here}"
+                    f"{compiled.folder}: was compiled for {name} {required}, but this engine has "
+                    f"{present}; compile it again"
                 )
         super().__init__(compiled, layout)
         self.ladder, self.sizes, self.rank = spec.batches, spec.sizes, rank
@@ -81,14 +93,15 @@ class TensorRTBackend(CompiledBackend):
         self._engine = self._runtime.deserialize_cuda_engine(compiled.file(".plan").read_bytes())
         if self._engine is None:
             raise BadInput(
-                f"{compiled.folder}: TensorRT {self._version} cannot load it; compile it again here"
+                f"{compiled.folder}: TensorRT {self._version} cannot load it; compile it again "
+                "on this machine"
             )
-        # One call at a time: the profiles share what they need beside inputs and outputs.
+        # The profiles share their scratch memory, because one call runs at a time.
         profiles = spec.profiles
-        needed = [
+        sizes = [
             int(self._engine.get_device_memory_size_for_profile_v2(i)) for i in range(len(profiles))
         ]
-        self._memory = torch.empty(max(needed), dtype=torch.uint8, device=device)
+        self._memory = torch.empty(max(sizes), dtype=torch.uint8, device=device)
         stream = torch.cuda.current_stream(device)
         self._contexts = {}
         for number, profile in enumerate(profiles):
@@ -101,7 +114,7 @@ class TensorRTBackend(CompiledBackend):
         stream.synchronize()
 
     def describe(self) -> Mapping[str, str]:
-        """The compiled files' digest, TensorRT's version and the GPU that it was built on."""
+        """Return the digest of the compiled UNet, TensorRT's version, and the GPU of the build."""
         return {
             "compiled": self._compiled.digest,
             "tensorrt": self._version,
@@ -116,4 +129,6 @@ class TensorRTBackend(CompiledBackend):
             context.set_tensor_address(name, tensor.data_ptr())
         context.set_tensor_address(OUTPUT, predicted.data_ptr())
         if not context.execute_async_v3(torch.cuda.current_stream(predicted.device).cuda_stream):
-            raise RuntimeError("TensorRT: the call was not accepted; see its messages above")
+            raise RuntimeError(
+                "TensorRT: the call was not enqueued; see its messages in the log above"
+            )

@@ -13,17 +13,17 @@ from services.engine.layout import Layout
 
 
 class TorchBackend(Backend):
-    """Runs any batch size; projections that no row's adapter changes cost nothing."""
+    """Run any batch size; projections that no adapter of the batch changes add no cost."""
 
     name = "torch"
 
     def __init__(self, base: Base, layout: Layout) -> None:
-        """Shares the UNet's parameters with the base."""
+        """Share the parameters of the base's UNet."""
         super().__init__(layout)
         self._unet = BankedUNet(base.unet, layout).eval()
 
     def describe(self) -> Mapping[str, str]:
-        """Nothing: torch and the base decide alone."""
+        """Return nothing: only base, torch and diffusers affect the pixels."""
         return {}
 
     def _run(self, inputs: Sequence[Tensor], mask: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Triton's door to the engine: tensors become a request, its picture is sent when it is done."""
+"""The Triton Python model: pass requests to the engine, and send the images when they are done."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils  # Triton's, on the path of the model's process only
+import triton_python_backend_utils as pb_utils  # exists only inside Triton
 
 from atelier.contract.tensors import INPUTS
 from atelier.errors import AtelierError, Unavailable
@@ -25,10 +25,13 @@ ENGINE_ENDED = 70  # EX_SOFTWARE
 
 
 class TritonPythonModel:
-    """One engine; Triton calls initialize once, execute for requests, finalize once."""
+    """One engine. Triton calls `initialize` once, `execute` for requests, `finalize` once."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the base, and what is released by now; TritonModelException says why it cannot."""
+        """Load the base and the released adapters, and start the engine and its watchdog.
+
+        Raises TritonModelException with the reason if the settings or the base are unusable.
+        """
         log_to(sys.stderr, format="%(asctime)s %(name)s: %(message)s")
         server = os.getppid()
         try:
@@ -38,28 +41,28 @@ class TritonPythonModel:
                 self._control.announce(os.getpid())
             self._engine = Engine.load(settings.base, vae=settings.vae, settings=settings)
         except AtelierError as error:
-            # in the log too: a server that is ending can lose what is raised
+            # Also logged, because a server that is ending can lose the exception.
             logging.critical("%s", error)
             raise pb_utils.TritonModelException(str(error)) from None
         self._drain_seconds = settings.drain_seconds
         self._engine.start()
         self._watcher = VolumeWatcher(self._engine, settings.volume, settings.replica)
-        self._watcher.poll()  # what is released already is loaded before the first request
+        self._watcher.poll()  # loads the released adapters before the first request
         self._watcher.start()
         self._answers: Answers[ImageResult] = Answers(self._send)
         self._draining = threading.Event()
         metrics = Mirror(pb_utils, self._engine.metrics)
-        chores = (
+        tasks = (
             self._answers.cancel_abandoned,
-            self._drain_when_asked,
+            self._drain_if_requested,
             self._end_if_dead,
             metrics.update,
         )
-        self._keeper = Watchdog(chores, server=server)
-        self._keeper.start()
+        self._watchdog = Watchdog(tasks, server=server)
+        self._watchdog.start()
 
     def execute(self, requests: list[Any]) -> None:
-        """Returns None: every answer goes by its request's sender, whenever it is done."""
+        """Submit requests; each response is sent later through the sender of its request."""
         for request in requests:
             sender = request.get_response_sender()
             try:
@@ -68,18 +71,21 @@ class TritonPythonModel:
                 self._answers.refuse(sender, error)
 
     def finalize(self) -> None:
-        """The server unloads the model: finish what runs, within the time there is."""
+        """Finish the running requests within `drain_seconds`, then stop every thread."""
         self._drain()
-        self._keeper.stop()
+        self._watchdog.stop()
         self._watcher.stop()
         self._engine.close(drain=False)
         self._answers.close()
 
     def _submit(self, request: Any) -> Any:
         if self._draining.is_set():
-            raise Unavailable("this server is stopping; ask another one", retry_after=1.0)
-        found = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
-        tensors = {name: tensor.as_numpy() for name, tensor in found.items() if tensor is not None}
+            raise Unavailable(
+                "engine: this server is stopping; send the request to another replica",
+                retry_after=1.0,
+            )
+        inputs = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
+        tensors = {name: tensor.as_numpy() for name, tensor in inputs.items() if tensor is not None}
         return self._engine.submit(parse(tensors, timeout_us=request.timeout()))
 
     def _send(self, sender: Any, outcome: ImageResult | BaseException) -> None:
@@ -88,29 +94,29 @@ class TritonPythonModel:
             error = pb_utils.TritonError(error_text(outcome), code)
             response = pb_utils.InferenceResponse(error=error)
         else:
-            told = np.array([info(outcome, base=self._engine.base.digest)], dtype=np.object_)
+            info_json = np.array([info(outcome, base=self._engine.base.digest)], dtype=np.object_)
             pictures = pb_utils.Tensor("IMAGE", outcome.images)
-            # INFO first: the gateway reads it before it passes on the first pixel
-            response = pb_utils.InferenceResponse([pb_utils.Tensor("INFO", told), pictures])
+            # INFO first: the gateway checks it before it forwards the first pixel
+            response = pb_utils.InferenceResponse([pb_utils.Tensor("INFO", info_json), pictures])
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    def _drain_when_asked(self) -> None:
-        if self._control and not self._draining.is_set() and self._control.asked_to_drain():
-            # its own thread: the keeper goes on cancelling what nobody waits for
+    def _drain_if_requested(self) -> None:
+        if self._control and not self._draining.is_set() and self._control.drain_requested():
+            # In its own thread, so that the watchdog keeps cancelling abandoned requests.
             threading.Thread(target=self._drain, name="drain", daemon=True).start()
             self._draining.wait()
 
     def _end_if_dead(self) -> None:
-        """A model whose engine has ended would take requests for ever and answer none."""
+        """Exit if the engine thread has ended: the model would accept requests and answer none."""
         if not self._draining.is_set() and not self._engine.alive():
-            logging.critical("the engine has ended; ending the model's process")
+            logging.critical("triton: the engine has ended; ending the model's process")
             os._exit(ENGINE_ENDED)
 
     def _drain(self) -> None:
         self._draining.set()
         if not self._answers.wait_until_empty(self._drain_seconds):
-            logging.warning("stopping with %d requests unanswered", len(self._answers))
+            logging.warning("triton: stopping with %d unanswered requests", len(self._answers))
             self._engine.close(drain=False)
             self._answers.wait_until_empty(1.0)
         if self._control:
-            self._control.say_drained()
+            self._control.report_drained()
