@@ -1,4 +1,4 @@
-"""A grid of pictures for comparing the same seeds, with column names and a prompt for each row."""
+"""Draws a grid of pictures, with column names and a prompt for each row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 GAP: Final = 10
 MARGIN: Final = 24
 HEAD: Final = 34
-WORDS: Final = 190  # the column of words beside each row
+WORDS: Final = 190  # width of the column with the prompts
 LINE: Final = 21
 INK, GREY, PAPER = (28, 27, 32), (116, 113, 124), (252, 251, 248)
 
