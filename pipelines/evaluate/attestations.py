@@ -82,11 +82,11 @@ def judged_version(
 
 
 def kept(judged: Evaluation) -> tuple[Measured, ...]:
-    """What of a verdict's pictures stays beside the version: each subject prompt's first."""
+    """Return the pictures to store beside the version: the first of each subject prompt."""
     first: dict[str, Measured] = {}
-    for one in judged.measures.pictures:
-        if one.role == "subject":
-            first.setdefault(one.prompt, one)
+    for measured in judged.measures.pictures:
+        if measured.role == "subject":
+            first.setdefault(measured.prompt, measured)
     return tuple(first.values())[:KEPT]
 
 

@@ -30,7 +30,7 @@ SHIFT: Final = 1 / 16  # of the side, each way
 
 
 def copying(pictures: Sequence[Image.Image], training: Sequence[Image.Image]) -> np.ndarray:
-    """Return the similarity [pictures, training pictures]: about 0 if unrelated, 1 for a copy."""
+    """Return the similarity [pictures, training pictures], from about 0 to 1 (a copy)."""
     views = (_colours, _contours)
     return np.mean(
         [_similarity([view(i) for i in pictures], [view(i) for i in training]) for view in views],

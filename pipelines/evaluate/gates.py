@@ -41,13 +41,13 @@ MEASURES: Final[Mapping[Measure, MeasureInfo]] = {
     "subject": MeasureInfo(
         "subject fidelity (DINO)",
         "subject",
-        low="the subject is not recognised; train longer, raise the rank or show more pictures",
+        low="the subject is not recognised; train longer, raise the rank or add training pictures",
         high="the pictures hardly differ from the training pictures; train for fewer steps",
     ),
     "image": MeasureInfo(
         "subject fidelity (CLIP-I)",
         "subject",
-        low="the subject is not recognised; train longer, raise the rank or show more pictures",
+        low="the subject is not recognised; train longer, raise the rank or add training pictures",
         high="the pictures hardly differ from the training pictures; train for fewer steps",
     ),
     "text": MeasureInfo(
@@ -67,13 +67,13 @@ MEASURES: Final[Mapping[Measure, MeasureInfo]] = {
     "diversity": MeasureInfo(
         "diversity across seeds",
         "subject",
-        low="one prompt gives nearly one picture; train for fewer steps or show more pictures",
+        low="one prompt gives nearly one picture; train for fewer steps or add training pictures",
     ),
     "copying": MeasureInfo(
         "similarity to a training picture",
         "subject",
         low="no picture is similar to a training picture",
-        high="a training picture is reproduced; train for fewer steps or show more pictures",
+        high="a training picture is reproduced; train for fewer steps or add training pictures",
         against_base=False,
         largest=True,
         better="lower",

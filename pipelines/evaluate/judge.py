@@ -69,10 +69,10 @@ def evaluate(
         progress("loading the scorers", 0, 1)
         scorers = Scorers(policy.scorers.model_dump(), str(running.base.device))
         pairs = Renderer(running, policy, cache, progress).pairs(cases, adapter)
-        renderer = (running.base.vae_digest, running.backend, running.digest)
+        rendered_by = (running.base.vae_digest, running.backend, running.digest)
     progress("measuring", 0, 1)
     measures = measure(pairs, pictures, scorers)
-    measured = _document(package, policy, noun, renderer, scorers, measures, tightening)
+    measured = _document(package, policy, noun, rendered_by, scorers, measures, tightening)
     result = verdict(measured, policy)
     evaluation = measured.model_copy(
         update={"gates": result.gates, "accepted": result.accepted, "reasons": result.reasons}
@@ -96,7 +96,7 @@ def _document(
     package: Package,
     policy: Policy,
     noun: str,
-    renderer: tuple[str | None, str, str],  # VAE digest, backend, engine digest
+    rendered_by: tuple[str | None, str, str],  # VAE digest, backend, engine digest
     scorers: Scorers,
     measures: Measures,
     tightening: Gates,
@@ -107,10 +107,10 @@ def _document(
         adapter=manifest.name,
         digest=package.digest,
         base=manifest.base.digest,
-        vae=renderer[0],
+        vae=rendered_by[0],
         policy=policy.digest,
-        backend=renderer[1],
-        engine_digest=renderer[2],
+        backend=rendered_by[1],
+        engine_digest=rendered_by[2],
         scorers=scorers.names,
         scorer_digests=scorers.digests,
         trigger=manifest.trigger,

@@ -25,7 +25,7 @@ class PromptCase:
     role: Role
     number: int  # of the prompt within its role, from 0
     prompt: str
-    text: str  # for CLIP, with the class in place of the trigger, which CLIP does not know
+    text: str  # for CLIP, with the class in place of the trigger, which CLIP has not learnt
     seed: int
 
     @property

@@ -88,7 +88,7 @@ def _square(path: Path) -> Image.Image:
 
 
 def _columns(folder: Path) -> list[str | None]:
-    """Return the caption columns that the training may have used; only a recipe names the one."""
+    """Return the caption columns that training may have used, which only a recipe names."""
     file = folder / METADATA
     if not file.exists():
         return [None]
