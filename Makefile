@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 INSTALLED := $(VENV)/.installed
 # Without bytecode files every process would compile torch and MLflow again.
 export PYTHONDONTWRITEBYTECODE :=
-# Two workers with one thread each: with small tensors, more threads only wait for one another.
+# Two workers with one thread each: with small tensors, more threads are not faster.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 PIN := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
   --no-header --no-annotate --quiet
@@ -84,7 +84,7 @@ layering: setup ## Check the import layering with import-linter
 
 TOOL := $(or $(ATELIER_CLUSTER_CACHE),$(HOME)/.cache/atelier-cluster)/bin
 CLUSTER := $(PY) -m tests.cluster.local
-# Tests on a cluster that was started for them must not use another one.
+# The cluster tests must use only the cluster that was started for them.
 ON_IT := env -u KUBECONFIG -u ATELIER_REGISTRY
 CLUSTER_TESTS ?= tests/cluster --ignore=tests/cluster/api -m "not actions"
 export ATELIER_BEGAN := $(or $(ATELIER_BEGAN),$(shell date +%s))
@@ -103,15 +103,15 @@ cluster: cluster-tools ## Start a real one-node Kubernetes with KServe and Kueue
 	@$(CLUSTER) up
 
 .PHONY: cluster-down
-cluster-down: setup ## Stop the local cluster and remove everything of it
+cluster-down: setup ## Stop the local cluster and remove its data
 	@$(CLUSTER) down
 
 .PHONY: api
 api: cluster-tools ## Test the Kubernetes clients on an API server without a cluster
 	@$(PYTEST) tests/cluster/api
 
-# A step is a job of the shell: a signal is handled when it comes, not when the step is over.
-# Ctrl-C reaches the step as well, which reports and ends by itself; SIGTERM ends it. Later signals
+# Each step runs as a background job, so that the shell handles a signal at once, not after the step.
+# Ctrl-C also reaches the step, which reports and ends by itself. SIGTERM ends the step. Later signals
 # (make sends a SIGTERM of its own) do not interrupt the clean-up.
 .PHONY: e2e
 e2e: cluster-tools images ## Run the cluster tests: start the cluster, test, stop it (RESULTS=FILE writes a table)
@@ -132,7 +132,7 @@ e2e-actions: setup ## Run the workflows on a cluster and kill promotions at each
 	@$(MAKE) --no-print-directory e2e CLUSTER_TESTS="tests/cluster/e2e -m actions"
 
 .PHONY: miniature
-miniature: setup ## Draw the training pictures and retrain the miniature SDXL (hours on two cores; resumable)
+miniature: setup ## Generate the training pictures and retrain the miniature SDXL (hours on two cores; resumable)
 	@$(PY) -m models.miniature.build
 
 .PHONY: lock

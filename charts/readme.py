@@ -1,6 +1,6 @@
-"""Writes each chart's table of values into its README from the comments of values.yaml.
+"""Writes the table of values into each chart's README, from the comments of values.yaml.
 
-`python charts/readme.py` after a change of values; tests/unit/test_charts.py holds them together.
+Run `python charts/readme.py` after a change of values. tests/unit/test_charts.py checks the result.
 """
 
 import json
@@ -16,29 +16,29 @@ _KEY = re.compile(r"( *)([A-Za-z]\w*):")
 
 
 def values(chart: Path) -> Iterator[tuple[str, str, object]]:
-    """Path, description and default of every value, in the order of the file.
+    """Yield path, description and default of every value, in the order of the file.
 
-    A value is what has a comment `# -- …`; ValueError names one that has neither a comment nor
-    commented values inside.
+    A value is a key with a comment `# -- …`. Raises ValueError for a key that has neither a comment
+    nor values inside.
     """
     text = (chart / "values.yaml").read_text()
     document = yaml.safe_load(text)
     path: list[str] = []
     described: list[str] = []
-    inside = -1  # the indentation of a described value: what is deeper belongs to it
+    inside = -1  # the indentation of a described value; deeper keys belong to it
     for line in text.splitlines():
         if (comment := line.strip()).startswith("#"):
             described.append(comment.removeprefix("# -- ").removeprefix("# "))
             continue
-        if (found := _KEY.match(line)) is None or 0 <= inside < len(found[1]):
+        if (match := _KEY.match(line)) is None or 0 <= inside < len(match[1]):
             continue
-        depth = len(found[1]) // 2
-        path[depth:] = [found[2]]
+        depth = len(match[1]) // 2
+        path[depth:] = [match[2]]
         default: object = document
         for key in path:
             default = default[key]  # type: ignore[index]
         if described:
-            inside = len(found[1])
+            inside = len(match[1])
             yield ".".join(path), " ".join(described), default
         elif isinstance(default, dict) and default:
             inside = -1
@@ -48,7 +48,7 @@ def values(chart: Path) -> Iterator[tuple[str, str, object]]:
 
 
 def table(chart: Path) -> str:
-    """The values as a Markdown table."""
+    """Return the values as a Markdown table."""
     lines = ["| value | default | description |", "| --- | --- | --- |"]
     for path, description, default in values(chart):
         shown = json.dumps(default, ensure_ascii=False).replace("|", "\\|")
@@ -57,16 +57,16 @@ def table(chart: Path) -> str:
 
 
 def readme(chart: Path) -> str:
-    """The chart's README with the table as it should be."""
+    """Return the chart's README with the current table."""
     before, _, rest = (chart / "README.md").read_text().partition(_MARKS[0])
     return before + _MARKS[0] + table(chart) + _MARKS[1] + rest.partition(_MARKS[1])[2]
 
 
 def charts() -> list[Path]:
-    """The folders of the charts."""
+    """Return the folders of the charts."""
     return sorted(file.parent for file in CHARTS.glob("*/Chart.yaml"))
 
 
 if __name__ == "__main__":
-    for one in charts():
-        (one / "README.md").write_text(readme(one))
+    for chart in charts():
+        (chart / "README.md").write_text(readme(chart))

@@ -1,1 +1,1 @@
-"""Batch jobs: every stage is a module that a Job can run."""
+"""Batch jobs. Each stage is a function; `python -m` modules run stages in a Job's pod."""

@@ -1,4 +1,4 @@
-"""What a recipe names, as a Job on another machine will fetch it: files by digest, and the spec."""
+"""Collects the inputs of a Job: files with their digests, and the spec that names the digests."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from pipelines.evaluate.references import HELD_BACK
 
 @dataclass(frozen=True)
 class Content:
-    """One artifact as it lies here."""
+    """The local files of one artifact."""
 
     ref: ArtifactRef
     root: Path
     files: Sequence[Path]
-    source: str | None = None
+    source: str | None = None  # the name that the artifact is registered under
 
 
 @dataclass(frozen=True)
 class JobInputs:
-    """A recipe's spec, and what of it has to be in the registry."""
+    """A recipe, its spec, and the artifacts that the registry must contain before the Job runs."""
 
     recipe: Recipe
     spec: TrainingSpec
@@ -37,9 +37,12 @@ class JobInputs:
 
 
 def pack(recipe: Recipe, artifacts: Callable[[], Artifacts], *, processes: int = 1) -> JobInputs:
-    """Everything with its digest (see `find_base` for a base of the hub)."""
-    base, found = find_base(recipe.base.model, recipe.base.revision, artifacts)
-    contents = list(found)
+    """Return the inputs of a recipe with their digests.
+
+    The registry is queried only for a base from the hub (see `find_base`).
+    """
+    base, base_contents = find_base(recipe.base.model, recipe.base.revision, artifacts)
+    contents = list(base_contents)
 
     def digest(content: Content) -> str:
         contents.append(content)
@@ -51,7 +54,7 @@ def pack(recipe: Recipe, artifacts: Callable[[], Artifacts], *, processes: int =
         recipe=recipe.digest,
         base=base,
         vae=digest(_vae(recipe.base.vae)) if recipe.base.vae else None,
-        datasets=tuple(digest(_pictures(recipe.dataset_folder(one))) for one in recipe.stages),
+        datasets=tuple(digest(_pictures(recipe.dataset_folder(stage))) for stage in recipe.stages),
         held_back=digest(_pictures(held_back)) if _any_pictures(held_back) else None,
         processes=processes,
     )
@@ -61,39 +64,40 @@ def pack(recipe: Recipe, artifacts: Callable[[], Artifacts], *, processes: int =
 def put(
     contents: Sequence[Content], artifacts: Artifacts, progress: Progress | None = None
 ) -> list[str]:
-    """Put what is missing; the addresses of what was uploaded."""
+    """Upload the artifacts that the registry lacks; return their addresses."""
     return [
-        str(one.ref)
-        for one in contents
-        if artifacts.put(one.ref, one.root, one.files, source=one.source, progress=progress)
+        str(item.ref)
+        for item in contents
+        if artifacts.put(item.ref, item.root, item.files, source=item.source, progress=progress)
     ]
 
 
-def upload(parcel: JobInputs, artifacts: Artifacts, progress: Progress | None = None) -> list[str]:
-    """Put what is missing, the recipe last; the addresses of what was uploaded."""
-    uploaded = put(parcel.contents, artifacts, progress)
+def upload(inputs: JobInputs, artifacts: Artifacts, progress: Progress | None = None) -> list[str]:
+    """Upload the inputs that the registry lacks, the recipe last; return their addresses."""
+    uploaded = put(inputs.contents, artifacts, progress)
     with TemporaryDirectory() as aside:
         file = Path(aside) / RECIPE_JSON
-        file.write_text(parcel.recipe.to_json(), encoding="utf-8")
-        recipe = Content(ArtifactRef.of("recipes", parcel.spec.recipe), Path(aside), [file])
+        file.write_text(inputs.recipe.to_json(), encoding="utf-8")
+        recipe = Content(ArtifactRef.of("recipes", inputs.spec.recipe), Path(aside), [file])
         return uploaded + put([recipe], artifacts)
 
 
 def find_base(
     model: str, revision: str | None, artifacts: Callable[[], Artifacts]
 ) -> tuple[str, Sequence[Content]]:
-    """A base's digest, and what of it has to be in the registry: a folder's files.
+    """Return a base's digest, and the files that the registry must contain.
 
-    A hub id means what `atelier base import` registered; for that alone the registry is asked.
+    For a folder these are its files. For a hub id they are none: the registry must already contain
+    the base, imported with `atelier base import`. Raises BaseError if it does not.
     """
     if not Path(model).expanduser().exists():
-        known = artifacts().named("bases", known_as(model, revision))
-        if known is not None:
-            return f"sha256:{known.key}", ()
+        ref = artifacts().named("bases", known_as(model, revision))
+        if ref is not None:
+            return f"sha256:{ref.key}", ()
         which = f"{model} --revision {revision}" if revision else model
         raise BaseError(
-            f"base {model}: neither a folder here (seen from {Path.cwd()}) nor in the registry; "
-            f"import it once: `atelier base import {which}`"
+            f"base {model}: is neither a folder (relative to {Path.cwd()}) nor in the registry; "
+            f"import it: `atelier base import {which}`"
         )
     folder = resolve_base(model, revision)
     digest, files = base_digest(folder), base_files(folder)
@@ -112,6 +116,6 @@ def _vae(name: str) -> Content:
 
 
 def _pictures(folder: Path) -> Content:
-    """A folder's pictures with their captions, under the names that decide about their order."""
-    files = [*(one.path for one in open_folder(folder).pictures), *folder.glob(METADATA)]
+    """Return a folder's pictures and captions. File names are kept: they determine the order."""
+    files = [*(picture.path for picture in open_folder(folder).pictures), *folder.glob(METADATA)]
     return Content(ArtifactRef.of("datasets", digest_files(folder, files)), folder, files)

@@ -1,7 +1,7 @@
-"""The whole pipeline on one page: a recipe and its pictures become an adapter that serves.
+"""The whole pipeline: trains a recipe, evaluates the result, registers it and promotes it.
 
-`atelier run` calls it. Each line of `run` is a stage of its own, which a Job can run alone. A
-folder, its digest and the registry's record of it pass between the stages.
+`atelier run` calls `run`. Each line of `run` is a stage that also runs alone. The stages pass
+folders, digests and registered versions to each other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from atelier.data.recipe import Recipe
 from atelier.errors import Refused
 from atelier.home import Home
 from atelier.stores.registry import Registry
-from pipelines import train as training  # which imports torch when it is used
+from pipelines import train as training  # imports torch on first use
 from pipelines.dataset import check_pictures
 from pipelines.delivery.local.promotion import UNSIGNED, promote
 from pipelines.delivery.local.reconciler import PromotionStatus
@@ -34,7 +34,10 @@ def run(
     resume: bool = False,
     smoke: Smoke | None = None,
 ) -> PromotionStatus:
-    """Train, judge, register and promote; Refused with the reasons where the verdict says no."""
+    """Train, evaluate, register and promote.
+
+    Raises Refused with the reasons if the verdict refuses the adapter.
+    """
     output = RunFolder.of(recipe, home).root
     check(recipe, policy)
     trained = training.train(recipe, output=output, resume=resume, progress=watcher())
@@ -51,8 +54,8 @@ def run(
 
 
 def check(recipe: Recipe, policy: Policy) -> None:
-    """Say what is wrong before an hour is spent on it."""
-    policy.tightened(recipe.gates)  # a recipe that asks for less than the operator ends here
+    """Raise BadInput for gates, pictures or captions that training could not use."""
+    policy.tightened(recipe.gates)  # raises PolicyError if the recipe loosens the policy
     check_pictures(recipe)
 
 
@@ -65,7 +68,10 @@ def judge(
     output: Path,
     tags: Mapping[str, str] | None = None,
 ) -> int:
-    """Judge and register what was trained: its version, or Refused with the reasons."""
+    """Evaluate and register a training result; return its version.
+
+    Raises Refused with the reasons if the verdict refuses it. It is registered nevertheless.
+    """
     judged = evaluate(
         trained.package,
         policy,
@@ -82,7 +88,7 @@ def judge(
 
 
 def require_accepted(judged: Evaluation, version: int) -> None:
-    """Refused, with the reasons, where the verdict says no."""
+    """Raise Refused with the reasons if the verdict refuses the version."""
     if not judged.accepted:
         why = "\n- ".join(judged.reasons)
         raise Refused(f"{judged.adapter}@{version} is refused:\n- {why}")
@@ -95,7 +101,10 @@ def register(
     registry: Registry,
     tags: Mapping[str, str] | None = None,
 ) -> int:
-    """The package as the adapter's newest version and candidate, with its verdict beside it."""
+    """Register the package as a new version, the candidate, with its evaluation.
+
+    `folder` contains the files of the evaluation. Returns the version number.
+    """
     version = registry.register(trained.package, run_id=trained.run_id, tags=tags)
     attest(registry, registry.version(judged.adapter, version), judged, folder)
     return version

@@ -1,4 +1,4 @@
-"""The settings of what trains, compiles and judges: Jobs, and the same modules started by hand."""
+"""The settings of the modules that train, evaluate and compile, in a Job or started by hand."""
 
 from pydantic import Field
 
@@ -7,7 +7,10 @@ from services.engine.settings import EngineSettings
 
 
 class JobSettings(EngineSettings, HomeSettings):
-    """The settings of every `python -m pipelines.…` but the hook. The engine's are for verdicts."""
+    """The settings of every `python -m pipelines.…` except the hook.
+
+    They include the engine's, because an evaluation renders with an engine.
+    """
 
     git_commit: str | None = Field(
         default=None, description="Commit that the recipe is from; by default the checkout's"

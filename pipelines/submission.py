@@ -1,6 +1,6 @@
-"""Submits trainings and compilations to a cluster: one Job for equal inputs, made once.
+"""Submits trainings and compilations to a cluster. Equal inputs give one Job.
 
-A version or an engine that was made from equal inputs is found instead of made again.
+If a version or a compiled engine from equal inputs exists, it is returned and no Job is created.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,12 +33,12 @@ from pipelines.train.run_folder import commit_of
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A Job on the cluster, and its outcome where it was followed to its end."""
+    """A Job on the cluster, and its outcome if it was followed to its end."""
 
     name: str
     namespace: str
-    created: bool  # False: an earlier submission made it
-    uploaded: Sequence[str]  # addresses of inputs that the registry did not have
+    created: bool  # False: an earlier submission created it
+    uploaded: Sequence[str]  # addresses of the inputs that this submission uploaded
     outcome: JobOutcome | None = None
 
     def __str__(self) -> str:
@@ -50,15 +50,15 @@ class SubmittedJob:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of its container, DONE where nobody followed it."""
+        """The exit code of its container; DONE if it was not followed."""
         return self.outcome.exit_code if self.outcome else ExitCode.DONE
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A submitted training: the version that it makes, where that is known, or its Job.
+    """A submitted training: its Job, its version, or both.
 
-    `evaluation` is the environment's verdict on a version that an earlier training made.
+    `evaluation` is set if an earlier training made the version: its evaluation for the environment.
     """
 
     version: VersionInfo | None
@@ -67,16 +67,16 @@ class TrainingResult:
 
     @property
     def exit_code(self) -> int:
-        """That of the Job, or REFUSED where the verdict refuses the earlier version."""
+        """The exit code of the Job, or REFUSED if the verdict refuses the earlier version."""
         if self.job is not None:
             return self.job.exit_code
         return ExitCode.of_verdict(self.evaluation is None or self.evaluation.accepted)
 
 
 class TrainingSubmission:
-    """One recipe's training for an environment.
+    """The training of one recipe for an environment.
 
-    Raises DatasetError for pictures that cannot be trained on, and BaseError for an unknown base.
+    Raises DatasetError if the pictures cannot be trained on, and BaseError if the base is unknown.
     """
 
     def __init__(
@@ -96,16 +96,16 @@ class TrainingSubmission:
         self.work = self.spec.work(environment, commit=commit_of(recipe.folder))
 
     def stop(self) -> bool:
-        """Stop its Job; whether there was one. A later Job resumes from the checkpoint."""
+        """Stop its Job; return whether there was one. A later Job resumes from the checkpoint."""
         return stop_job(self._connect(), self.work)
 
     def submit(
         self, *, follow: bool, log: Callable[[str], None], progress: Progress
     ) -> TrainingResult:
-        """Upload missing inputs and create the Job, unless the verdict exists already.
+        """Upload missing inputs and create the Job, unless an evaluated version exists.
 
-        With `follow`, wait for the Job's end; `log` gets its output. Raises Unavailable where the
-        cluster or the registry is away.
+        With `follow`, wait for the Job's end; `log` receives its output. Raises Unavailable if the
+        cluster or the registry is unreachable.
         """
         earlier = earlier_result(self.spec, self._environment, self._registry(), self._connect)
         if earlier is not None:
@@ -123,9 +123,10 @@ class TrainingSubmission:
 def earlier_result(
     spec: TrainingSpec, environment: str, registry: Registry, connect: Callable[[], Api]
 ) -> TrainingResult | None:
-    """A version made from equal inputs that the environment's policy has judged.
+    """Return a version from equal inputs that was evaluated under the environment's policy.
 
-    None also where the policy cannot be read from here: the Job's pod says what is missing.
+    Return None if there is none, and if the policy cannot be read from here. The Job's pod then
+    reports the missing policy.
     """
     version = _version(spec, registry)
     policy = policy_of(connect(), environment) if version else None
@@ -136,25 +137,25 @@ def earlier_result(
 
 
 def _version(spec: TrainingSpec, registry: Registry) -> VersionInfo | None:
-    """The version that was made from equal inputs, under whichever policy."""
+    """Return the version from equal inputs, evaluated under any policy or none."""
     return registry.made_from(spec.adapter, SPEC_TAG, spec.digest)
 
 
 @dataclass(frozen=True)
 class CompilationResult:
-    """A submitted compilation: its engine, where that is known, or its Job."""
+    """A submitted compilation: its Job, its compiled engine, or both."""
 
     engine: ArtifactRef | None
     job: SubmittedJob | None = None
 
     @property
     def exit_code(self) -> int:
-        """That of the Job."""
+        """The exit code of the Job; DONE without one."""
         return self.job.exit_code if self.job else ExitCode.DONE
 
 
 class CompilationSubmission:
-    """One base's compilation on a cluster; BaseError for an unknown base."""
+    """The compilation of one base on a cluster. Raises BaseError if the base is unknown."""
 
     def __init__(
         self, request: CompileRequest, options: JobOptions, *, artifacts: Callable[[], Artifacts]
@@ -172,10 +173,11 @@ class CompilationSubmission:
     def submit(
         self, *, follow: bool, log: Callable[[str], None], progress: Progress
     ) -> CompilationResult:
-        """Upload the base where it is missing and create the Job, unless the engine exists.
+        """Upload the base if it is missing and create the Job, unless the engine exists.
 
-        With `follow`, wait for the Job's end; `log` gets its output. Raises Unavailable where the
-        cluster or the registry is away, and BadInput where an earlier Job's engine is gone.
+        With `follow`, wait for the Job's end; `log` receives its output. Raises Unavailable if the
+        cluster or the registry is unreachable, and BadInput if the engine of an earlier Job has
+        been deleted.
         """
         engine = self._engine()
         if engine is not None:

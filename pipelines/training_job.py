@@ -1,11 +1,11 @@
-"""What a training Job's container runs: from digests to a judged candidate in the registry.
+"""The entry point of a training Job: trains the spec's inputs and registers an evaluated candidate.
 
 python -m pipelines.training_job --spec '{"adapter": …}' --policy policy.yaml
 
-Recipe, dataset and base come from MLflow; $ATELIER_HOME is a volume that outlives the container, so
-a Job whose pod was taken away goes on from its checkpoint. Exit codes, by which the Job's
-podFailurePolicy decides: 0 a candidate, 1 refused by its gates, 2 bad input, 3 a service was away
-for longer than --patience, 143 stopped by SIGTERM with what is needed to go on.
+Recipe, datasets and base come from MLflow. $ATELIER_HOME is a volume that outlives the pod, so the
+next pod resumes from the checkpoint. The Job's podFailurePolicy depends on the exit code: 0 a
+candidate, 1 refused by its gates, 2 bad input, 3 a service was unavailable for longer than
+--patience, 143 stopped by SIGTERM, resumable.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from atelier.retry import patiently
 from atelier.stores.artifacts import Artifacts
 from atelier.stores.packages import fetched
 from atelier.stores.registry import Registry, VersionInfo
-from pipelines import train as training  # which imports torch when it is used
+from pipelines import train as training  # imports torch on first use
 from pipelines.evaluate import Evaluation, evaluation_under
 from pipelines.evaluate.references import HELD_BACK
 from pipelines.run import check, judge, require_accepted
@@ -40,92 +40,99 @@ from pipelines.settings import JobSettings
 
 logger = logging.getLogger("pipelines.training_job")
 
-PATIENCE = 600.0  # seconds that MLflow may be away before the Job counts a failure
+PATIENCE = 600.0  # seconds that MLflow may be unavailable before the pod fails
 
 Answer = TypeVar("Answer")
 
 
 def run(spec: TrainingSpec, policy: Policy, home: Home, *, patience: float = PATIENCE) -> int:
-    """Make the spec's candidate and judge it, or only what is missing; the version's number.
+    """Train, evaluate and register the spec's candidate; return its version number.
 
-    Refused, with the reasons, where the verdict says no.
+    Skip the steps whose results the registry already contains. `patience` is in seconds. Raises
+    Refused with the reasons if the verdict refuses the candidate.
     """
 
     def ask(question: Callable[[], Answer]) -> Answer:
         return patiently(question, seconds=patience, told=logger.warning)
 
-    known = ask(lambda: made(spec, home))
-    if known is not None:
-        logger.info("%s@%d exists already, made from the same inputs", spec.adapter, known.version)
-        judged = ask(lambda: judged_under(policy, known, home))
-        if judged is not None:
-            require_accepted(judged, known.version)
-            return known.version
-    recipe = ask(lambda: bring(spec, home))
+    version = ask(lambda: existing_version(spec, home))
+    if version is not None:
+        logger.info("%s exists already, made from the same inputs", version.label)
+        evaluation = ask(lambda: existing_evaluation(policy, version, home))
+        if evaluation is not None:
+            require_accepted(evaluation, version.version)
+            return version.version
+    recipe = ask(lambda: fetch_inputs(spec, home))
     output = home.runs / spec.adapter / hex_of(spec.digest)[:12]
     check(recipe, policy)
-    if known is None:
+    if version is None:
         from pipelines.train.launch import train_in  # imports torch
 
         trained = train_in(spec.processes, recipe, output=output, resume=True)
     else:
-        trained = ask(lambda: made_into(known, recipe, home))
+        trained = ask(lambda: existing_result(version, recipe, home))
     return judge(trained, recipe, policy, home, output=output, tags={SPEC_TAG: spec.digest})
 
 
-def made(spec: TrainingSpec, home: Home) -> VersionInfo | None:
-    """The version that was made from equal digests, under whichever policy."""
+def existing_version(spec: TrainingSpec, home: Home) -> VersionInfo | None:
+    """Return the version that was trained from equal digests, if any."""
     return Registry(home.tracking_uri).made_from(spec.adapter, SPEC_TAG, spec.digest)
 
 
-def judged_under(policy: Policy, known: VersionInfo, home: Home) -> Evaluation | None:
-    """The version's evaluation under this policy; None where only others judged it, or nobody."""
-    return evaluation_under(Registry(home.tracking_uri), known, policy.digest)
+def existing_evaluation(policy: Policy, version: VersionInfo, home: Home) -> Evaluation | None:
+    """Return the version's evaluation under exactly this policy, or None."""
+    return evaluation_under(Registry(home.tracking_uri), version, policy.digest)
 
 
-def made_into(known: VersionInfo, recipe: Recipe, home: Home) -> training.TrainResult:
-    """What the recipe's training made on whichever machine: the version, fetched and verified."""
-    package = fetched(Registry(home.tracking_uri), home, known)
-    return training.TrainResult(package, known.run_id, recipe.stages[0].train.steps, 0.0)
+def existing_result(version: VersionInfo, recipe: Recipe, home: Home) -> training.TrainResult:
+    """Fetch and verify the version's package; return it like the result of a training."""
+    package = fetched(Registry(home.tracking_uri), home, version)
+    return training.TrainResult(package, version.run_id, recipe.stages[0].train.steps, 0.0)
 
 
-def bring(spec: TrainingSpec, home: Home) -> Recipe:
-    """The recipe with everything it names, fetched and verified."""
-    artifacts, here = Artifacts(home.tracking_uri), home.root / "artifacts"
+def fetch_inputs(spec: TrainingSpec, home: Home) -> Recipe:
+    """Fetch and verify the recipe and everything it names.
+
+    Returns the recipe with the local folders. Raises BadInput if it does not match the spec.
+    """
+    artifacts, root = Artifacts(home.tracking_uri), home.root / "artifacts"
 
     def get(ref: ArtifactRef) -> Path:
         logger.info("%s", ref)
-        return artifacts.get(ref, here / ref.kind / ref.key)
+        return artifacts.get(ref, root / ref.kind / ref.key)
 
     folder = get(ArtifactRef.of("recipes", spec.recipe))
     file = folder / RECIPE_JSON
     recipe = Recipe.parse(file.read_bytes(), str(file))
     if (recipe.digest, recipe.adapter) != (spec.recipe, spec.adapter):
-        raise BadInput(f"{file}: is not the recipe that the Job asks for; submit it again")
+        raise BadInput(f"{file}: is not the recipe of the Job; submit the recipe again")
     if len(recipe.stages) != len(spec.datasets):
-        raise BadInput(f"{file}: {len(recipe.stages)} stages, but {len(spec.datasets)} datasets")
+        raise BadInput(
+            f"{file}: {len(recipe.stages)} stages, but {len(spec.datasets)} datasets; "
+            "submit the recipe again"
+        )
     if spec.held_back:
         folder = home.root / "held-back" / hex_of(spec.held_back)
         artifacts.get(ArtifactRef.of("datasets", spec.held_back), folder / HELD_BACK)
     places = Places(
         base=get(ArtifactRef.of("bases", spec.base)),
         vae=get(ArtifactRef.of("vaes", spec.vae)) if spec.vae else None,
-        datasets=tuple(get(ArtifactRef.of("datasets", one)) for one in spec.datasets),
+        datasets=tuple(get(ArtifactRef.of("datasets", digest)) for digest in spec.datasets),
     )
     return recipe.model_copy(update={"folder": folder, "places": places})
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code (see atelier.errors)."""
+    """Run the Job; return the exit code (see atelier.errors)."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.training_job", description=__doc__)
-    parser.add_argument("--spec", required=True, help="what to train, by digests (JSON)")
+    parser.add_argument("--spec", required=True, help="the digests of all inputs (JSON)")
     parser.add_argument("--policy", type=Path, required=True, help="the environment's policy.yaml")
     parser.add_argument(
-        "--patience", type=float, default=PATIENCE, help="seconds that MLflow may be away"
+        "--patience", type=float, default=PATIENCE, help="seconds that MLflow may be unavailable"
     )
     options = parser.parse_args(arguments)
     log_to(sys.stderr, format="%(message)s")
-    # With a word, and by an exit code whether or not this is its container's first process.
+    # Process 1 of a container needs a handler: SIGTERM has no default action there.
     signal.signal(signal.SIGTERM, _stop)
 
     def work() -> None:
@@ -138,9 +145,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Nothing has to be written here; a training handles the signal itself."""
-    print("stopped; the next pod goes on from what is on the volume", file=sys.stderr, flush=True)
-    os._exit(Interrupted.exit_code)  # at once: a download's threads would be waited for
+    """Exit at once. Outside training, which has its own handler, there is no state to save."""
+    print("stopped; the next pod resumes from the files on the volume", file=sys.stderr, flush=True)
+    os._exit(Interrupted.exit_code)  # sys.exit would wait for the threads of a download
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""A base's UNet compiled ahead, for any adapters: to ONNX, or on a GPU to a TensorRT engine."""
+"""Compiles a base's UNet for any adapters: to ONNX, or on a GPU to a TensorRT engine."""

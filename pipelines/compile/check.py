@@ -1,4 +1,4 @@
-"""Whether a compiled UNet computes what torch computes, before anybody may use it."""
+"""Checks that a compiled UNet gives the same results as torch, before it is published."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ from services.engine.backends.torch import TorchBackend
 from services.engine.base import Base
 from services.engine.layout import Layout
 
-Progress = Callable[[str, int, int], None]  # what is being done, so many of so many
+Progress = Callable[[str, int, int], None]  # the activity, steps done, steps in total
 
-# Of the prediction's largest value. Orders of summing differ by a hundredth of this; a projection
-# that is left out, or reads another's rows, by a hundred times it.
+# Maximum error relative to the prediction's largest value. Another order of summation causes a
+# hundredth of this. A missing projection, or one with another's rows, causes a hundred times this.
 TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
 _RANKS, _SLOTS = (3, 8, 5), 4
 _BATCHES = (1, 2, 5)
 
 
-def check(backend: Backend, base: Base, layout: Layout, spec: CompileSpec, tell: Progress) -> float:
-    """The largest difference to torch, of the prediction's largest value; Refused beyond tolerance.
+def check(
+    backend: Backend, base: Base, layout: Layout, spec: CompileSpec, progress: Progress
+) -> float:
+    """Return the largest difference from torch, relative to the prediction's largest value.
 
-    Mixed adapters, one adapter, and none; every batch size and latent size of the spec, or some.
+    The calls cover mixed adapters, one adapter and none, with every batch size and latent size of
+    the spec (a few sizes if the spec fixes none). Raises Refused if a difference exceeds TOLERANCE.
     """
     torch_backend = TorchBackend(base, layout)
     slots, rank = (spec.bank.slots, spec.bank.rank) if spec.bank else (_SLOTS, max(_RANKS))
-    ranks = [min(one, rank) for one in _RANKS[:slots]]
+    ranks = [min(default, rank) for default in _RANKS[:slots]]
     bank = random_bank(base, layout, slots=slots, max_rank=rank, ranks=ranks)
     calls = list(_calls(base, spec, len(ranks)))
     worst, effect = 0.0, float("inf")
     limit = TOLERANCE[spec.precision]
     with torch.inference_mode():
         for done, call in enumerate(calls, start=1):
-            wanted = torch_backend.denoise(*call.tensors, call.slots, bank).float()
-            found = backend.denoise(*call.tensors, call.slots, bank).float()
-            scale = wanted.abs().max()
-            error = float((found - wanted).abs().max() / scale)
+            expected = torch_backend.denoise(*call.tensors, call.slots, bank).float()
+            actual = backend.denoise(*call.tensors, call.slots, bank).float()
+            scale = expected.abs().max()
+            error = float((actual - expected).abs().max() / scale)
             rows, _, height, width = call.latents.shape
-            if not error <= limit:  # not-a-number is no agreement
+            if not error <= limit:  # also true if the error is NaN
                 raise Refused(
                     f"compiled UNet: {rows} rows of {height}×{width} with slots {call.slots} "
                     f"differ from torch by {error:.1e} of the largest value; {limit:.0e} is allowed"
@@ -50,15 +53,17 @@ def check(backend: Backend, base: Base, layout: Layout, spec: CompileSpec, tell:
             worst = max(worst, error)
             if any(call.slots):
                 base_alone = torch_backend.denoise(*call.tensors, [0] * rows, bank).float()
-                effect = min(effect, float((wanted - base_alone).abs().max() / scale))
-            tell("checking against torch", done, len(calls))
+                effect = min(effect, float((expected - base_alone).abs().max() / scale))
+            progress("checking against torch", done, len(calls))
     if effect < 10 * limit:
-        raise Refused("compiled UNet: the check's adapters change nothing, so it shows nothing")
+        raise Refused(
+            "compiled UNet: the adapters of the check have no effect, so the check is not valid"
+        )
     return worst
 
 
 def _calls(base: Base, spec: CompileSpec, adapters: int) -> Iterator[Call]:
-    """Every batch size with mixed slots; the first one also without, and with one adapter alone."""
+    """Yield calls of every size with mixed slots, then one with slot 0 and one with slot 1 only."""
     side = base.unet.config.sample_size
     sizes = spec.sizes or ((side, side), (side // 2 + 1, side + 2))
     random = torch.Generator().manual_seed(1)

@@ -1,12 +1,12 @@
-"""What a compile Job's container runs: from a base's digest to an engine in the registry.
+"""The entry point of a compilation Job: compiles a base's UNet and registers the compiled engine.
 
 python -m pipelines.compile.compile_job --spec '{"base": …}'
 
-The base comes from MLflow, and what is made goes there, under its key; the last line that is
-printed is its address. $ATELIER_HOME is a volume that outlives the container, so that what was
-fetched, and an engine that could not be kept yet, need not be fetched or made again. Exit codes, by
-which the Job's podFailurePolicy decides: 0 an engine is registered, 1 it does not compute what
-torch does, 2 bad input, 3 a service was away for longer than --patience, 143 stopped by SIGTERM.
+The base comes from MLflow. The engine is uploaded there under its key; the last line of the output
+is its address. $ATELIER_HOME is a volume that outlives the pod, so the next pod reuses the fetched
+base and an engine that was not uploaded. The Job's podFailurePolicy depends on the exit code: 0 an
+engine is registered, 1 its results differ from torch's, 2 bad input, 3 a service was unavailable
+for longer than --patience, 143 stopped by SIGTERM.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from pipelines.settings import JobSettings
 
 logger = logging.getLogger("pipelines.compile.compile_job")
 
-PATIENCE = 600.0  # seconds that MLflow may be away before the Job counts a failure
+PATIENCE = 600.0  # seconds that MLflow may be unavailable before the pod fails
 
 Answer = TypeVar("Answer")
 
@@ -42,10 +42,10 @@ Answer = TypeVar("Answer")
 def run(
     spec: CompilationSpec, home: Home, *, patience: float = PATIENCE, tensorrt: str | None = None
 ) -> ArtifactRef:
-    """Make the spec's engine, or find it; its address.
+    """Compile the spec's engine unless the registry contains it; return its address.
 
-    `tensorrt` is a folder of TensorRT's libraries. Refused where the result does not compute what
-    torch does, BadInput where it cannot be made.
+    `tensorrt` is a folder of TensorRT's libraries, `patience` is in seconds. Raises Refused if the
+    results differ from torch's, and BadInput if the engine cannot be made.
     """
 
     def ask(question: Callable[[Artifacts], Answer]) -> Answer:
@@ -54,50 +54,51 @@ def run(
 
         return patiently(once, seconds=patience, told=logger.warning)
 
-    known = ask(lambda artifacts: artifacts.made_from("engines", spec.digest))
-    if known is not None:
-        logger.info("%s exists already, made from the same inputs", known)
-        return known
-    where = ArtifactRef.of("bases", spec.base)
-    logger.info("%s", where)
-    folder = home.root / "artifacts" / where.kind / where.key
-    ask(lambda artifacts: artifacts.get(where, folder, progress=_told))
+    existing_ref = ask(lambda artifacts: artifacts.made_from("engines", spec.digest))
+    if existing_ref is not None:
+        logger.info("%s exists already, made from the same inputs", existing_ref)
+        return existing_ref
+    base_ref = ArtifactRef.of("bases", spec.base)
+    logger.info("%s", base_ref)
+    folder = home.root / "artifacts" / base_ref.kind / base_ref.key
+    ask(lambda artifacts: artifacts.get(base_ref, folder, progress=_log_progress))
     request = CompileRequest.of_job(spec, folder, tensorrt=tensorrt)
 
     with collection_paused():
-        from pipelines.compile.unet import make, opened, there  # seconds of torch
+        from pipelines.compile.unet import existing, load, make  # imports torch
 
-    base, wanted = opened(request, _told)
-    ref = ArtifactRef("engines", wanted.key)
+    base, compile_spec = load(request, _log_progress)
+    ref = ArtifactRef("engines", compile_spec.key)
     output = home.root / "compiled" / hex_of(spec.digest)[:12]
     if not ask(lambda artifacts: artifacts.exists(ref)):
         _clear(output)
-        there(output, wanted) or make(base, wanted, output, _told, tensorrt=tensorrt)
-        ask(lambda artifacts: artifacts.put(ref, output, progress=_told))
+        if existing(output, compile_spec) is None:
+            make(base, compile_spec, output, _log_progress, tensorrt=tensorrt)
+        ask(lambda artifacts: artifacts.put(ref, output, progress=_log_progress))
     ask(lambda artifacts: artifacts.mark(ref, spec.digest))
-    shutil.rmtree(output, ignore_errors=True)  # it is in MLflow; the volume may be of many Jobs
+    shutil.rmtree(output, ignore_errors=True)  # MLflow has it, and other Jobs may share the volume
     return ref
 
 
 def _clear(output: Path) -> None:
-    """Take away what killed pods left beside the output, gigabytes each; one runs at a time."""
-    for left in output.parent.glob(f".{output.name}.*"):
-        shutil.rmtree(left)
+    """Delete the temporary folders of killed pods, which take gigabytes. Only one pod runs."""
+    for leftover in output.parent.glob(f".{output.name}.*"):
+        shutil.rmtree(leftover)
 
 
-def _told(doing: str, done: int, total: int) -> None:
+def _log_progress(doing: str, done: int, total: int) -> None:
     if done in (0, total):
         logger.info("%s: %d/%d", doing, done, total)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code (see atelier.errors)."""
+    """Run the Job; return the exit code (see atelier.errors)."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.compile.compile_job", description=__doc__
     )
-    parser.add_argument("--spec", required=True, help="what to compile (JSON)")
+    parser.add_argument("--spec", required=True, help="the base's digest and the options (JSON)")
     parser.add_argument(
-        "--patience", type=float, default=PATIENCE, help="seconds that MLflow may be away"
+        "--patience", type=float, default=PATIENCE, help="seconds that MLflow may be unavailable"
     )
     options = parser.parse_args(arguments)
     log_to(sys.stderr, format="%(message)s")
@@ -112,12 +113,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _end_at_sigterm() -> None:
-    """At once, and by a thread: a handler would wait for TensorRT, which builds for minutes."""
+    """Exit at once on SIGTERM, from a thread.
+
+    A signal handler would run only after TensorRT's build, which takes minutes.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
     def wait() -> None:
         signal.sigwait({signal.SIGTERM})
-        print("stopped; the next pod begins again with the base that is here", file=sys.stderr)
+        print("stopped; the next pod starts again with the base on the volume", file=sys.stderr)
         sys.stderr.flush()
         os._exit(Interrupted.exit_code)
 

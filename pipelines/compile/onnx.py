@@ -1,4 +1,4 @@
-"""The UNet of a base as an ONNX file with its weights beside it."""
+"""Exports the UNet of a base as an ONNX file with external weights."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from services.engine.layout import Layout
 
 FILE, WEIGHTS = "unet.onnx", "unet.onnx.data"
 OPSET = 18
-# The example: small, for it is computed, and no two dimensions alike.
+# The traced example: small, because tracing computes it; all dimensions differ.
 _SIZE, _SLOTS, _RANK = (16, 24), (1, 2, 0), 5
-# diffusers hands on the sizes of skip connections only where a side is no multiple of 2 to the
-# power of this, and a graph would keep what its example had. No side is a multiple of this one.
+# diffusers passes the sizes of skip connections on only if a side is not a multiple of 2 to the
+# power of num_upsamplers. The graph would keep the decision made for the example. With this value
+# no side is a multiple, so the sizes are always passed on.
 _ALWAYS_BY_SIZE = 40
-_BESIDE = 1024  # bytes from which on a weight lies in WEIGHTS
+_BESIDE = 1024  # minimum size in bytes of a weight that is stored in WEIGHTS
 
 
 def export(base: Base, layout: Layout, folder: Path) -> Path:
-    """Writes FILE and WEIGHTS; rows, height, width, rank and slots are free in the graph.
+    """Write FILE and WEIGHTS into `folder`; return the path of FILE.
 
-    By torch's tracing exporter: with this graph torch.export takes ten times as long and comes to
-    the same numbers (docs/compile.md). Whichever it is, `check` compares the result with torch.
+    The dimensions rows, height, width, rank and slots are dynamic. This uses torch's tracing
+    exporter, because torch.export takes ten times as long for this graph and gives the same
+    results (docs/compile.md). `check` compares the result with torch.
     """
     import onnx
 
@@ -41,20 +43,20 @@ def export(base: Base, layout: Layout, folder: Path) -> Path:
     slots = torch.tensor(_SLOTS, device=base.device)
     example = (*call.tensors, slots, *bank_inputs(bank.view(_SLOTS), layout))
     names = bank_names(layout)
-    free = {name: {0: "rows"} for name in (*INPUTS, OUTPUT)}
-    free["latents"] = free[OUTPUT] = {0: "rows", 2: "height", 3: "width"}
-    free |= {name: {0: "rank", 2: "slots"} for name in names}
+    dynamic = {name: {0: "rows"} for name in (*INPUTS, OUTPUT)}
+    dynamic["latents"] = dynamic[OUTPUT] = {0: "rows", 2: "height", 3: "width"}
+    dynamic |= {name: {0: "rank", 2: "slots"} for name in names}
     with tempfile.TemporaryDirectory(dir=folder) as aside, torch.inference_mode():
-        traced = Path(aside) / FILE  # over 2 GB with each weight in a file of its own
+        traced = Path(aside) / FILE  # torch writes one file per weight if they exceed 2 GB
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about shapes that are constants, as they should be
+            warnings.simplefilter("ignore")  # about shapes that are constant by design
             torch.onnx.export(
                 network,
                 example,
                 str(traced),
                 input_names=[*INPUTS, *names],
                 output_names=[OUTPUT],
-                dynamic_axes=free,
+                dynamic_axes=dynamic,
                 opset_version=OPSET,
                 dynamo=False,
             )
@@ -65,5 +67,5 @@ def export(base: Base, layout: Layout, folder: Path) -> Path:
             location=WEIGHTS,
             size_threshold=_BESIDE,
         )
-    (folder / WEIGHTS).chmod(0o644)  # onnx leaves it to its maker alone
+    (folder / WEIGHTS).chmod(0o644)  # onnx creates it readable by the owner only
     return folder / FILE

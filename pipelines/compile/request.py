@@ -1,4 +1,4 @@
-"""What to compile, as a person asks for it and as a Job on a cluster gets it. Needs no torch."""
+"""The request for a compilation, from the command line or from a Job's spec. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _SIZE: Final = re.compile(r"(\d+)x(\d+)")
 
 @dataclass(frozen=True)
 class CompileRequest:
-    """What to compile.
+    """The base to compile, and the options.
 
-    Batches, sizes, rank and slots are TensorRT's, with defaults; an ONNX graph takes any.
+    Only TensorRT fixes batches, sizes, rank and slots; their defaults are those of the engine. An
+    ONNX graph takes any. Raises BadInput for an invalid value, or an option that the backend lacks.
     """
 
     base: str
@@ -31,29 +32,29 @@ class CompileRequest:
     sizes: Sequence[tuple[int, int]] = ()  # width and height in pixels
     rank: int | None = None
     slots: int | None = None
-    tensorrt: str | None = None  # the folder of its libraries, where no package brings them
+    tensorrt: str | None = None  # folder of its libraries, if no package is installed
 
     def __post_init__(self) -> None:
-        """Raises BadInput for a value that no engine has, or that the backend does not take."""
+        """Raise BadInput for an invalid value, or an option that the backend lacks."""
         if self.precision not in get_args(Precision):
-            known = ", ".join(get_args(Precision))
-            raise BadInput(f"precision {self.precision}: must be one of {known}")
+            allowed = ", ".join(get_args(Precision))
+            raise BadInput(f"precision {self.precision}: must be one of {allowed}")
         if not is_device(self.device):
             raise BadInput(f"device {self.device}: must be auto, cpu, cuda or cuda:N")
         fixed = (self.batches, self.sizes, self.rank, self.slots)
         if self.backend == "onnx" and any(fixed):
             raise BadInput(
-                "batch, sizes, ranks, slots: are fixed by backend tensorrt only; an ONNX graph "
-                "takes any, leave them out"
+                "batch, sizes, ranks, slots: only the backend tensorrt has these options; an ONNX "
+                "graph takes any, so leave them out"
             )
-        if any(one is not None and one < 1 for one in (*self.batches, self.rank, self.slots)):
+        if any(count is not None and count < 1 for count in (*self.batches, self.rank, self.slots)):
             raise BadInput("batch, ranks, slots: must be at least 1")
 
     @classmethod
     def of_job(
         cls, spec: CompilationSpec, base: Path, *, tensorrt: str | None = None
     ) -> CompileRequest:
-        """What a Job was made for, its base being in a folder."""
+        """Return the request of a Job whose base is in the folder `base`."""
         return cls(
             str(base),
             backend=spec.backend,
@@ -66,23 +67,26 @@ class CompileRequest:
         )
 
     def job_gpus(self, requested: int | None) -> int:
-        """The GPUs of the Job that does this; BadInput for a number that it cannot use."""
+        """Return the number of GPUs of the Job. Raises BadInput for a number that it cannot use."""
         tensorrt = self.backend == "tensorrt"
         gpus = int(tensorrt) if requested is None else requested
         if gpus > 1 or (tensorrt and not gpus):
-            usable = "one GPU, on which TensorRT builds" if tensorrt else "at most one GPU"
-            raise BadInput(f"{gpus} GPUs: a compilation takes {usable}")
+            usable = "exactly one GPU" if tensorrt else "at most one GPU"
+            raise BadInput(f"{gpus} GPUs: a compilation for {self.backend} uses {usable}")
         return gpus
 
     def job_spec(
         self, base: str, image: str, *, gpus: int, gpu_kind: str | None
     ) -> CompilationSpec:
-        """What decides about the Job that does this, given the base's digest.
+        """Return the spec of the Job, given the digests of base and image.
 
-        `gpu_kind` is the one it asks for; BadInput for a precision that no compiled UNet has.
+        `gpu_kind` is the kind of GPU that the Job requests. Raises BadInput for a precision that
+        no compiled UNet supports.
         """
         if self.precision not in ("auto", "fp32", "fp16"):
-            raise BadInput(f"precision {self.precision}: no compiled UNet has it; use fp16 or fp32")
+            raise BadInput(
+                f"precision {self.precision}: no compiled UNet supports it; use fp16 or fp32"
+            )
         half = self.precision == "fp16" or (self.precision == "auto" and gpus > 0)
         return CompilationSpec(
             base=base,
@@ -98,11 +102,11 @@ class CompileRequest:
 
 
 def parse_sizes(texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Widths and heights in pixels, from `1024x1024`; BadInput tells how one is spelt."""
-    found = []
+    """Parse widths and heights in pixels, such as `1024x1024`. Raises BadInput for other text."""
+    sizes = []
     for text in texts:
         match = _SIZE.fullmatch(text)
         if match is None:
-            raise BadInput(f"size {text}: is spelt WIDTHxHEIGHT in pixels, like 1024x1024")
-        found.append((int(match[1]), int(match[2])))
-    return tuple(found)
+            raise BadInput(f"size {text}: must be WIDTHxHEIGHT in pixels, for example 1024x1024")
+        sizes.append((int(match[1]), int(match[2])))
+    return tuple(sizes)

@@ -1,4 +1,4 @@
-"""Random UNet calls and random adapters: what a graph is traced with and checked on."""
+"""Random UNet calls and random adapters, with which a graph is traced and checked."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from services.engine.layout import Layout
 from services.engine.scheduling import Shape
 from services.engine.weights import HostWeights
 
-EFFECT = 0.3  # of an adapter, against a layer's own output
+EFFECT = 0.3  # size of an adapter's output relative to that of its layer
 
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of a backend's `denoise` but the bank."""
+    """The arguments of a backend's `denoise`, except the bank."""
 
     latents: Tensor
     timesteps: Tensor
@@ -30,12 +30,15 @@ class Call:
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """All but the slots."""
+        """All arguments except the slots."""
         return (self.latents, self.timesteps, self.text, self.pooled, self.time_ids)
 
 
 def random_call(base: Base, size: Shape, slots: Sequence[int], random: torch.Generator) -> Call:
-    """A row a slot, each with a timestep and a prompt of its own; `size` is of the latents."""
+    """Return a call with one row per slot, each with its own timestep and prompt.
+
+    `size` is the height and width of the latents.
+    """
     rows = len(slots)
     features = base.text_encoder_2.config.projection_dim
     tokens, width = base.tokenizer.model_max_length, base.unet.config.cross_attention_dim
@@ -52,7 +55,10 @@ def random_call(base: Base, size: Shape, slots: Sequence[int], random: torch.Gen
 def random_bank(
     base: Base, layout: Layout, *, slots: int, max_rank: int, ranks: Sequence[int], seed: int = 0
 ) -> Bank:
-    """A bank whose slots 1, 2, … hold adapters of these ranks on every projection of the UNet."""
+    """Return a bank with random adapters of these ranks in slots 1, 2, …
+
+    Each adapter has weights for every projection of the UNet.
+    """
     bank = Bank(layout, slots=slots, max_rank=max_rank, dtype=base.dtype, device=base.device)
     random = torch.Generator().manual_seed(seed)
     for slot, rank in enumerate(ranks, start=1):
@@ -61,7 +67,7 @@ def random_bank(
 
 
 def random_weights(base: Base, layout: Layout, rank: int, random: torch.Generator) -> HostWeights:
-    """An adapter with a plain effect, as large on wide layers as on narrow ones."""
+    """Return an adapter with a clear effect (EFFECT), independent of the layers' widths."""
     downs, ups = {}, {}
     for place in layout.of("unet"):
         group = layout.groups[place.group]

@@ -1,4 +1,4 @@
-"""A TensorRT engine from the exported graph, built on the GPU that will run it."""
+"""Builds a TensorRT engine from the exported graph, on a GPU of the kind that will run it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ PLAN = "unet.plan"
 def build(
     folder: Path, spec: CompileSpec, base: Base, layout: Layout, *, tensorrt: str | None = None
 ) -> None:
-    """Replaces the graph in the folder by PLAN; Refused with TensorRT's reason where it cannot.
+    """Build PLAN from the graph in `folder`, and delete the graph.
 
-    Strongly typed: every number has the format that the graph says, which is the base's.
+    The network is strongly typed: every tensor has the format of the graph, which is the base's.
+    Raises Refused with TensorRT's reason if it cannot parse or build the graph.
     """
     trt = load_tensorrt(tensorrt)
     logger = trt.Logger(trt.Logger.WARNING)
@@ -30,14 +31,14 @@ def build(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(folder / FILE)):
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise Refused(f"TensorRT {trt.__version__} does not take the graph: {reasons}")
+        raise Refused(f"TensorRT {trt.__version__} cannot parse the graph: {reasons}")
     bank = bank_shapes(spec, layout)
     for i in range(network.num_inputs):
         tensor = network.get_input(i)
         if tensor.name in bank:
-            tensor.shape = bank[tensor.name]  # fixed: the best kernels are chosen for it
+            tensor.shape = bank[tensor.name]  # fixed, so TensorRT can choose the best kernels
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32
+    config.clear_flag(trt.BuilderFlag.TF32)  # compute fp32 in full precision
     for rows, size in spec.profiles:
         config.add_optimization_profile(
             _profile(builder, {**call_shapes(base, rows, size), **bank})
@@ -51,7 +52,7 @@ def build(
 
 
 def call_shapes(base: Base, rows: int, size: Shape) -> dict[str, tuple[int, ...]]:
-    """The shapes of the inputs of a UNet call."""
+    """Return the input shapes of a UNet call, except the bank; `size` is of the latents."""
     config = base.unet.config
     return {
         "latents": (rows, config.in_channels, *size),
@@ -64,7 +65,10 @@ def call_shapes(base: Base, rows: int, size: Shape) -> dict[str, tuple[int, ...]
 
 
 def bank_shapes(spec: CompileSpec, layout: Layout) -> dict[str, tuple[int, ...]]:
-    """The shapes of the bank's inputs: [rank, layer, slot, features], slot 0 among the slots."""
+    """Return the shapes of the bank's inputs: [rank, layers, slots + 1, features].
+
+    The additional slot is slot 0, the base.
+    """
     assert spec.bank is not None
     groups = [layout.groups[i] for i in layout.groups_of("unet")]
     features = [side for group in groups for side in (group.in_features, group.out_features)]

@@ -1,7 +1,8 @@
-"""A base's UNet compiled, checked against torch, and kept under its key.
+"""Compiles a base's UNet, checks it against torch, and stores it under its key.
 
-The bank and the rows' slots stay inputs, so adapters come and go without a refit or a rebuild. What
-is made is keyed by what it was made from, and nothing is kept that does not agree with torch.
+The bank and the slots of the rows are inputs, so adapters can change without a refit or rebuild.
+The key is computed from everything that the result depends on. A result that differs from torch is
+discarded.
 """
 
 from __future__ import annotations
@@ -42,26 +43,26 @@ def compile_unet(
     registry: str | None = None,
     progress: Progress = lambda doing, done, total: None,
 ) -> Compiled:
-    """The compiled UNet as the folder `output`; where one for the same is there, that one.
+    """Compile the UNet into the folder `output`, or reuse one with the same spec.
 
-    `registry` is MLflow's address: looked into first, and given what was made. Raises Refused where
-    the result does not compute what torch does, BadInput where it cannot be made here.
+    `registry` is MLflow's address: an existing one is fetched from there, a new one is uploaded.
+    Raises Refused if the result differs from torch, and BadInput if this machine cannot make it.
     """
-    base, spec = opened(request, progress)
+    base, spec = load(request, progress)
     ref = ArtifactRef("engines", spec.key)
     artifacts = Artifacts(registry) if registry else None
-    found = there(output, spec)
-    if found is None and artifacts and artifacts.exists(ref):
+    compiled = existing(output, spec)
+    if compiled is None and artifacts and artifacts.exists(ref):
         return Compiled.open(artifacts.get(ref, output, progress=progress))
-    found = found or make(base, spec, output, progress, tensorrt=request.tensorrt)
+    compiled = compiled or make(base, spec, output, progress, tensorrt=request.tensorrt)
     if artifacts:
         artifacts.put(ref, output, progress=progress)
-    return found
+    return compiled
 
 
-def opened(request: CompileRequest, progress: Progress) -> tuple[Base, CompileSpec]:
-    """The base on its device, and what the request comes to there."""
-    precision = cast(Precision, request.precision)  # the request has checked it
+def load(request: CompileRequest, progress: Progress) -> tuple[Base, CompileSpec]:
+    """Load the base on its device; return it with the spec of the request."""
+    precision = cast(Precision, request.precision)  # CompileRequest has checked it
     settings = EngineSettings(device=request.device, precision=precision)
     device, dtype = settings.torch_device(), settings.torch_dtype()
     progress("loading the base", 0, 1)
@@ -71,10 +72,10 @@ def opened(request: CompileRequest, progress: Progress) -> tuple[Base, CompileSp
 
 
 def spec_of(request: CompileRequest, base: Base) -> CompileSpec:
-    """What a request comes to on this machine; BadInput where it cannot be done here."""
+    """Return the spec of a request on this machine. Raises BadInput if it cannot be done here."""
     precision = precision_of(base.dtype)
     if precision == "bf16":
-        raise BadInput("precision bf16: no compiled UNet has it; use fp16 or fp32")
+        raise BadInput("precision bf16: no compiled UNet supports it; use fp16 or fp32")
     versions = {"torch": torch.__version__.partition("+")[0], "diffusers": diffusers.__version__}
     if request.backend == "onnx":
         import onnx
@@ -109,23 +110,29 @@ def _latent_sizes(request: CompileRequest, base: Base) -> tuple[tuple[int, int],
     return tuple(sorted({(height // scale, width // scale) for width, height in sizes}))
 
 
-def there(output: Path, spec: CompileSpec) -> Compiled | None:
-    """What lies in the folder where it is just that; BadInput where it is something else's."""
+def existing(output: Path, spec: CompileSpec) -> Compiled | None:
+    """Return the compiled UNet in `output` if it has this spec, otherwise None.
+
+    Raises BadInput if the folder contains other files.
+    """
     if not (output / MANIFEST).is_file():
         if output.exists() and any(output.iterdir()):
-            raise BadInput(f"{output}: holds something else; name a new or empty folder")
+            raise BadInput(f"{output}: contains other files; name a new or empty folder")
         return None
-    with suppress(BadInput):  # damaged: made again
-        found = Compiled.open(output)
-        if found.spec == spec:
-            return found
+    with suppress(BadInput):  # if damaged, it is made again
+        compiled = Compiled.open(output)
+        if compiled.spec == spec:
+            return compiled
     return None
 
 
 def make(
     base: Base, spec: CompileSpec, output: Path, progress: Progress, *, tensorrt: str | None = None
 ) -> Compiled:
-    """Builds in a folder to the side, checks, writes the manifest last and renames."""
+    """Export, build and check in a temporary folder, then rename it to `output`.
+
+    The manifest is written last. Raises Refused if the result differs from torch.
+    """
     layout = layout_of(base)
     with staging(output) as aside:
         progress("exporting the UNet", 0, 1)
@@ -145,12 +152,12 @@ def make(
     return Compiled.open(output)
 
 
-def _settings(made: Compiled, tensorrt: str | None) -> EngineSettings:
-    """Of an engine that runs it."""
-    runs = EngineSettings(backend=made.spec.backend, compiled=str(made.folder), tensorrt=tensorrt)
-    bank = made.spec.bank
+def _settings(compiled: Compiled, tensorrt: str | None) -> EngineSettings:
+    """Return the settings of an engine that runs the compiled UNet."""
+    backend, bank = compiled.spec.backend, compiled.spec.bank
+    settings = EngineSettings(backend=backend, compiled=str(compiled.folder), tensorrt=tensorrt)
     size = {"slots": bank.slots, "max_rank": bank.rank} if bank else {}
-    return runs.model_copy(update=size)
+    return settings.model_copy(update=size)
 
 
 def _manifest(folder: Path, spec: CompileSpec, *, error: float) -> Compiled:

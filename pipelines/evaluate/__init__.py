@@ -1,7 +1,7 @@
-"""Judging an adapter before it may serve: pictures by the engine that serves, numbers, a verdict.
+"""Evaluates an adapter before it may serve.
 
-`evaluate` makes and measures the pictures; `verdict` works the gates out from what it wrote, as
-often as anybody wants to, under any policy with the same pictures.
+`evaluate` renders pictures with the serving engine and measures them. `verdict` computes the gates
+from these measurements. It can be repeated under every policy that requires the same pictures.
 """
 
 from .attestations import (

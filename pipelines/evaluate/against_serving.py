@@ -1,7 +1,7 @@
-"""A candidate's verdict for an environment: its gates, and how it stands to what serves there.
+"""Validates a candidate for an environment: by its gates, and against the serving version.
 
-Both versions were judged where they were trained, by a GPU; from what is attested beside them the
-rest follows in milliseconds, so a machine that could not draw a single picture can do it.
+Both versions were evaluated by their training Jobs. The validation needs only the stored
+evaluations, so it takes milliseconds and needs no GPU.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,21 +25,21 @@ from pipelines.evaluate.attestations import kept
 
 @dataclass(frozen=True)
 class JudgedVersion:
-    """A version, and what is attested beside it."""
+    """A version with its stored evaluation and pictures."""
 
     info: VersionInfo
     evaluation: Evaluation
-    pictures: Mapping[str, Image.Image]  # the kept ones by name; none where nobody stored them
+    pictures: Mapping[str, Image.Image]  # the stored pictures by path; may be empty
 
     @property
     def label(self) -> str:
-        """Name and version."""
+        """NAME@VERSION."""
         return f"{self.info.name}@{self.info.version}"
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What was found; `serving` is None where nothing serves, so where nothing is compared."""
+    """The result of a validation. If nothing serves, `serving` and `comparison` are None."""
 
     environment: str
     candidate: JudgedVersion
@@ -49,36 +49,36 @@ class Validation:
 
     @property
     def accepted(self) -> bool:
-        """By its gates, and against what serves."""
+        """Whether the gates and the comparison with the serving version accept the candidate."""
         return self.verdict.accepted and (self.comparison is None or self.comparison.accepted)
 
     @property
     def reasons(self) -> Sequence[str]:
-        """Why not; or what to know about a candidate that is accepted."""
-        of_both: list[Verdict | Comparison] = [self.verdict]
+        """The reasons for a refusal, or the remarks on an accepted candidate."""
+        results: list[Verdict | Comparison] = [self.verdict]
         if self.comparison is not None:
-            of_both.append(self.comparison)
-        refusing = [one for one in of_both if not one.accepted]
-        return [reason for one in refusing or of_both for reason in one.reasons]
+            results.append(self.comparison)
+        refusals = [result for result in results if not result.accepted]
+        return [reason for result in refusals or results for reason in result.reasons]
 
     @property
     def side_by_side(self) -> Sequence[tuple[str, int, Sequence[Image.Image]]]:
-        """Prompt, seed, and the pictures of the candidate and of what serves, where all have it."""
+        """Prompt, seed, and the pictures of all versions, for each picture that all have stored."""
         sides = [self.candidate, *([self.serving] if self.serving else [])]
         return [
-            (one.prompt, one.seed, [side.pictures[one.picture] for side in sides])
-            for one in kept(self.candidate.evaluation)
-            if all(one.picture in side.pictures for side in sides)
+            (item.prompt, item.seed, [side.pictures[item.picture] for side in sides])
+            for item in kept(self.candidate.evaluation)
+            if all(item.picture in side.pictures for side in sides)
         ]
 
 
 def validate(
     registry: Registry, name: str, version: int | None, *, environment: str, policy: Policy
 ) -> Validation:
-    """Judge a version (the newest candidate without a number) against the one that the
-    environment's alias names.
+    """Validate a version, or without a number the candidate, for an environment.
 
-    Raises Refused where one of the two was not judged as the policy asks.
+    The serving version is the one that the environment's alias names. Raises Refused if one of the
+    two was not evaluated as the policy requires.
     """
     candidate = _judged(registry, registry.version(name, version or CANDIDATE), policy, environment)
     alias = registry.aliased(name, environment)
@@ -95,6 +95,6 @@ def validate(
 def _judged(
     registry: Registry, info: VersionInfo, policy: Policy, environment: str
 ) -> JudgedVersion:
-    how = f"`atelier submit RECIPE --environment {environment}` has it judged"
+    how = f"`atelier submit RECIPE --environment {environment}` evaluates it"
     evaluation = judged_version(registry, info, policy.digest, how=how)
     return JudgedVersion(info, evaluation, pictures(registry, info, evaluation))

@@ -1,8 +1,8 @@
-"""Verdicts beside a version in the registry: the newest of all, and the newest under each policy.
+"""Stores evaluations beside a version in the registry: the newest, and the newest for each policy.
 
-Environments judge by pictures of their own, so one's verdict must not take the place of another's.
-A few of the pictures stay with each, as they were drawn: for people who compare two versions, and
-for whoever wants to know whether a cluster draws what was judged.
+Each environment has its own policy, so the evaluation for one must not replace that for another. A
+few unmodified pictures are stored with each evaluation: for people who compare two versions, and
+for the smoke test, which compares them with pictures that the cluster generates.
 """
 
 import io
@@ -20,27 +20,27 @@ from atelier.stores.registry import Registry, VersionInfo
 
 from .evaluation import FILE, SHEET, Evaluation, Measured, SamplingSettings
 
-KEPT: Final = 4  # pictures; of SDXL's a few megabytes each
-SAMPLED: Final = 2  # of them are drawn again before a release counts as served
+KEPT: Final = 4  # pictures for each evaluation; with SDXL a few megabytes each
+SAMPLED: Final = 2  # of these the smoke test generates again
 
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """One picture that was judged, and all that is needed to draw it again."""
+    """A picture of an evaluation, and everything that is needed to generate it again."""
 
     prompt: str
     seed: int
     sampling: SamplingSettings
-    engine_digest: str  # of what drew it
-    effect: float | None  # mean difference of pixels to the base's picture, 0 to 1
+    engine_digest: str  # digest of the engine that generated it
+    effect: float | None  # mean absolute pixel difference from the base's picture, 0 to 1
     image: Image.Image
 
 
 def attest(registry: Registry, info: VersionInfo, judged: Evaluation, folder: Path) -> None:
-    """Put what `evaluate` made, and wrote into `folder`, beside the version that it judged."""
-    for one in kept(judged):
-        data = (folder / one.picture).read_bytes()
-        registry.attest(info, _under(judged.policy, one.picture), data)
+    """Store the evaluation, its sheet and a few pictures from `folder` beside the version."""
+    for measured in kept(judged):
+        data = (folder / measured.picture).read_bytes()
+        registry.attest(info, _under(judged.policy, measured.picture), data)
     for name, data in ((SHEET, (folder / SHEET).read_bytes()), (FILE, judged.to_json().encode())):
         for filename in (_under(judged.policy, name), name):
             registry.attest(info, filename, data)
@@ -49,7 +49,7 @@ def attest(registry: Registry, info: VersionInfo, judged: Evaluation, folder: Pa
 def attested_evaluation(
     registry: Registry, info: VersionInfo, policy: Digest | None = None
 ) -> Evaluation | None:
-    """A version's evaluation under a policy, else its newest; None where nobody judged it."""
+    """Return the version's evaluation under `policy`, otherwise the newest; None without any."""
     for filename in (*([_under(policy, FILE)] if policy else []), FILE):
         data = registry.attestation(info, filename)
         if data is not None:
@@ -58,7 +58,7 @@ def attested_evaluation(
 
 
 def evaluation_under(registry: Registry, info: VersionInfo, policy: Digest) -> Evaluation | None:
-    """A version's evaluation under exactly this policy; None where there is none."""
+    """Return the version's evaluation under exactly this policy, or None."""
     evaluation = attested_evaluation(registry, info, policy)
     return evaluation if evaluation is not None and evaluation.policy == policy else None
 
@@ -66,76 +66,76 @@ def evaluation_under(registry: Registry, info: VersionInfo, policy: Digest) -> E
 def judged_version(
     registry: Registry, info: VersionInfo, policy: Digest, *, how: str
 ) -> Evaluation:
-    """The evaluation of exactly this version; Refused where there is none, and `how` to get it."""
+    """Return the evaluation of exactly this version, under `policy` if possible.
+
+    Raises Refused if there is none, with the instruction `how`, or if it is of another package.
+    """
     evaluation = attested_evaluation(registry, info, policy)
     if evaluation is None:
-        raise Refused(f"{info.label}: nobody has judged it; {how}")
+        raise Refused(f"{info.label}: has not been evaluated; {how}")
     if (evaluation.adapter, evaluation.digest) != (info.name, info.digest):
         raise Refused(
-            f"{info.label}: its evaluation speaks of {evaluation.adapter} {evaluation.digest}, "
-            f"but the version is {info.digest}; evaluate this package"
+            f"{info.label}: its evaluation is of {evaluation.adapter} {evaluation.digest}, "
+            f"but the version has digest {info.digest}; evaluate this package"
         )
     return evaluation
 
 
 def kept(judged: Evaluation) -> tuple[Measured, ...]:
-    """What of a verdict's pictures stays beside the version: each subject prompt's first."""
+    """Return the pictures to store beside the version: the first of each subject prompt."""
     first: dict[str, Measured] = {}
-    for one in judged.measures.pictures:
-        if one.role == "subject":
-            first.setdefault(one.prompt, one)
+    for measured in judged.measures.pictures:
+        if measured.role == "subject":
+            first.setdefault(measured.prompt, measured)
     return tuple(first.values())[:KEPT]
 
 
 def pictures(
     registry: Registry, info: VersionInfo, judged: Evaluation
 ) -> Mapping[str, Image.Image]:
-    """The kept pictures by their names in the document; fewer where an older program attested."""
-    found = {}
-    for one in kept(judged):
-        data = registry.attestation(info, _under(judged.policy, one.picture))
+    """Return the stored pictures by their paths in the document. Old evaluations may lack some."""
+    images = {}
+    for measured in kept(judged):
+        data = registry.attestation(info, _under(judged.policy, measured.picture))
         if data is not None:
-            found[one.picture] = Image.open(io.BytesIO(data)).convert("RGB")
-    return found
+            images[measured.picture] = Image.open(io.BytesIO(data)).convert("RGB")
+    return images
 
 
 def samples(
     registry: Registry, name: str, pin: Pin, *, base: Digest, vae: Digest | None
 ) -> tuple[JudgedImage, ...]:
-    """The first pictures of a verdict of this very package, drawn with this base and VAE.
+    """Return the first pictures of an evaluation of this package with this base and VAE.
 
-    Of the newest verdict where it is such a one, else of any; none where there is none.
+    The newest evaluation is preferred. The result is empty if no evaluation matches.
     """
     info = registry.version(name, pin.version)
-    judged = _drawn_with(registry, info, pin, (base, vae))
+    judged = _matching(registry, info, pin, (base, vae))
     if judged is None:
         return ()
-    found = pictures(registry, info, judged)
+    images = pictures(registry, info, judged)
     return tuple(
         JudgedImage(
-            prompt=one.prompt,
-            seed=one.seed,
+            prompt=measured.prompt,
+            seed=measured.seed,
             sampling=judged.sampling,
             engine_digest=judged.engine_digest,
-            effect=one.values.get("effect"),
-            image=found[one.picture],
+            effect=measured.values.get("effect"),
+            image=images[measured.picture],
         )
-        for one in kept(judged)[:SAMPLED]
-        if one.picture in found
+        for measured in kept(judged)[:SAMPLED]
+        if measured.picture in images
     )
 
 
-def _drawn_with(
-    registry: Registry, info: VersionInfo, pin: Pin, drawn_with: tuple[Digest, Digest | None]
+def _matching(
+    registry: Registry, info: VersionInfo, pin: Pin, base_and_vae: tuple[Digest, Digest | None]
 ) -> Evaluation | None:
-    known = registry.attestations(info)
-    newest_first = sorted(
-        (one for one in known if one.endswith(FILE)), key=len
-    )  # FILE itself is the newest
-    for file in newest_first:
+    files = [name for name in registry.attestations(info) if name.endswith(FILE)]
+    for file in sorted(files, key=len):  # FILE is the shortest name, and the newest evaluation
         data = registry.attestation(info, file)
         judged = Evaluation.parse(data or b"", f"{file} of {info.label}")
-        if (judged.digest, (judged.base, judged.vae)) == (pin.digest, drawn_with):
+        if (judged.digest, (judged.base, judged.vae)) == (pin.digest, base_and_vae):
             return judged
     return None
 

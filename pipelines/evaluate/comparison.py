@@ -1,8 +1,8 @@
-"""A candidate against the version that serves: the same prompts and seeds, picture by picture.
+"""Compares a candidate with the serving version, picture by picture.
 
-Two versions are drawn from the same noise, so a picture's number is compared with its partner's:
-what one prompt or seed makes hard for both drops out of the difference. As in gates.py nothing here
-makes or opens a picture.
+Both versions were rendered from the same noise with the same prompts. The comparison is therefore
+paired: the difficulty of a prompt or seed affects both pictures and cancels in the difference. This
+module opens no pictures.
 """
 
 from collections.abc import Mapping
@@ -22,18 +22,18 @@ Word = Literal["better", "worse", "other", "no difference told apart"]
 
 @dataclass(frozen=True)
 class Difference:
-    """One measure of both versions; `delta` and its 95 % interval are candidate less serving."""
+    """One measure of both versions. `delta` and its 95 % interval are candidate minus serving."""
 
     name: Measure
     candidate: float
     serving: float
     delta: float
     ci: tuple[float, float]
-    pictures: tuple[str, ...]  # beside each evaluation.json, the candidate's lowest against its own
+    pictures: tuple[str, ...]  # paths relative to each evaluation.json, by ascending difference
 
     @property
     def word(self) -> Word:
-        """What the interval says; a measure that is good neither high nor low can only be other."""
+        """The interpretation of the interval; `other` if neither direction is better."""
         if self.ci[0] <= 0 <= self.ci[1]:
             return "no difference told apart"
         better = MEASURES[self.name].better
@@ -44,54 +44,54 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both versions by every measure, and what the policy's `against_serving` makes of it."""
+    """The differences in all measures, and the gates of the policy's `against_serving`."""
 
     differences: tuple[Difference, ...]
     gates: tuple[GateResult, ...]
     accepted: bool
     reasons: tuple[str, ...]
-    remarks: tuple[str, ...]  # what else the two differ in, so not all is the training's doing
+    remarks: tuple[str, ...]  # other differences between the two that affect the measures
 
 
 def compare(candidate: Evaluation, serving: Evaluation, policy: Policy) -> Comparison:
-    """Hold the candidate's numbers against the serving version's.
+    """Compare the measures of the candidate with those of the serving version.
 
-    Raises Refused where one of them was not measured as the policy asks, or the two by other files
-    of a scorer: such numbers cannot be compared.
+    Raises Refused if one of them was not evaluated as the policy requires, or if the files of a
+    scorer differ between the two: their values could not be compared.
     """
-    for one in (candidate, serving):
-        require_same_protocol(one, policy)
+    for evaluation in (candidate, serving):
+        require_same_protocol(evaluation, policy)
     if candidate.scorer_digests != serving.scorer_digests:
         raise Refused(
-            f"{candidate.adapter}: the candidate was measured by other files of the scorers than "
-            "what serves; evaluate what is older again under this policy"
+            f"{candidate.adapter}: candidate and serving version were measured with different "
+            "files of a scorer; evaluate the older version again under this policy"
         )
     ours, theirs = _by_picture(candidate), _by_picture(serving)
     if ours.keys() != theirs.keys():
         raise Refused(
-            f"{candidate.adapter}: its pictures and those of what serves have other names; "
-            "evaluate what is older again under this policy"
+            f"{candidate.adapter}: the pictures of candidate and serving version have different "
+            "names; evaluate the older version again under this policy"
         )
-    asked = {*policy.gates, *policy.against_serving}
+    limited = {*policy.gates, *policy.against_serving}
     differences = tuple(
         _difference(name, ours, theirs, both)
         for name in MEASURES
-        if name in asked and (both := _measured(name, ours, theirs))
+        if name in limited and (both := _measured(name, ours, theirs))
     )
-    gates = tuple(_limited(policy, {one.name: one for one in differences}))
+    gates = tuple(_gates(policy, {difference.name: difference for difference in differences}))
     failed = tuple(_reason(gate, differences) for gate in gates if not gate.passed)
     return Comparison(differences, gates, not failed, failed, _remarks(candidate, serving))
 
 
 def _by_picture(evaluation: Evaluation) -> Mapping[str, Measured]:
-    """By the file, which names role, prompt's place and seed; the prompt's trigger may differ."""
-    return {one.picture: one for one in evaluation.measures.pictures}
+    """Return the pictures by path, which identifies prompt and seed even if the trigger differs."""
+    return {measured.picture: measured for measured in evaluation.measures.pictures}
 
 
 def _measured(
     name: Measure, ours: Mapping[str, Measured], theirs: Mapping[str, Measured]
 ) -> list[str]:
-    """The pictures that both have this number of, in one order whatever the documents' is."""
+    """Return the sorted paths of the pictures for which both versions have this measure."""
     return sorted(
         file for file in ours if name in ours[file].values and name in theirs[file].values
     )
@@ -109,16 +109,16 @@ def _difference(
         delta=round(float(measure.over(a) - measure.over(b)), 6),
         ci=interval(
             len(files),
-            lambda drawn: measure.over(a[drawn], axis=1) - measure.over(b[drawn], axis=1),
+            lambda indices: measure.over(a[indices], axis=1) - measure.over(b[indices], axis=1),
         ),
         pictures=tuple(files[index] for index in np.argsort(a - b, kind="stable")),
     )
 
 
-def _limited(policy: Policy, found: Mapping[Measure, Difference]) -> list[GateResult]:
-    """A gate for each limit of the policy. What could not be compared is a failed one."""
+def _gates(policy: Policy, differences: Mapping[Measure, Difference]) -> list[GateResult]:
+    """Return the result of every limit of the policy. Without a difference it is failed."""
     return [
-        _gate(found.get(name), name, kind, threshold)
+        _gate(differences.get(name), name, kind, threshold)
         for name in MEASURES
         if (gate := policy.against_serving.get(name))
         for kind in KINDS
@@ -126,52 +126,55 @@ def _limited(policy: Policy, found: Mapping[Measure, Difference]) -> list[GateRe
     ]
 
 
-def _gate(one: Difference | None, name: Measure, kind: Kind, threshold: float) -> GateResult:
+def _gate(difference: Difference | None, name: Measure, kind: Kind, threshold: float) -> GateResult:
     low = kind.startswith("min")
-    if one is None:
+    if difference is None:
         return unmeasured(name, kind, threshold)
     return GateResult(
         name=name,
         kind=kind,
-        value=one.delta,
+        value=difference.delta,
         threshold=threshold,
-        ci=one.ci,
-        passed=one.delta >= threshold if low else one.delta <= threshold,
-        pictures=one.pictures if low else one.pictures[::-1],
+        ci=difference.ci,
+        passed=difference.delta >= threshold if low else difference.delta <= threshold,
+        pictures=difference.pictures if low else difference.pictures[::-1],
     )
 
 
 def _reason(gate: GateResult, differences: tuple[Difference, ...]) -> str:
     measure = MEASURES[gate.name]
-    one = next((one for one in differences if one.name == gate.name), None)
-    if one is None:
-        return f"{measure.title} could not be compared with the version that serves"
+    difference = next((item for item in differences if item.name == gate.name), None)
+    if difference is None:
+        return f"{measure.title} could not be compared with the serving version"
     low = gate.kind.startswith("min")
     side, why = ("lower", measure.low) if low else ("higher", measure.high)
     return (
-        f"{measure.title} is {one.candidate:.3f}, {abs(one.delta):.3f} {side} than that of the "
-        f"version that serves ({one.serving:.3f}), and {abs(gate.threshold):.3f} is allowed "
-        f"(95 % interval of the difference {one.ci[0]:.3f} to {one.ci[1]:.3f}, "
-        f"{len(one.pictures)} pairs): {why} (worst: {', '.join(gate.pictures[:2])})"
+        f"{measure.title} is {difference.candidate:.3f}, {abs(difference.delta):.3f} {side} than "
+        f"that of the serving version ({difference.serving:.3f}); {abs(gate.threshold):.3f} is "
+        f"allowed (95 % interval of the difference {difference.ci[0]:.3f} to "
+        f"{difference.ci[1]:.3f}, {len(difference.pictures)} pairs): "
+        f"{why} (worst: {', '.join(gate.pictures[:2])})"
     )
 
 
 def _remarks(candidate: Evaluation, serving: Evaluation) -> tuple[str, ...]:
-    said: Mapping[str, tuple[object, object]] = {
-        "drawn on another base or with another VAE": (
+    settings: Mapping[str, tuple[object, object]] = {
+        "rendered with another base or VAE": (
             (candidate.base, candidate.vae),
             (serving.base, serving.vae),
         ),
-        "held against other reference pictures": (
+        "compared with other reference pictures": (
             (candidate.measures.references.digest, candidate.measures.references.files),
             (serving.measures.references.digest, serving.measures.references.files),
         ),
-        "drawn by another engine": (candidate.engine_digest, serving.engine_digest),
-        "asked for by another trigger or class": (
+        "rendered by another engine": (candidate.engine_digest, serving.engine_digest),
+        "prompted with another trigger or class": (
             (candidate.trigger, candidate.noun),
             (serving.trigger, serving.noun),
         ),
     }
     return tuple(
-        f"the candidate was {what} than what serves" for what, (a, b) in said.items() if a != b
+        f"the candidate was {what} than the serving version"
+        for what, (a, b) in settings.items()
+        if a != b
     )

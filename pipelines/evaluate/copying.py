@@ -1,13 +1,20 @@
-"""Whether a picture gives a training picture back: aligned correlation of layout and contours.
+"""Detects pictures that reproduce a training picture, by aligned correlation of their pixels.
 
-Features that recognise a subject score a faithful adapter high and are no use here: the same cat on
-another beach is what was wanted. A copy agrees in where things are, so two views are correlated
-pixel by pixel over small shifts and mirroring: colours at 32 pixels, and contours (less a blur) at
-48. Carlini et al., "Extracting Training Data from Diffusion Models" (2023), measure pixels as well.
-On the miniature's drawn world a training picture given back, softened and noisy as
-a VAE leaves it, has 0.995 or more, and about 0.92 when it is shifted, mirrored and relit as well;
-the same character drawn anew has up to 0.94 in a place that was shown and 0.86 in another; other
-characters have less than 0.63. Adapters stay below drawings: README.md has what they measure.
+Features that recognise a subject cannot detect copies: they also give a high score to a faithful
+picture of the same subject in another scene. A copy has the same layout. Two views are therefore
+correlated pixel by pixel, over small shifts and mirroring: colours at 32 pixels, and contours (the
+picture minus its blur) at 48. Carlini et al., "Extracting Training Data from Diffusion Models"
+(2023), also compare pixels.
+
+Values on drawings of the miniature's script:
+
+- a training picture reproduced with the blur and noise of a VAE: at least 0.995; if it is also
+  shifted, mirrored and relit: about 0.92
+- the same character drawn again: at most 0.94 in a place from the training pictures, 0.86 in
+  another place
+- other characters: less than 0.63
+
+Pictures by adapters score lower than drawings; README.md lists their values.
 """
 
 from collections.abc import Sequence
@@ -22,21 +29,22 @@ CONTOUR_BLUR: Final = 4.0
 SHIFT: Final = 1 / 16  # of the side, each way
 
 
-def copying(made: Sequence[Image.Image], training: Sequence[Image.Image]) -> np.ndarray:
-    """Likeness [made, training] from about 0 to 1, which is a copy."""
+def copying(pictures: Sequence[Image.Image], training: Sequence[Image.Image]) -> np.ndarray:
+    """Return the similarity [pictures, training pictures], from about 0 to 1 (a copy)."""
     views = (_colours, _contours)
     return np.mean(
-        [_likeness([view(i) for i in made], [view(i) for i in training]) for view in views], axis=0
+        [_similarity([view(i) for i in pictures], [view(i) for i in training]) for view in views],
+        axis=0,
     )
 
 
 def _colours(image: Image.Image) -> np.ndarray:
-    """[side, side, 3] in grey levels."""
+    """Return [side, side, 3] in levels of 255."""
     return np.asarray(_small(image, COLOUR_SIDE), dtype=np.float32)
 
 
 def _contours(image: Image.Image) -> np.ndarray:
-    """[side, side, 3]: what is left of the picture without its soft parts."""
+    """Return [side, side, 3]: the picture minus its Gaussian blur, in levels of 255."""
     small = _small(image, CONTOUR_SIDE)
     soft = small.filter(ImageFilter.GaussianBlur(CONTOUR_BLUR))
     return np.asarray(small, dtype=np.float32) - np.asarray(soft, dtype=np.float32)
@@ -46,14 +54,14 @@ def _small(image: Image.Image, side: int) -> Image.Image:
     return ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BOX)
 
 
-def _likeness(made: Sequence[np.ndarray], training: Sequence[np.ndarray]) -> np.ndarray:
-    """The best correlation [made, training] over shifts and mirroring."""
-    side = made[0].shape[0]
+def _similarity(pictures: Sequence[np.ndarray], training: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the highest correlation [pictures, training] over shifts and mirroring."""
+    side = pictures[0].shape[0]
     reach = max(1, round(side * SHIFT))
-    best = np.full((len(made), len(training)), -1.0)
+    best = np.full((len(pictures), len(training)), -1.0)
     for dy in range(-reach, reach + 1):
         for dx in range(-reach, reach + 1):
-            ours = _unit([view[_overlap(dy, side), _overlap(dx, side)] for view in made])
+            ours = _unit([view[_overlap(dy, side), _overlap(dx, side)] for view in pictures])
             for flip in (1, -1):
                 theirs = _unit(
                     [view[:, ::flip][_overlap(-dy, side), _overlap(-dx, side)] for view in training]
@@ -63,11 +71,11 @@ def _likeness(made: Sequence[np.ndarray], training: Sequence[np.ndarray]) -> np.
 
 
 def _overlap(shift: int, side: int) -> slice:
-    """The rows that two pictures share when one is moved by `shift`."""
+    """Return the rows that overlap if a picture is moved by `shift` rows."""
     return slice(max(0, shift), min(side, side + shift))
 
 
 def _unit(views: Sequence[np.ndarray]) -> np.ndarray:
-    """[n, pixels] without each channel's mean, of unit length; an even picture becomes zeros."""
+    """Return [n, pixels] of unit length, without each channel's mean; zeros for a plain picture."""
     flat = np.stack([(view - view.mean(axis=(0, 1))).ravel() for view in views])
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)

@@ -1,7 +1,7 @@
-"""What was measured and what follows from it: `evaluation.json`, the document a promotion reads.
+"""The format of `evaluation.json`: the measurements of a package under a policy, and the verdict.
 
-It names the digest of the package it speaks of and holds every single picture's numbers, so that
-anybody can work the verdict out again (`gates.verdict`) instead of believing it.
+The document names the digest of the package and contains the measures of every picture. A promotion
+recomputes the verdict from these measures with `gates.verdict` and does not trust the stored one.
 """
 
 from pathlib import Path
@@ -28,36 +28,36 @@ class _Plain(BaseModel):
 
 
 class Measured(_Plain):
-    """One picture's numbers. `base_values` are those of the base's picture of the same noise."""
+    """The measures of one picture. `base_values` are those of the base, from the same noise."""
 
     role: Role
     prompt: str
     seed: int
-    picture: str  # beside evaluation.json
+    picture: str  # path relative to evaluation.json
     base_picture: str
     values: dict[str, float]
     base_values: dict[str, float] = {}
-    nearest: str | None = None  # the training picture it comes closest to
+    nearest: str | None = None  # the most similar training picture
 
 
 class References(_Plain):
-    """The pictures that the subject was compared with."""
+    """The reference pictures: those that the pictures of the subject were compared with."""
 
-    digest: Digest  # of the training pictures, as the package's manifest names it
+    digest: Digest  # of the training pictures, as in the package's manifest
     files: tuple[str, ...]
-    held_back: bool  # whether `files` were kept from training
-    likeness: dict[str, float] = {}  # of those pictures among themselves: what a perfect copy gets
+    held_back: bool  # whether training did not see `files`
+    likeness: dict[str, float] = {}  # mean similarity of these pictures to each other
 
 
 class Measures(_Plain):
-    """Everything measured; the gates are worked out from this and a policy, and nothing else."""
+    """All measurements. The gates depend only on these and on a policy."""
 
     pictures: tuple[Measured, ...]
     references: References
 
 
 class SamplingSettings(_Plain):
-    """How the pictures were made."""
+    """The settings with which the pictures were generated."""
 
     scheduler: str
     steps: int
@@ -65,34 +65,34 @@ class SamplingSettings(_Plain):
 
 
 class GateResult(_Plain):
-    """One measured condition: its number, the limit, and the pictures behind it, worst first."""
+    """The result of one gate: value, limit, and its pictures, worst first."""
 
     name: Measure
     kind: Kind
-    value: float | None  # None where nothing could be measured
+    value: float | None  # None if nothing could be measured
     threshold: float
-    ci: tuple[float, float] | None  # 95 %, bootstrap over the pictures
+    ci: tuple[float, float] | None  # 95 % bootstrap interval over the pictures
     passed: bool
     pictures: tuple[str, ...]
 
 
 class Evaluation(_Plain):
-    """A judged adapter."""
+    """The content of evaluation.json: measurements of one package, with the verdict."""
 
     schema_version: Literal[1] = 1
     adapter: AdapterName
     digest: Digest
     base: Digest
-    vae: Digest | None = None  # that drew the pictures in place of the base's own
-    policy: Digest  # under which the gates below were worked out
+    vae: Digest | None = None  # the VAE of the pictures, if not the base's own
+    policy: Digest  # the policy of `gates` and `accepted`
     backend: str
     engine_digest: str
-    scorers: dict[str, str]  # by role: the name in the policy
+    scorers: dict[str, str]  # names from the policy, by role
     scorer_digests: dict[str, str]
     trigger: str
-    noun: str = Field(description="the class: what the trigger is a particular one of")
+    noun: str = Field(description="the class of the subject, for example `cat`")
     sampling: SamplingSettings
-    recipe_gates: Gates = {}  # by which the author asked for more than the policy
+    recipe_gates: Gates = {}  # stricter limits from the recipe
     measures: Measures
     gates: tuple[GateResult, ...] = ()
     accepted: bool = False
@@ -100,7 +100,7 @@ class Evaluation(_Plain):
 
     @classmethod
     def parse(cls, data: bytes | str, source: str = FILE) -> "Evaluation":
-        """Read the document; `source` names it in the error."""
+        """Read a document. Raises BadInput, with `source` as the place, if it is not valid."""
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
@@ -108,7 +108,10 @@ class Evaluation(_Plain):
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":
-        """Read an evaluation.json, or the one in the folder `path`."""
+        """Read the file `path`, or evaluation.json in the folder `path`.
+
+        Raises BadInput if it cannot be read or is not valid.
+        """
         file = path / FILE if path.is_dir() else path
         try:
             return cls.parse(file.read_bytes(), str(file))
@@ -116,10 +119,10 @@ class Evaluation(_Plain):
             raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
 
     def to_json(self) -> str:
-        """The document as it is written."""
+        """Return the text of evaluation.json."""
         return self.model_dump_json(indent=1) + "\n"
 
     def write(self, folder: Path) -> Path:
-        """Write evaluation.json into `folder`."""
+        """Write evaluation.json into `folder` and return its path."""
         write_atomic(folder / FILE, self.to_json())
         return folder / FILE

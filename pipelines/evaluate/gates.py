@@ -1,7 +1,7 @@
-"""From numbers to a verdict: every gate of a policy, worked out from single pictures' numbers.
+"""Computes the verdict: every gate of a policy, from the measures of single pictures.
 
-Nothing here makes or opens a picture, so a promotion can repeat a verdict in milliseconds, under
-its own policy, from an `evaluation.json` alone.
+This module opens no pictures. A promotion can therefore recompute a verdict in milliseconds, under
+its own policy, from `evaluation.json` alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,68 +21,68 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 
 @dataclass(frozen=True)
-class Yardstick:
-    """What a gate's name stands for. `low` and `high` say what is wrong when it fails that way."""
+class MeasureInfo:
+    """The properties of a measure. `low` and `high` describe the cause if a gate fails that way."""
 
     title: str
     role: Role
     low: str
     high: str = ""
-    against_base: bool = True  # the base's pictures have this number too, so a delta has a meaning
-    largest: bool = False  # judged by its largest value instead of the mean
-    better: Literal["higher", "lower", "neither"] = "higher"  # of two versions
+    against_base: bool = True  # also measured on the base, so a delta is possible
+    largest: bool = False  # aggregated by the maximum instead of the mean
+    better: Literal["higher", "lower", "neither"] = "higher"  # if two versions are compared
 
     def over(self, values: np.ndarray, axis: int | None = None) -> np.ndarray:
-        """The statistic that is held against the limit."""
+        """Return the aggregate that is compared with the limit."""
         return values.max(axis=axis) if self.largest else values.mean(axis=axis)
 
 
-MEASURES: Final[Mapping[Measure, Yardstick]] = {
-    "subject": Yardstick(
+MEASURES: Final[Mapping[Measure, MeasureInfo]] = {
+    "subject": MeasureInfo(
         "subject fidelity (DINO)",
         "subject",
-        low="the subject is not recognised; train longer, raise the rank or show more pictures",
+        low="the subject is not recognised; train longer, raise the rank or add training pictures",
         high="the pictures hardly differ from the training pictures; train for fewer steps",
     ),
-    "image": Yardstick(
+    "image": MeasureInfo(
         "subject fidelity (CLIP-I)",
         "subject",
-        low="the subject is not recognised; train longer, raise the rank or show more pictures",
+        low="the subject is not recognised; train longer, raise the rank or add training pictures",
         high="the pictures hardly differ from the training pictures; train for fewer steps",
     ),
-    "text": Yardstick(
+    "text": MeasureInfo(
         "text fidelity (CLIP-T)",
         "subject",
         low="prompts are no longer followed; train for fewer steps or caption the pictures",
     ),
-    "drift": Yardstick(
+    "drift": MeasureInfo(
         "drift of unrelated prompts",
         "unrelated",
-        low="nothing changed where nothing should",
-        high="the adapter changes what it was not asked for; "
+        low="unrelated pictures did not change",
+        high="the adapter changes unrelated pictures; "
         "raise the prior's weight, lower the learning rate or train for fewer steps",
         against_base=False,
         better="lower",
     ),
-    "diversity": Yardstick(
+    "diversity": MeasureInfo(
         "diversity across seeds",
         "subject",
-        low="one prompt gives nearly one picture; train for fewer steps or show more pictures",
+        low="one prompt gives nearly one picture; train for fewer steps or add training pictures",
     ),
-    "copying": Yardstick(
-        "likeness to a training picture",
+    "copying": MeasureInfo(
+        "similarity to a training picture",
         "subject",
-        low="no picture comes near the training pictures",
-        high="a training picture is given back; train for fewer steps or show more pictures",
+        low="no picture is similar to a training picture",
+        high="a training picture is reproduced; train for fewer steps or add training pictures",
         against_base=False,
         largest=True,
         better="lower",
     ),
-    "effect": Yardstick(
+    "effect": MeasureInfo(
         "effect on the picture",
         "subject",
         low="the adapter changes nothing; was it trained, and is it loaded with weight 0?",
-        high="the picture is changed beyond the subject; lower the learning rate",
+        high="the adapter changes more than the subject; lower the learning rate",
         against_base=False,
         better="neither",
     ),
@@ -91,7 +91,7 @@ MEASURES: Final[Mapping[Measure, Yardstick]] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """All gates, and what they come to in words."""
+    """The results of all gates, the decision, and the reasons for it."""
 
     gates: tuple[GateResult, ...]
     accepted: bool
@@ -99,14 +99,14 @@ class Verdict:
 
 
 def verdict(evaluation: Evaluation, policy: Policy) -> Verdict:
-    """Judge again from the numbers in `evaluation`, under `policy` and the recipe's own gates.
+    """Compute the verdict from the measures in `evaluation`, under `policy` and the recipe's gates.
 
-    Raises Refused where the pictures are not those that the policy asks for: their numbers could
-    not be compared with its limits.
+    Raises Refused if the evaluation has other settings or pictures than the policy requires: its
+    values could not be compared with the policy's limits.
     """
     require_same_protocol(evaluation, policy)
-    wanted = limits(policy.gates, evaluation.recipe_gates)
-    gates = tuple(_judge(evaluation.measures, *limit) for limit in wanted)
+    strictest = limits(policy.gates, evaluation.recipe_gates)
+    gates = tuple(_result(evaluation.measures, *limit) for limit in strictest)
     failed = [_reason(gate) for gate in gates if not gate.passed]
     close = [_close(gate) for gate in gates if gate.passed and _is_close(gate)]
     first = [] if failed else [f"all {len(gates)} gates passed"]
@@ -114,7 +114,7 @@ def verdict(evaluation: Evaluation, policy: Policy) -> Verdict:
 
 
 def require_same_protocol(evaluation: Evaluation, policy: Policy) -> None:
-    """Refuse numbers that were taken by another procedure than the policy's."""
+    """Raise Refused if scorers, sampling settings or prompt set differ from the policy's."""
     theirs: dict[str, object] = {
         "scorers": evaluation.scorers,
         "scheduler": evaluation.sampling.scheduler,
@@ -127,35 +127,37 @@ def require_same_protocol(evaluation: Evaluation, policy: Policy) -> None:
         "steps": policy.steps,
         "guidance_scale": policy.guidance_scale,
     }
-    for name, wanted in ours.items():
-        if theirs[name] != wanted:
+    for name, required in ours.items():
+        if theirs[name] != required:
             raise Refused(
-                f"{evaluation.adapter}: judged with {name} {theirs[name]}, "
-                f"but the policy asks for {wanted}; evaluate it again under this policy"
+                f"{evaluation.adapter}: evaluated with {name} {theirs[name]}, "
+                f"but the policy requires {required}; evaluate it again under this policy"
             )
-    asked = prompt_set(policy, trigger=evaluation.trigger, noun=evaluation.noun)
-    wanted_pictures = sorted((shot.role, shot.prompt, shot.seed) for shot in asked)
-    found = sorted((one.role, one.prompt, one.seed) for one in evaluation.measures.pictures)
-    if found != wanted_pictures:
+    cases = prompt_set(policy, trigger=evaluation.trigger, noun=evaluation.noun)
+    required_pictures = sorted((case.role, case.prompt, case.seed) for case in cases)
+    pictures = sorted((item.role, item.prompt, item.seed) for item in evaluation.measures.pictures)
+    if pictures != required_pictures:
         raise Refused(
-            f"{evaluation.adapter}: judged by {len(found)} pictures that are not the policy's "
-            f"{len(wanted_pictures)} (prompts times seeds); evaluate it again under this policy"
+            f"{evaluation.adapter}: evaluated with {len(pictures)} pictures, which are not the "
+            f"policy's {len(required_pictures)} (prompts times seeds); "
+            "evaluate it again under this policy"
         )
 
 
-def limits(*wanted: Mapping[Measure, Gate]) -> list[tuple[Measure, Kind, float]]:
-    """Every limit that somebody sets, the strictest where several do.
+def limits(*sources: Mapping[Measure, Gate]) -> list[tuple[Measure, Kind, float]]:
+    """Return every limit that a source sets; the strictest if several sources set it.
 
-    Raises PolicyError for a limit that has no meaning.
+    Raises PolicyError for a delta of a measure that already compares with the base.
     """
-    found: dict[tuple[Measure, Kind], float] = {}
-    for gates in wanted:
+    strictest: dict[tuple[Measure, Kind], float] = {}
+    for gates in sources:
         for name, kind, limit in _each_limit(gates):
-            before = found.get((name, kind), limit)
-            found[name, kind] = max(before, limit) if kind.startswith("min") else min(before, limit)
+            before = strictest.get((name, kind), limit)
+            stricter = max if kind.startswith("min") else min
+            strictest[name, kind] = stricter(before, limit)
     order = list(MEASURES)
-    ordered = sorted(found, key=lambda key: (order.index(key[0]), KINDS.index(key[1])))
-    return [(name, kind, found[name, kind]) for name, kind in ordered]
+    ordered = sorted(strictest, key=lambda key: (order.index(key[0]), KINDS.index(key[1])))
+    return [(name, kind, strictest[name, kind]) for name, kind in ordered]
 
 
 def _each_limit(gates: Mapping[Measure, Gate]) -> Iterator[tuple[Measure, Kind, float]]:
@@ -172,13 +174,13 @@ def _each_limit(gates: Mapping[Measure, Gate]) -> Iterator[tuple[Measure, Kind, 
             yield name, kind, limit
 
 
-def _judge(measures: Measures, name: Measure, kind: Kind, threshold: float) -> GateResult:
-    """One gate. A number that is missing (one seed has no diversity) is a failed gate."""
+def _result(measures: Measures, name: Measure, kind: Kind, threshold: float) -> GateResult:
+    """Return the result of one gate. Without a value (one seed has no diversity) it fails."""
     delta = kind.endswith("delta")
-    behind = [one for one in measures.pictures if _has(one, name, delta)]
-    if not behind:
+    pictures = [picture for picture in measures.pictures if _has(picture, name, delta)]
+    if not pictures:
         return unmeasured(name, kind, threshold)
-    values = np.array([_value(one, name, delta) for one in behind])
+    values = np.array([_value(picture, name, delta) for picture in pictures])
     measure = MEASURES[name]
     value = round(float(measure.over(values)), 6)
     low = kind.startswith("min")
@@ -188,35 +190,36 @@ def _judge(measures: Measures, name: Measure, kind: Kind, threshold: float) -> G
         kind=kind,
         value=value,
         threshold=threshold,
-        ci=interval(len(values), lambda drawn: measure.over(values[drawn], axis=1)),
+        ci=interval(len(values), lambda indices: measure.over(values[indices], axis=1)),
         passed=value >= threshold if low else value <= threshold,
-        pictures=tuple(behind[int(index)].picture for index in order),
+        pictures=tuple(pictures[int(index)].picture for index in order),
     )
 
 
 def unmeasured(name: Measure, kind: Kind, threshold: float) -> GateResult:
-    """A limit that there is no number for: failed."""
+    """Return the failed result of a gate that has no value."""
     return GateResult(
         name=name, kind=kind, value=None, threshold=threshold, ci=None, passed=False, pictures=()
     )
 
 
-def _has(one: Measured, name: str, delta: bool) -> bool:
-    return name in one.values and (not delta or name in one.base_values)
+def _has(picture: Measured, name: str, delta: bool) -> bool:
+    return name in picture.values and (not delta or name in picture.base_values)
 
 
-def _value(one: Measured, name: str, delta: bool) -> float:
-    return one.values[name] - (one.base_values[name] if delta else 0.0)
+def _value(picture: Measured, name: str, delta: bool) -> float:
+    return picture.values[name] - (picture.base_values[name] if delta else 0.0)
 
 
 def interval(pictures: int, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
-    """The bootstrap's 95 % percentile interval over pictures, the same each time it is asked.
+    """Return the 95 % bootstrap percentile interval over pictures (Efron and Tibshirani, 1993).
 
-    `statistic` works a number out from each row of picture indices [resamples, pictures]. For a
-    largest value it can only reach downwards: a resample never exceeds what was seen.
+    `statistic` maps picture indices [resamples, pictures] to one value per resample. The random
+    seed is fixed, so equal measures give equal intervals. The interval of a maximum extends only
+    downwards, because no resample exceeds the largest measured value.
     """
-    drawn = np.random.default_rng(0).integers(0, pictures, (RESAMPLES, pictures))
-    statistics = statistic(drawn)
+    indices = np.random.default_rng(0).integers(0, pictures, (RESAMPLES, pictures))
+    statistics = statistic(indices)
     low, high = (float(np.quantile(statistics, q)) for q in (0.025, 0.975))
     return round(low, 6), round(high, 6)
 
@@ -231,10 +234,10 @@ def _is_close(gate: GateResult) -> bool:
 def _reason(gate: GateResult) -> str:
     measure = MEASURES[gate.name]
     if gate.value is None or gate.ci is None:
-        return f"{measure.title} could not be measured: the policy needs two seeds or more for it"
+        return f"{measure.title} could not be measured; it needs a policy with at least two seeds"
     low = gate.kind.startswith("min")
     side, why = ("below", measure.low) if low else ("above", measure.high)
-    what = f"{measure.title}{', less the base’s,' if gate.kind.endswith('delta') else ''}"
+    what = f"{measure.title}{' minus the base’s' if gate.kind.endswith('delta') else ''}"
     return (
         f"{what} is {gate.value:.3f}, {side} the limit of {gate.threshold:.3f} "
         f"(95 % interval {gate.ci[0]:.3f} to {gate.ci[1]:.3f}, {len(gate.pictures)} pictures): "
@@ -246,5 +249,5 @@ def _close(gate: GateResult) -> str:
     assert gate.ci is not None  # _is_close
     return (
         f"{MEASURES[gate.name].title} passes at {gate.value:.3f}, but its 95 % interval "
-        f"({gate.ci[0]:.3f} to {gate.ci[1]:.3f}) reaches over the limit of {gate.threshold:.3f}"
+        f"({gate.ci[0]:.3f} to {gate.ci[1]:.3f}) crosses the limit of {gate.threshold:.3f}"
     )

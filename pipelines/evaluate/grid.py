@@ -1,4 +1,4 @@
-"""A grid of pictures for comparing the same seeds, with column names and a prompt for each row."""
+"""Draws a grid of pictures, with column names and a prompt for each row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 GAP: Final = 10
 MARGIN: Final = 24
 HEAD: Final = 34
-WORDS: Final = 190  # the column of words beside each row
+WORDS: Final = 190  # width of the column with the prompts
 LINE: Final = 21
 INK, GREY, PAPER = (28, 27, 32), (116, 113, 124), (252, 251, 248)
 
@@ -18,7 +18,7 @@ INK, GREY, PAPER = (28, 27, 32), (116, 113, 124), (252, 251, 248)
 class GridRow:
     """One row of the grid: its prompt, a note, and a picture for each column."""
 
-    words: str
+    prompt: str
     note: str
     pictures: Sequence[Image.Image]
 
@@ -45,7 +45,7 @@ def grid(columns: Sequence[str], rows: Sequence[GridRow], *, tile: int = 192) ->
 def _words(pen: ImageDraw.ImageDraw, row: GridRow, y: int) -> None:
     """Draw the prompt, wrapped to its column, and the note in grey below it."""
     font, small = ImageFont.load_default(size=16), ImageFont.load_default(size=13)
-    for line in _wrapped(row.words, pen, font):
+    for line in _wrapped(row.prompt, pen, font):
         pen.text((MARGIN, y), line, fill=INK, font=font)
         y += LINE
     pen.text((MARGIN, y + 2), row.note, fill=GREY, font=small)

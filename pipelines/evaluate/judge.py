@@ -1,4 +1,4 @@
-"""Judging an adapter, start to end: make the pictures, measure them, work out the verdict."""
+"""Runs an evaluation: renders the pictures, measures them and computes the verdict."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,12 +17,12 @@ from .evaluation import FILE, SHEET, Evaluation, Measures, SamplingSettings
 from .gates import limits, verdict
 from .measures import Pair, measure
 from .prompt_set import PICTURES, class_noun, prompt_set
-from .references import compared
+from .references import reference_set
 from .renderer import Progress, Renderer, save
 from .scorers import Scorers
 from .sheet import contact_sheet
 
-_UNDER_TEST = 0  # a version that no registry gives, so nothing that serves is replaced
+_UNDER_TEST = 0  # MLflow's versions start at 1, so this replaces no serving version
 
 if TYPE_CHECKING:
     from services.engine import AdapterUse, Engine
@@ -42,43 +42,48 @@ def evaluate(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Judge `package` on `base`, writing evaluation.json, sheet.png and pictures/ into `output`.
+    """Evaluate `package` on `base`; write evaluation.json, sheet.png and pictures/ into `output`.
 
-    `training_pictures` are those the package was trained on, whose digest its manifest names: the
-    recipe, or their folder. `gates` (a recipe's own where a recipe is given) may only tighten the
-    policy. `vae` (by default the recipe's) replaces the base's own. `held_back` is a folder of
-    pictures of the subject that training never saw. Without an `engine` one is loaded by this
-    process's ATELIER_* settings, else base and VAE are that one's. `cache` keeps the base's
-    pictures between verdicts.
+    - `training_pictures`: the recipe or the folder of the pictures that the package was trained on;
+      their digest must be that of the manifest
+    - `gates` (by default the recipe's): may only tighten the policy
+    - `vae` (by default the recipe's): replaces the base's own
+    - `held_back`: a folder of pictures of the subject that training never saw
+    - `engine`: its base and VAE are used; without one, an engine is loaded from the process's
+      ATELIER_* settings
+    - `cache`: a folder that keeps the base's pictures between evaluations
+
+    Raises BadInput (PolicyError, DatasetError) if the gates loosen the policy, the pictures are not
+    the package's, or a scorer cannot be loaded.
     """
     progress = progress or _silent
     tightening = _tightening(training_pictures, gates)
-    limits(policy.tightened(tightening).gates)  # what cannot be judged ends before any picture
-    against = compared(package.manifest, training_pictures, held_back)
+    limits(policy.tightened(tightening).gates)  # fail before the first picture is rendered
+    pictures = reference_set(package.manifest, training_pictures, held_back)
     noun = class_noun(package.manifest)
-    asked = prompt_set(policy, trigger=package.manifest.trigger, noun=noun)
+    cases = prompt_set(policy, trigger=package.manifest.trigger, noun=noun)
     with (
         _engine(base, vae, training_pictures, engine) as running,
         _loaded(running, package) as adapter,
     ):
         progress("loading the scorers", 0, 1)
         scorers = Scorers(policy.scorers.model_dump(), str(running.base.device))
-        pairs = Renderer(running, policy, cache, progress).pairs(asked, adapter)
-        made_by = (running.base.vae_digest, running.backend, running.digest)
+        pairs = Renderer(running, policy, cache, progress).pairs(cases, adapter)
+        rendered_by = (running.base.vae_digest, running.backend, running.digest)
     progress("measuring", 0, 1)
-    measures = measure(pairs, against, scorers)
-    measured = _document(package, policy, noun, made_by, scorers, measures, tightening)
-    said = verdict(measured, policy)
+    measures = measure(pairs, pictures, scorers)
+    measured = _document(package, policy, noun, rendered_by, scorers, measures, tightening)
+    result = verdict(measured, policy)
     evaluation = measured.model_copy(
-        update={"gates": said.gates, "accepted": said.accepted, "reasons": said.reasons}
+        update={"gates": result.gates, "accepted": result.accepted, "reasons": result.reasons}
     )
-    _write(evaluation, pairs, against.training, output)
+    _write(evaluation, pairs, pictures.training, output)
     progress("measuring", 1, 1)
     return evaluation
 
 
 def _silent(doing: str, done: int, total: int) -> None:
-    """Nobody watches."""
+    """Report nothing."""
 
 
 def _tightening(source: Recipe | Path, gates: Gates | None) -> Gates:
@@ -91,21 +96,21 @@ def _document(
     package: Package,
     policy: Policy,
     noun: str,
-    made_by: tuple[str | None, str, str],
+    rendered_by: tuple[str | None, str, str],  # VAE digest, backend, engine digest
     scorers: Scorers,
     measures: Measures,
     tightening: Gates,
 ) -> Evaluation:
-    """All that was measured, without a verdict yet."""
+    """Return the measurements as a document without a verdict."""
     manifest = package.manifest
     return Evaluation(
         adapter=manifest.name,
         digest=package.digest,
         base=manifest.base.digest,
-        vae=made_by[0],
+        vae=rendered_by[0],
         policy=policy.digest,
-        backend=made_by[1],
-        engine_digest=made_by[2],
+        backend=rendered_by[1],
+        engine_digest=rendered_by[2],
         scorers=scorers.names,
         scorer_digests=scorers.digests,
         trigger=manifest.trigger,
@@ -122,11 +127,11 @@ def _document(
 def _engine(
     base: str | Path, vae: str | None, source: Recipe | Path, engine: "Engine | None"
 ) -> Iterator["Engine"]:
-    """The caller's engine, left as it is, or one of our own that ends with the verdict."""
+    """Yield the caller's engine, or a new one that is closed at the end."""
     if engine is not None:
         yield engine
         return
-    from services.engine import Engine, EngineSettings, load_base  # torch: only where it is needed
+    from services.engine import Engine, EngineSettings, load_base  # imports torch
 
     named = source.base if isinstance(source, Recipe) else None
     same = named is not None and named.model == str(base)
@@ -149,7 +154,7 @@ def _engine(
 
 @contextmanager
 def _loaded(engine: "Engine", package: Package) -> Iterator["AdapterUse"]:
-    """The adapter on the engine for as long as its pictures are made."""
+    """Add the adapter to the engine while its pictures are rendered."""
     from services.engine import AdapterUse
 
     name = package.manifest.name
@@ -163,15 +168,16 @@ def _loaded(engine: "Engine", package: Package) -> Iterator["AdapterUse"]:
 def _write(
     evaluation: Evaluation, pairs: Sequence[Pair], training: Sequence[Image.Image], output: Path
 ) -> None:
-    """Remove an older verdict first and write evaluation.json last: it names only what is there.
+    """Remove an older evaluation, then write the files, evaluation.json last.
 
-    Verdicts that are written into one folder wait for each other, so their pictures never mix.
+    The document therefore names only files that exist. A lock on the folder keeps the pictures of
+    two evaluations from mixing.
     """
     with locked(output / ".lock"):
         (output / FILE).unlink(missing_ok=True)
         shutil.rmtree(output / PICTURES, ignore_errors=True)
         for pair in pairs:
-            save(pair.adapter, output / pair.shot.file)
-            save(pair.base, output / pair.shot.base_file)
+            save(pair.adapter, output / pair.case.file)
+            save(pair.base, output / pair.case.base_file)
         save(contact_sheet(evaluation, pairs, training), output / SHEET)
         evaluation.write(output)

@@ -1,6 +1,6 @@
-"""From pictures to numbers: one picture's likeness to the subject, its text, the base and the rest.
+"""Computes the measures of every picture of an evaluation.
 
-All features are rows of unit length, so a product is a cosine similarity.
+Feature rows have unit length, so the dot product of two rows is their cosine similarity.
 """
 
 from collections.abc import Sequence
@@ -16,30 +16,34 @@ from .prompt_set import PromptCase
 
 
 class Scorer(Protocol):
-    """The two networks that a verdict leans on. Every row is of unit length."""
+    """The two networks that measure pictures. Each method returns feature rows of unit length."""
 
     def dino(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """[images, features] that tell individuals of a kind apart."""
+        """Return [images, features] that distinguish individuals of one class."""
 
     def clip_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """[images, features] in the space that CLIP's texts share."""
+        """Return [images, features] in the space that CLIP shares with texts."""
 
     def clip_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """[texts, features] in the space that CLIP's pictures share."""
+        """Return [texts, features] in the space that CLIP shares with images."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The same noise and prompt, with the adapter and without."""
+    """Two pictures from the same noise and prompt: with the adapter, and of the base alone."""
 
-    shot: PromptCase
+    case: PromptCase
     adapter: Image.Image
     base: Image.Image
 
 
 @dataclass(frozen=True)
-class Compared:
-    """The pictures an adapter is held against. `references` are the held-back ones, if any."""
+class ReferenceSet:
+    """The pictures that an adapter's pictures are compared with.
+
+    `references` are the held-back pictures if `held_back` is true, otherwise the training pictures.
+    `digest` is that of the training pictures.
+    """
 
     digest: str
     training: Sequence[Image.Image]
@@ -49,25 +53,31 @@ class Compared:
     held_back: bool
 
 
-def measure(pairs: Sequence[Pair], compared: Compared, scorer: Scorer) -> Measures:
-    """Every number of every picture, rounded to what the document keeps."""
-    subject = [pair for pair in pairs if pair.shot.role == "subject"]
-    unrelated = [pair for pair in pairs if pair.shot.role == "unrelated"]
-    dino, clip = scorer.dino(compared.references), scorer.clip_images(compared.references)
-    pictures = [*_subjects(subject, compared, scorer, dino, clip), *_unrelated(unrelated, scorer)]
+def measure(pairs: Sequence[Pair], reference_set: ReferenceSet, scorer: Scorer) -> Measures:
+    """Return all measures of all pictures, rounded to six decimal digits."""
+    subject = [pair for pair in pairs if pair.case.role == "subject"]
+    unrelated = [pair for pair in pairs if pair.case.role == "unrelated"]
+    dino, clip = scorer.dino(reference_set.references), scorer.clip_images(reference_set.references)
+    pictures = [
+        *_subjects(subject, reference_set, scorer, dino, clip),
+        *_unrelated(unrelated, scorer),
+    ]
     return Measures(
         pictures=tuple(pictures),
         references=References(
-            digest=compared.digest,
-            files=tuple(compared.reference_names),
-            held_back=compared.held_back,
+            digest=reference_set.digest,
+            files=tuple(reference_set.reference_names),
+            held_back=reference_set.held_back,
             likeness=_likeness(dino, clip),
         ),
     )
 
 
 def _likeness(dino: np.ndarray, clip: np.ndarray) -> dict[str, float]:
-    """How like the reference pictures are to each other: the most to be expected of a made one."""
+    """Return the mean similarity of the reference pictures to each other; {} for fewer than two.
+
+    An adapter cannot be expected to score higher than that.
+    """
     count = len(dino)
     if count < 2:
         return {}
@@ -79,20 +89,24 @@ def _likeness(dino: np.ndarray, clip: np.ndarray) -> dict[str, float]:
 
 
 def _subjects(
-    pairs: Sequence[Pair], compared: Compared, scorer: Scorer, dino: np.ndarray, clip: np.ndarray
+    pairs: Sequence[Pair],
+    reference_set: ReferenceSet,
+    scorer: Scorer,
+    dino: np.ndarray,
+    clip: np.ndarray,
 ) -> list[Measured]:
     if not pairs:
         return []
-    texts = scorer.clip_texts([pair.shot.text for pair in pairs])
+    texts = scorer.clip_texts([pair.case.text for pair in pairs])
     on = _subject_values([pair.adapter for pair in pairs], pairs, scorer, (dino, clip, texts))
     off = _subject_values([pair.base for pair in pairs], pairs, scorer, (dino, clip, texts))
-    copies = copying([pair.adapter for pair in pairs], compared.training)
-    found = []
+    copies = copying([pair.adapter for pair in pairs], reference_set.training)
+    measured = []
     for i, pair in enumerate(pairs):
         own = {"copying": _rounded(copies[i].max()), "effect": _rounded(effect(pair))}
-        nearest = compared.training_names[int(copies[i].argmax())]
-        found.append(_measured(pair, on[i] | own, off[i], nearest))
-    return found
+        nearest = reference_set.training_names[int(copies[i].argmax())]
+        measured.append(_measured(pair, on[i] | own, off[i], nearest))
+    return measured
 
 
 def _subject_values(
@@ -101,37 +115,42 @@ def _subject_values(
     scorer: Scorer,
     against: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> list[dict[str, float]]:
-    """What the adapter's and the base's pictures are both measured by.
+    """Return the measures that pictures of the adapter and of the base have in common.
 
-    Fidelity is DreamBooth's: the mean cosine similarity with every reference picture.
+    `against` are the DINO and CLIP features of the references and the CLIP features of the texts.
+    `subject`, `image` and `text` are the fidelities of DreamBooth (Ruiz et al., 2023): DINO, CLIP-I
+    and CLIP-T. The first two are means over all reference pictures.
     """
     dino, clip, texts = against
-    seen, embedded = scorer.dino(images), scorer.clip_images(images)
+    dino_rows, clip_rows = scorer.dino(images), scorer.clip_images(images)
     columns = {
-        "subject": (seen @ dino.T).mean(axis=1),
-        "image": (embedded @ clip.T).mean(axis=1),
-        "text": (embedded * texts).sum(axis=1),
+        "subject": (dino_rows @ dino.T).mean(axis=1),
+        "image": (clip_rows @ clip.T).mean(axis=1),
+        "text": (clip_rows * texts).sum(axis=1),
     }
     values = [
         {name: _rounded(column[i]) for name, column in columns.items()} for i in range(len(pairs))
     ]
-    for i, spread in diversity(seen, [pair.shot.number for pair in pairs]).items():
+    for i, spread in diversity(dino_rows, [pair.case.number for pair in pairs]).items():
         values[i]["diversity"] = _rounded(spread)
     return values
 
 
 def diversity(features: np.ndarray, prompts: Sequence[int]) -> dict[int, float]:
-    """By picture: its mean distance to the other pictures of its prompt, if there are any."""
-    found = {}
+    """Return each picture's mean cosine distance to the other pictures of its prompt, by index.
+
+    `features` are [pictures, features] of unit length. A picture alone in its prompt has no entry.
+    """
+    distances = {}
     for i, prompt in enumerate(prompts):
         others = [j for j, other in enumerate(prompts) if other == prompt and j != i]
         if others:
-            found[i] = float((1 - features[others] @ features[i]).mean())
-    return found
+            distances[i] = float((1 - features[others] @ features[i]).mean())
+    return distances
 
 
 def effect(pair: Pair) -> float:
-    """How much the adapter changed the picture: the mean difference of its pixels, 0 to 1."""
+    """Return the mean absolute pixel difference between adapter and base, from 0 to 1."""
     on, off = (
         np.asarray(image.convert("RGB"), dtype=np.float32) for image in (pair.adapter, pair.base)
     )
@@ -156,13 +175,13 @@ def _measured(
     base_values: dict[str, float] | None = None,
     nearest: str | None = None,
 ) -> Measured:
-    shot = pair.shot
+    case = pair.case
     return Measured(
-        role=shot.role,
-        prompt=shot.prompt,
-        seed=shot.seed,
-        picture=shot.file,
-        base_picture=shot.base_file,
+        role=case.role,
+        prompt=case.prompt,
+        seed=case.seed,
+        picture=case.file,
+        base_picture=case.base_file,
         values=values,
         base_values=base_values or {},
         nearest=nearest,
@@ -170,5 +189,5 @@ def _measured(
 
 
 def _rounded(value: float | np.floating) -> float:
-    """Six digits: the verdict is worked out from what is written, not from more."""
+    """Round to six digits, so that a verdict recomputed from the file has equal numbers."""
     return round(float(value), 6)

@@ -1,4 +1,4 @@
-"""Which pictures a verdict asks for: the policy's prompts, filled in, times its seeds."""
+"""The prompt set of an evaluation: the policy's prompts, filled in, times its seeds."""
 
 import re
 from collections.abc import Iterator
@@ -20,30 +20,30 @@ _OPENING = re.compile(
 
 @dataclass(frozen=True)
 class PromptCase:
-    """One picture to make, once with the adapter and once without it, from the same noise."""
+    """A prompt and seed, rendered with the adapter and without it from the same noise."""
 
     role: Role
     number: int  # of the prompt within its role, from 0
     prompt: str
-    text: str  # what CLIP compares the picture with: the trigger means nothing to it
+    text: str  # for CLIP, with the class in place of the trigger, which CLIP has not learnt
     seed: int
 
     @property
     def file(self) -> str:
-        """Where the adapter's picture lies beside evaluation.json."""
+        """The path of the adapter's picture relative to evaluation.json."""
         return f"{PICTURES}/{self.role}-{self.number}-seed-{self.seed}.png"
 
     @property
     def base_file(self) -> str:
-        """Where the base's picture of the same prompt and seed lies."""
+        """The path of the base's picture with the same prompt and seed."""
         return f"{PICTURES}/{self.role}-{self.number}-seed-{self.seed}-base.png"
 
 
 def class_noun(manifest: Manifest) -> str:
-    """What kind of thing the trigger names: "cat" for the class prompt "a photo of a cat".
+    """Return the class of the subject: "cat" for the class prompt "a photo of a cat".
 
-    Without a class prompt it is the trigger less its made-up first word ("sks cat"), as DreamBooth
-    writes triggers; a trigger of one word stands for itself.
+    Without a class prompt, return the trigger without its first word ("cat" for "sks cat"), because
+    DreamBooth's triggers start with a rare token. Return a trigger of one word unchanged.
     """
     if manifest.class_prompt:
         return _OPENING.sub("", manifest.class_prompt).strip()
@@ -51,11 +51,11 @@ def class_noun(manifest: Manifest) -> str:
 
 
 def prompt_set(policy: Policy, *, trigger: str, noun: str) -> tuple[PromptCase, ...]:
-    """Every picture of the policy for an adapter with this trigger, subjects first."""
-    return tuple(_shots(policy, trigger, noun))
+    """Return all cases of the policy for this trigger and class, those of the subject first."""
+    return tuple(_cases(policy, trigger, noun))
 
 
-def _shots(policy: Policy, trigger: str, noun: str) -> Iterator[PromptCase]:
+def _cases(policy: Policy, trigger: str, noun: str) -> Iterator[PromptCase]:
     roles: tuple[Role, ...] = ("subject", "unrelated")
     for role in roles:
         for number, template in enumerate(getattr(policy.prompts, role)):
@@ -66,6 +66,9 @@ def _shots(policy: Policy, trigger: str, noun: str) -> Iterator[PromptCase]:
 
 
 def fill(template: str, *, trigger: str, noun: str) -> str:
-    """The prompt of a template; an empty trigger (a style without one) leaves no gap."""
+    """Replace `{trigger}` and `{class}` in a template, and collapse white space.
+
+    An empty trigger therefore leaves no double space.
+    """
     filled = template.replace("{trigger}", trigger).replace("{class}", noun)
     return " ".join(filled.split())

@@ -1,7 +1,7 @@
-"""The pictures an adapter is held against: those it was trained on, and those kept from it.
+"""Loads the pictures that an adapter is compared with: training pictures and held-back pictures.
 
-Likeness to the wrong pictures proves nothing, so their digest must be the one that the package's
-manifest names.
+Similarity to the wrong pictures would be meaningless, so the digest of the training pictures must
+equal the one in the package's manifest.
 """
 
 import json
@@ -18,15 +18,18 @@ from atelier.errors import BadInput, DatasetError
 from pipelines.dataset import open_folder, open_picture
 from pipelines.dataset.captions import FILE_NAME, METADATA
 
-from .measures import Compared
+from .measures import ReferenceSet
 
-ENOUGH: Final = 3  # held-back pictures; fewer say more about their poses than about the subject
-HELD_BACK: Final = "held_back"  # the folder beside a recipe that may hold them
+ENOUGH: Final = 3  # held-back pictures; the measures of fewer depend too much on their poses
+HELD_BACK: Final = "held_back"  # their optional folder beside a recipe
 RECIPES: Final = (Path("adapters"), Path("examples"))  # folders of a checkout with recipes
 
 
 def recipe_of(package: Package, folders: Sequence[Path] = RECIPES) -> Recipe:
-    """The recipe in `folders` whose digest the package's manifest names; BadInput without one."""
+    """Return the recipe in `folders` with the recipe digest of the manifest.
+
+    Raises BadInput if there is none.
+    """
     manifest = package.manifest
     files = [file for folder in folders for file in sorted(folder.rglob("*.yaml"))]
     unreadable = []
@@ -35,7 +38,7 @@ def recipe_of(package: Package, folders: Sequence[Path] = RECIPES) -> Recipe:
             continue
         try:
             recipe = Recipe.load(file)
-        except BadInput as error:  # mostly another adapter's mistake
+        except BadInput as error:  # usually in another adapter's recipe, so the search continues
             unreadable.append(str(error))
             continue
         if recipe.digest == manifest.recipe:
@@ -47,38 +50,45 @@ def recipe_of(package: Package, folders: Sequence[Path] = RECIPES) -> Recipe:
     )
 
 
-def compared(manifest: Manifest, source: Recipe | Path, held_back: Path | None = None) -> Compared:
-    """The pictures of a recipe or a folder; DatasetError where they are not the package's."""
+def reference_set(
+    manifest: Manifest, source: Recipe | Path, held_back: Path | None = None
+) -> ReferenceSet:
+    """Load the training pictures of a recipe or a folder, and the held-back pictures if any.
+
+    Without `held_back`, a recipe's folder `held_back` is used. Fewer than ENOUGH held-back
+    pictures are ignored. Raises DatasetError if the training pictures do not have the digest of the
+    manifest, or if a held-back picture is one of them.
+    """
     if isinstance(source, Recipe):
-        stage = source.stages[-1]  # whose subject the adapter was given last
+        stage = source.stages[-1]  # the last stage determines the subject
         folder = open_folder(source.dataset_folder(stage), stage.dataset.captions)
         held_back = held_back or _beside(source)
-        found = [folder.digest]
+        digests = [folder.digest]
     else:
         folder = open_folder(source)
-        found = [open_folder(source, column).digest for column in _columns(source)]
-    _require_same(manifest, source, found)
+        digests = [open_folder(source, column).digest for column in _columns(source)]
+    _require_same(manifest, source, digests)
     training = [_square(picture.path) for picture in folder.pictures]
     names = [picture.path.relative_to(folder.path).as_posix() for picture in folder.pictures]
-    kept = _held_back(held_back, {picture.digest for picture in folder.pictures})
-    return Compared(
-        digest=manifest.dataset or found[0],
+    unseen = _held_back(held_back, {picture.digest for picture in folder.pictures})
+    return ReferenceSet(
+        digest=manifest.dataset or digests[0],
         training=training,
         training_names=names,
-        references=[_square(path) for path in kept] or training,
-        reference_names=[path.name for path in kept] or names,
-        held_back=bool(kept),
+        references=[_square(path) for path in unseen] or training,
+        reference_names=[path.name for path in unseen] or names,
+        held_back=bool(unseen),
     )
 
 
 def _square(path: Path) -> Image.Image:
-    """The middle of a picture at its own resolution, as training crops it; scorers scale it."""
+    """Crop the central square, as in training, at full resolution; scorers resize it."""
     image = open_picture(path)
     return ImageOps.fit(image, (min(image.size), min(image.size)))
 
 
 def _columns(folder: Path) -> list[str | None]:
-    """The caption columns that a folder may have been trained with; a recipe would say which."""
+    """Return the caption columns that training may have used, which only a recipe names."""
     file = folder / METADATA
     if not file.exists():
         return [None]
@@ -86,14 +96,14 @@ def _columns(folder: Path) -> list[str | None]:
     return [None, *sorted({name for line in lines for name in line} - {FILE_NAME})]
 
 
-def _require_same(manifest: Manifest, source: Recipe | Path, found: Sequence[str]) -> None:
-    """An adapter from elsewhere names no dataset; then the given pictures are taken as they are."""
-    if manifest.dataset is None or manifest.dataset in found:
+def _require_same(manifest: Manifest, source: Recipe | Path, digests: Sequence[str]) -> None:
+    """Raise DatasetError for other pictures. An imported adapter has no dataset digest to check."""
+    if manifest.dataset is None or manifest.dataset in digests:
         return
     place = source.folder if isinstance(source, Recipe) else source
     raise DatasetError(
-        f"{place}: these pictures have digest {found[0]}, but adapter {manifest.name} was trained "
-        f"on {manifest.dataset}; give the pictures it was trained on, or train it again"
+        f"{place}: these pictures have digest {digests[0]}, but adapter {manifest.name} was "
+        f"trained on {manifest.dataset}; name the pictures it was trained on, or train it again"
     )
 
 
@@ -103,13 +113,13 @@ def _beside(recipe: Recipe) -> Path | None:
 
 
 def _held_back(folder: Path | None, trained_on: set[str]) -> list[Path]:
-    """Pictures kept from training, if they are enough to stand for the subject."""
+    """Return the held-back pictures of a folder; none if there are fewer than ENOUGH."""
     if folder is None:
         return []
     pictures = open_folder(folder).pictures
-    seen = [picture.path.name for picture in pictures if picture.digest in trained_on]
-    if seen:
+    overlap = [picture.path.name for picture in pictures if picture.digest in trained_on]
+    if overlap:
         raise DatasetError(
-            f"{folder}: {', '.join(seen)} was trained on; hold other pictures back, or remove it"
+            f"{folder}: {', '.join(overlap)} was trained on; hold back other pictures, or remove it"
         )
     return [picture.path for picture in pictures] if len(pictures) >= ENOUGH else []

@@ -1,7 +1,7 @@
-"""The pictures a verdict looks at, made by the engine that serves, adapter on and off.
+"""Renders the pictures of an evaluation with the serving engine, with and without the adapter.
 
-The base's pictures do not depend on the adapter, so they are kept between verdicts: by everything
-that decides their pixels, the engine's digest included.
+The base's pictures do not depend on the adapter, so they are cached between evaluations. The cache
+key covers everything that determines their pixels, including the engine digest.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,39 +21,40 @@ from .prompt_set import PromptCase
 if TYPE_CHECKING:
     from services.engine import AdapterUse, Engine, ImageRequest
 
-Progress = Callable[[str, int, int], None]  # what is being done, so many of so many
+Progress = Callable[[str, int, int], None]  # the activity, steps done, steps in total
 
-CHUNK: Final = 16  # requests between two signs of progress; a few of the engine's batches
+CHUNK: Final = 16  # requests between two progress reports; a few batches of the engine
 
 
 @dataclass(frozen=True)
 class Renderer:
-    """Makes the policy's pictures with one engine."""
+    """Renders the pictures of a policy with one engine."""
 
     engine: "Engine"
     policy: Policy
-    cache: Path | None  # the base's pictures; None makes them anew
+    cache: Path | None  # folder of the base's pictures; None caches nothing
     progress: Progress
 
-    def pairs(self, shots: Sequence[PromptCase], adapter: "AdapterUse") -> list[Pair]:
-        """Every shot with the adapter and without it."""
-        base = self._base(shots)
-        on = self._make([self._request(shot, (adapter,)) for shot in shots], "pictures with it")
-        return [Pair(*three) for three in zip(shots, on, base, strict=True)]
+    def pairs(self, cases: Sequence[PromptCase], adapter: "AdapterUse") -> list[Pair]:
+        """Render every case with the adapter and without it, in the order of `cases`."""
+        base = self._base(cases)
+        requests = [self._request(case, (adapter,)) for case in cases]
+        on = self._render(requests, "pictures with the adapter")
+        return [Pair(*three) for three in zip(cases, on, base, strict=True)]
 
-    def _base(self, shots: Sequence[PromptCase]) -> list[Image.Image]:
-        requests = [self._request(shot, ()) for shot in shots]
-        files = [self._kept(request) for request in requests]
+    def _base(self, cases: Sequence[PromptCase]) -> list[Image.Image]:
+        requests = [self._request(case, ()) for case in cases]
+        files = [self._cache_file(request) for request in requests]
         missing = [i for i, file in enumerate(files) if file is None or not file.exists()]
-        made = self._make([requests[i] for i in missing], "pictures of the base")
-        fresh = dict(zip(missing, made, strict=True))
+        images = self._render([requests[i] for i in missing], "pictures of the base")
+        fresh = dict(zip(missing, images, strict=True))
         for i, image in fresh.items():
             file = files[i]
             if file is not None:
                 save(image, file)
         return [fresh[i] if i in fresh else _open(file) for i, file in enumerate(files)]
 
-    def _make(self, requests: Sequence["ImageRequest"], doing: str) -> list[Image.Image]:
+    def _render(self, requests: Sequence["ImageRequest"], doing: str) -> list[Image.Image]:
         images: list[Image.Image] = []
         for start in range(0, len(requests), CHUNK):
             self.progress(doing, start, len(requests))
@@ -63,21 +64,21 @@ class Renderer:
             self.progress(doing, len(requests), len(requests))
         return images
 
-    def _request(self, shot: PromptCase, adapters: "tuple[AdapterUse, ...]") -> "ImageRequest":
+    def _request(self, case: PromptCase, adapters: "tuple[AdapterUse, ...]") -> "ImageRequest":
         from services.engine import ImageRequest
 
         return ImageRequest(
-            prompt=shot.prompt,
+            prompt=case.prompt,
             adapters=adapters,
             scheduler=self.policy.scheduler,
-            seed=shot.seed,
+            seed=case.seed,
             steps=self.policy.steps,
             width=None,
             height=None,
             guidance_scale=self.policy.guidance_scale,
         )
 
-    def _kept(self, request: "ImageRequest") -> Path | None:
+    def _cache_file(self, request: "ImageRequest") -> Path | None:
         if self.cache is None:
             return None
         identity = {
@@ -92,12 +93,12 @@ class Renderer:
 
 
 def save(image: Image.Image, file: Path) -> None:
-    """Write a PNG that is whole or absent, whoever else writes the same file."""
+    """Write a PNG atomically. Concurrent writers of one file do not mix."""
     with writing(file) as out:
         image.save(out, format="PNG")
 
 
 def _open(file: Path | None) -> Image.Image:
-    assert file is not None  # only files that exist are not made
+    assert file is not None  # only cached pictures are opened
     with Image.open(file) as image:
         return image.convert("RGB")

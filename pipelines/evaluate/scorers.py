@@ -1,8 +1,8 @@
-"""The networks a verdict leans on: a CLIP for words and pictures, a DINO to tell individuals apart.
+"""Loads the scorers: CLIP compares pictures with texts, DINO distinguishes individuals of a class.
 
-Both are named by the operator's policy, as folders, hub ids or addresses in the registry
-(`mlflow://scorers/<hex>`: pinned by digest, for clusters), and load by transformers' Auto classes:
-`openai/clip-vit-large-patch14` and `facebook/dino-vits16` for the real base.
+The policy names both: as a folder, a hub id, or an address in the registry, which pins it by digest
+(`mlflow://scorers/<hex>`). They are loaded with transformers' classes. For SDXL use
+`openai/clip-vit-large-patch14` and `facebook/dino-vits16`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,10 +25,13 @@ BATCH: Final = 32
 
 
 class Scorers:
-    """Both networks, in evaluation mode on one device."""
+    """Both networks, in evaluation mode on one device. Implements measures.Scorer.
+
+    Raises PolicyError if a scorer cannot be found or loaded.
+    """
 
     def __init__(self, names: Mapping[str, str], device: str = "cpu"):
-        import torch  # heavy, both: only where pictures are really judged
+        import torch  # both take seconds to import
         import transformers
 
         self.names = {"clip": str(names["clip"]), "dino": str(names["dino"])}
@@ -39,15 +42,15 @@ class Scorers:
             clip, dino = (opened.enter_context(only(*self._files[r])) for r in ("clip", "dino"))
             self._clip = self._load("clip", clip, transformers.CLIPModel, **weights)
             self._clip_pixels = self._load("clip", clip, transformers.AutoImageProcessor)
-            self._words = self._load("clip", clip, transformers.AutoTokenizer)
+            self._tokenizer = self._load("clip", clip, transformers.AutoTokenizer)
             self._dino = self._load("dino", dino, transformers.AutoModel, **weights)
             self._dino_pixels = self._load("dino", dino, transformers.AutoImageProcessor)
 
-    def _load(self, role: str, folder: Path, cls: Any, **how: Any) -> Any:
+    def _load(self, role: str, folder: Path, cls: Any, **options: Any) -> Any:
         try:
             with _quiet():
                 loaded = cls.from_pretrained(
-                    str(folder), local_files_only=True, trust_remote_code=False, **how
+                    str(folder), local_files_only=True, trust_remote_code=False, **options
                 )
         except (OSError, ValueError) as error:
             why = str(error).splitlines()[0]
@@ -59,19 +62,19 @@ class Scorers:
 
     @property
     def digests(self) -> dict[str, str]:
-        """By role, the digest over the files that were loaded."""
+        """The digest of the loaded files, by role."""
         return {role: digest_files(folder, files) for role, (folder, files) in self._files.items()}
 
     def dino(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """[images, features]: the class token of a vision transformer, else the pooled features."""
+        """Return [images, features]: a ViT's class token, otherwise the pooled features."""
         return self._batched(images, self._dino_batch)
 
     def clip_images(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """[images, features] in CLIP's shared space."""
+        """Return [images, features] in CLIP's shared space."""
         return self._batched(images, self._clip_batch)
 
     def clip_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """[texts, features] in CLIP's shared space; a text beyond CLIP's window is cut."""
+        """Return [texts, features] in CLIP's shared space; long texts are truncated."""
         unique = list(dict.fromkeys(texts))
         rows = dict(zip(unique, self._batched(unique, self._text_batch), strict=True))
         return np.stack([rows[text] for text in texts])
@@ -89,18 +92,18 @@ class Scorers:
     def _dino_batch(self, images: list[Image.Image]) -> Any:
         pixels = self._dino_pixels([image.convert("RGB") for image in images], return_tensors="pt")
         output = self._dino(pixel_values=pixels["pixel_values"].to(self.device))
-        if output.last_hidden_state.ndim == 3:  # a ViT; DINO's pooler is not trained
+        if output.last_hidden_state.ndim == 3:  # a ViT; DINO's pooler is untrained
             return output.last_hidden_state[:, 0]
         return output.pooler_output.flatten(1)
 
     def _clip_batch(self, images: list[Image.Image]) -> Any:
         pixels = self._clip_pixels([image.convert("RGB") for image in images], return_tensors="pt")
         output = self._clip.get_image_features(pixel_values=pixels["pixel_values"].to(self.device))
-        return getattr(output, "pooler_output", output)  # transformers 5 wraps it
+        return getattr(output, "pooler_output", output)  # transformers 5 returns an output object
 
     def _text_batch(self, texts: list[str]) -> Any:
         longest = self._clip.config.text_config.max_position_embeddings
-        tokens = self._words(
+        tokens = self._tokenizer(
             texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
         ).to(self.device)
         output = self._clip.get_text_features(
@@ -110,16 +113,16 @@ class Scorers:
 
 
 def _located(role: str, name: str) -> tuple[Path, list[Path]]:
-    """Where a scorer is loaded from, and its files; one pinned by digest is fetched and kept."""
+    """Return a scorer's folder and files. One from the registry is fetched into the home."""
     place = name
     if name.startswith(SCHEME):
         ref, home = ArtifactRef.parse(name), Home.find()
         if ref.kind != "scorers":
             raise PolicyError(
-                f"scorers.{role}: {name} is no scorer; register one by `atelier scorer import`"
+                f"scorers.{role}: {name} is not a scorer; import one with `atelier scorer import`"
             )
-        kept = home.root / "artifacts" / ref.kind / ref.key
-        place = str(Artifacts(home.tracking_uri).get(ref, kept))
+        folder = home.root / "artifacts" / ref.kind / ref.key
+        place = str(Artifacts(home.tracking_uri).get(ref, folder))
     try:
         return scorer_files(place)
     except BaseError as error:
@@ -130,7 +133,7 @@ def _located(role: str, name: str) -> tuple[Path, list[Path]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Loading prints bars, and a table about the ViT's pooler, which is left out on purpose."""
+    """Suppress transformers' progress bars and its warning about the unused pooler of the ViT."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

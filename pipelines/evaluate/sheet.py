@@ -1,7 +1,7 @@
-"""The contact sheet: what the numbers are about, on one page a person can look at.
+"""Draws the contact sheet of an evaluation: all its pictures on one page.
 
-Every prompt has a row of the base and a row of the adapter, seeds side by side from the same noise;
-the training pictures close the page.
+Each prompt has a row of the base and a row of the adapter, with the seeds side by side. The
+training pictures follow at the end.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ TILE: Final = 128
 GAP: Final = 4
 LABEL: Final = 76  # left of each row
 LINE: Final = 18
-COLUMNS: Final = 8  # tiles beside each other at least
+COLUMNS: Final = 8  # minimum number of tiles in a row
 INK, GREY, PAPER = (25, 25, 30), (110, 110, 120), (255, 255, 255)
 GOOD, BAD = (20, 120, 50), (175, 30, 30)
 
 
 @dataclass(frozen=True)
 class ContactRow:
-    """A label and its tiles. `titles` stand above it, each at its column, and may fill the next."""
+    """A labelled row of tiles. `titles` are (column, text); one may span several columns."""
 
     label: str
     tiles: Sequence[Image.Image]
@@ -34,7 +34,7 @@ class ContactRow:
 
 @dataclass
 class ContactPage:
-    """Draws downwards; `y` is where the next thing goes."""
+    """A page that is filled from top to bottom; `y` is the next free position in pixels."""
 
     image: Image.Image
     y: int = GAP
@@ -43,12 +43,12 @@ class ContactPage:
     )
 
     def write(self, text: str, colour: tuple[int, int, int] = INK) -> None:
-        """One line of text."""
+        """Draw one line of text."""
         self._text(GAP, text, self.image.width - GAP, colour)
         self.y += LINE
 
     def show(self, row: ContactRow) -> None:
-        """A row of tiles, with its titles above and its label at its left."""
+        """Draw a row of tiles, with its titles above and its label on the left."""
         if row.titles:
             self.y += GAP
             ends = [_left(column) - GAP for column, _ in row.titles[1:]] + [self.image.width - GAP]
@@ -62,7 +62,7 @@ class ContactPage:
         self.y += TILE + GAP
 
     def _text(self, x: int, text: str, end: int, colour: tuple[int, int, int]) -> None:
-        """Cut where the room ends."""
+        """Draw text, shortened with an ellipsis if it extends beyond `end`."""
         pen, whole = ImageDraw.Draw(self.image), text
         while text and x + pen.textlength(text, font=self.font) > end:
             whole = whole[:-1]
@@ -77,7 +77,7 @@ def _left(column: int) -> int:
 def contact_sheet(
     evaluation: Evaluation, pairs: Sequence[Pair], training: Sequence[Image.Image]
 ) -> Image.Image:
-    """The page. Pictures of any size become tiles of 128 pixels."""
+    """Draw the contact sheet. Pictures of any size become square tiles of 128 pixels."""
     rows = _rows(pairs, training, columns := max(COLUMNS, *_seeds(pairs)))
     lines = _lines(evaluation)
     titles = sum(bool(row.titles) for row in rows)
@@ -92,8 +92,8 @@ def contact_sheet(
 
 
 def _lines(evaluation: Evaluation) -> list[tuple[str, tuple[int, int, int]]]:
-    said = "accepted" if evaluation.accepted else "refused"
-    lines = [(f"{evaluation.adapter} {evaluation.digest[:19]}: {said}", INK)]
+    decision = "accepted" if evaluation.accepted else "refused"
+    lines = [(f"{evaluation.adapter} {evaluation.digest[:19]}: {decision}", INK)]
     for gate in evaluation.gates:
         value = "not measured" if gate.value is None else f"{gate.value:.3f}"
         interval = f" ({gate.ci[0]:.3f} to {gate.ci[1]:.3f})" if gate.ci else ""
@@ -105,26 +105,26 @@ def _lines(evaluation: Evaluation) -> list[tuple[str, tuple[int, int, int]]]:
 
 
 def _seeds(pairs: Sequence[Pair]) -> list[int]:
-    """How many pictures each prompt has."""
+    """Return the number of pictures of each prompt."""
     return [len(list(group)) for _, group in groupby(pairs, key=_prompt)]
 
 
 def _prompt(pair: Pair) -> tuple[str, int]:
-    return pair.shot.role, pair.shot.number
+    return pair.case.role, pair.case.number
 
 
 def _rows(pairs: Sequence[Pair], training: Sequence[Image.Image], columns: int) -> list[ContactRow]:
-    """Prompts side by side as long as they fit, so few seeds do not make a ribbon of a page."""
+    """Put as many prompts side by side as fit, so that the page is not long and narrow."""
     rows: list[ContactRow] = []
     line: list[Pair] = []
     titles: list[tuple[int, str]] = []
     for (role, _), group in groupby(pairs, key=_prompt):
-        found = list(group)
-        if line and (line[0].shot.role != role or len(line) + len(found) > columns):
+        pictures = list(group)
+        if line and (line[0].case.role != role or len(line) + len(pictures) > columns):
             rows += _two(line, titles)
             line, titles = [], []
-        titles = [*titles, (len(line), found[0].shot.prompt)]
-        line = [*line, *found]
+        titles = [*titles, (len(line), pictures[0].case.prompt)]
+        line = [*line, *pictures]
     rows += _two(line, titles)
     for start in range(0, len(training), columns):
         title = () if start else ((0, "training pictures"),)

@@ -1,4 +1,4 @@
-"""Two adapters and their base on the same prompts and seeds: the pictures, and how far apart."""
+"""Compares two adapters and their base: pictures from the same prompts and seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 PROMPTS: Final = ("a photo of {trigger}", "a photo of {trigger} in the snow")
 SEEDS: Final = (0, 1)
-TRIGGER: Final = "{trigger}"  # in a prompt: each adapter's own; the first adapter's for the base
+TRIGGER: Final = "{trigger}"  # replaced by the adapter's; for the base by the first's
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]  # [height, width, 3]
 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """One prompt and seed, drawn by the base and by both adapters."""
+    """The pictures of one prompt and seed: of the base and of both adapters."""
 
     prompt: str
     seed: int
@@ -34,7 +34,7 @@ class SideBySide:
 
     @property
     def mean_difference(self) -> float:
-        """Mean absolute difference between the two adapters' pictures, in levels of 255."""
+        """The mean absolute difference between the adapters' pictures, in levels of 255."""
         return float(np.abs(self.first.astype(np.int16) - self.second.astype(np.int16)).mean())
 
 
@@ -46,9 +46,9 @@ def draw_side_by_side(
     steps: int,
     guidance_scale: float,
 ) -> list[SideBySide]:
-    """Draw every prompt with every seed by the base and by the engine's two adapters.
+    """Render every prompt with every seed, with the base and with the engine's two adapters.
 
-    Raises RequestError for steps or a guidance scale that no engine can draw with.
+    Raises RequestError if an engine does not support the steps or the guidance scale.
     """
     from services.engine import ImageRequest
 
@@ -76,7 +76,7 @@ def draw_side_by_side(
 
 
 def sheet(rows: Sequence[SideBySide], columns: Sequence[str]) -> Image.Image:
-    """All pictures on one page; `columns` names the base and both adapters."""
+    """Draw all pictures on one page. `columns` are the names of the base and both adapters."""
     lines = [
         GridRow(
             row.prompt,
@@ -89,7 +89,7 @@ def sheet(rows: Sequence[SideBySide], columns: Sequence[str]) -> Image.Image:
 
 
 def labels(first: "ResolvedAdapter", second: "ResolvedAdapter") -> tuple[str, str]:
-    """The adapters' labels; equal ones are told apart as A and B."""
+    """Return the adapters' labels. Equal ones get the prefixes `A: ` and `B: `."""
     if first.label != second.label:
         return first.label, second.label
     return f"A: {first.label}", f"B: {second.label}"

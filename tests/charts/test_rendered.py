@@ -217,7 +217,12 @@ def test_a_release_is_what_our_model_reads(helm):
         (ADAPTER, "ci/first.yaml", "digset=x", "'digset' not allowed"),
         (ADAPTER, "ci/first.yaml", "version=0", "/version"),
         (ADAPTER, "ci/first.yaml", "adapter=other", "name the release after the adapter"),
-        (ADAPTER, "ci/first.yaml", f"digest=sha256:{64 * '1'}", "manifests: there is none"),
+        (
+            ADAPTER,
+            "ci/first.yaml",
+            f"digest=sha256:{64 * '1'}",
+            "is missing; add the text of that package's manifest",
+        ),
         (ADAPTER, "ci/first.yaml", "canary.version=3", "'digest', 'percent' required"),
     ],
 )

@@ -63,7 +63,7 @@ def test_the_first_version_is_judged_alone_and_the_next_against_it(desk: Desk) -
     outputs.write_text("before=1\n")
     missing = desk.validate()
     assert missing.exit_code == 1
-    assert "`atelier submit RECIPE --environment production` has it judged" in missing.output
+    assert "`atelier submit RECIPE --environment production` evaluates it" in missing.output
     desk.judge(first, RED)
     alone = desk.validate("--json")
     assert alone.exit_code == 0, alone.output
@@ -89,7 +89,7 @@ def test_the_first_version_is_judged_alone_and_the_next_against_it(desk: Desk) -
     seen = html.unescape(page)
     assert f'<a href="https://ci.example/runs/7#artifacts">{out / "sheet.jpg"}</a>' in seen
     assert f"## ❌ {NAME}@{second}: refused for production, against {NAME}@{first}" in seen
-    assert "0.100 lower than that of the version that serves (0.800)" in seen
+    assert "0.100 lower than that of the serving version (0.800)" in seen
     assert f"atelier validate {NAME} {second} --environment production" in seen
     assert desk.registry.version(NAME, second).digest in seen
 

@@ -147,8 +147,8 @@ def bad_recipe(folder: Path, name: str, mistakes: dict[str, Any], pictures: str 
     ("mistakes", "pictures", "gate", "reason"),
     [
         (UNDERTRAINED, "*.png", "subject", "the subject is not recognised; train longer"),
-        (COPYING, "01-*.png", "copying", "a training picture is given back"),
-        (DRIFTING, "*.png", "drift", "the adapter changes what it was not asked for"),
+        (COPYING, "01-*.png", "copying", "a training picture is reproduced"),
+        (DRIFTING, "*.png", "drift", "the adapter changes unrelated pictures"),
     ],
     ids=["undertrained", "copying", "drifting"],
 )

@@ -260,7 +260,7 @@ def test_a_job_is_shown_without_a_registry_or_a_cluster(
         (["--submit", "--image", "i", "--batch", "2"], "leave them out"),
         (["--submit", "--image", "i", "--gpus", "2"], "at most one GPU"),
         (["--submit", "--image", "i", "--gpu-kind", "NVIDIA-L4"], "needs GPUs"),
-        (["--submit", "--backend", "tensorrt", "--gpus", "0"], "on which TensorRT builds"),
+        (["--submit", "--backend", "tensorrt", "--gpus", "0"], "uses exactly one GPU"),
         (["--submit", "--image", "i", "--precision", "bf16", "--dry-run"], "use fp16 or fp32"),
         (["--submit", "--sizes", "64"], "WIDTHxHEIGHT"),
     ],

@@ -103,11 +103,11 @@ def test_worse_than_the_policy_allows_is_refused_with_a_reason() -> None:
     assert not said.accepted
     (reason,) = said.reasons
     assert "subject fidelity (DINO) is 0.675, 0.125 lower" in reason
-    assert "serves (0.800), and 0.050 is allowed" in reason and "4 pairs" in reason
+    assert "serving version (0.800); 0.050 is allowed" in reason and "4 pairs" in reason
     assert "(worst: pictures/subject-0-seed-2.png" in reason
     drifted = compare(replaced(evaluation(POLICY), 5, drift=0.9), serving, POLICY)
     assert [gate.name for gate in drifted.gates if not gate.passed] == ["drift"]
-    assert "higher than that of the version that serves" in drifted.reasons[0]
+    assert "higher than that of the serving version" in drifted.reasons[0]
     assert "(worst: pictures/unrelated-0-seed-1.png" in drifted.reasons[0]
     assert compare(serving, candidate, POLICY).accepted
 
@@ -130,7 +130,7 @@ def test_versions_with_different_triggers_are_paired_by_the_templates() -> None:
     said = compare(candidate, serving, POLICY)
     assert said.accepted and len(said.differences[0].pictures) == 4
     assert said.remarks == (
-        "the candidate was asked for by another trigger or class than what serves",
+        "the candidate was prompted with another trigger or class than the serving version",
     )
 
 
@@ -138,7 +138,7 @@ def test_versions_with_different_triggers_are_paired_by_the_templates() -> None:
     ("changes", "word"),
     [
         ({"scorers": {"clip": "other", "dino": "scorers/dino"}}, "scorers"),
-        ({"scorer_digests": {"dino": "sha256:" + "1" * 64}}, "other files of the scorers"),
+        ({"scorer_digests": {"dino": "sha256:" + "1" * 64}}, "files of a scorer"),
     ],
 )
 def test_numbers_of_another_procedure_are_refused(changes: dict[str, object], word: str) -> None:

@@ -29,7 +29,7 @@ def test_good_numbers_are_accepted_by_every_gate() -> None:
     [
         ({"subject": 0.5}, "subject", "not recognised"),
         ({"text": 0.2}, "text", "no longer followed"),
-        ({"copying": 0.95}, "copying", "given back"),
+        ({"copying": 0.95}, "copying", "is reproduced"),
         ({"effect": 0.0}, "effect", "changes nothing"),
     ],
 )
@@ -50,7 +50,7 @@ def test_drift_fails_on_the_unrelated_prompts_alone() -> None:
     failed = [gate for gate in said.gates if not gate.passed]
     assert [gate.name for gate in failed] == ["drift"]
     assert failed[0].pictures[0] == one.measures.pictures[2].picture  # the worst comes first
-    assert "not asked for" in said.reasons[0]
+    assert "changes unrelated pictures" in said.reasons[0]
 
 
 def test_one_copied_picture_is_enough_to_refuse() -> None:
@@ -80,7 +80,7 @@ def test_a_close_call_passes_and_says_so() -> None:
     one = replaced(evaluation(policy(), subject=GOOD | {"subject": 0.68}), 0, subject=0.55)
     said = verdict(one, policy())
     assert said.accepted
-    assert any("reaches over the limit" in reason for reason in said.reasons)
+    assert any("crosses the limit" in reason for reason in said.reasons)
 
 
 @pytest.mark.parametrize(

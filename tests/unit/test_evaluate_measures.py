@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.evaluate.measures import Compared, Pair, diversity, effect, measure
+from pipelines.evaluate.measures import Pair, ReferenceSet, diversity, effect, measure
 from pipelines.evaluate.prompt_set import PromptCase
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -34,10 +34,10 @@ def shot(role: str, number: int, seed: int, text: str = "a red") -> PromptCase:
     return PromptCase(role, number, f"sks {text}", text, seed)  # type: ignore[arg-type]
 
 
-def against(*colours: tuple[int, int, int]) -> Compared:
+def against(*colours: tuple[int, int, int]) -> ReferenceSet:
     pictures = [plain(colour) for colour in colours]
     names = [f"{index}.png" for index in range(len(colours))]
-    return Compared("sha256:" + "a" * 64, pictures, names, pictures, names, held_back=False)
+    return ReferenceSet("sha256:" + "a" * 64, pictures, names, pictures, names, held_back=False)
 
 
 def test_a_subject_is_compared_with_references_text_and_base() -> None:

@@ -12,7 +12,7 @@ from atelier.data.manifest import BaseRef, Manifest
 from atelier.data.recipe import Recipe
 from atelier.errors import BadInput, DatasetError
 from pipelines.dataset import open_folder
-from pipelines.evaluate.references import compared, recipe_of
+from pipelines.evaluate.references import recipe_of, reference_set
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -55,8 +55,8 @@ def test_recipe_and_folder_give_the_pictures_of_the_manifest(
     pictures: Path, captions: str | None
 ) -> None:
     trained = manifest(open_folder(pictures, captions).digest)
-    by_recipe = compared(trained, recipe(pictures.parent, captions))
-    by_folder = compared(trained, pictures)
+    by_recipe = reference_set(trained, recipe(pictures.parent, captions))
+    by_folder = reference_set(trained, pictures)
     for found in (by_recipe, by_folder):
         assert found.digest == trained.dataset
         assert list(found.training_names) == ["0.png", "1.png", "2.png"]
@@ -69,13 +69,13 @@ def test_other_pictures_are_an_error_that_names_both_digests(pictures: Path) -> 
     Image.new("RGB", (32, 32), (0, 0, 9)).save(pictures / "0.png")
     now = open_folder(pictures).digest
     with pytest.raises(DatasetError) as caught:
-        compared(trained, pictures)
+        reference_set(trained, pictures)
     assert str(trained.dataset) in str(caught.value)
     assert now in str(caught.value)
 
 
 def test_an_adapter_from_elsewhere_takes_the_pictures_it_is_given(pictures: Path) -> None:
-    assert compared(manifest(None), pictures).digest == open_folder(pictures).digest
+    assert reference_set(manifest(None), pictures).digest == open_folder(pictures).digest
 
 
 def held_back(folder: Path, count: int) -> Path:
@@ -88,14 +88,14 @@ def held_back(folder: Path, count: int) -> Path:
 def test_enough_held_back_pictures_beside_the_recipe_take_the_place(pictures: Path) -> None:
     trained = manifest(open_folder(pictures, "text").digest)
     held_back(pictures.parent / "held_back", 3)
-    found = compared(trained, recipe(pictures.parent))
+    found = reference_set(trained, recipe(pictures.parent))
     assert found.held_back
     assert list(found.reference_names) == ["new-0.png", "new-1.png", "new-2.png"]
     assert len(found.training) == 3  # copying still looks at what was trained on
 
 
 def test_too_few_held_back_pictures_are_not_trusted(pictures: Path, tmp_path: Path) -> None:
-    found = compared(manifest(None), pictures, held_back(tmp_path / "kept", 2))
+    found = reference_set(manifest(None), pictures, held_back(tmp_path / "kept", 2))
     assert not found.held_back
     assert list(found.reference_names) == ["0.png", "1.png", "2.png"]
 
@@ -104,7 +104,7 @@ def test_a_picture_that_was_trained_on_cannot_be_held_back(pictures: Path, tmp_p
     kept = held_back(tmp_path / "kept", 3)
     (kept / "sneaked.png").write_bytes((pictures / "1.png").read_bytes())
     with pytest.raises(DatasetError, match=r"sneaked\.png was trained on"):
-        compared(manifest(None), pictures, kept)
+        reference_set(manifest(None), pictures, kept)
 
 
 def package_of(folder: Path, recipe: Recipe | None) -> Package:

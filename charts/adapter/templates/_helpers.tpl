@@ -37,10 +37,10 @@ manifest, so a modified manifest is refused. */ -}}
 {{- range uniq $named -}}
 {{- $text := get $given . -}}
 {{- if not $text -}}
-{{- fail (printf "manifests: there is none for %s; add the text of that package's manifest.json" .) -}}
+{{- fail (printf "manifests: %s is missing; add the text of that package's manifest.json" .) -}}
 {{- end -}}
 {{- if ne . (printf "sha256:%s" (sha256sum $text)) -}}
-{{- fail (printf "manifests: the text for %s has another digest; copy that package's manifest.json byte for byte" .) -}}
+{{- fail (printf "manifests: the text of %s has another digest; copy that package's manifest.json byte for byte" .) -}}
 {{- end -}}
 {{- $_ := set $manifests . $text -}}
 {{- end -}}

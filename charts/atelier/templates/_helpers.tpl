@@ -40,13 +40,13 @@ http://atelier-mlflow:5000
 {{- end -}}
 {{- end }}
 
-{{- /* Pod security context for Pod Security "restricted". 10001 is the user of our images. */ -}}
+{{- /* Pod security context for Pod Security "restricted". 10001 is the user of the images. */ -}}
 {{- define "atelier.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
 runAsGroup: 10001
 fsGroup: 10001
-fsGroupChangePolicy: OnRootMismatch # otherwise every start walks through all files of a volume
+fsGroupChangePolicy: OnRootMismatch # otherwise every start would visit all files of a volume
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 

@@ -105,8 +105,8 @@ def test_a_gateway_that_is_away_is_asked_again_until_the_time_is_over(cat: Adapt
     ("changes", "word"),
     [
         ({"subject": GOOD | {"subject": 0.3}, "accepted": True}, "not recognised"),
-        ({"digest": "sha256:" + "9" * 64}, "speaks of"),
-        ({"adapter": "another"}, "speaks of another"),
+        ({"digest": "sha256:" + "9" * 64}, "its evaluation is of"),
+        ({"adapter": "another"}, "its evaluation is of another"),
         ({"scorers": {"clip": "mine", "dino": "mine"}}, "scorers"),
     ],
     ids=["claims to be accepted", "another digest", "another adapter", "other scorers"],
@@ -123,7 +123,7 @@ def test_a_verdict_is_repeated_not_believed(
 def test_an_unjudged_version_is_refused(cat: Adapter) -> None:
     made = package(cat.folder / "unjudged", cat.name, 9)
     version = cat.registry.register(made, run_id=None)
-    with pytest.raises(Refused, match="nobody has judged it"):
+    with pytest.raises(Refused, match="has not been evaluated"):
         cat.promote(version)
 
 
