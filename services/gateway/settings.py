@@ -121,7 +121,7 @@ class Settings(HomeSettings):
         try:
             parse_url(url)
         except BadInput as error:
-            raise ValueError(str(error).removeprefix("ATELIER_DATABASE_URL ")) from None
+            raise ValueError(str(error).removeprefix("ATELIER_DATABASE_URL: ")) from None
         return url
 
     @model_validator(mode="after")

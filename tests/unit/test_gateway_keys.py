@@ -135,14 +135,14 @@ def test_another_schema_is_refused_with_both_numbers(url: str, store: KeyStore) 
     database = Database(url)
     with database.write() as session:
         session.execute(text("UPDATE schema_version SET version = 99"))
-    with pytest.raises(BadInput, match="schema 99, this gateway needs 1"):
+    with pytest.raises(BadInput, match="has schema 99, this gateway needs 1"):
         KeyStore(url)
 
 
 def test_what_is_no_database_is_told_by_its_name(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("no database at all " * 100)
-    with pytest.raises(DatabaseAway, match=r"notes\.txt does not answer: file is not a database"):
+    with pytest.raises(DatabaseAway, match=r"notes\.txt: unavailable: file is not a database"):
         KeyStore(f"sqlite:///{file}")
     assert file.read_text().startswith("no database at all")
 

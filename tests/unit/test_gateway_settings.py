@@ -54,7 +54,7 @@ def test_addresses_are_normalised(tmp_path: Path) -> None:
         ("ATELIER_TRITON_URL", "triton", "not host:port"),
         ("ATELIER_TRITON_URL", "triton:99999", "not host:port"),
         ("ATELIER_DATABASE_URL", "mysql://root@db/x", "use sqlite:///file.db or postgresql://"),
-        ("ATELIER_DATABASE_URL", "sqlite://", "needs a file"),
+        ("ATELIER_DATABASE_URL", "sqlite://", "names no file"),
         ("ATELIER_DATABASE_URL", "nonsense", "not a database address"),
         ("ATELIER_GATEWAY_PORT", "70000", "ATELIER_GATEWAY_PORT"),
         ("ATELIER_GATEWAY_PORT", "eighty", "ATELIER_GATEWAY_PORT"),

@@ -322,7 +322,8 @@ def test_a_port_that_is_taken_is_one_line_and_exit_3(tmp_path: Path) -> None:
         ended = run_gateway(ATELIER_HOME=str(tmp_path), ATELIER_GATEWAY_PORT=port)
     assert ended.returncode == 3
     assert ended.stderr.strip() == (
-        f"atelier: 127.0.0.1:{port} cannot be used: Address already in use"
+        f"atelier: 127.0.0.1:{port}: cannot listen: Address already in use; "
+        "use another --host or --port"
     )
 
 
