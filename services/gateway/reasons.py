@@ -26,5 +26,5 @@ def _for_clients(_: Replica, held: HeldAdapter | None) -> str:
     if held is None or not (held.error or held.state == "failed"):
         return "not loaded yet"
     if held.state == "loading":
-        return "not fetched from the registry yet, after an error"
+        return "not fetched from the registry yet; the operator's log has the cause"
     return "cannot be loaded; the operator's log has the cause"

@@ -50,7 +50,7 @@ def test_addresses_are_normalised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("ATELIER_TRITON_URL", "http://triton:8000", "speaks gRPC"),
+        ("ATELIER_TRITON_URL", "http://triton:8000", "over gRPC"),
         ("ATELIER_TRITON_URL", "triton", "not host:port"),
         ("ATELIER_TRITON_URL", "triton:99999", "not host:port"),
         ("ATELIER_DATABASE_URL", "mysql://root@db/x", "use sqlite:///file.db or postgresql://"),
@@ -60,7 +60,7 @@ def test_addresses_are_normalised(tmp_path: Path) -> None:
         ("ATELIER_GATEWAY_PORT", "eighty", "ATELIER_GATEWAY_PORT"),
         ("ATELIER_GATEWAY_REQUEST_TIMEOUT", "inf", "ATELIER_GATEWAY_REQUEST_TIMEOUT"),
         ("ATELIER_GATEWAY_MAX_IMAGES", "0", "ATELIER_GATEWAY_MAX_IMAGES"),
-        ("ATELIER_GATEWAY_MEMORY", "268435456", "ATELIER_GATEWAY_MEMORY: the pictures of one call"),
+        ("ATELIER_GATEWAY_MEMORY", "268435456", "ATELIER_GATEWAY_MEMORY: the largest request"),
         ("ATELIER_GATEWAY_LOG_LEVEL", "loud", "ATELIER_GATEWAY_LOG_LEVEL"),
         ("ATELIER_GATEWAY_MAX_STEP", "5", "did you mean ATELIER_GATEWAY_MAX_STEPS"),
     ],
