@@ -40,7 +40,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    os.environ.update(chosen(argv))  # the worker processes read the environment too
+    os.environ.update(variables_of(argv))  # the worker processes read the environment too
     return run_process(serve)
 
 
@@ -79,7 +79,7 @@ def serve() -> int:
         return ExitCode.DONE if server.started else ExitCode.UNAVAILABLE
 
 
-def chosen(argv: Sequence[str] | None) -> dict[str, str]:
+def variables_of(argv: Sequence[str] | None) -> dict[str, str]:
     """Return the command line's options as environment variables."""
     parser = argparse.ArgumentParser(prog="python -m services.gateway", description=__doc__)
     parser.add_argument(

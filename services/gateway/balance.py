@@ -1,7 +1,7 @@
 """Choose the replica for a call. This module decides only; it does no network I/O.
 
-A key always maps to the same pool. Of the pool's replicas that serve the call's adapters, the one
-with the fewest calls in flight is chosen.
+With the same shares, a key always maps to the same pool. Of the pool's replicas that serve the
+call's adapters, the one with the fewest calls in flight is chosen.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Balancer:
     def choose(self, caller: str, wanted: Wanted, tried: Collection[str] = ()) -> Replica | None:
         """Return the replica for a call with the adapters `wanted`, or None if none serves them.
 
-        `caller` is the id of the key. Replicas named in `tried` are skipped.
+        `caller` is the id of the key. If its pool has no such replica, the stable pool is next, then
+        any other. Replicas named in `tried` are skipped.
         """
         shares = self._fleet().shares or {}
         able = [
@@ -96,7 +97,7 @@ class Balancer:
 
 
 def pool_of(shares: Mapping[str, int], caller: str) -> str:
-    """Return the pool of a key: the one whose share, laid end to end, contains the key's place."""
+    """Return the pool of a key. The shares divide [0, 100), and the rest of it is stable."""
     place = place_of(caller)
     for pool, percent in sorted(shares.items()):
         if place < percent:

@@ -47,6 +47,6 @@ def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
 
 
 async def hung_up(request: Request) -> None:
-    """Return when the client has closed its connection. Read the body before the call."""
+    """Return when the client has closed its connection. Call it after reading the body."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

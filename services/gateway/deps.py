@@ -59,7 +59,7 @@ PartsDep = Annotated[Parts, Depends(parts_of)]
 
 
 async def until_sent() -> AsyncIterator[AsyncExitStack]:
-    """Give a stack of resources that FastAPI closes after the answer is sent."""
+    """Yield a stack of resources that FastAPI closes after the answer is sent."""
     async with AsyncExitStack() as stack:
         yield stack
 

@@ -33,7 +33,7 @@ Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
-    """Return the current time, with UTC as its zone."""
+    """Return the current time in UTC, with its zone."""
     return datetime.now(UTC)
 
 

@@ -36,7 +36,7 @@ def documented(*slugs: str) -> dict[int | str, dict[str, Any]]:
 
 
 def documented_v2(*slugs: str) -> dict[int | str, dict[str, Any]]:
-    """Return the same for a V2 route, whose errors are `{"error": "…"}`."""
+    """Return the OpenAPI `responses` of a V2 route, whose errors are `{"error": "…"}`."""
     by_status: dict[int, list[str]] = {}
     for slug in slugs:
         status, title = CATALOGUE[slug]

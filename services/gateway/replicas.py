@@ -39,8 +39,8 @@ from services.gateway.triton_client import (
 
 CONNECT_SECONDS = 2.0
 READY_SECONDS = 2.0
-SHORT = 2**20  # bytes at most of an error, of metadata or of a configuration
-PIECE = 2**16  # bytes at most that are passed on at once
+SHORT = 2**20  # bytes; the limit for errors, metadata and configurations
+PIECE = 2**16  # bytes passed on at once
 
 
 @dataclass(frozen=True)
