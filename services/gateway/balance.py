@@ -50,8 +50,8 @@ class Balancer:
     def choose(self, caller: str, wanted: Wanted, tried: Collection[str] = ()) -> Replica | None:
         """Return the replica for a call with the adapters `wanted`, or None if none serves them.
 
-        `caller` is the id of the key. If its pool has no such replica, the stable pool is next, then
-        any other. Replicas named in `tried` are skipped.
+        `caller` is the id of the key. If its pool has no such replica, the stable pool is used, and
+        then any other. Replicas named in `tried` are skipped.
         """
         shares = self._fleet().shares or {}
         able = [
