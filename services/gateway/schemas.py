@@ -57,8 +57,8 @@ class GenerateImage(Accepted):
     prompt: str = Field(
         min_length=1,
         examples=["a cat on the beach"],
-        description="`{trigger}` stands for the adapter's trigger words. If the prompt contains "
-        "neither, they replace the class word (cat → sks cat), or else go in front.",
+        description="`{trigger}` is replaced by the adapter's trigger words. A prompt without them "
+        "gets them in place of the class word (cat → sks cat), or else in front.",
     )
     negative_prompt: str | None = Field(default=None, examples=["blurry"])
     adapter: str | None = Field(
