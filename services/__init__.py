@@ -1,1 +1,1 @@
-"""Long-running services: every folder is a process, or the library inside one."""
+"""Long-running services. Each folder is a process, or a library that a process uses."""

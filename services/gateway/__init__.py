@@ -1,6 +1,6 @@
-"""The public door: keys, metering, trigger words and styles, routing to the version that serves.
+"""The public HTTP API: keys, metering, prompts, and routing to the serving versions.
 
-It reaches the engine only over the V2 protocol and learns what serves from the releases and the
-replicas' own reports. Nothing is imported here, so that the command line can use the key store
-without loading a web framework.
+The gateway calls the engine over the V2 protocol only. It reads the serving versions from the
+releases and the reports of the replicas. This package imports nothing, so that the command line can
+use the key store without loading a web framework.
 """

@@ -1,11 +1,11 @@
-"""`python -m services.gateway`: settings from the environment, uvicorn, a calm end.
+"""Run the gateway: `python -m services.gateway`, with settings from the environment.
 
-Options say the same as the environment's variables, and come first.
+An option overrides the environment variable of the same name.
 
-SIGTERM or Ctrl-C: no new connection is taken, running requests are finished within
-ATELIER_GATEWAY_SHUTDOWN_TIMEOUT seconds, then the process exits with 0.
+After SIGTERM or Ctrl-C the gateway accepts no new connection, finishes its in-flight requests
+within ATELIER_GATEWAY_SHUTDOWN_TIMEOUT seconds, and exits with 0.
 
-A database that is away ends it with exit code 3; in a pod it waits for it instead.
+If the database is unavailable, the process exits with 3. In a pod it waits for the database.
 """
 
 from __future__ import annotations
@@ -39,24 +39,27 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code."""
-    os.environ.update(chosen(argv))  # for the workers, too
+    """Run the command line and return its exit code."""
+    os.environ.update(variables_of(argv))  # the worker processes read the environment too
     return run_process(serve)
 
 
 def serve() -> int:
-    """Serve until a signal; the exit code. Raises BadInput for settings that cannot be used."""
+    """Serve until a signal arrives, and return the exit code.
+
+    Raises BadInput for an invalid setting, Unavailable if the port or the database is unavailable.
+    """
     settings = Settings.read()
     log_to_stderr(settings)
     check_database(settings)
     config = uvicorn.Config(
         "services.gateway.__main__:worker_app",
         factory=True,
-        loop="asyncio",  # whatever else happens to be installed
+        loop="asyncio",  # also if uvloop is installed
         http="h11",
         workers=settings.workers,
-        log_config=None,  # ours
-        access_log=False,  # the middleware writes one line a request, with its id
+        log_config=None,  # see log_to_stderr
+        access_log=False,  # the middleware logs one line for each request, with its id
         timeout_graceful_shutdown=round(settings.shutdown_timeout),
         server_header=False,
     )
@@ -64,30 +67,41 @@ def serve() -> int:
         listening = listen(settings.host, settings.port)
     except OSError as error:
         place = host_port(settings.host, settings.port)
-        raise Unavailable(f"{place} cannot be used: {error.strerror}") from error
+        raise Unavailable(
+            f"{place}: cannot listen: {error.strerror}; use another --host or --port"
+        ) from error
     with listening:
         if settings.workers > 1:
             return run_workers(config, listening)
         server = uvicorn.Server(config)
-        end_calmly(server)
+        exit_cleanly(server)
         server.run([listening])
         return ExitCode.DONE if server.started else ExitCode.UNAVAILABLE
 
 
-def chosen(argv: Sequence[str] | None) -> dict[str, str]:
-    """The options given, as environment variables."""
+def variables_of(argv: Sequence[str] | None) -> dict[str, str]:
+    """Return the command line's options as environment variables."""
     parser = argparse.ArgumentParser(prog="python -m services.gateway", description=__doc__)
-    parser.add_argument("--kubernetes", action="store_true", help="in a pod, by its environment")
-    parser.add_argument("--host")
-    parser.add_argument("--port")
-    parser.add_argument("--traffic", metavar="FILE", help='canary pools, as JSON: {"next": 20}')
+    parser.add_argument(
+        "--kubernetes",
+        action="store_true",
+        help="read releases and replicas from the pod's namespace",
+    )
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", help="port to listen on; 0 is a free one")
+    parser.add_argument(
+        "--traffic", metavar="FILE", help='JSON file of canary pools\' shares: {"next": 20}'
+    )
     options = parser.parse_args(argv)
-    given = {name: value for name, value in vars(options).items() if value}
-    return {PREFIX + name.upper(): "1" if value is True else value for name, value in given.items()}
+    return {
+        PREFIX + name.upper(): "1" if value is True else value
+        for name, value in vars(options).items()
+        if value
+    }
 
 
 def worker_app() -> FastAPI:
-    """The application of this process, be it the only one or one of several."""
+    """Return the application of this process. uvicorn calls it once in each worker."""
     settings = Settings.read()
     log_to_stderr(settings)
     end_with_parent()
@@ -96,12 +110,12 @@ def worker_app() -> FastAPI:
 
 
 def log_to_stderr(settings: Settings) -> None:
-    """One format for our lines and uvicorn's."""
+    """Log to stderr; the gateway and uvicorn share one format."""
     log_to(sys.stderr, format=FORMAT, level=settings.log_level.upper())
 
 
-def end_calmly(server: uvicorn.Server) -> None:
-    """Make an asked-for end an exit with 0: uvicorn raises its signal once more when it is done."""
+def exit_cleanly(server: uvicorn.Server) -> None:
+    """Exit with 0 after SIGTERM or SIGINT: by itself uvicorn raises the signal again at the end."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         server.should_exit = True
@@ -111,12 +125,13 @@ def end_calmly(server: uvicorn.Server) -> None:
 
 
 def check_database(settings: Settings) -> None:
-    """Open it once before the server starts, so that a wrong address is one clear line.
+    """Open the database before the server starts, so that a wrong address gives a one-line error.
 
-    A pod waits while it is away: Kubernetes would start it again later and later, and its startup
-    probe already says for how long.
+    A pod waits while the database is unavailable: Kubernetes would delay each restart more, and the
+    startup probe already limits the wait. Raises BadInput for another schema, Unavailable outside a
+    pod if the database is unavailable.
     """
-    # uvicorn does not listen for it yet, and by default it does not end a container's process 1
+    # uvicorn does not handle it yet, and by default it does not end process 1 of a container
     signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(0))
     database = Database(settings.database_url)
     try:

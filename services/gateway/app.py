@@ -1,4 +1,4 @@
-"""The application: its parts, its middleware, its routes."""
+"""Build the FastAPI application: its parts, middleware and routes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ from services.gateway.usage import Meter
 from services.gateway.v2 import V2
 
 DESCRIPTION = """
-Pictures by a base model and its adapters. Calls need a key (`X-API-Key` or `Authorization: Bearer`)
-made by `atelier keys create`. Every error is an RFC 9457 problem document whose `type` is stable.
+Generates images with a base model and its LoRA adapters. Requests need an API key (`X-API-Key` or
+`Authorization: Bearer`), which the operator creates with `atelier keys create`. Errors are RFC 9457
+problem documents with a stable `type`; below `/v2` an error is `{"error": "…"}`.
 """
 
 
 def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> FastAPI:
-    """The gateway for these settings; `engine` takes Triton's place in tests."""
+    """Return the gateway for these settings. Tests pass an `engine` in place of Triton."""
     metrics = Metrics()
 
     @contextlib.asynccontextmanager
@@ -63,10 +64,10 @@ def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> Fast
         version=atelier.__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # ours, without a CDN
+        docs_url=None,  # see install_docs, which needs no CDN
         redoc_url=None,
     )
-    # The last one added is the outermost: a refused body is counted and has an id too.
+    # The last one added is the outermost, so a refused body is counted and has an id too.
     app.add_middleware(BodyLimit, limit=settings.body_limit)
     app.add_middleware(Observe, metrics=metrics)
     app.add_middleware(SendLimit, seconds=settings.request_timeout)

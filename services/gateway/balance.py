@@ -1,7 +1,7 @@
-"""Which replica a call goes to: decisions only, no network.
+"""Choose the replica for a call. This module decides only; it does no network I/O.
 
-The key decides the pool (the same key, the same pool), the adapters which replicas of it can make
-the picture, and the fewest calls under way which of those does.
+With the same shares, a key always maps to the same pool. Of the pool's replicas that serve the
+call's adapters, the one with the fewest calls in flight is chosen.
 """
 
 from __future__ import annotations
@@ -18,56 +18,63 @@ from atelier.contract.replica import Replica
 STABLE = "stable"
 LEFT_OUT_SECONDS = 2.0  # for a replica that refused a connection
 
-Wanted = Collection[tuple[str, int]]  # adapters of a call: name and version
+Wanted = Collection[tuple[str, int]]  # names and versions of a call's adapters
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """The replicas that are there, and the canary pools' shares in percent."""
+    """The live replicas, and the shares of the canary pools in percent."""
 
     replicas: Sequence[Replica] = ()
     shares: Mapping[str, int] | None = None
 
 
 class Balancer:
-    """Chooses among the replicas of `fleet`, and counts what is under way at each."""
+    """Choose among the replicas of `fleet`, and count the calls in flight on each."""
 
     def __init__(
         self, fleet: Callable[[], Fleet], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._fleet = fleet
         self._clock = clock
-        self._known: Sequence[Replica] = ()  # the last that were there
+        self._known: Sequence[Replica] = ()  # the last live replicas
         self._under_way: Counter[str] = Counter()
-        self._turns: dict[str, int] = {}  # when each was last chosen, for fairness among equals
-        self._left_out: dict[str, float] = {}  # until when
+        self._turns: dict[str, int] = {}  # when each was last chosen, to break ties fairly
+        self._left_out: dict[str, float] = {}  # the time at which each is used again
 
     def replicas(self) -> Sequence[Replica]:
-        """Those that are there; silence of all says nothing about their engines."""
+        """Return the live replicas. If none reports, return the last ones, which may still run."""
         self._known = self._fleet().replicas or self._known
         return self._known
 
     def choose(self, caller: str, wanted: Wanted, tried: Collection[str] = ()) -> Replica | None:
-        """The replica for a call with these adapters; None where none can make it."""
+        """Return the replica for a call with the adapters `wanted`, or None if none serves them.
+
+        `caller` is the id of the key. If its pool has no such replica, the stable pool is used, and
+        then any other. Replicas named in `tried` are skipped.
+        """
         shares = self._fleet().shares or {}
         able = [
-            one
-            for one in self.replicas()
-            if one.replica not in tried and all(one.can_draw(*pin) for pin in wanted)
+            replica
+            for replica in self.replicas()
+            if replica.replica not in tried and all(replica.can_draw(*pin) for pin in wanted)
         ]
         pools = (pool_of(shares, caller), STABLE)
-        mine = next((found for pool in pools if (found := _in(able, pool))), able)
+        pool = next((members for name in pools if (members := _in(able, name))), able)
         now = self._clock()
-        here = [one for one in mine if self._left_out.get(one.replica, 0.0) <= now] or mine
+        reachable = [replica for replica in pool if self._left_out.get(replica.replica, 0.0) <= now]
         return min(
-            here,
-            key=lambda one: (self._under_way[one.replica], self._turns.get(one.replica, 0)),
+            reachable or pool,
+            key=lambda replica: (
+                self._under_way[replica.replica],
+                self._turns.get(replica.replica, 0),
+            ),
             default=None,
         )
 
     @contextmanager
     def under_way(self, replica: str) -> Iterator[None]:
-        """A call that a replica works on."""
+        """Count a call as in flight on a replica, inside the block."""
         self._turns[replica] = max(self._turns.values(), default=0) + 1
         self._under_way[replica] += 1
         try:
@@ -77,20 +84,20 @@ class Balancer:
             self._forget()
 
     def leave_out(self, replica: str) -> None:
-        """Ask others for a moment, where there are any."""
+        """Prefer other replicas for LEFT_OUT_SECONDS."""
         self._left_out[replica] = self._clock() + LEFT_OUT_SECONDS
 
     def _forget(self) -> None:
-        """Replicas come and go; nothing is kept of those that are gone."""
-        there = {one.replica for one in self._known}
+        """Drop the entries of replicas that have gone, except those with calls in flight."""
+        names = {replica.replica for replica in self._known}
         for table in (self._under_way, self._turns, self._left_out):
-            for gone in [name for name in table if name not in there]:
+            for gone in [name for name in table if name not in names]:
                 if not self._under_way[gone]:
                     table.pop(gone, None)
 
 
 def pool_of(shares: Mapping[str, int], caller: str) -> str:
-    """The pool of a key: a place that stays its own, and the shares laid end to end."""
+    """Return the pool of a key. The shares divide [0, 100), and the rest of it is stable."""
     place = place_of(caller)
     for pool, percent in sorted(shares.items()):
         if place < percent:
@@ -100,9 +107,9 @@ def pool_of(shares: Mapping[str, int], caller: str) -> str:
 
 
 def place_of(text: str) -> float:
-    """In [0, 100), evenly spread and always the same."""
+    """Map a text to a fixed number in [0, 100), uniformly, with SHA-256."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64 * 100
 
 
 def _in(replicas: Sequence[Replica], pool: str) -> list[Replica]:
-    return [one for one in replicas if (one.pool or STABLE) == pool]
+    return [replica for replica in replicas if (replica.pool or STABLE) == pool]

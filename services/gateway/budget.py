@@ -1,7 +1,7 @@
-"""How much memory the pictures of all calls together may take in one process.
+"""Limit the memory of the images that one process has in progress.
 
-A call reserves the pixels of its pictures before the engine is asked, and gives them back when its
-answer is sent. Calls beyond the budget wait in the order in which they came.
+A call reserves the pixels of its images before it is sent to the engine, and releases them when its
+answer is sent. Calls beyond the budget wait in order of arrival.
 """
 
 from __future__ import annotations
@@ -15,38 +15,37 @@ from contextlib import asynccontextmanager, suppress
 from atelier.errors import Unavailable
 
 MIB = 2**20
-# At most: gRPC holds a message three times when it has just come, 3 bytes a pixel each. Measured by
-# bench/gateway.py: 9.4 of one call, 6.6 of many (raw pixels and PNGs that cannot be compressed).
+# An upper bound: gRPC keeps three copies of a message that has just arrived, 3 bytes a pixel each.
+# bench/gateway.py measures 9.4 for one call and 6.6 for many (raw pixels, incompressible PNGs).
 BYTES_PER_PIXEL = 10
-PROCESS_BYTES = 192 * MIB  # of a gateway that draws nothing, and of all but pictures
-OWN_SIDE = 1024  # SDXL's: what a picture of unnamed size is taken for
+PROCESS_BYTES = 192 * MIB  # of one process without images
+OWN_SIDE = 1024  # pixels; SDXL's default, assumed for an image whose size is not given
 RETRY_AFTER = 5.0  # seconds
-
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _LARGE = 64 * 2**10
 
 
 def return_freed_memory() -> None:
-    """Let the C library give large blocks back to the system as soon as they are freed.
+    """Make glibc return large blocks to the system as soon as they are freed.
 
-    glibc raises the size from which it does so up to 32 MiB by itself (mallopt(3)), and keeps what
-    is smaller for each thread: after some calls for large pictures a process had kept twice what
-    its pictures took. Does nothing with another C library.
+    By default glibc raises the threshold for this up to 32 MiB (mallopt(3)) and keeps smaller
+    blocks for each thread. After some calls for large images a process kept twice the memory of its
+    images. Does nothing with another C library.
     """
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 class GatewayBusy(Unavailable):
-    """The pictures under way take all the memory that there is for them."""
+    """The memory for images is in use, and the queue or the wait reached its limit."""
 
 
 class PixelBudget:
-    """Pixels that are under way, at most `pixels` at once.
+    """Limit the pixels in progress to `pixels`.
 
-    At most `queue` calls wait, each at most `wait` seconds; GatewayBusy beyond either. Use it in
-    one event loop.
+    At most `queue` calls wait, each at most `wait` seconds; beyond either limit GatewayBusy is
+    raised. Use it in one event loop.
     """
 
     def __init__(self, pixels: int, *, queue: int, wait: float) -> None:
@@ -58,12 +57,15 @@ class PixelBudget:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait."""
+        """The number of waiting calls."""
         return len(self._waiting)
 
     @asynccontextmanager
     async def reserved(self, pixels: int) -> AsyncIterator[None]:
-        """Hold so many pixels; ValueError for more than there are in all."""
+        """Reserve `pixels` inside the block, after waiting for them.
+
+        Raises GatewayBusy beyond the limits, ValueError for more pixels than the whole budget.
+        """
         await self._acquire(pixels)
         try:
             yield
@@ -72,23 +74,24 @@ class PixelBudget:
 
     async def _acquire(self, pixels: int) -> None:
         if pixels > self.pixels:
-            raise ValueError(f"{pixels} pixels are more than the budget of {self.pixels}")
+            raise ValueError(f"{pixels} pixels exceed the budget of {self.pixels}")
         if not self._waiting and pixels <= self.free:
             self.free -= pixels
             return
         if len(self._waiting) >= self._queue:
-            raise GatewayBusy(f"{self._queue} calls wait already", retry_after=RETRY_AFTER)
+            text = f"{self._queue} requests are already waiting for memory; try again later"
+            raise GatewayBusy(text, retry_after=RETRY_AFTER)
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((pixels, turn))
         try:
             async with asyncio.timeout(self._wait):
                 await turn
         except BaseException as error:
-            if not turn.cancelled():  # its turn came at the same moment
+            if not turn.cancelled():  # it was admitted at the same moment
                 self.free += pixels
-            self._admit()  # those behind it may be smaller
+            self._admit()  # the next ones may be smaller
             if isinstance(error, TimeoutError):
-                text = f"no memory for these pictures within {self._wait:g} s"
+                text = f"no memory for these images within {self._wait:g} s; try again later"
                 raise GatewayBusy(text, retry_after=RETRY_AFTER) from None
             raise
 
@@ -97,8 +100,8 @@ class PixelBudget:
         self._admit()
 
     def _admit(self) -> None:
-        """Give the first who wait their turn; nobody overtakes."""
-        self._waiting = deque(one for one in self._waiting if not one[1].cancelled())
+        """Admit waiting calls in order of arrival, until one does not fit."""
+        self._waiting = deque(call for call in self._waiting if not call[1].cancelled())
         while self._waiting and self._waiting[0][0] <= self.free:
             pixels, turn = self._waiting.popleft()
             self.free -= pixels

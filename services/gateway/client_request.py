@@ -1,4 +1,4 @@
-"""A client's request beside its body: the media types that it accepts, and its hang-up."""
+"""Read a client's `Accept` header, and wait for a client to disconnect."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from collections.abc import Sequence
 
 from fastapi import Request
 
-CLIENT_CLOSED = 499  # nginx's number for it; nobody is there to read it but the log
+CLIENT_CLOSED = 499  # nginx's status for a client that disconnected; only the log shows it
 
 
 def best(accept: str, offered: Sequence[str]) -> str | None:
-    """The media type of `offered` that `accept` likes most, the first among equals; None: none."""
+    """Return the media type of `offered` that an `Accept` header prefers (RFC 9110, 12.5.1).
+
+    Of several with the highest quality it is the first. None if the header accepts none of them.
+    """
     if not accept.strip():
         return offered[0]
     ranges = [_range(part) for part in accept.split(",")]
-    liked = [(_quality(one, ranges), -index, one) for index, one in enumerate(offered)]
-    quality, _, media_type = max(liked)
+    ranked = [(_quality(kind, ranges), -index, kind) for index, kind in enumerate(offered)]
+    quality, _, media_type = max(ranked)
     return media_type if quality > 0 else None
 
 
 def _range(text: str) -> tuple[str, float]:
-    """`image/png;q=0.5` as type and quality; a quality that cannot be read counts as 1."""
+    """Parse `image/png;q=0.5` as type and quality; an invalid quality counts as 1."""
     media_type, *parameters = (part.strip().lower() for part in text.split(";"))
     quality = 1.0
     for parameter in parameters:
@@ -34,16 +37,16 @@ def _range(text: str) -> tuple[str, float]:
 
 
 def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """By the most specific range that fits."""
+    """Return the quality of the most specific range that matches; 0 if none does."""
     kind = media_type.partition("/")[0]
-    for wanted in (media_type, f"{kind}/*", "*/*"):
-        found = [quality for name, quality in ranges if name == wanted]
-        if found:
-            return max(found)
+    for pattern in (media_type, f"{kind}/*", "*/*"):
+        qualities = [quality for name, quality in ranges if name == pattern]
+        if qualities:
+            return max(qualities)
     return 0.0
 
 
 async def hung_up(request: Request) -> None:
-    """Return when the client has closed its connection; to be called once the body was read."""
+    """Return when the client has closed its connection. Call it after reading the body."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

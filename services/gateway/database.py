@@ -1,4 +1,4 @@
-"""One way to open the gateway's database, sqlite or PostgreSQL, with its schema checked."""
+"""Open the gateway's database, SQLite or PostgreSQL, and check its schema."""
 
 from __future__ import annotations
 
@@ -24,32 +24,35 @@ from atelier.addresses import redact
 from atelier.errors import BadInput, Unavailable
 from services.gateway.tables import SCHEMA_VERSION, SchemaVersion, Table
 
-# How long a writer waits for another one before the caller is told that the database is busy.
-BUSY_SECONDS = 10
+BUSY_SECONDS = 10  # that a writer waits for another one before DatabaseAway is raised
 CONNECT_SECONDS = 3
 POOL_SIZE = 10
-RETRY_AFTER = 1.0
-# Any constant: it is the name of the lock under which two starting gateways create the schema.
+RETRY_AFTER = 1.0  # seconds
+# An arbitrary constant. It names the lock under which several starting gateways create the schema.
 SCHEMA_LOCK = 0x61746C
 
-# The execution option by which the sqlite hook below tells a look from a change.
+# The execution option that marks a transaction as read-only for _on_sqlite_begin.
 READ_ONLY = "atelier_read_only"
 
 
 class DatabaseAway(Unavailable):
-    """The database cannot be reached, is full or broken, or is busy for too long."""
+    """The database is unreachable, full, damaged, or busy for longer than BUSY_SECONDS."""
 
 
 class Database:
-    """Connections to one database, and the two kinds of work done on it: reading and writing."""
+    """Connections to one database, with transactions for reading and for writing.
+
+    All methods raise DatabaseAway if the database is unavailable.
+    """
 
     def __init__(self, url: str) -> None:
+        """Connections open on first use. Raises BadInput for an invalid address."""
         self.url = parse_url(url)
         self._engine = _sqlite(self.url) if _is_sqlite(self.url) else _postgresql(self.url)
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A transaction that commits on leaving the block, and rolls back on an error."""
+        """Open a transaction that commits at the end of the block, and rolls back on an error."""
         with (
             self._translated(),
             Session(self._engine, expire_on_commit=False) as session,
@@ -59,44 +62,46 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A transaction for looking only: on sqlite it waits for no writer."""
+        """Open a read-only transaction. On SQLite it does not wait for writers."""
         engine = self._engine.execution_options(**{READ_ONLY: True})
         with self._translated(), Session(engine, expire_on_commit=False) as session:
             yield session
 
     def prepare(self) -> None:
-        """Create the schema where there is none, and refuse one of another version."""
+        """Create the schema if there is none. Raises BadInput for a schema of another version."""
         with self.write() as session:
             if not _is_sqlite(self.url):
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
             Table.metadata.create_all(session.connection())
-            found = session.scalars(select(SchemaVersion.version)).all()
-            if not found:
+            versions = session.scalars(select(SchemaVersion.version)).all()
+            if not versions:
                 session.execute(insert(SchemaVersion).values(version=SCHEMA_VERSION))
-        if found and found != [SCHEMA_VERSION]:
+        if versions and versions != [SCHEMA_VERSION]:
             raise BadInput(
-                f"the database {self} has schema {found[0]}, this gateway needs {SCHEMA_VERSION}: "
-                "run the gateway version that made it, or point ATELIER_DATABASE_URL elsewhere."
+                f"database {self}: has schema {versions[0]}, this gateway needs {SCHEMA_VERSION}; "
+                "run the gateway version that created it, or set ATELIER_DATABASE_URL to another "
+                "database"
             )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """A database that cannot be asked is DatabaseAway; a wrong statement of ours is not."""
+        """Raise DatabaseAway for an unavailable database; pass on errors of our statements."""
         try:
             yield
         except (OperationalError, InterfaceError, TimeoutError) as error:
             raise self._away(error) from error
         except DatabaseError as error:
-            if type(error) is not DatabaseError:  # its children tell of our statements
+            if type(error) is not DatabaseError:  # its subclasses mean a wrong statement
                 raise
             raise self._away(error) from error
 
     def _away(self, error: SQLAlchemyError) -> DatabaseAway:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        text = f"the database {self} does not answer: {reason}; see ATELIER_DATABASE_URL"
+        text = f"database {self}: unavailable: {reason}; check ATELIER_DATABASE_URL"
         return DatabaseAway(text, retry_after=RETRY_AFTER)
 
     def close(self) -> None:
+        """Close all pooled connections."""
         self._engine.dispose()
 
     def __str__(self) -> str:
@@ -104,25 +109,32 @@ class Database:
 
 
 def parse_url(url: str) -> URL:
-    """`url` as SQLAlchemy reads it; BadInput unless it names a sqlite file or a PostgreSQL."""
+    """Parse a database address.
+
+    Raises BadInput unless it names an SQLite file or a PostgreSQL database.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise BadInput("ATELIER_DATABASE_URL is not a database address.") from None
-    if "@" in (parsed.host or ""):  # the driver's error would name it, a part of the password too
         raise BadInput(
-            "ATELIER_DATABASE_URL: percent-encode the special characters of user and password."
+            "ATELIER_DATABASE_URL: not a database address; "
+            "use sqlite:///file.db or postgresql://user:password@host/name"
+        ) from None
+    if "@" in (parsed.host or ""):  # the driver's error would show the host, here with password
+        raise BadInput(
+            "ATELIER_DATABASE_URL: the host contains @; "
+            "percent-encode the special characters of user and password"
         )
     if parsed.drivername in {"postgresql", "postgres"}:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in {"sqlite", "sqlite+pysqlite", "postgresql+psycopg"}:
         raise BadInput(
-            f"ATELIER_DATABASE_URL begins with {parsed.drivername}://: "
-            "use sqlite:///file.db or postgresql://user:password@host/name."
+            f"ATELIER_DATABASE_URL: {parsed.drivername}:// is not supported; "
+            "use sqlite:///file.db or postgresql://user:password@host/name"
         )
     if _is_sqlite(parsed) and parsed.database in {None, "", ":memory:"}:
         raise BadInput(
-            "ATELIER_DATABASE_URL needs a file: sqlite:///relative.db or sqlite:////abs.db."
+            "ATELIER_DATABASE_URL: names no file; use sqlite:///relative.db or sqlite:////abs.db"
         )
     return parsed
 
@@ -161,10 +173,10 @@ def _on_sqlite_connect(connection: DBAPIConnection, _record: ConnectionPoolEntry
 
 
 def _on_sqlite_begin(connection: Connection) -> None:
-    """Begin as a writer from the start.
+    """Begin a writing transaction with BEGIN IMMEDIATE, so that it waits for other writers.
 
-    The driver's own deferred transaction turns into a writer at its first change, and where
-    another writer came first sqlite then fails at once instead of waiting.
+    The driver's deferred transaction becomes a writer at its first change. If another writer was
+    first, SQLite then fails at once instead of waiting.
     """
     reading = connection.get_execution_options().get(READ_ONLY)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

@@ -1,7 +1,7 @@
-"""What routes ask for by type. The parts are made once, by `create_app`, and live in its state.
+"""FastAPI dependencies of the routes. `create_app` creates the parts once, in the app's state.
 
-There is no database session among them: a picture takes seconds, and a session held for that long
-would be a connection that nobody else can use. `keys` and `usage` open one for each short step.
+There is no dependency for a database session: an image takes seconds, and a session would occupy a
+connection for all that time. `keys` and `usage` open one for each short step.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ from services.gateway.v2 import V2
 header = APIKeyHeader(
     name="X-API-Key",
     scheme_name="X-API-Key",
-    description="A key of `atelier keys create`.",
+    description="An API key, created with `atelier keys create`.",
     auto_error=False,
 )
 bearer = HTTPBearer(
-    scheme_name="Bearer", description="The same key, as OpenAI's clients send it.", auto_error=False
+    scheme_name="Bearer",
+    description="The same API key, as OpenAI clients send it.",
+    auto_error=False,
 )
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that one application is made of."""
+    """The parts of one application."""
 
     settings: Settings
     keys: KeyStore
@@ -49,7 +51,7 @@ class Parts:
 
 
 def parts_of(request: Request) -> Parts:
-    """The parts of the application that this request came to."""
+    """Return the parts of the request's application."""
     return cast(Parts, request.app.state.parts)
 
 
@@ -57,7 +59,7 @@ PartsDep = Annotated[Parts, Depends(parts_of)]
 
 
 async def until_sent() -> AsyncIterator[AsyncExitStack]:
-    """What has to be kept until the answer is sent: FastAPI leaves the block only then."""
+    """Yield a stack of resources that FastAPI closes after the answer is sent."""
     async with AsyncExitStack() as stack:
         yield stack
 
@@ -70,7 +72,7 @@ async def current_key(
     x_api_key: Annotated[str | None, Depends(header)],
     authorization: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> KeyRecord:
-    """The key that the call holds, looked up anew each time."""
+    """Look up the request's key. Raises KeyRefused if it is missing or invalid."""
     key = x_api_key or (authorization.credentials if authorization else None)
     return await run_in_threadpool(parts.keys.verify, key)
 

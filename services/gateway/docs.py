@@ -1,4 +1,4 @@
-"""`/docs`: Swagger UI from files installed here, as a closed network reaches no CDN."""
+"""Serve Swagger UI at `/docs` from installed files, so that it works without a CDN."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from starlette.staticfiles import StaticFiles
 
 PAGE = "/docs"
 ASSETS = f"{PAGE}/assets"
-# Only the files of this package are used: a copy of Swagger UI that it renews with each release.
+# fastapi-offline updates its copy of Swagger UI with each release; only these files of it are used.
 PACKAGE = ("fastapi_offline", "static")
 
 
 def install_docs(app: FastAPI) -> None:
-    """Add the page and what it loads. Its addresses are relative, so a prefix does not matter."""
+    """Add the page and its assets. Their addresses are relative, so that a path prefix works."""
     assets = ASSETS.removeprefix("/")
 
     async def page() -> HTMLResponse:
@@ -24,7 +24,7 @@ def install_docs(app: FastAPI) -> None:
             swagger_js_url=f"{assets}/swagger-ui-bundle.js",
             swagger_css_url=f"{assets}/swagger-ui.css",
             swagger_favicon_url=f"{assets}/favicon.png",
-            swagger_ui_parameters={"validatorUrl": None},  # by default, one on the internet
+            swagger_ui_parameters={"validatorUrl": None},  # by default a service on the internet
         )
 
     app.mount(ASSETS, StaticFiles(packages=[PACKAGE]), name="docs-assets")

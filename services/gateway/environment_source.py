@@ -1,4 +1,4 @@
-"""Where this gateway learns what is released and who serves: a home, or a cluster's namespace."""
+"""Choose where releases and reports are read: a home, or the namespace of a cluster."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ logger = logging.getLogger(__name__)
 
 
 def environment_source(settings: Settings) -> Environment:
-    """The environment that the settings name."""
+    """Return the environment that the settings name."""
     home = Home(settings.home)
     if settings.kubernetes:
         pod = Pod.find()
-        found = watching(Api.connect(pod.namespace), pod, home.root / "cluster")
+        environment = watching(Api.connect(pod.namespace), pod, home.root / "cluster")
     else:
-        found = local(home)
-    return replace(found, shares=shares_of(settings.traffic)) if settings.traffic else found
+        environment = local(home)
+    if settings.traffic:
+        environment = replace(environment, shares=shares_of(settings.traffic))
+    return environment
 
 
 def reporter_name(settings: Settings) -> str:
-    """What this process is called in its report; its process id where it is one of several.
+    """Return the name of this process in its report: the pod's, or host name and process id.
 
-    Containers that share a volume have hosts of their own, and the same process id.
+    A pod with several workers adds the process id. Containers that share a volume may have equal
+    process ids, but they have different host names.
     """
     if settings.kubernetes:
         name = Pod.find().name
@@ -41,28 +44,33 @@ def reporter_name(settings: Settings) -> str:
 
 
 def shares_of(file: Path) -> Shares:
-    """Percent by pool from a JSON file, `{"next": 20}`; what cannot be read leaves the last."""
-    last: dict[str, int] = {}
-    said = ""
+    """Return a reader of the shares in a JSON file, percent by pool: `{"next": 20}`.
+
+    A missing file means no shares. If the file is invalid, the last shares stay in use.
+    """
+    shares: dict[str, int] = {}
+    logged = ""
 
     def read() -> Mapping[str, int]:
-        nonlocal last, said
+        nonlocal shares, logged
         try:
-            found = json.loads(file.read_bytes())
-            if not isinstance(found, dict) or not _are_shares(found):
-                raise ValueError("not pools with percent that add up to at most 100")
-            last, said = found, ""
+            content = json.loads(file.read_bytes())
+            if not isinstance(content, dict) or not _are_shares(content):
+                raise ValueError(
+                    'must be an object of percentages by pool, {"next": 20}, at most 100 in total'
+                )
+            shares, logged = content, ""
         except FileNotFoundError:
-            last, said = {}, ""
+            shares, logged = {}, ""
         except (OSError, ValueError) as error:
-            if said != str(error):
-                logger.warning("%s: %s; the last shares stay", file, error)
-            said = str(error)
-        return last
+            if logged != str(error):
+                logger.warning("%s: %s; the last shares stay in use", file, error)
+            logged = str(error)
+        return shares
 
     return read
 
 
-def _are_shares(found: Mapping[str, object]) -> bool:
-    percents = [one for one in found.values() if isinstance(one, int) and 0 <= one <= 100]
-    return len(percents) == len(found) and sum(percents) <= 100
+def _are_shares(content: Mapping[str, object]) -> bool:
+    percents = [value for value in content.values() if isinstance(value, int) and 0 <= value <= 100]
+    return len(percents) == len(content) and sum(percents) <= 100

@@ -1,7 +1,7 @@
-"""One call from a key and a prompt to charged PNGs; every route that makes images goes this way.
+"""Run one request, from a key and a prompt to charged PNGs.
 
-resolve versions → fill in the prompt → reserve quota and memory → ask the engine → check its
-answer → encode → settle. A call that fails anywhere is not charged.
+Steps: resolve versions, insert triggers, reserve quota and memory, call the engine, check its
+answer, encode, charge. A request that fails at any step is not charged.
 """
 
 from __future__ import annotations
@@ -44,29 +44,33 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# Random seeds stay where every client's numbers are exact (JavaScript's end at 2**53).
+# Random seeds are integers that every client represents exactly (JavaScript: up to 2**53).
 RANDOM_SEEDS = 2**32
 
 
 class ClientGone(AtelierError):  # noqa: N818
-    """The client hung up; its call was cancelled and not charged."""
+    """The client disconnected; its call was cancelled and not charged."""
 
 
 class ImageEngine(Protocol):
-    """What makes the pictures: Triton, or a part of a test."""
+    """The engine behind the gateway: Triton's replicas, or a fake in tests."""
 
-    async def generate(
-        self, call: ImageCall, *, timeout: float, request_id: str
-    ) -> ImageAnswer: ...
+    async def generate(self, call: ImageCall, *, timeout: float, request_id: str) -> ImageAnswer:
+        """Generate the images of a call within `timeout` seconds."""
+        ...
 
-    async def ready(self) -> bool: ...
+    async def ready(self) -> bool:
+        """Return whether the engine can be called now."""
+        ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close all connections."""
+        ...
 
 
 @dataclass(frozen=True)
 class CallPlan:
-    """A call with everything decided, and the versions that it was decided for."""
+    """A complete call to the engine, and the versions that it pins."""
 
     call: ImageCall
     versions: tuple[Version, ...]
@@ -74,17 +78,17 @@ class CallPlan:
 
 @dataclass(frozen=True)
 class ChargedImages:
-    """Charged pictures; whoever sends them takes them out of `pngs`."""
+    """Charged images. The code that sends them removes each from `pngs` to free its memory."""
 
     plan: CallPlan
     info: Info
     pngs: list[bytes]
-    seconds: float
+    seconds: float  # from the request to the charge
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The parts that a call needs."""
+    """Generate images for requests, with the parts of one application."""
 
     settings: Settings
     engine: ImageEngine
@@ -96,61 +100,62 @@ class Generation:
     async def make(
         self,
         key: KeyRecord,
-        asked: GenerateImage,
+        request: GenerateImage,
         *,
         request_id: str,
         gone: Callable[[], Awaitable[None]],
         until_sent: AsyncExitStack,
     ) -> ChargedImages:
-        """Make, check, encode and charge; `gone` returns when the client has hung up.
+        """Generate, check, encode and charge the images of a request.
 
-        The pictures' memory is reserved until `until_sent` is closed.
+        `gone` returns when the client disconnects; then ClientGone is raised. The memory of the
+        images stays reserved until `until_sent` is closed. `problems.problem_of` lists the errors.
         """
         began = time.monotonic()
-        check_limits(asked, self.settings)
-        seed = secrets.randbelow(RANDOM_SEEDS) if asked.seed is None else asked.seed
-        plan = self._plan(asked, seed, key.id)
-        async with charged(self.meter, self.metrics, key, asked.images) as charge:
-            work = self._draw(asked, plan, request_id, until_sent)
+        check_limits(request, self.settings)
+        seed = secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed
+        plan = self._plan(request, seed, key.id)
+        async with charged(self.meter, self.metrics, key, request.images) as charge:
+            work = self._generate(request, plan, request_id, until_sent)
             plan, answer = await unless_gone(work, gone)
             info, pngs = answer.info, await _encoded(plan.call, answer)
-            del answer  # the raw pixels are as large as the PNGs, or larger
+            del answer  # the raw pixels take at least as much memory as the PNGs
             await charge()
         self.metrics.delivered(len(pngs), plan.call.adapters)
         return ChargedImages(plan, info, pngs, time.monotonic() - began)
 
-    async def _draw(
-        self, asked: GenerateImage, plan: CallPlan, request_id: str, until_sent: AsyncExitStack
+    async def _generate(
+        self, request: GenerateImage, plan: CallPlan, request_id: str, until_sent: AsyncExitStack
     ) -> tuple[CallPlan, ImageAnswer]:
-        """Wait until there is memory for the pictures, then ask."""
+        """Reserve memory for the images, then call the engine."""
         end = time.monotonic() + self.settings.request_timeout
-        pixels = asked.images * (asked.width or OWN_SIDE) * (asked.height or OWN_SIDE)
-        await until_sent.enter_async_context(self._room(pixels))
-        return await self._ask(asked, plan, end, request_id)
+        pixels = request.images * (request.width or OWN_SIDE) * (request.height or OWN_SIDE)
+        await until_sent.enter_async_context(self._memory(pixels))
+        return await self._call_current(request, plan, end, request_id)
 
     @asynccontextmanager
-    async def _room(self, pixels: int) -> AsyncIterator[None]:
+    async def _memory(self, pixels: int) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             with self.metrics.waiting():
                 await stack.enter_async_context(self.budget.reserved(pixels))
             stack.enter_context(self.metrics.pixels_under_way(pixels))
             yield
 
-    async def _ask(
-        self, asked: GenerateImage, plan: CallPlan, end: float, request_id: str
+    async def _call_current(
+        self, request: GenerateImage, plan: CallPlan, end: float, request_id: str
     ) -> tuple[CallPlan, ImageAnswer]:
-        """Ask the engine; where the version is gone meanwhile, look again and ask once more.
+        """Call the engine. If it has dropped a version, resolve the versions again and retry once.
 
-        A release may move and the version before it be dropped between our look and the call.
+        A release may change, and its previous version be unloaded, between resolving and the call.
         """
         try:
             return plan, await self._call(plan, end, request_id)
         except AdapterGone as error:
-            logger.info("request %s: %s; looking at the releases again", request_id, error)
+            logger.info("request %s: %s; resolving the versions again", request_id, error)
         await self.releases.refresh()
-        again = self._plan(asked, plan.call.seed, plan.call.caller)
+        current = self._plan(request, plan.call.seed, plan.call.caller)
         try:
-            return again, await self._call(again, end, request_id)
+            return current, await self._call(current, end, request_id)
         except AdapterGone as error:
             raise AdapterLoading(str(error), retry_after=RETRY_AFTER) from error
 
@@ -170,29 +175,29 @@ class Generation:
         self.metrics.engine_seconds.observe(time.monotonic() - began)
         return answer
 
-    def _plan(self, asked: GenerateImage, seed: int, caller: str) -> CallPlan:
-        """Decide versions and prompt from one look at the routes."""
-        choices = asked.choices()
+    def _plan(self, request: GenerateImage, seed: int, caller: str) -> CallPlan:
+        """Resolve the versions from the current routes, and complete the prompt."""
+        choices = request.choices()
         versions = tuple(
-            self.releases.resolve(one.name, one.version, caller=caller) for one in choices
+            self.releases.resolve(choice.name, choice.version, caller=caller) for choice in choices
         )
-        manifests = [one.manifest for one in versions]
-        prompt = prompts.styled(asked.prompt, asked.style, manifests)
-        prompt = prompts.triggered(prompt, manifests, fill=asked.fill_trigger)
+        manifests = [version.manifest for version in versions]
+        prompt = prompts.styled(request.prompt, request.style, manifests)
+        prompt = prompts.triggered(prompt, manifests, fill=request.fill_trigger)
         call = ImageCall(
             prompt=prompt,
-            negative_prompt=asked.negative_prompt,
+            negative_prompt=request.negative_prompt,
             adapters=tuple(
                 AdapterUse(version.name, version.version, choice.weight)
                 for version, choice in zip(versions, choices, strict=True)
             ),
-            scheduler=asked.scheduler,
+            scheduler=request.scheduler,
             seed=seed,
-            steps=asked.steps,
-            width=asked.width,
-            height=asked.height,
-            images=asked.images,
-            guidance_scale=asked.guidance_scale,
+            steps=request.steps,
+            width=request.width,
+            height=request.height,
+            images=request.images,
+            guidance_scale=request.guidance_scale,
             caller=caller,
         )
         return CallPlan(call, versions)
@@ -202,8 +207,11 @@ class Generation:
 async def charged(
     meter: Meter, metrics: Metrics, key: KeyRecord, images: int
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Hold `images` of the key's quota. Who has made them awaits what this gives; otherwise, and
-    where anything fails, they are given back."""
+    """Reserve `images` of the key's quota inside the block.
+
+    The block gets a function that charges them. If it does not call this function, or raises an
+    error, the images are released. Raises QuotaExceeded or KeyRefused.
+    """
     try:
         reserved = await run_in_threadpool(meter.reserve, key, images)
     except QuotaExceeded:
@@ -226,28 +234,28 @@ async def charged(
 async def _release(meter: Meter, reserved: Reserved) -> None:
     try:
         await run_in_threadpool(meter.release, reserved)
-    except Exception:  # the first error is the one to tell; the reservation expires by itself
-        logger.exception("reservation %s could not be given back", reserved.id)
+    except Exception:  # keep the first error; the reservation expires by itself
+        logger.exception("reservation %s: cannot be released now; it expires", reserved.id)
 
 
-def check_limits(asked: GenerateImage, settings: Settings) -> None:
-    """Refuse what this operator does not allow, naming every field at once."""
+def check_limits(request: GenerateImage, settings: Settings) -> None:
+    """Raise an `invalid-request` problem that names every field beyond the operator's limits."""
     check_sizes(
         settings,
-        texts={"prompt": asked.prompt, "negative_prompt": asked.negative_prompt},
-        images=asked.images,
-        steps=asked.steps,
-        width=asked.width,
-        height=asked.height,
+        texts={"prompt": request.prompt, "negative_prompt": request.negative_prompt},
+        images=request.images,
+        steps=request.steps,
+        width=request.width,
+        height=request.height,
     )
 
 
 def check_sizes(
     settings: Settings, *, texts: Mapping[str, str | None], **sizes: int | None
 ) -> None:
-    """The same for fields however they came; `sizes` are images, steps, width and height."""
+    """Check fields as `check_limits` does; `sizes` are images, steps, width and height."""
     errors = [
-        (field, f"has {len(text.encode())} bytes, at most {settings.prompt_limit} are taken")
+        (field, f"has {len(text.encode())} bytes; the limit here is {settings.prompt_limit}")
         for field, text in texts.items()
         if text is not None and len(text.encode()) > settings.prompt_limit
     ]
@@ -258,7 +266,7 @@ def check_sizes(
         "height": settings.max_side,
     }
     errors += [
-        (field, f"{value} is more than the {bounds[field]} allowed here")
+        (field, f"{value} is more than {bounds[field]}, the limit here")
         for field, value in sizes.items()
         if value is not None and value > bounds[field]
     ]
@@ -267,23 +275,23 @@ def check_sizes(
 
 
 def check_answer(versions: Iterable[Version], images: int, info: Info) -> None:
-    """EngineFailed unless the pictures were made with exactly the weights that were asked for."""
-    asked = {(one.name, one.version, one.digest) for one in versions}
-    used = {(one.name, one.version, one.digest) for one in info.adapters}
-    if asked != used:
-        raise EngineFailed(f"asked for the adapters {asked}, the engine used {used}")
+    """Raise EngineFailed unless the engine used exactly these versions and made `images` images."""
+    requested = {(version.name, version.version, version.digest) for version in versions}
+    used = {(adapter.name, adapter.version, adapter.digest) for adapter in info.adapters}
+    if requested != used:
+        raise EngineFailed(f"requested the adapters {requested}, but the engine used {used}")
     if len(info.seeds) != images:
-        raise EngineFailed(f"asked for {images} pictures, got {len(info.seeds)}")
+        raise EngineFailed(f"requested {images} images, but the engine made {len(info.seeds)}")
 
 
 async def unless_gone(work: Awaitable[Result], gone: Callable[[], Awaitable[None]]) -> Result:
-    """The work's result; the work is cancelled when the client hangs up first."""
+    """Return the result of `work`. If `gone` returns first, cancel it and raise ClientGone."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(gone())
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientGone("the client hung up")
+            raise ClientGone("the client disconnected")
         return working.result()
     finally:
         for task in (working, watching):
@@ -292,7 +300,7 @@ async def unless_gone(work: Awaitable[Result], gone: Callable[[], Awaitable[None
 
 
 async def _encoded(call: ImageCall, answer: ImageAnswer) -> list[bytes]:
-    """One after another, so that a call of eight pictures keeps no other one waiting for long."""
+    """Encode one image after another, so that a large call does not delay others for long."""
     return [
         await run_in_threadpool(encode_png, pixels, metadata(call, answer, index))
         for index, pixels in enumerate(answer.pixels)
@@ -300,7 +308,7 @@ async def _encoded(call: ImageCall, answer: ImageAnswer) -> list[bytes]:
 
 
 def metadata(call: ImageCall, answer: ImageAnswer, index: int) -> dict[str, Any]:
-    """All that is needed to make picture `index` of the answer again."""
+    """Return the parameters that reproduce image `index` of the answer."""
     height, width = answer.pixels.shape[1:3]
     info = answer.info
     return {
@@ -312,7 +320,7 @@ def metadata(call: ImageCall, answer: ImageAnswer, index: int) -> dict[str, Any]
         "guidance_scale": call.guidance_scale,
         "width": width,
         "height": height,
-        "adapters": [one.model_dump() for one in info.adapters],
+        "adapters": [adapter.model_dump() for adapter in info.adapters],
         "base": info.base,
         "backend": info.backend,
         "engine_digest": info.engine_digest,

@@ -1,8 +1,8 @@
-"""API keys: made once, shown once, kept as digests, looked up at every call.
+"""API keys: shown once, stored as digests, looked up for every request.
 
-A key reads `atl_<id>_<secret>`. The id is public and names the row; the secret has 256 random bits,
-so a plain SHA-256 of the key is as hard to turn back as the key is to guess. Nothing is cached: a
-revoked or expired key is refused from the next call on.
+A key has the form `atl_<id>_<secret>`. The id is public and identifies the row. The secret has 256
+random bits, so a plain SHA-256 of the key is as hard to invert as the key is to guess. Nothing is
+cached: a revoked or expired key is refused from the next request on.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ from services.gateway.database import Database
 from services.gateway.tables import ApiKey
 
 PREFIX = "atl"
-ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # nothing that is read as something else
+ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # without l, o, 0 and 1, which look alike
 ID_LENGTH = 8
 SECRET_BYTES = 32
 NAME_LENGTH = 100
-# Longer than any key: what is longer is refused before it is hashed.
+# No key is as long as this; longer ones are refused before they are hashed.
 KEY_LENGTH = 128
 
 Clock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
+    """Return the current time in UTC, with its zone."""
     return datetime.now(UTC)
 
 
 class KeyRefused(Refused):
-    """A call without a key that works; `reason` is stable and part of the API."""
+    """A request without a valid key; `reason` is stable and part of the API."""
 
     def __init__(
         self, reason: Literal["missing", "wrong", "expired", "revoked"], text: str
@@ -48,7 +49,7 @@ class KeyRefused(Refused):
 
 @dataclass(frozen=True)
 class KeyRecord:
-    """What may be shown of a key."""
+    """The public data of a key; counts are images."""
 
     id: str
     name: str
@@ -61,20 +62,21 @@ class KeyRecord:
 
     @property
     def prefix(self) -> str:
-        """The visible beginning of the key, enough to recognise it."""
+        """The visible beginning of the key, enough to identify it."""
         return f"{PREFIX}_{self.id}"
 
     def state(self, now: datetime) -> Literal["active", "expired", "revoked"]:
+        """Return the key's state at a time; `revoked` comes before `expired`."""
         if self.revoked_at is not None:
             return "revoked"
         return "expired" if self.expires_at is not None and self.expires_at <= now else "active"
 
 
 class KeyStore:
-    """The keys of one database."""
+    """The keys of one database. Its methods raise DatabaseAway if the database is unavailable."""
 
     def __init__(self, database: Database | str, *, clock: Clock = utc_now) -> None:
-        """`database` given as an address is opened and its schema made ready."""
+        """An address is opened, and its schema created if there is none."""
         if isinstance(database, str):
             database = Database(database)
             database.prepare()
@@ -84,14 +86,17 @@ class KeyStore:
     def create(
         self, name: str, *, expires: datetime | None = None, quota: int | None = None
     ) -> tuple[str, KeyRecord]:
-        """A new key in plain text, which nobody can show again, and its record."""
+        """Create a key; return it in plain text, which is not stored, and its record.
+
+        `quota` is in images. Raises BadInput for an invalid name, expiry or quota.
+        """
         now = self._clock()
         if not name.strip() or len(name) > NAME_LENGTH or not name.isprintable():
-            raise BadInput(f"a key's name needs 1 to {NAME_LENGTH} printable characters: {name!r}")
+            raise BadInput(f"name {name!r}: must have 1 to {NAME_LENGTH} printable characters")
         if expires is not None and expires <= now:
-            raise BadInput(f"the expiry {expires.isoformat()} is not in the future")
+            raise BadInput(f"expiry {expires.isoformat()}: must be in the future")
         if quota is not None and quota < 1:
-            raise BadInput(f"a quota is a number of images, at least 1, not {quota}")
+            raise BadInput(f"quota {quota}: must be a number of images, at least 1")
         key_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH))
         key = f"{PREFIX}_{key_id}_{secrets.token_urlsafe(SECRET_BYTES)}"
         row = ApiKey(
@@ -109,46 +114,49 @@ class KeyStore:
         return key, _record(row)
 
     def list(self) -> list[KeyRecord]:
-        """Every key ever made, the oldest first."""
+        """List all keys, revoked and expired ones too, the oldest first."""
         with self._database.read() as session:
             rows = session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)).all()
             return [_record(row) for row in rows]
 
     def revoke(self, which: str) -> KeyRecord:
-        """End a key named by its id, its prefix or its name; ending it twice changes nothing."""
+        """Revoke a key by its id, prefix or name. Revoking it again changes nothing.
+
+        Raises BadInput if no key matches, or more than one.
+        """
         with self._database.write() as session:
-            wanted = or_(ApiKey.id == which.removeprefix(f"{PREFIX}_"), ApiKey.name == which)
-            rows = session.scalars(select(ApiKey).where(wanted).with_for_update()).all()
+            matches = or_(ApiKey.id == which.removeprefix(f"{PREFIX}_"), ApiKey.name == which)
+            rows = session.scalars(select(ApiKey).where(matches).with_for_update()).all()
             if not rows:
-                raise BadInput(f"no key is called {which!r}: `atelier keys list` shows them")
+                raise BadInput(f"key {which!r}: no such key; see `atelier keys list`")
             if len(rows) > 1:
-                named = ", ".join(f"{PREFIX}_{row.id}" for row in rows)
-                raise BadInput(f"{len(rows)} keys are called {which!r}: say which of {named}")
+                prefixes = ", ".join(f"{PREFIX}_{row.id}" for row in rows)
+                raise BadInput(f"key {which!r}: {len(rows)} keys match; use one of {prefixes}")
             rows[0].revoked_at = rows[0].revoked_at or self._clock()
             return _record(rows[0])
 
     def verify(self, key: str | None) -> KeyRecord:
-        """The record of a key that works now; KeyRefused says why it does not.
+        """Return the record of a valid key; raise KeyRefused with the reason for any other.
 
-        Whether a key expired or was revoked is told only to who holds the whole of it.
+        Only a client with the whole key learns that it expired or was revoked.
         """
         if not key:
-            raise KeyRefused("missing", "this call needs a key: send it as X-API-Key or as Bearer.")
+            raise KeyRefused("missing", "API key: missing; send it as X-API-Key or as Bearer")
         row = self._find(key)
-        known = row.digest if row is not None else bytes(hashlib.sha256().digest_size)
-        if not hmac.compare_digest(known, _digest(key)) or row is None:
-            raise KeyRefused("wrong", "this key is not known here.")
+        stored = row.digest if row is not None else bytes(hashlib.sha256().digest_size)
+        if not hmac.compare_digest(stored, _digest(key)) or row is None:
+            raise KeyRefused("wrong", "API key: unknown; check it, or ask the operator for one")
         record = _record(row)
         state = record.state(self._clock())
         if state != "active":
             moment = record.revoked_at or record.expires_at
             since = f" on {moment:%Y-%m-%d at %H:%M UTC}" if moment else ""
             verb = "was revoked" if state == "revoked" else "expired"
-            raise KeyRefused(state, f"this key {verb}{since}; ask the operator for a new one.")
+            raise KeyRefused(state, f"API key: {verb}{since}; ask the operator for a new one")
         return record
 
     def ping(self) -> None:
-        """Look at the table, to know that the database answers; DatabaseAway if not."""
+        """Run a short query. Raises DatabaseAway if the database does not answer."""
         with self._database.read() as session:
             session.execute(select(ApiKey.id).limit(1))
 

@@ -1,7 +1,7 @@
-"""What Prometheus reads: every label has a known, finite set of values.
+"""The Prometheus metrics of the gateway. Every label has a finite set of values.
 
-Routes are labelled by their template, adapters only by names and versions that were released here;
-prompts, keys and paths that nobody serves never become a label.
+Routes are labelled by their template, and adapters only by names and versions that were released
+here. Prompts, keys and unknown paths never become a label.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from atelier.contract.request import AdapterUse
 from services.gateway.budget import GatewayBusy
 from services.gateway.workers import shared_metrics
 
-# From a refused call to the longest picture; the factor between two is at most 2.5.
+# Seconds, from a refused request to the longest image, in steps of a factor of at most 2.5.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 
 
 class Metrics:
-    """One registry for each application, so that two in one process do not mix."""
+    """The metrics of one application, in a registry of their own: a process may have several."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -32,14 +32,14 @@ class Metrics:
         )
         self.seconds = Histogram(
             "atelier_gateway_request_seconds",
-            "Seconds from a request's first byte to its answer's last.",
+            "Seconds from the first byte of a request to the last byte of its answer.",
             ("route",),
             buckets=BUCKETS,
             registry=self.registry,
         )
         self.running = Gauge(
             "atelier_gateway_requests_running",
-            "Requests being answered.",
+            "Requests in flight.",
             registry=self.registry,
             multiprocess_mode="livesum",
         )
@@ -48,19 +48,19 @@ class Metrics:
         )
         self.adapter_images = Counter(
             "atelier_gateway_adapter_images",
-            "Images delivered, for each adapter version in them.",
+            "Images delivered, by adapter version.",
             ("adapter", "version"),
             registry=self.registry,
         )
         self.adapter_failures = Counter(
             "atelier_gateway_adapter_failures",
-            "Calls that the engine failed or took too long for, for each adapter version in them.",
+            "Calls that failed in the engine or timed out, by adapter version.",
             ("adapter", "version"),
             registry=self.registry,
         )
         self.engine_seconds = Histogram(
             "atelier_gateway_engine_seconds",
-            "Seconds that the engine took for a call that it answered.",
+            "Seconds that the engine took for a successful call.",
             buckets=BUCKETS,
             registry=self.registry,
         )
@@ -77,34 +77,34 @@ class Metrics:
         )
         self.pixels = Gauge(
             "atelier_gateway_pixels",
-            "Pixels that are being drawn, encoded or sent.",
+            "Pixels being generated, encoded or sent.",
             registry=self.registry,
             multiprocess_mode="livesum",
         )
         self.calls_waiting = Gauge(
             "atelier_gateway_calls_waiting",
-            "Calls that wait for memory for their pictures.",
+            "Calls that wait for memory for their images.",
             registry=self.registry,
             multiprocess_mode="livesum",
         )
         self.memory_rejections = Counter(
             "atelier_gateway_memory_rejections",
-            "Calls refused because there was no memory for their pictures in time.",
+            "Calls refused because there was no memory for their images in time.",
             registry=self.registry,
         )
         self.quota_rejections = Counter(
             "atelier_gateway_quota_rejections",
-            "Calls refused because the key's quota had no room.",
+            "Calls refused because they would exceed the key's quota.",
             registry=self.registry,
         )
 
     def text(self) -> bytes:
-        """What Prometheus reads: of all workers, where there are several."""
+        """Return the metrics in Prometheus' text format, summed over all workers."""
         return generate_latest(shared_metrics() or self.registry)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """A call that waits for memory, and whether it was refused."""
+        """Count a call as waiting for memory inside the block, and count a GatewayBusy."""
         with self.calls_waiting.track_inprogress():
             try:
                 yield
@@ -114,7 +114,7 @@ class Metrics:
 
     @contextmanager
     def pixels_under_way(self, pixels: int) -> Iterator[None]:
-        """Pictures from the engine to the client."""
+        """Count pixels as in progress inside the block."""
         self.pixels.inc(pixels)
         try:
             yield
@@ -122,16 +122,16 @@ class Metrics:
             self.pixels.dec(pixels)
 
     def sent_to(self, pool: str) -> None:
-        """Count a call that a pool was asked for."""
+        """Count a call that is sent to a pool."""
         self.pool_calls.labels(pool).inc()
 
     def delivered(self, images: int, adapters: Iterable[AdapterUse]) -> None:
-        """Count images that were charged."""
+        """Count charged images."""
         self.images.inc(images)
-        for one in adapters:
-            self.adapter_images.labels(one.name, str(one.version)).inc(images)
+        for adapter in adapters:
+            self.adapter_images.labels(adapter.name, str(adapter.version)).inc(images)
 
     def failed(self, adapters: Iterable[AdapterUse]) -> None:
-        """A call that reached the engine, and of which nothing came."""
-        for one in adapters:
-            self.adapter_failures.labels(one.name, str(one.version)).inc()
+        """Count a call that failed in the engine or timed out."""
+        for adapter in adapters:
+            self.adapter_failures.labels(adapter.name, str(adapter.version)).inc()

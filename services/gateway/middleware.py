@@ -1,4 +1,4 @@
-"""What happens to every request, whatever its address: an id, a count, a bound on its body."""
+"""Middleware for every request: an id, metrics, a time limit for sending, a limit on its body."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 
 
 class Observe:
-    """Gives a request its id (`X-Request-ID`), counts it, times it, and answers for our bugs."""
+    """Give each request an id (`X-Request-ID`), measure and log it, and answer a bug with 500."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -46,7 +46,7 @@ class Observe:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             if started:
-                raise  # half an answer is out; the server can only close the connection
+                raise  # a part of the answer is sent; the server can only close the connection
             await unknown_problem(error, scope)(scope, receive, send_with_id)
         finally:
             self._metrics.running.dec()
@@ -61,13 +61,13 @@ class Observe:
 
 
 class AnswerCut(Exception):  # noqa: N818
-    """An answer that has begun cannot be finished: the connection is closed."""
+    """A started answer cannot be completed, so the connection is closed."""
 
 
 class SendLimit:
-    """Ends an answer that its client has not taken within `seconds`, and one that is `AnswerCut`.
+    """Close the connection of a client that has not read its answer within `seconds`.
 
-    What is not sent yet is held in memory, or by an engine.
+    Unsent data occupies memory, or an engine. An answer that raises `AnswerCut` ends the same way.
     """
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
@@ -88,17 +88,17 @@ class SendLimit:
                 async with asyncio.timeout_at(end):
                     await send(message)
             except TimeoutError:
-                text = f"its client did not take it within {self._seconds:g} s"
+                text = f"the client did not read the answer within {self._seconds:g} s"
                 raise AnswerCut(text) from None
 
         try:
             await self._app(scope, receive, send_in_time)
-        except AnswerCut as error:  # an answer without its end makes the server close
+        except AnswerCut as error:  # uvicorn closes the connection of an incomplete answer
             logger.warning("request %s: %s", scope["state"]["request_id"], error)
 
 
 class BodyLimit:
-    """Refuses a body with 413: at once where its length is announced, else when it grows over."""
+    """Refuse a body of more than `limit` bytes with 413, by its Content-Length if it has one."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -108,25 +108,25 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self._limit:
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._limit:
             response = self._problem().response(scope)
             await response(scope, receive, send)
             return
-        seen = 0
+        size = 0
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal size
             message = await receive()
             if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
-                if seen > self._limit:
+                size += len(message.get("body", b""))
+                if size > self._limit:
                     raise self._problem()
             return message
 
         await self._app(scope, counted, send)
 
     def _problem(self) -> Problem:
-        # the rest of the body is not read, so the connection cannot be used again
-        text = f"a body may have at most {self._limit} bytes"
+        # the rest of the body is not read, so the connection cannot be reused
+        text = f"the body has more than {self._limit} bytes, the limit here"
         return Problem("body-too-large", text, headers={"Connection": "close"}, limit=self._limit)

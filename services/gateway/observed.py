@@ -1,4 +1,4 @@
-"""What the routes of all adapters are decided from, and which of them a change concerns."""
+"""Compare two states of releases and reports: find the adapters whose routes must be recomputed."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from atelier.data.release import Release
 
 @dataclass(frozen=True)
 class Observed:
-    """Releases and live replicas at one look. What has not changed is the same object as before."""
+    """Releases and live replicas at one time. Unchanged ones are the same objects as before."""
 
     releases: Shards[Release] = field(default_factory=Shards)
     replicas: Sequence[Replica] = ()
 
     def changed(self, since: Observed) -> set[str]:
-        """The adapters whose routes may have to be others than at the look before."""
+        """Return the adapters whose routes may differ from those at the state `since`."""
         if _heads(self.replicas) != _heads(since.replicas):
             return {*self.releases, *since.releases}
-        found = self.releases.changed(since.releases)
+        changed = self.releases.changed(since.releases)
         for now, before in zip(self.replicas, since.replicas, strict=True):
             if now.adapters is not before.adapters:
-                found |= now.adapters.changed(before.adapters)
-        return found
+                changed |= now.adapters.changed(before.adapters)
+        return changed
 
     def errors(self) -> list[str | None]:
-        """What each replica says is wrong with itself."""
-        return [one.error for one in self.replicas]
+        """Return the error of each replica's report, None where there is none."""
+        return [replica.error for replica in self.replicas]
 
 
 @dataclass(frozen=True)
-class Beside:
-    """Where the other gateways send calls."""
+class OtherGateways:
+    """The reports of the other gateways."""
 
     gateways: Sequence[Gateway] = ()
 
     def serving(self, name: str) -> set[str]:
-        """The digests by which they answer calls of an adapter."""
-        told = [one.routes.get(name) for one in self.gateways]
-        return {one.serving for one in told if one and one.serving}
+        """Return the digests of the versions of an adapter that they serve."""
+        routes = [gateway.routes.get(name) for gateway in self.gateways]
+        return {route.serving for route in routes if route and route.serving}
 
-    def same(self, since: Beside) -> bool:
-        """Whether nothing has changed that one of them says."""
+    def same(self, since: OtherGateways) -> bool:
+        """Return whether the gateways and their routes are those of `since`."""
         return len(self.gateways) == len(since.gateways) and all(
             now.gateway == before.gateway and now.routes is before.routes
             for now, before in zip(self.gateways, since.gateways, strict=True)
@@ -53,4 +53,4 @@ class Beside:
 
 
 def _heads(replicas: Sequence[Replica]) -> list[tuple[str, str, str | None]]:
-    return [(one.replica, one.base, one.vae) for one in replicas]
+    return [(replica.replica, replica.base, replica.vae) for replica in replicas]

@@ -1,4 +1,4 @@
-"""What `/docs` says about errors: every route's problem documents, each with an example."""
+"""Describe the errors of each route in OpenAPI, with an example of every problem document."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ COMPONENTS = "#/components/schemas/{model}"
 
 
 def documented(*slugs: str) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's `responses` for the problems that a route may answer with."""
-    found: dict[int | str, dict[str, Any]] = {}
+    """Return the OpenAPI `responses` for the problems of a route, by HTTP status."""
+    responses: dict[int | str, dict[str, Any]] = {}
     for slug in slugs:
         status, title = CATALOGUE[slug]
         schema = {"$ref": COMPONENTS.format(model=ProblemDocument.__name__)}
         empty = {"description": "", "content": {MEDIA_TYPE: {"schema": schema, "examples": {}}}}
-        entry = found.setdefault(status, empty)
+        entry = responses.setdefault(status, empty)
         entry["description"] = ", ".join(filter(None, [entry["description"], f"`{slug}`"]))
         entry["content"][MEDIA_TYPE]["examples"][slug] = {
             "value": {
                 "type": TYPE + slug,
                 "title": title,
                 "status": status,
-                "detail": "what happened, and what to do about it",
+                "detail": "the field or place: the problem; the fix",
                 "instance": "urn:atelier:request:…",
             }
         }
-    return found
+    return responses
 
 
 def documented_v2(*slugs: str) -> dict[int | str, dict[str, Any]]:
-    """The same for a route of V2, whose errors are `{"error": "…"}`."""
-    titles: dict[int, list[str]] = {}
+    """Return the OpenAPI `responses` of a V2 route, whose errors are `{"error": "…"}`."""
+    by_status: dict[int, list[str]] = {}
     for slug in slugs:
         status, title = CATALOGUE[slug]
-        titles.setdefault(V2_STATUS.get(status, status), []).append(title)
+        by_status.setdefault(V2_STATUS.get(status, status), []).append(title)
     content = {"application/json": {"example": {"error": "…"}}}
     return {
-        status: {"description": "; ".join(dict.fromkeys(found)), "content": content}
-        for status, found in sorted(titles.items())
+        status: {"description": "; ".join(dict.fromkeys(titles)), "content": content}
+        for status, titles in sorted(by_status.items())
     }
 
 
 def describe_problems(app: FastAPI) -> None:
-    """Add the problem document to the schema: the framework adds only what it validates itself."""
+    """Add the problem document to the schema: FastAPI adds only models that it validates."""
     generate = app.openapi
     _, definitions = models_json_schema(
         [(ProblemDocument, "serialization")], ref_template=COMPONENTS

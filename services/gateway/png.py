@@ -1,4 +1,4 @@
-"""PNG files that say how they were made, in an iTXt chunk named `atelier` (JSON)."""
+"""PNG files with their generation parameters, as JSON in an iTXt chunk named `atelier`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 CHUNK = "atelier"
-# zlib level 3 writes a 1024² picture twice as fast as the default 6, an eighth larger.
+# zlib level 3 writes a 1024² image twice as fast as the default 6; the file is an eighth larger.
 COMPRESSION = 3
-PIECE = 3 * 2**16  # bytes that are sent at once; of three, as four letters of base64 are
+PIECE = 3 * 2**16  # bytes sent at once; a multiple of 3, which base64 encodes without padding
 
 
 def encode_png(pixels: NDArray[np.uint8], metadata: dict[str, Any]) -> bytes:
-    """One picture [height, width, 3] as PNG, lossless, with its metadata."""
+    """Encode one image, uint8 [height, width, 3], as a PNG with its metadata."""
     info = PngInfo()
     info.add_itxt(CHUNK, json.dumps(metadata, ensure_ascii=False), lang="", tkey="", zip=False)
     buffer = io.BytesIO()
@@ -29,20 +29,20 @@ def encode_png(pixels: NDArray[np.uint8], metadata: dict[str, Any]) -> bytes:
 
 
 def base64_pieces(data: bytes) -> Iterator[bytes]:
-    """The data as base64 (RFC 4648), in pieces that are never all in memory."""
+    """Encode the data as base64 (RFC 4648) piece by piece, to save memory."""
     view = memoryview(data)
     for start in range(0, len(data), PIECE):
         yield base64.b64encode(view[start : start + PIECE])
 
 
 def pieces(data: bytes) -> Iterator[bytes]:
-    """The data itself, in pieces."""
+    """Split the data into pieces."""
     return (data[start : start + PIECE] for start in range(0, len(data), PIECE))
 
 
 def read_metadata(png: bytes) -> dict[str, Any] | None:
-    """What `encode_png` wrote into a picture, or None where it is not one of ours."""
+    """Return the metadata that `encode_png` wrote, or None if the PNG has none."""
     with Image.open(io.BytesIO(png)) as image:
-        image.load()  # chunks may also follow the pixels
+        image.load()  # reads the chunks after the pixels, too
         text = getattr(image, "text", {}).get(CHUNK)
     return json.loads(text) if text else None

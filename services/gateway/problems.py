@@ -1,7 +1,7 @@
-"""Every error that leaves the gateway, as an RFC 9457 problem document of a stable type.
+"""Translate errors to RFC 9457 problem documents with a stable type.
 
-Known errors are translated here and nowhere else; an unknown one becomes `internal-error` with the
-request's id, and its traceback goes to the log only.
+Only this module does so. An unexpected error becomes `internal-error` with the id of the request;
+its traceback goes to the log only.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from services.gateway.usage import QuotaExceeded
 logger = logging.getLogger(__name__)
 
 V2 = "/v2"
-V2_STATUS = {422: 400}  # Triton's own for what it cannot do
-# What the framework refuses by itself has a status alone.
+V2_STATUS = {422: 400}  # Triton answers an invalid request with 400
+# FastAPI's own errors have a status but no slug.
 OF_FRAMEWORK = {
     CATALOGUE[name].status: name
     for name in (
@@ -46,6 +46,7 @@ OF_FRAMEWORK = {
         "unsupported-media-type",
     )
 }
+INTERNAL = "internal error; report the X-Request-ID of this answer to the operator"
 SIMPLE: dict[type[AtelierError], str] = {
     UnknownStyle: "unknown-style",
     AdapterLoading: "adapter-loading",
@@ -57,7 +58,7 @@ SIMPLE: dict[type[AtelierError], str] = {
 
 
 class Problem(HTTPException):
-    """A problem on its way out. An HTTPException, because the framework lets only those pass."""
+    """A problem to answer with. It is an HTTPException because FastAPI passes only those on."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Problem(HTTPException):
         self.members = members
 
     def response(self, scope: Scope) -> JSONResponse:
-        """The answer to a request: a problem document, or what V2's clients understand."""
+        """Return the answer: a problem document, or `{"error": "…"}` below `/v2`."""
         if str(scope.get("path", "")).startswith(V2):
             return JSONResponse(
                 {"error": self.detail},
@@ -93,7 +94,7 @@ class Problem(HTTPException):
 
 
 def problem_of(error: AtelierError) -> Problem:
-    """The problem that a known error is told as."""
+    """Return the problem for an error of the gateway."""
     headers = {}
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
@@ -112,8 +113,8 @@ def problem_of(error: AtelierError) -> Problem:
         )
     if isinstance(error, UnreleasedAdapter):
         return Problem("unknown-adapter", str(error), known=error.known)
-    if isinstance(error, DatabaseAway):  # its text names the database, which is not for clients
-        text = "keys and usage cannot be looked up now"
+    if isinstance(error, DatabaseAway):  # its text names the database, which clients must not see
+        text = "the database of keys and usage is unavailable; try again later"
         return Problem("database-away", text, headers=headers)
     for kind, slug in SIMPLE.items():
         if isinstance(error, kind):
@@ -126,24 +127,24 @@ def problem_of(error: AtelierError) -> Problem:
         return Problem("engine-away", str(error), headers=headers)
     if isinstance(error, BadInput):
         return Problem("bad-request", str(error))
-    return Problem("internal-error", "a fault of ours; the operator finds it by this id")
+    return Problem("internal-error", INTERNAL)
 
 
 def invalid(errors: Sequence[tuple[str, str]]) -> Problem:
-    """Fields that cannot be used, each with the reason."""
+    """Return the problem for invalid fields, each with its message."""
     detail = "; ".join(f"{field}: {message}" if field else message for field, message in errors)
-    listed = [{"field": field, "message": message} for field, message in errors]
-    return Problem("invalid-request", detail, errors=listed)
+    members = [{"field": field, "message": message} for field, message in errors]
+    return Problem("invalid-request", detail, errors=members)
 
 
 def install(app: FastAPI) -> None:
-    """Give the application one answer for each kind of error."""
+    """Add the exception handlers to the application."""
 
-    async def known(request: Request, error: Exception) -> JSONResponse:
+    async def of_atelier(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, AtelierError)
         problem = problem_of(error)
-        told = isinstance(error, Unavailable) and not isinstance(error, DatabaseAway)
-        if problem.status_code >= 500 and not told:
+        complete = isinstance(error, Unavailable) and not isinstance(error, DatabaseAway)
+        if problem.status_code >= 500 and not complete:  # the client does not see the cause
             logger.error("request %s: %s", request_id(request), error, exc_info=error)
         return problem.response(request.scope)
 
@@ -155,20 +156,19 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return _of_validation(request, error).response(request.scope)
 
-    app.add_exception_handler(AtelierError, known)
+    app.add_exception_handler(AtelierError, of_atelier)
     app.add_exception_handler(HTTPException, of_framework)
     app.add_exception_handler(RequestValidationError, of_body)
 
 
 def unknown_problem(error: Exception, scope: Scope) -> JSONResponse:
-    """The answer to a bug of ours: the client gets the id, the log the traceback."""
+    """Log an unexpected error with its traceback, and return an answer without it."""
     logger.error("request %s failed", scope["state"]["request_id"], exc_info=error)
-    problem = Problem("internal-error", "a fault of ours; the operator finds it by this id")
-    return problem.response(scope)
+    return Problem("internal-error", INTERNAL).response(scope)
 
 
 def request_id(request: Request) -> str:
-    """The id that the request's log lines and its answer share."""
+    """Return the request's id, which is in its log lines and its answer."""
     return str(request.scope.get("state", {}).get("request_id", "unknown"))
 
 
@@ -177,8 +177,8 @@ def _of_http(request: Request, error: HTTPException) -> Problem:
         return error
     path, method = request.url.path, request.method
     details = {
-        404: f"there is nothing at {path}; /docs lists what there is",
-        405: f"{path} does not take {method}",
+        404: f"{path}: no such route; see /docs",
+        405: f"{path}: the method {method} is not allowed; see /docs",
     }
     slug = OF_FRAMEWORK.get(error.status_code, "internal-error")
     detail = details.get(error.status_code, str(error.detail))
@@ -186,17 +186,17 @@ def _of_http(request: Request, error: HTTPException) -> Problem:
 
 
 def _of_validation(request: Request, error: RequestValidationError) -> Problem:
-    kinds = {one["type"] for one in error.errors()}
+    kinds = {fault["type"] for fault in error.errors()}
     if "json_invalid" in kinds:
         cause = error.errors()[0].get("ctx", {}).get("error", "syntax error")
-        return Problem("malformed-json", f"the body is not JSON: {cause}")
+        return Problem("malformed-json", f"the body is not valid JSON: {cause}")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.method == "POST" and not media_type.endswith("json"):
-        text = f"send the body with Content-Type: application/json, not {media_type or 'none'!r}"
+        text = f"Content-Type: is {media_type or 'none'!r}; send application/json"
         return Problem("unsupported-media-type", text)
-    found = [{**one, "loc": _in_body(one["loc"])} for one in error.errors()]
-    refused = mistakes(found, model=_body_model(request), values=True)
-    return invalid([(one.field[:100], one.text) for one in refused])
+    faults = [{**fault, "loc": _in_body(fault["loc"])} for fault in error.errors()]
+    errors = mistakes(faults, model=_body_model(request), values=True)
+    return invalid([(mistake.field[:100], mistake.text) for mistake in errors])
 
 
 def _in_body(loc: Sequence[int | str]) -> Sequence[int | str]:
@@ -204,13 +204,13 @@ def _in_body(loc: Sequence[int | str]) -> Sequence[int | str]:
 
 
 def _body_model(request: Request) -> type[BaseModel] | None:
-    """The model of the route's body, for a hint at a misspelt field."""
+    """Return the model of the route's body, for hints at misspelt fields."""
     field = getattr(request.scope.get("route"), "body_field", None)
-    found = getattr(getattr(field, "field_info", None), "annotation", None)
-    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+    model = getattr(getattr(field, "field_info", None), "annotation", None)
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
 
 
 def _named(text: str) -> tuple[str, str]:
-    """The field that a refusal's text begins with, as `steps: 0 is not within 1 and 150`."""
+    """Split `steps: 0 is not within 1 and 150` into field and message; the field may be empty."""
     field, colon, message = text.partition(": ")
     return (field, message) if colon and field.isidentifier() else ("", text)

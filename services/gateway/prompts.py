@@ -1,12 +1,12 @@
-"""Fills in what an adapter's author knows and its user should not have to: trigger words, styles.
+"""Complete a prompt with the style and the trigger words of its adapters.
 
-The rule for the trigger, in this order:
+The first rule that applies inserts the trigger:
 
-1. `{trigger}` in the prompt (or in the style's template) stands for the trigger;
-2. a prompt that already holds the trigger's words stays as it is;
-3. where the prompt names the adapter's class ("a cat on the beach" for `sks cat`), its first
-   mention becomes the trigger ("a sks cat on the beach");
-4. otherwise the trigger goes in front: "sks cat, on the beach".
+1. `{trigger}` in the prompt, or in the style's template, is replaced by the trigger.
+2. A prompt that already contains the trigger words stays as it is.
+3. If the prompt names the adapter's class ("a cat on the beach" for `sks cat`), its first mention
+   is replaced by the trigger ("a sks cat on the beach").
+4. Otherwise the trigger goes in front: "sks cat, on the beach".
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ PROMPT = "{prompt}"
 
 
 class UnknownStyle(BadInput):
-    """A style that no adapter of the request has."""
+    """No adapter of the request has the requested style."""
 
 
 class PromptError(BadInput):
-    """A prompt that cannot be filled in."""
+    """The prompt contains `{trigger}`, but no adapter of the request has a trigger."""
 
 
 def styled(prompt: str, style: str | None, manifests: Sequence[Manifest]) -> str:
-    """The prompt within the template of `style`, from the first adapter that has it."""
+    """Insert the prompt into the template of `style`, from the first adapter that has this style.
+
+    Raises UnknownStyle if none has it.
+    """
     if style is None:
         return prompt
     for manifest in manifests:
@@ -39,20 +42,24 @@ def styled(prompt: str, style: str | None, manifests: Sequence[Manifest]) -> str
             if PROMPT not in template:
                 return f"{prompt}, {template}"
             return template.replace(PROMPT, prompt)
-    known = sorted({name for manifest in manifests for name in manifest.styles})
-    listed = f"known: {', '.join(known)}" if known else "these adapters have none"
-    raise UnknownStyle(f"style {style!r}: there is no such style; {listed}")
+    names = sorted({name for manifest in manifests for name in manifest.styles})
+    available = f"available: {', '.join(names)}" if names else "the requested adapters have none"
+    raise UnknownStyle(f"style {style!r}: no such style; {available}")
 
 
 def triggered(prompt: str, manifests: Iterable[Manifest], *, fill: bool = True) -> str:
-    """The prompt with every adapter's trigger in it; with `fill` off only `{trigger}` is replaced.
+    """Insert the trigger of every adapter. Without `fill` only `{trigger}` is replaced.
 
-    Where several adapters are asked for, `{trigger}` stands for all of theirs.
+    With several adapters `{trigger}` stands for all their triggers. Raises PromptError for
+    `{trigger}` without an adapter that has one.
     """
     manifests = [manifest for manifest in manifests if manifest.trigger.strip()]
     if TRIGGER in prompt:
         if not manifests:
-            raise PromptError("prompt: {trigger} needs an adapter that has a trigger; name one.")
+            raise PromptError(
+                "prompt: contains {trigger}, but no requested adapter has a trigger; "
+                "remove it, or name an adapter with a trigger"
+            )
         return prompt.replace(TRIGGER, " and ".join(manifest.trigger for manifest in manifests))
     if not fill:
         return prompt
@@ -66,17 +73,17 @@ def _with_trigger(prompt: str, trigger: str, class_prompt: str) -> str:
         return prompt
     class_word = class_of(trigger, class_prompt)
     if class_word:
-        # a function, because a trigger may hold a backslash
-        prompt, found = _words(class_word).subn(lambda _: trigger, prompt, count=1)
-        if found:
+        # a function, because a trigger may contain a backslash
+        prompt, replacements = _words(class_word).subn(lambda _: trigger, prompt, count=1)
+        if replacements:
             return prompt
     return f"{trigger}, {prompt}" if prompt.strip() else trigger
 
 
 def class_of(trigger: str, class_prompt: str) -> str:
-    """What kind of thing the trigger is: its longest ending that the class prompt also names.
+    """Return the class word: the longest ending of the trigger that the class prompt contains.
 
-    `sks cat` with "a photo of a cat" is a `cat`. Empty where they share nothing.
+    For `sks cat` and "a photo of a cat" it is `cat`. Empty if there is none.
     """
     words = trigger.split()
     for start in range(len(words)):
@@ -87,6 +94,6 @@ def class_of(trigger: str, class_prompt: str) -> str:
 
 
 def _words(text: str) -> re.Pattern[str]:
-    """These words in a row, whatever their case and spacing, not inside longer words."""
+    """Match these words in sequence, in any case and spacing, but not inside longer words."""
     inner = r"\s+".join(re.escape(word) for word in text.split())
     return re.compile(rf"(?<!\w){inner}(?!\w)", re.IGNORECASE)

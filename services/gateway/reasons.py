@@ -1,7 +1,7 @@
-"""Why a released version does not serve yet, in terms that concern a client.
+"""Give clients the reason why a released version does not serve yet.
 
-The replicas' own words name addresses and files: they are for the operator, and in the log
-(`releases.py`).
+The errors in the replicas' reports name addresses and files. They are for the operator and go to
+the log (`releases.py`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from services.gateway.routing import why_not_served
 
 
 def reason_for_clients(release: Release, replicas: Sequence[Replica]) -> str:
-    """One short sentence about the release's own version on the live `replicas`."""
-    live = [one for one in replicas if one.live()]
+    """Return one short sentence about the release's version on the live `replicas`."""
+    live = [replica for replica in replicas if replica.live()]
     if not live:
         return "no replica has reported for some seconds"
-    fitting = [one for one in live if release.fits(one)]
+    fitting = [replica for replica in live if release.fits(replica)]
     return why_not_served(release, live, fitting, _for_clients)
 
 
@@ -26,5 +26,5 @@ def _for_clients(_: Replica, held: HeldAdapter | None) -> str:
     if held is None or not (held.error or held.state == "failed"):
         return "not loaded yet"
     if held.state == "loading":
-        return "it could not be fetched from the registry yet"
-    return "it cannot be used; the operator's log has the cause"
+        return "not fetched from the registry yet; the operator's log has the cause"
+    return "cannot be loaded; the operator's log has the cause"

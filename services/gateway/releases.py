@@ -1,7 +1,7 @@
-"""Which version of an adapter a call goes to: releases say what should serve, replicas what can.
+"""Keep the routes current: poll the releases and the reports of the replicas.
 
-`routing` decides. Every call names its version, so one answer never mixes two. Where calls go is
-reported, so that whoever released a version can wait for it.
+`routing.py` decides each route. Every call names its version, so one answer never mixes two. The
+routes are reported, so that a promotion can wait until its version serves.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from atelier.data.release import Release
 from atelier.errors import AtelierError, BadInput, ReleaseError, Unavailable
 from atelier.stores.environment import Environment, Released
 from services.gateway.balance import Fleet
-from services.gateway.observed import Beside, Observed
+from services.gateway.observed import Observed, OtherGateways
 from services.gateway.reasons import reason_for_clients
 from services.gateway.reporter import Reporter
 from services.gateway.routing import Route, Version, decide
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER = 1.0  # seconds; loading a version takes about that
-NAMED = 20  # how many names an error lists before it only counts them
-RETRIED = 256  # routes a look decides anew for want of a manifest that was not there
+RETRY_AFTER = 1.0  # seconds; loading a version takes about as long
+NAMED = 20  # names that an error lists; it counts the others
+RETRIED = 256  # routes that a poll decides again because a manifest was missing
 
 
 class UnreleasedAdapter(BadInput):
-    """An adapter, or a version of one, that is not served here."""
+    """The adapter, or its version, is not served here; `known` lists the available ones."""
 
     def __init__(self, text: str, known: Iterable[str]) -> None:
         names = list(known)
         self.known = heapq.nsmallest(NAMED, names)
         listed = ", ".join(self.known) or "none"
         more = len(names) - NAMED
-        super().__init__(f"{text}; known: {listed}{f' and {more} more' if more > 0 else ''}")
+        super().__init__(f"{text}; available: {listed}{f' and {more} more' if more > 0 else ''}")
 
 
 class AdapterLoading(Unavailable):
-    """Released, but no version of it that may serve is ready yet."""
+    """The adapter is released, but none of its versions is ready to serve yet."""
 
 
 class ReleaseWatch:
-    """Looks at releases and replicas every `poll` seconds and keeps the routes.
+    """Read releases and replicas every `poll` seconds, and keep the routes of all adapters.
 
-    A look decides the routes of those adapters whose release, or whose versions on a live replica,
-    have changed since the last one. All routes are decided anew when a replica comes or goes.
+    A poll decides the routes of those adapters whose release, or whose versions on a live replica,
+    have changed since the last one. When a replica comes or goes, it decides all routes.
     """
 
     def __init__(
@@ -70,106 +70,115 @@ class ReleaseWatch:
         self._environment = environment
         self._reporter = Reporter(environment.gateways, name)
         self._poll = poll
-        self._found = Released()  # at the last look
-        self._good: Shards[Release] = Shards()  # by adapter, as it could be read last
+        self._released = Released()  # at the last poll
+        self._valid: Shards[Release] = Shards()  # the last readable release of each adapter
         self._observed = Observed()
-        self._beside: Beside | None = None  # read where this gateway has to know
-        self._unserved: set[str] = set()  # adapters that have no version that may serve
-        self._incomplete: dict[str, None] = {}  # adapters with a version whose manifest is missing
+        self._others: OtherGateways | None = None  # read only while a route depends on it
+        self._unserved: set[str] = set()  # adapters without a serving version
+        self._incomplete: dict[str, None] = {}  # adapters with a missing manifest, in order
         self._routed: Shards[Routed] = Shards()
-        self._said: frozenset[str] = frozenset()
+        self._logged: frozenset[str] = frozenset()  # problems of the last poll
         self._lock = threading.Lock()
         self.routes: Mapping[str, Route] = {}
         self.replicas: Sequence[Replica] = ()  # the live ones
         self.fleet = Fleet()
 
     def resolve(self, name: str, version: int | None = None, *, caller: str = "") -> Version:
-        """The version that a call of `name` (or `name@version`) goes to; `caller` is its key's."""
+        """Return the version that serves a call of `name`, or its given version.
+
+        `caller` is the id of the key, which decides whether the call goes to a canary. Raises
+        UnreleasedAdapter, or AdapterLoading if no version is ready.
+        """
         route = self.routes.get(name)
         if route is None:
             near = nearest(name, self.routes)
-            hint = f", did you mean {near}?" if near else ""
+            hint = f" (did you mean {near}?)" if near else ""
             raise UnreleasedAdapter(f"adapter {name!r} is not served here{hint}", self.routes)
         if version is not None:
             if version not in route.at_hand:
-                known = [f"{name}@{one}" for one in route.at_hand]
-                raise UnreleasedAdapter(f"adapter {name}: version {version} is not at hand", known)
+                known = [f"{name}@{number}" for number in route.at_hand]
+                text = f"adapter {name}: version {version} is not ready on any replica"
+                raise UnreleasedAdapter(text, known)
             return route.at_hand[version]
-        picked = route.pick(caller)
-        if picked is None:
+        serving = route.pick(caller)
+        if serving is None:
             reason = reason_for_clients(route.release, self.replicas)
             raise AdapterLoading(f"adapter {name} is not ready: {reason}", retry_after=RETRY_AFTER)
-        return picked
+        return serving
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Poll until cancelled."""
         while True:
             await asyncio.sleep(self._poll)
             try:
                 await self.refresh()
-            except Exception:  # one bad look must not end all later ones
-                logger.exception("looking at the releases failed; the last routes stay")
+            except Exception:  # a failed poll must not end the polling
+                logger.exception("cannot update the routes; the last ones stay in use")
 
     async def refresh(self) -> None:
+        """Poll once, without blocking the event loop."""
         await run_in_threadpool(self.look)
 
     def look(self) -> None:
-        """Read what changed and decide its routes anew."""
+        """Poll once: read releases and reports, and decide the routes that changes affect."""
         with self._lock:
             troubles: list[str] = []
-            now = Observed(self._released(troubles), self._environment.replicas.live())
+            now = Observed(self._releases(troubles), self._environment.replicas.live())
             due = self._due(now)
             routes = self._decided(due, now, troubles) if due else self.routes
             self._log_changes(due, routes)
-            for trouble in sorted(set(troubles) - self._said):  # each once, not at every look
+            for trouble in sorted(set(troubles) - self._logged):  # not again at each poll
                 logger.warning("%s", trouble)
-            self._said = frozenset(troubles)
+            self._logged = frozenset(troubles)
             self._observed = now
             self.routes, self.replicas = routes, now.replicas
             self.fleet = Fleet(now.replicas, self._environment.shares())
-            found = {name: routes.get(name) for name in due}
+            decided = {name: routes.get(name) for name in due}
             self._routed = self._routed.replaced(
-                {name: _routed(route) if route else None for name, route in found.items()}
+                {name: _routed(route) if route else None for name, route in decided.items()}
             )
-            self._reporter.tell(self._routed)
+            self._reporter.publish(self._routed)
 
     def close(self) -> None:
-        """Say no more where calls go."""
+        """Remove the report of this gateway."""
         with self._lock:
             self._reporter.close()
 
-    def _released(self, troubles: list[str]) -> Shards[Release]:
-        """Every release; one that cannot be read stays what it was."""
+    def _releases(self, troubles: list[str]) -> Shards[Release]:
+        """Read all releases. In place of an unreadable one, return its last readable state."""
+        last = self._released
         try:
-            found = self._environment.releases.read()
+            now = self._environment.releases.read()
         except (AtelierError, OSError) as error:
-            found = Released(self._good, trouble=str(error))
-        if found.trouble:
-            troubles.append(f"going on with the releases known last: {found.trouble}")
-        troubles += [f"{why}; the last good release stays" for why in found.unreadable.values()]
-        if found.releases is not self._found.releases or found.unreadable != self._found.unreadable:
-            kept = {name: self._good[name] for name in found.unreadable if name in self._good}
-            self._good = found.releases.replaced(kept)
-        self._found = found
-        return self._good
+            now = Released(self._valid, trouble=str(error))
+        if now.trouble:
+            troubles.append(f"releases: {now.trouble}; the last readable ones stay in use")
+        troubles += [
+            f"{why}; the last valid release stays in use" for why in now.unreadable.values()
+        ]
+        if now.releases is not last.releases or now.unreadable != last.unreadable:
+            kept = {name: self._valid[name] for name in now.unreadable if name in self._valid}
+            self._valid = now.releases.replaced(kept)
+        self._released = now
+        return self._valid
 
     def _due(self, now: Observed) -> set[str]:
-        """The adapters whose routes have to be decided anew."""
+        """Return the adapters whose routes must be decided again."""
         due = now.changed(self._observed)
-        if now.errors() != self._observed.errors():  # which are told where a version does not serve
+        if now.errors() != self._observed.errors():  # the trouble of a route quotes these errors
             due |= {name for name, route in self.routes.items() if route.trouble}
         due.update(islice(self._incomplete, RETRIED))
-        last, self._beside = self._beside, None
+        last, self._others = self._others, None
         if self._unserved:
-            self._beside = Beside(self._environment.gateways.live())
-            if last is None or not self._beside.same(last):
+            self._others = OtherGateways(self._environment.gateways.live())
+            if last is None or not self._others.same(last):
                 due |= self._unserved
         return due
 
     def _decided(
         self, due: Collection[str], now: Observed, troubles: list[str]
     ) -> Mapping[str, Route]:
-        """All routes, those of the adapters that are `due` decided anew."""
+        """Return all routes, with those of the adapters in `due` decided again."""
         routes = dict(self.routes)
         at = time.time()
         for name in due:
@@ -179,33 +188,31 @@ class ReleaseWatch:
             if release is None:
                 continue
             manifest_of = partial(self._manifest, name, last, troubles)
-            route = decide(release, now.replicas, manifest_of, last, self._served_beside, now=at)
+            route = decide(release, now.replicas, manifest_of, last, self._served_elsewhere, now=at)
             routes[name] = route
             if route.serving is None:
                 self._unserved.add(name)
         return routes
 
-    def _served_beside(self, name: str) -> set[str]:
-        if self._beside is None:
-            self._beside = Beside(self._environment.gateways.live())
-        return self._beside.serving(name)
+    def _served_elsewhere(self, name: str) -> set[str]:
+        if self._others is None:
+            self._others = OtherGateways(self._environment.gateways.live())
+        return self._others.serving(name)
 
     def _manifest(
         self, name: str, last: Route | None, troubles: list[str], digest: str
     ) -> Manifest | None:
-        """The verified manifest of a package, None where it is not there; then it is looked for
-        again."""
-        known = last.manifest(digest) if last else None
-        if known is not None:
-            return known
+        """Return the verified manifest of a package. If it is missing, later polls try again."""
+        manifest = last.manifest(digest) if last else None
+        if manifest is not None:
+            return manifest
         try:
-            found = self._environment.releases.manifest(digest)
+            manifest = self._environment.releases.manifest(digest)
         except ReleaseError as error:
             troubles.append(str(error))
-            found = None
-        if found is None:
+        if manifest is None:
             self._incomplete[name] = None
-        return found
+        return manifest
 
     def _log_changes(self, names: Collection[str], routes: Mapping[str, Route]) -> None:
         for name in sorted(names):
@@ -226,13 +233,15 @@ def _routed(route: Route) -> Routed:
 def _label(route: Route | None) -> str:
     if route is None:
         return "not released"
-    one = route.serving
-    return f"version {one.version} ({hex_of(one.digest)[:12]})" if one else "nothing ready"
+    version = route.serving
+    if version is None:
+        return "no version ready"
+    return f"version {version.version} ({hex_of(version.digest)[:12]})"
 
 
 def parse_reference(text: str) -> tuple[str, int | None]:
-    """`name` or `name@version`; ValueError otherwise."""
+    """Split `name` or `name@version` into both parts. Raises ValueError for another form."""
     name, at, version = text.partition("@")
     if not name or (at and not (version.isascii() and version.isdigit() and int(version) > 0)):
-        raise ValueError(f"{text!r} is neither name nor name@version")
+        raise ValueError(f"{text!r} is neither name nor name@version, with a version from 1 on")
     return name, int(version) if at else None

@@ -1,5 +1,6 @@
-"""The engines behind the gateway as one: each call goes to one replica, and to another only where
-the first has certainly not begun it.
+"""Call the engines behind the gateway as one.
+
+A call goes to one replica. It is retried on another only if the first has certainly not started it.
 """
 
 from __future__ import annotations
@@ -38,20 +39,20 @@ from services.gateway.triton_client import (
 
 CONNECT_SECONDS = 2.0
 READY_SECONDS = 2.0
-SHORT = 2**20  # bytes of an error, of metadata, of a configuration
-PIECE = 2**16  # bytes that are passed on at once
+SHORT = 2**20  # bytes; the limit for errors, metadata and configurations
+PIECE = 2**16  # bytes passed on at once
 
 
 @dataclass(frozen=True)
 class V2Answer:
-    """What Triton's HTTP answered."""
+    """A complete HTTP answer of Triton."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def text(self) -> str:
-        """What an error says; empty where it is none that can be read."""
+        """Return the message of an error; empty if the body has none."""
         try:
             return str(json.loads(self.body)["error"])
         except (ValueError, TypeError, LookupError, RecursionError):
@@ -59,9 +60,9 @@ class V2Answer:
 
 
 class V2Stream:
-    """An answer of Triton's HTTP whose body is still to be read, once.
+    """An HTTP answer of Triton whose body is read once, in pieces.
 
-    Errors are those of `triton_client.py`.
+    Its methods raise the errors of `triton_client.py`.
     """
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
@@ -71,33 +72,33 @@ class V2Stream:
         self.headers: Mapping[str, str] = dict(response.headers)
 
     async def whole(self) -> V2Answer:
-        """All of a short answer, such as an error; EngineFailed for a longer one."""
+        """Read a short answer, such as an error. Raises EngineFailed beyond SHORT bytes."""
         if self._whole is None:
             with _translated():
                 body = await self._response.content.read(SHORT + 1)
                 while len(body) <= SHORT and (more := await self._response.content.read(SHORT)):
                     body += more
             if len(body) > SHORT:
-                raise EngineFailed(f"Triton answered {self.status} with more than {SHORT} bytes")
+                raise EngineFailed(f"Triton's answer {self.status} has more than {SHORT} bytes")
             self._whole = V2Answer(self.status, self.headers, body)
         return self._whole
 
     async def exactly(self, size: int) -> bytes:
-        """The next bytes."""
+        """Read the next `size` bytes."""
         with _translated():
             return await self._response.content.readexactly(size)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The rest, as it comes."""
+        """Read the rest as it arrives."""
         with _translated():
             async for piece in self._response.content.iter_chunked(PIECE):
                 yield piece
 
 
 class Replicas:
-    """Every replica of this gateway. Use it in the event loop that made it.
+    """Calls to all replicas of this gateway. Use it in the event loop that created it.
 
-    Where replicas tell no addresses (or none is there yet), the one at `default` is asked.
+    If no replica reports an address, calls go to the gRPC address `default`.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Replicas:
         model: str,
         *,
         default: str | None,
-        counted: Callable[[str], None] = lambda pool: None,  # each call's pool
+        counted: Callable[[str], None] = lambda pool: None,  # gets the pool of each call
     ) -> None:
         self._balancer = balancer
         self._model = model
@@ -117,7 +118,7 @@ class Replicas:
         self._http: aiohttp.ClientSession | None = None
 
     async def generate(self, call: ImageCall, *, timeout: float, request_id: str) -> ImageAnswer:
-        """Pictures for the call; errors are those of `triton_client.py`."""
+        """Generate the images of a call; raises the errors of `triton_client.py`."""
         end = time.monotonic() + timeout
         if self._single():
             client = self._client(self._default or "")
@@ -126,19 +127,19 @@ class Replicas:
         tried: list[str] = []
         refusal: Unavailable | None = None
         while True:
-            one = self._choose(call.caller, wanted, tried, refusal)
-            tried.append(one.replica)
-            with self._call(one):
+            replica = self._choose(call.caller, wanted, tried, refusal)
+            tried.append(replica.replica)
+            with self._call(replica):
                 try:
                     left = max(0.001, end - time.monotonic())
-                    client = self._client(one.grpc or "")
+                    client = self._client(replica.grpc or "")
                     return await client.generate(call, timeout=left, request_id=request_id)
                 except (EngineAway, EngineBusy) as error:
                     if not error.refused:
                         raise
                     refusal = error
                     if isinstance(error, EngineAway):
-                        self._balancer.leave_out(one.replica)
+                        self._balancer.leave_out(replica.replica)
 
     async def forward(
         self,
@@ -151,7 +152,7 @@ class Replicas:
         wanted: Wanted = (),
         timeout: float,
     ) -> V2Answer:
-        """A short answer to a V2 call, as `open` gives it."""
+        """Send a V2 call as `open` does, and return its short answer."""
         opened = self.open(
             method, path, body=body, headers=headers, caller=caller, wanted=wanted, timeout=timeout
         )
@@ -170,25 +171,24 @@ class Replicas:
         wanted: Wanted = (),
         timeout: float,
     ) -> AsyncIterator[V2Stream]:
-        """A V2 call over HTTP, as it is; an answer of any status is Triton's own, but for one that
-        says that the call was not begun: where no replica begins it, that is the error.
+        """Send a V2 call over HTTP unchanged, and open its answer, of any status.
 
-        `timeout` is for all of it, reading the answer included.
+        `timeout` is in seconds and includes reading the answer. If every replica refuses to start
+        the call, the last refusal is raised: EngineAway or EngineBusy.
         """
         end = time.monotonic() + timeout
         tried: list[str] = []
         refusal: Unavailable | None = None
         while True:
-            one = self._choose(caller, wanted, tried, refusal, http=True)
-            tried.append(one.replica)
-            with self._call(one):
+            replica = self._choose(caller, wanted, tried, refusal, http=True)
+            tried.append(replica.replica)
+            with self._call(replica):
                 async with AsyncExitStack() as stack:
                     try:
                         left = max(0.001, end - time.monotonic())
                         with _translated():
-                            sent = self._send(
-                                method, f"http://{one.address}{path}", body, headers, left
-                            )
+                            url = f"http://{replica.address}{path}"
+                            sent = self._send(method, url, body, headers, left)
                             stream = V2Stream(await stack.enter_async_context(sent))
                         refusal = await _refusal(stream)
                     except EngineAway as error:
@@ -199,17 +199,17 @@ class Replicas:
                         yield stream
                         return
                 if isinstance(refusal, EngineAway):
-                    self._balancer.leave_out(one.replica)
+                    self._balancer.leave_out(replica.replica)
 
     async def ready(self) -> bool:
-        """Whether any replica's model can be called now."""
-        known = self._balancer.replicas()
-        addresses = [self._default] if self._single() else [one.grpc for one in known]
-        asked = [self._client(address).ready() for address in addresses if address]
-        return any(await asyncio.gather(*asked))
+        """Return whether the model of at least one replica can be called now."""
+        replicas = self._balancer.replicas()
+        addresses = [self._default] if self._single() else [replica.grpc for replica in replicas]
+        checks = [self._client(address).ready() for address in addresses if address]
+        return any(await asyncio.gather(*checks))
 
     async def close(self) -> None:
-        """End every connection."""
+        """Close all connections."""
         for client in self._clients.values():
             await client.close()
         await asyncio.gather(*self._closing, return_exceptions=True)
@@ -217,9 +217,9 @@ class Replicas:
             await self._http.close()
 
     def _single(self) -> bool:
-        """Whether there is only the engine that the settings name."""
-        told = any(one.grpc for one in self._balancer.replicas())
-        return self._default is not None and not told
+        """Return whether calls go to `default`, because no replica reports an address."""
+        reported = any(replica.grpc for replica in self._balancer.replicas())
+        return self._default is not None and not reported
 
     def _choose(
         self,
@@ -231,29 +231,28 @@ class Replicas:
         http: bool = False,
     ) -> Replica:
         while True:
-            one = self._balancer.choose(caller, wanted, tried)
-            if one is None:
+            replica = self._balancer.choose(caller, wanted, tried)
+            if replica is None:
                 break
-            if one.address if http else one.grpc:
-                return one
-            tried = [*tried, one.replica]
+            if replica.address if http else replica.grpc:
+                return replica
+            tried = [*tried, replica.replica]
         if refusal is not None:
             raise refusal
         if not self._balancer.replicas() or tried or not wanted:
             raise EngineAway("no replica can be reached", retry_after=RETRY_AFTER, refused=True)
         names = ", ".join(f"{name}@{version}" for name, version in sorted(wanted))
-        raise AdapterGone(f"no replica holds {names} now")
+        raise AdapterGone(f"no replica has {names} loaded now")
 
-    def _call(self, one: Replica) -> AbstractContextManager[None]:
-        self._counted(one.pool or STABLE)
-        return self._balancer.under_way(one.replica)
+    def _call(self, replica: Replica) -> AbstractContextManager[None]:
+        self._counted(replica.pool or STABLE)
+        return self._balancer.under_way(replica.replica)
 
     def _client(self, address: str) -> TritonClient:
-        """The channel to an address, made when it is first needed; those of replicas that are gone
-        are closed."""
+        """Return the channel to an address. Opening one closes those of replicas that have gone."""
         if address not in self._clients:
-            there = {one.grpc for one in self._balancer.replicas()} | {self._default}
-            for gone in set(self._clients) - there:
+            current = {replica.grpc for replica in self._balancer.replicas()} | {self._default}
+            for gone in set(self._clients) - current:
                 task = asyncio.ensure_future(self._clients.pop(gone).close())
                 self._closing.add(task)
                 task.add_done_callback(self._closing.discard)
@@ -264,8 +263,8 @@ class Replicas:
         self, method: str, url: str, body: bytes, headers: Mapping[str, str], timeout: float
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         if self._http is None:
-            # a connection for each call: one that is kept may be closed by Triton as it is used
-            # again, and nobody could tell whether the call was begun
+            # One connection for each call: Triton may close a reused one during the next call, and
+            # then it is unknown whether that call was started.
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(force_close=True, limit=0), auto_decompress=False
             )
@@ -274,7 +273,7 @@ class Replicas:
             method,
             url,
             data=body or None,
-            headers={**headers, "Accept-Encoding": "identity"},  # it is read here
+            headers={**headers, "Accept-Encoding": "identity"},  # V2Stream reads the body
             timeout=limits,
             allow_redirects=False,
         )
@@ -282,20 +281,20 @@ class Replicas:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """aiohttp's errors as those of `triton_client.py`."""
+    """Raise the errors of aiohttp as those of `triton_client.py`."""
     try:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise EngineAway("the image engine does not answer", refused=True) from error
     except TimeoutError as error:
-        raise TimedOut("there was no answer in the time a request may take") from error
+        raise TimedOut("the image engine did not answer within the request's time limit") from error
     except (aiohttp.ClientError, asyncio.IncompleteReadError) as error:
-        raise EngineAway("the image engine broke off") from error
+        raise EngineAway("the connection to the image engine broke") from error
 
 
 async def _refusal(stream: V2Stream) -> Unavailable | None:
-    """What an answer says where the call was certainly not begun; None for every other answer."""
+    """Return the error if the call was certainly not started; None for every other answer."""
     if stream.status != 503:
         return None
-    told = unavailable((await stream.whole()).text())
-    return told if told.refused else None
+    error = unavailable((await stream.whole()).text())
+    return error if error.refused else None

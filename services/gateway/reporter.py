@@ -1,4 +1,4 @@
-"""Tells where this gateway sends calls, so that a promotion can wait for it."""
+"""Publish the routes of this gateway, so that a promotion can wait for them."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ HEARTBEAT = 1.0  # seconds
 
 
 class Reporter:
-    """Writes one gateway's report when it changes, and as a heartbeat."""
+    """Write the report of one gateway when it changes, and every HEARTBEAT seconds."""
 
     def __init__(self, reports: Reports[Gateway], name: str) -> None:
         self._reports = reports
         self._name = name
-        self._told: Gateway | None = None
+        self._published: Gateway | None = None
         self._trouble = ""
 
-    def tell(self, routes: Shards[Routed]) -> None:
-        """Routing goes on where the report cannot be written; the log says so once."""
-        told, now = self._told, time.time()
-        if told and told.routes == routes and now - told.heartbeat < HEARTBEAT:
+    def publish(self, routes: Shards[Routed]) -> None:
+        """Write the report if it is due. Log a failure once; routing continues without a report."""
+        last, now = self._published, time.time()
+        if last and last.routes == routes and now - last.heartbeat < HEARTBEAT:
             return
         report = Gateway(gateway=self._name, heartbeat=now, routes=routes)
         try:
             self._reports.put(report)
         except OSError as error:
             if str(error) != self._trouble:
-                logger.warning("where calls go cannot be told: %s", error)
+                logger.warning("report of gateway %s: cannot be written: %s", self._name, error)
             self._trouble = str(error)
         else:
-            self._told, self._trouble = report, ""
+            self._published, self._trouble = report, ""
 
     def close(self) -> None:
-        """Say no more: nothing is to wait for a gateway that has ended."""
-        if self._told:
+        """Remove the report, so that no promotion waits for a gateway that has ended."""
+        if self._published:
             self._reports.remove(self._name)

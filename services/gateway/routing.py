@@ -1,9 +1,9 @@
-"""Where calls of one adapter go: decisions only, no file, no network.
+"""Decide the version that serves the calls of an adapter. This module does no I/O.
 
-An adapter moves to its release's version only when every live replica reports that digest as
-ready; until then it stays where it was, as replicas come and go. A gateway that does not know
-where that is asks the gateways beside it, and then the replicas. A version that is named, or takes
-a canary's share, needs only one replica that has it ready.
+An adapter moves to its release's version when every live replica reports that digest as ready.
+Until then it stays on its version, also when replicas come or go. A gateway that has not served
+the adapter yet uses the version of the other gateways, or else one that the replicas have ready. A
+pinned version or a canary needs only one replica that has it ready.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.gateway.balance import place_of
 
 @dataclass(frozen=True)
 class Version:
-    """One version of an adapter that can be called."""
+    """A version of an adapter that can be called."""
 
     name: str
     version: int
@@ -29,31 +29,31 @@ class Version:
 
 @dataclass(frozen=True)
 class Route:
-    """Where calls of one adapter go."""
+    """The versions that calls of one adapter go to."""
 
     release: Release
     serving: Version | None
-    at_hand: Mapping[int, Version] = field(default_factory=dict)
+    at_hand: Mapping[int, Version] = field(default_factory=dict)  # ready on at least one replica
     canary: Version | None = None
-    trouble: str = ""  # why not every replica can serve the release's own version
+    trouble: str = ""  # the reason why a replica cannot serve the release's version
 
     def pick(self, caller: str) -> Version | None:
-        """The version for a key's calls: always the same, as long as the canary's share is.
+        """Return the version for a key's calls; it stays the same for the same canary share.
 
-        Each adapter draws anew, so that not the same keys try out everything.
+        The adapter's name enters the hash, so that each canary gets other keys.
         """
         percent = self.release.canary.percent if self.release.canary else 0
-        tries = percent > place_of(f"{self.release.adapter}/{caller}")
-        return self.canary if self.canary and tries else self.serving
+        in_canary = percent > place_of(f"{self.release.adapter}/{caller}")
+        return self.canary if self.canary and in_canary else self.serving
 
     def manifest(self, digest: str) -> Manifest | None:
-        """The manifest of one of its versions."""
+        """Return the manifest of the version with a digest, None if the route has none."""
         versions = (*self.at_hand.values(), self.serving, self.canary)
-        return next((one.manifest for one in versions if one and one.digest == digest), None)
+        return next((v.manifest for v in versions if v and v.digest == digest), None)
 
 
 ManifestOf = Callable[[str], Manifest | None]  # by digest
-ServedBeside = Callable[[str], Collection[str]]  # digests by adapter, of the other gateways
+ServedElsewhere = Callable[[str], Collection[str]]  # digests that other gateways serve, by adapter
 
 
 def decide(
@@ -61,14 +61,14 @@ def decide(
     replicas: Sequence[Replica],
     manifest_of: ManifestOf,
     last: Route | None,
-    served_beside: ServedBeside,
+    served_elsewhere: ServedElsewhere,
     *,
     now: float,
 ) -> Route:
-    """The adapter's route from what is known at the time `now` and where it went before."""
-    live = [one for one in replicas if one.live(now)]
+    """Decide the route of a release's adapter at the time `now`; `last` is its route so far."""
+    live = [replica for replica in replicas if replica.live(now)]
     if not live:
-        # Reports that stop say nothing about the engine: go on as before.
+        # The engines may run without reports, so the route stays.
         return Route(
             release,
             last.serving if last else None,
@@ -76,59 +76,63 @@ def decide(
             last.canary if last else None,
             "no replica has reported for some seconds",
         )
-    fitting = [one for one in live if release.fits(one)]
+    fitting = [replica for replica in live if release.fits(replica)]
     at_hand = _at_hand(release.adapter, fitting, manifest_of)
-    by_digest = {one.digest: one for one in at_hand.values()}
+    by_digest = {version.digest: version for version in at_hand.values()}
     target = by_digest.get(release.digest)
     canary = by_digest.get(release.canary.digest) if release.canary else None
     if target and ready(fitting, release.adapter, release.digest, now=now):
         return Route(release, target, at_hand, canary)
     serving = last.serving if last else None
     if serving is None:
-        serving = _first(release, fitting, by_digest, served_beside(release.adapter), now)
-    return Route(
-        release, serving, at_hand, canary, why_not_served(release, live, fitting, _own_words)
-    )
+        elsewhere = served_elsewhere(release.adapter)
+        serving = _first(release, fitting, by_digest, elsewhere, now)
+    trouble = why_not_served(release, live, fitting, _error_of)
+    return Route(release, serving, at_hand, canary, trouble)
 
 
 def _at_hand(name: str, replicas: Iterable[Replica], manifest_of: ManifestOf) -> dict[int, Version]:
-    """The versions that any of the replicas holds ready."""
+    """Return the versions that at least one replica has ready, by number."""
     pins = {
         (held.version, held.digest)
-        for one in replicas
-        for held in one.adapters.named(name)
+        for replica in replicas
+        for held in replica.adapters.named(name)
         if held.state == "ready"
     }
-    found: dict[int, Version] = {}
-    for version, digest in sorted(pins):
+    versions: dict[int, Version] = {}
+    for number, digest in sorted(pins):
         manifest = manifest_of(digest)
         if manifest:
-            found[version] = Version(name, version, digest, manifest)
-    return found
+            versions[number] = Version(name, number, digest, manifest)
+    return versions
 
 
 def _first(
     release: Release,
     replicas: Iterable[Replica],
     by_digest: Mapping[str, Version],
-    beside: Collection[str],
+    elsewhere: Collection[str],
     now: float,
 ) -> Version | None:
-    """What serves where this gateway has not yet sent a call; None where nothing may.
+    """Return the version of an adapter that this gateway has not served yet, or None.
 
-    Calls must neither run ahead of the gateways beside it nor fall behind them, so it goes where
-    they go. Without any, it takes the newest that every replica holds, of those that have loaded
-    something; failing that, one that served before, and the release's own where it is the only one.
+    The first ready version of this order serves:
+
+    1. a version that other gateways serve, so that this one is neither ahead of them nor behind;
+    2. the newest version on all replicas that have loaded one of this adapter;
+    3. a previous version of the release;
+    4. the release's version.
     """
-    past = [one.digest for one in release.previous if not one.withdrawn]
-    holders = [
-        one
-        for one in replicas
-        if any(held.state == "ready" for held in one.adapters.named(release.adapter))
-    ]
     name = release.adapter
-    shared = [one for one in (release.digest, *past) if ready(holders, name, one, now=now)]
-    unmoved_first = sorted(beside, key=lambda digest: digest == release.digest)
+    past = [pin.digest for pin in release.previous if not pin.withdrawn]
+    holders = [
+        replica
+        for replica in replicas
+        if any(held.state == "ready" for held in replica.adapters.named(name))
+    ]
+    shared = [digest for digest in (release.digest, *past) if ready(holders, name, digest, now=now)]
+    # Gateways that have not moved to the release's version yet come first.
+    unmoved_first = sorted(elsewhere, key=lambda digest: digest == release.digest)
     order = (*unmoved_first, *shared, *past, release.digest)
     return next((by_digest[digest] for digest in order if digest in by_digest), None)
 
@@ -139,14 +143,14 @@ def why_not_served(
     fitting: Sequence[Replica],
     reason: Callable[[Replica, HeldAdapter | None], str],
 ) -> str:
-    """Why the release's version does not serve.
+    """Return the reason why the release's version does not serve.
 
-    `fitting` are those of the `live` replicas that draw with the release's base and VAE; there is
-    at least one live replica. `reason` describes the first that does not hold the version ready.
+    `live` has at least one replica. `fitting` are those of them that run the release's base and
+    VAE. `reason` describes the state of the version on the first that does not have it ready.
     """
     if not fitting:
         served = drawn_with(live[0].base, live[0].vae)
-        return f"it is for {drawn_with(release.base, release.vae)}; served is {served}"
+        return f"it needs {drawn_with(release.base, release.vae)}, but the replicas run {served}"
     for replica in fitting:
         held = replica.holds(release.adapter, release.digest)
         if held is None or held.state != "ready":
@@ -156,6 +160,6 @@ def why_not_served(
     return f"the package of version {release.version} cannot be read"
 
 
-def _own_words(replica: Replica, held: HeldAdapter | None) -> str:
-    """The replica's own error, which may name addresses and files."""
+def _error_of(replica: Replica, held: HeldAdapter | None) -> str:
+    """Return the error from the replica's report, which may name addresses and files."""
     return (held and held.error) or replica.error or "not loaded yet"

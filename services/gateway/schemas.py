@@ -1,4 +1,4 @@
-"""What the gateway accepts and returns; what it stores is in `tables.py`."""
+"""The request and response models of the gateway. `tables.py` has the stored ones."""
 
 from __future__ import annotations
 
@@ -27,57 +27,62 @@ Side = Annotated[
         ge=MIN_SIDE,
         le=MAX_SIDE,
         multiple_of=SIDE_MULTIPLE,
-        description="Pixels; the base's own if left out.",
+        description="Pixels; by default the base's own size.",
     ),
 ]
 
 
 class Accepted(BaseModel):
-    """A body that is read strictly: unknown fields and wrong types are errors, not guesses."""
+    """A strictly validated body: unknown fields and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class AdapterChoice(Accepted):
-    """One of several adapters to combine."""
+    """One of the adapters to combine, with its weight."""
 
     name: AdapterName
     version: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="The version that serves, if left out."
+        default=None, description="By default the serving version."
     )
     weight: Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)] = 1.0
 
 
 class GenerateImage(Accepted):
-    """A prompt and how to draw it. Image `i` of a call is what `seed + i` alone gives."""
+    """A prompt and its generation parameters.
+
+    Image `i` of a request equals a single image with the seed `seed + i`.
+    """
 
     prompt: str = Field(
         min_length=1,
         examples=["a cat on the beach"],
-        description="`{trigger}` stands for the adapter's trigger words; without it they are "
-        "filled in: in place of the class word (cat → sks cat), else in front.",
+        description="`{trigger}` is replaced by the adapter's trigger words. A prompt without them "
+        "gets them in place of the class word (cat → sks cat), or else in front.",
     )
     negative_prompt: str | None = Field(default=None, examples=["blurry"])
     adapter: str | None = Field(
         default=None,
         max_length=80,
         examples=["thor-cat", "thor-cat@2"],
-        description="`name` or `name@version`; the bare base model if left out.",
+        description="`name` or `name@version`; by default the base without an adapter.",
     )
     adapters: list[AdapterChoice] | None = Field(
-        default=None, max_length=MAX_ADAPTERS, description="Several adapters with weights."
+        default=None,
+        max_length=MAX_ADAPTERS,
+        description="Several adapters with weights, in place of `adapter`.",
     )
     style: str | None = Field(
         default=None,
         max_length=100,
         examples=["portrait"],
-        description="One of the adapter's prompt templates.",
+        description="Name of a prompt template of the adapters.",
     )
     fill_trigger: bool = Field(
-        default=True, description="Off: the prompt is sent without trigger words filled in."
+        default=True, description="If false, trigger words are inserted only for `{trigger}`."
     )
     seed: Annotated[int, Field(ge=0, lt=SEEDS)] | None = Field(
-        default=None, description="Drawn at random and returned, if left out."
+        default=None, description="By default random; the answer contains it."
     )
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 30
     width: Side | None = None
@@ -99,7 +104,7 @@ class GenerateImage(Accepted):
     @classmethod
     def _unicode(cls, text: str | None) -> str | None:
         if text is not None and "\0" in text:
-            raise ValueError("holds a zero character")
+            raise ValueError("contains a zero character; remove it")
         return text
 
     @model_validator(mode="after")
@@ -108,11 +113,11 @@ class GenerateImage(Accepted):
             raise ValueError("give either adapter or adapters, not both")
         names = [choice.name for choice in self.adapters or ()]
         if len(set(names)) < len(names):
-            raise ValueError("adapters: the same adapter is named twice")
+            raise ValueError("adapters: an adapter occurs twice; name each once")
         return self
 
     def choices(self) -> list[AdapterChoice]:
-        """The adapters asked for, however they were named."""
+        """Return the requested adapters, from either `adapter` or `adapters`."""
         if self.adapter is None:
             return list(self.adapters or ())
         name, version = parse_reference(self.adapter)
@@ -120,14 +125,16 @@ class GenerateImage(Accepted):
 
 
 class GeneratedImage(BaseModel):
-    """One picture."""
+    """One image and its seed."""
 
-    png: str = Field(description="PNG, base64; its iTXt chunk `atelier` tells how it was made.")
+    png: str = Field(
+        description="PNG, base64; its iTXt chunk `atelier` contains the generation parameters."
+    )
     seed: int
 
 
 class AdapterUsedDocument(BaseModel):
-    """Exactly which weights made the pictures."""
+    """An adapter that was used, identified by its digest."""
 
     name: str
     version: int
@@ -136,30 +143,32 @@ class AdapterUsedDocument(BaseModel):
 
 
 class GeneratedImages(BaseModel):
-    """The answer to a call."""
+    """The images of a request, and the values that reproduce them."""
 
     images: list[GeneratedImage]
     adapters: list[AdapterUsedDocument]
-    prompt: str = Field(description="The prompt as it was sent to the model.")
-    warnings: list[str] = Field(description="For example the words beyond the model's 77 tokens.")
-    timings: dict[str, float] = Field(description="Seconds.")
+    prompt: str = Field(description="The prompt as sent to the model.")
+    warnings: list[str] = Field(
+        description="For example the dropped words of a prompt that exceeds 77 tokens."
+    )
+    timings: dict[str, float] = Field(description="Seconds by stage; `gateway` is the total.")
 
 
 class ApiKeyUsage(BaseModel):
-    """What a key has used."""
+    """The usage of an API key."""
 
-    key: str = Field(description="The key's visible beginning.", examples=["atl_k3v9m2xq"])
+    key: str = Field(description="The public beginning of the key.", examples=["atl_k3v9m2xq"])
     name: str
-    images: int = Field(description="Pictures delivered.")
-    in_progress: int = Field(description="Pictures being made now; charged when delivered.")
-    quota: int | None = Field(description="Pictures allowed in all; null is without end.")
-    remaining: int | None
+    images: int = Field(description="Images delivered.")
+    in_progress: int = Field(description="Images in progress, charged when delivered.")
+    quota: int | None = Field(description="Images allowed in total; null means no limit.")
+    remaining: int | None = Field(description="Images left of the quota; null means no limit.")
     created_at: datetime
     expires_at: datetime | None
 
 
 class ModelCard(BaseModel):
-    """One entry of OpenAI's model list, with what we know beyond it."""
+    """An entry of OpenAI's model list, with additional fields for adapters."""
 
     id: str
     object: Literal["model"] = "model"
@@ -171,32 +180,34 @@ class ModelCard(BaseModel):
     trigger: str | None = None
     styles: dict[str, str] = {}
     ready: bool = True
-    trouble: str | None = Field(default=None, description="Why the released version waits.")
+    trouble: str | None = Field(
+        default=None, description="The reason why the released version does not serve."
+    )
 
 
 class ModelList(BaseModel):
-    """Every adapter that is released here, and the base."""
+    """The base and every released adapter."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
 class Health(BaseModel):
-    """Whether the process, or all that it needs, is there."""
+    """The result of a health check, with each part that was checked."""
 
     status: Literal["ok", "unready"]
     checks: dict[str, bool] = {}
 
 
 class FieldError(BaseModel):
-    """One field that cannot be used."""
+    """An invalid field."""
 
     field: str
     message: str
 
 
 class ProblemDocument(BaseModel):
-    """An error as RFC 9457 has it; `type` is stable and safe to switch on."""
+    """An RFC 9457 problem document. `type` is stable, so clients may branch on it."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -204,12 +215,12 @@ class ProblemDocument(BaseModel):
     title: str
     status: int
     detail: str
-    instance: str = Field(description="The request's id, as in the gateway's log.")
+    instance: str = Field(description="The id of the request, as in the gateway's log.")
     errors: list[FieldError] | None = None
 
 
 def example_body() -> dict[str, Any]:
-    """A body that the documentation shows."""
+    """Return the example body of the documentation."""
     return {
         "prompt": "a cat on the beach",
         "adapter": "thor-cat",

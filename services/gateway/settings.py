@@ -1,4 +1,4 @@
-"""The settings of `python -m services.gateway`: `ATELIER_GATEWAY_*`, and some shared names."""
+"""The settings of `python -m services.gateway`: `ATELIER_GATEWAY_*` and some shared variables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Settings(HomeSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
 
-    # repr=False: an address may hold a password, and settings end up in logs.
+    # repr=False: an address may contain a password, and settings may appear in logs.
     database_url: str = Field(
         default="",
         repr=False,
@@ -37,13 +37,13 @@ class Settings(HomeSettings):
     triton_url: str = Field(
         default="127.0.0.1:8001",
         validation_alias="ATELIER_TRITON_URL",
-        description="Triton's gRPC, where replicas report no address: `grpc://host:port`",
+        description="Triton's gRPC address if replicas report none: `grpc://host:port`",
     )
     kubernetes: bool = Field(
-        default=False, description="Whether releases and replicas are those of the pod's namespace"
+        default=False, description="Read releases and replicas from the pod's namespace"
     )
     traffic: Path | None = Field(
-        default=None, description='JSON file of canary pools\' shares in percent: `{"next": 20}`'
+        default=None, description='JSON file: shares of canary pools in percent, `{"next": 20}`'
     )
     model: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(
         default=MODEL, description="Name of Triton's model"
@@ -59,24 +59,24 @@ class Settings(HomeSettings):
         default="info", description="`debug`, `info`, `warning` or `error`"
     )
     body_limit: Annotated[int, Field(ge=1024, le=64 * 2**20)] = Field(
-        default=256 * 1024, description="Bytes of a request"
+        default=256 * 1024, description="Bytes of a request's body"
     )
     prompt_limit: Annotated[int, Field(ge=1, le=MAX_PROMPT)] = Field(
-        default=4000, description="Characters of a prompt"
+        default=4000, description="Bytes of a prompt in UTF-8"
     )
     max_images: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(
         default=MAX_IMAGES, description="Images in a request"
     )
     max_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = Field(
-        default=MAX_STEPS, description="Steps an image"
+        default=MAX_STEPS, description="Denoising steps of an image"
     )
     max_side: Annotated[int, Field(ge=64, le=MAX_SIDE)] = Field(
-        default=MAX_SIDE, description="Longest side of a picture, in pixels"
+        default=MAX_SIDE, description="Longest side of an image, in pixels"
     )
     memory: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="Bytes for all workers together, images in progress included; "
-        "by default 1 GiB a worker",
+        description="Bytes for all workers together, including images in progress; "
+        "by default 1 GiB for each worker",
     )
     picture_queue: Annotated[int, Field(ge=0, le=10_000)] = Field(
         default=256, description="Requests that may wait for memory"
@@ -88,11 +88,11 @@ class Settings(HomeSettings):
         default=300.0, description="Seconds that a request may take"
     )
     shutdown_timeout: _Seconds = Field(
-        default=30.0, description="Seconds that running requests have when the gateway stops"
+        default=30.0, description="Seconds for in-flight requests when the gateway stops"
     )
-    # The design promises that a release is followed within a second; this is a fifth.
+    # Releases must take effect within a second; the default is a fifth of it.
     poll: Annotated[float, Field(gt=0, le=0.25)] = Field(
-        default=0.2, description="Seconds between two readings of releases and replicas"
+        default=0.2, description="Seconds between two polls of releases and replicas"
     )
 
     @field_validator("triton_url")
@@ -100,7 +100,7 @@ class Settings(HomeSettings):
     def _grpc_address(cls, url: str) -> str:
         scheme, separator, rest = url.partition("://")
         if separator and scheme != "grpc":
-            raise ValueError("the gateway speaks gRPC to Triton; give grpc://host:port")
+            raise ValueError("the gateway calls Triton over gRPC; use grpc://host:port")
         try:
             return host_port(*split_host_port(rest if separator else url))
         except ValueError as error:
@@ -109,7 +109,7 @@ class Settings(HomeSettings):
     @model_validator(mode="before")
     @classmethod
     def _own_database(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """A database in the home, where none is named."""
+        """Set the default: a database in the home."""
         if values.get("database_url") or values.get("ATELIER_DATABASE_URL"):
             return values
         home = values.get("home") or values.get("ATELIER_HOME") or cls.model_fields["home"].default
@@ -121,7 +121,7 @@ class Settings(HomeSettings):
         try:
             parse_url(url)
         except BadInput as error:
-            raise ValueError(str(error).removeprefix("ATELIER_DATABASE_URL ")) from None
+            raise ValueError(str(error).removeprefix("ATELIER_DATABASE_URL: ")) from None
         return url
 
     @model_validator(mode="after")
@@ -129,23 +129,23 @@ class Settings(HomeSettings):
         if self.picture_pixels < self.largest_call:
             least = self.workers * (PROCESS_BYTES + BYTES_PER_PIXEL * self.largest_call)
             raise ValueError(
-                f"{PREFIX}MEMORY: the pictures of one call need {least // MIB} MiB ({least}); "
-                f"give that much, or lower {PREFIX}WORKERS, {PREFIX}MAX_IMAGES or {PREFIX}MAX_SIDE"
+                f"{PREFIX}MEMORY: the largest request needs {least // MIB} MiB ({least}); "
+                f"set that much, or lower {PREFIX}WORKERS, {PREFIX}MAX_IMAGES or {PREFIX}MAX_SIDE"
             )
         return self
 
     @property
     def largest_call(self) -> int:
-        """Pixels of the largest call that is allowed."""
+        """The pixels of the largest allowed request."""
         return self.max_images * max(self.max_side, OWN_SIDE) ** 2
 
     @property
     def picture_pixels(self) -> int:
-        """Pixels that may be under way in one worker."""
+        """The pixels that may be in progress in one worker."""
         memory = self.workers * GIB if self.memory is None else self.memory
         return max(0, memory // self.workers - PROCESS_BYTES) // BYTES_PER_PIXEL
 
     @property
     def reservation_lifetime(self) -> float:
-        """Longer than a request may last, so that only a crash lets a reservation expire."""
+        """Seconds; more than a request may take, so that reservations expire only after a crash."""
         return 2 * self.request_timeout + 60

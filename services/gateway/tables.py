@@ -1,4 +1,4 @@
-"""What the gateway stores: keys, the images they were charged for, and images still being made."""
+"""The database tables of the gateway: keys with their charged images, and reservations."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ SCHEMA_VERSION = 1
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment in UTC. sqlite forgets the zone, so it is put back on reading."""
+    """A time in UTC. SQLite does not store the zone, so it is added again on reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Convert to UTC. Raises ValueError for a time without a zone."""
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a moment without a time zone cannot be stored; use datetime.now(UTC)")
+            raise ValueError("a time without a zone cannot be stored; use datetime.now(UTC)")
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Add the zone UTC to a time that has none."""
         return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
 
 
 class Table(DeclarativeBase):
-    """The metadata that every table below belongs to."""
+    """The base class of the tables; it has their common metadata."""
 
 
 class SchemaVersion(Table):
-    """One row: the shape of the tables in this database."""
+    """One row: the version of the schema in this database."""
 
     __tablename__ = "schema_version"
 
@@ -42,11 +44,11 @@ class SchemaVersion(Table):
 
 
 class ApiKey(Table):
-    """A key's digest (never the key) and the images charged to it.
+    """A key's digest, never the key, and its counts of images.
 
-    `used` counts images that were delivered, `reserved` images that running requests may still
-    deliver. Both live on the key's own row, because one `UPDATE … WHERE used + reserved + n <=
-    quota` is atomic on sqlite and PostgreSQL alike, and a sum over another table is not.
+    `used` counts delivered images, `reserved` the images of in-flight requests. Both are in the
+    key's row, because one `UPDATE … WHERE used + reserved + n <= quota` is atomic on SQLite and on
+    PostgreSQL; a sum over another table is not.
     """
 
     __tablename__ = "api_keys"
@@ -67,7 +69,7 @@ class ApiKey(Table):
 
 
 class Reservation(Table):
-    """Images that a running request holds of its key's quota, until it settles or `expires_at`."""
+    """Images of a key's quota that an in-flight request has reserved, until `expires_at`."""
 
     __tablename__ = "reservations"
     __table_args__ = (CheckConstraint("images > 0", name="images_positive"),)

@@ -1,7 +1,7 @@
-"""The only way to the engine: Triton's V2 protocol over gRPC, its statuses made into typed errors.
+"""Call the engine over Triton's V2 protocol with gRPC, and raise its statuses as typed errors.
 
-gRPC and not HTTP, because a call given up here (the client hung up, the time is over) is then
-cancelled in the engine as well, between two of its steps.
+With gRPC, unlike HTTP, a call that is cancelled here (the client disconnected, the time is over) is
+also cancelled in the engine, between two of its steps.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from atelier.contract.tensors import INPUTS, signed_seed
 from atelier.errors import AtelierError, BadInput, Unavailable
 
 READY_SECONDS = CONNECT_SECONDS = 2.0
-RETRY_AFTER = 1.0  # where the engine does not say when to come back
+RETRY_AFTER = 1.0  # seconds, if the engine gives no time
 RETRY_TEXT = re.compile(r"\(retry after ([0-9.]+) s\)")
 NUMPY_TYPES = {"INT64": np.int64, "INT32": np.int32, "FP32": np.float32}
-# A restarted Triton is found again within a second; gRPC would wait up to two minutes.
+# Reconnect to a restarted Triton within a second; by default gRPC waits up to two minutes.
 CHANNEL = [
     ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_SIZE),
     ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_SIZE),
@@ -42,17 +42,17 @@ CHANNEL = [
 
 
 class RequestRefused(BadInput):
-    """The engine says that it can never answer this request; its text names the field."""
+    """The engine refuses the request as invalid; the message names the field."""
 
 
 class AdapterGone(BadInput):
-    """The engine does not hold that version of that adapter (any more)."""
+    """The engine does not have this version of the adapter, or no longer has it."""
 
 
 class EngineAway(Unavailable):
-    """Triton does not answer, or its model is not loaded.
+    """Triton is unreachable, or its model is not loaded.
 
-    `refused` says that the call was certainly not begun, so that another replica may be asked.
+    If `refused` is true, the call was certainly not started and may be sent to another replica.
     """
 
     def __init__(
@@ -63,36 +63,36 @@ class EngineAway(Unavailable):
 
 
 class EngineBusy(Unavailable):
-    """The engine's queue is full, or it is stopping; the call was not begun."""
+    """The engine's queue is full, or the engine is stopping; the call was not started."""
 
     refused = True
 
 
 class TimedOut(AtelierError):  # noqa: N818
-    """No picture within the time a request may take."""
+    """The images were not ready within the request's time limit."""
 
 
 class EngineFailed(AtelierError):  # noqa: N818
-    """A fault behind the gateway that the caller can do nothing about."""
+    """A failure of the engine that the client cannot fix."""
 
 
 @dataclass(frozen=True)
 class ImageCall(ImageRequest):
-    """A request of one key. Every adapter has its version: the engine's default decides nothing."""
+    """A request of one key. Every adapter has a version, so that no engine default applies."""
 
-    caller: str = ""  # the key's id: the same one goes to the same pool
+    caller: str = ""  # the key's id, which decides the pool
 
 
 @dataclass(frozen=True)
 class ImageAnswer:
-    """Pictures uint8 [image, height, width, 3] and what made them."""
+    """Images, uint8 [image, height, width, 3], and the engine's record of how they were made."""
 
     pixels: NDArray[np.uint8]
     info: Info
 
 
 class TritonClient:
-    """One channel to one Triton address. Use it in the event loop that made it."""
+    """One channel to one Triton address. Use it in the event loop that created it."""
 
     def __init__(self, address: str, model: str) -> None:
         self._client = grpc.InferenceServerClient(address, channel_args=CHANNEL)
@@ -100,9 +100,10 @@ class TritonClient:
         self._model = model
 
     async def generate(self, call: ImageCall, *, timeout: float, request_id: str) -> ImageAnswer:
-        """Pictures for the call, or one of this module's errors; `timeout` in seconds.
+        """Generate the images of a call within `timeout` seconds.
 
-        Cancelling the awaiting task cancels the call in the engine.
+        Raises the errors of this module. Cancelling the awaiting task cancels the call in the
+        engine.
         """
         began = time.monotonic()
         if not await self._connected(min(timeout, CONNECT_SECONDS)):
@@ -121,10 +122,12 @@ class TritonClient:
         try:
             return _answer(result)
         except (ValueError, TypeError, LookupError, ValidationError) as error:
-            raise EngineFailed(f"Triton at {self._address} answered in another shape") from error
+            raise EngineFailed(
+                f"Triton at {self._address}: the answer does not have the expected form"
+            ) from error
 
     async def ready(self) -> bool:
-        """Whether the model can be called now."""
+        """Return whether the model can be called now; wait READY_SECONDS at most."""
         try:
             return bool(
                 await self._client.is_model_ready(self._model, client_timeout=READY_SECONDS)
@@ -133,11 +136,12 @@ class TritonClient:
             return False
 
     async def close(self) -> None:
+        """Close the channel."""
         await self._client.close()
 
     async def _connected(self, seconds: float) -> bool:
-        """Whether there is a connection; what fails before there is one was certainly not sent."""
-        channel = self._client._channel  # the client passes nothing of it on
+        """Connect, and return whether it succeeded. Without a connection no call was sent."""
+        channel = self._client._channel  # the client has no public access to its state
         end = time.monotonic() + seconds
         while (state := channel.get_state(try_to_connect=True)) != ChannelConnectivity.READY:
             if state == ChannelConnectivity.TRANSIENT_FAILURE:
@@ -153,7 +157,7 @@ class TritonClient:
         status = str(error.status()).removeprefix("StatusCode.")
         text = str(error.message() or "").strip()
         if status in {"DEADLINE_EXCEEDED", "CANCELLED"} or (late and status == "UNAVAILABLE"):
-            return TimedOut("the picture was not ready in the time that a request may take")
+            return TimedOut("the images were not ready within the request's time limit")
         if status == "UNAVAILABLE" or _not_loaded(text):
             return unavailable(text)
         if status == "NOT_FOUND":
@@ -164,13 +168,12 @@ class TritonClient:
 
 
 def unavailable(text: str) -> EngineAway | EngineBusy:
-    """What Triton means by UNAVAILABLE, or by 503 over HTTP; its `refused` says whether the call
-    was certainly not begun."""
+    """Return the error for Triton's status UNAVAILABLE, or 503 over HTTP, with its message."""
     if _not_loaded(text):
         return EngineAway("the model is not loaded yet", refused=True)
-    told = RETRY_TEXT.search(text)
-    if told:
-        return EngineBusy(RETRY_TEXT.sub("", text).strip(), retry_after=float(told[1]))
+    match = RETRY_TEXT.search(text)
+    if match:
+        return EngineBusy(RETRY_TEXT.sub("", text).strip(), retry_after=float(match[1]))
     return EngineAway("the image engine does not answer")
 
 
@@ -179,9 +182,9 @@ def _not_loaded(text: str) -> bool:
 
 
 def tensors(call: ImageCall) -> list[Any]:
-    """The V2 inputs of a call (DESIGN §5); what is None is not sent."""
+    """Return the V2 inputs of a call, without those that are None (`contract/tensors.py`)."""
     adapters = [
-        {"name": one.name, "version": one.version, "weight": one.weight} for one in call.adapters
+        {"name": use.name, "version": use.version, "weight": use.weight} for use in call.adapters
     ]
     values: dict[str, Any] = {
         "PROMPT": call.prompt,
@@ -214,5 +217,5 @@ def _answer(result: Any) -> ImageAnswer:
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
         raise ValueError(f"IMAGE is {pixels.dtype} {pixels.shape}, not uint8 [N, H, W, 3]")
     if len(info.seeds) != len(pixels):
-        raise ValueError(f"{len(pixels)} pictures and {len(info.seeds)} seeds")
+        raise ValueError(f"{len(pixels)} images and {len(info.seeds)} seeds")
     return ImageAnswer(pixels, info)

@@ -1,8 +1,8 @@
-"""Metering that concurrent calls cannot cheat: images are reserved first and charged when made.
+"""Meter images: reserve them before the engine is called, and charge them when they are ready.
 
-Reserving is one statement, `UPDATE … SET reserved = reserved + n WHERE used + reserved + n <=
-quota`, so two calls can never both take the last image. What a crashed gateway had reserved comes
-back when its reservation expires.
+A reservation is one statement, `UPDATE … SET reserved = reserved + n WHERE used + reserved + n <=
+quota`, so two concurrent calls can never both take the last image. The reservations of a crashed
+gateway expire.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from services.gateway.database import Database
 from services.gateway.keys import Clock, KeyRecord, KeyRefused, utc_now
 from services.gateway.tables import ApiKey, Reservation
 
-# No object of these tables is kept in a session here, so there is none to bring up to date.
+# No session here has objects of these tables, so there are none to synchronize.
 PLAIN = {"synchronize_session": False}
 
 
 @dataclass(frozen=True)
 class Reserved:
-    """Images of a key's quota held by one running request."""
+    """The reservation of one in-flight request, in images of its key's quota."""
 
     id: str
     key_id: str
@@ -35,7 +35,7 @@ class Reserved:
 
 @dataclass(frozen=True)
 class Usage:
-    """Where a key stands. `reserved` images are being made now and are not charged yet."""
+    """The usage of a key, in images. `reserved` ones are in progress and not charged yet."""
 
     quota: int | None
     used: int
@@ -43,26 +43,28 @@ class Usage:
 
     @property
     def remaining(self) -> int | None:
-        """Images that a new call may still ask for; None without a quota."""
+        """The images that a new request may still have; None without a quota."""
         return None if self.quota is None else max(0, self.quota - self.used - self.reserved)
 
 
 class QuotaExceeded(Refused):
-    """The key's quota has no room for the images asked for."""
+    """The requested images exceed the key's quota."""
 
-    def __init__(self, asked: int, usage: Usage) -> None:
+    def __init__(self, images: int, usage: Usage) -> None:
         super().__init__(
-            f"{asked} image(s) asked, {usage.remaining} left of a quota of {usage.quota} "
-            f"({usage.used} delivered, {usage.reserved} being made)."
+            f"{images} image(s) requested, but {usage.remaining} left of a quota of {usage.quota} "
+            f"({usage.used} delivered, {usage.reserved} in progress); request fewer, or ask the "
+            "operator for a larger quota"
         )
         self.usage = usage
 
 
 class Meter:
-    """Reserve, settle and release on one database; every method is one short transaction.
+    """Reserve, settle and release images in one database; each method is one short transaction.
 
-    `lifetime` has to be longer than a request may last. A request that outlives it all the same
-    is charged only if the quota still has room, so a quota is never exceeded.
+    `lifetime` must be longer than a request may take. A request that takes longer is charged only
+    if the quota still has room, so a quota is never exceeded. All methods raise DatabaseAway if the
+    database is unavailable.
     """
 
     def __init__(self, database: Database, *, lifetime: timedelta, clock: Clock = utc_now) -> None:
@@ -71,12 +73,15 @@ class Meter:
         self._clock = clock
 
     def reserve(self, key: KeyRecord, images: int) -> Reserved:
-        """Hold `images` of the key's quota; QuotaExceeded or KeyRefused where that cannot be."""
+        """Reserve `images` of the key's quota.
+
+        Raises QuotaExceeded, KeyRefused if the key was revoked, ValueError for less than one image.
+        """
         if images < 1:
-            raise ValueError(f"a reservation is of at least one image, not {images}")
+            raise ValueError(f"a reservation needs at least one image, not {images}")
         with self._database.write() as session:
-            if not _hold(session, key.id, images) and not (
-                self._drop_expired(session, key.id) and _hold(session, key.id, images)
+            if not _reserve(session, key.id, images) and not (
+                self._drop_expired(session, key.id) and _reserve(session, key.id, images)
             ):
                 raise _refusal(session, key.id, images)
             reserved = Reserved(uuid.uuid4().hex, key.id, images)
@@ -91,11 +96,14 @@ class Meter:
         return reserved
 
     def settle(self, reserved: Reserved) -> None:
-        """Charge the images as delivered. QuotaExceeded: the reservation expired and its room has
-        gone to others, so they must not be delivered."""
+        """Charge the reserved images as delivered.
+
+        If the reservation has expired, reserve the images again first. Raises QuotaExceeded or
+        KeyRefused if this fails; then the images must not be delivered.
+        """
         with self._database.write() as session:
-            held = _take_back(session, reserved)
-            if not held and not _hold(session, reserved.key_id, reserved.images):
+            valid = _delete(session, reserved)
+            if not valid and not _reserve(session, reserved.key_id, reserved.images):
                 raise _refusal(session, reserved.key_id, reserved.images)
             session.execute(
                 update(ApiKey)
@@ -108,20 +116,20 @@ class Meter:
             )
 
     def release(self, reserved: Reserved) -> None:
-        """Give the images back: none was delivered. Doing so twice changes nothing."""
+        """Return the images to the quota without a charge. A second release changes nothing."""
         with self._database.write() as session:
-            if _take_back(session, reserved):
+            if _delete(session, reserved):
                 _return(session, reserved.key_id, reserved.images)
 
     def usage(self, key: KeyRecord) -> Usage:
-        """Where the key stands, expired reservations not counted. It only looks."""
+        """Read the usage of a key, without expired reservations."""
         expired = (
             select(func.coalesce(func.sum(Reservation.images), 0))
             .where(Reservation.key_id == key.id, Reservation.expires_at <= self._clock())
             .scalar_subquery()
         )
         with self._database.read() as session:
-            # one statement, so that both tables are seen at the same moment
+            # one statement, so that both tables are read in the same state
             quota, used, reserved = session.execute(
                 select(ApiKey.quota, ApiKey.used, ApiKey.reserved - expired).where(
                     ApiKey.id == key.id
@@ -130,7 +138,7 @@ class Meter:
         return Usage(quota, used, reserved)
 
     def _drop_expired(self, session: Session, key_id: str) -> bool:
-        """Give back what crashed requests held; whether there was anything."""
+        """Release the key's expired reservations; return whether there were any."""
         _lock(session, key_id)
         expired: Sequence[int] = session.scalars(
             delete(Reservation)
@@ -143,37 +151,37 @@ class Meter:
         return bool(expired)
 
 
-def _hold(session: Session, key_id: str, images: int) -> bool:
-    """Reserve in one statement, which also refuses a key revoked since it was verified."""
+def _reserve(session: Session, key_id: str, images: int) -> bool:
+    """Reserve in one statement, unless the quota is exceeded or the key was revoked meanwhile."""
     room = or_(ApiKey.quota.is_(None), ApiKey.used + ApiKey.reserved + images <= ApiKey.quota)
-    held = session.scalars(
+    updated = session.scalars(
         update(ApiKey)
         .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None), room)
         .values(reserved=ApiKey.reserved + images)
         .returning(ApiKey.id)
         .execution_options(**PLAIN)
     )
-    return held.one_or_none() is not None
+    return updated.one_or_none() is not None
 
 
 def _lock(session: Session, key_id: str) -> None:
-    """Every transaction takes the key's row before reservations: one order, so no deadlock.
+    """Lock the key's row. All transactions do so before they touch reservations: no deadlock.
 
-    On sqlite a write transaction is alone anyway.
+    SQLite has only one writer at a time anyway.
     """
     session.execute(select(ApiKey.id).where(ApiKey.id == key_id).with_for_update())
 
 
-def _take_back(session: Session, reserved: Reserved) -> bool:
-    """Delete the reservation; False where it had expired and was dropped, or was settled."""
+def _delete(session: Session, reserved: Reserved) -> bool:
+    """Delete a reservation; False if it was dropped after it expired, or is settled already."""
     _lock(session, reserved.key_id)
-    gone = session.scalars(
+    deleted = session.scalars(
         delete(Reservation)
         .where(Reservation.id == reserved.id)
         .returning(Reservation.id)
         .execution_options(**PLAIN)
     )
-    return gone.one_or_none() is not None
+    return deleted.one_or_none() is not None
 
 
 def _return(session: Session, key_id: str, images: int) -> None:
@@ -195,5 +203,5 @@ def _usage(session: Session, key_id: str) -> Usage:
 def _refusal(session: Session, key_id: str, images: int) -> Refused:
     revoked = session.scalar(select(ApiKey.revoked_at).where(ApiKey.id == key_id))
     if revoked is not None:
-        return KeyRefused("revoked", "this key was revoked; ask the operator for a new one.")
+        return KeyRefused("revoked", "API key: was revoked; ask the operator for a new one")
     return QuotaExceeded(images, _usage(session, key_id))

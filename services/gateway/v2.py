@@ -1,8 +1,8 @@
-"""V2 inference for clients of Triton and KServe that hold a key: pinned, metered, passed on.
+"""V2 inference for clients of Triton and KServe with a key: pin versions, meter, pass on.
 
-A call keeps its inputs but for ADAPTERS, in which every adapter gets the version that serves, as in
-`/generate_image`. Prompts are sent as they are: nothing is filled in. `v2_answer.py` has the way
-out.
+Only the input ADAPTERS of a call changes: every adapter gets its serving version, as in
+`/generate_image`. Prompts stay as they are, without inserted trigger words. `v2_answer.py` reads
+and writes the answer.
 """
 
 from __future__ import annotations
@@ -49,110 +49,121 @@ _CHOICES = TypeAdapter(list[AdapterChoice])
 
 
 class V2Refused(BadInput):
-    """A V2 call that cannot be read."""
+    """A V2 call that is malformed or not supported; the message names the input."""
 
 
 @dataclass(frozen=True)
 class V2Call:
-    """An infer request: its JSON, and the bytes of its binary inputs by name."""
+    """An infer request: its JSON, and the bytes of its binary inputs by name.
+
+    https://github.com/kserve/open-inference-protocol (V2, with the binary tensor extension)
+    """
 
     head: Mapping[str, Any]
     binary: Mapping[str, bytes]
 
     @classmethod
     def parse(cls, body: bytes, header_length: str | None) -> V2Call:
-        """Read a body; V2Refused says what is wrong with it."""
+        """Parse a body. `header_length` is the HTTP header that gives the bytes of JSON.
+
+        Raises V2Refused.
+        """
         length = len(body)
         if header_length is not None:
             if not header_length.isascii() or not header_length.isdigit():
-                raise V2Refused(f"{HEADER_LENGTH}: {header_length[:40]!r} is no length")
+                raise V2Refused(f"{HEADER_LENGTH}: {header_length[:40]!r} is not a number of bytes")
             length = int(header_length)
         try:
             head = json.loads(body[:length])
         except (ValueError, RecursionError) as error:
-            raise V2Refused(f"the body is not JSON: {error}") from None
+            raise V2Refused(f"the body is not valid JSON: {error}") from None
         inputs = head.get("inputs") if isinstance(head, dict) else None
-        if not isinstance(inputs, list) or not all(_is_input(one) for one in inputs):
-            raise V2Refused("the body has no list of inputs, each with name, datatype and shape")
-        names = [one["name"] for one in inputs]
+        if not isinstance(inputs, list) or not all(map(_is_input, inputs)):
+            raise V2Refused("inputs: must be a list of objects with name, datatype and shape")
+        names = [tensor["name"] for tensor in inputs]
         if len(set(names)) < len(names):
-            raise V2Refused("an input is given twice")
+            raise V2Refused("inputs: an input occurs twice; give each once")
         if not isinstance(head.get("parameters", {}), dict):
-            raise V2Refused("parameters: is not an object")
+            raise V2Refused("parameters: must be an object")
         outputs = head.get("outputs", [])
         if not isinstance(outputs, list) or not all(map(_is_output, outputs)):
-            raise V2Refused("outputs: is not a list of outputs, each with a name")
+            raise V2Refused("outputs: must be a list of objects with a name")
         return cls(head, _binary(inputs, body[length:]))
 
     def text(self, name: str) -> str | None:
-        """The one string of an input; None where it is not given."""
-        one = self._input(name)
-        if one is None:
+        """Return the string of an input, None if the call does not have it. Raises V2Refused."""
+        tensor = self._input(name)
+        if tensor is None:
             return None
         if name in self.binary:
             data = self.binary[name]
             if len(data) < 4 or int.from_bytes(data[:4], "little") != len(data) - 4:
-                raise V2Refused(f"{name}: its bytes are not one string")
+                raise V2Refused(f"{name}: the binary data must be one string")
             try:
                 return data[4:].decode()
             except UnicodeDecodeError:
-                raise V2Refused(f"{name}: is not UTF-8") from None
-        return _only(one, str)
+                raise V2Refused(f"{name}: must be UTF-8") from None
+        return _value(tensor, str)
 
     def number(self, name: str) -> int | None:
-        """The one whole number of an input; None where it is not given."""
-        one = self._input(name)
-        if one is None:
+        """Return the integer of an input, None if the call does not have it. Raises V2Refused."""
+        tensor = self._input(name)
+        if tensor is None:
             return None
         if name in self.binary:
             data = self.binary[name]
-            if len(data) != _BYTES.get(one["datatype"]):
-                raise V2Refused(f"{name}: its bytes are not one {one['datatype']}")
+            if len(data) != _BYTES.get(tensor["datatype"]):
+                raise V2Refused(f"{name}: the binary data is not one {tensor['datatype']}")
             return int.from_bytes(data, "little", signed=True)
-        return _only(one, int)
+        return _value(tensor, int)
 
     def outputs(self) -> Outputs:
-        """What is asked for, all of it where nothing is listed; V2Refused for another output."""
+        """Return the requested outputs, by default both. Raises V2Refused for an unknown one."""
         default = self.head.get("parameters", {}).get("binary_data_output", False)
         listed = self.head.get("outputs") or [{"name": INFO}, {"name": IMAGE}]
         binary: dict[str, bool] = {}
-        for one in listed:
-            name, parameters = one["name"], one.get("parameters", {})
+        for output in listed:
+            name, parameters = output["name"], output.get("parameters", {})
             if name not in (INFO, IMAGE) or name in binary:
-                raise V2Refused(f"outputs: {name[:40]!r} is not one of {IMAGE} and {INFO}, once")
+                raise V2Refused(
+                    f"outputs: {name[:40]!r} is not one of {IMAGE} and {INFO}, each at most once"
+                )
             if unknown := parameters.keys() - {"binary_data"}:
-                raise V2Refused(f"outputs: {name}: {min(unknown)[:40]!r} cannot be used here")
+                raise V2Refused(
+                    f"outputs: {name}: the parameter {min(unknown)[:40]!r} is not supported"
+                )
             binary[name] = bool(parameters.get("binary_data", default))
         return Outputs(info=binary.get(INFO), image=binary.get(IMAGE))
 
     def for_engine(self) -> V2Call:
-        """The call with the outputs that `v2_answer.read_answer` reads."""
+        """Return the call with the outputs that `v2_answer.read_answer` needs."""
         return replace(self, head={**self.head, "outputs": self.outputs().for_engine()})
 
     def with_text(self, name: str, text: str) -> V2Call:
-        """The call with another string in an input that it has."""
+        """Return the call with another string in one of its inputs."""
         inputs = [
             {"name": name, "datatype": "BYTES", "shape": [1], "data": [text]}
-            if one["name"] == name
-            else one
-            for one in self.head["inputs"]
+            if tensor["name"] == name
+            else tensor
+            for tensor in self.head["inputs"]
         ]
         binary = {key: data for key, data in self.binary.items() if key != name}
         return replace(self, head={**self.head, "inputs": inputs}, binary=binary)
 
     def body(self) -> tuple[bytes, int]:
-        """The bytes to send, and how many of them are JSON."""
+        """Return the body to send, and the number of its bytes that are JSON."""
         head = json.dumps(self.head).encode()
-        names = [one["name"] for one in self.head["inputs"] if one["name"] in self.binary]
-        return head + b"".join(self.binary[name] for name in names), len(head)
+        names = [tensor["name"] for tensor in self.head["inputs"]]
+        binary = b"".join(self.binary[name] for name in names if name in self.binary)
+        return head + binary, len(head)
 
     def _input(self, name: str) -> Mapping[str, Any] | None:
-        return next((one for one in self.head["inputs"] if one["name"] == name), None)
+        return next((tensor for tensor in self.head["inputs"] if tensor["name"] == name), None)
 
 
 @dataclass(frozen=True)
 class V2:
-    """The parts that a V2 call needs."""
+    """Run the V2 calls of clients, with the parts of one application."""
 
     settings: Settings
     replicas: Replicas
@@ -161,7 +172,7 @@ class V2:
     metrics: Metrics
 
     async def look(self, path: str, headers: Mapping[str, str], key: KeyRecord) -> V2Answer:
-        """Health, metadata and configuration: what any replica says."""
+        """Get health, metadata or configuration from any replica."""
         return await self.replicas.forward(
             "GET", path, headers=headers, caller=key.id, timeout=self.settings.request_timeout
         )
@@ -177,17 +188,18 @@ class V2:
         gone: Callable[[], Awaitable[None]],
         until_sent: AsyncExitStack,
     ) -> V2Answer | ClientAnswer:
-        """Pictures, charged where the engine made them by the weights that the call names.
+        """Generate images, and charge them after the digests in INFO have been checked.
 
-        They are still to be read: the engine is held until `until_sent` is closed. A `V2Answer` is
-        an error of Triton's, as it is.
+        The body of a ClientAnswer is still to be read; the connection to the engine stays open
+        until `until_sent` is closed. A V2Answer is an error of Triton, unchanged. `gone` returns
+        when the client disconnects; then ClientGone is raised.
         """
         call = V2Call.parse(body, header_length)
         images = self._images(call)
         outputs = call.outputs()
         choices = _choices(call.text(ADAPTERS))
         async with charged(self.meter, self.metrics, key, images) as charge:
-            work = self._ask(path, call.for_engine(), images, choices, headers, key, until_sent)
+            work = self._call(path, call.for_engine(), images, choices, headers, key, until_sent)
             answer, pins = await unless_gone(work, gone)
             if isinstance(answer, V2Answer):
                 return answer
@@ -196,7 +208,7 @@ class V2:
         return written(answer, outputs)
 
     def _images(self, call: V2Call) -> int:
-        """How many pictures are asked for; refuses what this operator does not allow."""
+        """Return the number of requested images. Refuse a call beyond the operator's limits."""
         images = call.number("IMAGES")
         images = 1 if images is None else images
         check_sizes(
@@ -211,7 +223,7 @@ class V2:
             raise V2Refused(f"IMAGES: {images} is less than 1")
         return images
 
-    async def _ask(
+    async def _call(
         self,
         path: str,
         call: V2Call,
@@ -221,17 +233,18 @@ class V2:
         key: KeyRecord,
         until_sent: AsyncExitStack,
     ) -> tuple[V2Answer | EngineAnswer, list[AdapterUse]]:
-        """Pin and send; once more where the version was dropped between our look and the call."""
+        """Pin the versions and send the call. Retry once if a version was dropped meanwhile."""
         end = time.monotonic() + self.settings.request_timeout
-        for again in (False, True):
-            if again:
+        for is_retry in (False, True):
+            if is_retry:
                 await self.releases.refresh()
             versions = [
-                self.releases.resolve(one.name, one.version, caller=key.id) for one in choices
+                self.releases.resolve(choice.name, choice.version, caller=key.id)
+                for choice in choices
             ]
             pins = [
-                AdapterUse(one.name, one.version, choice.weight)
-                for one, choice in zip(versions, choices, strict=True)
+                AdapterUse(version.name, version.version, choice.weight)
+                for version, choice in zip(versions, choices, strict=True)
             ]
             body, length = _pinned(call, pins).body()
             async with AsyncExitStack() as attempt:
@@ -247,11 +260,11 @@ class V2:
                 try:
                     stream = await attempt.enter_async_context(opened)
                     if stream.status != 200:
-                        refused = await stream.whole()
+                        error = await stream.whole()
                         if stream.status == 404 and pins:
-                            logger.info("V2: %s; looking at the releases again", refused.text())
+                            logger.info("V2: %s; resolving the versions again", error.text())
                             continue
-                        return refused, pins
+                        return error, pins
                     answer = await read_answer(stream, call.outputs())
                     check_answer(versions, images, answer.info)
                 except (EngineFailed, TimedOut):
@@ -259,66 +272,72 @@ class V2:
                     raise
                 until_sent.push_async_callback(attempt.pop_all().aclose)
                 return answer, pins
-        raise AdapterLoading("the adapter's version has just gone", retry_after=RETRY_AFTER)
+        names = ", ".join(f"{pin.name}@{pin.version}" for pin in pins)
+        raise AdapterLoading(
+            f"{names}: a version was dropped during the call; try again", retry_after=RETRY_AFTER
+        )
 
 
 def _pinned(call: V2Call, pins: Sequence[AdapterUse]) -> V2Call:
     if not pins:
         return call
-    listed = [{"name": one.name, "version": one.version, "weight": one.weight} for one in pins]
-    return call.with_text(ADAPTERS, json.dumps(listed))
+    adapters = [{"name": pin.name, "version": pin.version, "weight": pin.weight} for pin in pins]
+    return call.with_text(ADAPTERS, json.dumps(adapters))
 
 
 def _choices(text: str | None) -> list[AdapterChoice]:
     if text is None:
         return []
     try:
-        # as JSON: a whole number is a weight, too
-        found = _CHOICES.validate_json(text)
+        # The validation of JSON, unlike that of Python objects, accepts an integer as a weight.
+        choices = _CHOICES.validate_json(text)
     except ValidationError as error:
         raise V2Refused(f"{ADAPTERS}: {summary(error, whole='the list')}") from None
-    if len(found) > MAX_ADAPTERS:
-        raise V2Refused(f"{ADAPTERS}: {len(found)} adapters, at most {MAX_ADAPTERS} are taken")
-    return found
+    if len(choices) > MAX_ADAPTERS:
+        raise V2Refused(f"{ADAPTERS}: {len(choices)} adapters; the limit is {MAX_ADAPTERS}")
+    return choices
 
 
-def _is_input(one: object) -> bool:
+def _is_input(tensor: object) -> bool:
     return (
-        isinstance(one, dict)
-        and isinstance(one.get("name"), str)
-        and isinstance(one.get("datatype"), str)
-        and isinstance(one.get("shape"), list)
-        and isinstance(one.get("parameters", {}), dict)
+        isinstance(tensor, dict)
+        and isinstance(tensor.get("name"), str)
+        and isinstance(tensor.get("datatype"), str)
+        and isinstance(tensor.get("shape"), list)
+        and isinstance(tensor.get("parameters", {}), dict)
     )
 
 
-def _is_output(one: object) -> bool:
+def _is_output(output: object) -> bool:
     return (
-        isinstance(one, dict)
-        and isinstance(one.get("name"), str)
-        and isinstance(one.get("parameters", {}), dict)
+        isinstance(output, dict)
+        and isinstance(output.get("name"), str)
+        and isinstance(output.get("parameters", {}), dict)
     )
 
 
 def _binary(inputs: list[dict[str, Any]], data: bytes) -> dict[str, bytes]:
-    """The part of `data` that belongs to each input, in their order."""
-    found: dict[str, bytes] = {}
-    for one in inputs:
-        size = one.get("parameters", {}).get("binary_data_size")
+    """Split the binary data among the inputs, in their order."""
+    parts: dict[str, bytes] = {}
+    for tensor in inputs:
+        size = tensor.get("parameters", {}).get("binary_data_size")
         if size is None:
             continue
         if not isinstance(size, int) or not 0 <= size <= len(data):
-            raise V2Refused(f"{one['name'][:40]}: binary_data_size does not fit the body")
-        found[one["name"]], data = data[:size], data[size:]
+            raise V2Refused(f"{tensor['name'][:40]}: binary_data_size does not fit the body")
+        parts[tensor["name"]], data = data[:size], data[size:]
     if data:
-        raise V2Refused(f"{len(data)} bytes after the last input; is {HEADER_LENGTH} missing?")
-    return found
+        raise V2Refused(
+            f"the body has {len(data)} bytes after the last input; check {HEADER_LENGTH} and "
+            "binary_data_size"
+        )
+    return parts
 
 
-def _only(one: Mapping[str, Any], kind: type[Any]) -> Any:
-    data = one.get("data")
+def _value(tensor: Mapping[str, Any], kind: type[Any]) -> Any:
+    data = tensor.get("data")
     while isinstance(data, list) and len(data) == 1:
         data = data[0]
     if not isinstance(data, kind) or isinstance(data, bool):
-        raise V2Refused(f"{one['name']}: is not one {'string' if kind is str else 'whole number'}")
+        raise V2Refused(f"{tensor['name']}: must be one {'string' if kind is str else 'integer'}")
     return data

@@ -1,7 +1,7 @@
-"""Several processes on one port: what they must share is in the database, in Triton and here.
+"""Run several processes on one port, and sum their metrics.
 
-Keys and usage are rows, the queue is the engine's, and each worker reports where it sends calls.
-Only metrics are in a process's memory: workers keep theirs in files of one folder instead.
+The workers share keys and usage through the database, and the queue through the engine. Each worker
+reports its own routes. They write their metrics to files in one folder.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client looks for it when it is imported
+METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
 
 
 def run_workers(config: uvicorn.Config, listening: socket.socket) -> int:
-    """Run `config.workers` of them until told to stop, restarting any that dies; the exit code."""
+    """Run `config.workers` processes until a signal, restart dead ones, return the exit code."""
     with tempfile.TemporaryDirectory(prefix="atelier-gateway-") as folder:
         os.environ[METRICS] = folder
         supervisor = Multiprocess(config, [listening])
         supervisor.run()
-    failed = any(one.exitcode == STARTUP_FAILURE for one in supervisor.processes)
+    failed = any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes)
     return STARTUP_FAILURE if failed else 0
 
 
 def end_with_parent() -> None:
-    """Let this process end calmly when the one that keeps it was killed; nothing in a lone one."""
+    """Send SIGTERM to this worker when its supervisor dies. Without one, do nothing."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -48,14 +48,14 @@ def end_with_parent() -> None:
 
 
 def shared_metrics() -> CollectorRegistry | None:
-    """The metrics of all workers added up; None where this process is the only one."""
+    """Return the summed metrics of all workers, or None if this process is the only one."""
     folder = os.environ.get(METRICS)
     if not folder:
         return None
     for file in Path(folder).glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
-        if not Path(f"/proc/{pid}").exists():  # what it was doing when it died is not being done
+        if not Path(f"/proc/{pid}").exists():  # a dead worker has nothing in flight
             mark_process_dead(pid, folder)
-    together = CollectorRegistry()
-    MultiProcessCollector(together, folder)
-    return together
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, folder)
+    return registry

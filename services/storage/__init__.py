@@ -1,1 +1,1 @@
-"""What KServe runs before a predictor starts: brings a base or an engine from MLflow, by digest."""
+"""The storage initializer for KServe: downloads a base or a compiled engine by its digest."""

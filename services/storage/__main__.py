@@ -1,9 +1,9 @@
-"""Brings an artifact into a folder: `python -m services.storage mlflow://bases/<hex> /mnt/models`.
+"""Download an artifact: `python -m services.storage mlflow://bases/<hex> /mnt/models`.
 
-KServe calls a ClusterStorageContainer so, once in each new pod. The folder is a volume's mount
-point, so each file appears in it whole and verified, and the exit code says that all are there.
-Called again, it brings what is missing. Exit codes: 2 for an address that cannot be served, 3 where
-MLflow was away for longer than --patience.
+KServe runs a ClusterStorageContainer with this command line, once in each new pod. The folder is
+the mount point of a volume, so each file appears in it complete and verified. A second run
+downloads only the missing files. Exit codes: 0 when all files are in the folder, 2 for an invalid
+address, 3 if MLflow is unavailable for longer than --patience.
 """
 
 import argparse
@@ -26,37 +26,43 @@ logger = logging.getLogger("services.storage")
 PATIENCE = 600.0  # seconds
 
 
-def bring(uri: str, target: Path, tracking_uri: str, patience: float) -> None:
-    """Fill `target` with what the address means."""
+def download(uri: str, target: Path, tracking_uri: str, patience: float) -> None:
+    """Download the artifact of `uri` into `target`; retry for `patience` seconds.
+
+    Raises BadInput for an address that names no artifact, Unavailable if MLflow does not answer
+    in time or `target` cannot be written.
+    """
     ref = ArtifactRef.parse(uri)
     started = time.monotonic()
-    brought = patiently(
-        lambda: _once(ref, target, tracking_uri), seconds=patience, told=logger.warning
+    size = patiently(
+        lambda: _fill(ref, target, tracking_uri), seconds=patience, told=logger.warning
     )
     seconds = time.monotonic() - started
-    logger.info("%s is in %s (%d MiB brought, %.0f s)", ref, target, brought >> 20, seconds)
+    logger.info("%s is in %s (%d MiB downloaded, %.0f s)", ref, target, size >> 20, seconds)
 
 
-def _once(ref: ArtifactRef, target: Path, tracking_uri: str) -> int:
-    """What a broken attempt has brought already stays, verified."""
+def _fill(ref: ArtifactRef, target: Path, tracking_uri: str) -> int:
+    """Download the missing files and return their bytes; verified files stay after a failure."""
     try:
-        return Artifacts(tracking_uri).fill(ref, target, progress=_told)
+        return Artifacts(tracking_uri).fill(ref, target, progress=_log_progress)
     except OSError as error:
-        raise Unavailable(f"{target}: {error.strerror}; make room, or let it be written") from error
+        raise Unavailable(
+            f"{target}: {error.strerror}; free some space, or make the folder writable"
+        ) from error
 
 
-def _told(doing: str, done: int, total: int) -> None:
+def _log_progress(doing: str, done: int, total: int) -> None:
     logger.info("%s: %d of %d MiB", doing, done, total)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code (see atelier.errors)."""
+    """Run the command line and return its exit code (see atelier.errors)."""
     parser = argparse.ArgumentParser(prog="python -m services.storage", description=__doc__)
     parser.add_argument("uri", help="mlflow://<kind>/<hex>")
     parser.add_argument("target", type=Path, help="the folder to fill")
-    parser.add_argument("--registry", help="MLflow's address (default: MLFLOW_TRACKING_URI)")
+    parser.add_argument("--registry", help="address of MLflow (default: MLFLOW_TRACKING_URI)")
     parser.add_argument(
-        "--patience", type=float, default=PATIENCE, help="seconds that MLflow may be away"
+        "--patience", type=float, default=PATIENCE, help="seconds to wait for MLflow"
     )
     options = parser.parse_args(arguments)
     log_to(sys.stderr, format="%(asctime)s %(name)s: %(message)s")
@@ -65,8 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
         home = Home.find()
         registry = options.registry or home.tracking_uri
         if registry.startswith("sqlite:") and "MLFLOW_TRACKING_URI" not in os.environ:
-            raise BadInput("MLFLOW_TRACKING_URI is not set; give the registry's address")
-        bring(options.uri, options.target, registry, options.patience)
+            raise BadInput("MLFLOW_TRACKING_URI: not set; set it, or give --registry")
+        download(options.uri, options.target, registry, options.patience)
 
     return run_process(work)
 

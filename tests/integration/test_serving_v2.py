@@ -101,10 +101,10 @@ def test_what_goes_wrong_is_said_in_tritons_way_and_costs_nothing(
 ) -> None:
     before = used(stack, key)
     cases: list[tuple[dict[str, Any], dict[str, str], str, str]] = [
-        ({}, {}, "401", "this call needs a key"),
+        ({}, {}, "401", "API key: missing"),
         ({"adapters": [{"name": "nobody"}]}, {"X-API-Key": key}, "404", "'nobody' is not served"),
         ({"scheduler": "no such"}, {"X-API-Key": key}, "400", "scheduler"),
-        ({"images": 9}, {"X-API-Key": key}, "400", "9 is more than the 8 allowed here"),
+        ({"images": 9}, {"X-API-Key": key}, "400", "9 is more than 8, the limit here"),
     ]
     for changes, headers, status, words in cases:
         with pytest.raises(InferenceServerException, match=words) as caught:

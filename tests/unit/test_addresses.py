@@ -87,12 +87,12 @@ def test_tokens_beside_addresses_are_hidden_too(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "adapter thor-cat: version 3 is not at hand; known: thor-cat@1, thor-cat@2",
+        "adapter thor-cat: version 3 is not ready on any replica; available: thor-cat@1",
         "MLflow at http://mlflow:5000 does not answer",
         "sqlite:////home/anna/mlflow.db: it is not a database",
         "steps: 0 is not within 1 and 150",
         '{"adapter":"thor@3","weight":0.5}',
-        "this call needs a key: send it as X-API-Key or as Bearer.",
+        "API key: missing; send it as X-API-Key or as Bearer",
     ],
 )
 def test_other_text_stays_as_it_is(text: str) -> None:

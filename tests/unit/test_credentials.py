@@ -161,7 +161,10 @@ def waiting(tmp_path: Path) -> Iterator[Client]:
 def test_clients_get_a_coarse_reason_and_the_operator_the_whole(
     waiting: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    coarse = "version 3 on replica one: it could not be fetched from the registry yet"
+    coarse = (
+        "version 3 on replica one: not fetched from the registry yet; "
+        "the operator's log has the cause"
+    )
     with caplog.at_level(logging.WARNING, "services.gateway"):
         waiting.http.app.state.parts.releases.look()  # type: ignore[attr-defined]
     assert "thumbs-up@3: MLflow at" in caplog.text  # formatted by atelier.logs in a process

@@ -128,7 +128,7 @@ def test_warnings_in_a_header_are_bounded_and_say_that_they_were_cut(warnings: l
         assert shown == warnings
     else:
         *kept, note = shown
-        assert note.startswith(f"cut: {len(warnings)} warnings are too long")
+        assert note.startswith(f"truncated: {len(warnings)} warnings exceed the header")
         assert kept and all(one == two for one, two in zip(kept[:-1], warnings, strict=False))
         assert warnings[len(kept) - 1].startswith(kept[-1])
         assert len(header) > 2048 - 12  # as much as there is room for

@@ -65,7 +65,7 @@ def test_a_full_queue_and_a_long_wait_are_refused() -> None:
         async with budget.reserved(10):
             first = asyncio.ensure_future(_hold(budget, 1))
             await settle()
-            with pytest.raises(GatewayBusy, match="1 calls wait already") as refused:
+            with pytest.raises(GatewayBusy, match="1 requests are already waiting") as refused:
                 await _hold(budget, 1)
             assert refused.value.retry_after == 5.0
             with pytest.raises(GatewayBusy, match=r"within 0\.01 s"):

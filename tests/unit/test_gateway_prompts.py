@@ -41,7 +41,7 @@ def test_two_adapters_each_bring_their_trigger() -> None:
 
 
 def test_a_placeholder_without_an_adapter_is_an_error_and_a_plain_prompt_is_not() -> None:
-    with pytest.raises(PromptError, match="needs an adapter"):
+    with pytest.raises(PromptError, match="no requested adapter has a trigger"):
         triggered("{trigger} asleep", [])
     assert triggered("a cat", []) == "a cat"
 
@@ -90,7 +90,7 @@ def test_a_style_without_the_placeholder_is_added_behind() -> None:
 
 
 def test_unknown_style_names_the_known_ones() -> None:
-    with pytest.raises(UnknownStyle, match=r"'sketch'.*known: frozen, portrait"):
+    with pytest.raises(UnknownStyle, match=r"'sketch'.*available: frozen, portrait"):
         styled("a cat", "sketch", [CAT])
     with pytest.raises(UnknownStyle, match="have none"):
         styled("a cat", "sketch", [])

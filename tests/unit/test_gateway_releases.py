@@ -39,7 +39,7 @@ def serving(watch: ReleaseWatch) -> int:
 
 def test_nothing_is_there_at_first(watch: ReleaseWatch) -> None:
     watch.look()
-    with pytest.raises(UnreleasedAdapter, match="'thor-cat' is not served here; known: none"):
+    with pytest.raises(UnreleasedAdapter, match="'thor-cat' is not served here; available: none"):
         watch.resolve("thor-cat")
 
 
@@ -203,7 +203,7 @@ def test_retiring_stops_at_once_and_names_the_others(stage: Stage, watch: Releas
     assert serving(watch) == 1
     ReleaseFolder(stage.home.releases).remove("thor-cat")
     watch.look()
-    with pytest.raises(UnreleasedAdapter, match="known: thumbs-up"):
+    with pytest.raises(UnreleasedAdapter, match="available: thumbs-up"):
         watch.resolve("thor-cat")
     with pytest.raises(UnreleasedAdapter, match="did you mean thumbs-up"):
         watch.resolve("thumbs_up")
@@ -215,9 +215,8 @@ def test_a_pinned_version_is_served_while_it_is_at_hand(stage: Stage, watch: Rel
     stage.release(TWO, 2)
     assert serving(watch) == 2
     assert watch.resolve("thor-cat", 1).digest == ONE.digest
-    with pytest.raises(
-        UnreleasedAdapter, match="version 3 is not at hand; known: thor-cat@1, thor-c"
-    ):
+    message = r"version 3 is not ready on any replica; available: thor-cat@1, thor-cat@2"
+    with pytest.raises(UnreleasedAdapter, match=message):
         watch.resolve("thor-cat", 3)
 
 
@@ -264,7 +263,7 @@ def test_a_release_for_another_base_or_vae_is_said_to_be_one(
     release = stage.release(ONE, 1).model_copy(update={field: other})
     ReleaseFolder(stage.home.releases).put(release)
     watch.look()
-    with pytest.raises(AdapterLoading, match=f"it is for base .*{other}.*; served is base "):
+    with pytest.raises(AdapterLoading, match=f"it needs base .*{other}.*, but the replicas run "):
         watch.resolve("thor-cat")
 
 

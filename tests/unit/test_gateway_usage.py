@@ -65,7 +65,7 @@ def test_a_failed_call_costs_nothing(make_bench: Callable[..., Bench]) -> None:
 def test_what_is_being_made_counts_against_the_quota(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(4)
     bench.meter.reserve(bench.key, 3)
-    with pytest.raises(QuotaExceeded, match=r"2 image\(s\) asked, 1 left of a quota of 4"):
+    with pytest.raises(QuotaExceeded, match=r"2 image\(s\) requested, but 1 left of a quota of 4"):
         bench.meter.reserve(bench.key, 2)
     bench.meter.reserve(bench.key, 1)
 

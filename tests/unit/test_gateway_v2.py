@@ -64,20 +64,20 @@ def _sent(call: V2Call) -> tuple[bytes, str]:
 def test_what_cannot_be_read_is_refused_by_name() -> None:
     good = {"name": "PROMPT", "datatype": "BYTES", "shape": [1], "data": ["a"]}
     bad: list[tuple[bytes, str | None, str]] = [
-        (b"{", None, "not JSON"),
-        (b"[" * 100_000, None, "not JSON"),
-        (b"[]", None, "no list of inputs"),
-        (b'{"inputs": [1]}', None, "no list of inputs"),
-        (json.dumps({"inputs": [good, good]}).encode(), None, "given twice"),
-        (b"{}", "x", "is no length"),
-        (json.dumps({"inputs": [good]}).encode() + b"..", "67", "not JSON|after the last"),
+        (b"{", None, "not valid JSON"),
+        (b"[" * 100_000, None, "not valid JSON"),
+        (b"[]", None, "inputs: must be a list"),
+        (b'{"inputs": [1]}', None, "inputs: must be a list"),
+        (json.dumps({"inputs": [good, good]}).encode(), None, "an input occurs twice"),
+        (b"{}", "x", "is not a number of bytes"),
+        (json.dumps({"inputs": [good]}).encode() + b"..", "67", "not valid JSON|after the last"),
     ]
     for body, length, words in bad:
         with pytest.raises(V2Refused, match=words):
             V2Call.parse(body, length)
     outputs: list[tuple[Any, str]] = [
-        ({}, "not a list of outputs"),
-        ([{"name": 1}], "not a list of outputs"),
+        ({}, "outputs: must be a list"),
+        ([{"name": 1}], "outputs: must be a list"),
         ([{"name": "IMAGES"}], "'IMAGES' is not one of IMAGE and INFO"),
         ([{"name": "INFO"}, {"name": "INFO"}], "once"),
         (
@@ -125,21 +125,25 @@ def test_errors_are_as_v2_clients_expect_them(client: Client) -> None:
 
     images = {"name": "IMAGES", "datatype": "INT32", "shape": [1], "data": [99]}
     cases: list[tuple[Any, int, str]] = [
-        (client.http.get("/v2"), 401, "this call needs a key"),
-        (client.http.get("/v2", headers={"X-API-Key": "atl_no"}), 401, "not known here"),
-        (infer(client, b"{"), 400, "not JSON"),
+        (client.http.get("/v2"), 401, "API key: missing"),
+        (client.http.get("/v2", headers={"X-API-Key": "atl_no"}), 401, "API key: unknown"),
+        (infer(client, b"{"), 400, "not valid JSON"),
         (infer(client, with_adapters('[{"name": "nobody"}]')), 404, "'nobody' is not served"),
         (infer(client, with_adapters('[{"nam": "x"}]')), 400, "ADAPTERS: 0.name"),
         (infer(client, with_adapters("{")), 400, "ADAPTERS"),
         (infer(client, json.dumps({"inputs": [prompt, images]}).encode()), 400, "99 is more than"),
-        (infer(client, b"x" * 5000), 413, "at most 2048 bytes"),
+        (infer(client, b"x" * 5000), 413, "more than 2048 bytes"),
         (infer(client, b"x", **{"Content-Encoding": "gzip"}), 400, "uncompressed"),
     ]
     path, headers = "/v2/models/other/infer", {"X-API-Key": client.key}
     cases += [
-        (client.http.post(path, content=b"{}", headers=headers), 400, "no model 'other'"),
-        (client.http.post("/v2/repository/index", headers=headers), 404, "nothing at"),
-        (client.http.post("/v2/models/atelier/unload", headers=headers), 404, "nothing at"),
+        (
+            client.http.post(path, content=b"{}", headers=headers),
+            400,
+            "model 'other': no such model",
+        ),
+        (client.http.post("/v2/repository/index", headers=headers), 404, "no such route"),
+        (client.http.post("/v2/models/atelier/unload", headers=headers), 404, "no such route"),
     ]
     for response, status, words in cases:
         assert response.status_code == status, response.text

@@ -1,1 +1,1 @@
-"""One file for each group of addresses; they translate and call, and decide nothing."""
+"""The HTTP routes, one module for each group. They only convert between HTTP and the parts."""

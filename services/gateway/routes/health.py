@@ -1,4 +1,4 @@
-"""What probes and Prometheus ask, without a key: `/healthz`, `/readyz`, `/metrics`."""
+"""`/healthz`, `/readyz` and `/metrics`, for probes and Prometheus. They need no key."""
 
 from __future__ import annotations
 
@@ -17,13 +17,19 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """The process answers. Nothing else is asked, so that a database's trouble restarts nobody."""
+    """Report that the process is alive.
+
+    Engine and database are not checked, so that their failure does not restart the gateway.
+    """
     return Health(status="ok")
 
 
-@router.get("/readyz", responses={503: {"model": Health, "description": "Not all is there."}})
+@router.get(
+    "/readyz",
+    responses={503: {"model": Health, "description": "The engine or the database is unavailable."}},
+)
 async def readyz(parts: PartsDep, response: Response) -> Health:
-    """Calls would succeed: the image engine and the database answer."""
+    """Check whether the image engine and the database are available."""
     engine, database = await asyncio.gather(parts.engine.ready(), _database_ready(parts))
     checks = {"engine": engine, "database": database}
     if not all(checks.values()):
@@ -35,6 +41,7 @@ async def readyz(parts: PartsDep, response: Response) -> Health:
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(parts: PartsDep) -> Response:
+    """Return the metrics in Prometheus' text format."""
     return Response(parts.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 

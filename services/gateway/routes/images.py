@@ -1,4 +1,4 @@
-"""`POST /generate_image`: a prompt in, charged pictures out."""
+"""`POST /generate_image`: generate images from a prompt, and charge them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from services.gateway.schemas import (
 
 JSON = "application/json"
 PNG = "image/png"
-HEADER_BYTES = 2048  # of warnings: a proxy takes 4 KiB of all headers together
+HEADER_BYTES = 2048  # of warnings; proxies accept 4 KiB for all headers together
 
 router = APIRouter(tags=["images"])
 
@@ -51,7 +51,9 @@ RESPONSES = documented(
     "timed-out",
 )
 RESPONSES[200] = {
-    "description": "The pictures, as JSON; as one PNG where `Accept: image/png` asks for it.",
+    "description": "The images, as JSON. With `Accept: image/png`, one PNG: the seed, the adapters "
+    "and the warnings are then in the headers `X-Atelier-Seed`, `X-Atelier-Adapters` and "
+    "`X-Atelier-Warnings`.",
     "content": {PNG: {"schema": {"type": "string", "format": "binary"}}},
 }
 
@@ -83,18 +85,18 @@ async def generate_image(
     ],
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Response:
-    """Make pictures. Only delivered pictures are charged to the key.
+    """Generate images. Only delivered images are charged to the key.
 
-    The answer names the exact version and digest that made them, the prompt as it was sent and the
-    seed, so that the same call gives the same pixels again.
+    The answer contains the version and digest of each adapter, the prompt as sent to the model, and
+    the seed of each image. The same request with these values gives the same pixels again.
     """
     kind = best(accept, (JSON, PNG))
     if kind is None:
-        raise Problem("not-acceptable", f"this address answers {JSON} or {PNG}")
+        raise Problem("not-acceptable", f"Accept: must allow {JSON} or {PNG}")
     if kind == PNG and body.images != 1:
-        raise invalid([("images", f"{PNG} holds one picture; ask for 1, or accept {JSON}")])
+        raise invalid([("images", f"must be 1 for {PNG}; accept {JSON} for several")])
     try:
-        made = await parts.generation.make(
+        result = await parts.generation.make(
             key,
             body,
             request_id=request_id(request),
@@ -103,47 +105,48 @@ async def generate_image(
         )
     except ClientGone:
         return Response(status_code=CLIENT_CLOSED)
-    return _as_png(made) if kind == PNG else _as_json(made)
+    return _as_png(result) if kind == PNG else _as_json(result)
 
 
-def _as_json(made: ChargedImages) -> Response:
-    """A `GeneratedImages`, written piece by piece: its base64 is larger than the pictures."""
-    about = GeneratedImages(
+def _as_json(result: ChargedImages) -> Response:
+    """Write a `GeneratedImages` piece by piece: its base64 is larger than the images."""
+    without_images = GeneratedImages(
         images=[],
-        adapters=_adapters(made),
-        prompt=made.plan.call.prompt,
-        warnings=list(made.info.warnings),
-        timings={**made.info.timings, "gateway": round(made.seconds, 6)},
+        adapters=_adapters(result),
+        prompt=result.plan.call.prompt,
+        warnings=list(result.info.warnings),
+        timings={**result.info.timings, "gateway": round(result.seconds, 6)},
     )
-    before, after = '{"images":[', about.model_dump_json().removeprefix('{"images":[')
-    heads = [b'%s{"png":"' % (b"," if index else b"") for index in range(len(made.pngs))]
-    tails = [b'","seed":%d}' % seed for seed in made.info.seeds]
+    before = '{"images":['
+    after = without_images.model_dump_json().removeprefix(before)
+    heads = [b'%s{"png":"' % (b"," if index else b"") for index in range(len(result.pngs))]
+    tails = [b'","seed":%d}' % seed for seed in result.info.seeds]
 
     async def body() -> AsyncIterator[bytes]:
         yield before.encode()
         for head, tail in zip(heads, tails, strict=True):
             yield head
-            for piece in base64_pieces(made.pngs.pop(0)):
+            for piece in base64_pieces(result.pngs.pop(0)):
                 yield piece
             yield tail
         yield after.encode()
 
-    sizes = [4 * math.ceil(len(png) / 3) for png in made.pngs]
+    sizes = [4 * math.ceil(len(png) / 3) for png in result.pngs]
     texts = [before.encode(), *heads, *tails, after.encode()]
     length = sum(sizes) + sum(map(len, texts))
     return StreamingResponse(body(), media_type=JSON, headers={"Content-Length": str(length)})
 
 
-def _as_png(made: ChargedImages) -> Response:
-    """The picture alone. What is short is told in headers (ASCII), all of it in the iTXt chunk."""
-    (png,) = made.pngs
+def _as_png(result: ChargedImages) -> Response:
+    """Answer with the PNG. Short values are also in headers (ASCII), all in its iTXt chunk."""
+    (png,) = result.pngs
     headers = {
         "Content-Length": str(len(png)),
-        "X-Atelier-Seed": str(made.info.seeds[0]),
-        "X-Atelier-Adapters": json.dumps([one.model_dump() for one in _adapters(made)]),
+        "X-Atelier-Seed": str(result.info.seeds[0]),
+        "X-Atelier-Adapters": json.dumps([used.model_dump() for used in _adapters(result)]),
     }
-    if made.info.warnings:
-        headers["X-Atelier-Warnings"] = warnings_header(made.info.warnings)
+    if result.info.warnings:
+        headers["X-Atelier-Warnings"] = warnings_header(result.info.warnings)
 
     async def body() -> AsyncIterator[bytes]:
         for piece in pieces(png):
@@ -153,14 +156,14 @@ def _as_png(made: ChargedImages) -> Response:
 
 
 def warnings_header(warnings: Sequence[str]) -> str:
-    """The warnings as a JSON list in ASCII of at most HEADER_BYTES.
+    """Return the warnings as a JSON list in ASCII of at most HEADER_BYTES.
 
-    Where they are longer, the last entry says that they were cut.
+    A longer list is truncated, and its last entry is a note about this.
     """
     whole = json.dumps(list(warnings))
     if len(whole) <= HEADER_BYTES:
         return whole
-    note = f"cut: {len(warnings)} warnings are too long for a header; accept {JSON} to get them"
+    note = f"truncated: {len(warnings)} warnings exceed the header; accept {JSON} for all of them"
     shown: list[str] = []
     room = HEADER_BYTES - len(json.dumps([note]))
     for warning in warnings:
@@ -173,7 +176,7 @@ def warnings_header(warnings: Sequence[str]) -> str:
 
 
 def _beginning(text: str, size: int) -> str:
-    """As many characters as take at most `size` bytes in JSON's ASCII: 雪 takes six of them."""
+    """Truncate a text to `size` bytes of JSON in ASCII, in which 雪 takes six bytes."""
     for end, character in enumerate(text):
         size -= len(json.dumps(character)) - len('""')
         if size < 0:
@@ -181,10 +184,10 @@ def _beginning(text: str, size: int) -> str:
     return text
 
 
-def _adapters(made: ChargedImages) -> list[AdapterUsedDocument]:
+def _adapters(result: ChargedImages) -> list[AdapterUsedDocument]:
     return [
         AdapterUsedDocument(
-            name=one.name, version=one.version, digest=one.digest, weight=call.weight
+            name=version.name, version=version.version, digest=version.digest, weight=use.weight
         )
-        for one, call in zip(made.plan.versions, made.plan.call.adapters, strict=True)
+        for version, use in zip(result.plan.versions, result.plan.call.adapters, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: the adapters that are released here, in the shape of OpenAI's list."""
+"""`GET /v1/models`: the released adapters, in the format of OpenAI's model list."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ router = APIRouter(tags=["models"])
     responses=documented("key-missing", "key-wrong", "key-expired", "key-revoked", "database-away"),
 )
 async def models(parts: PartsDep, _key: CurrentKey) -> ModelList:
-    """Every released adapter with the version that serves, its trigger words and styles."""
+    """List the base and every released adapter, with its serving version, trigger and styles."""
     replicas = parts.releases.replicas
     bases = {replica.base for replica in replicas}
-    listed = [ModelCard(id=BASE, created=0, digest=digest) for digest in sorted(bases)]
+    cards = [ModelCard(id=BASE, created=0, digest=digest) for digest in sorted(bases)]
     routes = sorted(parts.releases.routes.items())
-    listed += [_model(name, route, replicas) for name, route in routes]
-    return ModelList(data=listed)
+    cards += [_model(name, route, replicas) for name, route in routes]
+    return ModelList(data=cards)
 
 
 def _model(name: str, route: Route, replicas: Sequence[Replica]) -> ModelCard:

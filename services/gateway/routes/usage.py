@@ -1,4 +1,4 @@
-"""`GET /api_key_usage`: what the caller's own key has used."""
+"""`GET /api_key_usage`: the usage of the request's API key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ router = APIRouter(tags=["keys"])
     responses=documented("key-missing", "key-wrong", "key-expired", "key-revoked", "database-away"),
 )
 async def api_key_usage(parts: PartsDep, key: CurrentKey) -> ApiKeyUsage:
-    """Pictures delivered with this key, being made, and left of its quota."""
+    """Return the images delivered with this key, in progress, and left of its quota."""
     usage = await run_in_threadpool(parts.meter.usage, key)
     return ApiKeyUsage(
         key=key.prefix,

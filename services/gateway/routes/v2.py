@@ -1,4 +1,4 @@
-"""`/v2`: Triton's own protocol over HTTP, for its clients and KServe's, with a key."""
+"""`/v2`: the Open Inference Protocol (V2) over HTTP, for Triton and KServe clients with a key."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ MODEL = "/models/{model}"
 PASSED_ON = ("accept", "content-type")
 PASSED_BACK = ("content-type", HEADER_LENGTH.lower())
 KEY = ("key-missing", "key-wrong", "key-expired", "key-revoked", "database-away")
+LOOK = "Health, metadata or configuration"
 LOOK_ERRORS = documented_v2(*KEY, "bad-request", "engine-away", "timed-out")
 INFER_ERRORS = documented_v2(
     *KEY,
@@ -40,22 +41,22 @@ INFER_ERRORS = documented_v2(
 )
 
 
-@router.get("", responses=LOOK_ERRORS)
-@router.get("/health/live", responses=LOOK_ERRORS)
-@router.get("/health/ready", responses=LOOK_ERRORS)
-@router.get(MODEL, responses=LOOK_ERRORS)
-@router.get(MODEL + "/ready", responses=LOOK_ERRORS)
-@router.get(MODEL + "/config", responses=LOOK_ERRORS)
-@router.get(MODEL + "/versions/{version}", responses=LOOK_ERRORS)
-@router.get(MODEL + "/versions/{version}/ready", responses=LOOK_ERRORS)
-@router.get(MODEL + "/versions/{version}/config", responses=LOOK_ERRORS)
+@router.get("", responses=LOOK_ERRORS, summary=LOOK)
+@router.get("/health/live", responses=LOOK_ERRORS, summary=LOOK)
+@router.get("/health/ready", responses=LOOK_ERRORS, summary=LOOK)
+@router.get(MODEL, responses=LOOK_ERRORS, summary=LOOK)
+@router.get(MODEL + "/ready", responses=LOOK_ERRORS, summary=LOOK)
+@router.get(MODEL + "/config", responses=LOOK_ERRORS, summary=LOOK)
+@router.get(MODEL + "/versions/{version}", responses=LOOK_ERRORS, summary=LOOK)
+@router.get(MODEL + "/versions/{version}/ready", responses=LOOK_ERRORS, summary=LOOK)
+@router.get(MODEL + "/versions/{version}/config", responses=LOOK_ERRORS, summary=LOOK)
 async def look(request: Request, parts: PartsDep, key: CurrentKey, model: str = "") -> Response:
-    """What Triton says of itself and of its model."""
-    _known(model, parts.settings.model)
-    answer = await parts.v2.look(request.url.path, _on(request), key)
+    """Return the health, metadata or configuration of Triton or its model."""
+    _check_model(model, parts.settings.model)
+    answer = await parts.v2.look(request.url.path, _headers(request), key)
     state = request.url.path.rpartition("/")[2]
     if answer.status == 200 and state in ("live", "ready"):
-        # Triton's says it by the status alone; KServe's clients read the protocol's body
+        # Triton sends no body; clients of KServe read the one of the protocol
         return JSONResponse({**({"name": model} if model else {}), state: True})
     return _back(answer)
 
@@ -65,22 +66,22 @@ async def look(request: Request, parts: PartsDep, key: CurrentKey, model: str = 
 async def infer(
     request: Request, parts: PartsDep, key: CurrentKey, until_sent: UntilSent, model: str
 ) -> Response:
-    """Pictures, by the inputs PROMPT, NEGATIVE_PROMPT, ADAPTERS, SCHEDULER, SEED, STEPS, WIDTH,
-    HEIGHT, IMAGES, GUIDANCE_SCALE.
+    """Generate images. Delivered images are charged to the key.
 
-    ADAPTERS is a JSON list of `{"name", "version"?, "weight"?}`; one without a version gets the
-    one that serves. Trigger words are not filled in. Delivered pictures are charged to the key.
+    The inputs are PROMPT, NEGATIVE_PROMPT, ADAPTERS, SCHEDULER, SEED, STEPS, WIDTH, HEIGHT, IMAGES
+    and GUIDANCE_SCALE. ADAPTERS is a JSON list of `{"name", "version"?, "weight"?}`; an adapter
+    without a version gets the serving version. Trigger words are not inserted.
 
-    Outputs are INFO and IMAGE, each as JSON or as binary data.
+    The outputs are INFO and IMAGE, each as JSON or as binary data.
     """
-    _known(model, parts.settings.model)
+    _check_model(model, parts.settings.model)
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise V2Refused("send the body uncompressed: it is read here")
+        raise V2Refused("Content-Encoding: is not supported; send the body uncompressed")
     try:
         answer = await parts.v2.infer(
             request.url.path,
             await request.body(),
-            _on(request),
+            _headers(request),
             key,
             header_length=request.headers.get(HEADER_LENGTH),
             gone=lambda: hung_up(request),
@@ -90,11 +91,11 @@ async def infer(
         return Response(status_code=CLIENT_CLOSED)
     if isinstance(answer, V2Answer):
         return _back(answer)
-    return StreamingResponse(_whole(answer.body), headers=answer.headers)
+    return StreamingResponse(_cut_on_error(answer.body), headers=answer.headers)
 
 
-async def _whole(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The body; an engine that breaks off in the middle can only be told by breaking off, too."""
+async def _cut_on_error(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Pass the body on. After an error in the middle only a cut connection signals the failure."""
     try:
         async for piece in body:
             yield piece
@@ -102,13 +103,13 @@ async def _whole(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         raise AnswerCut(str(error)) from error
 
 
-def _known(model: str, ours: str) -> None:
-    if model not in ("", ours):
-        raise V2Refused(f"there is no model {model[:40]!r} here; it is called {ours}")
+def _check_model(model: str, served: str) -> None:
+    if model not in ("", served):
+        raise V2Refused(f"model {model[:40]!r}: no such model; use {served}")
 
 
-def _on(request: Request) -> Mapping[str, str]:
-    """Without the key: nobody behind the gateway is to see it."""
+def _headers(request: Request) -> Mapping[str, str]:
+    """Return the headers to pass on, without the key: the engine must not see it."""
     return {name: value for name, value in request.headers.items() if name in PASSED_ON}
 
 

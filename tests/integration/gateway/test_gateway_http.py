@@ -247,7 +247,7 @@ def test_an_answer_that_its_client_does_not_take_is_ended(
         assert slow.recv(12) == b"HTTP/1.1 200"
         assert _metric(gateway, "pixels") == 2048 * 2048
         wait_for(lambda: _metric(gateway, "pixels") == 0, 20)
-    assert "its client did not take it within 3 s" in gateway.log.read_text()
+    assert "the client did not read the answer within 3 s" in gateway.log.read_text()
     assert gateway.usage(key)["images"] == 1  # it was delivered as far as it was taken
 
 
@@ -322,14 +322,18 @@ def test_a_port_that_is_taken_is_one_line_and_exit_3(tmp_path: Path) -> None:
         ended = run_gateway(ATELIER_HOME=str(tmp_path), ATELIER_GATEWAY_PORT=port)
     assert ended.returncode == 3
     assert ended.stderr.strip() == (
-        f"atelier: 127.0.0.1:{port} cannot be used: Address already in use"
+        f"atelier: 127.0.0.1:{port}: cannot listen: Address already in use; "
+        "use another --host or --port"
     )
 
 
 def test_a_setting_that_makes_no_sense_is_one_line_and_exit_2(tmp_path: Path) -> None:
     ended = run_gateway(ATELIER_HOME=str(tmp_path), ATELIER_TRITON_URL="http://127.0.0.1:8000")
     assert ended.returncode == 2
-    assert "ATELIER_TRITON_URL=http://127.0.0.1:8000: the gateway speaks gRPC" in ended.stderr
+    assert (
+        "ATELIER_TRITON_URL=http://127.0.0.1:8000: the gateway calls Triton over gRPC"
+        in ended.stderr
+    )
     assert len(ended.stderr.strip().splitlines()) == 1
 
 
