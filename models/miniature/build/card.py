@@ -68,7 +68,7 @@ def _least(shares: Shares) -> float:
 def _near_chance(shuffled: Shares) -> str:
     """Return how far shuffled captions are from chance.
 
-    A large deviation means that the classifier does not measure what the captions say.
+    A large deviation means that the classifier does not measure the content of the captions.
     """
     gap = max(abs(shuffled[name] - CHANCE[name]) for name in ASPECTS)
     met = "at chance" if gap <= _NEAR_CHANCE else "**not at chance**"

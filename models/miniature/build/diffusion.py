@@ -121,7 +121,7 @@ class _Batch:
     timesteps: torch.Tensor
     ids: torch.Tensor
     ids_2: torch.Tensor
-    kept: torch.Tensor  # float [batch], 0 where the caption is dropped
+    kept: torch.Tensor  # float [batch], 0 if the caption is dropped
 
 
 def _draw_batch(latents: Latents, count: int, generator: torch.Generator) -> _Batch:

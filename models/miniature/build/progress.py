@@ -8,7 +8,7 @@ from typing import Final
 
 from tqdm import tqdm
 
-_LINE_EVERY: Final[float] = 20.0  # seconds between lines where there is no terminal
+_LINE_EVERY: Final[float] = 20.0  # seconds between lines if there is no terminal
 
 
 class BuildBar:
