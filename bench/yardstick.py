@@ -33,7 +33,7 @@ class YardstickSpec:
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _EncodedPicture:
     """An encoded picture with its embedded prompt."""
 
     latent: Tensor  # [4, h, w]
@@ -55,14 +55,14 @@ class Yardstick:
         subject = [square(open_picture(path), spec.resolution) for path in held_back]
         class_pictures = _class_pictures(base, spec, len(subject))
         self.halves = (
-            self._shown(subject, spec.prompt),
-            self._shown(class_pictures, spec.class_prompt),
+            self._encoded(subject, spec.prompt),
+            self._encoded(class_pictures, spec.class_prompt),
         )
 
-    def _shown(self, pictures: Sequence[Fitted], prompt: str) -> list[_Shown]:
+    def _encoded(self, pictures: Sequence[Fitted], prompt: str) -> list[_EncodedPicture]:
         (hidden, pooled), names = encode_prompts(self.base, [prompt]), [prompt] * len(pictures)
         latents = encode(self.base.vae, pictures, names)
-        return [_Shown(latent.mean, latent.time_ids, hidden, pooled) for latent in latents]
+        return [_EncodedPicture(latent.mean, latent.time_ids, hidden, pooled) for latent in latents]
 
     @torch.no_grad()
     def loss(self, weights: dict[str, Tensor]) -> float:
@@ -77,24 +77,24 @@ class Yardstick:
                 linear = unet.get_submodule(module.removeprefix("unet."))
                 linear.weight += weights[f"{module}.lora_B.weight"] @ down
         errors = [
-            self._error(unet, shown, generator(0, "yardstick", half, place, number))
+            self._error(unet, picture, generator(0, "yardstick", half, place, number))
             for half, pictures in enumerate(self.halves)
-            for place, shown in enumerate(pictures)
+            for place, picture in enumerate(pictures)
             for number in range(NOISES)
         ]
         return float(sum(errors) / len(errors))
 
-    def _error(self, unet: Any, shown: _Shown, source: torch.Generator) -> float:
+    def _error(self, unet: Any, picture: _EncodedPicture, source: torch.Generator) -> float:
         levels = torch.linspace(0, self.objective.timesteps - 1, LEVELS).long()
-        noise = torch.randn((LEVELS, *shown.latent.shape), generator=source)
-        clean = shown.latent.expand_as(noise)
+        noise = torch.randn((LEVELS, *picture.latent.shape), generator=source)
+        clean = picture.latent.expand_as(noise)
         prediction = unet(
             self.objective.noised(clean, noise, levels),
             levels,
-            encoder_hidden_states=shown.hidden.expand(LEVELS, -1, -1),
+            encoder_hidden_states=picture.hidden.expand(LEVELS, -1, -1),
             added_cond_kwargs={
-                "text_embeds": shown.pooled.expand(LEVELS, -1),
-                "time_ids": shown.time_ids.expand(LEVELS, -1),
+                "text_embeds": picture.pooled.expand(LEVELS, -1),
+                "time_ids": picture.time_ids.expand(LEVELS, -1),
             },
             return_dict=False,
         )[0]

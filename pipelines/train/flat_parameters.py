@@ -19,8 +19,8 @@ class FlatParameters:
     """
 
     def __init__(self, groups: Sequence[Mapping[str, nn.Parameter]]) -> None:
-        every = [parameter for group in groups for parameter in group.values()]
-        total, first = sum(parameter.numel() for parameter in every), every[0]
+        parameters = [parameter for group in groups for parameter in group.values()]
+        total, first = sum(parameter.numel() for parameter in parameters), parameters[0]
         self.values = torch.empty(total, dtype=first.dtype, device=first.device)
         self.gradient = torch.zeros_like(self.values)
         self.groups: list[nn.Parameter] = []

@@ -74,8 +74,8 @@ def _learn_pairs(texts: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, 
     bare.train_from_iterator(texts, trainer)
     merges = _merges(bare)
     merged = ["".join(pair) for pair in merges]
-    words = [*byte_signs, *(f"{sign}</w>" for sign in byte_signs), *merged, _START, _END]
-    return {word: index for index, word in enumerate(dict.fromkeys(words))}, merges
+    tokens = [*byte_signs, *(f"{sign}</w>" for sign in byte_signs), *merged, _START, _END]
+    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
 
 
 def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
