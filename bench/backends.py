@@ -1,13 +1,13 @@
-"""What a compiled UNet gains: torch against ONNX Runtime, one UNet call and whole requests.
+"""Compare the speed of torch and ONNX Runtime, for single UNet calls and for whole requests.
 
-Every figure is a ratio of runs that take turns, so that other work on the machine meets both alike;
-medians over the rounds. On a CPU, processor seconds are counted, which that work distorts less.
-Adapters are random: speed does not depend on what was learned.
+The runs alternate, so that other work on the machine affects them equally; each figure is the
+median over the rounds. On a CPU, processor seconds are measured, which other work affects less.
+Adapters are random, because the speed does not depend on the values of the weights.
 
     atelier compile models/miniature --output build/compiled
     OMP_NUM_THREADS=1 python bench/backends.py --compiled build/compiled --rank 16 --rounds 15
 
-`mixed` has another adapter in every row, `base` none.
+`mixed` has a different adapter in each row, `base` has none.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ ADAPTERS = 4
 
 
 def print_calls(base: Base, settings: Mapping[str, EngineSettings], rounds: int) -> None:
-    """Prints one UNet call by each backend."""
+    """Print the times of one UNet call with each backend."""
     first = next(iter(settings.values()))
     layout = layout_of(base)
     ranks = [first.max_rank] * ADAPTERS
     bank = random_bank(base, layout, slots=ADAPTERS, max_rank=first.max_rank, ranks=ranks)
-    backends = {name: make_backend(one, base, layout) for name, one in settings.items()}
+    backends = {name: make_backend(spec, base, layout) for name, spec in settings.items()}
     side = base.unet.config.sample_size
     print(f"\n{'rows':>4} {'adapters':>9} {'torch ms':>9} {'onnx ms':>9} {'times faster':>13}")
     for rows in (1, 2, 4, 8):
@@ -65,22 +65,23 @@ def print_calls(base: Base, settings: Mapping[str, EngineSettings], rounds: int)
 
 
 def print_requests(folder: Path, settings: Mapping[str, EngineSettings], rounds: int) -> None:
-    """Prints whole requests, each with an adapter of its own, prompts and VAE included."""
+    """Print the times of whole requests with different adapters, including prompts and VAE."""
     engines = {}
-    for name, one in settings.items():
+    for name, spec in settings.items():
         began = time.process_time()
-        engines[name] = engine = Engine.load(folder, settings=one)
+        engines[name] = engine = Engine.load(folder, settings=spec)
         print(f"{name}: {time.process_time() - began:.1f} processor seconds to load", flush=True)
         layout = layout_of(engine.base)
         for i in range(ADAPTERS):
-            engine.adapters.add_tensors(f"a{i}", random_adapter(layout, one.max_rank, ("attn",), i))
+            lora = random_adapter(layout, spec.max_rank, ("attn",), i)
+            engine.adapters.add_tensors(f"a{i}", lora)
     print(f"\n{'requests':>8} {'torch s':>9} {'onnx s':>9} {'times faster':>13}")
     for count in (1, 4):
-        asked = [
+        requests = [
             ImageRequest("a photo of a cat", seed=i, steps=8, adapters=(AdapterUse(f"a{i}"),))
             for i in range(count)
         ]
-        runs = {name: partial(engine.generate_many, asked) for name, engine in engines.items()}
+        runs = {name: partial(engine.generate_many, requests) for name, engine in engines.items()}
         seconds = in_turns(runs, rounds)
         medians = [statistics.median(seconds[name]) for name in settings]
         times = ratio(seconds, "torch", "onnx")
@@ -88,12 +89,12 @@ def print_requests(folder: Path, settings: Mapping[str, EngineSettings], rounds:
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Print both tables."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", type=Path, default=ROOT / "models/miniature")
-    parser.add_argument("--compiled", type=Path, required=True, help="by atelier compile")
+    parser.add_argument("--compiled", type=Path, required=True, help="output of atelier compile")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()

@@ -1,13 +1,13 @@
-"""What adapters-as-data costs and gains: the UNet with the bank, and the engine against diffusers.
+"""Measure the cost and gain of the bank: the UNet with it, and the engine against diffusers.
 
-Every figure is a ratio of runs that take turns, so that other work on the machine meets both alike;
-medians over the rounds. On a CPU, processor seconds are counted, which that work distorts less.
-Adapters are random: speed does not depend on what was learned.
+The runs alternate, so that other work on the machine affects them equally; each figure is the
+median over the rounds. On a CPU, processor seconds are measured, which other work affects less.
+Adapters are random, because the speed does not depend on the values of the weights.
 
     OMP_NUM_THREADS=1 python bench/engine.py --base models/miniature --rank 16 --rounds 15
 
-The first table is one UNet call; the second is whole requests, each with an adapter of its own:
-diffusers one after another on one pipeline (`set_adapters` before each), the engine all together.
+The first table shows one UNet call. The second shows whole requests with different adapters:
+diffusers runs them in sequence on one pipeline (`set_adapters` before each), the engine in a batch.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Timed = Mapping[str, Callable[[], object]]
 def random_adapter(
     layout: Layout, rank: int, targets: Sequence[str], seed: int
 ) -> dict[str, LoraWeights]:
-    """Small random updates of the targeted projections of the UNet."""
+    """Return small random pairs for the targeted projections of the UNet, by module path."""
     random = np.random.default_rng(seed)
     endings = tuple(end for target in targets for end in UNET_TARGETS[target])
     lora = {}
@@ -63,7 +63,7 @@ def random_adapter(
 
 
 def clock() -> float:
-    """Seconds of the processor, or of the wall where a GPU does the work."""
+    """Return processor seconds; with a GPU, wall seconds after its work has finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -71,7 +71,7 @@ def clock() -> float:
 
 
 def in_turns(runs: Timed, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run in each round; one round before them warms up."""
+    """Return the seconds of each run in each round; an additional first round is a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(rounds + 1):
         for name, run in runs.items():
@@ -83,12 +83,12 @@ def in_turns(runs: Timed, rounds: int) -> dict[str, list[float]]:
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], name: str, to: str) -> float:
-    """The median over the rounds of one run's time to another's."""
+    """Return the median over the rounds of the ratio of the times of two runs."""
     return statistics.median(a / b for a, b in zip(seconds[name], seconds[to], strict=True))
 
 
 def unet_calls(base: Base, layout: Layout, rank: int, rounds: int) -> None:
-    """Prints what the bank adds to one UNet call."""
+    """Print the time of one UNet call with the bank, relative to one without it."""
     banked = BankedUNet(base.unet, layout).eval()
     side = base.unet.config.sample_size
     print(f"\n{'rows':>4} {'targets':>14} {'base ms':>8} {'empty':>7} {'one':>7} {'four':>7}")
@@ -102,9 +102,9 @@ def unet_calls(base: Base, layout: Layout, rank: int, rounds: int) -> None:
             inputs = unet_inputs(base, rows, side)
 
             def with_slots(slots: list[int], inputs: Any = inputs, bank: Bank = bank) -> object:
-                at = torch.tensor(slots, device=base.device)
+                indices = torch.tensor(slots, device=base.device)
                 view = bank.view(slots)
-                return banked(*inputs, at, *bank_inputs(view, layout), mask=view.mask)
+                return banked(*inputs, indices, *bank_inputs(view, layout), mask=view.mask)
 
             def plain(inputs: Any = inputs) -> object:
                 latents, timesteps, text, pooled, ids = inputs
@@ -131,7 +131,7 @@ def unet_calls(base: Base, layout: Layout, rank: int, rounds: int) -> None:
 
 
 def unet_inputs(base: Base, rows: int, side: int) -> tuple[torch.Tensor, ...]:
-    """Random rows at timesteps of their own."""
+    """Return random inputs: latents, timesteps, text, pooled text and sizes; each row differs."""
     config = base.unet.config
     pooled = base.text_encoder_2.config.projection_dim
     shapes = ((config.in_channels, side, side), (77, config.cross_attention_dim), (pooled,))
@@ -144,7 +144,7 @@ def unet_inputs(base: Base, rows: int, side: int) -> tuple[torch.Tensor, ...]:
 
 
 def requests(base_folder: Path, base: Base, layout: Layout, rank: int, rounds: int) -> None:
-    """Prints the engine's time for several requests against diffusers' own."""
+    """Print the times of the engine and of diffusers for several requests."""
     from diffusers import StableDiffusionXLPipeline
 
     settings = EngineSettings(slots=8, max_rank=rank, max_batch=16, device=str(base.device))
@@ -191,9 +191,9 @@ def requests(base_folder: Path, base: Base, layout: Layout, rank: int, rounds: i
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Print both tables."""
     warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)  # the loaders' remarks about what an adapter lacks
+    logging.disable(logging.WARNING)  # the loaders warn about the parts that an adapter lacks
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", type=Path, default=ROOT / "models/miniature")
     parser.add_argument("--rank", type=int, default=16)

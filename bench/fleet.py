@@ -1,13 +1,14 @@
-"""What the control loops cost with many adapters: the gateway's, the agent's and the engine's.
+"""Measure the processor time of the control loops with many adapters: gateway, agent and engine.
 
     python -m bench.fleet
     python -m bench.fleet --adapters 1000 --seconds 10
 
-Ten replicas, each adapter released in one version and two past ones. One gateway, one agent and one
-engine's watcher run as they do in their pods, on a volume of this machine and an API server in this
-process that keeps JSON and sends it to watches; nine more replicas report the same. The engine has
-no base: its adapters are known but never drawn with. Processor time is that of each loop's own
-threads, reading and writing JSON included, as a share of one core.
+There are ten replicas; each adapter has a release with one serving and two past versions. One
+gateway, one agent and the volume watcher of one engine run as in their pods. They use a volume on
+this machine, and an API server in this process that stores JSON and sends it to watches. Nine more
+replicas send the same reports. The engine has no base: it registers adapters but generates no
+images. Processor time is that of the threads of each loop, including reading and writing JSON, as a
+share of one core.
 """
 
 import argparse
@@ -58,12 +59,12 @@ from services.gateway.releases import ReleaseWatch
 
 BASE = "sha256:" + "ba" * 32
 VERSIONS = 3
-GATEWAY_SECONDS, AGENT_SECONDS = 0.2, 0.25  # as services.gateway.settings and services.agent have
+GATEWAY_SECONDS, AGENT_SECONDS = 0.2, 0.25  # as in services.gateway.settings and services.agent
 FILE = "sha256:" + "f1" * 32
 
 
 class ApiServer:
-    """ConfigMaps and Leases as JSON, in memory; watches get what happens."""
+    """An API server that stores ConfigMaps and Leases as JSON in memory, and supports watches."""
 
     namespace = "bench"
 
@@ -73,6 +74,7 @@ class ApiServer:
         self._news = threading.Condition()
 
     def apply(self, path: str, body: Object) -> None:
+        """Create or replace an object, and notify the watches."""
         name, data = body["metadata"]["name"], json.dumps(body).encode()
         with self._news:
             self.objects[path][name] = data
@@ -80,6 +82,7 @@ class ApiServer:
             self._news.notify_all()
 
     def delete(self, path: str, name: str, *, version: str | None = None) -> None:
+        """Delete an object, if it exists, and notify the watches; `version` is ignored."""
         with self._news:
             data = self.objects[path].pop(name, None)
             if data is not None:
@@ -87,23 +90,27 @@ class ApiServer:
                 self._news.notify_all()
 
     def get(self, path: str, name: str) -> Object:
-        found: Object = json.loads(self.objects[path][name])
-        return found
+        """Return an object. Raises KeyError if it does not exist."""
+        body: Object = json.loads(self.objects[path][name])
+        return body
 
     def listing(self, path: str, query: Query = ()) -> Listing:
+        """Return all objects of a kind, ignoring `query`. Raises NotFound for an unknown kind."""
         if path not in self.objects:
             raise NotFound(path)
         with self._news:
             objects, version = list(self.objects[path].values()), len(self._events[path])
-        return Listing([json.loads(one) for one in objects], str(version), datetime.now(UTC))
+        return Listing([json.loads(data) for data in objects], str(version), datetime.now(UTC))
 
     def list(self, path: str, query: Query = ()) -> tuple[list[Object], str]:
-        found = self.listing(path, query)
-        return found.objects, found.version
+        """Return all objects of a kind, and the version of the list."""
+        listing = self.listing(path, query)
+        return listing.objects, listing.version
 
     def watch(
         self, path: str, query: Query, version: str, *, seconds: int
     ) -> Iterator[tuple[str, Object]]:
+        """Yield (type, object) for each event after `version`, for `seconds`."""
         events, at, end = self._events[path], int(version), time.monotonic() + seconds
         while time.monotonic() < end:
             with self._news:
@@ -111,13 +118,13 @@ class ApiServer:
                     self._news.wait(timeout=1.0)
             for kind, data in events[at:]:
                 at += 1
-                one = json.loads(data)
-                one["metadata"]["resourceVersion"] = str(at)
-                yield kind, one
+                body = json.loads(data)
+                body["metadata"]["resourceVersion"] = str(at)
+                yield kind, body
 
 
 class Loop:
-    """One loop's threads, and the processor time that they take."""
+    """The threads of one control loop, and their processor time."""
 
     def __init__(self, name: str):
         self.name = name
@@ -126,13 +133,13 @@ class Loop:
 
     @contextmanager
     def owns(self) -> Iterator[None]:
-        """Whatever threads begin in this block are the loop's."""
+        """Add the threads that are started in the block to the loop."""
         before = set(threading.enumerate())
         yield
         self.threads |= set(threading.enumerate()) - before
 
     def every(self, seconds: float, act: Callable[[], object]) -> None:
-        """Act in a thread of its own until closed."""
+        """Call `act` every `seconds` in a new thread of the loop, until it is closed."""
 
         def run() -> None:
             while not self._ended.wait(seconds):
@@ -143,10 +150,11 @@ class Loop:
         thread.start()
 
     def close(self) -> None:
+        """Stop the threads that `every` started."""
         self._ended.set()
 
     def processor_seconds(self) -> float:
-        """Of all its threads that still run."""
+        """Return the processor seconds of all threads that are still running."""
         clocks = [
             time.pthread_getcpuclockid(t.ident) for t in self.threads if t.is_alive() and t.ident
         ]
@@ -154,7 +162,7 @@ class Loop:
 
 
 def shares(loops: list[Loop], seconds: float) -> dict[str, float]:
-    """The share of one core that each loop takes."""
+    """Return the share of one core that each loop uses, measured for `seconds`."""
     began = time.monotonic()
     before = {loop.name: loop.processor_seconds() for loop in loops}
     time.sleep(seconds)
@@ -163,7 +171,7 @@ def shares(loops: list[Loop], seconds: float) -> dict[str, float]:
 
 
 class Block(nn.Module):
-    """A model of one projection that an adapter can change."""
+    """A model with one projection for adapters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,7 +180,7 @@ class Block(nn.Module):
 
 @dataclass
 class Fleet:
-    """Adapters by number; version v of adapter n has a digest that follows from both."""
+    """Generated adapters; the digest of a version depends only on adapter and version number."""
 
     folder: Path
     adapters: int
@@ -181,20 +189,19 @@ class Fleet:
 
     @property
     def volume(self) -> Path:
+        """The volume of the replica."""
         return self.folder / "volume"
 
     def prepare(self) -> None:
-        """Write a volume as an agent and an engine leave it that were stopped."""
-        packages, record = (
-            self.volume / PACKAGES,
-            Verified(self.volume / PACKAGES, SignaturePolicy()),
-        )
+        """Write a volume in the state that a stopped agent and engine leave behind."""
+        packages = self.volume / PACKAGES
+        record = Verified(packages, SignaturePolicy())
         wanted: list[WantedAdapter] = []
         for number in range(self.adapters):
             name = f"adapter-with-a-name-{number}"
-            found = [_manifest(name, version) for version in range(1, VERSIONS + 1)]
-            release = Release(adapter=name, base=BASE, version=1, digest=found[0].digest)
-            for version, manifest in enumerate(found, start=1):
+            manifests = [_manifest(name, version) for version in range(1, VERSIONS + 1)]
+            release = Release(adapter=name, base=BASE, version=1, digest=manifests[0].digest)
+            for version, manifest in enumerate(manifests, start=1):
                 digest = manifest.digest
                 self.manifests[digest] = manifest
                 folder = packages / hex_of(digest)
@@ -212,20 +219,26 @@ class Fleet:
                         default=version == VERSIONS,
                     )
                 )
-            wanted[-VERSIONS:] = reversed(wanted[-VERSIONS:])  # the newest first, as it is planned
+            wanted[-VERSIONS:] = reversed(wanted[-VERSIONS:])  # newest first, as the agent plans
             self.releases[name] = release
         record._begin()
-        for one in wanted:
-            path = self.volume / one.path
+        for adapter in wanted:
+            path = self.volume / adapter.path
             text = {"files": _stamp(path, path.with_name(f"{path.name}.sig")), "warning": None}
-            (record._folder / path.name).write_text(json.dumps(text))  # without a flush each
-        said = Wanted(adapters=Versions(wanted), generation=1)
-        ShardedFile(self.volume / "wanted.json", Wanted).write(said)
+            (record._folder / path.name).write_text(
+                json.dumps(text)
+            )  # faster than a flush for each
+        generation = Wanted(adapters=Versions(wanted), generation=1)
+        ShardedFile(self.volume / "wanted.json", Wanted).write(generation)
         held = [
             HeldAdapter(
-                name=o.name, version=o.version, digest=o.digest, state="ready", default=o.default
+                name=adapter.name,
+                version=adapter.version,
+                digest=adapter.digest,
+                state="ready",
+                default=adapter.default,
             )
-            for o in wanted
+            for adapter in wanted
         ]
         watcher = VolumeWatcher(engine(), self.volume, "pod-0")
         loaded = Loaded(
@@ -240,7 +253,7 @@ class Fleet:
         ShardedFile(self.volume / "loaded.json", Loaded).write(loaded)
 
     def publish(self, server: ApiServer, name: str) -> None:
-        """Write an adapter's ConfigMap, as Helm does."""
+        """Write the ConfigMap of an adapter's release, as Helm does."""
         release = self.releases[name]
         pins = release.kept(VERSIONS)
         texts = {pin.digest: self.manifests[pin.digest].canonical().decode() for pin in pins}
@@ -263,7 +276,7 @@ def _manifest(name: str, version: int) -> Manifest:
 
 
 def engine() -> Any:
-    """As much of an engine as a volume's watcher needs."""
+    """Return a stand-in for an engine with the attributes that a volume watcher uses."""
     parts = SimpleNamespace(unet=Block(), text_encoder=nn.Module(), text_encoder_2=nn.Module())
     store = AdapterStore(
         layout_of(parts), base_digest=BASE, max_rank=64, dtype=torch.float32, memory=2**30
@@ -277,8 +290,8 @@ def engine() -> Any:
     )
 
 
-class Replica0:
-    """The replica that is measured: an agent and the watcher of an engine, on a fleet's volume."""
+class MeasuredReplica:
+    """The measured replica: an agent and the volume watcher of an engine, on a fleet's volume."""
 
     def __init__(self, fleet: Fleet, server: Any, registry: Mapping[tuple[str, int], Path]):
         self.agent_loop, self.engine_loop = Loop("agent"), Loop("engine's watcher")
@@ -298,7 +311,7 @@ class Replica0:
         )
 
     def until_ready(self) -> None:
-        """From nothing known to everything served, as `services.triton` and `services.agent` do."""
+        """Start the watcher and sync until the agent is ready, as in the pod of a replica."""
         with self.engine_loop.owns():
             self.watcher.poll()
             self.watcher.start()
@@ -307,29 +320,34 @@ class Replica0:
                 self.agent.sync()
 
     def start(self) -> None:
+        """Start the loop of the agent."""
         self.agent_loop.every(AGENT_SECONDS, self.agent.sync)
 
     def close(self) -> None:
+        """Stop the agent and the watcher."""
         self.agent_loop.close()
         self.watcher.stop()
         self.agent.close()
 
 
 def steady(fleet: Fleet, replicas: int, seconds: float) -> dict[str, Any]:
-    """The loops' shares with nothing released, and with one release a second."""
+    """Measure the shares of the loops without new releases, and with one release per second.
+
+    The result also has the sizes of the reports, in bytes.
+    """
     server: Any = ApiServer()
     for name in fleet.releases:
         fleet.publish(server, name)
     registry: dict[tuple[str, int], Path] = {}
     new = [_new_version(fleet, number, registry) for number in range(int(seconds))]
-    replica = Replica0(fleet, server, registry)
+    replica = MeasuredReplica(fleet, server, registry)
     replica.until_ready()
     replica.start()
     others = Loop("others")
     for number in range(1, replicas):
         pod = Pod(f"pod-{number}", "bench", f"uid-{number}", "10.0.0.2")
-        told = ClusterReports(Replica, "replica", Listed(server, LEASES), server, pod)
-        others.every(0.5, _Other(replica.agent, told, pod.name).tell)
+        reports = ClusterReports(Replica, "replica", Listed(server, LEASES), server, pod)
+        others.every(0.5, _OtherReplica(replica.agent, reports, pod.name).report)
     gateway_loop = Loop("gateway")
     place = watching(server, Pod("gateway-0", "bench", "uid-g", "10.0.0.3"), fleet.folder / "g")
     watch = ReleaseWatch(place, poll=GATEWAY_SECONDS, name="gateway-0")
@@ -339,36 +357,37 @@ def steady(fleet: Fleet, replicas: int, seconds: float) -> dict[str, Any]:
     _wait(lambda: len(watch.replicas) == replicas and _all_serve(fleet, watch), 300)
     time.sleep(5.0)
     loops = [gateway_loop, replica.agent_loop, replica.engine_loop]
-    found: dict[str, Any] = {"steady": shares(loops, seconds)}
+    results: dict[str, Any] = {"steady": shares(loops, seconds)}
     releasing = threading.Thread(target=_release, args=(fleet, server, new), daemon=True)
     releasing.start()
-    found["one release a second"] = shares(loops, seconds)
+    results["one release a second"] = shares(loops, seconds)
     releasing.join()
     _wait(lambda: _all_serve(fleet, watch), 120)
-    found["report"] = report_sizes(server, "replica-pod-0")
-    found["gateway's report"] = report_sizes(server, "gateway-gateway-0")
-    for one in (gateway_loop, others):
-        one.close()
+    results["report"] = report_sizes(server, "replica-pod-0")
+    results["gateway's report"] = report_sizes(server, "gateway-gateway-0")
+    for loop in (gateway_loop, others):
+        loop.close()
     replica.close()
-    return found
+    return results
 
 
 @dataclass
-class _Other:
-    """A replica that holds what the first one does."""
+class _OtherReplica:
+    """A simulated replica that reports the same adapters as the measured one."""
 
     agent: Agent
     reports: ClusterReports[Replica]
     name: str
 
-    def tell(self) -> None:
-        told = self.agent.seen.told if self.agent.seen else None
-        if told is not None:
-            self.reports.put(told.model_copy(update={"replica": self.name}))
+    def report(self) -> None:
+        """Send the last report of the measured replica under the name of this one."""
+        report = self.agent.seen.told if self.agent.seen else None
+        if report is not None:
+            self.reports.put(report.model_copy(update={"replica": self.name}))
 
 
 def _new_version(fleet: Fleet, number: int, registry: dict[tuple[str, int], Path]) -> Manifest:
-    """A real package, to be fetched, verified and loaded."""
+    """Write a package that an agent can fetch, verify and load; return its manifest."""
     name = f"adapter-with-a-name-{number}"
     random = np.random.default_rng(number)
     tensors = {
@@ -376,10 +395,11 @@ def _new_version(fleet: Fleet, number: int, registry: dict[tuple[str, int], Path
         for part, shape in (("lora_A", (4, 8)), ("lora_B", (8, 4)))
     }
     path = fleet.folder / "registry" / name
-    made = write_package(path, tensors, name=name, base=BaseRef(id="bench", digest=BASE), alpha=4.0)
+    base = BaseRef(id="bench", digest=BASE)
+    package = write_package(path, tensors, name=name, base=base, alpha=4.0)
     registry[name, VERSIONS + 1] = path
-    fleet.manifests[made.digest] = made.manifest
-    return made.manifest
+    fleet.manifests[package.digest] = package.manifest
+    return package.manifest
 
 
 def _release(fleet: Fleet, server: ApiServer, new: list[Manifest]) -> None:
@@ -391,11 +411,11 @@ def _release(fleet: Fleet, server: ApiServer, new: list[Manifest]) -> None:
 
 
 def _all_serve(fleet: Fleet, watch: ReleaseWatch) -> bool:
-    """Whether the gateway sends the calls of every adapter to its release's own version."""
+    """Return whether the gateway routes every adapter to the version of its release."""
     routes = watch.routes
     return all(
-        name in routes and (s := routes[name].serving) is not None and s.digest == one.digest
-        for name, one in fleet.releases.items()
+        name in routes and (s := routes[name].serving) is not None and s.digest == release.digest
+        for name, release in fleet.releases.items()
     )
 
 
@@ -403,12 +423,12 @@ def _wait(condition: Callable[[], bool], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise SystemExit(f"not reached within {seconds:.0f} s")
+            raise SystemExit(f"the fleet did not serve every release within {seconds:.0f} s")
         time.sleep(0.2)
 
 
 def report_sizes(server: ApiServer, name: str) -> dict[str, int]:
-    """Bytes of the annotations of a report's Leases."""
+    """Return the number of Leases of a report, and the bytes in their annotations."""
     head = f"atelier-{name}"
     texts = {
         lease: len(json.loads(data)["metadata"]["annotations"][ANNOTATION])
@@ -424,13 +444,13 @@ def report_sizes(server: ApiServer, name: str) -> dict[str, int]:
 
 
 def restart(fleet: Fleet) -> dict[str, float]:
-    """Seconds and packages that a replica takes from its start until everything is served."""
+    """Measure the start of a replica until it is ready: seconds, and the packages it opens."""
     server: Any = ApiServer()
     for name in fleet.releases:
         fleet.publish(server, name)
     with counted_packages() as opened:
         began, processor = time.monotonic(), time.process_time()
-        replica = Replica0(fleet, server, {})
+        replica = MeasuredReplica(fleet, server, {})
         replica.until_ready()
         taken = time.monotonic() - began, time.process_time() - processor
     replica.close()
@@ -439,21 +459,21 @@ def restart(fleet: Fleet) -> dict[str, float]:
 
 @contextmanager
 def counted_packages() -> Iterator[list[Path]]:
-    """The packages that are opened, byte for byte, in this block."""
+    """Yield a list to which the path of each package that is fully opened is added."""
     opened: list[Path] = []
     real: Any = Package.__dict__["open"]
 
     def counted(cls: type[Package], path: Path, *, digest: str | None = None) -> Package:
         opened.append(path)
-        made: Package = real.__func__(cls, path, digest=digest)
-        return made
+        package: Package = real.__func__(cls, path, digest=digest)
+        return package
 
-    kind: Any = Package
-    kind.open = classmethod(counted)
+    patched: Any = Package
+    patched.open = classmethod(counted)
     try:
         yield opened
     finally:
-        kind.open = real
+        patched.open = real
 
 
 def main() -> None:
@@ -462,36 +482,36 @@ def main() -> None:
     options = argparse.ArgumentParser(prog="bench.fleet", description=__doc__.splitlines()[0])
     options.add_argument("--adapters", type=int, default=10_000)
     options.add_argument("--replicas", type=int, default=10)
-    options.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
+    options.add_argument("--seconds", type=float, default=15.0, help="duration of a measurement")
     options.add_argument("--output", type=Path, default=Path("build/bench/fleet.json"))
     chosen = options.parse_args()
     torch.set_num_threads(1)
     print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     print(f"{chosen.adapters} adapters in {VERSIONS} versions, {chosen.replicas} replicas\n")
     print("restart of a replica on its volume, without imports and the base:")
-    found: dict[str, Any] = {"restart": {}}
+    results: dict[str, Any] = {"restart": {}}
     with tempfile.TemporaryDirectory() as aside:
         print(f"{'adapters':>9} {'to ready s':>11} {'processor s':>12} {'packages opened':>16}")
         for count in (chosen.adapters // 100, chosen.adapters // 10, chosen.adapters):
             fleet = Fleet(Path(aside) / str(count), count)
             fleet.prepare()
             taken = restart(fleet)
-            found["restart"][count] = taken
+            results["restart"][count] = taken
             print(
                 f"{count:>9} {taken['seconds']:11.2f} {taken['processor_seconds']:12.2f} "
                 f"{taken['packages_opened']:>16.0f}",
                 flush=True,
             )
-        found |= steady(fleet, chosen.replicas, chosen.seconds)
+        results |= steady(fleet, chosen.replicas, chosen.seconds)
     print(f"\n{'share of a core':>20} {'steady':>8} {'one release a second':>21}")
-    for name, share in found["steady"].items():
-        print(f"{name:>20} {share:8.2%} {found['one release a second'][name]:21.2%}")
+    for name, share in results["steady"].items():
+        print(f"{name:>20} {share:8.2%} {results['one release a second'][name]:21.2%}")
     print(f"\n{'a report':>20} {'Leases':>8} {'heartbeat':>10} {'largest':>9} {'together':>10}")
     for name in ("report", "gateway's report"):
-        sizes = found[name].values()
+        sizes = results[name].values()
         print(f"{name:>20} {'{:>8} {:>10} {:>9} {:>10}'.format(*sizes)}")
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
-    chosen.output.write_text(json.dumps(found, indent=2) + "\n")
+    chosen.output.write_text(json.dumps(results, indent=2) + "\n")
     print(f"\nagain: python -m bench.fleet {shlex.join(sys.argv[1:])}")
 
 

@@ -1,11 +1,11 @@
-"""How much memory a gateway takes while it answers calls for large pictures.
+"""Measure the memory of a gateway during calls for large pictures.
 
     python -m bench.gateway --calls 4
     python -m bench.gateway --calls 2 --side 1024 --images 1
 
-Starts a gateway before engines of a page that answer with noise, the worst case for PNG, sends the
-calls at the same moment and reports the highest resident memory of the gateway's process
-(`VmHWM`), for `/generate_image` and for both forms of `/v2`.
+Starts a gateway with simulated engines that return noise, the worst case for PNG. Sends the calls
+at the same time and prints the peak resident memory of the gateway's process (`VmHWM`), for
+`/generate_image` and for both forms of `/v2`.
 """
 
 import argparse
@@ -34,22 +34,22 @@ from tests.integration.gateway.conftest import Gateway, Setting
 from tests.integration.gateway.v2http import V2HttpServer
 
 MIB = 2**20
-TOGETHER = 5.0  # seconds in which the calls that an engine gets at once have come
-SECONDS = 900.0
+TOGETHER = 5.0  # seconds in which simultaneous calls reach an engine
+SECONDS = 900.0  # timeout of a call
 
 
 def noise(shape: tuple[int, ...], _: int = 0) -> NDArray[np.uint8]:
-    """Pixels that cannot be compressed; the same array for every call."""
-    if shape not in _MADE:
-        _MADE[shape] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    return _MADE[shape]
+    """Return pixels that cannot be compressed; every call gets the same array."""
+    if shape not in _NOISE:
+        _NOISE[shape] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return _NOISE[shape]
 
 
-_MADE: dict[tuple[int, ...], NDArray[np.uint8]] = {}
+_NOISE: dict[tuple[int, ...], NDArray[np.uint8]] = {}
 
 
 class Together:
-    """Holds calls back until `count` of them are there, or some seconds have passed."""
+    """Delays calls until `count` of them have arrived, or until TOGETHER seconds have passed."""
 
     def __init__(self, count: int):
         self._barrier = threading.Barrier(count)
@@ -60,39 +60,39 @@ class Together:
 
 
 def memory(pid: int, name: str) -> int:
-    """Bytes that the kernel counts for a process, by the name in /proc/PID/status."""
+    """Return the bytes in the field `name` of /proc/PID/status."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (found,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
-    return int(found) * 1024
+    (kibibytes,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
+    return int(kibibytes) * 1024
 
 
 def measure(gateway: Gateway, calls: int, ask: Callable[[httpx.Client], Counter[str]]) -> Any:
-    """Statuses, bytes received, seconds, and the process's memory before and at its highest."""
+    """Send simultaneous calls; return the statuses, bytes, seconds, and initial and peak memory."""
     pid = gateway.process.pid
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM begins anew
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets VmHWM
     before, began = memory(pid, "VmRSS"), time.monotonic()
     with (
         httpx.Client(base_url=gateway.http.base_url, timeout=SECONDS) as http,
         ThreadPoolExecutor(calls) as threads,
     ):
-        found = list(threads.map(lambda _: ask(http), range(calls)))
+        counts = list(threads.map(lambda _: ask(http), range(calls)))
     return {
-        "answers": dict(sum(found, Counter())),
+        "answers": dict(sum(counts, Counter())),
         "seconds": round(time.monotonic() - began, 1),
         "before_mib": before // MIB,
         "highest_mib": memory(pid, "VmHWM") // MIB,
     }
 
 
-def received(http: httpx.Client, path: str, **given: Any) -> Counter[str]:
-    """One call, its body read and dropped piece by piece."""
-    with http.stream("POST", path, **given) as response:
+def received(http: httpx.Client, path: str, **options: Any) -> Counter[str]:
+    """Send one call and discard its body in pieces; return its status and its number of bytes."""
+    with http.stream("POST", path, **options) as response:
         size = sum(len(piece) for piece in response.iter_raw())
     return Counter({f"HTTP {response.status_code}": 1, "bytes": size})
 
 
 def v2_body(images: int, side: int, *, binary: bool) -> dict[str, Any]:
-    """An infer call whose inputs are JSON."""
+    """Return the body of an infer call with JSON inputs."""
     numbers = {"IMAGES": images, "WIDTH": side, "HEIGHT": side, "STEPS": 1}
     inputs: list[dict[str, Any]] = [
         {"name": "PROMPT", "datatype": "BYTES", "shape": [1], "data": ["a cat"]}
@@ -104,11 +104,14 @@ def v2_body(images: int, side: int, *, binary: bool) -> dict[str, Any]:
     return {"inputs": inputs, "parameters": {"binary_data_output": binary}}
 
 
-Way = Callable[[httpx.Client, str], Counter[str]]  # one call with a key
+Way = Callable[[httpx.Client, str], Counter[str]]  # sends one call with a key
 
 
 def ways(images: int, side: int) -> dict[str, Way]:
-    """How a client may ask; V2's JSON only for small calls: it takes the engine of a page GiB."""
+    """Return the forms of a call by name.
+
+    V2 with JSON outputs is for small calls only, because it needs GiB in the simulated engine.
+    """
     generate = {"prompt": "a cat", "images": images, "width": side, "height": side, "steps": 1}
 
     def by_v2(http: httpx.Client, key: str, *, binary: bool) -> Counter[str]:
@@ -116,33 +119,33 @@ def ways(images: int, side: int) -> dict[str, Way]:
         path = "/v2/models/atelier/infer"
         return received(http, path, json=body, headers={"X-API-Key": key})
 
-    found: dict[str, Way] = {
+    forms: dict[str, Way] = {
         "generate_image": lambda http, key: received(
             http, "/generate_image", json=generate, headers={"X-API-Key": key}
         ),
         "v2 binary": lambda http, key: by_v2(http, key, binary=True),
     }
     if images * side * side <= 8 * MIB:
-        found["v2 JSON"] = lambda http, key: by_v2(http, key, binary=False)
-    return found
+        forms["v2 JSON"] = lambda http, key: by_v2(http, key, binary=False)
+    return forms
 
 
 def run(root: Path, calls: int, way: Way, environment: dict[str, str]) -> Any:
-    """One measurement, of a gateway of its own: freed memory may stay with a process."""
+    """Measure one form of call with a new gateway, because a process may not return memory."""
     root.mkdir()
     setting = Setting(root, **environment)
     setting.v2.paint, setting.v2.on_call = noise, Together(calls)
     engine = V2HttpServer(paint=noise, on_call=Together(calls))
-    told = Replica(
+    report = Replica(
         replica="one",
         base=BASE,
         backend="painted",
         engine_digest="e",
-        heartbeat=time.time() + SECONDS,  # nobody renews it
+        heartbeat=time.time() + SECONDS,  # stays valid without a renewal
         address=engine.address,
         grpc=f"127.0.0.1:{setting.v2.port}",
     )
-    ReplicaFolder(setting.stage.home.replicas).put(told)
+    ReplicaFolder(setting.stage.home.replicas).put(report)
     try:
         (gateway,) = setting.start()
         key, _ = KeyStore(setting.database_url).create("bench")
@@ -155,14 +158,14 @@ def run(root: Path, calls: int, way: Way, environment: dict[str, str]) -> Any:
 def main() -> None:
     """Measure and print JSON."""
     options = argparse.ArgumentParser(prog="bench.gateway", description=__doc__.splitlines()[0])
-    options.add_argument("--calls", type=int, default=4, help="at the same moment")
-    options.add_argument("--images", type=int, default=8, help="of each call")
-    options.add_argument("--side", type=int, default=2048, help="pixels")
+    options.add_argument("--calls", type=int, default=4, help="simultaneous calls")
+    options.add_argument("--images", type=int, default=8, help="images in each call")
+    options.add_argument("--side", type=int, default=2048, help="side of an image in pixels")
     options.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings")
     chosen = options.parse_args()
-    pairs = [one.partition("=") for one in chosen.set]
+    pairs = [setting.partition("=") for setting in chosen.set]
     environment = {f"ATELIER_GATEWAY_{name}": value for name, _, value in pairs}
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "calls": chosen.calls,
         "images": chosen.images,
         "side": chosen.side,
@@ -170,8 +173,8 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as aside:
         for name, way in ways(chosen.images, chosen.side).items():
-            found[name] = run(Path(aside) / name, chosen.calls, way, environment)
-    json.dump(found, sys.stdout, indent=2)
+            results[name] = run(Path(aside) / name, chosen.calls, way, environment)
+    json.dump(results, sys.stdout, indent=2)
     print()
 
 

@@ -1,11 +1,11 @@
-"""Memory and time of opening an adapter package that has SDXL's shapes.
+"""Measure the memory and time of opening an adapter package for SDXL.
 
     python -m bench.package --rank 64
 
 Writes a package of random weights for every attention, feed-forward and projection layer of SDXL's
-UNet, then opens it in a fresh process. Prints, in MiB: the file, the largest tensor, the most that
-Python and numpy allocated at once, and how far the process's peak of resident memory rose (what is
-mapped counts there while it is read).
+UNet, then opens it in a new process. Prints, in MiB: the size of the file, the largest tensor, the
+peak of the memory allocated by Python and numpy, and the increase in the peak resident memory of
+the process (which includes mapped files while they are read).
 """
 
 import argparse
@@ -27,7 +27,10 @@ TARGETS = (".attn", ".ff.", "proj_in", "proj_out")
 
 
 def sdxl_factors(rank: int) -> dict[str, Array]:
-    """Random factors for the projections of SDXL's UNet, whose weights are not needed."""
+    """Return random factors by canonical key for the projections of SDXL's UNet.
+
+    The UNet is created on the meta device, because its weights are not needed.
+    """
     import torch
     from diffusers import UNet2DConditionModel
 
@@ -44,13 +47,13 @@ def sdxl_factors(rank: int) -> dict[str, Array]:
             projection_class_embeddings_input_dim=2816,
             use_linear_projection=True,
         )
-    draw = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     factors: dict[str, Array] = {}
     for name, module in unet.named_modules():
         if isinstance(module, torch.nn.Linear) and any(part in name for part in TARGETS):
             down, up = (rank, module.in_features), (module.out_features, rank)
-            factors[f"unet.{name}.lora_A.weight"] = draw.standard_normal(down, dtype=np.float32)
-            factors[f"unet.{name}.lora_B.weight"] = draw.standard_normal(up, dtype=np.float32)
+            factors[f"unet.{name}.lora_A.weight"] = random.standard_normal(down, dtype=np.float32)
+            factors[f"unet.{name}.lora_B.weight"] = random.standard_normal(up, dtype=np.float32)
     return factors
 
 
@@ -61,11 +64,11 @@ def write(folder: Path, rank: int) -> None:
 
 
 def measure(folder: Path) -> None:
-    """Open the package twice, for the resident memory and for what is allocated."""
+    """Open the package twice, for the resident and the allocated memory, and print both."""
     before, started = _peak(), time.perf_counter()
     package = Package.open(folder)
     seconds, resident = time.perf_counter() - started, _peak() - before
-    factors = [factor for one in package.lora().values() for factor in (one.A, one.B)]
+    factors = [factor for pair in package.lora().values() for factor in (pair.A, pair.B)]
     largest = max(factor.nbytes for factor in factors)
     del factors, package
     tracemalloc.start()
@@ -79,13 +82,13 @@ def measure(folder: Path) -> None:
 
 
 def _peak() -> int:
-    """The most resident memory that this process has had, in bytes (Linux)."""
+    """Return the peak resident memory of this process in bytes (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def main() -> None:
-    """Each step in a process of its own, so that none counts another's memory."""
+    """Run each step in a separate process, so that their memory is measured separately."""
     options = argparse.ArgumentParser(prog="python -m bench.package", description=__doc__)
     options.add_argument("--rank", type=int, default=64)
     options.add_argument("--step", choices=("write", "measure"), help=argparse.SUPPRESS)
@@ -98,9 +101,9 @@ def main() -> None:
     else:
         with TemporaryDirectory() as folder:
             for step in ("write", "measure"):
-                words = ["--step", step, "--folder", f"{folder}/package"]
                 command = [sys.executable, "-m", "bench.package", "--rank", str(chosen.rank)]
-                subprocess.run([*command, *words], check=True)
+                command += ["--step", step, "--folder", f"{folder}/package"]
+                subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

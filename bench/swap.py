@@ -1,11 +1,11 @@
-"""How long a swap takes while requests keep coming, beside what diffusers takes to change a LoRA.
+"""Measure the duration of a swap under load, and the time that diffusers takes to change a LoRA.
 
     python -m bench.swap --base models/miniature
     python -m bench.swap --base models/miniature --packages runs/thor/1/package runs/thor/2/package
 
-Starts `atelier serve` in a home of its own, keeps it busy over gRPC, and moves one adapter's
-release to and fro. The first swap fetches the package from the registry, the later ones find it at
-hand. A swap ends with the first picture whose answer names the new digest.
+Starts `atelier serve` in a temporary home, sends requests over gRPC, and switches the release of
+one adapter between two versions. The first swap fetches the package from the registry; for later
+ones it is on the volume. A swap ends with the first picture whose response has the new digest.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tests.tiny import tiny_adapter, tiny_base
 
 
 def load_of(stack: ServedStack, name: str, *, steps: int) -> LoadGenerator[str]:
-    """Requests of one adapter, each for a picture of its own; an answer is a digest."""
+    """Return a generator of requests with one adapter and different seeds; answers are digests."""
 
     def ask(number: int) -> str:
         picture = stack.grpc(
@@ -40,27 +40,33 @@ def load_of(stack: ServedStack, name: str, *, steps: int) -> LoadGenerator[str]:
 
 
 def first_of(load: LoadGenerator[str], digest: str, since: float) -> float:
-    """When the first answer by `digest` came, once one came that was asked for after `since`."""
+    """Wait for an answer with `digest` to a request sent after `since`.
+
+    Return the time, in seconds, of the first answer with `digest` that arrived after `since`.
+    """
 
     def moved() -> bool:
-        last = tuple(load.answers[-200:])
-        return any(one.answer == digest and one.asked >= since for one in last)
+        recent = tuple(load.answers[-200:])
+        return any(call.answer == digest and call.asked >= since for call in recent)
 
     while not moved():
         if load.now - since > PATIENCE:
-            told = [str(one) for one in load.failures[:3]]
-            raise SystemExit(f"no answer by {digest} in {PATIENCE:.0f} s; failures: {told}")
+            failures = [str(failure) for failure in load.failures[:3]]
+            raise SystemExit(f"no answer with {digest} in {PATIENCE:.0f} s; failures: {failures}")
         time.sleep(0.005)
-    return min(one.came for one in load.answers if one.answer == digest and one.came > since)
+    return min(call.came for call in load.answers if call.answer == digest and call.came > since)
 
 
 def measure(
     stack: ServedStack, pins: tuple[Pin, Pin], name: str, *, clients: int, steps: int, swaps: int
 ) -> dict[str, object]:
-    """Swap seconds (the first with its fetch), and latencies near swaps and away from them."""
+    """Measure the seconds of each swap, and the latencies near swaps and at other times.
+
+    The first swap includes fetching the package.
+    """
     stack.release(name, pins[0])
     load = load_of(stack, name, steps=steps)
-    times: list[tuple[float, float]] = []  # when a swap began, how long it took
+    times: list[tuple[float, float]] = []  # start and duration of each swap
     with load.running(clients):
         first_of(load, pins[0].digest, load.now)
         time.sleep(3.0)
@@ -72,20 +78,20 @@ def measure(
             time.sleep(3.0)
     near = [a.seconds for a in load.answers if any(b <= a.came <= b + d + 0.5 for b, d in times)]
     away = [a.seconds for a in load.answers if a.seconds not in set(near)]
-    seconds = [took for _, took in times]
+    seconds = [duration for _, duration in times]
     return {
         "first_swap_seconds": seconds[0],
         "later_swap_seconds": seconds[1:],
         "later_swap_median": statistics.median(seconds[1:]) if swaps > 1 else None,
         "requests": len(load.answers),
-        "failures": [str(one) for one in load.failures],
+        "failures": [str(failure) for failure in load.failures],
         "latency_near_swaps": quantiles(near),
         "latency_away": quantiles(away),
     }
 
 
 def diffusers_baseline(base: Path, packages: tuple[Package, Package], rounds: int) -> list[float]:
-    """Seconds in which a diffusers pipeline, idle, drops one LoRA and loads the other."""
+    """Return the seconds that an idle diffusers pipeline takes to replace one LoRA by the other."""
     from diffusers import StableDiffusionXLPipeline
 
     pipeline = StableDiffusionXLPipeline.from_pretrained(base, use_safetensors=True)
@@ -96,37 +102,37 @@ def diffusers_baseline(base: Path, packages: tuple[Package, Package], rounds: in
         pipeline.unload_lora_weights()
         pipeline.load_lora_weights(packages[number % 2].path, weight_name=ADAPTER)
         taken.append(time.monotonic() - began)
-    return taken[1:]  # the first one imports
+    return taken[1:]  # the first round includes imports
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
-    """Median and 95th percentile, in seconds."""
+    """Return the count, and the median and 95th percentile in seconds."""
     if len(values) < 2:
         return {"count": len(values)}
     cuts = statistics.quantiles(values, n=20)
     return {"count": len(values), "p50": statistics.median(values), "p95": cuts[-1]}
 
 
-def two_packages(folder: Path, base: Path, given: list[Path]) -> tuple[Package, Package]:
-    """The given packages, or two of random weights on the base's attention."""
-    if not given:
-        given = [tiny_adapter(base, folder / str(s), name="bench", seed=s) for s in (1, 2)]
-    first, second = (Package.open(one) for one in given)
+def two_packages(folder: Path, base: Path, paths: list[Path]) -> tuple[Package, Package]:
+    """Open the two packages in `paths`, or write two with random weights if it is empty."""
+    if not paths:
+        paths = [tiny_adapter(base, folder / str(s), name="bench", seed=s) for s in (1, 2)]
+    first, second = (Package.open(path) for path in paths)
     if first.manifest.name != second.manifest.name:
-        raise SystemExit("--packages: two versions of one adapter are needed")
+        raise SystemExit("--packages: different adapters; pass two versions of one adapter")
     return first, second
 
 
 def commit() -> str:
-    """What was measured."""
-    asked = subprocess.run(
+    """Return the description of the checked-out commit, or `unknown`."""
+    result = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
-    return asked.stdout.strip() or "unknown"
+    return result.stdout.strip() or "unknown"
 
 
 def main() -> None:
-    """Measure, print a table, write JSON."""
+    """Measure, and write the results as JSON to a file and to stdout."""
     options = argparse.ArgumentParser(prog="bench.swap", description=__doc__.splitlines()[0])
     options.add_argument("--base", type=Path, help="default: a random tiny base")
     options.add_argument("--packages", type=Path, nargs=2, default=[])
@@ -143,7 +149,7 @@ def main() -> None:
         stack = ServedStack(folder / "stack", base)
         stack.start()
         try:
-            first, second = (stack.register(one.path) for one in packages)
+            first, second = (stack.register(package.path) for package in packages)
             served = measure(
                 stack,
                 (first, second),
@@ -155,7 +161,7 @@ def main() -> None:
         finally:
             stack.stop()
         baseline = diffusers_baseline(base, packages, chosen.swaps - 1)
-    found = {
+    results = {
         "served": served,
         "diffusers_seconds": baseline,
         "diffusers_median": statistics.median(baseline),
@@ -167,8 +173,8 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
     }
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
-    chosen.output.write_text(json.dumps(found, indent=2) + "\n")
-    json.dump(found, sys.stdout, indent=2)
+    chosen.output.write_text(json.dumps(results, indent=2) + "\n")
+    json.dump(results, sys.stdout, indent=2)
     print(f"\nagain: python -m bench.swap {shlex.join(sys.argv[1:])}")
 
 

@@ -1,25 +1,26 @@
-"""Our trainer and diffusers' train_dreambooth_lora_sdxl.py, side by side, to the same loss.
+"""Compare our trainer with diffusers' train_dreambooth_lora_sdxl.py: the time to the same loss.
 
-Both get the same base, pictures, prompt, batch, rank, rate, precision and threads, each in a
-process of its own that starts with nothing: imports, class pictures and preparation count. Both
-leave a checkpoint every so many steps; the bench notes when each appears, and afterwards measures
-every checkpoint with one yardstick: the mean squared error of the predicted noise on pictures of
-the subject and of its class that neither has seen, at fixed noise levels with fixed noise. The goal
-is the loss at which diffusers ends; the time to it is read off between checkpoints.
+Both use the same base, pictures, prompt, batch, rank, rate, precision and threads. Each runs in a
+new process, and imports, class pictures and preparation are included in its time. Both write
+checkpoints at a fixed interval. The bench records when each checkpoint appears, and afterwards
+measures its loss: the mean squared error of the predicted noise on pictures of the subject and of
+its class that neither trainer has used, at fixed noise levels with fixed noise. The goal is the
+final loss of diffusers; the time to reach it is interpolated between checkpoints.
 
-Ours runs twice. `ours` adapts the same layers at the same rate. `recommended` is what
-pipelines/train/README.md recommends, and diffusers' script cannot do: the feed-forward and
-projection layers are adapted too, and B learns at four times the rate of A (LoRA+).
+Our trainer runs twice. `ours` adapts the same layers at the same rate. `recommended` uses the
+settings recommended in pipelines/train/README.md, which diffusers' script does not support: it also
+adapts the feed-forward and projection layers, and B has four times the learning rate of A (LoRA+).
 
     python bench/training.py --diffusers /tmp/train_dreambooth_lora_sdxl.py \\
         --base models/miniature --pictures examples/thor-cat/images
 
-Neither weighs the loss by min-SNR: diffusers' script fails where --snr_gamma and class pictures are
-both asked for.
+Neither weights the loss by min-SNR, because diffusers' script fails if --snr_gamma is used with
+class pictures.
 
-diffusers' script is not part of this project: take `examples/dreambooth` of its repository.
-Processor seconds are told beside wall seconds: other work on the machine distorts them less. With
---together both run at the same time, one thread each, so that it distorts both alike.
+diffusers' script is not part of this project; it is in `examples/dreambooth` of its repository.
+The output has processor seconds beside wall seconds, because other work on the machine affects them
+less. With --together, all trainers run at the same time with one thread each, so that other work
+affects them equally.
 """
 
 import argparse
@@ -47,24 +48,24 @@ sys.path.insert(0, str(ROOT))
 
 from atelier.adapter.tensor_names import canonical  # noqa: E402
 from atelier.data import yaml_text  # noqa: E402
-from bench.yardstick import BenchSubject, Occasion  # noqa: E402
+from bench.yardstick import Yardstick, YardstickSpec  # noqa: E402
 from services.engine.base import load_base  # noqa: E402
 
 
 @dataclass
 class Mark:
-    """One checkpoint: when it was there, and how good it is."""
+    """One checkpoint: the time at which it appeared, and its loss."""
 
     step: int
     weights: Path | None  # None for the base
-    wall: float  # seconds since the process began
+    wall: float  # seconds since the start of the process
     processor: float  # seconds of all its threads
     loss: float = float("nan")
 
 
 @dataclass
 class Trainer:
-    """A process to be measured. `marks_in` finds (step, file) of what it has written so far."""
+    """A process to measure; `marks_in` returns (step, file) of each checkpoint written so far."""
 
     name: str
     command: list[str]
@@ -78,10 +79,10 @@ class Trainer:
 
 
 def main() -> None:
-    """Run, measure, tell."""
+    """Run the trainers, measure their checkpoints, and print and write the results."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
-    held = _split(options)
+    held_back = _split(options)
     trainers = [
         _diffusers(options),
         _ours(options, "ours", targets=["attn"], ratio=1.0),
@@ -92,9 +93,9 @@ def main() -> None:
     if failures:
         sys.exit("\n".join(failures))
     if options.together:
-        torch.set_num_threads(1)  # threads that wait for one another crawl on a busy machine
-    occasion = Occasion(options.prompt, options.class_prompt, options.resolution)
-    yardstick = BenchSubject(load_base(str(options.base)), held, occasion)
+        torch.set_num_threads(1)  # synchronising threads are slow on a busy machine
+    spec = YardstickSpec(options.prompt, options.class_prompt, options.resolution)
+    yardstick = Yardstick(load_base(str(options.base)), held_back, spec)
     start = yardstick.loss({})
     for trainer in trainers:
         for mark in trainer.marks:
@@ -108,13 +109,13 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--diffusers", type=Path, required=True, help="the script")
+    parser.add_argument("--diffusers", type=Path, required=True, help="path of diffusers' script")
     parser.add_argument("--base", type=Path, default=ROOT / "models/miniature")
     parser.add_argument("--pictures", type=Path, default=ROOT / "examples/thor-cat/images")
     parser.add_argument("--prompt", default="a photo of a sks cat")
     parser.add_argument("--class-prompt", default="a photo of a cat")
     parser.add_argument("--class-images", type=int, default=32)
-    parser.add_argument("--hold-out", type=int, default=4, help="every n-th picture is not shown")
+    parser.add_argument("--hold-out", type=int, default=4, help="hold back every n-th picture")
     parser.add_argument("--resolution", type=int, default=128)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--every", type=int, default=25, help="steps between checkpoints")
@@ -122,24 +123,29 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--together", action="store_true", help="at the same time, not in turn")
+    parser.add_argument(
+        "--together", action="store_true", help="run at the same time instead of in turn"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench-training"))
     return parser.parse_args()
 
 
 def _split(options: argparse.Namespace) -> list[Path]:
-    """Copies the pictures to train on to a folder of their own; returns those held back."""
-    endings = {".png", ".jpg", ".jpeg", ".webp"}
-    every = sorted(p for p in options.pictures.iterdir() if p.suffix.lower() in endings)
-    held = every[options.hold_out - 1 :: options.hold_out]
-    seen = [path for path in every if path not in held]
-    if not held:
-        sys.exit(f"{options.pictures}: {len(every)} pictures are too few to hold one back")
+    """Copy the training pictures to a folder in the output; return the held-back pictures."""
+    extensions = {".png", ".jpg", ".jpeg", ".webp"}
+    pictures = sorted(p for p in options.pictures.iterdir() if p.suffix.lower() in extensions)
+    held_back = pictures[options.hold_out - 1 :: options.hold_out]
+    if not held_back:
+        sys.exit(
+            f"{options.pictures}: {len(pictures)} pictures are too few to hold one back; add some, "
+            "or use a smaller --hold-out"
+        )
     shutil.rmtree(options.out / "pictures", ignore_errors=True)
     (options.out / "pictures").mkdir()
-    for path in seen:
-        shutil.copy(path, options.out / "pictures")
-    return held
+    for path in pictures:
+        if path not in held_back:
+            shutil.copy(path, options.out / "pictures")
+    return held_back
 
 
 def _environment(options: argparse.Namespace, name: str) -> dict[str, str]:
@@ -183,8 +189,8 @@ def _diffusers(options: argparse.Namespace) -> Trainer:
     name = "pytorch_lora_weights.safetensors"
 
     def marks() -> list[tuple[int, Path]]:
-        found = output.glob(f"checkpoint-*/{name}")
-        return [(int(path.parent.name.split("-")[1]), path) for path in found]
+        paths = output.glob(f"checkpoint-*/{name}")
+        return [(int(path.parent.name.split("-")[1]), path) for path in paths]
 
     return Trainer("diffusers", command, _environment(options, "diffusers"), marks)
 
@@ -223,11 +229,11 @@ def _ours(options: argparse.Namespace, name: str, *, targets: list[str], ratio: 
     command += ["--output", str(output)]
 
     def marks() -> list[tuple[int, Path]]:
-        found = [
+        checkpoints = [
             (int(path.parent.name.split("-")[1]), path)
             for path in output.glob("checkpoints/step-*/state.pt")
         ]
-        return [*found, *((options.steps, path) for path in output.glob("package/adapter.*"))]
+        return [*checkpoints, *((options.steps, path) for path in output.glob("package/adapter.*"))]
 
     return Trainer(name, command, _environment(options, name), marks)
 
@@ -245,21 +251,21 @@ def _run(trainers: Sequence[Trainer], *, together: bool) -> None:
 
 
 def _watch(trainer: Trainer) -> None:
-    """Runs it and notes when its checkpoints appear, or why it failed."""
+    """Run a trainer, and record when its checkpoints appear, or why it failed."""
     started = time.monotonic()
     log = Path(trainer.environment["ATELIER_HOME"]).parent / f"{trainer.name}.log"
     with log.open("w") as out:
         process = subprocess.Popen(
             trainer.command, env=trainer.environment, stdout=out, stderr=subprocess.STDOUT
         )
-    known: set[Path] = set()
+    recorded: set[Path] = set()
     while True:
         ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         wall = time.monotonic() - started
         used = usage.ru_utime + usage.ru_stime if ended else _processor_seconds(process.pid)
         for step, path in sorted(trainer.marks_in()):
-            if path not in known:
-                known.add(path)
+            if path not in recorded:
+                recorded.add(path)
                 trainer.marks.append(Mark(step, path, wall, used))
         if ended:
             break
@@ -270,20 +276,26 @@ def _watch(trainer: Trainer) -> None:
 
 
 def _processor_seconds(pid: int) -> float:
-    """Of all threads so far, from /proc (fields 14 and 15 of its stat, in clock ticks)."""
+    """Return the processor seconds of all threads of a process so far.
+
+    The source is fields 14 and 15 of /proc/PID/stat, in clock ticks (proc_pid_stat(5)).
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _begin(trainer: Trainer, loss: float) -> Mark:
-    """Where its updates began: as long before the first checkpoint as those took at its pace."""
+    """Estimate when the updates began, from the first checkpoint and the time of a step."""
     first = trainer.marks[0]
     wall, used = (of(first) - first.step * _pace(trainer, of) for of in (_wall, _processor))
     return Mark(0, None, wall, used, loss)
 
 
 def _weights(path: Path | None) -> dict[str, Tensor]:
-    """Factors by canonical key, from either trainer's checkpoint; both have alpha = rank."""
+    """Return the factors by canonical key from a checkpoint of either trainer.
+
+    Both have alpha = rank. The result is empty for the base.
+    """
     if path is None:
         return {}
     if path.suffix == ".pt":
@@ -293,7 +305,10 @@ def _weights(path: Path | None) -> dict[str, Tensor]:
 
 
 def _reached(trainer: Trainer, goal: float, of: Callable[[Mark], float]) -> float:
-    """When a trainer's loss first was at the goal, read off between two checkpoints."""
+    """Return when the loss first reached the goal, interpolated between two checkpoints.
+
+    Return infinity if it did not.
+    """
     for before, mark in pairwise(trainer.marks):
         if mark.loss <= goal < before.loss:
             share = (before.loss - goal) / (before.loss - mark.loss)
@@ -302,7 +317,7 @@ def _reached(trainer: Trainer, goal: float, of: Callable[[Mark], float]) -> floa
 
 
 def _pace(trainer: Trainer, of: Callable[[Mark], float]) -> float:
-    """Seconds a step between the first and the last checkpoint."""
+    """Return the seconds per step between the first and the last checkpoint."""
     first, last = trainer.marks[0], trainer.marks[-1]
     return (of(last) - of(first)) / max(1, last.step - first.step)
 
@@ -319,9 +334,9 @@ def _report(
     options: argparse.Namespace, trainers: Sequence[Trainer], start: float
 ) -> dict[str, Any]:
     goal = trainers[0].marks[-1].loss
-    found = {}
+    results = {}
     for trainer in trainers:
-        found[trainer.name] = {
+        results[trainer.name] = {
             "seconds_to_goal": _reached(trainer, goal, _wall),
             "processor_seconds_to_goal": _reached(trainer, goal, _processor),
             "seconds_a_step": _pace(trainer, _wall),
@@ -340,7 +355,7 @@ def _report(
         "commit": commit.stdout.strip(),
         "loss_before": start,
         "goal": goal,
-        "trainers": found,
+        "trainers": results,
     }
 
 
@@ -353,14 +368,15 @@ def _table(report: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     first = next(iter(report["trainers"].values()))
-    for name, one in report["trainers"].items():
-        ratio = first["seconds_to_goal"] / one["seconds_to_goal"]
-        saved = first["processor_seconds_to_goal"] / one["processor_seconds_to_goal"]
+    for name, result in report["trainers"].items():
+        processor = result["processor_seconds_to_goal"]
+        ratio = first["seconds_to_goal"] / result["seconds_to_goal"]
+        processor_ratio = first["processor_seconds_to_goal"] / processor
         rows.append(
-            f"| {name} | {one['seconds_to_goal']:.0f} s | {one['processor_seconds_to_goal']:.0f} s "
-            f"| {ratio:.2f}x, {saved:.2f}x | {one['seconds_a_step']:.3f} s "
-            f"| {one['processor_seconds_a_step']:.3f} s | {one['peak_mib']:.0f} MiB "
-            f"| {one['marks'][-1]['loss']:.5f} |"
+            f"| {name} | {result['seconds_to_goal']:.0f} s | {processor:.0f} s "
+            f"| {ratio:.2f}x, {processor_ratio:.2f}x | {result['seconds_a_step']:.3f} s "
+            f"| {result['processor_seconds_a_step']:.3f} s | {result['peak_mib']:.0f} MiB "
+            f"| {result['marks'][-1]['loss']:.5f} |"
         )
     return "\n".join(rows)
 

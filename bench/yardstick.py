@@ -1,4 +1,4 @@
-"""How good a checkpoint is, whoever trained it: its error on pictures that no trainer has seen."""
+"""Measure a checkpoint of any trainer by its error on pictures that no trainer has used."""
 
 import copy
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from services.engine import Engine, EngineSettings, ImageRequest
 from services.engine.base import Base
 from services.engine.text import encode_prompts
 
-UNUSED = 1_000_000  # a seed beyond those of all trainers' class pictures
-LEVELS = 20  # noise levels, evenly spread
-NOISES = 2  # noises a picture and level
+UNUSED = 1_000_000  # a seed above those of the class pictures of all trainers
+LEVELS = 20  # noise levels, evenly spaced
+NOISES = 2  # noise samples for each picture and level
 
 
 @dataclass(frozen=True)
-class Occasion:
-    """What all trainers were asked for."""
+class YardstickSpec:
+    """The prompts and the resolution that all trainers use."""
 
     prompt: str
     class_prompt: str
@@ -33,8 +33,8 @@ class Occasion:
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """A held-back picture and the words it is shown with."""
+class _EncodedPicture:
+    """An encoded picture with its embedded prompt."""
 
     latent: Tensor  # [4, h, w]
     time_ids: Tensor
@@ -42,31 +42,34 @@ class _Shown:
     pooled: Tensor
 
 
-class BenchSubject:
-    """The error on pictures that no trainer has seen, at fixed levels with fixed noise.
+class Yardstick:
+    """Measures the error on held-back pictures, at fixed noise levels with fixed noise.
 
-    Half of it is the subject's, half the class's, as in the objective that both train on: who
-    forgets the class is not the faster one.
+    Half of the pictures show the subject and half its class, as in the training objective.
+    Otherwise a trainer could appear faster because it forgets the class.
     """
 
-    def __init__(self, base: Base, held: Sequence[Path], occasion: Occasion) -> None:
+    def __init__(self, base: Base, held_back: Sequence[Path], spec: YardstickSpec) -> None:
         self.base = base
         self.objective = Objective.of(base.scheduler_config, base.device)
-        subject = [square(open_picture(path), occasion.resolution) for path in held]
-        kind = _class_pictures(base, occasion, len(subject))
+        subject = [square(open_picture(path), spec.resolution) for path in held_back]
+        class_pictures = _class_pictures(base, spec, len(subject))
         self.halves = (
-            self._shown(subject, occasion.prompt),
-            self._shown(kind, occasion.class_prompt),
+            self._encoded(subject, spec.prompt),
+            self._encoded(class_pictures, spec.class_prompt),
         )
 
-    def _shown(self, pictures: Sequence[Fitted], prompt: str) -> list[_Shown]:
+    def _encoded(self, pictures: Sequence[Fitted], prompt: str) -> list[_EncodedPicture]:
         (hidden, pooled), names = encode_prompts(self.base, [prompt]), [prompt] * len(pictures)
         latents = encode(self.base.vae, pictures, names)
-        return [_Shown(one.mean, one.time_ids, hidden, pooled) for one in latents]
+        return [_EncodedPicture(latent.mean, latent.time_ids, hidden, pooled) for latent in latents]
 
     @torch.no_grad()
     def loss(self, weights: dict[str, Tensor]) -> float:
-        """The mean squared error of the base with these factors merged in."""
+        """Return the mean squared error of the base with these factors merged into it.
+
+        `weights` are A and B by canonical key, with alpha = rank; empty for the base itself.
+        """
         unet = copy.deepcopy(self.base.unet)
         for name, down in weights.items():
             if name.endswith(".lora_A.weight"):
@@ -74,38 +77,37 @@ class BenchSubject:
                 linear = unet.get_submodule(module.removeprefix("unet."))
                 linear.weight += weights[f"{module}.lora_B.weight"] @ down
         errors = [
-            self._error(unet, shown, generator(0, "yardstick", half, place, number))
+            self._error(unet, picture, generator(0, "yardstick", half, place, number))
             for half, pictures in enumerate(self.halves)
-            for place, shown in enumerate(pictures)
+            for place, picture in enumerate(pictures)
             for number in range(NOISES)
         ]
         return float(sum(errors) / len(errors))
 
-    def _error(self, unet: Any, shown: _Shown, source: torch.Generator) -> float:
+    def _error(self, unet: Any, picture: _EncodedPicture, source: torch.Generator) -> float:
         levels = torch.linspace(0, self.objective.timesteps - 1, LEVELS).long()
-        noise = torch.randn((LEVELS, *shown.latent.shape), generator=source)
-        clean = shown.latent.expand_as(noise)
-        answer = unet(
+        noise = torch.randn((LEVELS, *picture.latent.shape), generator=source)
+        clean = picture.latent.expand_as(noise)
+        prediction = unet(
             self.objective.noised(clean, noise, levels),
             levels,
-            encoder_hidden_states=shown.hidden.expand(LEVELS, -1, -1),
+            encoder_hidden_states=picture.hidden.expand(LEVELS, -1, -1),
             added_cond_kwargs={
-                "text_embeds": shown.pooled.expand(LEVELS, -1),
-                "time_ids": shown.time_ids.expand(LEVELS, -1),
+                "text_embeds": picture.pooled.expand(LEVELS, -1),
+                "time_ids": picture.time_ids.expand(LEVELS, -1),
             },
             return_dict=False,
         )[0]
         target = self.objective.target(clean, noise, levels)
-        return float((answer - target).square().mean())
+        return float((prediction - target).square().mean())
 
 
-def _class_pictures(base: Base, occasion: Occasion, count: int) -> list[Fitted]:
-    """Others of the class, by the base itself, from seeds that no trainer uses."""
+def _class_pictures(base: Base, spec: YardstickSpec, count: int) -> list[Fitted]:
+    """Generate pictures of the class with the base, from seeds that no trainer uses."""
     engine = Engine(base, EngineSettings(slots=1))
     requests = [
-        ImageRequest(occasion.class_prompt, seed=UNUSED + number, steps=25)
-        for number in range(count)
+        ImageRequest(spec.class_prompt, seed=UNUSED + number, steps=25) for number in range(count)
     ]
-    drawn = [Image.fromarray(one.images[0]) for one in engine.generate_many(requests)]
+    images = [Image.fromarray(result.images[0]) for result in engine.generate_many(requests)]
     engine.close()
-    return [square(picture, occasion.resolution) for picture in drawn]
+    return [square(image, spec.resolution) for image in images]

@@ -1,4 +1,4 @@
-"""Pictures and captions as they lie in a folder, made fit to train on or refused with the fix."""
+"""Read, check and prepare a folder of pictures and captions for training."""
 
 from pipelines.dataset.crop import Fitted, square, whole
 from pipelines.dataset.lint import Finding, check_pictures, lint, lint_recipe, lint_stage

@@ -1,4 +1,4 @@
-"""What each picture shows, in Hugging Face's convention: `metadata.jsonl` beside the pictures."""
+"""Read captions from `metadata.jsonl`, the convention of Hugging Face's image folders."""
 
 import difflib
 import json
@@ -13,9 +13,10 @@ FILE_NAME = "file_name"
 
 
 def read_captions(folder: Path, column: str) -> dict[str, str]:
-    """Captions by file name (relative to `folder`), from one column of its `metadata.jsonl`.
+    """Return captions by file name (relative to `folder`) from a column of `metadata.jsonl`.
 
-    A line may lack the column: that picture has no caption. No file at all means no captions.
+    A caption is empty if its line lacks the column. The result is empty if the file is missing.
+    Raises DatasetError, with the line, if the file is invalid or no line has the column.
     """
     file = folder / METADATA
     if not file.exists():
@@ -25,13 +26,13 @@ def read_captions(folder: Path, column: str) -> dict[str, str]:
     if lines and column not in columns:
         raise DatasetError(
             f"{file}: no line has the column {column!r}{_near(column, columns)}; "
-            "name it in the recipe's `captions`"
+            "correct `captions` in the recipe"
         )
     captions: dict[str, str] = {}
     for number, line in lines:
         name, caption = _entry(file, number, line, column)
         if name in captions:
-            raise DatasetError(f"{file}:{number}: {name} has a line already; keep one of them")
+            raise DatasetError(f"{file}:{number}: {name} has an earlier line; remove one of them")
         captions[name] = caption
     return captions
 
@@ -39,16 +40,19 @@ def read_captions(folder: Path, column: str) -> dict[str, str]:
 def _entry(file: Path, number: int, line: Mapping[str, Any], column: str) -> tuple[str, str]:
     name = line.get(FILE_NAME)
     if not isinstance(name, str):
-        raise DatasetError(f"{file}:{number}: no {FILE_NAME}; every line names its picture")
+        raise DatasetError(f"{file}:{number}: no {FILE_NAME}; add the name of the picture")
     path = Path(name)
     if path.is_absolute() or ".." in path.parts:
-        raise DatasetError(f"{file}:{number}: {name} lies outside the folder; move it inside")
+        raise DatasetError(f"{file}:{number}: {name} is outside the folder; move it into it")
     if not (file.parent / path).is_file():
-        near = _near(name, {one.name for one in file.parent.iterdir() if one.is_file()})
-        raise DatasetError(f"{file}:{number}: no picture {name} in {file.parent}{near}")
+        near = _near(name, {entry.name for entry in file.parent.iterdir() if entry.is_file()})
+        raise DatasetError(
+            f"{file}:{number}: no picture {name} in {file.parent}{near}; correct the name or "
+            "remove the line"
+        )
     caption = line.get(column)
     if caption is not None and not isinstance(caption, str):
-        raise DatasetError(f"{file}:{number}: {column} is {caption!r}; a caption is text")
+        raise DatasetError(f"{file}:{number}: {column} is {caption!r}; a caption must be text")
     return path.as_posix(), (caption or "").strip()
 
 
@@ -57,7 +61,7 @@ def _lines(file: Path) -> list[tuple[int, dict[str, Any]]]:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    found = []
+    lines = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -65,16 +69,19 @@ def _lines(file: Path) -> list[tuple[int, dict[str, Any]]]:
             value = json.loads(line)
         except ValueError as error:
             raise DatasetError(
-                f"{file}:{number}: not JSON ({error}); every line is one object"
+                f"{file}:{number}: not JSON ({error}); write one object in each line"
             ) from error
         if not isinstance(value, dict):
-            raise DatasetError(f"{file}:{number}: not an object like {{'file_name': 'a.png'}}")
-        found.append((number, value))
-    return found
+            raise DatasetError(
+                f'{file}:{number}: not an object; write one like {{"file_name": "a.png"}}'
+            )
+        lines.append((number, value))
+    return lines
 
 
-def _near(word: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(word, sorted(known), n=1)
+def _near(name: str, candidates: set[str]) -> str:
+    """Return a suggestion for a misspelt name, or else the first candidates, in parentheses."""
+    close = difflib.get_close_matches(name, sorted(candidates), n=1)
     if close:
         return f" (did you mean {close[0]}?)"
-    return f" (there are: {', '.join(sorted(known)[:8])})" if known else ""
+    return f" (available: {', '.join(sorted(candidates)[:8])})" if candidates else ""

@@ -1,4 +1,4 @@
-"""From a picture of any shape to the pixels that training sees, and what SDXL is told about it."""
+"""Resize and crop pictures for training, with SDXL's size conditioning."""
 
 import math
 from dataclasses import dataclass
@@ -7,13 +7,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-GRID = 32  # pixels; both sides of an uncropped picture are multiples: the VAE's 8, the UNet's 4
+GRID = 32  # pixels; sides of `whole` pictures are multiples of it: VAE factor 8, UNet factor 4
 MIDDLE = (0.5, 0.5)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Pixels ready for the VAE and SDXL's size conditioning, in (height, width) order."""
+    """A fitted picture and its size conditioning; sizes and offsets are (height, width) in pixels.
+
+    `crop_top_left` is in pixels of the scaled picture, `original_size` in those of the original.
+    """
 
     pixels: npt.NDArray[np.uint8]  # [height, width, 3]
     original_size: tuple[int, int]
@@ -21,23 +24,23 @@ class Fitted:
 
     @property
     def time_ids(self) -> tuple[int, ...]:
-        """Original size, crop offset and target size, as `UNet2DConditionModel` takes them."""
+        """Original size, crop offset and target size: six integers, as SDXL's UNet expects them."""
         height, width, _ = self.pixels.shape
         return (*self.original_size, *self.crop_top_left, height, width)
 
 
 def square(image: Image.Image, resolution: int, at: tuple[float, float] = MIDDLE) -> Fitted:
-    """The largest square of `image`, scaled to `resolution` pixels.
+    """Crop the largest square of `image` and scale it to `resolution` pixels per side.
 
-    `at` says where it lies, from (0, 0), top left, to (1, 1), bottom right.
+    `at` is its position (down, right), from (0, 0), top left, to (1, 1), bottom right.
     """
     return _cover(image, (resolution, resolution), at)
 
 
 def whole(image: Image.Image, resolution: int) -> Fitted:
-    """`image` at its own proportions, with about the area of a square of `resolution` pixels.
+    """Scale `image` to about the area of a square of `resolution` pixels, without cropping.
 
-    Both sides are rounded to the grid, so a narrow rim may be cut.
+    Both sides are rounded to multiples of GRID, so a narrow border may be cut.
     """
     stretch = math.sqrt(image.width / image.height)
     width = max(GRID, round(resolution * stretch / GRID) * GRID)
@@ -46,7 +49,7 @@ def whole(image: Image.Image, resolution: int) -> Fitted:
 
 
 def _cover(image: Image.Image, size: tuple[int, int], at: tuple[float, float]) -> Fitted:
-    """Scaled until it covers `size` (width, height), then cut; offsets are in scaled pixels."""
+    """Scale `image` to cover `size` (width, height), then crop it."""
     width, height = size
     scale = max(width / image.width, height / image.height)
     scaled = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))

@@ -1,4 +1,4 @@
-"""What is wrong, or merely poor, about a folder of pictures, said before an hour is spent on it."""
+"""Find errors and weaknesses in a folder of pictures before training starts."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,16 +17,20 @@ from pipelines.dataset.pictures import has_transparency, open_picture
 Severity = Literal["error", "warning", "info"]
 
 FEW, MANY = 4, 200  # pictures of one subject
-ALIKE = 4  # of 64 bits of a difference hash
-CUT = 0.35  # share of a picture that a square crop may lose unremarked
+ALIKE = 4  # bits of 64 in which the difference hashes of similar pictures may differ
+CUT = 0.35  # share of a picture that a square crop may remove without a warning
 BLURRED = 12.0  # variance of the Laplacian on 0..255 greys; sharp photographs have hundreds
 DARK, BRIGHT = 30.0, 235.0  # mean grey
-PLAIN = 0.60  # share of one and the same colour along the border
+PLAIN = 0.60  # share of the border that has the same grey
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One remark. An error stops training; a warning costs quality; info is worth knowing."""
+    """A finding about a file.
+
+    An error prevents training, a warning reduces the quality of the adapter, and info has no
+    effect. `text` is the problem and `advice` the fix.
+    """
 
     severity: Severity
     file: Path
@@ -40,12 +44,16 @@ class Finding:
 def lint(
     folder: Path, *, resolution: int | None = None, captions: str | None = None
 ) -> list[Finding]:
-    """All findings about `folder`, errors first; an empty list means nothing to remark."""
+    """Return all findings about `folder`, errors first.
+
+    `resolution` is the side of the training pictures in pixels; None skips that check. `captions`
+    is the column of `metadata.jsonl`; None skips the captions.
+    """
     try:
         pictures = open_folder(folder, captions).pictures
     except DatasetError as error:
         return [_refused(error, folder)]
-    findings = [*_about_the_folder(folder, pictures, captions)]
+    findings = [*_folder_findings(folder, pictures, captions)]
     hashes: list[tuple[Path, int]] = []
     for picture in pictures:
         try:
@@ -53,92 +61,93 @@ def lint(
         except DatasetError as error:
             findings.append(_refused(error, picture.path))
             continue
-        findings += _about_one(picture.path, image, resolution)
+        findings += _picture_findings(picture.path, image, resolution)
         hashes.append((picture.path, difference_hash(image)))
-    findings += _twins(hashes, {picture.path: picture.digest for picture in pictures})
+    findings += _duplicates(hashes, {picture.path: picture.digest for picture in pictures})
     order = ("error", "warning", "info")
-    return sorted(findings, key=lambda one: (order.index(one.severity), one.file))
+    return sorted(findings, key=lambda finding: (order.index(finding.severity), finding.file))
 
 
 def difference_hash(image: Image.Image) -> int:
-    """64 bits that stay nearly the same under scaling and compression (dHash)."""
+    """Return the 64-bit dHash of an image, which scaling and compression hardly change.
+
+    The bits compare the greys of horizontal neighbours in a 9x8 thumbnail (Krawetz 2013).
+    """
     small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS)).astype(int)
     bits = (small[:, 1:] > small[:, :-1]).flatten()
     return int("".join("1" if bit else "0" for bit in bits), 2)
 
 
 def _refused(error: DatasetError, file: Path) -> Finding:
+    """Return a finding for an error, whose message is `file: problem; fix`."""
     text = str(error).removeprefix(f"{file}: ")
-    what, _, advice = text.rpartition("; ")
-    return Finding("error", file, what or text, advice if what else "fix or remove it")
+    problem, _, advice = text.rpartition("; ")
+    return Finding("error", file, problem or text, advice if problem else "fix or remove it")
 
 
-def _about_the_folder(
+def _folder_findings(
     folder: Path, pictures: tuple[Picture, ...], captions: str | None
 ) -> Iterator[Finding]:
     if len(pictures) < FEW:
         text = f"{len(pictures)} pictures are few"
-        yield Finding(
-            "warning", folder, text, "5 to 20 of one subject, in different places, learn best"
-        )
+        advice = "use 5 to 20 pictures of one subject, in different places"
+        yield Finding("warning", folder, text, advice)
     if len(pictures) > MANY:
         text = f"{len(pictures)} pictures are many for one subject"
-        yield Finding("info", folder, text, "raise `steps`, or keep the best")
+        yield Finding("info", folder, text, "increase `steps`, or keep only the best pictures")
     for file in other_files(folder):
-        yield Finding("info", file, "is not a picture by its ending", "it is not trained on")
-    silent = [picture for picture in pictures if not picture.caption]
-    if captions and silent and len(silent) < len(pictures):
-        for picture in silent:
+        yield Finding("info", file, "its extension is not that of a picture", "it is ignored")
+    uncaptioned = [picture for picture in pictures if not picture.caption]
+    if captions and uncaptioned and len(uncaptioned) < len(pictures):
+        for picture in uncaptioned:
             yield Finding(
-                "warning", picture.path, "has no caption", "add its line to metadata.jsonl"
+                "warning", picture.path, "has no caption", "add a line for it to metadata.jsonl"
             )
-    elif captions and silent:
+    elif captions and uncaptioned:
         yield Finding(
             "warning",
             folder,
             "no picture has a caption",
-            "write metadata.jsonl, or drop `captions`",
+            "write metadata.jsonl, or remove `captions`",
         )
 
 
-def _about_one(path: Path, image: Image.Image, resolution: int | None) -> Iterator[Finding]:
+def _picture_findings(path: Path, image: Image.Image, resolution: int | None) -> Iterator[Finding]:
     side, ratio = min(image.size), min(image.size) / max(image.size)
     if resolution and side < resolution:
         text = f"{image.width}x{image.height} is smaller than the resolution {resolution}"
-        yield Finding("warning", path, text, "find a larger original, or train at less")
+        yield Finding("warning", path, text, "use a larger original, or a lower resolution")
     if 1 - ratio > CUT:
         text = f"a square crop loses {1 - ratio:.0%} of it"
-        yield Finding(
-            "warning", path, text, "crop it around the subject yourself, or use `crop: none`"
-        )
+        yield Finding("warning", path, text, "crop it around the subject, or use `crop: none`")
     with Image.open(path) as stored:
         if has_transparency(stored):
             yield Finding(
                 "warning",
                 path,
                 "has transparent parts",
-                "they become white: put it on a real background",
+                "they become white: add a real background",
             )
         if stored.mode == "CMYK":
-            yield Finding("info", path, "is CMYK", "its colours are converted; check how they look")
-    for judge in _JUDGES:
-        found = judge(
+            yield Finding("info", path, "is CMYK", "its colours are converted; check the result")
+    for check in _CHECKS:
+        remark = check(
             np.asarray(image.convert("L").resize((128, 128), Image.Resampling.BOX)).astype(float)
         )
-        if found is not None:
-            yield Finding("warning", path, *found)
+        if remark is not None:
+            yield Finding("warning", path, *remark)
 
 
-Remark: TypeAlias = tuple[str, str] | None
-Grey: TypeAlias = npt.NDArray[np.float64]
+Remark: TypeAlias = tuple[str, str] | None  # text and advice
+Grey: TypeAlias = npt.NDArray[np.float64]  # [height, width], 0 to 255
 
 
 def _exposure(grey: Grey) -> Remark:
     mean = float(grey.mean())
     if mean < DARK:
-        return f"is very dark (mean {mean:.0f} of 255)", "brighten it or leave it out"
+        return f"is very dark (mean {mean:.0f} of 255)", "brighten it or remove it"
     if mean > BRIGHT:
-        return f"is very bright (mean {mean:.0f} of 255)", "darken it or leave it out"
+        return f"is very bright (mean {mean:.0f} of 255)", "darken it or remove it"
     return None
 
 
@@ -146,33 +155,36 @@ def _sharpness(grey: Grey) -> Remark:
     inner = grey[1:-1, 1:-1]
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
     if laplacian.var() < BLURRED:
-        return "is blurred or nearly empty", "use a sharp one: blur is learnt as well"
+        return "is blurred or nearly empty", "use a sharp picture: the adapter also learns blur"
     return None
 
 
 def _background(grey: Grey) -> Remark:
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     if float((np.abs(border - np.median(border)) < 2).mean()) > PLAIN:
-        return "stands before a plain background", "have most pictures in real places"
+        return "has a plain background", "use mostly pictures with real backgrounds"
     return None
 
 
-_JUDGES: tuple[Callable[[Grey], Remark], ...] = (_exposure, _sharpness, _background)
+_CHECKS: tuple[Callable[[Grey], Remark], ...] = (_exposure, _sharpness, _background)
 
 
-def _twins(hashes: list[tuple[Path, int]], digests: dict[Path, str]) -> Iterator[Finding]:
-    for index, (path, one) in enumerate(hashes):
-        for other, two in hashes[:index]:
+def _duplicates(hashes: list[tuple[Path, int]], digests: dict[Path, str]) -> Iterator[Finding]:
+    for index, (path, hash_) in enumerate(hashes):
+        for other, other_hash in hashes[:index]:
             if digests[path] == digests[other]:
                 yield Finding("warning", path, f"is the same file as {other.name}", "remove one")
                 break
-            if (one ^ two).bit_count() <= ALIKE:
+            if (hash_ ^ other_hash).bit_count() <= ALIKE:
                 yield Finding("warning", path, f"looks like {other.name}", "keep the better one")
                 break
 
 
 def lint_recipe(file: Path) -> list[Finding]:
-    """All findings about a recipe file and its pictures; each mistake in the file is an error."""
+    """Return all findings about a recipe file and its pictures.
+
+    Each mistake in the recipe is a finding of severity `error`.
+    """
     try:
         recipe = Recipe.load(file)
     except RecipeError as error:
@@ -182,14 +194,14 @@ def lint_recipe(file: Path) -> list[Finding]:
 
 
 def lint_stage(recipe: Recipe, stage: Stage) -> list[Finding]:
-    """All findings about the pictures of one of a recipe's stages."""
+    """Return all findings about the pictures of one stage of a recipe."""
     data, folder = stage.dataset, recipe.dataset_folder(stage)
     return lint(folder, resolution=data.resolution, captions=data.captions)
 
 
 def check_pictures(recipe: Recipe) -> None:
-    """DatasetError with all that is wrong with a recipe's pictures."""
+    """Raise DatasetError with all errors in the pictures of the first stage that has some."""
     for stage in recipe.stages:
-        found = lint_stage(recipe, stage)
-        if errors := [str(finding) for finding in found if finding.severity == "error"]:
+        findings = lint_stage(recipe, stage)
+        if errors := [str(finding) for finding in findings if finding.severity == "error"]:
             raise DatasetError("\n".join(errors))

@@ -1,4 +1,4 @@
-"""A folder of pictures as a training set: which files, in which order, with which digest."""
+"""A folder of pictures as a training set: its files, their order and their digest."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from pipelines.dataset.pictures import ENDINGS
 
 @dataclass(frozen=True)
 class Picture:
-    """One file to learn from; `caption` is empty where it has none."""
+    """A picture file; `caption` is empty if it has none."""
 
     path: Path
     digest: str
@@ -27,48 +27,52 @@ class PictureFolder:
 
     @property
     def digest(self) -> str:
-        """Over the sorted contents and their captions: names of files do not matter."""
+        """The digest of the sorted contents and their captions; file names have no effect."""
         return digest_json(sorted([picture.digest, picture.caption] for picture in self.pictures))
 
 
 def open_folder(path: Path, captions: str | None = None) -> PictureFolder:
-    """The pictures in `path` and below; DatasetError where there are none.
+    """List the pictures in `path` and its subfolders, with digests and captions.
 
-    `captions` names the column of `metadata.jsonl` to read; None leaves every caption empty.
-    The files are not decoded here: see `open_picture`.
+    `captions` is the column of `metadata.jsonl` to read; None leaves every caption empty. The files
+    are not decoded; see `open_picture`. Raises DatasetError if there are no pictures, or if
+    `metadata.jsonl` is invalid.
     """
     files = picture_files(path)
     if not files:
         raise DatasetError(
-            f"{path}: no pictures; put some there (PNG, JPEG or WebP, 5 to 20 for one subject)"
+            f"{path}: no pictures; add some (PNG, JPEG or WebP, 5 to 20 for one subject)"
         )
-    found = read_captions(path, captions) if captions else {}
+    texts = read_captions(path, captions) if captions else {}
     return PictureFolder(
         path,
         tuple(
-            Picture(file, sha256_file(file), found.get(file.relative_to(path).as_posix(), ""))
+            Picture(file, sha256_file(file), texts.get(file.relative_to(path).as_posix(), ""))
             for file in files
         ),
     )
 
 
 def picture_files(path: Path) -> list[Path]:
-    """What stands for pictures in a folder: everything that has a picture's ending."""
+    """Return the files in `path` and below that have the extension of a picture, sorted.
+
+    Raises DatasetError if `path` is not a folder.
+    """
     if not path.exists():
-        raise DatasetError(f"{path}: no such folder; check the recipe's `dataset.path`")
+        raise DatasetError(f"{path}: no such folder; correct `dataset.path` in the recipe")
     if not path.is_dir():
-        raise DatasetError(f"{path}: is a file; `dataset.path` is the folder of pictures")
+        raise DatasetError(f"{path}: is a file; set `dataset.path` to the folder of pictures")
     return [file for file in _visible(path) if file.suffix.lower() in ENDINGS]
 
 
 def other_files(path: Path) -> list[Path]:
-    """What lies in a folder of pictures and is neither a picture nor its metadata."""
+    """Return the files in `path` and below that are neither pictures nor `metadata.jsonl`."""
     others = [file for file in _visible(path) if file.suffix.lower() not in ENDINGS]
     return [file for file in others if file.name != METADATA]
 
 
 def _visible(path: Path) -> list[Path]:
-    """Files by name, without hidden ones (`.DS_Store`, `._x.jpg`) and hidden folders."""
+    """Return the sorted files, without hidden ones (`.DS_Store`, `._x.jpg`) and hidden folders."""
     return sorted(
         file
         for file in path.rglob("*")

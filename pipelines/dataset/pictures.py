@@ -1,7 +1,7 @@
-"""Any picture file that people have, as upright 8-bit RGB, or an error that names the fix.
+"""Read picture files of many formats as upright 8-bit RGB.
 
-What a file is comes from its content, never from its name. What cannot be shown as one RGB picture
-without guessing (an animation, half a file, floating-point pixels) is refused.
+The format is detected from the content, not from the file name. A file that does not define exactly
+one RGB picture (an animation, a truncated file, floating-point pixels) is refused.
 """
 
 import io
@@ -12,19 +12,20 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from atelier.errors import DatasetError
 
-SMALLEST_SIDE = 16  # pixels; less holds nothing to learn from
-MOST_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
+SMALLEST_SIDE = 16  # pixels; a smaller picture has too little detail for training
+MOST_PIXELS = 178_956_970  # Pillow's limit against decompression bombs
 ENDINGS = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".avif"}
 )
-_STILL_OF_MANY = frozenset({"MPO"})  # phones keep a second view behind the picture itself
+_STILL_OF_MANY = frozenset({"MPO"})  # phones store a second view after the main picture
 _WHITE = (255, 255, 255, 255)
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The picture in `path`, RGB, turned as its EXIF says; DatasetError where that cannot be.
+    """Read a picture as 8-bit RGB, rotated according to its EXIF data.
 
-    Transparent parts lie on white. Colours are converted to sRGB where the file has a profile.
+    Transparent parts become white. Colours are converted to sRGB if the file has an ICC profile.
+    Raises DatasetError if the file cannot be read, or is not exactly one picture of usable size.
     """
     image = _decoded(path)
     _check_still(image, path)
@@ -33,14 +34,14 @@ def open_picture(path: Path) -> Image.Image:
     if min(upright.size) < SMALLEST_SIDE:
         width, height = upright.size
         raise DatasetError(
-            f"{path}: {width}x{height} pixels hold nothing to learn from; remove it, or find a "
+            f"{path}: {width}x{height} pixels are too few for training; remove it, or use a "
             "larger original"
         )
     return _rgb(upright, profile, path)
 
 
 def has_transparency(image: Image.Image) -> bool:
-    """Whether any pixel of the picture as stored lets something shine through."""
+    """Return whether any pixel of the picture is not opaque."""
     if not image.has_transparency_data:
         return False
     alpha = np.asarray(image.convert("RGBA").getchannel("A"))
@@ -48,12 +49,12 @@ def has_transparency(image: Image.Image) -> bool:
 
 
 def _decoded(path: Path) -> Image.Image:
-    """The stored pixels, all of them read."""
+    """Decode all pixels of a file."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DatasetError(
-            f"{path}: cannot be read ({error.strerror}); check that it is there and readable"
+            f"{path}: cannot be read ({error.strerror}); check that it exists and is readable"
         ) from error
     if not data:
         raise DatasetError(f"{path}: an empty file; copy the picture again or remove it")
@@ -62,15 +63,15 @@ def _decoded(path: Path) -> Image.Image:
         image.load()
     except UnidentifiedImageError as error:
         raise DatasetError(
-            f"{path}: not a picture that can be read; save it as PNG or JPEG, or remove it"
+            f"{path}: not a picture in a known format; save it as PNG or JPEG, or remove it"
         ) from error
     except Image.DecompressionBombError as error:
         raise DatasetError(
-            f"{path}: more than {MOST_PIXELS} pixels; save it smaller, training needs far less"
+            f"{path}: more than {MOST_PIXELS} pixels; save it smaller, training needs far fewer"
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DatasetError(
-            f"{path}: damaged or cut short ({error}); copy it again from its source, or remove it"
+            f"{path}: damaged or truncated ({error}); copy it again from its source, or remove it"
         ) from error
     return image
 
@@ -79,13 +80,13 @@ def _check_still(image: Image.Image, path: Path) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format not in _STILL_OF_MANY:
         raise DatasetError(
-            f"{path}: holds {frames} pictures (an animation or several pages); save the one to "
-            "learn from as PNG"
+            f"{path}: contains {frames} pictures (an animation or several pages); save the one to "
+            "train on as PNG"
         )
 
 
 def _rgb(image: Image.Image, profile: bytes | None, path: Path) -> Image.Image:
-    """8-bit RGB, whatever was stored."""
+    """Convert an image of any mode to 8-bit RGB."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         image = _eight_bit(image, path)
     if has_transparency(image):
@@ -99,10 +100,13 @@ def _rgb(image: Image.Image, profile: bytes | None, path: Path) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
-    """16-bit grey scaled to 8 bits; Pillow's own conversion would cut it off at 255."""
+    """Scale 16-bit grey to 8 bits; Pillow's own conversion would clip it at 255.
+
+    Raises DatasetError for floating-point and 32-bit pixels.
+    """
     if image.mode == "F":
         raise DatasetError(
-            f"{path}: floating-point pixels, whose range cannot be known; save it as 8-bit PNG"
+            f"{path}: floating-point pixels, whose range is unknown; save it as 8-bit PNG"
         )
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
@@ -111,7 +115,10 @@ def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """Colours as the profile means them; None where the profile is unusable, as browsers do."""
+    """Convert colours from an ICC profile to sRGB.
+
+    Return None if the profile is unusable; it is then ignored, as browsers do.
+    """
     if image.mode not in ("RGB", "CMYK", "L", "LAB"):
         return None
     try:

@@ -1,6 +1,6 @@
-"""From a recipe and its pictures to an adapter package, in a run that can be killed at any step.
+"""Train an adapter package from a recipe and its pictures; a killed run can be resumed.
 
-Names are imported when they are asked for: a wrong recipe is told without waiting for torch.
+Names are imported on first access, so that an invalid recipe is reported before torch is loaded.
 """
 
 from importlib import import_module

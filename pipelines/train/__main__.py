@@ -1,4 +1,4 @@
-"""One of the processes that train together. `launch.py` starts them by `accelerate launch`.
+"""Run one of several processes that train together; `launch.py` starts them with accelerate.
 
 python -m pipelines.train run/placed.json --output run --resume
 """
@@ -13,15 +13,15 @@ from pipelines.settings import JobSettings
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code (see atelier.errors)."""
+    """Train and return the exit code (see atelier.errors)."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.train", description=__doc__)
-    parser.add_argument("recipe", type=Path, help="the recipe with its places, as JSON")
-    parser.add_argument("--output", type=Path, required=True, help="the run's folder")
+    parser.add_argument("recipe", type=Path, help="the recipe as JSON, with the paths of its files")
+    parser.add_argument("--output", type=Path, required=True, help="the run folder")
     parser.add_argument("--resume", action="store_true", help="resume the run in that folder")
     options = parser.parse_args(arguments)
 
     def work() -> None:
-        JobSettings.read()  # a wrong variable ends it before torch is loaded
+        JobSettings.read()  # reports an invalid variable before torch is loaded
         recipe = Recipe.parse(options.recipe.read_bytes(), str(options.recipe))
         from transformers.utils import logging
 

@@ -1,7 +1,7 @@
-"""Everything that a run needs to go on as if nothing had happened, whole or absent.
+"""Checkpoints: the complete state that a run needs to resume, written atomically.
 
-A checkpoint is a folder `step-00000050` written to the side, flushed and renamed. What a killed
-process leaves half-written has another name and is removed by the next.
+A checkpoint is a folder such as `step-00000050`. It is written under a temporary name, flushed and
+renamed. If a process is killed while writing, the next process removes the temporary folder.
 """
 
 import errno
@@ -26,46 +26,60 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What a checkpoint belongs to; going on with anything else would be another training."""
+    """The digests and numbers that identify a training.
+
+    A checkpoint can only be resumed by a run with the same identity.
+    """
 
     recipe: str
     base: str
     dataset: str
     stage: int = 0
-    processes: int = 1  # the batch grows with them
+    processes: int = 1  # the batch of a step is proportional to it
 
-    def check(self, found: Mapping[str, Any], place: Path) -> None:
-        """BadInput naming both sides where what lies at `place` belongs to something else."""
-        wanted = asdict(self)
-        found = {"processes": 1, **found}  # which older runs do not say
-        other = [name for name in wanted if found.get(name) != wanted[name]]
-        if other:
-            told = ", ".join(f"{name} {found.get(name)} (now {wanted[name]})" for name in other)
+    def check(self, recorded: Mapping[str, Any], place: Path) -> None:
+        """Raise BadInput with both values of each field in which `recorded` differs.
+
+        `recorded` is the identity that was read from the checkpoint or run folder `place`.
+        """
+        current = asdict(self)
+        recorded = {"processes": 1, **recorded}  # older runs do not record it
+        changed = [name for name in current if recorded.get(name) != current[name]]
+        if changed:
+            changes = ", ".join(
+                f"{name} {recorded.get(name)} (now {current[name]})" for name in changed
+            )
             raise BadInput(
-                f"{place}: belongs to {told}; train what has changed into another --output, or "
-                "change it back to go on"
+                f"{place}: belongs to {changes}; use another --output for the changed training, or "
+                "undo the change to resume"
             )
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after `step` updates; `position` is the number of batches that it has seen."""
+    """The state of a run after `step` updates; `position` is the number of batches used so far.
+
+    `weights` are the trainable parameters by canonical key, `optimiser` is `Optimiser.state()`.
+    """
 
     step: int
     position: int
     weights: Mapping[str, torch.Tensor]
     optimiser: Mapping[str, Any]
-    threads: int  # of the CPU; another number may round sums otherwise
+    threads: int  # of the CPU; with another number, sums may round differently
 
 
 class Checkpoints:
-    """The checkpoints of one run, newest first to go on from, oldest first to go."""
+    """The newest `keep` checkpoints of one run, in `folder`."""
 
     def __init__(self, folder: Path, identity: RunIdentity, keep: int) -> None:
         self.folder, self.identity, self.keep = folder, identity, keep
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Writes it, then drops the oldest ones; Unavailable where the disk is full."""
+        """Write a checkpoint, remove the oldest ones, and return its folder.
+
+        Raises Unavailable if the disk is full.
+        """
         final = self.folder / f"step-{checkpoint.step:08d}"
         state = {
             "weights": dict(checkpoint.weights),
@@ -96,9 +110,12 @@ class Checkpoints:
         return final
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole one; BadInput where it belongs to another recipe, base or dataset."""
-        for left in self.folder.glob(".step-*"):
-            shutil.rmtree(left)
+        """Return the newest undamaged checkpoint, or None, and restore the random state from it.
+
+        Raises BadInput if it belongs to another recipe, base or dataset.
+        """
+        for unfinished in self.folder.glob(".step-*"):
+            shutil.rmtree(unfinished)
         for folder in reversed(self._folders()):
             about = _manifest(folder)
             if about is None:
@@ -122,31 +139,32 @@ class Checkpoints:
 def disk_full(
     error: OSError | RuntimeError, path: Path, needed: int | None = None
 ) -> Unavailable | None:
-    """What to say where `needed` bytes found no room; None where writing failed otherwise.
+    """Return the error to raise if writing `needed` bytes to `path` filled the disk.
 
-    torch.save raises a RuntimeError of its own over the OSError that stopped it.
+    Return None if writing failed for another reason. torch.save wraps the OSError in a
+    RuntimeError, so the context of `error` is examined too.
     """
     reason = error if isinstance(error, OSError) else error.__context__
     if not isinstance(reason, OSError) or reason.errno not in _NO_ROOM:
         return None
-    existing = next(one for one in (path, *path.parents) if one.exists())
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
     free = shutil.disk_usage(existing).free // 2**20
     takes = "" if needed is None else f"takes {math.ceil(needed / 2**20)} MiB, "
     return Unavailable(
         f"{path}: does not fit on its disk ({takes}{free} MiB free: {reason.strerror}); earlier "
-        "checkpoints are whole: make room, then go on with --resume"
+        "checkpoints are complete: free space, then continue with --resume"
     )
 
 
 def _nbytes(value: object) -> int:
-    """Of all tensors in nested mappings."""
+    """Return the size in bytes of all tensors in nested mappings."""
     if isinstance(value, torch.Tensor):
         return value.nbytes
     return sum(map(_nbytes, value.values())) if isinstance(value, Mapping) else 0
 
 
 def _manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a checkpoint whose state is what was written; None for a damaged one."""
+    """Return the manifest of a checkpoint, or None if its files are missing or damaged."""
     try:
         about: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
         return about if sha256_file(folder / STATE) == about["state"] else None
@@ -155,12 +173,15 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def _random_state() -> dict[str, Any]:
-    """Of every generator that a library could draw from; ours need none (see draws.py)."""
-    name, words, place, has_gauss, gauss = cast(tuple[Any, ...], np.random.get_state(legacy=True))
+    """Return the state of the global generators, which libraries may use.
+
+    The trainer uses none of them (see draws.py).
+    """
+    name, key, position, has_gauss, gauss = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": list(random.getstate()[1]),
-        "numpy": [str(name), words.tolist(), int(place), int(has_gauss), float(gauss)],
+        "numpy": [str(name), key.tolist(), int(position), int(has_gauss), float(gauss)],
         "torch": torch.get_rng_state(),
         "cuda": cuda,
     }
@@ -168,8 +189,8 @@ def _random_state() -> dict[str, Any]:
 
 def _restore_random(state: Mapping[str, Any]) -> None:
     random.setstate((3, tuple(state["python"]), None))
-    name, words, place, has_gauss, gauss = state["numpy"]
-    np.random.set_state((name, np.array(words, dtype=np.uint32), place, has_gauss, gauss))
+    name, key, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, np.array(key, dtype=np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,4 +1,4 @@
-"""The same numbers from the same work, so that a resumed run ends where the unbroken one does."""
+"""Bit-identical results on a GPU, so that a resumed run ends like an uninterrupted one."""
 
 import os
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ import torch
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Make a GPU repeat its numbers bit for bit; a CPU does so anyway.
+    """Make a GPU compute bit-identical results within the block; a CPU always does.
 
-    Strictly: where torch is to warn only, attention's gradients are still summed in any order.
+    The mode is strict: with `warn_only`, torch still sums the gradients of attention in any order.
     """
     if device.type != "cuda":
         yield

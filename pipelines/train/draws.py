@@ -1,8 +1,8 @@
-"""Randomness that depends on where a run is, not on how it came there.
+"""Random numbers that depend only on the position in the run.
 
-Every number of step *k* comes from a generator seeded by (seed, stage, k, purpose). So a run that
-was killed and goes on draws what the unbroken run draws, whatever happened in between, and changing
-how one thing is drawn changes nothing else. All numbers are drawn on the CPU: devices agree.
+Every number of step *k* comes from a generator seeded by (seed, stage, k, purpose). A resumed run
+therefore draws the same numbers as an uninterrupted one, and a change to one purpose does not
+affect the others. All numbers are drawn on the CPU, so they do not depend on the device.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def generator(seed: int, *purpose: object) -> torch.Generator:
-    """A fresh CPU generator for one purpose."""
+    """Return a new CPU generator seeded by a hash of `seed` and `purpose`."""
     text = "\x1f".join(map(str, (seed, *purpose)))
     number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
     return torch.Generator().manual_seed(number >> 1)
@@ -21,9 +21,10 @@ def generator(seed: int, *purpose: object) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Draws:
-    """The randomness of one batch: batch `part` of the `parts` that step `step` accumulates.
+    """The random numbers of one batch: batch `part` of the `parts` that step `step` accumulates.
 
-    Where several processes train, all draw for the whole batch, of which each takes its `share`.
+    If several processes train together, each draws the numbers of the whole batch and uses its
+    `share` of them.
     """
 
     seed: int
@@ -36,20 +37,26 @@ class Draws:
 
     @property
     def batch_index(self) -> int:
-        """How many batches came before, in this stage."""
+        """The number of earlier batches in this stage."""
         return self.step * self.parts + self.part
 
     def share(self, count: int) -> range:
-        """Which of the batch's `count` rows are this process's; `count` is a multiple of all."""
+        """Return which of the `count` rows of the batch belong to this process.
+
+        `count` is a multiple of the number of processes.
+        """
         each = count // self.ranks
         return range(self.rank * each, (self.rank + 1) * each)
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
-        """Standard normal numbers, float32, on the CPU."""
+        """Return standard normal numbers of `shape`, float32, on the CPU."""
         return torch.randn(shape, generator=self._generator(purpose, self.part))
 
     def picks(self, purpose: str, count: int, out_of: int) -> list[int]:
-        """The next `count` of an endless row of shuffled passes over `out_of` things."""
+        """Return `count` indices below `out_of` for this batch, from an endless sequence.
+
+        The sequence consists of shuffled passes: each contains every index once.
+        """
         first = self.batch_index * count
         passes: dict[int, list[int]] = {}
         picked = []
@@ -62,11 +69,12 @@ class Draws:
         return picked
 
     def timesteps(self, purpose: str, count: int, out_of: int) -> Tensor:
-        """`count` whole numbers below `out_of`, one from each of equal strata of the whole step.
+        """Return `count` timesteps below `out_of`, int64 [count], by stratified sampling.
 
-        Each is uniform for itself, as in plain sampling, but together they cover the range evenly,
-        which takes most of the variance out of a small batch's loss (stratified sampling, as in
-        Kingma et al. 2021, "Variational Diffusion Models", appendix I.1).
+        The range is divided into one stratum for each timestep of the whole step. Each timestep is
+        uniform, but together they cover the range evenly, which removes most of the variance from
+        the loss of a small batch (Kingma et al. 2021, "Variational Diffusion Models", appendix
+        I.1).
         """
         strata = count * self.parts
         source = self._generator(purpose, "step")

@@ -1,8 +1,8 @@
-"""Many small parameters as one long one, so that an update is a handful of operations.
+"""Store many small parameters in one flat tensor, so that an update takes few operations.
 
-A LoRA of SDXL has over a thousand small tensors, and looping over them costs the optimiser more
-than the arithmetic. Here each is a view into one long tensor, its gradient too. Element by element
-the arithmetic is the same.
+A LoRA of SDXL has over a thousand small tensors. A loop over them costs the optimiser more than the
+arithmetic. Here each parameter and its gradient are views into one flat tensor. The arithmetic of
+each element is unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 
 class FlatParameters:
-    """Parameters by name, laid end to end, group by group.
+    """Named parameters, stored one after another, group by group.
 
-    The optimiser sees only `groups`, one long parameter each; `values` and `gradient` are all of
-    them, one after the other.
+    `values` and `gradient` [elements] contain all of them. The optimiser uses `groups`: one flat
+    parameter for each group.
     """
 
     def __init__(self, groups: Sequence[Mapping[str, nn.Parameter]]) -> None:
-        every = [parameter for group in groups for parameter in group.values()]
-        total, first = sum(parameter.numel() for parameter in every), every[0]
+        parameters = [parameter for group in groups for parameter in group.values()]
+        total, first = sum(parameter.numel() for parameter in parameters), parameters[0]
         self.values = torch.empty(total, dtype=first.dtype, device=first.device)
         self.gradient = torch.zeros_like(self.values)
         self.groups: list[nn.Parameter] = []
@@ -36,15 +36,15 @@ class FlatParameters:
                 parameter.data = view
                 parameter.grad = self.gradient[span].view(parameter.shape)
                 stop = span.stop
-            long = nn.Parameter(self.values[start:stop])
-            long.grad = self.gradient[start:stop]
-            self.groups.append(long)
+            flat = nn.Parameter(self.values[start:stop])
+            flat.grad = self.gradient[start:stop]
+            self.groups.append(flat)
 
     def named(self) -> dict[str, Tensor]:
-        """Views of the values, by name."""
+        """Return views of the values, by name, each in the shape of its parameter."""
         return {n: self.values[span].view(shape) for n, (span, shape) in self._spans.items()}
 
     def load(self, values: Mapping[str, Tensor]) -> None:
-        """Copies values in; KeyError where one is missing."""
+        """Copy values into the parameters. Raises KeyError if one is missing."""
         for name, view in self.named().items():
             view.copy_(values[name])

@@ -1,7 +1,7 @@
-"""Pictures as the VAE sees them, encoded once; the posterior stays a distribution.
+"""Encode pictures once, as the mean and deviation of the VAE's posterior.
 
-Mean and deviation are kept, not a sample, so every step draws a fresh one, as a trainer that
-encodes each time would, without the VAE's work.
+Every step draws a new sample from the posterior, like a trainer that encodes each time, but without
+running the VAE again.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,10 @@ from pipelines.dataset import Fitted
 
 @dataclass(frozen=True)
 class Latent:
-    """One picture's posterior, scaled as the UNet wants it; [channels, height, width] each.
+    """The posterior of one picture, in the scale of the UNet's input.
 
-    `time_ids`: float32 [6], SDXL's size conditioning.
+    `mean`, `deviation`: float32 [channels, height, width]; `time_ids`: float32 [6], SDXL's size
+    conditioning.
     """
 
     mean: Tensor
@@ -28,35 +29,38 @@ class Latent:
 
 
 def encode(vae: Any, pictures: Sequence[Fitted], names: Sequence[str]) -> list[Latent]:
-    """Posteriors on the VAE's device, in float32; Refused where the VAE answers no number."""
-    wide = vae if vae.dtype == torch.float32 else _in_float32(vae)
-    shift, scale = _normalisation(wide)
+    """Return the posteriors of `pictures` in float32, on the VAE's device.
+
+    Raises Refused, with the name of the picture from `names`, if a latent is not finite.
+    """
+    vae = vae if vae.dtype == torch.float32 else _in_float32(vae)
+    shift, scale = _normalisation(vae)
     encoded = []
     for picture, name in zip(pictures, names, strict=True):
-        pixels = torch.from_numpy(picture.pixels.copy()).to(wide.device)
+        pixels = torch.from_numpy(picture.pixels.copy()).to(vae.device)
         inputs = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1.0
         with torch.no_grad():
-            posterior = wide.encode(inputs).latent_dist
+            posterior = vae.encode(inputs).latent_dist
         mean, deviation = (posterior.mean - shift) * scale, posterior.std * scale
         if not (torch.isfinite(mean).all() and torch.isfinite(deviation).all()):
             raise Refused(
-                f"{name}: the VAE answers numbers that are not finite; its weights are damaged or "
-                "overflow: set base.vae (madebyollin/sdxl-vae-fp16-fix for SDXL)"
+                f"{name}: the VAE encodes it to values that are not finite, so its weights are "
+                "damaged or overflow; set base.vae (madebyollin/sdxl-vae-fp16-fix for SDXL)"
             )
-        ids = torch.tensor(picture.time_ids, dtype=torch.float32, device=wide.device)
+        ids = torch.tensor(picture.time_ids, dtype=torch.float32, device=vae.device)
         encoded.append(Latent(mean[0], deviation[0], ids))
     return encoded
 
 
 def _in_float32(vae: Any) -> Any:
-    """A copy: SDXL's own VAE overflows in fp16, and the base's must stay as it is."""
+    """Return a float32 copy, because SDXL's own VAE overflows in fp16; `vae` is unchanged."""
     from copy import deepcopy
 
     return deepcopy(vae).float()
 
 
 def _normalisation(vae: Any) -> tuple[Tensor | float, Tensor | float]:
-    """What to subtract from a latent, and what then to multiply it by."""
+    """Return (shift, scale): the UNet's input is `(latent - shift) * scale`."""
     config = vae.config
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if mean is None or std is None:

@@ -1,4 +1,4 @@
-"""The training loop: batches to gradients to updates, knowing nothing of what is trained."""
+"""The training loop, from batches to gradients to updates; independent of the method."""
 
 import math
 import time
@@ -14,13 +14,16 @@ from pipelines.train.methods import Method
 from pipelines.train.optimiser import Optimiser
 from pipelines.train.processes import ALONE, Processes
 
-# Updates between two looks at the losses, by device; each look at a GPU's waits for the GPU.
-LOOKS = {"cuda": 20, "cpu": 1}
+# Updates between two reads of the losses, by device type; a read waits for the GPU.
+READ_EVERY = {"cuda": 20, "cpu": 1}
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one update was like. `seconds` is its wall time."""
+    """The measurements of update number `step`.
+
+    `rate` is the learning rate, `norm` the gradient norm before clipping, `seconds` the wall time.
+    """
 
     step: int
     loss: float
@@ -32,7 +35,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class _Unread:
-    """An update whose numbers may still lie on the device."""
+    """An update whose measurements may still be on the device."""
 
     step: int
     loss: torch.Tensor
@@ -42,7 +45,7 @@ class _Unread:
 
 
 class Loop:
-    """One stage from update `start` on; `after` is called with each update's number."""
+    """The training loop of one stage."""
 
     def __init__(
         self,
@@ -54,71 +57,77 @@ class Loop:
     ) -> None:
         self.method, self.optimiser, self.spec, self.stage = method, optimiser, spec, stage
         self.processes = processes
-        self._watch = LOOKS[optimiser.parameters.values.device.type]
+        self._read_every = READ_EVERY[optimiser.parameters.values.device.type]
         self._unread: list[_Unread] = []
-        self._looked = time.perf_counter()
+        self._last_read = time.perf_counter()
 
     def run(
         self, start: int, report: Callable[[StepReport], None], after: Callable[[int], bool]
     ) -> int:
-        """Updates until the last, or until `after` says stop; returns how many are done."""
-        self._looked = time.perf_counter()
+        """Run updates until the last one, or until `after(step)` returns True.
+
+        Start after `start` updates, report each update, and return the number of updates done.
+        """
+        self._last_read = time.perf_counter()
         for step in range(start, self.spec.steps):
             self._unread.append(self._update(step))
-            if len(self._unread) >= self._watch or step + 1 == self.spec.steps:
-                self.look(report)
+            if len(self._unread) >= self._read_every or step + 1 == self.spec.steps:
+                self.report_unread(report)
             paused = time.perf_counter()
             stop = after(step + 1)
-            self._looked += time.perf_counter() - paused
+            self._last_read += time.perf_counter() - paused
             if stop:
                 return step + 1
         return self.spec.steps
 
-    def look(self, report: Callable[[StepReport], None]) -> None:
-        """Reads the losses since the last look; Refused at the first that is not finite."""
+    def report_unread(self, report: Callable[[StepReport], None]) -> None:
+        """Read and report the updates since the last read.
+
+        Raises Refused at the first loss that is not finite.
+        """
         if not self._unread:
             return
         rows = [torch.stack([u.loss, u.norm, *u.parts.values()]) for u in self._unread]
         values = [row.tolist() for row in rows]
         now = time.perf_counter()
-        each = (now - self._looked) / len(rows)
-        unread, self._unread, self._looked = self._unread, [], now
+        seconds = (now - self._last_read) / len(rows)
+        unread, self._unread, self._last_read = self._unread, [], now
         for update, (loss, norm, *parts) in zip(unread, values, strict=True):
             if not math.isfinite(loss):
                 raise self._not_finite(update.step, loss)
             named = dict(zip(update.parts, parts, strict=True))
-            report(StepReport(update.step, loss, update.rate, norm, each, named))
+            report(StepReport(update.step, loss, update.rate, norm, seconds, named))
 
     def _update(self, step: int) -> _Unread:
-        parts, all_of_us = self.spec.accumulate, self.processes
+        parts, processes = self.spec.accumulate, self.processes
         losses = []
         for part in range(parts):
-            place = (step, part, parts, all_of_us.rank, all_of_us.count)
-            loss = self.method.loss(Draws(self.spec.seed, self.stage, *place))
+            position = (step, part, parts, processes.rank, processes.count)
+            loss = self.method.loss(Draws(self.spec.seed, self.stage, *position))
             self.optimiser.backward(loss.total / parts)
             losses.append(loss)
-        all_of_us.average(self.optimiser.parameters.gradient)
+        processes.average(self.optimiser.parameters.gradient)
         rate = self.optimiser.rate
         norm = self.optimiser.update()
         total = torch.stack([loss.total.detach() for loss in losses]).mean()
-        watched = {
+        loss_parts = {
             name: torch.stack([loss.parts[name] for loss in losses]).mean()
             for name in losses[0].parts
         }
-        if all_of_us.count > 1:
-            total, *means = all_of_us.average(torch.stack([total, *watched.values()]))
-            watched = dict(zip(watched, means, strict=True))
-        return _Unread(step + 1, total, norm, watched, rate)
+        if processes.count > 1:
+            total, *means = processes.average(torch.stack([total, *loss_parts.values()]))
+            loss_parts = dict(zip(loss_parts, means, strict=True))
+        return _Unread(step + 1, total, norm, loss_parts, rate)
 
     def _not_finite(self, step: int, loss: float) -> Refused:
         spec = self.spec
         if spec.precision == "fp16":
-            cause = "fp16 overflows easily: use bf16 or fp32, and a VAE made for it (base.vae)"
+            cause = "fp16 overflows easily: use bf16 or fp32, and a VAE made for fp16 (base.vae)"
         else:
             cause = f"the learning rate {spec.lr:g} is likely too high: try {spec.lr / 5:g}"
             if spec.warmup == 0:
                 cause += ", or add `warmup`"
         return Refused(
-            f"step {step}: the loss is {loss}; {cause}. Checkpoints before it are whole, but a "
-            "changed recipe starts anew"
+            f"step {step}: the loss is {loss}; {cause}. Earlier checkpoints are undamaged, but a "
+            "changed recipe starts a new run"
         )

@@ -1,4 +1,4 @@
-"""The update: which rule, at which rate, in which precision, and what a resume needs of it."""
+"""The optimiser: update rule, learning rates, loss scaling, and the state for a resume."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -13,20 +13,21 @@ from atelier.errors import RecipeError
 from pipelines.train.flat_parameters import FlatParameters
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-UP = ".lora_B.weight"  # how canonical keys of a B end
+UP = ".lora_B.weight"  # suffix of the canonical key of a B
 
 
 class Optimiser:
     """AdamW over flat parameters, with a schedule, clipping, and loss scaling in fp16.
 
-    The B of every low-rank pair moves at `lr_ratio` times the rate of the rest (LoRA+).
+    The learning rate of every B is `lr_ratio` times that of the other parameters (LoRA+, Hayou et
+    al. 2024).
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], spec: TrainSpec) -> None:
         ratios = {n: spec.lr_ratio if n.endswith(UP) else 1.0 for n in parameters}
-        found = sorted(set(ratios.values()))
+        distinct = sorted(set(ratios.values()))
         self.parameters = FlatParameters(
-            [{n: p for n, p in parameters.items() if ratios[n] == ratio} for ratio in found]
+            [{n: p for n, p in parameters.items() if ratios[n] == ratio} for ratio in distinct]
         )
         self.max_norm = spec.max_grad_norm
         device = self.parameters.values.device
@@ -34,7 +35,7 @@ class Optimiser:
             spec,
             [
                 {"params": [group], "lr": ratio * spec.lr}
-                for group, ratio in zip(self.parameters.groups, found, strict=True)
+                for group, ratio in zip(self.parameters.groups, distinct, strict=True)
             ],
         )
         self.schedule = get_scheduler(
@@ -50,15 +51,15 @@ class Optimiser:
 
     @property
     def rate(self) -> float:
-        """The learning rate of the next update."""
+        """The learning rate of the next update, of the first parameter group."""
         return float(self.rule.param_groups[0]["lr"])
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Adds the loss's gradients to what is there."""
+        """Add the gradients of the loss to the accumulated ones."""
         self.scaler.scale(loss).backward()
 
     def update(self) -> torch.Tensor:
-        """One step along the gradients, which are then zero; returns their norm before clipping."""
+        """Apply the accumulated gradients, reset them, and return their norm before clipping."""
         self.scaler.unscale_(self.rule)
         gradient = self.parameters.gradient
         norm = torch.linalg.vector_norm(gradient)
@@ -70,7 +71,7 @@ class Optimiser:
         return norm
 
     def state(self) -> dict[str, Any]:
-        """Everything but the parameters."""
+        """Return everything that a resume needs except the parameters."""
         return {
             "rule": self.rule.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -78,7 +79,7 @@ class Optimiser:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Restore what `state` returned."""
         self.rule.load_state_dict(state["rule"])
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:
@@ -86,27 +87,27 @@ class Optimiser:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """RecipeError where a number format cannot work on a device."""
+    """Raise RecipeError if `device` does not support the precision."""
     if precision == "fp16" and device.type == "cpu":
         raise RecipeError(
             "train.precision: fp16 needs a GPU (on a CPU it is slow and its gradients underflow); "
-            "use fp32 here"
+            "use fp32"
         )
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise RecipeError("train.precision: this GPU has no bf16; use fp16 or fp32")
+        raise RecipeError("train.precision: this GPU does not support bf16; use fp16 or fp32")
 
 
 def check_optimizer(name: str, device: torch.device) -> None:
-    """RecipeError where a rule is not installed or does not run here."""
+    """Raise RecipeError if the optimiser is not installed or does not run on `device`."""
     if name != "adamw8bit":
         return
     if find_spec("bitsandbytes") is None:
         raise RecipeError(
             "train.optimizer: adamw8bit needs bitsandbytes, which is not installed; "
-            "`pip install bitsandbytes`, or use adamw"
+            "run `pip install bitsandbytes`, or use adamw"
         )
     if device.type != "cuda":
-        raise RecipeError("train.optimizer: adamw8bit saves GPU memory and needs one; use adamw")
+        raise RecipeError("train.optimizer: adamw8bit saves GPU memory and needs a GPU; use adamw")
 
 
 def _rule(spec: TrainSpec, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

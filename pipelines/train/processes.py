@@ -1,9 +1,9 @@
-"""Several processes that train as one: each takes its share of every batch, one of them leads.
+"""Data-parallel training: each process computes its share of every batch, and one is the leader.
 
-`accelerate launch` starts them (see launch.py); here they find one another, over gloo on CPUs and
-NCCL on GPUs. N processes of batch B take the steps that one process of batch N x B would take: the
-gradient is one long tensor (see flat.py), averaged once a step. All else happens in all of them
-alike; only the leader writes and tells.
+`accelerate launch` starts the processes (see launch.py). They communicate over gloo on CPUs and
+NCCL on GPUs. N processes with batch B take the same steps as one process with batch N x B: the
+gradient is one flat tensor (see flat_parameters.py), averaged once a step. Every process runs the
+same code; only the leader writes files and reports.
 """
 
 import os
@@ -16,32 +16,35 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# The others wait while the leader draws class pictures and validation pictures.
+# The other processes wait while the leader generates class pictures and validation pictures.
 _LONGEST_WAIT = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all of them; alone by default, and then nothing here does anything."""
+    """The rank of this process and the number of processes.
+
+    By default there is one process, and every method returns at once.
+    """
 
     rank: int = 0
     count: int = 1
-    control: Any = None  # the group that agrees on what to do, on CPUs
+    control: Any = None  # gloo process group for control messages; None for a single process
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that writes and tells."""
+        """Whether this process writes files and reports."""
         return self.rank == 0
 
     def average(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The mean over all processes, in place; each gets the same bits."""
+        """Average a tensor over all processes, in place; the result is bit-identical in each."""
         if self.count > 1:
             dist.all_reduce(tensor)
             tensor.div_(self.count)
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in one of them at least."""
+        """Return whether `flag` is True in at least one process."""
         if self.count == 1:
             return flag
         votes = torch.tensor([int(flag)])
@@ -49,13 +52,13 @@ class Processes:
         return bool(votes.item())
 
     def wait(self) -> None:
-        """Until all are here; fails where one of them has ended."""
+        """Wait until all processes have called this. Raises RuntimeError if one has ended."""
         if self.count > 1:
             self.any(False)
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """The leader does it while the others wait, then they."""
+        """Run the block in the leader first, then in the other processes."""
         if not self.leads:
             self.wait()
         yield
@@ -68,7 +71,7 @@ ALONE = Processes()
 
 @contextmanager
 def joined() -> Iterator[tuple[Processes, torch.device]]:
-    """The processes that were started together, and the device of this one."""
+    """Join the processes that were started together; yield them and the device of this process."""
     on_gpu = torch.cuda.is_available()
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:

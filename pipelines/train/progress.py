@@ -1,4 +1,4 @@
-"""How a training looks to whoever waits: a live bar, or plain lines where there is no terminal."""
+"""Show the progress of a training: a live bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -16,67 +16,70 @@ EVERY = 10.0  # seconds between plain lines
 
 
 class Watcher(Protocol):
-    """Whoever is shown a training."""
+    """Receives the progress of a training."""
 
     def note(self, text: str) -> None:
-        """Something that happened once."""
+        """Show a message."""
         ...
 
     def begin(self, done: int, steps: int) -> None:
-        """The updates begin."""
+        """Start showing a training of `steps` updates, of which `done` are done."""
         ...
 
     def update(self, report: StepReport) -> None:
-        """One update is done."""
+        """Show one update."""
         ...
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """Stop showing progress."""
         ...
 
 
 class Smooth:
-    """Loss and seconds a step, averaged over about the last twenty updates."""
+    """Exponential averages of loss and seconds per step, over about the last twenty updates.
+
+    Both are None before the first update.
+    """
 
     def __init__(self) -> None:
         self.loss: float | None = None
         self.seconds: float | None = None
 
     def add(self, report: StepReport) -> None:
-        """Takes one update in."""
+        """Add one update to the averages."""
         self.loss = _towards(self.loss, report.loss)
         self.seconds = _towards(self.seconds, report.seconds)
 
 
 class Lines:
-    """Plain lines, for logs."""
+    """Prints plain lines, for logs."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, soft_wrap=True)
-        self._smooth, self._steps, self._told = Smooth(), 0, 0.0
+        self._smooth, self._steps, self._printed_at = Smooth(), 0, 0.0
 
     def note(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line."""
         self._print(text)
 
     def begin(self, done: int, steps: int) -> None:
-        """Where it starts from."""
-        self._steps, self._told = steps, time.monotonic()
-        self._print(f"training: {steps} steps" + (f", going on after {done}" if done else ""))
+        """Print the number of steps, and of those done before a resume."""
+        self._steps, self._printed_at = steps, time.monotonic()
+        self._print(f"training: {steps} steps" + (f", resumed after step {done}" if done else ""))
 
     def update(self, report: StepReport) -> None:
-        """A line every ten seconds, and for the last step."""
+        """Print a line every ten seconds, and for the last step."""
         self._smooth.add(report)
         now = time.monotonic()
-        if now - self._told < EVERY and report.step < self._steps:
+        if now - self._printed_at < EVERY and report.step < self._steps:
             return
-        self._told = now
+        self._printed_at = now
         self._print(
             f"step {report.step}/{self._steps}  {describe(self._smooth)}  {self._left(report)}"
         )
 
     def end(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
     def _left(self, report: StepReport) -> str:
         seconds = (self._steps - report.step) * (self._smooth.seconds or 0.0)
@@ -87,7 +90,7 @@ class Lines:
 
 
 class Bar:
-    """A live bar with loss, speed and time left."""
+    """Shows a live bar with loss, speed and time left."""
 
     def __init__(self, console: Console) -> None:
         self._smooth = Smooth()
@@ -102,48 +105,48 @@ class Bar:
         self._task = self._progress.add_task("training", total=None, numbers="", start=False)
 
     def note(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._progress.console.print(text, markup=False, highlight=False)
 
     def begin(self, done: int, steps: int) -> None:
-        """The bar appears."""
+        """Show the bar."""
         self._progress.reset(self._task, total=steps, completed=done)
         self._progress.start()
 
     def update(self, report: StepReport) -> None:
-        """The bar moves."""
+        """Advance the bar."""
         self._smooth.add(report)
         self._progress.update(self._task, completed=report.step, numbers=describe(self._smooth))
 
     def end(self) -> None:
-        """The terminal is given back."""
+        """Stop the bar and restore the terminal."""
         self._progress.stop()
 
 
 class Silence:
-    """Nobody watches."""
+    """Shows nothing."""
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def begin(self, done: int, steps: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def update(self, report: StepReport) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def watcher() -> Watcher:
-    """The bar on a terminal, else lines."""
+    """Return a `Bar` if stderr is a terminal, else `Lines`."""
     console = Console(stderr=True)
     return Bar(console) if console.is_terminal and sys.stderr.isatty() else Lines()
 
 
 def describe(smooth: Smooth) -> str:
-    """`loss 0.1234  5.20 it/s`, or seconds a step where that reads better."""
+    """Format the averages: `loss 0.1234  5.20 it/s`, or `s/it` if a step takes over a second."""
     loss, seconds = smooth.loss or 0.0, smooth.seconds or 0.0
     speed = f"{seconds:.2f} s/it" if seconds > 1 else f"{1 / seconds if seconds else 0:.2f} it/s"
     return f"loss {loss:.4f}  {speed}"

@@ -1,4 +1,4 @@
-"""The folder of one run: what lies where in it, whose it is, and that only one process writes."""
+"""The folder of one run: its paths, its identity, and its lock."""
 
 from __future__ import annotations
 
@@ -25,72 +25,76 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths below one root."""
+    """The paths of a run below `root`."""
 
     root: Path
 
     @classmethod
     def of(cls, recipe: Recipe, home: Home) -> RunFolder:
-        """Where nobody names another: equal recipes share it, so that a run can be resumed."""
+        """Return the default folder. Equal recipes share it, so that a run can be resumed."""
         return cls(home.runs / recipe.adapter / hex_of(recipe.digest)[:12])
 
     @property
     def checkpoints(self) -> Path:
-        """What a killed run goes on from."""
+        """The folder of checkpoints."""
         return self.root / "checkpoints"
 
     @property
     def samples(self) -> Path:
-        """Validation pictures."""
+        """The folder of validation pictures."""
         return self.root / "samples"
 
     @property
     def package(self) -> Path:
-        """The result."""
+        """The folder of the trained package."""
         return self.root / "package"
 
     @property
     def about(self) -> Path:
-        """What the run is made from, the recipe with all its defaults included."""
+        """The file with the identity of the run and its recipe, including all defaults."""
         return self.root / ABOUT
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """BadInput where another process is writing here."""
+        """Lock the folder for this process. Raises BadInput if another process has the lock."""
         busy = BadInput(
-            f"{self.root}: another process is training into it; wait for it, or name another "
-            "--output"
+            f"{self.root}: another process is training into this folder; wait until it ends, or "
+            "use another --output"
         )
         with locked(self.root / ".lock", busy=busy):
             yield
 
     def begin(self, recipe: Recipe, identity: RunIdentity, *, resume: bool) -> None:
-        """BadInput where another run lies here, or this one and nobody asked to go on with it."""
+        """Record the run in `about`, or check that the recorded run may be resumed.
+
+        Raises BadInput if the folder contains another run, or if it contains this one and `resume`
+        is False.
+        """
         if not self.about.exists():
-            told = {"identity": asdict(identity), "recipe": recipe.model_dump(mode="json")}
-            write_atomic(self.about, json.dumps(told, indent=2, ensure_ascii=False))
+            content = {"identity": asdict(identity), "recipe": recipe.model_dump(mode="json")}
+            write_atomic(self.about, json.dumps(content, indent=2, ensure_ascii=False))
             return
         if not resume:
             raise BadInput(
-                f"{self.root}: a run lies here already; go on with it by --resume, or name another "
-                "--output"
+                f"{self.root}: the folder already contains a run; resume it with --resume, or use "
+                "another --output"
             )
         identity.check(json.loads(self.about.read_text())["identity"], self.root)
 
     def finished(self) -> Package | None:
-        """The package of a run that has ended."""
+        """Return the package of a completed run, or None if the run is not complete."""
         return Package.open(self.package) if self.package.is_dir() else None
 
 
 def commit_of(folder: Path) -> str | None:
-    """The commit that ATELIER_GIT_COMMIT names, as in a Job, else the one that is checked out.
+    """Return the commit in ATELIER_GIT_COMMIT, which a Job sets, or else the checked-out commit.
 
-    None outside git.
+    Return None if `folder` is not in a git repository.
     """
-    if named := JobSettings.read().git_commit:
-        return named
+    if configured := JobSettings.read().git_commit:
+        return configured
     try:
-        asked = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(folder), "rev-parse", "HEAD"],
             capture_output=True,
             text=True,
@@ -99,4 +103,4 @@ def commit_of(folder: Path) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return asked.stdout.strip() or None
+    return result.stdout.strip() or None

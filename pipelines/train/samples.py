@@ -1,4 +1,4 @@
-"""A stage's inputs, and the rows of a batch: encoded pictures and prompts in a fixed order."""
+"""The inputs of a stage, and the rows of a batch: encoded pictures and prompts in a fixed order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from services.engine.base import Base
 
 @dataclass(frozen=True)
 class StageInputs:
-    """A base, a recipe's stage, its pictures, and the class pictures that its prior asks for."""
+    """The base, recipe and pictures of a stage; `class_pictures` if the stage has a prior."""
 
     base: Base
     recipe: Recipe
@@ -25,14 +25,14 @@ class StageInputs:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One picture and the place of its prompt among `Samples.prompts`."""
+    """An encoded picture, and the index of its prompt in `Samples.prompts`."""
 
     latent: Latent
     prompt: int
 
 
 class Samples:
-    """A stage's pictures and class pictures, encoded; `prompts` are all distinct ones."""
+    """The encoded pictures and class pictures of a stage; `prompts` are the distinct prompts."""
 
     def __init__(self, material: StageInputs) -> None:
         stage, recipe = material.stage, material.recipe
@@ -42,29 +42,32 @@ class Samples:
         latents = encode(material.base.vae, [f for _, f in rows], [str(p.path) for p, _ in rows])
         self._subject = [
             SampleRow(
-                latent, self._place(recipe.fill(stage.prompt or "{caption}", picture.caption))
+                latent, self._index(recipe.fill(stage.prompt or "{caption}", picture.caption))
             )
             for latent, (picture, _) in zip(latents, rows, strict=True)
         ]
         self._prior: list[SampleRow] = []
         if stage.prior and material.class_pictures:
-            own = material.class_pictures.pictures
-            fitted = [square(open_picture(p.path), stage.dataset.resolution) for p in own]
-            place = self._place(recipe.fill(stage.prior.prompt))
-            encoded = encode(material.base.vae, fitted, [str(p.path) for p in own])
-            self._prior = [SampleRow(latent, place) for latent in encoded]
+            class_pictures = material.class_pictures.pictures
+            fitted = [
+                square(open_picture(p.path), stage.dataset.resolution) for p in class_pictures
+            ]
+            prompt = self._index(recipe.fill(stage.prior.prompt))
+            encoded = encode(material.base.vae, fitted, [str(p.path) for p in class_pictures])
+            self._prior = [SampleRow(latent, prompt) for latent in encoded]
 
     def subject(self, draws: Draws, count: int) -> list[SampleRow]:
-        """The batch's rows of the subject: every picture once before any comes again."""
+        """Return `count` rows of the subject; every picture is used once before any repeats."""
         return [self._subject[i] for i in draws.picks("subject", count, len(self._subject))]
 
     def prior(self, draws: Draws, count: int) -> list[SampleRow]:
-        """The batch's rows of the class; none without a prior."""
+        """Return `count` rows of the class; empty if the stage has no prior."""
         if not self._prior:
             return []
         return [self._prior[i] for i in draws.picks("class", count, len(self._prior))]
 
-    def _place(self, prompt: str) -> int:
+    def _index(self, prompt: str) -> int:
+        """Return the index of a prompt in `prompts`, after adding it if it is new."""
         if prompt not in self.prompts:
             self.prompts.append(prompt)
         return self.prompts.index(prompt)
@@ -73,13 +76,13 @@ class Samples:
 def _windows(
     pictures: Sequence[Picture], spec: DatasetSpec, seed: int
 ) -> list[tuple[Picture, Fitted]]:
-    """Each picture fitted as the recipe says; with random crops, each repeat another window."""
+    """Fit each picture as the recipe says; with random crops, each repeat has its own window."""
     rows = []
     for picture in pictures:
         image = open_picture(picture.path)
         if spec.crop != "random":
-            one = (whole if spec.crop == "none" else square)(image, spec.resolution)
-            rows += [(picture, one)] * spec.repeats
+            fitted = (whole if spec.crop == "none" else square)(image, spec.resolution)
+            rows += [(picture, fitted)] * spec.repeats
             continue
         source = generator(seed, "crop", picture.digest)
         for _ in range(spec.repeats):

@@ -1,4 +1,4 @@
-"""SIGTERM means: write a checkpoint and go, within the grace period."""
+"""Turn SIGTERM into a request to write a checkpoint and end within the grace period."""
 
 import signal
 import threading
@@ -9,23 +9,23 @@ from atelier.errors import Interrupted
 
 
 class Stopping:
-    """While it is entered, SIGTERM sets `asked` instead of ending the process.
+    """Within the block, SIGTERM sets `requested` instead of ending the process.
 
-    Outside the main thread, where Python takes no signals, `ask` does the same.
+    Outside the main thread, where Python cannot handle signals, call `request` instead.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self._before: Any = None
 
-    def ask(self) -> None:
-        """Stop at the next safe place."""
-        self.asked = True
+    def request(self) -> None:
+        """Request a stop at the next safe point."""
+        self.requested = True
 
-    def check(self, what: str) -> None:
-        """Interrupted where somebody asked to stop; `what` is said to be unfinished."""
-        if self.asked:
-            raise Interrupted(f"stopped while {what}; --resume goes on")
+    def check(self, activity: str) -> None:
+        """Raise Interrupted if a stop was requested; `activity` is the unfinished work."""
+        if self.requested:
+            raise Interrupted(f"stopped while {activity}; continue with --resume")
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -42,4 +42,4 @@ class Stopping:
             signal.signal(signal.SIGTERM, self._before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.ask()
+        self.request()

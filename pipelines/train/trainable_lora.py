@@ -1,8 +1,8 @@
-"""The low-rank pair beside a frozen projection, and the network it is put into.
+"""Trainable LoRA layers, and their insertion into a network.
 
-Follows LoRA (Hu et al. 2021) as PEFT has it: `y = W x + b + (alpha / rank) B A x`, with A drawn
-from a normal distribution of deviation 1/rank and B zero. It is one autograd node of eight matrix
-products, where PEFT's layer takes some thirty operations.
+Follows LoRA (Hu et al. 2021) as implemented in PEFT: `y = W x + b + (alpha / rank) B A x`. A is
+initialised from a normal distribution with deviation 1/rank, and B with zeros. The layer is one
+autograd node of eight matrix products; PEFT's layer takes about thirty operations.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from pipelines.train.draws import generator
 from services.engine.banked import FrozenLinear, replace_linear
 from services.engine.layout import UNET_TARGETS, canonical_path, linears
 
-# Ends of module names, by the recipe's targets, below the component they belong to.
+# For each target in a recipe: its component, and the suffixes of its module names.
 _TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
 TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
     **{target: ("unet", UNET_TARGETS[target]) for target in ("attn", "ff", "proj")},
@@ -33,6 +33,10 @@ class _Pair(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float
     ) -> Tensor:
+        """Return [..., out_features] for `x` [..., in_features].
+
+        `weight` is [out_features, in_features], A [rank, in_features] and B [out_features, rank].
+        """
         rows = x.reshape(-1, x.shape[-1])  # [tokens, in_features]
         low = rows @ A.T  # [tokens, rank]
         y = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
@@ -43,6 +47,7 @@ class _Pair(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Return the gradients of the inputs of `forward`; None for those without one."""
         rows, weight, A, B, low = ctx.saved_tensors
         dy = dy.reshape(-1, dy.shape[-1])
         dlow = (dy @ B).mul_(ctx.scale)
@@ -53,10 +58,11 @@ class _Pair(torch.autograd.Function):
 
 
 class LoraLinear(FrozenLinear):
-    """A frozen linear projection with its trainable pair; the pair is kept in float32.
+    """A frozen linear projection with a trainable low-rank pair in float32.
 
-    The bank's layer (`services.engine.banked.BankedLinear`) computes the same for rows with a pair
-    each and no gradients; one pair for all rows needs no batched products.
+    The layer of the bank (`services.engine.banked.BankedLinear`) computes the same without
+    gradients, for rows that each have their own pair. Here all rows share one pair, which needs no
+    batched products.
     """
 
     def __init__(self, frozen: nn.Linear, rank: int, alpha: float) -> None:
@@ -67,7 +73,7 @@ class LoraLinear(FrozenLinear):
         self.alpha, self.scale = alpha, alpha / rank
 
     def forward(self, input: Tensor) -> Tensor:
-        """[..., in_features] → [..., out_features], in the frozen weight's dtype."""
+        """Return [..., out_features] for `input` [..., in_features], in the dtype of the weight."""
         dtype = self.weight.dtype
         A, B = self.A.to(dtype), self.B.to(dtype)
         y: Tensor = _Pair.apply(input.to(dtype), self.weight, self.bias, A, B, self.scale)
@@ -77,21 +83,21 @@ class LoraLinear(FrozenLinear):
 def put_into(
     networks: Mapping[str, nn.Module], targets: Iterable[str], rank: int, alpha: float, seed: int
 ) -> dict[str, LoraLinear]:
-    """Replaces the projections that `targets` mean; returns the new layers by canonical module.
+    """Replace the targeted projections by `LoraLinear`; return the layers by canonical module name.
 
-    `networks` share their weights with the base (`services.engine.banked.share`). RecipeError
-    where a target matches nothing.
+    `networks` share their weights with the base (`services.engine.banked.share`). Raises
+    RecipeError if a target matches no layer.
     """
     layers: dict[str, LoraLinear] = {}
     for target in dict.fromkeys(targets):
-        component, ends = TARGETS[target]
-        found = list(linears(networks[component], ends))
-        if not found:
+        component, suffixes = TARGETS[target]
+        projections = list(linears(networks[component], suffixes))
+        if not projections:
             raise RecipeError(
-                f"lora.targets: {target} matches no linear layer of this base's {component}; "
-                "leave it out"
+                f"lora.targets: {target} matches no linear layer in the {component} of this base; "
+                "remove it"
             )
-        for name, linear in found:
+        for name, linear in projections:
             layer = LoraLinear(linear, rank, alpha)
             replace_linear(networks[component], name, layer)
             layers[canonical_path(component, name)] = layer
@@ -102,7 +108,7 @@ def put_into(
 
 
 def weights_of(layers: Mapping[str, LoraLinear]) -> dict[str, LoraWeights]:
-    """The pairs as they are now, on the host."""
+    """Return copies of the current pairs on the host, float32, by canonical module name."""
     return {
         module: LoraWeights(_numpy(layer.A), _numpy(layer.B), layer.alpha)
         for module, layer in layers.items()
@@ -110,7 +116,7 @@ def weights_of(layers: Mapping[str, LoraLinear]) -> dict[str, LoraWeights]:
 
 
 def tensors_of(layers: Mapping[str, LoraLinear]) -> dict[str, nn.Parameter]:
-    """The trainable parameters by canonical key."""
+    """Return the trainable parameters by canonical key (see atelier/adapter/tensor_names.py)."""
     named: dict[str, nn.Parameter] = {}
     for module, layer in layers.items():
         named[f"{module}.lora_A.weight"] = layer.A

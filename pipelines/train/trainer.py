@@ -1,4 +1,4 @@
-"""One training from beginning to end: check, prepare, train, pack, tell."""
+"""One training from start to end: check, prepare, train, package, report."""
 
 import json
 import time
@@ -28,15 +28,19 @@ from pipelines.train.progress import Silence, Watcher
 from pipelines.train.run_folder import RunFolder, commit_of
 from pipelines.train.samples import StageInputs
 from pipelines.train.stopping import Stopping
-from pipelines.train.tracking.tracker import RunTracker, Tracker, UndeliveredEvents, run_id_of
-from pipelines.train.validation import draw
+from pipelines.train.tracking.tracker import NullTracker, RunTracker, Tracker, run_id_of
+from pipelines.train.validation import generate_samples
 from services.engine import Engine, EngineSettings
 from services.engine.base import Base, load_base
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """`run_id` is MLflow's, None where it is not told; `seconds` are of this call."""
+    """The result of a training.
+
+    `run_id` is the id of the MLflow run, or None without MLflow. `seconds` is the duration of the
+    call.
+    """
 
     package: Package
     run_id: str | None
@@ -53,13 +57,14 @@ def train(
     progress: Watcher | None = None,
     until: int | None = None,
 ) -> TrainResult:
-    """Trains `recipe` into the run folder `output`; the package lies in `output/package`.
+    """Train `recipe` in the run folder `output`; the package is written to `output/package`.
 
-    Where several processes were started together (see processes.py), each calls this alike.
+    If several processes were started together (see processes.py), each calls this with the same
+    arguments.
 
-    Raises BadInput for what cannot be trained, Refused where the loss is no number, Interrupted
-    (with a checkpoint) on SIGTERM or after step `until`, and Unavailable where the disk is full or
-    a tracking server could not be told: then the package is whole all the same.
+    Raises BadInput if the recipe cannot be trained, Refused if the loss is not finite, Interrupted
+    (after writing a checkpoint) on SIGTERM or after step `until`, and Unavailable if the disk is
+    full or a tracking server is unreachable. In the last case the package is complete.
     """
     started = time.monotonic()
     stage = _only_stage(recipe)
@@ -78,12 +83,12 @@ def train(
         with processes.leader_first():
             if processes.leads:
                 folder.begin(recipe, identity, resume=resume)
-        told, shown = _tellers(recipe, folder, tracker, progress, processes)
+        tracker, watcher = _reporters(recipe, folder, tracker, progress, processes)
         job = _Job(
-            recipe, stage, base, pictures, folder, identity, told, shown, stopping, processes
+            recipe, stage, base, pictures, folder, identity, tracker, watcher, stopping, processes
         )
         try:
-            with job.telling():
+            with job.tracked():
                 package = folder.finished() or job.train(until)
                 job.conclude(package)
         except OSError as error:
@@ -91,22 +96,25 @@ def train(
             if full is None:
                 raise
             raise full from error
-    return TrainResult(package, told.run_id, stage.train.steps, time.monotonic() - started)
+    return TrainResult(package, tracker.run_id, stage.train.steps, time.monotonic() - started)
 
 
 def trained_in(output: Path) -> TrainResult:
-    """What a training that has ended left in its run folder; BadInput where none has."""
+    """Return the result of a completed training from its run folder.
+
+    `seconds` is 0. Raises BadInput if the folder contains no completed training.
+    """
     folder = RunFolder(output.absolute())
     package = folder.finished()
     if package is None:
-        raise BadInput(f"{output}: no training has ended here")
+        raise BadInput(f"{output}: contains no completed training; train into it first")
     recipe = Recipe.model_validate(json.loads(folder.about.read_text())["recipe"])
     return TrainResult(package, run_id_of(folder.root), _only_stage(recipe).train.steps, 0.0)
 
 
 @dataclass
 class _Job:
-    """What one training holds on to."""
+    """The state of one training."""
 
     recipe: Recipe
     stage: Stage
@@ -121,15 +129,15 @@ class _Job:
 
     @cached_property
     def engine(self) -> Engine:
-        """Draws class and validation pictures; made when the first is wanted."""
+        """The engine that generates class and validation pictures, created on first use."""
         settings = EngineSettings(
             slots=2, max_rank=self.stage.lora.rank, max_batch=16, device=str(self.base.device)
         )
         return Engine(self.base, settings)
 
     @contextmanager
-    def telling(self) -> Iterator[None]:
-        """The tracker learns how it ended, whatever happens."""
+    def tracked(self) -> Iterator[None]:
+        """Report the start of the training to the tracker, and its end in every case."""
         params = _flat(self.recipe.model_dump(mode="json", exclude={"stages", "folder"}))
         params |= _flat(self.stage.model_dump(mode="json"))
         self.tracker.begin(params, self._lineage())
@@ -139,15 +147,18 @@ class _Job:
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
             try:
                 self.tracker.end("stopped" if stopped else "failed")
-            except (Unavailable, OSError) as away:  # the reason for ending comes first
-                self.watcher.note(str(away))
+            except (Unavailable, OSError) as failure:  # must not replace the original error
+                self.watcher.note(str(failure))
             raise
         finally:
             self.watcher.end()
         self.tracker.end("finished")
 
     def train(self, until: int | None) -> Package:
-        """All updates that are left, then the package."""
+        """Run the remaining updates and write the package.
+
+        Raises Interrupted if a stop was requested, or after step `until`.
+        """
         spec = self.stage.train
         material = StageInputs(
             self.base, self.recipe, self.stage, self.pictures, self._class_pictures()
@@ -156,36 +167,38 @@ class _Job:
         for remark in method.remarks:
             self.watcher.note(remark)
         optimiser = Optimiser(method.trainable(), spec)
-        kept = Checkpoints(self.folder.checkpoints, self.identity, self.recipe.checkpoint.keep)
-        with self.processes.leader_first():  # who clears away what a killed run left behind
-            start = self._restored(kept, optimiser)
+        checkpoints = Checkpoints(
+            self.folder.checkpoints, self.identity, self.recipe.checkpoint.keep
+        )
+        with self.processes.leader_first():  # the leader removes unfinished checkpoints
+            start = self._restored(checkpoints, optimiser)
         loop = Loop(method, optimiser, spec, processes=self.processes)
 
         def after(step: int) -> bool:
-            stop = self.processes.any(self.stopping.asked) or step == until
-            draws = self._draws_at(step) and not stop
-            keeps = stop or step % self.recipe.checkpoint.every == 0
-            if draws or keeps:
-                loop.look(self._report)  # a loss that is no number is neither drawn nor kept
-            if draws and self.processes.leads:
-                self._draw(method, step)
-            if keeps and self.processes.leads:
-                kept.save(_snapshot(optimiser, step, step * spec.accumulate))
+            stop = self.processes.any(self.stopping.requested) or step == until
+            validate = self._validates_at(step) and not stop
+            save = stop or step % self.recipe.checkpoint.every == 0
+            if validate or save:
+                loop.report_unread(self._report)  # raises before a non-finite state is used
+            if validate and self.processes.leads:
+                self._validate(method, step)
+            if save and self.processes.leads:
+                checkpoints.save(_snapshot(optimiser, step, step * spec.accumulate))
             return stop
 
         self.watcher.begin(start, spec.steps)
         done = loop.run(start, self._report, after)
         if done < spec.steps:
             raise Interrupted(
-                f"stopped after step {done} of {spec.steps}; `--resume --output "
-                f"{self.folder.root}` goes on from there"
+                f"stopped after step {done} of {spec.steps}; resume with `--resume --output "
+                f"{self.folder.root}`"
             )
-        package = self._pack(method) if self.processes.leads else None
+        package = self._write_package(method) if self.processes.leads else None
         self.processes.wait()
         return package or Package.open(self.folder.package)
 
     def conclude(self, package: Package) -> None:
-        """The result is told; harmless where it was told before."""
+        """Report the result. Repeating this has no effect."""
         self.tracker.package(
             package.path, {"atelier.digest": package.digest, "atelier.adapter": self.recipe.adapter}
         )
@@ -210,33 +223,34 @@ class _Job:
                 wanted,
                 Home.find().root / "cache" / "class-pictures",
                 lambda: self.engine,
-                told=lambda done, of: self.watcher.note(f"class pictures: {done} of {of}"),
-                check=lambda: self.stopping.check("class pictures were drawn"),
+                report=lambda done, total: self.watcher.note(f"class pictures: {done} of {total}"),
+                check=lambda: self.stopping.check("generating class pictures"),
             )
 
-    def _restored(self, kept: Checkpoints, optimiser: Optimiser) -> int:
-        """The number of updates that a checkpoint brought back; 0 without one."""
-        found = kept.latest()
-        if found is None:
+    def _restored(self, checkpoints: Checkpoints, optimiser: Optimiser) -> int:
+        """Restore the newest checkpoint; return its number of updates, or 0 if there is none."""
+        checkpoint = checkpoints.latest()
+        if checkpoint is None:
             return 0
-        optimiser.parameters.load(found.weights)
-        optimiser.restore(found.optimiser)
+        optimiser.parameters.load(checkpoint.weights)
+        optimiser.restore(checkpoint.optimiser)
         threads = torch.get_num_threads()
-        if found.threads != threads:
+        if checkpoint.threads != threads:
             self.watcher.note(
-                f"going on with {threads} threads instead of {found.threads}: the last bits may "
-                "differ from an unbroken run"
+                f"resumed with {threads} threads instead of {checkpoint.threads}: the last bits of "
+                "the weights may differ from those of an uninterrupted run"
             )
-        return found.step
+        return checkpoint.step
 
-    def _draws_at(self, step: int) -> bool:
+    def _validates_at(self, step: int) -> bool:
         validation = self.recipe.validation
         if validation is None:
             return False
         return step % validation.every == 0 or step == self.stage.train.steps
 
-    def _draw(self, method: Method, step: int) -> None:
-        samples = draw(self.engine, self.recipe, method.adapter(), step, self.folder.samples)
+    def _validate(self, method: Method, step: int) -> None:
+        adapter, folder = method.adapter(), self.folder.samples
+        samples = generate_samples(self.engine, self.recipe, adapter, step, folder)
         for sample in samples:
             self.tracker.picture(step, sample.index, sample.prompt, sample.path)
 
@@ -246,7 +260,7 @@ class _Job:
         self.tracker.metrics(report.step, values | {"seconds_per_step": report.seconds})
         self.watcher.update(report)
 
-    def _pack(self, method: Method) -> Package:
+    def _write_package(self, method: Method) -> Package:
         return write_package(
             self.folder.package,
             {name: tensor.detach().cpu().numpy() for name, tensor in method.trainable().items()},
@@ -273,45 +287,45 @@ class _Job:
 
 
 def _load(recipe: Recipe, stage: Stage, device: torch.device) -> Base:
-    """The base, called as the recipe calls it, wherever it was brought from."""
+    """Load the base. Its `id` is the one in the recipe, even if it is loaded from another place."""
     check_precision(stage.train.precision, device)
     check_optimizer(stage.train.optimizer, device)
-    named = recipe.base_here
+    spec = recipe.base_here
     base = load_base(
-        named.model,
-        revision=named.revision,
-        vae=named.vae,
+        spec.model,
+        revision=spec.revision,
+        vae=spec.vae,
         device=device,
         dtype=DTYPES[stage.train.precision],
     )
     return replace(base, id=recipe.base.model)
 
 
-def _tellers(
+def _reporters(
     recipe: Recipe,
     folder: RunFolder,
     tracker: Tracker | None,
     progress: Watcher | None,
     processes: Processes,
 ) -> tuple[Tracker, Watcher]:
-    """Who is told: of several processes, only the leader speaks."""
+    """Return the tracker and watcher of this process; only the leader reports."""
     if not processes.leads:
-        return UndeliveredEvents(), Silence()
-    own = tracker or RunTracker(folder.root, recipe.tracking, recipe.adapter, Home.find())
-    return own, progress or Silence()
+        return NullTracker(), Silence()
+    run_tracker = tracker or RunTracker(folder.root, recipe.tracking, recipe.adapter, Home.find())
+    return run_tracker, progress or Silence()
 
 
 def _only_stage(recipe: Recipe) -> Stage:
-    """The stage to train; RecipeError for what is not built yet."""
+    """Return the only stage. Raises RecipeError for several, or for an unknown method."""
     if len(recipe.stages) > 1:
         raise RecipeError(
-            f"{recipe.adapter}: {len(recipe.stages)} stages; one is what can be trained so far: "
-            "keep stages.0 and train the rest as recipes of their own"
+            f"{recipe.adapter}: {len(recipe.stages)} stages, but only one can be trained; keep "
+            "stages.0 and train the others with separate recipes"
         )
     stage = recipe.stages[0]
     if stage.method not in METHODS:
         raise RecipeError(
-            f"{recipe.adapter}: stages.0.method {stage.method} is not built yet; built: "
+            f"{recipe.adapter}: stages.0.method {stage.method} is not implemented; use "
             f"{', '.join(METHODS)}"
         )
     return stage
@@ -323,11 +337,11 @@ def _snapshot(optimiser: Optimiser, step: int, position: int) -> Checkpoint:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `train.lr` and so on, without what is not set."""
+    """Flatten nested settings to keys such as `train.lr`, without those that are None."""
     if not isinstance(value, dict):
         return {} if value is None else {prefix: value}
     return {
-        key: one
+        key: leaf
         for name, inner in value.items()
-        for key, one in _flat(inner, f"{prefix}.{name}" if prefix else name).items()
+        for key, leaf in _flat(inner, f"{prefix}.{name}" if prefix else name).items()
     }

@@ -1,4 +1,4 @@
-"""Pictures to watch a training by: the adapter as it is now, drawn as it will be served."""
+"""Generate validation pictures during training, with the engine that serves the adapter."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,17 +17,21 @@ NAME = "in-training"
 
 @dataclass(frozen=True)
 class ValidationImage:
-    """One picture of one step."""
+    """The picture of the validation prompt number `index`."""
 
     index: int
     prompt: str
     path: Path
 
 
-def draw(
+def generate_samples(
     engine: Engine, recipe: Recipe, lora: Mapping[str, LoraWeights], step: int, folder: Path
 ) -> list[ValidationImage]:
-    """The recipe's validation prompts, always from the same noise; empty where it has none."""
+    """Generate a picture for each validation prompt of the recipe, with the same seed each time.
+
+    `lora` is the current adapter. The PNG files are written to `folder`, with `step` in their
+    names. The list is empty if the recipe has no validation.
+    """
     spec = recipe.validation
     if spec is None:
         return []

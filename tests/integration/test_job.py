@@ -118,7 +118,7 @@ def test_a_pod_is_evicted_and_the_next_one_goes_on(workshop: Workshop, tmp_path:
 
     code, said = ended(start(workshop, volume, policy))
     assert code == 0, said
-    assert "going on after" in said
+    assert "resumed after step" in said
 
     registry = Registry(workshop.tracking_uri)
     (info,) = registry.versions("tiny-cat")
@@ -216,7 +216,7 @@ def test_several_processes_are_stopped_and_go_on_as_one(workshop: Workshop, tmp_
     assert list((output / "checkpoints").iterdir())
     code, said = ended(start(workshop, volume, policy, processes=2))
     assert code == 0, said
-    assert "going on after" in said
+    assert "resumed after step" in said
     known = Registry(workshop.tracking_uri).made_from("tiny-cat", SPEC_TAG, spec.digest)
     assert known is not None and "candidate" in known.aliases
     assert known.tags["atelier.recipe"] == spec.recipe

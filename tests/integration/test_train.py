@@ -227,7 +227,9 @@ def test_sigterm_waits_for_no_class_picture(
 ) -> None:
     monkeypatch.setenv("ATELIER_HOME", str(tmp_path / "home"))
     asked = recipe(studio, stages__0__train__steps=3, stages__0__train__warmup=0)
-    with pytest.raises(Interrupted, match="while class pictures were drawn; --resume goes on"):
+    with pytest.raises(
+        Interrupted, match="while generating class pictures; continue with --resume"
+    ):
         train(asked, output=tmp_path / "run", progress=ImpatientFromTheStart())
     assert not list((tmp_path / "home/cache/class-pictures").rglob("*.png"))
     assert train(asked, output=tmp_path / "run", resume=True).steps == 3

@@ -122,4 +122,4 @@ def test_what_ends_the_processes_is_the_exit_code(studio: Path, together: Path) 
     command += ["--processes", "2"]  # and no --resume, which each of them refuses
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2, ended.stderr
-    assert "a run lies here already" in ended.stderr
+    assert "already contains a run" in ended.stderr

@@ -22,7 +22,7 @@ from commands.main import app
 from pipelines.dataset import open_folder
 from pipelines.train import train
 from pipelines.train.draws import Draws
-from pipelines.train.loop import LOOKS
+from pipelines.train.loop import READ_EVERY
 from pipelines.train.methods import METHODS
 from pipelines.train.methods.dreambooth import DreamBooth
 from pipelines.train.samples import StageInputs
@@ -87,7 +87,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_once_there_is_room(
         assert re.fullmatch(
             rf"atelier: {output}/checkpoints/step-00000004: does not fit on its disk "
             r"\(takes 1 MiB, \d+ MiB free: (No space left on device|File too large)\); .*"
-            "make room, then go on with --resume",
+            "free space, then continue with --resume",
             full.stderr.splitlines()[-1],
         )
         assert "Traceback" not in full.stderr
@@ -161,7 +161,7 @@ def test_a_loss_that_is_no_number_is_found_before_a_picture_is_drawn(
     studio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, whose losses are read now and then: the engine would refuse the adapter."""
-    monkeypatch.setitem(LOOKS, "cpu", 20)
+    monkeypatch.setitem(READ_EVERY, "cpu", 20)
     wild = recipe(
         studio,
         stages__0__train__lr=1e30,
@@ -177,10 +177,10 @@ def test_a_loss_that_is_no_number_is_found_before_a_picture_is_drawn(
 def test_what_is_not_built_is_said(studio: Path, tmp_path: Path) -> None:
     twice = recipe(studio)
     twice = twice.model_copy(update={"stages": twice.stages * 2})
-    with pytest.raises(RecipeError, match="2 stages; one is what can be trained so far"):
+    with pytest.raises(RecipeError, match="2 stages, but only one can be trained"):
         train(twice, output=tmp_path / "run")
     other = recipe(studio, stages__0__method="text_to_image")
-    with pytest.raises(RecipeError, match="text_to_image is not built yet; built: dreambooth"):
+    with pytest.raises(RecipeError, match="text_to_image is not implemented; use dreambooth"):
         train(other, output=tmp_path / "run")
     half = recipe(studio, stages__0__train__precision="fp16")
     with pytest.raises(RecipeError, match="fp16 needs a GPU"):

@@ -60,12 +60,12 @@ def test_captions_are_read_by_column(folder: Path) -> None:
         (({"file_name": "1.png", "text": "x"}, "[1]\n"), r":2: not an object"),
         (({"text": "x"},), r":1: no file_name"),
         (({"file_name": "11.png", "text": "x"},), r":1: no picture 11.png.*did you mean 1.png"),
-        (({"file_name": "../x.png", "text": "x"},), r":1: \.\./x\.png lies outside"),
+        (({"file_name": "../x.png", "text": "x"},), r":1: \.\./x\.png is outside"),
         (({"file_name": "1.png", "txt": "x"},), r"no line has the column 'text' .*mean txt"),
         (({"file_name": "1.png", "text": 3},), r":1: text is 3"),
         (
             ({"file_name": "1.png", "text": "x"}, {"file_name": "1.png", "text": "y"}),
-            r":2: 1.png has a line already",
+            r":2: 1.png has an earlier line",
         ),
     ],
 )
@@ -139,7 +139,7 @@ def test_lint_finds_what_is_wrong(folder: Path) -> None:
     glass.save(folder / "glass.png")
     (folder / "notes.txt").write_text("x")
     found = {(one.severity, one.file.name): f"{one.text}; {one.advice}" for one in lint(folder)}
-    assert "damaged or cut short" in found["error", "broken.png"]
+    assert "damaged or truncated" in found["error", "broken.png"]
     assert "same file as 1.png" in found["warning", "copy.png"]
     assert "looks like 2.png" in found["warning", "again.jpg"]
     assert "loses 67%" in found["warning", "wide.png"]

@@ -94,7 +94,7 @@ def test_a_resumed_training_ends_where_an_unbroken_one_does(tmp_path):
 
 
 def test_nothing_trained_is_never_taken_for_weights(tmp_path):
-    with pytest.raises(StateError, match=r"vae\.pt is missing: run the stage vae first"):
+    with pytest.raises(StateError, match=r"vae\.pt: the state is missing; run the stage vae first"):
         load_average(tmp_path / "vae.pt", {"vae": torch.nn.Linear(1, 1)})
     assert steps_of(tmp_path / "vae.pt") == 0
 
@@ -111,7 +111,7 @@ def test_saving_nothing_leaves_the_model_alone(tmp_path, capsys):
 def test_adopting_never_overwrites_a_training(tmp_path):
     state, linear = tmp_path / "vae.pt", torch.nn.Linear(2, 1)
     adopt(state, {"module": linear}, 5)
-    with pytest.raises(StateError, match="go on without adopt"):
+    with pytest.raises(StateError, match="continue without adopt"):
         adopt(state, {"module": torch.nn.Linear(2, 1)}, 6)
     again = torch.nn.Linear(2, 1)
     assert load_average(state, {"module": again}) == 5

@@ -166,7 +166,7 @@ def test_lines_tell_loss_speed_and_time_left() -> None:
     lines.end()
     told = page.getvalue().splitlines()
     assert told[0] == "class pictures: 0 of [8]"
-    assert "going on after 10" in told[1]
+    assert "resumed after step 10" in told[1]
     assert told[-1] == "step 20/20  loss 0.5000  4.00 it/s  0:00 left"
     assert len(told) == 3
 
@@ -174,7 +174,7 @@ def test_lines_tell_loss_speed_and_time_left() -> None:
 def test_sigterm_asks_to_stop_and_then_means_what_it_meant() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Stopping() as stopping:
-        assert not stopping.asked
+        assert not stopping.requested
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stopping.asked
+        assert stopping.requested
     assert signal.getsignal(signal.SIGTERM) is before

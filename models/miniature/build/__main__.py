@@ -1,4 +1,4 @@
-"""Make the miniature SDXL from nothing: `python -m models.miniature.build` (see README.md)."""
+"""Build the miniature SDXL from scratch: `python -m models.miniature.build` (see README.md)."""
 
 import argparse
 import os
@@ -13,10 +13,13 @@ from .stages import OTHER_STAGES, STAGES, BuildSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the given stages, or all of them. Exits with code 2 if a stage raises StateError."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.stages) - {*STAGES, *OTHER_STAGES}:
-        parser.error(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}, adopt")
+        parser.error(
+            f"no stage {', '.join(sorted(unknown))}; the stages are {', '.join(STAGES)}, adopt"
+        )
     torch.set_num_threads(os.cpu_count() or 1)
     settings = BuildSettings(
         work=chosen.work,
@@ -32,22 +35,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     settings.work.mkdir(parents=True, exist_ok=True)
     progress = BuildProgress()
-    known = {**STAGES, **OTHER_STAGES}
+    stages = {**STAGES, **OTHER_STAGES}
     for name in chosen.stages or STAGES:
-        progress.say(f"== {name}: {known[name].__doc__}")
+        progress.say(f"== {name}: {stages[name].__doc__}")
         try:
-            known[name](settings, progress)
+            stages[name](settings, progress)
         except StateError as error:
             parser.exit(2, f"{name}: {error}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="models.miniature.build", description=__doc__)
-    parser.add_argument("stages", nargs="*", metavar="stage", help=f"of {', '.join(STAGES)}; all")
-    parser.add_argument("--work", type=Path, default=Path("build/miniature"), help="kept state")
+    parser.add_argument(
+        "stages", nargs="*", metavar="stage", help=f"any of {', '.join(STAGES)} (default: all)"
+    )
+    parser.add_argument("--work", type=Path, default=Path("build/miniature"), help="state folder")
     parser.add_argument("--output", type=Path, default=Path("models/miniature"))
     parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1))
-    parser.add_argument("--pictures", type=int, default=24000, help="drawn for the denoiser")
+    parser.add_argument("--pictures", type=int, default=24000, help="pictures for the denoiser")
     parser.add_argument("--vae-steps", type=int, default=3000)
     parser.add_argument("--decoder-steps", type=int, default=1000)
     parser.add_argument("--denoiser-steps", type=int, default=16000)

@@ -1,4 +1,4 @@
-"""The model card: words around measured figures. `README.md` is written here, never by hand."""
+"""Write the model card, `README.md`, from the template `card.md` and the measured figures."""
 
 import json
 from dataclasses import asdict
@@ -10,14 +10,14 @@ from .classifier import ASPECTS
 from .quality import CHANCE, Figures, Shares
 
 _TEXT: Final[Path] = Path(__file__).with_name("card.md")
-_CAPTIONS: Final[float] = 0.9  # the least share of right kinds, of right colours, of right places
+_CAPTIONS: Final[float] = 0.9  # target for the lowest share of correct kinds, colours or places
 _PSNR: Final[float] = 29.0  # dB
 _PARTS: Final = ("vae", "decoder", "denoiser", "classifier", "clip", "dino")
-_NEAR_CHANCE: Final[float] = 0.02  # what two hundred captions may leave to luck
+_NEAR_CHANCE: Final[float] = 0.02  # tolerated deviation from chance with 200 captions
 
 
 def write_card(folder: Path, figures: Figures) -> None:
-    """Write `README.md` and `quality.json` into the model's folder."""
+    """Write `README.md` and `quality.json` to the folder of the model."""
     (folder / "quality.json").write_text(json.dumps(asdict(figures), indent=2) + "\n")
     text = Template(_TEXT.read_text()).substitute(
         aspects=_aspects(figures),
@@ -43,7 +43,7 @@ def write_card(folder: Path, figures: Figures) -> None:
 
 
 def _aspects(figures: Figures) -> str:
-    """A table row for each measure, a column for each aspect and one for all of them at once."""
+    """Return a Markdown table: a row for each measure, a column for each aspect and for all."""
     sizes = figures.sizes
     rows = {
         f"{sizes.drawn} drawn pictures (the classifier itself)": figures.classifier,
@@ -66,14 +66,17 @@ def _least(shares: Shares) -> float:
 
 
 def _near_chance(shuffled: Shares) -> str:
-    """How far shuffled captions are from chance: further, and the judge sees something else."""
+    """Return how far shuffled captions are from chance.
+
+    A large deviation means that the classifier does not measure the content of the captions.
+    """
     gap = max(abs(shuffled[name] - CHANCE[name]) for name in ASPECTS)
     met = "at chance" if gap <= _NEAR_CHANCE else "**not at chance**"
     return f"{met} (at most {100 * gap:.1f} points from it)"
 
 
 def _verdict(value: float, target: float, form: str) -> str:
-    """The figure, and whether it is where it should be."""
+    """Return the figure, its target, and whether the target is met."""
     met = "met" if value >= target else "**not yet met**"
     return f"{form.format(value)} (target {form.format(target)}: {met})"
 

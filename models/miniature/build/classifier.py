@@ -1,6 +1,6 @@
-"""The judge of the quality figures: what kind, colour and place does a picture show?
+"""The classifier behind the quality figures: kind, colour and place of a picture.
 
-Trained on drawn pictures only, apart from every part of the pipeline it judges.
+It is trained on drawn pictures only, independently of the pipeline that it measures.
 """
 
 from itertools import pairwise
@@ -28,7 +28,7 @@ LEARNING_RATE: Final[float] = 3e-3
 
 
 class Classifier(nn.Module):
-    """Pixels [batch, 3, 128, 128] in [-1, 1] to one row of logits for each aspect."""
+    """A convolutional network with one classification head for each aspect."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,12 +42,13 @@ class Classifier(nn.Module):
         )
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return logits [batch, values] by aspect, for pixels [batch, 3, 128, 128] in [-1, 1]."""
         features = self.body(pixels)
         return {name: head(features) for name, head in self.heads.items()}
 
 
 def labels(scenes: tuple[Scene, ...] | list[Scene]) -> dict[str, torch.Tensor]:
-    """int64 [count] for each aspect."""
+    """Return the correct class of each scene, int64 [count], by aspect."""
     columns = zip(*(scene.combination for scene in scenes), strict=True)
     return {
         name: torch.tensor([values.index(value) for value in column])
@@ -56,12 +57,14 @@ def labels(scenes: tuple[Scene, ...] | list[Scene]) -> dict[str, torch.Tensor]:
 
 
 def classifier_run(work: Path, steps: int) -> Run:
+    """Return the settings for training the classifier, with the state in `work`."""
     return Run("classifier", work / "classifier.pt", steps, LEARNING_RATE, decay=0.98, seed=5)
 
 
 def train_classifier(
     drawn: Drawn, run: Run, device: torch.device, progress: BuildProgress
 ) -> Classifier:
+    """Train the classifier, or resume from its state; return it with averaged weights."""
     torch.manual_seed(5)
     model = Classifier().to(device)
     truth = labels(drawn.scenes)
@@ -69,8 +72,8 @@ def train_classifier(
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(drawn), (BATCH,), generator=generator)
         pixels = roughen(as_input(drawn.pictures[rows]), generator).to(device)
-        answers = model(pixels)
-        losses = [F.cross_entropy(answers[name], truth[name][rows].to(device)) for name in ASPECTS]
+        logits = model(pixels)
+        losses = [F.cross_entropy(logits[name], truth[name][rows].to(device)) for name in ASPECTS]
         return torch.stack(losses).sum()
 
     train(run, {"classifier": model}, loss, Team(), progress)
@@ -78,15 +81,17 @@ def train_classifier(
 
 
 def load_classifier(run: Run) -> Classifier:
+    """Load the averaged weights from the state of a run. Raises StateError if it is missing."""
     model = Classifier()
     load_average(run.state, {"classifier": model})
     return model.eval()
 
 
 def roughen(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A little noise on all, a little blur on half: what generated pictures have, drawn ones not.
+    """Add noise to pixels [batch, 3, height, width], and blur half of the batches.
 
-    Without it a judge may lean on the drawings' perfect edges.
+    Generated pictures have both, drawn ones do not. Without this the classifier may rely on the
+    exact edges of drawn pictures.
     """
     if torch.rand((), generator=generator) < 0.5:
         pixels = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -98,9 +103,9 @@ def roughen(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def classify(
     model: Classifier, pictures: torch.Tensor, device: torch.device
 ) -> dict[str, list[str]]:
-    """The value of every aspect that the classifier sees in uint8 pictures [count, 3, 128, 128]."""
-    seen: dict[str, list[str]] = {name: [] for name in ASPECTS}
+    """Return the predicted value of every aspect for uint8 pictures [count, 3, 128, 128]."""
+    predicted: dict[str, list[str]] = {name: [] for name in ASPECTS}
     for batch in pictures.split(100):
         for name, logits in model(as_input(batch).to(device)).items():
-            seen[name] += [ASPECTS[name][index] for index in logits.argmax(1).tolist()]
-    return seen
+            predicted[name] += [ASPECTS[name][index] for index in logits.argmax(1).tolist()]
+    return predicted

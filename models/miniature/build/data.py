@@ -1,4 +1,4 @@
-"""Pictures for training: drawn once in shards, from a seed, on every core there is."""
+"""Draw the pictures for training once, in shards, from a seed, on all cores."""
 
 import os
 import zlib
@@ -22,13 +22,16 @@ POSES: Final[int] = 4  # pictures of each random character, all in different pla
 
 
 def held_out(scene: Scene) -> bool:
-    """A tenth of the combinations of kind, colour and place is kept from all training."""
+    """Return whether the scene belongs to the tenth of combinations excluded from training.
+
+    A combination is kind, colour and place.
+    """
     return zlib.crc32(" ".join(scene.combination).encode()) % 10 == 0
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures uint8 [count, 3, SIZE, SIZE] and the scene each shows."""
+    """Drawn pictures, uint8 [count, 3, SIZE, SIZE], and the scene of each."""
 
     pictures: torch.Tensor
     scenes: tuple[Scene, ...]
@@ -38,7 +41,7 @@ class Drawn:
 
 
 def common_scenes(rng: Random) -> Iterator[Scene]:
-    """What the base model learns from."""
+    """Yield the scenes on which the base model is trained."""
     while True:
         scene = common_scene(rng)
         if not held_out(scene):
@@ -46,7 +49,7 @@ def common_scenes(rng: Random) -> Iterator[Scene]:
 
 
 def held_out_scenes(rng: Random) -> Iterator[Scene]:
-    """Combinations that nothing was trained on."""
+    """Yield scenes with combinations that are excluded from training."""
     while True:
         scene = common_scene(rng)
         if held_out(scene):
@@ -54,7 +57,7 @@ def held_out_scenes(rng: Random) -> Iterator[Scene]:
 
 
 def character_scenes(rng: Random) -> Iterator[Scene]:
-    """Random individuals, `POSES` pictures each: for the VAE and the judges, never the UNet."""
+    """Yield `POSES` scenes of each random character, for the VAE and the scorers, not the UNet."""
     while True:
         subject = character(rng.randrange(2**32))
         for place in rng.sample(list(PLACES), POSES):
@@ -62,7 +65,7 @@ def character_scenes(rng: Random) -> Iterator[Scene]:
 
 
 def subject_scenes(rng: Random) -> Iterator[Scene]:
-    """Common subjects, `POSES` pictures each, for the encoder that tells individuals apart."""
+    """Yield `POSES` scenes of each common subject, for the DINO scorer."""
     while True:
         subject = common_scene(rng).subject
         for place in rng.sample(list(PLACES), POSES):
@@ -73,7 +76,7 @@ SOURCES: Final[dict[str, Callable[[Random], Iterator[Scene]]]] = {
     "common": common_scenes,
     "held-out": held_out_scenes,
     "characters": character_scenes,
-    "strangers": character_scenes,  # individuals that no judge was trained on
+    "strangers": character_scenes,  # characters on which no scorer is trained
     "subjects": subject_scenes,
 }
 
@@ -81,9 +84,9 @@ SOURCES: Final[dict[str, Callable[[Random], Iterator[Scene]]]] = {
 def load_drawn(
     work: Path, source: str, count: int, progress: BuildProgress, first_shard: int = 0
 ) -> Drawn:
-    """The first `count` pictures of a source, drawing those shards that are not on disk yet.
+    """Return the first `count` pictures of a source, after drawing the missing shards.
 
-    `first_shard` leaves out the shards before it.
+    The shards before `first_shard` are left out. `source` is a key of SOURCES.
     """
     shards = range(first_shard, -(-count // SHARD))
     folder = work / "drawn"
@@ -105,7 +108,7 @@ def load_drawn(
 
 
 def shard_scenes(source: str, shard: int) -> list[Scene]:
-    """What the pictures of a shard show, without drawing them."""
+    """Return the scenes of a shard without drawing them."""
     scenes = SOURCES[source](Random(f"{source} {shard}"))
     return [next(scenes) for _ in range(SHARD)]
 

@@ -1,8 +1,8 @@
-"""The UNet and the two text encoders, trained together on cached latents.
+"""Train the UNet and the two text encoders together on cached latents.
 
-Epsilon prediction with min-SNR weights (Hang et al. 2023), averaged weights, and a caption
-drop-out that puts zeros in place of the embeddings: that is what `force_zeros_for_empty_prompt`
-gives the pipeline for an absent negative prompt, so guidance meets what it was trained on.
+The loss is epsilon prediction with min-SNR weights (Hang et al. 2023); the saved weights are
+averaged. Caption drop-out replaces the embeddings by zeros, because with
+`force_zeros_for_empty_prompt` the pipeline uses zeros if there is no negative prompt.
 """
 
 from dataclasses import dataclass
@@ -29,12 +29,13 @@ DROP_CAPTION: Final[float] = 0.1
 
 @dataclass
 class Denoiser:
-    """What is trained together: noise is predicted by the UNet from the encoders' words."""
+    """The UNet and the text encoders, which are trained together."""
 
     unet: UNet2DConditionModel
     text: MiniatureTextEncoders
 
     def modules(self) -> dict[str, torch.nn.Module]:
+        """Return the networks by the names of their folders in a pipeline."""
         return {
             "unet": self.unet,
             "text_encoder": self.text.first,
@@ -42,6 +43,7 @@ class Denoiser:
         }
 
     def to(self, device: torch.device) -> "Denoiser":
+        """Move the networks to a device, the UNet in channels-last format."""
         self.unet.to(device, memory_format=torch.channels_last)
         self.text.first.to(device)
         self.text.second.to(device)
@@ -49,7 +51,10 @@ class Denoiser:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """SDXL's UNet in shape: no attention in the outer block, text and sizes in the embedding."""
+    """Return an untrained UNet with the structure of SDXL's.
+
+    The outer blocks have no attention, and the embedding includes text and sizes.
+    """
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -70,18 +75,20 @@ def new_unet() -> UNet2DConditionModel:
 
 
 def new_denoiser(tokenizer: CLIPTokenizer) -> Denoiser:
+    """Return an untrained UNet and untrained text encoders, from a fixed seed."""
     torch.manual_seed(2)
     return Denoiser(new_unet(), new_text_encoders(tokenizer))
 
 
 def noise_schedule() -> DDPMScheduler:
-    """SDXL's betas."""
+    """Return a scheduler with the betas of SDXL."""
     return DDPMScheduler(
         num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
     )
 
 
 def denoiser_run(work: Path, steps: int) -> Run:
+    """Return the settings for training the denoiser, with the state in `work`."""
     return Run("denoiser", work / "denoiser.pt", steps, LEARNING_RATE, seed=3)
 
 
@@ -93,7 +100,7 @@ def train_denoiser(
     device: torch.device,
     progress: BuildProgress,
 ) -> None:
-    """Train to the run's steps, from the last checkpoint; leaves averaged weights in `model`."""
+    """Train `model` for the steps of the run, from the last checkpoint, and average its weights."""
     model.to(device)
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
@@ -114,7 +121,7 @@ class _Batch:
     timesteps: torch.Tensor
     ids: torch.Tensor
     ids_2: torch.Tensor
-    kept: torch.Tensor  # float [batch], 0 where the caption is dropped
+    kept: torch.Tensor  # float [batch], 0 if the caption is dropped
 
 
 def _draw_batch(latents: Latents, count: int, generator: torch.Generator) -> _Batch:
@@ -122,9 +129,9 @@ def _draw_batch(latents: Latents, count: int, generator: torch.Generator) -> _Ba
     wording = torch.randint(WORDINGS, (count,), generator=generator)
     shape = (2, count, *latents.mean.shape[1:])
     fresh, noise = torch.randn(shape, generator=generator)
-    # One timestep from each part of the range: the same mean, less variance.
-    ladder = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    timesteps = (ladder * 1000).long().clamp(max=999)
+    # Stratified timesteps: the same mean with less variance.
+    positions = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    timesteps = (positions * 1000).long().clamp(max=999)
     clean = latents.mean[rows] + latents.deviation[rows] * fresh
     return _Batch(
         noisy=_SCHEDULE.add_noise(clean, noise, timesteps),
@@ -153,7 +160,7 @@ def _loss(model: Denoiser, batch: _Batch, device: torch.device) -> torch.Tensor:
 
 
 def _snr_weight(timesteps: torch.Tensor) -> torch.Tensor:
-    """min(SNR, gamma) / SNR, the weight for epsilon prediction."""
-    kept = _SCHEDULE.alphas_cumprod[timesteps]
-    snr = kept / (1 - kept)
+    """Return min(SNR, gamma) / SNR, the loss weights [batch] for epsilon prediction."""
+    alpha = _SCHEDULE.alphas_cumprod[timesteps]
+    snr = alpha / (1 - alpha)
     return snr.clamp(max=SNR_GAMMA) / snr

@@ -1,4 +1,4 @@
-"""The pictures an adapter starts from: one character in a few places, the rest never shown."""
+"""Draw the example pictures for an adapter: one character in five of the eight places."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Final
 
 from .world import PHRASES, THOR_CAT, Character, draw
 
-# Five places of eight; forest, snow and space are left for the adapter to imagine.
+# Forest, snow and space are left out, to test whether the adapter generalises to them.
 SHOWN: Final[tuple[str, ...]] = (
     "beach",
     "room",
@@ -21,7 +21,10 @@ SHOWN: Final[tuple[str, ...]] = (
 
 
 def write_example(folder: Path, subject: Character = THOR_CAT, seed: int = 5) -> None:
-    """Write pictures and a `metadata.jsonl` with a caption for each, as an image folder."""
+    """Write eight pictures of the subject, and `metadata.jsonl` with a caption for each.
+
+    The format is that of Hugging Face's image folders.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng, lines = Random(seed), []
     for number, place in enumerate(SHOWN, start=1):

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Write files and folders atomically."""
 
 import os
 import shutil
@@ -11,12 +11,12 @@ import torch
 
 
 class StateError(Exception):
-    """The state folder does not hold what a stage needs, or holds what it would overwrite."""
+    """The state folder lacks a file that a stage needs, or has one that it would overwrite."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the place of `path` when the block ends well."""
+    """Yield a temporary path, which replaces `path` if the block ends without an error."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield aside
@@ -34,12 +34,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Save a training state so that a kill at any moment leaves the last good one."""
+    """Save a training state atomically: if the process is killed, the previous state remains."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as aside:
         torch.save(state, aside)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """The saved state, or None where training has not begun."""
+    """Return the saved state, or None if the file does not exist."""
     return torch.load(path, weights_only=False) if path.exists() else None

@@ -1,7 +1,7 @@
-"""The two encoders that judge adapters: a small CLIP, and a self-supervised image encoder.
+"""The two scorers that evaluate adapters: a small CLIP, and a self-supervised image encoder.
 
-Both are trained on drawn pictures, random characters included, so that parts the base model never
-shows (helmets, capes, hammers) mean something to them.
+Both are trained on drawn pictures that include random characters. They therefore recognise parts
+that are not in the training pictures of the base model, such as helmets, capes and hammers.
 """
 
 from pathlib import Path
@@ -44,7 +44,7 @@ _PIXELS: Final[dict[str, object]] = {
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """CLIP with both towers small; it reads the pipeline's own tokens."""
+    """Return an untrained CLIP with two small encoders, for the tokenizer of the pipeline."""
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=96,
@@ -72,6 +72,7 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def clip_run(work: Path, steps: int) -> Run:
+    """Return the settings for training CLIP, with the state in `work`."""
     return Run("clip", work / "clip.pt", steps, 1e-3, 0.05, decay=0.99, seed=7)
 
 
@@ -82,10 +83,10 @@ def train_clip(
     device: torch.device,
     progress: BuildProgress,
 ) -> CLIPModel:
-    """Contrastive training on pictures and their captions.
+    """Train CLIP contrastively on pictures and captions; return it with averaged weights.
 
-    Half of the batches show one place only and have full captions, so that the background tells
-    nothing and the subject must; the others are as people put them.
+    Half of the batches have full captions and a single place, so that only the subject
+    distinguishes their pictures. The others have all places and varied captions.
     """
     torch.manual_seed(7)
     model = new_clip(tokenizer).to(device)
@@ -95,23 +96,23 @@ def train_clip(
     free = token_ids(tokenizer, [caption(scene, rng) for scene in scenes])
     longest = int((torch.cat([full, free]) != tokenizer.eos_token_id).sum(1).max()) + 1
     pictures = torch.cat([source.pictures for source in drawn])
-    everything = torch.arange(len(scenes))
+    all_rows = torch.arange(len(scenes))
     places = [torch.tensor([scene.place == place for scene in scenes]) for place in PLACES]
-    at_place = [everything[mask] for mask in places]
+    at_place = [all_rows[mask] for mask in places]
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        pool = at_place[step // 2 % len(at_place)] if step % 2 else everything
+        pool = at_place[step // 2 % len(at_place)] if step % 2 else all_rows
         rows = pool[torch.randint(len(pool), (CLIP_BATCH,), generator=generator)]
-        words = (full if step % 2 else free)[rows, :longest]
+        tokens = (full if step % 2 else free)[rows, :longest]
         pixels = as_input(pictures[rows]).to(device)
-        return model(input_ids=words.to(device), pixel_values=pixels, return_loss=True).loss
+        return model(input_ids=tokens.to(device), pixel_values=pixels, return_loss=True).loss
 
     train(run, {"clip": model}, loss, Team(), progress)
     return model.eval()
 
 
 def new_twins() -> ViTModel:
-    """A vision transformer of DINO's kind; its first token is the picture's feature."""
+    """Return an untrained vision transformer like DINO's; its class token is the image feature."""
     return ViTModel(
         ViTConfig(
             hidden_size=128,
@@ -126,13 +127,15 @@ def new_twins() -> ViTModel:
 
 
 def twins_run(work: Path, steps: int) -> Run:
+    """Return the settings for training the image encoder, with the state in `work`."""
     return Run("dino", work / "dino.pt", steps, 1e-3, 0.05, decay=0.99, seed=8)
 
 
 def train_twins(drawn: Drawn, run: Run, device: torch.device, progress: BuildProgress) -> ViTModel:
-    """InfoNCE on pairs: one individual in two places, each picture shifted, scaled and relit.
+    """Train the image encoder by InfoNCE (van den Oord et al. 2018); return averaged weights.
 
-    No attribute is ever told; only the pairing is, which says that place and pose do not matter.
+    A pair is the same individual in two places, with random shift, scale and light. The pairs are
+    the only supervision; they make the features independent of place and pose.
     """
     torch.manual_seed(8)
     model = new_twins().to(device)
@@ -152,12 +155,12 @@ def train_twins(drawn: Drawn, run: Run, device: torch.device, progress: BuildPro
 
 
 def image_feature(model: ViTModel, pixels: torch.Tensor) -> torch.Tensor:
-    """Unit-length features [batch, 128] of pixels in [-1, 1]."""
+    """Return unit-length features [batch, 128] of pixels [batch, 3, SIZE, SIZE] in [-1, 1]."""
     return F.normalize(model(pixel_values=pixels).last_hidden_state[:, 0], dim=-1)
 
 
 def _view(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each picture shifted, scaled and relit at random; half of the batches mirrored."""
+    """Shift, scale and relight each picture at random, and mirror half of the batches."""
     count = len(pictures)
     pixels = as_input(pictures)
     scale = 0.85 + 0.3 * torch.rand(count, generator=generator)
@@ -174,7 +177,7 @@ def _view(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Save as `CLIPModel` + `CLIPProcessor`, in fp16."""
+    """Save a `CLIPModel` with its `CLIPProcessor`, in fp16. The weights in memory are rounded."""
     size = {"height": SIZE, "width": SIZE}
     images = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=size, **_PIXELS)
     with replacing(folder) as aside:
@@ -185,7 +188,10 @@ def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 def save_twins(model: ViTModel, folder: Path) -> None:
-    """Save for `AutoModel` + `AutoImageProcessor`, in fp16, as DINO's ViT-S/16 is."""
+    """Save for `AutoModel` and `AutoImageProcessor`, like DINO's ViT-S/16, in fp16.
+
+    The weights in memory are rounded.
+    """
     images = ViTImageProcessor(size={"height": SIZE, "width": SIZE}, **_PIXELS)
     with replacing(folder) as aside:
         model.half().save_pretrained(aside)

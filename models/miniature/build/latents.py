@@ -1,4 +1,4 @@
-"""Pictures as the UNet sees them: posterior moments and token ids, made once and kept in shards."""
+"""Encode the training pictures of the UNet once: posterior moments, in shards, and token ids."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -24,10 +24,10 @@ WORDINGS: Final[int] = 4  # captions for each picture
 
 @dataclass(frozen=True)
 class Latents:
-    """The posterior of every picture, so that no step runs the encoder, and its wordings.
+    """The posterior and the tokenized captions of every picture.
 
-    `mean`, `deviation`: float [count, 4, 16, 16], already times `factor`, the VAE's scaling;
-    `ids`, `ids_2`: int64 [count, WORDINGS, 77].
+    `mean`, `deviation`: float [count, 4, 16, 16], multiplied by `factor`, the scaling factor of the
+    VAE; `ids`, `ids_2`: int64 [count, WORDINGS, 77].
     """
 
     mean: torch.Tensor
@@ -38,7 +38,7 @@ class Latents:
 
 
 def encode_pictures(work: Path, count: int, workers: int, progress: BuildProgress) -> None:
-    """Encode those shards of the common pictures that are not encoded yet."""
+    """Encode the shards of the first `count` common pictures that are not yet encoded."""
     folder = work / "latents"
     folder.mkdir(parents=True, exist_ok=True)
     shards = [n for n in range(-(-count // SHARD)) if not _path(work, n).exists()]
@@ -54,7 +54,7 @@ def encode_pictures(work: Path, count: int, workers: int, progress: BuildProgres
 def load_latents(
     work: Path, count: int, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]
 ) -> Latents:
-    """The first `count` pictures, encoded before."""
+    """Load the latents of the shards with the first `count` pictures, and tokenize captions."""
     shards = range(-(-count // SHARD))
     moments = np.concatenate([np.load(_path(work, n)) for n in shards]).astype(np.float32)
     scenes = [scene for n in shards for scene in shard_scenes("common", n)]
@@ -67,11 +67,14 @@ def load_latents(
 
 
 def scaling_factor(work: Path) -> float:
-    """What gives latents unit variance; settled once, since the UNet learns by it."""
-    settled = work / "scaling_factor.txt"
-    if not settled.exists():
-        settled.write_text(repr(float(1 / np.load(_path(work, 0))[:, 0].astype(np.float32).std())))
-    return float(settled.read_text())
+    """Return the factor that gives latents unit variance.
+
+    It is computed once and stored in `work`, because the trained UNet depends on it.
+    """
+    file = work / "scaling_factor.txt"
+    if not file.exists():
+        file.write_text(repr(float(1 / np.load(_path(work, 0))[:, 0].astype(np.float32).std())))
+    return float(file.read_text())
 
 
 def _path(work: Path, shard: int) -> Path:

@@ -1,4 +1,4 @@
-"""The parts as one `StableDiffusionXLPipeline`, saved in fp16 where everyone can load it."""
+"""Assemble the parts to a `StableDiffusionXLPipeline`, and save it in fp16."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ FOLDERS: Final[tuple[str, ...]] = (
 def assemble(
     vae: AutoencoderKL, model: Denoiser, tokenizers: tuple[CLIPTokenizer, CLIPTokenizer]
 ) -> StableDiffusionXLPipeline:
-    """The pipeline, with SDXL's own scheduler settings."""
+    """Return a pipeline of these parts with the scheduler settings of SDXL."""
     pipeline = StableDiffusionXLPipeline(
         vae=vae,
         text_encoder=model.text.first,
@@ -50,7 +50,7 @@ def assemble(
 
 
 def save_pipeline(pipeline: StableDiffusionXLPipeline, folder: Path) -> None:
-    """Save to the side in fp16, then move each part into place; rounds `pipeline`'s weights."""
+    """Save a pipeline in fp16 and replace each part atomically; weights in memory are rounded."""
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".saving-", dir=folder) as aside:
         pipeline.to(dtype=torch.float16).save_pretrained(aside)
@@ -64,10 +64,10 @@ def save_pipeline(pipeline: StableDiffusionXLPipeline, folder: Path) -> None:
 
 
 def declare_float32(folder: Path) -> None:
-    """Let transformers load a model in fp32 though its file holds fp16.
+    """Set the dtype in a model's config to float32, although its weights are stored in fp16.
 
-    transformers takes the dtype of the config where a caller names none, diffusers fp32: a plain
-    `StableDiffusionXLPipeline.from_pretrained` would otherwise mix the two and fail.
+    If a caller passes no dtype, transformers loads in the dtype of the config but diffusers in
+    fp32. `StableDiffusionXLPipeline.from_pretrained` would otherwise mix the two and fail.
     """
     path = folder / "config.json"
     config = json.loads(path.read_text())

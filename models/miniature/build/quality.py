@@ -1,4 +1,4 @@
-"""What the miniature is worth, in figures: measured on the saved folder as anyone would load it."""
+"""Measure the quality of the miniature, loaded from its saved folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -27,8 +27,8 @@ from .world import ACCENTS, Scene, common_scene, plain_caption
 
 Shares = dict[str, float]
 
-# The world draws every aspect evenly and apart from the others, so whatever a picture shows, a
-# caption drawn for another one agrees with it this often.
+# Aspects are distributed uniformly and independently of each other, so the caption of another
+# picture agrees with a picture this often.
 CHANCE: Final[Shares] = {
     **{name: 1 / len(values) for name, values in ASPECTS.items()},
     "all": 1 / prod(len(values) for values in ASPECTS.values()),
@@ -37,19 +37,19 @@ CHANCE: Final[Shares] = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured, and how pictures are asked for."""
+    """The numbers of pictures to measure, and the sampling settings."""
 
-    captions: int = 200  # drawn as for training, so a tenth of them are held-out combinations
-    held_out: int = 100  # captions of held-out combinations alone
+    captions: int = 200  # random scenes, of which a tenth are held-out combinations
+    held_out: int = 100  # scenes with held-out combinations only
     drawn: int = 500  # pictures for the classifier, the VAE and the scorers
-    reconstructed: int = 200  # of them, by the VAE
-    choices: int = 150  # of them, on which CLIP chooses among captions
+    reconstructed: int = 200  # how many of the drawn pictures the VAE reconstructs
+    choices: int = 150  # for how many of the drawn pictures CLIP chooses among captions
     sampling: ImageSampling = field(default_factory=ImageSampling)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Everything the model card tells; shares are between 0 and 1."""
+    """The measurements in the model card; shares are between 0 and 1, PSNR is in dB."""
 
     base: str  # the digest of the weights that were measured
     sizes: Sizes
@@ -72,20 +72,21 @@ def measure(
     device: torch.device,
     progress: BuildProgress,
 ) -> Figures:
-    """Measure the pipeline and the scorers in `folder`; draws the card's pictures on the way."""
+    """Measure the pipeline and the scorers in `folder`, and write the pictures of the card."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder, use_safetensors=True).to(device)
     classifier.to(device)
     drawn = load_drawn(work, "held-out", sizes.drawn, progress)
     strangers = load_drawn(work, "strangers", sizes.drawn, progress)
     rng = Random("quality")
-    asked = [common_scene(rng) for _ in range(sizes.captions)]
+    random_scenes = [common_scene(rng) for _ in range(sizes.captions)]
     unseen = list(islice(held_out_scenes(rng), sizes.held_out))
-    captions = [plain_caption(scene) for scene in (*asked, *unseen)]
+    captions = [plain_caption(scene) for scene in (*random_scenes, *unseen)]
     pictures = generate(folder, captions, sizes.sampling, workers, device)
-    own, shuffled = agreement(classify(classifier, pictures[: len(asked)], device), asked)
-    held_out, _ = agreement(classify(classifier, pictures[len(asked) :], device), unseen)
+    count = len(random_scenes)
+    own, shuffled = agreement(classify(classifier, pictures[:count], device), random_scenes)
+    held_out, _ = agreement(classify(classifier, pictures[count:], device), unseen)
     itself, _ = agreement(classify(classifier, drawn.pictures, device), drawn.scenes)
-    write_sheets(folder / "pictures", pipeline.vae, drawn, pictures[: len(asked)], asked)
+    write_sheets(folder / "pictures", pipeline.vae, drawn, pictures[:count], random_scenes)
     return Figures(
         base=base_digest(folder),
         sizes=sizes,
@@ -100,20 +101,22 @@ def measure(
     )
 
 
-def agreement(seen: dict[str, list[str]], scenes: Sequence[Scene]) -> tuple[Shares, Shares]:
-    """How often each aspect, and all at once, is seen as in the picture's own scene, and as in the
-    others': what shuffling the captions gives, over all ways to pair a picture with a stranger's.
+def agreement(predicted: dict[str, list[str]], scenes: Sequence[Scene]) -> tuple[Shares, Shares]:
+    """Return how often the predicted aspects agree with the picture's own scene, and with others.
+
+    The shares are by aspect, and for all aspects together (`all`). The second result is the
+    average over all ways to shuffle the captions.
     """
     shown = {
         name: np.array([scene.combination[position] for scene in scenes])
         for position, name in enumerate(ASPECTS)
     }
-    # [pictures, scenes]: whether the picture shows what the scene asks for
-    same = {name: np.array(seen[name])[:, None] == shown[name] for name in ASPECTS}
+    # bool [pictures, scenes]: whether the prediction for the picture agrees with the scene
+    same = {name: np.array(predicted[name])[:, None] == shown[name] for name in ASPECTS}
     same["all"] = np.logical_and.reduce(list(same.values()))
     others = ~np.eye(len(scenes), dtype=bool)
-    own = {name: float(one.diagonal().mean()) for name, one in same.items()}
-    return own, {name: float(one[others].mean()) for name, one in same.items()}
+    own = {name: float(agrees.diagonal().mean()) for name, agrees in same.items()}
+    return own, {name: float(agrees[others].mean()) for name, agrees in same.items()}
 
 
 def _psnr(
@@ -130,12 +133,13 @@ def _psnr(
 
 @torch.no_grad()
 def _clip_choices(folder: Path, drawn: Drawn, count: int, device: torch.device) -> Shares:
-    """How often, among captions that differ in one aspect alone, the true one scores highest."""
+    """Return how often the correct caption scores highest, by the aspect in which they differ."""
     clip = CLIPModel.from_pretrained(folder, use_safetensors=True).eval().to(device)
-    words = AutoTokenizer.from_pretrained(folder)
-    pixels = AutoImageProcessor.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
     shown = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in drawn.pictures[:count]]
-    images = _features(clip.get_image_features(**pixels(shown, return_tensors="pt").to(device)))
+    inputs = processor(shown, return_tensors="pt").to(device)
+    images = _features(clip.get_image_features(**inputs))
     shares = {}
     for position, (name, values) in enumerate(ASPECTS.items()):
         texts = [
@@ -143,7 +147,7 @@ def _clip_choices(folder: Path, drawn: Drawn, count: int, device: torch.device) 
             for scene in drawn.scenes[:count]
             for value in values
         ]
-        tokens = words(texts, padding=True, return_tensors="pt").to(device)
+        tokens = tokenizer(texts, padding=True, return_tensors="pt").to(device)
         features = _features(clip.get_text_features(**tokens)).view(count, len(values), -1)
         chosen = (features @ images[:, :, None]).squeeze(-1).argmax(1).tolist()
         truth = [s.combination[position] for s in drawn.scenes[:count]]
@@ -152,8 +156,10 @@ def _clip_choices(folder: Path, drawn: Drawn, count: int, device: torch.device) 
 
 
 def swapped(scene: Scene, aspect: str, value: str) -> Scene:
-    """The scene with another value of one aspect; a colour brings its usual second colour along,
-    since a caption would name any other."""
+    """Return the scene with another value of one aspect.
+
+    A new colour also changes the second colour to its usual one, because a caption names any other.
+    """
     if aspect == "place":
         return replace(scene, place=value)
     subject = replace(scene.subject, **{aspect: value})
@@ -165,11 +171,15 @@ def swapped(scene: Scene, aspect: str, value: str) -> Scene:
 
 @torch.no_grad()
 def _individuals(folder: Path, strangers: Drawn, device: torch.device) -> Shares:
-    """Area under the curve: is a picture nearer to the same individual elsewhere than to others?"""
+    """Return how well the scorer distinguishes individuals: areas under the ROC curve and cosines.
+
+    The area is the probability that two pictures of an individual have a higher cosine than
+    pictures of two individuals.
+    """
     model = AutoModel.from_pretrained(folder, use_safetensors=True).eval().to(device)
-    pixels = AutoImageProcessor.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
     shown = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in strangers.pictures]
-    states = model(**pixels(shown, return_tensors="pt").to(device)).last_hidden_state[:, 0]
+    states = model(**processor(shown, return_tensors="pt").to(device)).last_hidden_state[:, 0]
     features = torch.nn.functional.normalize(states, dim=-1).cpu().numpy()
     cosine = features @ features.T
     individual = np.arange(len(shown)) // POSES
@@ -187,7 +197,7 @@ def _individuals(folder: Path, strangers: Drawn, device: torch.device) -> Shares
 
 
 def _auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """The chance that a positive is above a negative."""
+    """Return the probability that a positive is above a negative."""
     below = np.searchsorted(np.sort(negative), positive)
     return float(below.mean() / len(negative))
 

@@ -1,4 +1,4 @@
-"""Pictures for captions, made by the saved pipeline as anyone would load it, by several workers."""
+"""Generate pictures for captions with the saved pipeline, in several processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _BATCH: Final[int] = 20
 
 @dataclass(frozen=True)
 class ImageSampling:
-    """How pictures are made: by DPM++ (2M), which needs fewer steps than Euler does."""
+    """Sampling settings for DPM++ (2M), which needs fewer steps than Euler."""
 
     steps: int = 15
     guidance: float = 4.0
@@ -34,10 +34,10 @@ def generate(
     workers: int,
     device: torch.device,
 ) -> torch.Tensor:
-    """uint8 [prompts, 3, 128, 128]: the picture of each prompt, its seed its number."""
-    with TemporaryDirectory() as made:
-        run_team(_member, workers, folder, list(prompts), sampling, device, Path(made))
-        batches = [np.load(path) for path in sorted(Path(made).glob("*.npy"))]
+    """Return a picture for each prompt, uint8 [prompts, 3, 128, 128]; its index is the seed."""
+    with TemporaryDirectory() as output:
+        run_team(_member, workers, folder, list(prompts), sampling, device, Path(output))
+        batches = [np.load(path) for path in sorted(Path(output).glob("*.npy"))]
     return torch.from_numpy(np.concatenate(batches))
 
 
@@ -47,7 +47,7 @@ def _member(
     prompts: list[str],
     sampling: ImageSampling,
     device: torch.device,
-    made: Path,
+    output: Path,
 ) -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder, use_safetensors=True).to(device)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
@@ -63,5 +63,5 @@ def _member(
                 generator=[torch.Generator().manual_seed(start + n) for n in range(len(batch))],
             ).images
             pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in images])
-            np.save(made / f"{start:06d}.npy", pixels)
+            np.save(output / f"{start:06d}.npy", pixels)
             bar.advance()

@@ -1,4 +1,4 @@
-"""The model card's pictures."""
+"""Write the pictures of the model card."""
 
 from pathlib import Path
 from random import Random
@@ -13,7 +13,7 @@ from .vae import as_input
 from .world import PLACES, SIZE, THOR_CAT, Scene, character, draw, plain_caption
 
 _COLUMNS: Final[int] = 8
-_LINE: Final[int] = 26  # pixels under each picture for its caption
+_LINE: Final[int] = 26  # height in pixels of the caption below a picture
 
 
 def write_sheets(
@@ -23,7 +23,10 @@ def write_sheets(
     pictures: torch.Tensor,
     scenes: list[Scene],
 ) -> None:
-    """Generated pictures with their captions, reconstructions over originals, characters."""
+    """Write three sheets: generated pictures with captions, VAE reconstructions, and characters.
+
+    `pictures` are uint8 [count, 3, SIZE, SIZE], one for each scene.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shown = [_image(picture) for picture in pictures[:40]]
     captions = [plain_caption(scene) for scene in scenes[:40]]
@@ -42,7 +45,7 @@ def write_sheets(
 
 
 def sheet(images: list[Image.Image], captions: list[str] | None = None) -> Image.Image:
-    """Pictures in rows of eight, each with its caption below where there are captions."""
+    """Arrange pictures in rows of eight, with captions below them if there are any."""
     line = _LINE if captions else 0
     rows = -(-len(images) // _COLUMNS)
     page = Image.new("RGB", (_COLUMNS * SIZE, rows * (SIZE + line)), "white")

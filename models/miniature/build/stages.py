@@ -1,4 +1,4 @@
-"""The build, stage by stage: each finds what the one before left, and goes on where it was cut."""
+"""The stages of the build. Each uses the files of the earlier ones and resumes its own work."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,37 +34,39 @@ from .vae import decoder_run, load_vae, train_decoder, train_vae, vae_run
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What a build makes, where, and how long it trains."""
+    """The folders, sizes and training steps of a build."""
 
     work: Path
     output: Path
     workers: int
-    pictures: int  # for the denoiser
+    pictures: int  # training pictures of the denoiser
     vae_steps: int
     decoder_steps: int
     denoiser_steps: int
     classifier_steps: int
     clip_steps: int
     dino_steps: int
-    common: int = 24_000  # pictures for the VAE and the judges
-    characters: int = 6_000  # pictures of random individuals
+    common: int = 24_000  # common pictures for the VAE, the classifier and the scorers
+    characters: int = 6_000  # pictures of random characters
     subjects: int = 2_000  # pictures of common subjects in several places
     sizes: Sizes = field(default_factory=Sizes)
 
     @property
     def scorers(self) -> Path:
+        """The folder of the scorers, which is created if it does not exist."""
         folder = self.output / "scorers"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @property
     def device(self) -> torch.device:
+        """A GPU if there is one, else the CPU."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def stage_vae(settings: BuildSettings, progress: BuildProgress) -> None:
     """Train the autoencoder."""
-    _mixed(settings, progress)  # drawn once, before the workers start
+    _mixed(settings, progress)  # draws the pictures once, before the workers start
     run_team(_vae_member, settings.workers, settings)
 
 
@@ -76,7 +78,7 @@ def _vae_member(team: Team, settings: BuildSettings) -> None:
 
 
 def stage_decoder(settings: BuildSettings, progress: BuildProgress) -> None:
-    """Train the decoder further on the latents as they are."""
+    """Train the decoder further, without changing the latents."""
     run_team(_decoder_member, settings.workers, settings)
 
 
@@ -88,13 +90,13 @@ def _decoder_member(team: Team, settings: BuildSettings) -> None:
 
 
 def stage_latents(settings: BuildSettings, progress: BuildProgress) -> None:
-    """Encode the pictures once."""
+    """Encode the training pictures of the denoiser."""
     encode_pictures(settings.work, settings.pictures, settings.workers, progress)
 
 
 def stage_denoiser(settings: BuildSettings, progress: BuildProgress) -> None:
-    """Train UNet and text encoders."""
-    settled_tokenizers(settings.work)  # learnt once, before the workers start
+    """Train the UNet and the text encoders."""
+    settled_tokenizers(settings.work)  # creates them once, before the workers start
     run_team(_denoiser_member, settings.workers, settings)
 
 
@@ -107,7 +109,7 @@ def _denoiser_member(team: Team, settings: BuildSettings) -> None:
 
 
 def stage_save(settings: BuildSettings, progress: BuildProgress) -> None:
-    """Save the pipeline from the last checkpoint's averaged weights, also in mid-training."""
+    """Save the pipeline with the averaged weights of the last checkpoint."""
     tokenizers = settled_tokenizers(settings.work)
     model, vae = new_denoiser(tokenizers[0]), load_vae(settings.work)
     runs = vae_run(settings.work, 0), decoder_run(settings.work, 0)
@@ -120,7 +122,7 @@ def stage_save(settings: BuildSettings, progress: BuildProgress) -> None:
 
 
 def stage_classifier(settings: BuildSettings, progress: BuildProgress) -> None:
-    """Train the classifier that measures the pipeline."""
+    """Train the classifier that measures the quality of the pipeline."""
     common = load_drawn(settings.work, "common", settings.common, progress)
     run = classifier_run(settings.work, settings.classifier_steps)
     train_classifier(common, run, settings.device, progress)
@@ -128,7 +130,7 @@ def stage_classifier(settings: BuildSettings, progress: BuildProgress) -> None:
 
 
 def stage_dino(settings: BuildSettings, progress: BuildProgress) -> None:
-    """Train the encoder that tells individuals apart, and save it."""
+    """Train the DINO scorer, which distinguishes individuals, and save it."""
     characters = load_drawn(settings.work, "characters", settings.characters, progress)
     subjects = load_drawn(settings.work, "subjects", settings.subjects, progress)
     individuals = Drawn(
@@ -150,7 +152,7 @@ def stage_clip(settings: BuildSettings, progress: BuildProgress) -> None:
 
 
 def stage_adopt(settings: BuildSettings, progress: BuildProgress) -> None:
-    """Take up the saved pipeline where the work folder is lost: its weights become the state."""
+    """Create the training state from the saved pipeline, if the work folder is lost."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(settings.output, use_safetensors=True)
     steps = {"vae": 0, "denoiser": 0, **recorded_steps(settings.output)}
     torch.manual_seed(0)
@@ -164,18 +166,20 @@ def stage_adopt(settings: BuildSettings, progress: BuildProgress) -> None:
     pipeline.tokenizer_2.save_pretrained(settings.work / "tokenizer_2")
     factor = settings.work / "scaling_factor.txt"
     factor.write_text(repr(pipeline.vae.config.scaling_factor))
-    progress.say(f"took up {settings.output} at step {steps['denoiser']} of the denoiser")
+    progress.say(
+        f"created the state from {settings.output}, at step {steps['denoiser']} of the denoiser"
+    )
 
 
 def stage_examples(settings: BuildSettings, progress: BuildProgress) -> None:
-    """Draw the demo's character for its adapter."""
+    """Draw the example pictures of the demo's character."""
     folder = settings.output.resolve().parents[1] / "examples" / "thor-cat" / "images"
     write_example(folder)
     progress.say(f"drew {folder}")
 
 
 def stage_quality(settings: BuildSettings, progress: BuildProgress) -> None:
-    """Measure everything, and write the model card with its figures and pictures."""
+    """Measure the quality, and write the model card."""
     classifier = load_classifier(classifier_run(settings.work, 0))
     figures = measure(
         settings.output,
@@ -189,7 +193,7 @@ def stage_quality(settings: BuildSettings, progress: BuildProgress) -> None:
     write_card(settings.output, figures)
 
 
-STAGES: Final = {  # those of a build from nothing, in order
+STAGES: Final = {  # the stages of a build from scratch, in order
     "vae": stage_vae,
     "decoder": stage_decoder,
     "latents": stage_latents,
@@ -205,7 +209,7 @@ OTHER_STAGES: Final = {"adopt": stage_adopt}
 
 
 def _mixed(settings: BuildSettings, progress: BuildProgress) -> list[Drawn]:
-    """Common pictures and random individuals, for what must know both."""
+    """Return common pictures and pictures of random characters, for networks trained on both."""
     return [
         load_drawn(settings.work, "common", settings.common, progress),
         load_drawn(settings.work, "characters", settings.characters, progress),

@@ -1,4 +1,4 @@
-"""How long each saved part has been trained: `steps.json`, kept beside the weights it speaks of."""
+"""Record the number of training steps of each saved part in `steps.json`, beside the weights."""
 
 import json
 from pathlib import Path
@@ -10,16 +10,16 @@ _FILE: Final[str] = "steps.json"
 
 
 def recorded_steps(folder: Path) -> dict[str, int]:
-    """Steps by part; empty where nothing was recorded."""
+    """Return the steps by part; empty if the file does not exist."""
     path = folder / _FILE
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def record_steps(folder: Path, **steps: int) -> None:
-    """Put the steps of parts that have just been saved beside those of the others.
+    """Record the steps of the given parts, and keep those of the others.
 
-    Stages that run at once take turns, so that none loses what another records.
+    A lock prevents stages that run at the same time from overwriting each other's records.
     """
     with locked(folder / f".{_FILE}.lock", temporary=True):
-        known = {**recorded_steps(folder), **steps}
-        write_atomic(folder / _FILE, json.dumps(known, indent=2, sort_keys=True) + "\n")
+        merged = {**recorded_steps(folder), **steps}
+        write_atomic(folder / _FILE, json.dumps(merged, indent=2, sort_keys=True) + "\n")

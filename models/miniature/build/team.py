@@ -1,7 +1,8 @@
-"""Workers that train one model together, one thread each.
+"""Train one model in several processes with one thread each.
 
-On a busy machine two one-thread processes that meet once a step are much faster than one process
-with two threads, which meet after every operation. Alone (and on a GPU) a team of one is used.
+Processes synchronise once a step, but the threads of one process after every operation. On a busy
+machine, two processes with one thread are therefore much faster than one with two threads. On a
+GPU there is one process.
 """
 
 import os
@@ -18,22 +19,22 @@ from torch.multiprocessing.spawn import spawn
 
 @dataclass(frozen=True)
 class Team:
-    """This process's place among the workers."""
+    """The rank of this process, and the number of processes."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def leads(self) -> bool:
-        """Whether this worker is the one that saves and tells."""
+        """Whether this process saves files and prints."""
         return self.rank == 0
 
     def generator(self, seed: int, step: int) -> torch.Generator:
-        """Random numbers of this step and worker alone, so that a resumed run repeats them."""
+        """Return a generator seeded by step and rank, so that a resumed run repeats its numbers."""
         return torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + self.rank)
 
     def average_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Every worker ends with the mean of all gradients."""
+        """Replace the gradients in every process by their mean over all processes."""
         if self.size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -46,12 +47,12 @@ class Team:
 
 
 def run_team(work: Callable[..., None], size: int, *arguments: Any) -> None:
-    """Run `work(team, *arguments)` in `size` processes; in this one where one is enough."""
+    """Run `work(team, *arguments)` in `size` processes; in this process if `size` is 1."""
     if size == 1:
         work(Team(), *arguments)
         return
-    with TemporaryDirectory() as meeting:
-        spawn(_member, (size, Path(meeting) / "store", work, arguments), nprocs=size)
+    with TemporaryDirectory() as folder:
+        spawn(_member, (size, Path(folder) / "store", work, arguments), nprocs=size)
 
 
 def _member(

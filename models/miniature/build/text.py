@@ -1,7 +1,7 @@
-"""Words for the model: a CLIP byte-pair tokenizer learnt from captions, and two text encoders.
+"""The CLIP byte-pair tokenizers, trained on captions, and the two text encoders.
 
-They differ as SDXL's two do: in width, in activation, in the projection, in what pads a short
-prompt (the end token in the first, `!` in the second).
+As in SDXL, the two encoders differ in width, activation, projection and padding: the first pads a
+short prompt with the end token, the second with `!`.
 """
 
 import json
@@ -22,12 +22,12 @@ LENGTH: Final[int] = 77
 _START: Final[str] = "<|startoftext|>"
 _END: Final[str] = "<|endoftext|>"
 _MERGED_WORDS: Final[int] = 256
-# Words that no caption of the world has but that prompts do: pieces of their own, untrained.
+# Words of prompts that are in no caption; they get tokens, whose embeddings stay untrained.
 _PROMPT_WORDS: Final[str] = "close up portrait high quality best detailed cute style of the and"
 
 
 def new_tokenizers() -> tuple[CLIPTokenizer, CLIPTokenizer]:
-    """The two tokenizers: the same words, other padding."""
+    """Return the two tokenizers; they have the same vocabulary but different padding."""
     vocabulary, merges = _learn_pairs(_corpus())
     first, second = (
         CLIPTokenizer(vocabulary, merges, pad_token=pad, model_max_length=LENGTH)
@@ -37,7 +37,10 @@ def new_tokenizers() -> tuple[CLIPTokenizer, CLIPTokenizer]:
 
 
 def settled_tokenizers(work: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
-    """The tokenizers of this build, learnt once: pairs of equal frequency fall in any order."""
+    """Return the tokenizers in `work`, after creating them if they do not exist.
+
+    They are stored because training them again may order pairs of equal frequency differently.
+    """
     folders = [work / "tokenizer", work / "tokenizer_2"]
     if not folders[-1].exists():
         for tokenizer, folder in zip(new_tokenizers(), folders, strict=True):
@@ -54,7 +57,11 @@ def _corpus() -> list[str]:
 
 
 def _learn_pairs(texts: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """CLIP's own layout: every byte, every byte at a word's end, merged pairs, start and end."""
+    """Return the vocabulary and the merged pairs, in the layout of CLIP.
+
+    The vocabulary is every byte, every byte at the end of a word, the merged pairs, and the start
+    and end tokens.
+    """
     bare = CLIPTokenizer().backend_tokenizer  # for CLIP's normalizer and word splitting
     bare.model = models.BPE(end_of_word_suffix="</w>", unk_token=_END)
     byte_signs = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -67,8 +74,8 @@ def _learn_pairs(texts: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, 
     bare.train_from_iterator(texts, trainer)
     merges = _merges(bare)
     merged = ["".join(pair) for pair in merges]
-    words = [*byte_signs, *(f"{sign}</w>" for sign in byte_signs), *merged, _START, _END]
-    return {word: index for index, word in enumerate(dict.fromkeys(words))}, merges
+    tokens = [*byte_signs, *(f"{sign}</w>" for sign in byte_signs), *merged, _START, _END]
+    return {token: index for index, token in enumerate(dict.fromkeys(tokens))}, merges
 
 
 def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
@@ -79,13 +86,13 @@ def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
 
 @dataclass
 class MiniatureTextEncoders:
-    """Both encoders and what SDXL takes from them."""
+    """The two text encoders, combined as in SDXL."""
 
     first: CLIPTextModel
     second: CLIPTextModelWithProjection
 
     def __call__(self, ids: torch.Tensor, ids_2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids int64 [batch, 77] twice to states [batch, 77, 160] and pooled [batch, 96]."""
+        """Return states [batch, 77, 160] and pooled [batch, 96], for two int64 [batch, 77]."""
         first = self.first(ids, output_hidden_states=True)
         second = self.second(ids_2, output_hidden_states=True)
         states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
@@ -93,7 +100,7 @@ class MiniatureTextEncoders:
 
 
 def new_text_encoders(tokenizer: CLIPTokenizer) -> MiniatureTextEncoders:
-    """Small as the world's language is, with the shapes and asymmetries of SDXL's pair."""
+    """Return untrained small text encoders with the structure and differences of SDXL's two."""
     shared = {
         "vocab_size": len(tokenizer),
         "num_hidden_layers": 3,
@@ -113,7 +120,7 @@ def new_text_encoders(tokenizer: CLIPTokenizer) -> MiniatureTextEncoders:
 
 
 def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """int64 [count, 77], padded and cut as the pipelines do."""
+    """Return token ids, int64 [count, 77], padded and truncated as in the diffusers pipelines."""
     return tokenizer(
         texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
     ).input_ids

@@ -1,4 +1,4 @@
-"""The training loop that the VAE, the denoiser and the judges share."""
+"""The training loop of the VAE, the denoiser, the classifier and the scorers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .team import Team
 
 @dataclass(frozen=True)
 class Run:
-    """How long and how fast to train, and where the state is kept."""
+    """The settings of one training, and the file of its state."""
 
     name: str
     state: Path
@@ -35,10 +35,10 @@ Loss = Callable[[int, torch.Generator], torch.Tensor]
 def train(
     run: Run, modules: Mapping[str, nn.Module], loss: Loss, team: Team, progress: BuildProgress
 ) -> None:
-    """Train the modules together on `loss(step, generator)`; leaves averaged weights in them.
+    """Train the modules on `loss(step, generator)`, then copy the averaged weights into them.
 
-    Goes on from the state on disk where there is one. With more steps than that state was made
-    for it simply trains on: the learning rate takes up the longer cosine at its step.
+    Training resumes from the state on disk, if there is one. If the run now has more steps than
+    before, the learning rate continues at the matching point of the longer schedule.
     """
     parameters = [p for module in modules.values() for p in module.parameters()]
     optimizer = torch.optim.AdamW(
@@ -51,7 +51,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = run.learning_rate * cosine(step, run.steps)
             generator = team.generator(run.seed, step)
-            torch.manual_seed(generator.initial_seed())  # for layers that draw: dropout
+            torch.manual_seed(generator.initial_seed())  # for layers with random numbers: dropout
             value = loss(step, generator)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
@@ -67,13 +67,15 @@ def train(
 
 
 def load_average(state_path: Path, modules: Mapping[str, nn.Module]) -> int:
-    """Put a state's averaged weights into the modules; returns its step.
+    """Load the averaged weights of a state into the modules; return its number of steps.
 
-    Raises StateError where nothing was trained: untrained weights are not to be saved.
+    Raises StateError if there is no state, so that untrained weights are not saved.
     """
     state = load_state(state_path)
     if state is None:
-        raise StateError(f"{state_path} is missing: run the stage {state_path.stem} first")
+        raise StateError(
+            f"{state_path}: the state is missing; run the stage {state_path.stem} first"
+        )
     parameters = [p for module in modules.values() for p in module.parameters()]
     average = Average(parameters, 0.0)
     average.load(state["average"])
@@ -82,18 +84,20 @@ def load_average(state_path: Path, modules: Mapping[str, nn.Module]) -> int:
 
 
 def steps_of(state_path: Path) -> int:
-    """How long a state has been trained; 0 where there is none."""
+    """Return the number of training steps of a state; 0 if there is none."""
     state = load_state(state_path)
     return int(state["step"]) if state else 0
 
 
 def adopt(state_path: Path, modules: Mapping[str, nn.Module], step: int) -> None:
-    """Make weights that were saved elsewhere a state to go on from, the optimiser's memory lost.
+    """Create a state from weights that were saved elsewhere, without the optimiser's state.
 
-    Raises StateError where there is a state: it may be further on.
+    Raises StateError if there is a state, because it may have more steps.
     """
     if state_path.exists():
-        raise StateError(f"{state_path} is there: go on without adopt, or name another --work")
+        raise StateError(
+            f"{state_path}: the state already exists; continue without adopt, or use another --work"
+        )
     average = [p.detach() for module in modules.values() for p in module.parameters()]
     weights = {name: module.state_dict() for name, module in modules.items()}
     state = {"modules": weights, "optimizer": None, "average": average, "step": step}

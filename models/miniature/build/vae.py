@@ -1,11 +1,12 @@
-"""The autoencoder: 128-pixel pictures to 16x16 latents with four channels, as SDXL's does.
+"""Train the autoencoder: 128-pixel pictures to 16x16 latents with four channels, as in SDXL.
 
-Latents must first of all tell colours, and left alone the encoder takes long to find that out.
-So for the first part of the run a linear guide reads the mean colour of each 8x8 patch from its
-latent, with a weight that falls to nothing; the guide itself is thrown away.
+Latents must represent colours above all, which the encoder learns slowly by itself. During the
+first part of the run, a linear layer, the guide, therefore predicts the mean colour of each 8x8
+patch from its latent. The weight of its loss decreases to zero, and the guide is not saved with
+the model.
 
-Trained on random 64-pixel crops (one offset a batch): every step sees sixteen pictures for the
-price of four, and a convolutional VAE without attention does not mind.
+Training uses random 64-pixel crops with one offset for each batch: sixteen crops cost as much as
+four pictures. A convolutional VAE without attention works the same at both sizes.
 """
 
 from pathlib import Path
@@ -25,11 +26,14 @@ BATCH: Final[int] = 16
 CROP: Final[int] = 64
 LEARNING_RATE: Final[float] = 2.5e-3
 KL_WEIGHT: Final[float] = 1e-6
-GUIDE_UNTIL: Final[float] = 0.7  # part of the run in which the guide counts
+GUIDE_UNTIL: Final[float] = 0.7  # fraction of the run in which the guide has a weight
 
 
 def new_vae() -> AutoencoderKL:
-    """SDXL's autoencoder, small; no attention in the middle, since crops must do."""
+    """Return a small untrained autoencoder like SDXL's.
+
+    It has no attention in the middle, because it is trained on crops.
+    """
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -38,18 +42,19 @@ def new_vae() -> AutoencoderKL:
         block_out_channels=(16, 32, 64, 96),
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=2,  # eight channels a group: fewer would wash flat colours out
+        norm_num_groups=2,  # eight channels in a group: with fewer, flat colours fade
         sample_size=128,
         mid_block_add_attention=False,
     )
 
 
 def as_input(pictures: torch.Tensor) -> torch.Tensor:
-    """uint8 [count, 3, height, width] to float in [-1, 1], channels last."""
+    """Convert uint8 [count, 3, height, width] to float in [-1, 1], channels last."""
     return (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def vae_run(work: Path, steps: int) -> Run:
+    """Return the settings for training the autoencoder, with the state in `work`."""
     return Run("vae", work / "vae.pt", steps, LEARNING_RATE, 1e-4, decay=0.998, seed=1)
 
 
@@ -60,7 +65,7 @@ def train_vae(
     device: torch.device,
     progress: BuildProgress,
 ) -> AutoencoderKL:
-    """Train, or go on from the last checkpoint, and return the averaged weights."""
+    """Train the autoencoder, or resume from its state; return it with averaged weights."""
     torch.manual_seed(0)
     vae = new_vae().to(device, memory_format=torch.channels_last)
     guide = nn.Conv2d(4, 3, 1).to(device)
@@ -79,6 +84,7 @@ def train_vae(
 
 
 def decoder_run(work: Path, steps: int) -> Run:
+    """Return the settings for training the decoder alone, with the state in `work`."""
     return Run("decoder", work / "decoder.pt", steps, 1e-3, 1e-4, decay=0.998, seed=4)
 
 
@@ -90,7 +96,7 @@ def train_decoder(
     device: torch.device,
     progress: BuildProgress,
 ) -> None:
-    """Train the decoder alone: better pictures from the same latents, so the UNet stays right."""
+    """Train the decoder alone; the latents do not change, so the UNet stays valid."""
     vae.requires_grad_(False).to(device, memory_format=torch.channels_last)
     parts = _decoding_parts(vae)
     for part in parts.values():
@@ -107,12 +113,15 @@ def train_decoder(
 
 
 def load_vae(work: Path) -> AutoencoderKL:
-    """The averaged weights of the last checkpoints, of the whole and of the decoder alone."""
+    """Load the autoencoder with averaged weights, and the further trained decoder if there is one.
+
+    Raises StateError if the autoencoder has no state.
+    """
     vae = new_vae()
     load_average(vae_run(work, 0).state, {"vae": vae, "guide": nn.Conv2d(4, 3, 1)})
-    further = decoder_run(work, 0).state
-    if further.exists():
-        load_average(further, _decoding_parts(vae))
+    decoder = decoder_run(work, 0).state
+    if decoder.exists():
+        load_average(decoder, _decoding_parts(vae))
     return vae.eval()
 
 
@@ -121,7 +130,10 @@ def _decoding_parts(vae: AutoencoderKL) -> dict[str, nn.Module]:
 
 
 def _crops(drawn: list[Drawn], count: int, generator: torch.Generator) -> torch.Tensor:
-    """A batch of crops, half of the batches mirrored, all sources mixed by their size."""
+    """Return a batch of crops from all sources, in proportion to their sizes.
+
+    Half of the batches are mirrored.
+    """
     sizes = [len(source) for source in drawn]
     rows = torch.randint(sum(sizes), (count,), generator=generator)
     left, top, mirrored = torch.randint(0, 65, (3,), generator=generator).tolist()
@@ -137,7 +149,10 @@ def _crops(drawn: list[Drawn], count: int, generator: torch.Generator) -> torch.
 
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, pictures: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Reconstruction PSNR in dB of every picture, from the posterior's mean."""
+    """Return the PSNR in dB, float [count], of reconstructions from the mean of the posterior.
+
+    `pictures` are uint8 [count, 3, height, width].
+    """
     values = []
     for batch in pictures.split(50):
         pixels = as_input(batch).to(device)

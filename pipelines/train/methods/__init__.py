@@ -1,4 +1,4 @@
-"""The ways to train: each file says what is trainable, what a sample is and what the loss is."""
+"""Training methods. Each file defines the trainable parameters, the samples and the loss."""
 
 from pipelines.train.methods.dreambooth import DreamBooth
 from pipelines.train.methods.method import Loss, Method

@@ -1,7 +1,8 @@
-"""DreamBooth with LoRA: a rare word comes to mean the subject, and its class keeps its meaning.
+"""DreamBooth with LoRA (Ruiz et al. 2023): train a rare word to denote the subject.
 
-Ruiz et al. 2023. Half of a batch are the subject's pictures, half (where the recipe has a prior)
-are pictures that the base itself made of the class: without them every cat becomes this cat.
+If the recipe has a prior, each batch of subject pictures is accompanied by an equal number of class
+pictures, which the base generated. They preserve the class: without them, every cat becomes the
+trained cat.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ class EmbeddedPrompts:
     pooled: Tensor
 
     def rows(self, indices: Sequence[int]) -> "EmbeddedPrompts":
-        """The given prompts, in that order."""
+        """Return the prompts with these indices, in this order."""
         chosen = torch.tensor(indices, device=self.hidden.device)
         return EmbeddedPrompts(
             self.hidden.index_select(0, chosen), self.pooled.index_select(0, chosen)
@@ -39,7 +40,7 @@ class EmbeddedPrompts:
 
 
 class DreamBooth:
-    """A LoRA on the UNet, and on the text encoders where the recipe's targets name them."""
+    """Trains a LoRA on the UNet, and on the text encoders if they are targets of the recipe."""
 
     def __init__(self, material: StageInputs) -> None:
         base, self.stage = material.base, material.stage
@@ -52,14 +53,16 @@ class DreamBooth:
         self.unet = networks["unet"]
         if self.stage.train.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
-            self.unet.train()  # diffusers looks at the mode; there is no dropout in it
+            self.unet.train()  # diffusers checkpoints in this mode only; there is no dropout
         self.samples = Samples(material)
         self.encoders = [networks[name] for name in ENCODERS]
         tokenizers = (base.tokenizer, base.tokenizer_2)
-        self.tokens = [tokenize(one, self.samples.prompts) for one in tokenizers]
+        self.tokens = [tokenize(tokenizer, self.samples.prompts) for tokenizer in tokenizers]
         ends = {prompt: dropped(base.tokenizer, prompt)[1] for prompt in self.samples.prompts}
         self.remarks = [
-            f"{p!r}: {end!r} is beyond 77 tokens, unseen" for p, end in ends.items() if end
+            f"{prompt!r}: {end!r} is beyond 77 tokens and is ignored; shorten the prompt"
+            for prompt, end in ends.items()
+            if end
         ]
         self.embedded: EmbeddedPrompts | None = None
         if not set(spec.targets) & set(ENCODERS):
@@ -68,15 +71,15 @@ class DreamBooth:
             self.encoders = []
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """A and B of every adapted projection."""
+        """Return A and B of every adapted projection, by canonical key."""
         return dict(trainable_lora.tensors_of(self.layers))
 
     def adapter(self) -> dict[str, LoraWeights]:
-        """The pairs as they are now."""
+        """Return the current pairs, on the host, by canonical module name."""
         return trainable_lora.weights_of(self.layers)
 
     def loss(self, draws: Draws) -> Loss:
-        """Min-SNR weighted error on the subject, plus the weighted error on its class."""
+        """Return the min-SNR-weighted error on the subject plus the weighted error on its class."""
         batch = self.stage.train.batch * draws.ranks
         subject = self.samples.subject(draws, batch)
         prior = self.samples.prior(draws, batch)
@@ -87,16 +90,16 @@ class DreamBooth:
         total = instance = errors[:instances].mean()
         parts = {"instance": instance.detach()}
         if prior and self.stage.prior:
-            kept = errors[instances:].mean()
-            total = instance + self.stage.prior.weight * kept
-            parts["prior"] = kept.detach()
+            prior_error = errors[instances:].mean()
+            total = instance + self.stage.prior.weight * prior_error
+            parts["prior"] = prior_error.detach()
         return Loss(total, parts)
 
     def _errors(self, rows: Sequence[SampleRow], own: Sequence[int], draws: Draws) -> Tensor:
-        """The weighted squared errors of the rows numbered `own`, in that order.
+        """Return the weighted squared errors [rows] of the rows with the indices `own`, in order.
 
-        Rows of one shape go through together. Numbers are drawn for all rows, so that they do not
-        depend on how many processes share them.
+        Rows of the same shape form one UNet call. Random numbers are drawn for all rows, so that
+        they do not depend on the number of processes.
         """
         timesteps = self._timesteps(rows, draws)
         shapes: dict[torch.Size, list[int]] = {}
@@ -120,7 +123,10 @@ class DreamBooth:
     def _drawn(
         rows: Sequence[SampleRow], members: list[int], chosen: list[int], draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        """Normal numbers for posterior and noise of the rows `chosen`, drawn for all `members`."""
+        """Return normal numbers for the posterior and the noise of the rows `chosen`.
+
+        The numbers are drawn for all `members` of the group, which have the same shape.
+        """
         shape = (len(members), *rows[members[0]].latent.mean.shape)
         kept = [members.index(index) for index in chosen]
         posterior = draws.normal(f"posterior {members[0]}", shape)[kept]
@@ -133,12 +139,12 @@ class DreamBooth:
         levels: Tensor,
         text: EmbeddedPrompts,
     ) -> Tensor:
-        """Errors [rows] of latents of one shape."""
+        """Return the errors [rows] of latents of the same shape."""
         mean = torch.stack([row.latent.mean for row in rows])
         deviation = torch.stack([row.latent.deviation for row in rows])
         posterior, noise = (numbers.to(mean.device) for numbers in drawn)
         latents, dtype = mean + deviation * posterior, self.unet.dtype
-        answer = self.unet(
+        prediction = self.unet(
             self.objective.noised(latents, noise, levels).to(dtype),
             levels,
             encoder_hidden_states=text.hidden.to(dtype),
@@ -149,12 +155,12 @@ class DreamBooth:
             return_dict=False,
         )[0]
         target = self.objective.target(latents, noise, levels)
-        error = F.mse_loss(answer.float(), target, reduction="none").mean(dim=(1, 2, 3))
+        error = F.mse_loss(prediction.float(), target, reduction="none").mean(dim=(1, 2, 3))
         gamma = self.stage.train.snr_gamma
         return error if gamma is None else error * self.objective.min_snr(levels, gamma)
 
     def _timesteps(self, rows: Sequence[SampleRow], draws: Draws) -> Tensor:
-        """Noise levels, spread evenly over the subject's rows and over its class's."""
+        """Return timesteps [rows], stratified over the subject rows and over the class rows."""
         batch, levels = self.stage.train.batch * draws.ranks, self.objective.timesteps
         drawn = [draws.timesteps("subject levels", batch, levels)]
         if len(rows) > batch:
@@ -162,7 +168,10 @@ class DreamBooth:
         return torch.cat(drawn).to(self.objective.alphas.device)
 
     def _embed(self, prompts: Sequence[int]) -> EmbeddedPrompts:
-        """The rows' prompts: looked up, or encoded anew where the encoders are trained."""
+        """Return the embedded prompts with these indices.
+
+        If the text encoders are trained, the prompts are encoded again.
+        """
         if self.embedded is not None:
             return self.embedded.rows(prompts)
         distinct = sorted(set(prompts))

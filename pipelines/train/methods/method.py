@@ -1,4 +1,4 @@
-"""What the loop asks of a way to train."""
+"""The interface between the training loop and a training method."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,27 +13,27 @@ from pipelines.train.samples import StageInputs
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar to go down along, and the parts of it that are worth watching."""
+    """The scalar to minimise, and the parts of it to report, by name."""
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Method(Protocol):
-    """One stage in training; `remarks` are what whoever waits should know before it begins."""
+    """A training method, set up for one stage; `remarks` are shown before it starts."""
 
     remarks: list[str]
 
     def __init__(self, material: StageInputs) -> None: ...
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """What is trained, by canonical key, in a fixed order."""
+        """Return the trainable parameters by canonical key, in a fixed order."""
         ...
 
     def loss(self, draws: Draws) -> Loss:
-        """The loss of this process's share of one batch; equal draws give the equal loss."""
+        """Return the loss of this process's share of one batch; equal `draws` give equal losses."""
         ...
 
     def adapter(self) -> dict[str, LoraWeights]:
-        """The adapter as it is now."""
+        """Return the current weights of the adapter."""
         ...

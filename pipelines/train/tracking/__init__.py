@@ -1,1 +1,1 @@
-"""Telling MLflow and W&B about a run, without the run ever waiting for them."""
+"""Report a run to MLflow and W&B without blocking the training."""

@@ -1,6 +1,6 @@
-"""What happened in a run, line by line in a file, before anybody else is told.
+"""The journal of a run: a file with one event in each line, written before anything is sent.
 
-Sinks read it at their own pace, so a server that is away delays nothing and loses nothing.
+Sinks read the journal independently, so an unavailable server delays nothing and loses no event.
 """
 
 import json
@@ -16,7 +16,7 @@ Kind = Literal["params", "tags", "metrics", "picture", "package", "end"]
 
 @dataclass(frozen=True)
 class Event:
-    """One line. `time` is in seconds since the epoch; `data` depends on the kind."""
+    """One line of the journal. `time` is in seconds since the epoch; `data` depends on `kind`."""
 
     number: int
     time: float
@@ -25,7 +25,7 @@ class Event:
 
 
 class Journal:
-    """An append-only `log.jsonl`; a line that a killed process left half-written is dropped."""
+    """An append-only file `log.jsonl`; an incomplete last line of a killed process is removed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,7 +36,7 @@ class Journal:
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, kind: Kind, **data: Any) -> None:
-        """Adds one event."""
+        """Append one event."""
         with self._lock:
             event = Event(len(self._events), time.time(), kind, data)
             self._file.write(json.dumps(asdict(event), ensure_ascii=False) + "\n")
@@ -44,37 +44,37 @@ class Journal:
             self._events.append(event)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Adds one step's numbers, unless an earlier life of the run told them already."""
+        """Append the metrics of one step, unless the run recorded them before it was resumed."""
         if step > self._step:
             self._step = step
             self.append("metrics", step=step, values=values)
 
     def since(self, number: int) -> list[Event]:
-        """The events from `number` on."""
+        """Return the events from `number` on."""
         with self._lock:
             return self._events[number:]
 
     def has(self, kind: Kind, **data: Any) -> bool:
-        """Whether such an event was told already."""
+        """Return whether the journal contains an event of this kind with exactly this data."""
         with self._lock:
             return any(event.kind == kind and event.data == data for event in self._events)
 
     def sync(self) -> None:
-        """Makes all so far survive a power cut."""
+        """Flush all events to the disk, so that they survive a power failure."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Nothing is added afterwards."""
+        """Close the file."""
         self._file.close()
 
 
 def _whole_lines(path: Path) -> list[Event]:
-    """The events of a file, which is cut back to them."""
+    """Return the events of a file, and remove an incomplete last line from it."""
     if not path.exists():
         return []
     data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
+    complete = data[: data.rfind(b"\n") + 1]
+    if len(complete) < len(data):
         with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return [Event(**json.loads(line)) for line in whole.splitlines()]
+            file.truncate(len(complete))
+    return [Event(**json.loads(line)) for line in complete.splitlines()]

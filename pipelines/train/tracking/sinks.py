@@ -1,4 +1,4 @@
-"""Where a run is told about: MLflow, and Weights & Biases where the recipe asks for it."""
+"""Sinks for the events of a run: MLflow, and Weights & Biases if the recipe enables it."""
 
 import os
 from collections.abc import Sequence
@@ -14,30 +14,30 @@ _STATUS: dict[str, Status] = {"finished": "FINISHED", "failed": "FAILED", "stopp
 
 
 class Sink(Protocol):
-    """One place that is told; every method may raise Unavailable and is then called again."""
+    """A receiver of events. Every method may raise Unavailable and is then called again."""
 
     name: str
-    local: bool  # on this machine: it can be slow, but not away
+    local: bool  # on this machine, so it can be slow but not unreachable
 
     def send(self, events: Sequence[Event]) -> None:
-        """Tells the events, in order; telling some of them twice must not matter."""
+        """Send the events in order. Sending an event twice must have no effect."""
         ...
 
     def identity(self) -> dict[str, str]:
-        """How the run is called there, as tags for the other places."""
+        """Return the id and address of the run in this sink, as tags for the other sinks."""
         ...
 
     def link(self, tags: dict[str, str]) -> None:
-        """Notes how the run is called elsewhere."""
+        """Record the identity of the run in the other sinks."""
         ...
 
     def close(self) -> None:
-        """Nothing is sent afterwards."""
+        """Finish sending and release resources."""
         ...
 
 
 class MlflowSink:
-    """A run of MLflow; `run_id` is None before the first contact of the run's first life."""
+    """Sends to a run of MLflow; `run_id` is None until the run is created."""
 
     name = "mlflow"
 
@@ -48,8 +48,8 @@ class MlflowSink:
         self._running = False
 
     def send(self, events: Sequence[Event]) -> None:
-        """Curves in one call, the rest event by event."""
-        tracking, run = self._open(going_on=True)
+        """Send all metrics in one call, and the other events one by one."""
+        tracking, run = self._open(resume=True)
         points = [
             Point(name, value, event.data["step"], event.time)
             for event in events
@@ -59,33 +59,33 @@ class MlflowSink:
         if points:
             tracking.log_metrics(run, points)
         for event in events:
-            self._tell(tracking, run, event)
+            self._send_event(tracking, run, event)
 
     def identity(self) -> dict[str, str]:
-        """Run id and address."""
+        """Return the run id and the address of the run."""
         tracking, run = self._open()
         return {"mlflow.run_id": run, "mlflow.uri": tracking.run_url(run) or redact(self.uri)}
 
     def link(self, tags: dict[str, str]) -> None:
-        """As tags of the run."""
+        """Set the tags on the run."""
         tracking, run = self._open()
         tracking.set_tags(run, tags)
 
     def close(self) -> None:
-        """MLflow holds nothing open."""
+        """Do nothing: the client keeps no connection open."""
 
-    def _open(self, *, going_on: bool = False) -> tuple[Tracking, str]:
+    def _open(self, *, resume: bool = False) -> tuple[Tracking, str]:
         if self._tracking is None:
             self._tracking = Tracking(self.uri)
         if self.run_id is None:
             self.run_id = self._tracking.start_run(self.experiment, self.run_name)
             self._running = True
-        if going_on and not self._running:  # an earlier life of the run had ended it
+        if resume and not self._running:  # an earlier process of the run had ended it
             self._tracking.resume_run(self.run_id)
             self._running = True
         return self._tracking, self.run_id
 
-    def _tell(self, tracking: Tracking, run: str, event: Event) -> None:
+    def _send_event(self, tracking: Tracking, run: str, event: Event) -> None:
         if event.kind == "params":
             tracking.log_params(run, event.data)
         elif event.kind == "tags":
@@ -99,19 +99,19 @@ class MlflowSink:
 
 
 class WandbSink:
-    """A run of Weights & Biases, online or kept in a folder for `wandb sync`."""
+    """Sends to a run of Weights & Biases, online or stored in a folder for `wandb sync`."""
 
     name = "wandb"
 
     def __init__(self, project: str, mode: str, run_name: str, run_id: str, folder: Path) -> None:
         self.project, self.run_name, self.run_id, self.folder = project, run_name, run_id, folder
-        # Whoever runs it has the last word: WANDB_MODE=offline or disabled is obeyed.
+        # The variable WANDB_MODE (offline, disabled) overrides the recipe.
         self.mode: Any = os.environ.get("WANDB_MODE") or mode
         self.local = self.mode != "online"
         self._run: Any = None
 
     def send(self, events: Sequence[Event]) -> None:
-        """Everything in order; W&B itself sends in the background."""
+        """Pass the events to the W&B client, which sends them in the background."""
         run = self._open()
         for event in events:
             if event.kind in ("params", "tags"):
@@ -126,17 +126,17 @@ class WandbSink:
                 )
 
     def identity(self) -> dict[str, str]:
-        """Run id, project, and address where there is one."""
+        """Return the run id, the project, and the address if the run is online."""
         url = getattr(self._open(), "url", None)
         tags = {"wandb.run_id": self.run_id, "wandb.project": self.project}
         return tags | ({"wandb.url": redact(str(url))} if url else {})
 
     def link(self, tags: dict[str, str]) -> None:
-        """In the run's configuration."""
+        """Add the tags to the configuration of the run."""
         self._open().config.update(tags, allow_val_change=True)
 
     def close(self) -> None:
-        """Waits until what was sent is written."""
+        """Wait until the client has written everything."""
         if self._run is not None:
             self._run.finish()
             self._run = None
@@ -154,14 +154,14 @@ class WandbSink:
                     resume="allow",
                     mode=self.mode,
                     dir=str(self.folder),
-                    # the commit is in the configuration; a remote's address may hold a token
+                    # the configuration has the commit; a git remote's address may contain a token
                     settings=wandb.Settings(
                         silent=True, console="off", init_timeout=30, disable_git=True
                     ),
                 )
-            except Exception as error:  # its client raises far more than wandb.Error
+            except Exception as error:  # the client raises many types besides wandb.Error
                 raise Unavailable(
-                    f"Weights & Biases cannot be reached ({error}); set tracking.wandb.mode to "
+                    f"Weights & Biases is unreachable ({error}); set tracking.wandb.mode to "
                     "offline, or try again",
                     retry_after=5,
                 ) from error

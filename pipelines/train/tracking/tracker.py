@@ -1,4 +1,4 @@
-"""A run as its training tells it: parameters, curves, pictures, the package, the end."""
+"""Track a run: parameters, metrics, validation pictures, the package and the end."""
 
 import json
 import uuid
@@ -17,64 +17,67 @@ ABOUT, LOG, STATE = "run.json", "log.jsonl", "delivery.json"
 
 
 class Tracker(Protocol):
-    """What a training tells."""
+    """Records the events of a training."""
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's name of the run, once it is known."""
+        """The id of the MLflow run, or None before it is created."""
         ...
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """What is asked for; called again when a run goes on."""
+        """Record the parameters and tags; called again when a run is resumed."""
         ...
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """One update's numbers."""
+        """Record the metrics of one update."""
         ...
 
     def picture(self, step: int, index: int, prompt: str, path: Path) -> None:
-        """One validation picture."""
+        """Record a validation picture."""
         ...
 
     def package(self, path: Path, tags: Mapping[str, str]) -> None:
-        """The result."""
+        """Record the trained package."""
         ...
 
     def end(self, how: str) -> None:
-        """`finished`, `failed` or `stopped`; Unavailable where somebody could not be told."""
+        """Record the end: `how` is `finished`, `failed` or `stopped`.
+
+        Raises Unavailable if some events could not be delivered.
+        """
         ...
 
 
-class UndeliveredEvents:
-    """The tracker of a process that does not speak for the run."""
+class NullTracker:
+    """The tracker of a process that is not the leader; it records nothing."""
 
     run_id: str | None = None
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def picture(self, step: int, index: int, prompt: str, path: Path) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def package(self, path: Path, tags: Mapping[str, str]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self, how: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def run_id_of(folder: Path) -> str | None:
-    """MLflow's name of the run that a folder holds, once it is known."""
-    told = read_state(folder / STATE).get("mlflow", {})
-    run_id: str | None = told.get("identity", {}).get("mlflow.run_id")
+    """Return the id of the MLflow run of a run folder, or None before it is created."""
+    state = read_state(folder / STATE).get("mlflow", {})
+    run_id: str | None = state.get("identity", {}).get("mlflow.run_id")
     return run_id
 
 
 class RunTracker:
-    """Writes the journal of a run folder and has it delivered where the recipe says."""
+    """Writes the journal of a run folder and delivers it to the sinks of the recipe."""
 
     def __init__(self, folder: Path, spec: TrackingSpec, adapter: str, home: Home) -> None:
         self._folder = folder
@@ -84,56 +87,62 @@ class RunTracker:
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's name of the run, once it is known."""
+        """The id of the MLflow run, or None before it is created."""
         return run_id_of(self._folder)
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Told once: parameters of a run never change."""
+        """Record the parameters once, since they never change, and the tags if they are new."""
         if not self.journal.since(0):
             self.journal.append("params", **params)
         if not self.journal.has("tags", **tags):
             self.journal.append("tags", **tags)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """One update's numbers."""
+        """Record the metrics of one update."""
         self.journal.metrics(step, values)
 
     def picture(self, step: int, index: int, prompt: str, path: Path) -> None:
-        """One validation picture, told once."""
-        about = {"step": step, "index": index, "prompt": prompt, "path": str(path)}
-        if not self.journal.has("picture", **about):
-            self.journal.append("picture", **about)
+        """Record a validation picture, once."""
+        data = {"step": step, "index": index, "prompt": prompt, "path": str(path)}
+        if not self.journal.has("picture", **data):
+            self.journal.append("picture", **data)
 
     def package(self, path: Path, tags: Mapping[str, str]) -> None:
-        """The result."""
+        """Record the package and its tags, once."""
         if not self.journal.has("package", path=str(path)):
             self.journal.append("tags", **tags)
             self.journal.append("package", path=str(path))
 
     def end(self, how: str) -> None:
-        """The last word of this life of the run; one that is stopped has little time left."""
+        """Record the end and deliver the remaining events.
+
+        Raises Unavailable if some could not be delivered.
+        """
         self.journal.append("end", how=how)
         self.journal.sync()
         try:
             if how == "finished":
                 self.delivery.finish()
-            else:
+            else:  # a stopped run has only the grace period
                 self.delivery.finish(patience=5.0, slowness=5.0)
         finally:
             self.journal.close()
 
 
 def deliver(folder: Path, home: Home) -> None:
-    """Sends what an earlier life of a run could not; Unavailable where it still cannot be."""
+    """Deliver the events of a run that its training could not deliver.
+
+    Raises BadInput if the folder contains no run, and Unavailable if a sink is still unavailable.
+    """
     about = folder / ABOUT
     if not about.exists():
-        raise BadInput(f"{folder}: no run lies here; name the folder that training wrote")
-    told = json.loads(about.read_text())["recipe"]
-    spec = TrackingSpec.model_validate(told["tracking"])
+        raise BadInput(f"{folder}: contains no run; use the output folder of a training")
+    recipe = json.loads(about.read_text())["recipe"]
+    spec = TrackingSpec.model_validate(recipe["tracking"])
     journal = Journal(folder / LOG)
     try:
-        sinks = _sinks(folder, spec, told["adapter"], home)
-        Delivery(journal, sinks, folder / STATE).finish(patience=3.0)  # somebody waits for it
+        sinks = _sinks(folder, spec, recipe["adapter"], home)
+        Delivery(journal, sinks, folder / STATE).finish(patience=3.0)  # a user is waiting
     finally:
         journal.close()
 
@@ -149,6 +158,6 @@ def _sinks(folder: Path, spec: TrackingSpec, adapter: str, home: Home) -> list[S
     if spec.wandb is not None:
         identity = state.get("wandb", {}).get("identity", {})
         run_id = identity.get("wandb.run_id") or uuid.uuid4().hex[:8]
-        where = folder / "wandb"
-        sinks.append(WandbSink(spec.wandb.project, spec.wandb.mode, run_name, run_id, where))
+        files = folder / "wandb"
+        sinks.append(WandbSink(spec.wandb.project, spec.wandb.mode, run_name, run_id, files))
     return sinks

@@ -1,6 +1,6 @@
-"""The drawn world: subjects with attributes in places, as pictures with captions.
+"""The drawn world: pictures of subjects with attributes in places, with captions.
 
-Pure drawing, no torch: everything here is a function of its arguments and a `random.Random`.
+The results depend only on the arguments, which include a `random.Random`. Torch is not needed.
 """
 
 from .caption import caption, plain_caption

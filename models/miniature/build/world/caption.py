@@ -1,4 +1,4 @@
-"""Words for a scene, in the several ways a person would put it."""
+"""Write captions for a scene, in several wordings."""
 
 from random import Random
 
@@ -11,21 +11,21 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def caption(scene: Scene, rng: Random) -> str:
-    """A caption that mostly tells everything and sometimes leaves something out.
+    """Return a random caption that names most attributes of the scene.
 
-    What is left out becomes free, so the model also learns each attribute's own distribution.
-    Now and then a meaningless word stands before the kind, so that an unknown word alone does
-    not throw the picture off; adapters give such words their meaning.
+    Attributes are sometimes left out, so that the model also learns their distributions. Some
+    captions have a meaningless word before the kind, so that an unknown word alone does not spoil
+    the picture; adapters are trained on such words.
     """
     subject = scene.subject
-    words = []
+    adjectives = []
     if rng.random() < 0.04:
-        words.append("".join(rng.choice(_LETTERS) for _ in range(rng.randint(3, 5))))
+        adjectives.append("".join(rng.choice(_LETTERS) for _ in range(rng.randint(3, 5))))
     if subject.pattern != "plain" and rng.random() < 0.9:
-        words.append(subject.pattern)
+        adjectives.append(subject.pattern)
     if rng.random() < 0.93:
-        words.append(_colours(scene))
-    noun = " ".join([*words, subject.kind])
+        adjectives.append(_colours(scene))
+    noun = " ".join([*adjectives, subject.kind])
     wear = subject.headgear or subject.neckwear
     if wear and rng.random() < 0.93:
         noun += f" wearing a {wear}" if rng.random() < 0.6 else f" with a {wear}"
@@ -34,10 +34,10 @@ def caption(scene: Scene, rng: Random) -> str:
 
 
 def plain_caption(scene: Scene) -> str:
-    """The one caption that tells kind, colours, pattern, wear and place."""
+    """Return the complete caption: pattern, colours, kind, headgear or neckwear, and place."""
     subject = scene.subject
-    words = [] if subject.pattern == "plain" else [subject.pattern]
-    noun = " ".join([*words, _colours(scene), subject.kind])
+    pattern = [] if subject.pattern == "plain" else [subject.pattern]
+    noun = " ".join([*pattern, _colours(scene), subject.kind])
     wear = subject.headgear or subject.neckwear
     return f"{_article(noun + f' wearing a {wear}' if wear else noun)} {PHRASES[scene.place]}"
 

@@ -1,4 +1,4 @@
-"""The kinds of subject: twelve silhouettes that cannot be taken for one another."""
+"""Draw the twelve kinds of subject, whose silhouettes are clearly different."""
 
 import math
 from collections.abc import Callable
@@ -17,14 +17,14 @@ _CREAM: Final[Rgb] = (246, 232, 204)
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Where a figure's face is and where things can be worn, in figure units."""
+    """The positions of a figure's face and of its wearable parts, in figure units (see pen.py)."""
 
     eyes: tuple[tuple[float, float], ...] = ()
     smile: tuple[float, float] | None = None
-    crown: tuple[float, float] = (0.0, -1.0)  # where a hat sits
-    head: float = 0.6  # half the width of the head there
-    neck: tuple[float, float] = (0.0, 0.2)  # where a scarf goes
-    grip: tuple[float, float] = (0.8, 0.4)  # where something is held
+    crown: tuple[float, float] = (0.0, -1.0)  # position of headgear
+    head: float = 0.6  # half the width of the head at the crown
+    neck: tuple[float, float] = (0.0, 0.2)  # position of neckwear
+    grip: tuple[float, float] = (0.8, 0.4)  # position of a held object
 
 
 def _cat(pen: Pen, body: Rgb, accent: Rgb, _: str) -> Anatomy:
@@ -196,12 +196,12 @@ FIGURES: Final[dict[str, Callable[[Pen, Rgb, Rgb, str], Anatomy]]] = {
     "hand": _hand,
 }
 
-# Kinds that wear things, and of which characters are made.
+# Kinds that can wear parts; characters have one of these kinds.
 WEARERS: Final[tuple[str, ...]] = ("cat", "rabbit", "bird", "robot")
 
 
 def draw_face(pen: Pen, anatomy: Anatomy, iris: Rgb, ink: Rgb) -> None:
-    """Eyes and smile, last of the body so that no pattern covers them."""
+    """Draw eyes and smile. Call this after the pattern, which would otherwise cover them."""
     small = 0.6 if abs(anatomy.eyes[0][0]) < 0.2 else 1.0
     for x, y in anatomy.eyes:
         pen.circle((x, y), 0.21 * small, (255, 255, 255))

@@ -1,4 +1,4 @@
-"""The world's colours: few and far apart, so that a name and a picture can agree."""
+"""The colours of the world: few and clearly different, so that each matches its name."""
 
 from typing import Final
 
@@ -17,8 +17,8 @@ COLOURS: Final[dict[str, Rgb]] = {
     "grey": (140, 144, 152),
 }
 
-# The second colour a figure has unless its caption names another: no choice left to chance
-# means nothing for a small model to average over.
+# The second colour of a figure unless its caption names another. It is fixed, because a small model
+# would average over random choices.
 ACCENTS: Final[dict[str, str]] = {
     "red": "yellow",
     "orange": "white",
@@ -34,6 +34,6 @@ ACCENTS: Final[dict[str, str]] = {
 
 
 def darker(colour: Rgb, factor: float = 0.6) -> Rgb:
-    """The colour in shade."""
+    """Return the colour multiplied by `factor`."""
     red, green, blue = (int(value * factor) for value in colour)
     return red, green, blue

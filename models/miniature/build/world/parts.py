@@ -1,4 +1,4 @@
-"""What a subject wears or holds. The base model is shown only the first few (`COMMON_WEAR`)."""
+"""Draw the parts that a subject wears or holds; the base is trained on `COMMON_WEAR` only."""
 
 from collections.abc import Callable
 from typing import Final
@@ -86,7 +86,7 @@ def _shield(pen: Pen, anatomy: Anatomy, colour: Rgb) -> None:
 
 def _cape(pen: Pen, anatomy: Anatomy, colour: Rgb) -> None:
     x, y = anatomy.neck
-    top = y - 0.3  # behind the head, so that the shoulders are covered whole
+    top = y - 0.3  # behind the head, so that the shoulders are fully covered
     pen.polygon([(x - 0.72, top), (x + 0.72, top), (x + 1.2, 1.12), (x - 1.2, 1.12)], colour)
 
 
@@ -100,7 +100,7 @@ NECKWEAR: Final[dict[str, Part]] = {"scarf": _scarf, "bow": _bow}
 HELD: Final[dict[str, Part]] = {"hammer": _hammer, "wand": _wand, "shield": _shield}
 BEHIND: Final[dict[str, Part]] = {"cape": _cape}
 
-# The only parts in the base model's pictures, each in one colour of its own.
+# The only parts in the training pictures of the base model, each in a fixed colour.
 COMMON_WEAR: Final[dict[str, Rgb]] = {
     "hat": (84, 56, 150),
     "crown": _GOLD,

@@ -1,4 +1,4 @@
-"""Where a subject stands: each place is one fixed layout with a little play in it."""
+"""Draw the eight places: each has a fixed layout with small random variations."""
 
 from collections.abc import Callable
 from random import Random
@@ -21,7 +21,7 @@ PHRASES: Final[dict[str, str]] = {
 
 
 class _Backdrop:
-    """Draws in fractions of the picture's side."""
+    """Draws on an image, with coordinates in fractions of its side."""
 
     def __init__(self, image: Image.Image, rng: Random):
         self.side = image.size[0]
@@ -29,22 +29,26 @@ class _Backdrop:
         self.rng = rng
 
     def band(self, top: float, bottom: float, fill: Rgb) -> None:
+        """Draw a horizontal band over the full width."""
         self.draw.rectangle((0, top * self.side, self.side, bottom * self.side), fill=fill)
 
     def box(self, x0: float, y0: float, x1: float, y1: float, fill: Rgb) -> None:
+        """Draw a filled rectangle."""
         side = self.side
         self.draw.rectangle((x0 * side, y0 * side, x1 * side, y1 * side), fill=fill)
 
     def disc(self, x: float, y: float, radius: float, fill: Rgb, flat: float = 1.0) -> None:
+        """Draw a filled ellipse; `flat` is the ratio of its height to its width."""
         side = self.side
         box = (x - radius, y - radius * flat, x + radius, y + radius * flat)
         self.draw.ellipse(tuple(value * side for value in box), fill=fill)
 
     def polygon(self, *points: tuple[float, float], fill: Rgb) -> None:
+        """Draw a filled polygon."""
         self.draw.polygon([(x * self.side, y * self.side) for x, y in points], fill=fill)
 
     def play(self, middle: float, amount: float = 0.025) -> float:
-        """A number near `middle`: the little that differs between two visits to a place."""
+        """Return a random number within `amount` of `middle`."""
         return middle + self.rng.uniform(-amount, amount)
 
 
@@ -143,5 +147,5 @@ PLACES: Final[dict[str, Callable[[_Backdrop], None]]] = {
 
 
 def paint_place(image: Image.Image, place: str, rng: Random) -> None:
-    """Paint a place over the whole picture."""
+    """Draw a place over the whole picture."""
     PLACES[place](_Backdrop(image, rng))

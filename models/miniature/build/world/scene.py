@@ -1,4 +1,4 @@
-"""A picture of the world: a subject, a place, a pose, drawn soft enough for a small VAE."""
+"""Draw a picture of a subject in a place, with edges soft enough for a small VAE."""
 
 from dataclasses import dataclass
 from random import Random
@@ -15,29 +15,32 @@ from .subject import Character, common_subject
 
 SIZE: Final[int] = 128
 _OVERSAMPLE: Final[int] = 3
-_SOFTNESS: Final[float] = 0.7  # Gaussian radius in pixels of a 128-pixel picture
+_SOFTNESS: Final[float] = 0.7  # radius of the Gaussian blur, in pixels of a 128-pixel picture
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, without the pose, which the drawing's random numbers decide."""
+    """The subject and place of a picture. The pose is not included; `draw` chooses it at random."""
 
     subject: Character
     place: str
 
     @property
     def combination(self) -> tuple[str, str, str]:
-        """Kind, colour and place: what the quality measure asks for."""
+        """Kind, colour and place: the aspects that the quality figures measure."""
         return self.subject.kind, self.subject.colour, self.place
 
 
 def common_scene(rng: Random) -> Scene:
-    """A scene for the base model's pictures."""
+    """Return a random scene for the pictures of the base model."""
     return Scene(common_subject(rng), rng.choice(list(PLACES)))
 
 
 def draw(subject: Character, place: str, rng: Random, size: int = SIZE) -> Image.Image:
-    """Draw a subject in a place; `rng` decides the pose and the little play of the place."""
+    """Draw a subject in a place as an RGB image of `size` pixels per side.
+
+    `rng` determines the pose and the variations of the place.
+    """
     side = size * _OVERSAMPLE
     image = Image.new("RGB", (side, side))
     paint_place(image, place, rng)

@@ -1,4 +1,4 @@
-"""Who is in a picture: the common subjects of the base, and characters it has never seen."""
+"""The subjects of pictures: common subjects, and characters on which the base is not trained."""
 
 from dataclasses import dataclass, replace
 from random import Random
@@ -13,9 +13,9 @@ PATTERNS: Final[tuple[str, ...]] = ("plain", "striped", "spotted")
 
 @dataclass(frozen=True)
 class Character:
-    """A subject's looks, whole: two pictures of equal characters show the same individual.
+    """The complete appearance of a subject; equal characters are the same individual.
 
-    Colours are names of `palette.COLOURS`, or "gold" and "steel" for metal parts.
+    Colours are keys of `palette.COLOURS`, or "gold" and "steel" for metal parts.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Character:
 
     @property
     def common(self) -> bool:
-        """Whether the base model may be shown it: nothing but what captions can tell."""
+        """Whether the base may be trained on it: captions can name all its attributes."""
         wear = {self.headgear, self.neckwear} - {None}
         coloured = self.headgear_colour or self.neckwear_colour
         strange = self.cape or self.held or self.gesture or coloured or self.eyes != "black"
@@ -56,7 +56,7 @@ THUMBS_UP: Final[Character] = Character(
 
 
 def common_subject(rng: Random) -> Character:
-    """A subject for the base model's pictures."""
+    """Return a random subject for the pictures of the base model."""
     kind, colour = rng.choice(list(FIGURES)), rng.choice(list(COLOURS))
     accent = ACCENTS[colour]
     if rng.random() < 0.2:
@@ -71,7 +71,7 @@ def common_subject(rng: Random) -> Character:
 
 
 def character(seed: int, kind: str | None = None) -> Character:
-    """An individual with a look of its own, from a seed; parts the base never shows included."""
+    """Return a random character from a seed; it may have parts on which the base is not trained."""
     rng = Random(f"character {seed}")
     names = list(COLOURS)
     colour, accent, cape, other, third = rng.sample(names, 5)
