@@ -1,7 +1,7 @@
-"""The kinds of errors that the gateway answers with, RFC 9457: one catalogue for all who name them.
+"""The catalogue of the gateway's problem types (RFC 9457).
 
-The gateway answers by it, `/docs` describes it, our own client reads it, and docs/errors.md lists
-it.
+The gateway sends them, `/docs` describes them, the client of this project reads them, and
+docs/errors.md lists them.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class ProblemType(NamedTuple):
-    """One kind of error."""
+    """One type of problem: its HTTP status and title."""
 
     status: int  # of HTTP
     title: str
 
 
-# The name is a promise to clients: add, never rename.
+# Clients depend on the names: add some, but never rename one.
 CATALOGUE: Mapping[str, ProblemType] = {
     "malformed-json": ProblemType(400, "The body is not JSON"),
     "bad-request": ProblemType(400, "The request cannot be read"),
@@ -47,11 +47,11 @@ CATALOGUE: Mapping[str, ProblemType] = {
     "database-away": ProblemType(503, "The database is away"),
     "timed-out": ProblemType(504, "It took too long"),
 }
-_REFUSED = frozenset({401, 403, 429})  # no key that works, or its quota is used up
+_REFUSED = frozenset({401, 403, 429})  # no valid key, or its quota is exhausted
 
 
 def error_of(status: int) -> type[AtelierError]:
-    """What our own client raises for an answer of that status, also of a proxy in between."""
+    """Return the error class for an HTTP status, from the gateway or from a proxy."""
     if status in _REFUSED:
         return Refused
     return Unavailable if status >= 500 else BadInput
