@@ -34,7 +34,9 @@ def test_an_address_is_read_as_it_is_written() -> None:
     ],
 )
 def test_what_is_no_address_is_told_how_one_reads(uri: str) -> None:
-    with pytest.raises(BadInput, match="one reads mlflow://bases/<hex>, the kinds are bases, vaes"):
+    with pytest.raises(
+        BadInput, match="the form is mlflow://bases/<hex>, the kinds are bases, vaes"
+    ):
         ArtifactRef.parse(uri)
 
 

@@ -70,7 +70,9 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(BaseError, match="is a file; give the folder"):
         resolve_base(str(folder / "model_index.json"))
     shutil.rmtree(folder / "tokenizer")
-    with pytest.raises(BaseError, match=r"model_index\.json names tokenizer, but there is no such folder"):
+    with pytest.raises(
+        BaseError, match=r"model_index\.json names tokenizer, but there is no such folder"
+    ):
         resolve_base(str(folder))
     (folder / "model_index.json").write_text("{")
     with pytest.raises(BaseError, match="not JSON"):

@@ -59,7 +59,7 @@ def test_a_config_map_that_is_no_release_costs_the_others_nothing(
     told = agent.releases.read().unreadable
     assert "release-broken: not a release" in told["broken"]
     assert "has no release.json" in told["empty"]
-    assert "is the release of other" in told["wrong"]
+    assert "contains the release of other" in told["wrong"]
 
 
 def test_a_manifest_of_another_digest_is_refused(namespace: Namespace, agent: Environment) -> None:
