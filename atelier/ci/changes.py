@@ -65,7 +65,9 @@ def changes_since(repository: Repository, since: str, until: str = "HEAD") -> Ch
     """
     before, after = repository.commit(since), repository.commit(until)
     if after is None:
-        raise GitError(f"{until}: is not a commit of {repository.root}; check the name, or fetch it")
+        raise GitError(
+            f"{until}: is not a commit of {repository.root}; check the name, or fetch it"
+        )
     return changes(repository, before, after)
 
 
