@@ -28,9 +28,9 @@ class Restored:
 class KeptObjects:
     """Objects by name in a file of JSON lines; the last line of a name counts.
 
-    A change of one object appends one line. The file is rewritten by the first `save` of a process,
-    so nothing is appended to a line that a crash has truncated, and if more than half of its lines
-    (and `SPARE_LINES`) are outdated.
+    A change of one object appends one line. The first `save` of a process rewrites the file, so
+    nothing is appended to a line that a crash has truncated. A `save` also rewrites it if there are
+    more outdated lines than objects and `SPARE_LINES` together.
     """
 
     def __init__(self, path: Path):

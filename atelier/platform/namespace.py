@@ -47,7 +47,7 @@ def listing(api: Api) -> Environment:
         releases=Listed(api, CONFIG_MAPS, [("labelSelector", ADAPTER)]),
         reports=Listed(api, LEASES, [("labelSelector", heads)]),
         service=Listed(api, INFERENCE_SERVICES, [("fieldSelector", f"metadata.name={SERVICE}")]),
-        asked=True,
+        lazy=True,
     )
 
 
@@ -58,12 +58,12 @@ def _environment(
     releases: Source,
     reports: Source,
     service: Source,
-    asked: bool = False,
+    lazy: bool = False,
 ) -> Environment:
     return Environment(
         releases=ClusterReleases(releases, api),
-        replicas=ClusterReports(Replica, "replica", reports, api, pod, asked=asked),
-        gateways=ClusterReports(Gateway, "gateway", reports, api, pod, asked=asked),
+        replicas=ClusterReports(Replica, "replica", reports, api, pod, lazy=lazy),
+        gateways=ClusterReports(Gateway, "gateway", reports, api, pod, lazy=lazy),
         shares=lambda: canary_shares(service.read().objects.get(SERVICE) or {}),
     )
 

@@ -51,7 +51,7 @@ class _Entry(Generic[ReportT]):
 class ClusterReports(Generic[ReportT]):
     """The reports of one kind in a namespace. `put` needs the `pod` of this process.
 
-    The source gives heads and shards. With `asked`, it gives only heads, and a shard is requested
+    The source gives heads and shards. If `lazy`, it gives only heads, and a shard is requested
     from the API server at the first access to it.
     """
 
@@ -63,11 +63,11 @@ class ClusterReports(Generic[ReportT]):
         api: Api,
         pod: Pod | None = None,
         *,
-        asked: bool = False,
+        lazy: bool = False,
         clock: Clock = time.monotonic,
     ):
         self._kind, self._word, self._source, self._api, self._pod = kind, word, source, api, pod
-        self._asked = asked
+        self._lazy = lazy
         self._clock = clock
         self._pool = ShardPool(kind)
         self._lock = threading.Lock()
@@ -183,7 +183,7 @@ class ClusterReports(Generic[ReportT]):
         if text is None:
             raise ValueError(f"it has no annotation {ANNOTATION}")
         head = self._kind.model_validate_json(text)
-        if self._asked and head.shards:
+        if self._lazy and head.shards:
             request = partial(self._request, name, head.shards)
             return self._pool.with_parts(head, _LazyShards(len(head.shards), request))
         return self._pool.join(

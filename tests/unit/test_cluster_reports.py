@@ -60,7 +60,7 @@ def one_shot(cluster: Cluster, clock: Clock) -> ClusterReports[Replica]:
     api: Any = cluster
     heads = [("labelSelector", "atelier.dev/report in (replica, gateway)")]
     source = Listed(api, LEASES, heads)
-    return ClusterReports(Replica, "replica", source, api, asked=True, clock=clock)
+    return ClusterReports(Replica, "replica", source, api, lazy=True, clock=clock)
 
 
 def told(reports: ClusterReports[Any], report: Any) -> None:
