@@ -141,11 +141,11 @@ class TensorFile:
             if not finite:
                 not_finite.append(name)
             self._forget_pages()
-        found = f"sha256:{sha256.hexdigest()}"
-        if digest not in (None, found):
+        actual = f"sha256:{sha256.hexdigest()}"
+        if digest not in (None, actual):
             raise AdapterRejected(
-                f"{self.path}: has digest {found}, but the manifest names {digest}: it was changed "
-                "or damaged; fetch the package again"
+                f"{self.path}: has digest {actual}, but the manifest names {digest}: it was "
+                "changed or damaged; fetch the package again"
             )
         if not_finite:
             raise AdapterRejected(

@@ -72,12 +72,12 @@ def sign(package: Package, pem: bytes, password: str | None = None) -> bytes:
     from model_signing import signing
 
     with tempfile.TemporaryDirectory() as folder:  # of mode 0700: the library reads keys from files
-        key, made = Path(folder) / "key", Path(folder) / "made"
+        key, output = Path(folder) / "key", Path(folder) / "made"
         key.write_bytes(pem)
         secret = password.encode() if password else None  # passed unchanged to cryptography
         config = signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
-        config.sign(package.path, made)
-        return made.read_bytes()
+        config.sign(package.path, output)
+        return output.read_bytes()
 
 
 def sign_keyless(package: Package) -> bytes:
@@ -98,13 +98,13 @@ def sign_keyless(package: Package) -> bytes:
             "`permissions: {id-token: write}`, elsewhere sign with a key"
         )
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "made"
+        output = Path(folder) / "made"
         try:
             config = signing.Config().use_sigstore_signer(identity_token=token)
-            config.sign(package.path, made)
+            config.sign(package.path, output)
         except Exception as error:  # of TUF, Fulcio or Rekor
             raise Unavailable(f"keyless: Sigstore failed to sign: {error}") from error
-        return made.read_bytes()
+        return output.read_bytes()
 
 
 def key_of(pem: bytes, password: str | None = None) -> PublicKey:
@@ -114,18 +114,18 @@ def key_of(pem: bytes, password: str | None = None) -> PublicKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        found = load_pem_private_key(pem, password.encode() if password else None)
+        private = load_pem_private_key(pem, password.encode() if password else None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise BadInput(
             f"the signing key cannot be read ({error}); give a private key as PEM, and its "
             "password, if it has one, in ATELIER_SIGNING_PASSWORD"
         ) from error
-    if not isinstance(found, EllipticCurvePrivateKey) or found.curve.name not in _CURVES:
+    if not isinstance(private, EllipticCurvePrivateKey) or private.curve.name not in _CURVES:
         raise BadInput(
             "the signing key is of an unsupported kind; make one with "
             "`openssl ecparam -name prime256v1 -genkey -noout`"
         )
-    return PublicKey("this key", _public(found))
+    return PublicKey("this key", _public(private))
 
 
 def _public(private: "EllipticCurvePrivateKey") -> bytes:

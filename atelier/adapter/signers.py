@@ -122,7 +122,8 @@ def _signer(file: Path, text: str, source: Path) -> Signer:
         trust = json.dumps(content.trust).encode() if content.trust else None
         return SignerIdentity(file.stem, content.identity, content.issuer, trust)
     raise PolicyError(
-        f"{source / file}: is no signer; name it NAME.pem (a public key) or NAME.yaml (an identity)"
+        f"{source / file}: is not a signer; name it NAME.pem (a public key) or NAME.yaml (an "
+        "identity)"
     )
 
 

@@ -161,20 +161,20 @@ def mapping(text: str | bytes | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _marks(node: Node | None, loc: Loc = (), seen: set[int] | None = None) -> Iterator[Any]:
+def _marks(node: Node | None, loc: Loc = (), visited: set[int] | None = None) -> Iterator[Any]:
     """Yield each key and element with its mark; an anchor's content once, at its definition."""
-    seen = set() if seen is None else seen
-    if id(node) in seen:
+    visited = set() if visited is None else visited
+    if id(node) in visited:
         return
-    seen.add(id(node))
+    visited.add(id(node))
     if isinstance(node, MappingNode):
         for key, value in node.value:
             yield (*loc, str(key.value)), key.start_mark
-            yield from _marks(value, (*loc, str(key.value)), seen)
+            yield from _marks(value, (*loc, str(key.value)), visited)
     elif isinstance(node, SequenceNode):
         for index, value in enumerate(node.value):
             yield (*loc, str(index)), value.start_mark
-            yield from _marks(value, (*loc, str(index)), seen)
+            yield from _marks(value, (*loc, str(index)), visited)
 
 
 def write(value: Mapping[str, Any], over: str = "") -> str:

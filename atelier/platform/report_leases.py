@@ -58,7 +58,7 @@ class ClusterReports(Generic[ReportT]):
     def __init__(
         self,
         kind: type[ReportT],
-        word: str,  # `replica` or `gateway`, used in names and labels
+        role: str,  # `replica` or `gateway`, used in names and labels
         source: Source,
         api: Api,
         pod: Pod | None = None,
@@ -66,7 +66,7 @@ class ClusterReports(Generic[ReportT]):
         lazy: bool = False,
         clock: Clock = time.monotonic,
     ):
-        self._kind, self._word, self._source, self._api, self._pod = kind, word, source, api, pod
+        self._kind, self._role, self._source, self._api, self._pod = kind, role, source, api, pod
         self._lazy = lazy
         self._clock = clock
         self._pool = ShardPool(kind)
@@ -121,12 +121,12 @@ class ClusterReports(Generic[ReportT]):
         self._published, self._published_at = report, self._clock()
         name, owner = self._name(report.reporter), self._pod.owner()
         head, texts = _without_time(report).split()  # its time is in the Lease
-        lease = _lease(name, self._word, head.model_dump_json(exclude_defaults=True), owner)
+        lease = _lease(name, self._role, head.model_dump_json(exclude_defaults=True), owner)
         lease["spec"] = {
             "holderIdentity": report.reporter,
             "leaseDurationSeconds": int(LIVE_SECONDS),
         }
-        label = f"{self._word}-shard"
+        label = f"{self._role}-shard"
         shards = {
             (shard := _shard_name(name, digest)): partial(
                 _lease, shard, label, text.decode(), owner
@@ -153,7 +153,7 @@ class ClusterReports(Generic[ReportT]):
             entry = self._entries.get(name)
             if entry is None or entry.lease is not lease:
                 metadata = lease["metadata"]
-                if metadata.get("labels", {}).get(LABEL) != self._word:
+                if metadata.get("labels", {}).get(LABEL) != self._role:
                     continue
                 entry = self._read(name, lease, entry, snapshot)
             heads.append((name, entry))
@@ -211,7 +211,7 @@ class ClusterReports(Generic[ReportT]):
         return self._pool.read(digest, text)
 
     def _name(self, reporter: str) -> str:
-        return f"atelier-{self._word}-{reporter}"
+        return f"atelier-{self._role}-{reporter}"
 
 
 class _LazyShards(Sequence[Shard[Any]]):

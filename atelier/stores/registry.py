@@ -63,21 +63,21 @@ class Registry(Tracking):
         is created for the files.
         """
         name = package.manifest.name
-        known = self._with_digest(name, package.digest)
-        if known is not None:
-            self.tag(name, known, tags or {})
-            return known
+        existing = self._with_digest(name, package.digest)
+        if existing is not None:
+            self.tag(name, existing, tags or {})
+            return existing
         run_id = run_id or self._import_run(name)
         folder = self._upload(package, run_id)
         with self._call(f"register {name}"):
             self._ensure_model(name)
-            made = self._client.create_model_version(
+            created = self._client.create_model_version(
                 MODEL_PREFIX + name,
                 source=f"runs:/{run_id}/{folder}",
                 run_id=run_id,
                 tags={**lineage(package), **(tags or {}), _ARTIFACTS: folder},
             )
-        version = self._first_of_twins(name, package.digest, int(made.version))
+        version = self._first_of_twins(name, package.digest, int(created.version))
         self.set_alias(name, CANDIDATE, version)
         return version
 

@@ -248,7 +248,7 @@ def test_a_base_reaches_a_pods_volume(
 
 def test_storage_says_what_cannot_be_brought(server: Server, tmp_path: Path) -> None:
     absent = str(ArtifactRef("bases", "0" * 64))
-    for uri, said in ((absent, "atelier base import MODEL"), ("s3://bucket/model", "one reads")):
+    for uri, said in ((absent, "atelier base import MODEL"), ("s3://bucket/model", "the form is")):
         ended = storage(uri, tmp_path / "mnt", server.url)
         assert ended.returncode == 2, ended.stderr
         assert said in ended.stderr

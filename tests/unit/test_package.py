@@ -171,7 +171,7 @@ def test_nothing_is_left_of_a_package_that_cannot_be_written(tmp_path: Path) -> 
     tensors[f"{Q}.lora_A.weight"][0, 0] = np.nan
     with pytest.raises(AdapterRejected, match="NaN"):
         write(tmp_path / "p", tensors=tensors)
-    with pytest.raises(AdapterRejected, match="no adapter name"):
+    with pytest.raises(AdapterRejected, match="not an adapter name"):
         write(tmp_path / "p", name="Not A Name")
     assert list(tmp_path.iterdir()) == []
 

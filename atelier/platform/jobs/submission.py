@@ -143,12 +143,12 @@ def _until_gone(name: str, attempt: Callable[[], Answer]) -> Answer:
         ) from error
 
 
-def _version(there: Object) -> str:
-    return str(there["metadata"]["resourceVersion"])
+def _version(item: Object) -> str:
+    return str(item["metadata"]["resourceVersion"])
 
 
-def _deleting(there: Object) -> bool:
-    return "deletionTimestamp" in there["metadata"]
+def _deleting(item: Object) -> bool:
+    return "deletionTimestamp" in item["metadata"]
 
 
 def _owners(claim: Object) -> set[str]:
