@@ -1,6 +1,6 @@
-"""The core of Atelier: plain data and clients, shared by what trains and by what serves.
+"""The core of Atelier: data models and clients, shared by training and serving.
 
-Nothing here imports torch, a web framework or any other room of the project.
+The core imports neither torch nor a web framework nor other packages of the project.
 """
 
 __version__ = "0.1.0"

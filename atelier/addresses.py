@@ -1,7 +1,7 @@
-"""How network addresses are written: host and port together, and never with credentials.
+"""Network addresses as text: parsing, formatting, and removal of credentials.
 
-`redact` is applied wherever an error or an address becomes text that somebody else reads: errors
-(`atelier.errors`), logs and tracebacks (`atelier.logs`), tags and reports.
+`redact` is applied to all text that leaves the process: errors (`atelier.errors`), logs and
+tracebacks (`atelier.logs`), tags and reports.
 """
 
 import ipaddress
@@ -12,8 +12,8 @@ from contextlib import suppress
 
 HIDDEN = "***"
 
-# Up to the last @ before white space: a password that is not percent-encoded may hold : / ? # and
-# @. An address with an @ in its path loses its host this way; a password never stays.
+# Matches up to the last @ before white space: a password that is not percent-encoded may contain
+# : / ? # and @. An address with an @ in its path loses its host, but no password remains.
 _USERINFO = re.compile(r"://\S*@")
 # Parameters of a query: ?token=…, &X-Amz-Signature=…, &sig=…
 _QUERY = re.compile(
@@ -33,11 +33,11 @@ _HEADER = re.compile(
 
 
 def redact(text: str) -> str:
-    """The text with `***` in place of credentials.
+    """Replace the credentials in a text by `***`.
 
-    Credentials are the user and password of any address (RFC 3986 §3.2.1, also where they are not
-    percent-encoded), and the values of query parameters, settings and headers that hold a token, a
-    key, a password or a signature.
+    Credentials are the user and password of any address (RFC 3986 §3.2.1, even if not
+    percent-encoded), and the values of query parameters, settings and headers whose names indicate
+    a token, a key, a password or a signature.
     """
     text = _USERINFO.sub(f"://{HIDDEN}@", text)
     for pattern in (_QUERY, _SETTING, _HEADER):
@@ -46,33 +46,33 @@ def redact(text: str) -> str:
 
 
 def link(url: str) -> str:
-    """The address as a link that others may follow: without user and password."""
+    """Return an address without user and password, as a link for other users."""
     return redact(_USERINFO.sub("://", url))
 
 
 def host_port(host: str, port: int) -> str:
-    """`host:port`, as URLs and gRPC targets have it: an IPv6 address stands in brackets."""
+    """Return `host:port` for URLs and gRPC targets; an IPv6 address gets brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split_host_port(address: str) -> tuple[str, int]:
-    """The host, without brackets, and the port of `host:port`; ValueError says what is wrong."""
+    """Return host, without brackets, and port of `host:port`. Raises ValueError if malformed."""
     shown = f"{HIDDEN}@{address.rpartition('@')[2]}" if "@" in address else address
     host, _, port = address.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise ValueError(f"{shown}: an IPv6 address stands in brackets, as in [::1]:8001")
+        raise ValueError(f"{shown}: an IPv6 address needs brackets, as in [::1]:8001")
     valid = port.isascii() and port.isdigit() and 0 < int(port) < 65536
     if not host or not valid or re.search(r"[\s/@\[\]]", host):
-        raise ValueError(f"{shown}: not host:port")
+        raise ValueError(f"{shown}: is not host:port")
     return host, int(port)
 
 
 def reachable(host: str) -> str:
-    """The host by which this machine reaches a server that listens on `host`.
+    """Return the host under which this machine reaches a server that listens on `host`.
 
-    A server that listens on every address is reached on loopback.
+    If the server listens on every address, this is the loopback address.
     """
     if not host:
         return "127.0.0.1"
@@ -86,12 +86,12 @@ def reachable(host: str) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A TCP socket that listens there; port 0 is a free one. OSError where that cannot be.
+    """Return a listening TCP socket; port 0 is any free one. Raises OSError if this fails.
 
-    `::`, and no host at all, are every address of this machine, of both families where it has both.
+    `::` and an empty host are every address of this machine, of both families if it has both.
     """
     if host in ("", "::") and socket.has_dualstack_ipv6():
-        with suppress(OSError):  # the kernel knows IPv6, and may still have no address of it
+        with suppress(OSError):  # a kernel with IPv6 may have no IPv6 address
             family = socket.AF_INET6
             return socket.create_server(("::", port), family=family, dualstack_ipv6=True)
     family = socket.AF_INET6 if ":" in host and host != "::" else socket.AF_INET
@@ -99,5 +99,5 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(("" if host == "::" else host, port), family=family)
     except socket.gaierror:
         raise
-    except OSError as error:  # its text would name the place once more
+    except OSError as error:  # its text would repeat the address
         raise OSError(error.errno, os.strerror(error.errno or 0)) from None

@@ -1,9 +1,9 @@
-"""What can go wrong, told apart by what the caller can do about it.
+"""The errors of the project, by the possible reaction of the caller.
 
-Every text names the place (file, key, address) and the way out, because it is printed to the user
-as it stands. The exit codes are the command line's contract.
+Every text names the place (file, key, address), the problem and the fix, because it is printed to
+the user unchanged. The exit codes are part of the command line's interface.
 """
-# ruff: noqa: N818 (a name that says what happened reads better than one that ends in Error)
+# ruff: noqa: N818 (names of events, such as Refused, need no suffix Error)
 
 from enum import IntEnum
 from typing import ClassVar
@@ -12,80 +12,80 @@ from atelier.addresses import redact
 
 
 class ExitCode(IntEnum):
-    """How a command, a Job or a service's process ends; docs/errors.md explains each code."""
+    """The exit codes of commands, Jobs and services; docs/errors.md explains them."""
 
     DONE = 0
     REFUSED = 1
     BAD_INPUT = 2
     UNAVAILABLE = 3
     INTERNAL = 70  # EX_SOFTWARE of sysexits.h: a bug of this program
-    INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+    INTERRUPTED = 130  # 128 + SIGINT, as in shells
     STOPPED = 143  # 128 + SIGTERM
 
     @classmethod
     def of_verdict(cls, accepted: bool) -> "ExitCode":
-        """DONE for a verdict that accepts, REFUSED for one that does not."""
+        """Return DONE for an accepted verdict, else REFUSED."""
         return cls.DONE if accepted else cls.REFUSED
 
 
 class AtelierError(Exception):
-    """Anything this program reports on purpose; all else is a bug and keeps its traceback.
+    """The base of all expected errors; any other exception is a bug and keeps its traceback.
 
-    Its text is redacted: it goes into logs, reports, pull requests and answers to clients.
+    The text is redacted, because it goes into logs, reports, pull requests and responses.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.BAD_INPUT
 
     def __init__(self, *args: object):
-        super().__init__(*(redact(one) if isinstance(one, str) else one for one in args))
+        super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class BadInput(AtelierError):
-    """What was given cannot be used; asking again with the same input fails again."""
+    """The input cannot be used; a retry with the same input fails again."""
 
 
 class RecipeError(BadInput):
-    """A recipe that cannot be trained from."""
+    """A recipe is invalid or missing."""
 
 
 class DatasetError(BadInput):
-    """Pictures or captions that cannot be trained on."""
+    """Pictures or captions cannot be used for training."""
 
 
 class PolicyError(BadInput):
-    """A policy that cannot be judged by, or a recipe that loosens one."""
+    """A policy is invalid, or a recipe loosens it."""
 
 
 class AdapterRejected(BadInput):
-    """An adapter that cannot be served whole, or is not what it says it is."""
+    """An adapter cannot be served completely, or does not match its digest."""
 
 
 class SignatureRejected(AdapterRejected):
-    """A package that is not signed, or not by anybody who is trusted, or not as it is now."""
+    """A package has no valid signature of a trusted signer."""
 
 
 class BaseError(BadInput):
-    """A base model that is missing or incomplete."""
+    """A base is missing or incomplete."""
 
 
 class ArtifactError(BadInput):
-    """A base, dataset, recipe or engine that MLflow does not have, or not as its digest says."""
+    """A base, dataset, recipe or engine in MLflow is missing, or does not match its digest."""
 
 
 class ReleaseError(BadInput):
-    """A release that cannot be read, or cannot go where it was asked to."""
+    """A release is unreadable, or cannot be changed as requested."""
 
 
 class Refused(AtelierError):
-    """A gate or a check said no."""
+    """A gate or a check refused the request."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.REFUSED
 
 
 class Unavailable(AtelierError):
-    """A service is away or full; the same request may succeed later.
+    """A service cannot be reached or is at capacity; the same request may succeed later.
 
-    `retry_after` is in seconds, or None where nobody can tell.
+    `retry_after` is in seconds, None if unknown.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.UNAVAILABLE
@@ -96,6 +96,6 @@ class Unavailable(AtelierError):
 
 
 class Interrupted(AtelierError):
-    """Stopped by SIGTERM, with everything needed to go on kept."""
+    """The process was stopped by SIGTERM, and has saved the state to resume from."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.STOPPED

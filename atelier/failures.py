@@ -1,4 +1,4 @@
-"""What an exception means to whoever started a process: a message and an exit code."""
+"""Translation of exceptions into a message and an exit code of the process."""
 
 import errno
 import sys
@@ -12,7 +12,7 @@ from atelier.logs import redact_tracebacks, traceback_of
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception as a message for people and an exit code for scripts."""
+    """An exception as a message for users and an exit code for scripts."""
 
     kind: str
     message: str
@@ -20,7 +20,7 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Translate an exception. One that this program does not expect is INTERNAL: a bug."""
+    """Translate an exception; an unexpected one is a bug, with the exit code INTERNAL."""
     kind = type(error).__name__
     if isinstance(error, AtelierError):
         return Failure(kind, str(error), error.exit_code)
@@ -29,16 +29,16 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, OSError) and error.filename is not None:
         return Failure(kind, f"{error.filename}: {error.strerror}", _os_exit_code(error))
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        message = "the disk is full: free some space and run again"
+        message = "the disk is full; free some space and run this again"
         return Failure(kind, message, ExitCode.UNAVAILABLE)
     return Failure(kind, f"internal error: {kind}: {redact(str(error))}", ExitCode.INTERNAL)
 
 
 def run_process(work: Callable[[], int | None]) -> int:
-    """Do the work of a Job's or a service's process; its exit code.
+    """Run the work of a Job or a service; return the exit code of the process.
 
     `work` may return an exit code; None is DONE. An error is one line on stderr. A bug also prints
-    its traceback, because nobody can run a pod again with --debug.
+    its traceback, because a pod cannot be run again with --debug.
     """
     redact_tracebacks()
     try:
@@ -52,6 +52,6 @@ def run_process(work: Callable[[], int | None]) -> int:
 
 
 def _os_exit_code(error: OSError) -> ExitCode:
-    """A full disk passes when someone makes room; a missing file does not."""
+    """Return the exit code of an OSError: a full disk is a temporary problem, others are not."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return ExitCode.UNAVAILABLE if full else ExitCode.BAD_INPUT

@@ -1,7 +1,7 @@
-"""Files that are whole or absent, locks, and digests.
+"""Atomic writes of files and folders, locks, and digests.
 
-Readers in other processes never see half a file: everything is written to the side, flushed to the
-disk and renamed.
+Other processes never see an incomplete file: it is written under a temporary name, flushed to the
+disk, and renamed.
 """
 
 import errno
@@ -22,9 +22,9 @@ _LOOK = 0.1  # seconds between two attempts to take a lock
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
-    """Replace `path` by `data` in one step; the old content stays if anything fails.
+    """Replace the content of `path` atomically; the old content stays if this fails.
 
-    `mode` are the new file's permissions, less the process's umask.
+    `mode` gives the permissions of the new file, before the process's umask.
     """
     with writing(path, mode=mode) as file:
         file.write(data.encode() if isinstance(data, str) else data)
@@ -32,10 +32,10 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
 
 @contextmanager
 def writing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a new file that replaces `path` in one step at the end of the block.
+    """Open a new file that atomically replaces `path` at the end of the block.
 
-    The old content stays if anything fails. Any number of processes may write one path at once:
-    each has a file of its own, and the last to end wins.
+    The old content stays if the block fails. Several processes may write one path at once: each
+    writes its own file, and the last one to end wins.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,10 +54,10 @@ def writing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 @contextmanager
 def staging(final: Path) -> Iterator[Path]:
-    """Make an empty folder beside `final` to build it in; publish it by `replace_folder`.
+    """Create an empty folder beside `final` to build it in; publish it with `replace_folder`.
 
-    Its name is hidden and belongs to this call alone, so processes that build the same folder do
-    not meet. What was not published is removed at the end of the block.
+    Its name is hidden and unique, so processes that build the same folder do not conflict. If it is
+    not published, it is removed at the end of the block.
     """
     aside = _aside(Path(final))
     aside.mkdir(parents=True)
@@ -70,9 +70,8 @@ def staging(final: Path) -> Iterator[Path]:
 def replace_folder(aside: Path, final: Path) -> None:
     """Publish the finished folder `aside` as `final`, on the same file system.
 
-    A folder already in place is moved out of the way first and removed last, so a crash in between
-    leaves it beside the new one, never a mixture of both. Where several processes publish at once,
-    the last one wins.
+    An existing folder is renamed first and removed last, so a crash in between leaves it beside the
+    new one, and never a mixture of both. If several processes publish at once, the last one wins.
     """
     for folder, _, names in os.walk(aside):
         for name in names:
@@ -98,7 +97,7 @@ def replace_folder(aside: Path, final: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    """A hidden name beside `path` that nobody else uses."""
+    """Return a hidden, unique name beside `path`."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
 
 
@@ -113,10 +112,10 @@ def locked(
 ) -> Iterator[None]:
     """Hold the lock of the file `path`, exclusively or shared with other holders.
 
-    Raises `busy` if the lock is taken; without `busy`, waits for it. `waiting` is called about ten
-    times a second meanwhile, and ends the wait by raising. The kernel releases the lock however
-    this process ends. The file stays, unless it is `temporary`: where nothing else may lie in its
-    folder. A shared lock cannot be temporary.
+    Raises `busy` if the lock is taken; without `busy`, waits for it. Meanwhile `waiting` is called
+    about ten times a second, and ends the wait by raising. The kernel releases the lock at any end
+    of this process. The file stays, unless it is `temporary`, for folders that must not contain
+    other files. A shared lock cannot be temporary.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -124,7 +123,7 @@ def locked(
         with path.open("a") as file:
             _take(file, kind, busy, waiting)
             if os.fstat(file.fileno()).st_nlink == 0:
-                continue  # its last holder removed it: the lock is that of a new file
+                continue  # the last holder removed the file, so open a new one
             try:
                 yield
             finally:
@@ -150,7 +149,7 @@ def _take(
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut."""
+    """Flush a folder, so that a rename survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -159,18 +158,18 @@ def _sync_folder(folder: Path) -> None:
 
 
 def sha256_bytes(data: bytes) -> str:
-    """`sha256:<hex>` of `data`."""
+    """Return `sha256:<hex>` of `data`."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def sha256_file(path: Path) -> str:
-    """`sha256:<hex>` of a file's bytes."""
+    """Return `sha256:<hex>` of a file's bytes."""
     with Path(path).open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def digest_json(value: Any) -> str:
-    """`sha256:<hex>` of a JSON value, whatever the order of its keys."""
+    """Return `sha256:<hex>` of a JSON value, independent of the order of keys."""
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
@@ -178,17 +177,17 @@ def digest_json(value: Any) -> str:
 
 
 def digest_files(root: Path, files: Iterable[Path]) -> str:
-    """`sha256:<hex>` over the names (relative to `root`) and contents of `files`."""
+    """Return `sha256:<hex>` over names (relative to `root`) and contents of `files`."""
     return digest_lines({file.relative_to(root).as_posix(): sha256_file(file) for file in files})
 
 
 def digest_lines(files: Mapping[str, str]) -> str:
-    """`sha256:<hex>` over names of files and their digests."""
+    """Return `sha256:<hex>` over names of files and their digests."""
     lines = sorted(f"{name} {digest}\n" for name, digest in files.items())
     return sha256_bytes("".join(lines).encode())
 
 
 def digest_folder(path: Path, patterns: Sequence[str] | None = None) -> str:
-    """`sha256:<hex>` over a folder's files, or over those that match a glob of `patterns`."""
-    found = {file for pattern in patterns or ("**/*",) for file in path.glob(pattern)}
-    return digest_files(path, (file for file in found if file.is_file()))
+    """Return `sha256:<hex>` over a folder's files, or those that match a glob of `patterns`."""
+    paths = {file for pattern in patterns or ("**/*",) for file in path.glob(pattern)}
+    return digest_files(path, (file for file in paths if file.is_file()))

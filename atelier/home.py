@@ -1,4 +1,4 @@
-"""Where everything lies on one machine: `$ATELIER_HOME`, by default `.atelier` right here."""
+"""The home: the folder of all data of one machine, `$ATELIER_HOME` or `.atelier`."""
 
 import os
 from dataclasses import dataclass
@@ -11,64 +11,64 @@ from atelier.settings import Settings
 
 
 class HomeSettings(Settings):
-    """The settings of every process that has a home."""
+    """The settings of every process with a home."""
 
     home: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         default=Path(".atelier"),
         validation_alias="ATELIER_HOME",
-        description="The folder that holds everything on one machine",
+        description="Folder of all data of one machine",
     )
 
 
 @dataclass(frozen=True)
 class Home:
-    """The paths below one root; nothing is created before somebody writes."""
+    """The paths below one root, which are created by the first write."""
 
     root: Path
 
     @classmethod
     def find(cls) -> "Home":
-        """The home that the environment names; BadInput for a variable that is no setting."""
+        """Return the home of the environment variables. Raises BadInput for unknown variables."""
         return cls(HomeSettings.read().home)
 
     @property
     def releases(self) -> Path:
-        """One file an adapter: which version serves. Written by promote, rollback and retire."""
+        """The releases, one file per adapter, written by promote, rollback and retire."""
         return self.root / "releases"
 
     @property
     def replicas(self) -> Path:
-        """One file a replica: what it holds. Written by its agent."""
+        """The reports of replicas, one file each, written by its agent."""
         return self.root / "replicas"
 
     @property
     def gateways(self) -> Path:
-        """One file a gateway: where it sends calls. Written by itself."""
+        """The reports of gateways, one file each, written by the gateway."""
         return self.root / "gateways"
 
     @property
     def volume(self) -> Path:
-        """What an agent shares with its engine."""
+        """The volume that an agent shares with its engine."""
         return self.root / "volume"
 
     @property
     def packages(self) -> Path:
-        """Verified packages, each in a folder named by the hex part of its digest."""
+        """Verified packages, each in a folder named by the hexadecimal part of its digest."""
         return self.volume / "packages"
 
     @property
     def fetched(self) -> Path:
-        """Packages of the registry for commands, each in a folder named by its digest's hex."""
+        """The package cache of commands, with folders named like those of `packages`."""
         return self.root / "fetched"
 
     @property
     def wanted(self) -> Path:
-        """From the agent to the engine: what to hold."""
+        """The wanted versions, written by the agent for the engine."""
         return self.volume / "wanted.json"
 
     @property
     def loaded(self) -> Path:
-        """From the engine to the agent: what it holds."""
+        """The loaded versions, written by the engine for the agent."""
         return self.volume / "loaded.json"
 
     @property
@@ -78,21 +78,21 @@ class Home:
 
     @property
     def serve_note(self) -> Path:
-        """Addresses and the smoke key, for as long as `atelier serve` runs. Written by it."""
+        """Addresses and the key for smoke tests, written by `atelier serve` while it runs."""
         return self.root / "serve.json"
 
     @property
     def logs(self) -> Path:
-        """What the served processes print."""
+        """The output of the processes of `atelier serve`."""
         return self.root / "logs"
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow: `$MLFLOW_TRACKING_URI`, or a database here with its artifacts beside it."""
+        """MLflow's address: `$MLFLOW_TRACKING_URI`, or a database in the home."""
         local = f"sqlite:///{self.root / 'mlflow.db'}"
         return os.environ.get("MLFLOW_TRACKING_URI") or local
 
     @property
     def database_url(self) -> str:
-        """Keys and usage, where ATELIER_DATABASE_URL names no other database."""
+        """The default database of keys and usage, if ATELIER_DATABASE_URL is not set."""
         return f"sqlite:///{self.root / 'gateway.db'}"

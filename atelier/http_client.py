@@ -1,7 +1,7 @@
-"""One HTTP request to another service; its answer, or an error that a caller can act on.
+"""Single HTTP requests to other services, with errors of this project.
 
-Redirects are refused. A client that follows one sends the request's credential to whatever host
-the answer names: `X-API-Key`, unlike `Authorization`, is kept by every client library.
+Redirects are refused. A client that follows one sends the request's credential to the new host: all
+client libraries keep `X-API-Key`, unlike `Authorization`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def send(
     headers: Mapping[str, str] | None = None,
     body: object = None,
 ) -> httpx2.Response:
-    """The answer to a request, whatever its status but a redirect; `body` is sent as JSON.
+    """Send a request, `body` as JSON; return the response with any status but a redirect.
 
-    `what` begins the error's text: Unavailable where no answer comes within `timeout` seconds for
-    each read or write, BadInput where the address or a header is malformed, or redirects elsewhere.
-    Neither contains a header.
+    `timeout` is in seconds for each read or write; `what` begins the text of errors. Raises
+    Unavailable if there is no response, BadInput if the address or a header is malformed or the
+    address redirects. The texts contain no header.
     """
     import httpx2
 
@@ -45,7 +45,7 @@ def send(
         try:
             content = json.dumps(body, allow_nan=False)
         except ValueError as error:
-            raise BadInput(f"{what}: not sent, a number is infinite or none") from error
+            raise BadInput(f"{what}: not sent, a number is infinite or NaN") from error
     try:
         answer = httpx2.request(
             method,
@@ -59,18 +59,18 @@ def send(
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):  # their text may quote a password
         raise BadInput(f"{what}: the address must read like https://host:port") from None
     except (httpx2.LocalProtocolError, UnicodeError):  # their text quotes the header
-        text = f"{what}: the key has a character that no HTTP header may have; remove it"
+        text = f"{what}: the key has a character that is not allowed in HTTP headers; remove it"
         raise BadInput(text) from None
     except httpx2.HTTPError as error:
         raise Unavailable(f"{what}: {str(error) or type(error).__name__}") from error
     if answer.has_redirect_location:
-        text = f"the address redirects to {_target(answer)}; give that one, if you trust it"
+        text = f"the address redirects to {_target(answer)}; use that one, if you trust it"
         raise BadInput(f"{what}: {text}")
     return answer
 
 
 def _target(answer: httpx2.Response) -> str:
-    """Where a redirect leads, without what may be a credential: user, query and fragment."""
+    """Return the target of a redirect, without user, query and fragment (possible credentials)."""
     import httpx2
 
     try:
@@ -81,7 +81,7 @@ def _target(answer: httpx2.Response) -> str:
 
 
 def decoded(answer: httpx2.Response, *, what: str) -> Any:
-    """The JSON of an answer; Unavailable where it is none, as that of a proxy in between."""
+    """Return the JSON of a response. Raises Unavailable for other content, as of a proxy."""
     try:
         return answer.json()
     except ValueError as error:
@@ -89,13 +89,13 @@ def decoded(answer: httpx2.Response, *, what: str) -> Any:
 
 
 def retry_after(answer: httpx2.Response) -> float | None:
-    """The seconds after which to ask again, where the answer gives them."""
-    given = answer.headers.get("Retry-After", "")
-    return float(given) if given.isdigit() else None
+    """Return the seconds in the header Retry-After of a response, or None."""
+    value = answer.headers.get("Retry-After", "")
+    return float(value) if value.isdigit() else None
 
 
 def is_ready(url: str) -> bool:
-    """Whether a GET on this machine is answered with 200, within two seconds."""
+    """Return whether a server on this machine answers a GET with 200, within two seconds."""
     import httpx2
 
     try:
@@ -107,7 +107,7 @@ def is_ready(url: str) -> bool:
 
 @cache
 def _authorities() -> ssl.SSLContext:
-    """The system's, or those of SSL_CERT_FILE; loading them takes 20 ms."""
+    """Load the CAs of the system or of SSL_CERT_FILE once, which takes 20 ms."""
     import httpx2
 
     return httpx2.create_ssl_context()

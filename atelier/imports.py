@@ -1,4 +1,4 @@
-"""Large libraries, imported faster."""
+"""Faster import of large libraries."""
 
 import gc
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Pause the garbage collector, which finds nothing in what an import makes.
+    """Pause the garbage collector during imports, which create no garbage.
 
-    Each full pass looks at all objects, half a million of them after torch and diffusers.
+    Each full pass visits all objects, half a million of them after torch and diffusers.
     """
     was_enabled = gc.isenabled()
     gc.disable()

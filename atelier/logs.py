@@ -1,4 +1,4 @@
-"""One way to set up the log of a process; nothing is written with credentials in it."""
+"""Setup of a process's log, with credentials redacted."""
 
 import logging
 import sys
@@ -14,11 +14,12 @@ class RedactingFormatter(logging.Formatter):
     """Formats a record, its traceback included, and redacts the result."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the redacted text of a record."""
         return redact(super().format(record))
 
 
 def log_to(stream: TextIO, *, format: str, level: int | str = logging.INFO) -> None:
-    """Write every log line to the stream; a log that is set up already stays as it is."""
+    """Write every log line to the stream; a log that is already set up stays unchanged."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(RedactingFormatter(format))
     logging.basicConfig(level=level, handlers=[handler])
@@ -26,13 +27,13 @@ def log_to(stream: TextIO, *, format: str, level: int | str = logging.INFO) -> N
 
 
 def redact_tracebacks() -> None:
-    """Print the tracebacks of uncaught exceptions redacted, those of threads too."""
+    """Redact the tracebacks of uncaught exceptions, including those of threads."""
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback of an exception and of its causes, redacted."""
+    """Return the redacted traceback of an exception and of its causes."""
     return redact("".join(traceback.format_exception(error)))
 
 
@@ -43,8 +44,8 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
         print(traceback_of(error.with_traceback(trace)), end="", file=sys.stderr)
 
 
-def _uncaught_in_thread(given: threading.ExceptHookArgs) -> None:
-    if given.exc_value is not None and not isinstance(given.exc_value, SystemExit):
-        name = given.thread.name if given.thread else "a thread"
-        text = f"Exception in thread {name}:\n{traceback_of(given.exc_value)}"
+def _uncaught_in_thread(hook: threading.ExceptHookArgs) -> None:
+    if hook.exc_value is not None and not isinstance(hook.exc_value, SystemExit):
+        name = hook.thread.name if hook.thread else "a thread"
+        text = f"Exception in thread {name}:\n{traceback_of(hook.exc_value)}"
         print(text, end="", file=sys.stderr)

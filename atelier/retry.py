@@ -1,4 +1,4 @@
-"""Calls again a service that is away, for a while."""
+"""Retries of calls to an unavailable service."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,21 +9,21 @@ from atelier.errors import Unavailable
 
 Answer = TypeVar("Answer")
 
-PAUSE = 5.0  # seconds
+PAUSE = 5.0  # seconds between two calls
 
 
 def patiently(
     work: Callable[[], Answer], *, seconds: float, told: Callable[[str], None] | None = None
 ) -> Answer:
-    """The result of `work`, called again while it raises Unavailable; the last one after `seconds`.
+    """Return the result of `work`, repeated for up to `seconds` while it raises Unavailable.
 
-    `told` gets each error before a pause.
+    Then raises the last error. `told` receives the text of each error before a pause.
     """
 
     def is_over(state: RetryCallState) -> bool:
         return (state.seconds_since_start or 0.0) + state.upcoming_sleep > seconds
 
-    def tell(state: RetryCallState) -> None:
+    def log(state: RetryCallState) -> None:
         if told and state.outcome:
             told(f"{state.outcome.exception()} (again in {PAUSE:g} s)")
 
@@ -31,7 +31,7 @@ def patiently(
         retry=retry_if_exception_type(Unavailable),
         wait=wait_fixed(PAUSE),
         stop=is_over,
-        before_sleep=tell,
+        before_sleep=log,
         reraise=True,
     )
     return retrying(work)

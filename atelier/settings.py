@@ -1,7 +1,7 @@
-"""Settings of a process: `ATELIER_*` variables with types; a wrong name or value ends it at once.
+"""Settings of a process: typed `ATELIER_*` variables.
 
-Each process has one class of settings beside its main, and reads every variable through it. They
-are listed, with their defaults, in docs/settings.md.
+Each process has one class of settings beside its main function, and reads every variable through
+it. A wrong name or value ends the process at its start. docs/settings.md lists them with defaults.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from atelier.errors import BadInput
 
 PREFIX: Final = "ATELIER_"
 
-# The variables of all processes. A pod or a shell holds those of several, so each accepts the names
-# of the others; the core cannot import their classes, and a test compares this list with them.
+# The variables of all processes. A pod or a shell may set those of several processes, so each
+# accepts the names of the others. The core cannot import their classes; a test compares this list.
 NAMES: Final = frozenset(
     {
         "ATELIER_BACKEND",
@@ -94,7 +94,7 @@ NAMES: Final = frozenset(
         "ATELIER_VOLUME",
     }
 )
-# Read by the Makefile and the tests alone, and inherited by the processes that they start.
+# Read only by the Makefile and the tests, and inherited by the processes that they start.
 DEVELOPMENT: Final = frozenset(
     {
         "ATELIER_BEGAN",
@@ -112,8 +112,8 @@ DEVELOPMENT: Final = frozenset(
     }
 )
 
-# By pydantic's type of error; the others keep pydantic's words.
-_WORDS: Final = {
+# Texts by pydantic's type of error; other types keep pydantic's text.
+_TEXTS: Final = {
     "bool_parsing": "must be true or false",
     "finite_number": "must be a finite number",
     "float_parsing": "must be a number",
@@ -127,10 +127,10 @@ _WORDS: Final = {
 
 
 class Settings(BaseSettings):
-    """The base of every process's settings: a field is set by `ATELIER_<FIELD>`, or by its alias.
+    """The base of every process's settings: `ATELIER_<FIELD>` or its alias sets a field.
 
-    `read` takes the variables; the constructor takes values only, and reads nothing by itself. The
-    value of a field with `repr=False` is secret: no text of a settings object or error shows it.
+    `read` reads the variables; the constructor takes only values. The value of a field with
+    `repr=False` is secret: neither the text of the object nor an error contains it.
     """
 
     model_config = SettingsConfigDict(
@@ -151,33 +151,33 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The constructor's arguments alone; `read` adds the environment."""
+        """Use only the constructor's arguments; `read` adds the environment."""
         return (init_settings,)
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """The settings that an environment holds, by default this process's.
+        """Read the settings from environment variables, by default those of this process.
 
-        An empty variable counts as not set. Raises BadInput, naming every variable whose value
-        cannot be used, or the first whose name is unknown.
+        An empty variable counts as not set. Raises BadInput with each variable of an invalid value,
+        or with the first of an unknown name.
         """
-        given = os.environ if environment is None else environment
-        refuse_unknown(given)
+        variables = os.environ if environment is None else environment
+        refuse_unknown(variables)
         source = EnvSettingsSource(cls)
         source.env_vars = {
             name.lower(): value
-            for name, value in given.items()
+            for name, value in variables.items()
             if value and name.startswith(PREFIX)
         }
         try:
             return cls(**source())
         except ValidationError as error:
-            told = [_told(one, cls) for one in error.errors()]
-            raise BadInput("; ".join(told)) from None
+            texts = [_text(problem, cls) for problem in error.errors()]
+            raise BadInput("; ".join(texts)) from None
 
     @classmethod
     def variables(cls) -> dict[str, str]:
-        """The variable that sets each field."""
+        """Return the variables by field."""
         prefix = str(cls.model_config["env_prefix"])
         return {
             name: str(field.validation_alias or f"{prefix}{name.upper()}")
@@ -186,7 +186,7 @@ class Settings(BaseSettings):
 
 
 def refuse_unknown(environment: Mapping[str, str]) -> None:
-    """Raises BadInput for a variable that begins with ATELIER_ and that no process reads."""
+    """Raise BadInput for a variable that begins with ATELIER_ and that no process reads."""
     for name in sorted(environment):
         if name.startswith(PREFIX) and name not in NAMES | DEVELOPMENT:
             near = difflib.get_close_matches(name, NAMES, n=1)
@@ -194,22 +194,22 @@ def refuse_unknown(environment: Mapping[str, str]) -> None:
             raise BadInput(f"{name} is not a setting; {hint}")
 
 
-def _told(error: ErrorDetails, cls: type[Settings]) -> str:
-    """One of pydantic's errors as a sentence that names the variable."""
+def _text(error: ErrorDetails, cls: type[Settings]) -> str:
+    """Format an error of pydantic, with the name of the variable."""
     variables = cls.variables()
     text = error["msg"].removeprefix("Value error, ")
-    place = next((str(one) for one in error["loc"]), "")
+    place = next((str(part) for part in error["loc"]), "")
     field = next((name for name, variable in variables.items() if place in (name, variable)), None)
     if field is None:
         return f"{place}: {text}" if place else text
-    variable, about = variables[field], cls.model_fields[field]
+    variable, info = variables[field], cls.model_fields[field]
     if error["type"] == "missing":
-        return f"{variable} is not set ({about.description})"
-    if words := _WORDS.get(error["type"]):
+        return f"{variable} is not set ({info.description})"
+    if template := _TEXTS.get(error["type"]):
         context = {name: str(value) for name, value in error.get("ctx", {}).items()}
-        text = words.format_map(context)
+        text = template.format_map(context)
     if error["type"] == "literal_error":
         text = text.replace("'", "").replace(" or ", ", ")
-    if error["type"] != "value_error":  # a validator of ours says what the setting is
-        text = f"{text} ({about.description})"
-    return f"{variable}={error['input']}: {text}" if about.repr else f"{variable}: {text}"
+    if error["type"] != "value_error":  # our validators describe the setting
+        text = f"{text} ({info.description})"
+    return f"{variable}={error['input']}: {text}" if info.repr else f"{variable}: {text}"

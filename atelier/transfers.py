@@ -1,7 +1,7 @@
-"""Files to and from MLflow's server, with a timeout of their own.
+"""Transfers of files to and from MLflow's server, with a separate timeout.
 
-MLflow has one timeout for all of its calls, which is short here, so that an absent server is
-noticed. But before a large file's first byte, or after its last, the server may copy all of it.
+MLflow has one timeout for all calls, which is short in this project, so that an absent server is
+noticed. But before the first byte of a large file, or after its last, the server may copy the file.
 """
 
 from functools import cache
@@ -14,17 +14,17 @@ _CHUNK = 2**20  # bytes
 
 @cache
 def use_long_transfers() -> None:
-    """Let every MLflow client of this process transfer files with TRANSFER_SECONDS.
+    """Set the timeout of file transfers to TRANSFER_SECONDS, for all MLflow clients of the process.
 
     Registers a repository for the scheme `mlflow-artifacts`, as MLflow's plug-ins do. It differs
-    from MLflow's own in the timeout of the two calls that carry a whole file.
+    from MLflow's in the timeout of the two calls that transfer a whole file.
     """
     from mlflow.store.artifact import artifact_repository_registry as registry
     from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
     from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
     from mlflow.utils.rest_utils import augmented_raise_for_status, http_request
 
-    class Whole(HttpArtifactRepository):  # type: ignore[misc]
+    class WholeFiles(HttpArtifactRepository):  # type: ignore[misc]
         def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
             if self._should_multipart_upload(local_file):
                 super().log_artifact(local_file, artifact_path)
@@ -39,14 +39,14 @@ def use_long_transfers() -> None:
                 for chunk in answer.iter_content(chunk_size=_CHUNK):
                     file.write(chunk)
 
-        def _call(self, path: str, method: str, **how: Any) -> Any:
-            how |= {"timeout": TRANSFER_SECONDS}
-            answer = http_request(self._host_creds, f"/{path}", method, **how)
+        def _call(self, path: str, method: str, **options: Any) -> Any:
+            options |= {"timeout": TRANSFER_SECONDS}
+            answer = http_request(self._host_creds, f"/{path}", method, **options)
             augmented_raise_for_status(answer)
             return answer
 
-    # Its superclass decides between a whole file and presigned parts of one, then calls `Whole`.
-    class LongTransfers(MlflowArtifactsRepository, Whole):  # type: ignore[misc]
+    # MlflowArtifactsRepository chooses between a whole file, by `WholeFiles`, and presigned parts.
+    class LongTransfers(MlflowArtifactsRepository, WholeFiles):  # type: ignore[misc]
         pass
 
     registry._artifact_repository_registry.register("mlflow-artifacts", LongTransfers)

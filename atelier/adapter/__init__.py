@@ -1,1 +1,1 @@
-"""The artifact: what an adapter is on disk, what its tensors are called, and what is refused."""
+"""Adapter packages: file formats, tensor names, verification and signatures."""

@@ -1,7 +1,8 @@
-"""Converts adapter files from and to the formats of other tools. Names change, values do not.
+"""Conversion of adapter files from and to the formats of other tools.
 
-kohya's names lose the dots of the module path, so reading them needs the base's list of modules. It
-comes from the headers of the base's weight files; no weights are loaded.
+Tensor names change; values do not. kohya's names replace the dots of the module path by
+underscores, so reading them needs the list of the base's modules. The list comes from the headers
+of the base's weight files; no weights are loaded.
 """
 
 import difflib
@@ -37,7 +38,7 @@ def import_lora(
     """Convert a LoRA file in any known format into the package `folder`.
 
     `base_files` are the files of `base`, each in its component's folder. Raises AdapterRejected,
-    with the names of the tensors, where the file does not fit them.
+    with the names of the modules, if the file does not fit the base.
     """
     shapes = projection_shapes(base_files)
     lora = read_single(file, shapes)
@@ -56,7 +57,7 @@ def export_lora(package: Package, out: Path, form: str) -> None:
     """Write a package as one .safetensors file, in one of FORMATS.
 
     `load_lora_weights` of diffusers reads the format `peft`. Raises BadInput for another format,
-    and for a package that no single file can hold.
+    and for a package that does not fit into a single file.
     """
     if form not in FORMATS:
         near = difflib.get_close_matches(form, FORMATS, n=1)
@@ -72,7 +73,7 @@ def export_lora(package: Package, out: Path, form: str) -> None:
 
 
 def projection_shapes(base_files: Iterable[Path]) -> dict[str, Shape]:
-    """[out_features, in_features] of every linear layer of a base, by canonical module name."""
+    """Return [out_features, in_features] of each linear layer of a base, by canonical module."""
     shapes: dict[str, Shape] = {}
     for file in base_files:
         component = file.parent.name
@@ -101,7 +102,7 @@ def _require_fit(
         raise AdapterRejected(
             f"{file}: {len(misfits)} of {len(lora)} projections do not fit base {base}: "
             f"{'; '.join(misfits[:4])}{' …' if len(misfits) > 4 else ''}; name the base that it "
-            "was made for"
+            "was trained on"
         )
 
 

@@ -1,4 +1,4 @@
-"""From the tensors of a file to the low-rank pairs that they mean, each with its true scale."""
+"""Low-rank pairs, assembled from the tensors of a file, each with its scale."""
 
 import json
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ METADATA_KEY = "lora_adapter_metadata"  # as diffusers writes it into the header
 class LoraWeights:
     """One projection's update: `(alpha / rank) * B @ A`.
 
-    The factors of a stored adapter are read from its file each time that `A` or `B` is asked for,
-    so that a whole adapter never has to lie in memory.
+    The factors of a stored adapter are read from its file at each access to `A` or `B`, so a whole
+    adapter need not fit into memory. Source: Hu et al., "LoRA", arXiv:2106.09685.
     """
 
     down: Tensor  # [rank, in_features]
@@ -53,7 +53,7 @@ class LoraWeights:
 
     @property
     def scale(self) -> float:
-        """What `B @ A` is multiplied by."""
+        """The factor of `B @ A`: `alpha / rank`."""
         return self.alpha / self.rank
 
 
@@ -64,14 +64,15 @@ def pair_up(
     place: str,
     kohya: Mapping[str, str] | None = None,
 ) -> dict[str, LoraWeights]:
-    """The pairs of a file by canonical module, sorted; AdapterRejected names what has no place.
+    """Return the pairs of a file by canonical module, sorted.
 
-    `place` is the file, for the errors. Alphas come from diffusers' header metadata or from
-    `.alpha` keys; with neither, the scale is 1, as diffusers and PEFT have it.
+    `place` names the file in errors. Alphas come from diffusers' header metadata or from `.alpha`
+    keys; without either, the scale is 1, as in diffusers and PEFT. Raises AdapterRejected, with
+    their names, if some tensors cannot be used.
     """
     parts = _sorted_parts(tensors, place, kohya)
     config = _config(metadata, place)
-    found, broken = {}, []
+    pairs, broken = {}, []
     for module in sorted(parts):
         a, b = parts[module].get("lora_A.weight"), parts[module].get("lora_B.weight")
         if a is None or b is None:
@@ -82,18 +83,18 @@ def pair_up(
             broken.append(f"{module} (A {a.shape} and B {b.shape} do not multiply)")
         else:
             alpha = _alpha(module, parts[module].get("alpha"), a.shape[0], config, place)
-            found[module] = LoraWeights(a, b, alpha)
+            pairs[module] = LoraWeights(a, b, alpha)
     if broken:
         raise AdapterRejected(
-            f"{place}: cannot be served whole: {'; '.join(broken[:8])}"
+            f"{place}: some projections cannot be served: {'; '.join(broken[:8])}"
             f"{' …' if len(broken) > 8 else ''}; "
             "train or export it as LoRA on linear projections, with both factors of each"
         )
-    return found
+    return pairs
 
 
 def header_metadata(lora: Mapping[str, LoraWeights]) -> dict[str, str]:
-    """The header with which diffusers' `load_lora_weights` gives every pair its scale."""
+    """Return the header from which diffusers' `load_lora_weights` reads the scale of each pair."""
     config: dict[str, Any] = {}
     for component in tensor_names.COMPONENTS:
         inside = {
@@ -107,7 +108,7 @@ def header_metadata(lora: Mapping[str, LoraWeights]) -> dict[str, str]:
 
 
 def nominal(lora: Mapping[str, LoraWeights]) -> tuple[int, float]:
-    """The rank and alpha that a manifest tells: those of the (first) projection of highest rank."""
+    """Return rank and alpha for a manifest: those of the first projection of the highest rank."""
     if not lora:
         return 0, 0.0
     widest = max(lora.values(), key=lambda weights: weights.rank)
@@ -117,7 +118,7 @@ def nominal(lora: Mapping[str, LoraWeights]) -> tuple[int, float]:
 def _sorted_parts(
     tensors: Mapping[str, Tensor], place: str, kohya: Mapping[str, str] | None
 ) -> dict[str, dict[str, Tensor]]:
-    """Tensors by module and part; unknown and doubled keys are refused by name."""
+    """Return tensors by module and part. Raises AdapterRejected for unknown and duplicate keys."""
     parts: dict[str, dict[str, Tensor]] = {}
     unknown, twice = [], []
     for name, value in tensors.items():
@@ -132,39 +133,42 @@ def _sorted_parts(
         families = sorted(
             {family for name in unknown if (family := tensor_names.unsupported(name))}
         )
-        what = f" ({', '.join(families)})" if families else ""
+        hint = f" ({', '.join(families)})" if families else ""
         raise AdapterRejected(
-            f"{place}: {len(unknown)} keys cannot be served{what}: {', '.join(unknown[:8])}"
+            f"{place}: {len(unknown)} keys cannot be served{hint}: {', '.join(unknown[:8])}"
             f"{' …' if len(unknown) > 8 else ''}; "
-            "plain LoRA on SDXL's UNet and text encoders is what can be"
+            "only plain LoRA on SDXL's UNet and text encoders is supported"
         )
     if twice:
-        raise AdapterRejected(f"{place}: tensors given twice under two names: {', '.join(twice)}")
+        raise AdapterRejected(
+            f"{place}: duplicate tensors, stored under two names: {', '.join(twice)}; export it "
+            "again"
+        )
     return parts
 
 
 def _config(metadata: Mapping[str, str], place: str) -> dict[str, Any]:
-    """diffusers' adapter metadata, with what would change the meaning of the tensors refused."""
+    """Return diffusers' adapter metadata. Raises AdapterRejected for unsupported LoRA variants."""
     text = metadata.get(METADATA_KEY)
     if text is None:
         return {}
     try:
         config = json.loads(text)
     except ValueError as error:
-        raise AdapterRejected(f"{place}: {METADATA_KEY} in its header is not JSON") from error
+        raise AdapterRejected(f"{place}: {METADATA_KEY} in the header is not JSON") from error
     if not isinstance(config, dict):
-        raise AdapterRejected(f"{place}: {METADATA_KEY} in its header is not a JSON object")
+        raise AdapterRejected(f"{place}: {METADATA_KEY} in the header is not a JSON object")
     for component in tensor_names.COMPONENTS:
         for field, family in (("use_dora", "DoRA"), ("lora_bias", "LoRA with biases")):
             if config.get(f"{component}.{field}"):
-                raise AdapterRejected(f"{place}: {component} uses {family}, which is not served")
+                raise AdapterRejected(f"{place}: {component} uses {family}, which is not supported")
     return config
 
 
 def _alpha(
     module: str, key: Tensor | None, rank: int, config: Mapping[str, Any], place: str
 ) -> float:
-    """The alpha of one pair; where header and key both speak, they must agree."""
+    """Return the alpha of one pair. If header and key both give one, they must agree."""
     alphas = []
     if key is not None:
         if key.size != 1:
@@ -173,21 +177,23 @@ def _alpha(
     component, inner = module.split(".", 1)
     if f"{component}.lora_alpha" in config:
         pattern = config.get(f"{component}.alpha_pattern") or {}
-        told = _lookup(pattern, inner, config[f"{component}.lora_alpha"])
-        if type(told) not in (int, float) or not np.isfinite(told):
-            raise AdapterRejected(f"{place}: {METADATA_KEY} gives {module} the alpha {told!r}")
+        value = _lookup(pattern, inner, config[f"{component}.lora_alpha"])
+        if type(value) not in (int, float) or not np.isfinite(value):
+            raise AdapterRejected(
+                f"{place}: {METADATA_KEY}: alpha {value!r} of {module} is invalid"
+            )
         # Rank-stabilised LoRA divides by the root of the rank.
         stabilised = bool(config.get(f"{component}.use_rslora"))
-        alphas.append(float(told) * (float(np.sqrt(rank)) if stabilised else 1.0))
+        alphas.append(float(value) * (float(np.sqrt(rank)) if stabilised else 1.0))
     if len(alphas) == 2 and not np.isclose(alphas[0], alphas[1]):
         raise AdapterRejected(
-            f"{place}: {module} has alpha {alphas[0]:g} by its key, {alphas[1]:g} by the header"
+            f"{place}: {module} has alpha {alphas[0]:g} in its key, {alphas[1]:g} in the header"
         )
     return alphas[-1] if alphas else float(rank)
 
 
 def _lookup(pattern: Any, inner: str, default: Any) -> Any:
-    """PEFT's pattern lookup for names as diffusers writes them: whole names or endings of them."""
+    """Look up a name in a PEFT pattern, as diffusers writes it: a full name or its ending."""
     if not isinstance(pattern, dict):
         return default
     names = (inner, inner.removeprefix("text_model."))
@@ -199,18 +205,18 @@ def _lookup(pattern: Any, inner: str, default: Any) -> Any:
 
 
 def _peft_config(inside: Mapping[str, LoraWeights]) -> dict[str, Any]:
-    """What `peft.LoraConfig` needs to build these pairs, and nothing that changes with its version.
+    """Return the fields of `peft.LoraConfig` that these pairs need and that all versions share.
 
-    Text encoders' modules are named without `text_model.`: PEFT matches endings of names, so the
-    short one fits both the flattened encoder of transformers 5 and the one that is not.
+    Modules of text encoders are named without `text_model.`: PEFT matches endings of names, so the
+    short name fits both the flattened encoder of transformers 5 and the unflattened one.
     """
     rank, alpha = nominal(inside)
     return {
         "r": rank,
         "lora_alpha": alpha,
         "target_modules": list(inside),
-        "rank_pattern": {name: one.rank for name, one in inside.items() if one.rank != rank},
-        "alpha_pattern": {name: one.alpha for name, one in inside.items() if one.alpha != alpha},
+        "rank_pattern": {name: pair.rank for name, pair in inside.items() if pair.rank != rank},
+        "alpha_pattern": {name: pair.alpha for name, pair in inside.items() if pair.alpha != alpha},
         "lora_dropout": 0.0,
         "bias": "none",
     }

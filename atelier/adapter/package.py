@@ -1,7 +1,7 @@
-"""An adapter on disk: a folder that is accepted whole or refused with the reason.
+"""Adapter packages: reading, verification and writing.
 
-The folder holds `manifest.json` and the files it names, nothing else. What is opened here has been
-checked byte for byte; whether its shapes fit a base is the engine's to say.
+A package is a folder with `manifest.json` and the files that it names, and no others. Opening a
+package verifies every byte against the manifest. The engine checks whether the shapes fit the base.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,11 @@ _MANIFEST_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Package:
-    """A verified adapter folder. Its tensors are those that were verified, whatever becomes of it:
-    the files stay mapped for as long as the package is used."""
+    """A verified adapter folder.
+
+    The verified files stay mapped into memory while the package is in use, so later changes to the
+    folder do not affect the tensors.
+    """
 
     path: Path
     manifest: Manifest
@@ -36,38 +39,39 @@ class Package:
 
     @classmethod
     def open(cls, path: Path, *, digest: str | None = None) -> "Package":
-        """Verify the folder `path`; with `digest`, also that it is exactly that package.
+        """Verify the folder `path` and, if given, the package's `digest`.
 
-        Reads every file once, block by block. Raises AdapterRejected with the reason.
+        Reads every file once, block by block. Raises AdapterRejected with the reason if the package
+        is invalid.
         """
         path = Path(path)
         try:
             manifest = _read_manifest(path)
             if digest is not None and digest != manifest.digest:
                 raise AdapterRejected(
-                    f"{path}: is package {manifest.digest}, not {digest}; fetch it again from the "
-                    "registry"
+                    f"{path}: contains package {manifest.digest} instead of {digest}; fetch it "
+                    "again from the registry"
                 )
             package = cls(path, manifest, manifest.digest, _verified(path, manifest))
             package._check_content()
-        except OSError as error:  # it was removed, or the disk failed, while it was read
+        except OSError as error:  # removed during reading, or a failing disk
             raise AdapterRejected(f"{path}: cannot be read ({error.strerror})") from error
         return package
 
     def lora(self) -> dict[str, LoraWeights]:
-        """The low-rank pairs by canonical module (`unet.….to_q`), sorted; empty without any."""
+        """Return the low-rank pairs by canonical module (`unet.….to_q`), sorted; may be empty."""
         file = self._files.get(ADAPTER)
         if file is None:
             return {}
         return pair_up(file.tensors, file.metadata, place=str(file.path))
 
     def embeddings(self) -> dict[str, Array]:
-        """`clip_l` and `clip_g`, each [tokens, width]; empty without any."""
+        """Return `clip_l` and `clip_g`, float32 [tokens, width] each; may be empty."""
         file = self._files.get(EMBEDDINGS)
         return {name: np.array(value) for name, value in file.tensors.items()} if file else {}
 
     def publish(self, final: Path) -> "Package":
-        """Make this folder `final`, on the same file system; nothing is verified again."""
+        """Rename the folder to `final`, on the same file system, without verifying it again."""
         replace_folder(self.path, final)
         return replace(self, path=final)
 
@@ -75,13 +79,14 @@ class Package:
         lora, manifest = self.lora(), self.manifest
         if ADAPTER in manifest.files:
             if not lora:
-                raise AdapterRejected(f"{self.path / ADAPTER}: holds no tensors; train it again")
+                raise AdapterRejected(f"{self.path / ADAPTER}: contains no tensors; train it again")
             rank, _ = nominal(lora)
-            alphas = {one.alpha for one in lora.values() if one.rank == rank}
+            alphas = {pair.alpha for pair in lora.values() if pair.rank == rank}
             if manifest.rank != rank or not np.isclose(manifest.alpha, list(alphas)).any():
                 raise AdapterRejected(
-                    f"{self.path}: {MANIFEST} says rank {manifest.rank} and alpha "
-                    f"{manifest.alpha:g}, the tensors have {rank} and {min(alphas):g}"
+                    f"{self.path}: {MANIFEST} gives rank {manifest.rank} and alpha "
+                    f"{manifest.alpha:g}, but the tensors have {rank} and {min(alphas):g}; fetch "
+                    "the package again"
                 )
         if EMBEDDINGS in manifest.files:
             shapes = {name: value.shape for name, value in self._files[EMBEDDINGS].tensors.items()}
@@ -90,8 +95,8 @@ class Package:
             )
             if not shapes or not right or len({shape[0] for shape in shapes.values()}) != 1:
                 raise AdapterRejected(
-                    f"{self.path / EMBEDDINGS}: must hold clip_l and clip_g of as many rows each, "
-                    f"has {shapes}"
+                    f"{self.path / EMBEDDINGS}: must contain clip_l and clip_g with the same "
+                    f"number of rows, has {shapes}"
                 )
 
 
@@ -112,11 +117,12 @@ def write_package(
     git_commit: str | None = None,
     embeddings: Mapping[str, Array] | None = None,
 ) -> Package:
-    """Write a package to the side, verify it, and only then rename it to `folder`.
+    """Write a package to a temporary folder, verify it, and rename it to `folder`.
 
-    `tensors` are LoRA factors under canonical or diffusers/PEFT keys. Their alphas are `.alpha`
-    keys where those are, else `alpha` for all, else each one's rank (scale 1). Equal arguments
-    give equal bytes, so the digest is reproducible.
+    `tensors` are LoRA factors under canonical or diffusers/PEFT keys. The alpha of a pair is its
+    `.alpha` key; if no key gives one, `alpha`; if that is None, its rank (scale 1). Equal arguments
+    give equal bytes, so the digest is reproducible. Raises AdapterRejected if the package is
+    invalid.
     """
     with staging(folder) as aside:
         lora = _with_alpha(pair_up(tensors, {}, place=str(folder)), tensors, alpha)
@@ -151,18 +157,18 @@ def _names() -> tuple[FileName, ...]:
 def _with_alpha(
     lora: dict[str, LoraWeights], tensors: Mapping[str, Tensor], alpha: float | None
 ) -> dict[str, LoraWeights]:
-    """`alpha` for every pair, unless the tensors carry their own."""
+    """Set `alpha` on every pair, unless the tensors include alphas."""
     if alpha is None or any(name.endswith(".alpha") for name in tensors):
         return lora
-    return {module: replace(one, alpha=float(alpha)) for module, one in lora.items()}
+    return {module: replace(pair, alpha=float(alpha)) for module, pair in lora.items()}
 
 
 def _write_files(
     folder: Path, lora: Mapping[str, LoraWeights], embeddings: Mapping[str, Array] | None
 ) -> None:
     if lora:
-        factors = {f"{module}.lora_A.weight": one.down for module, one in lora.items()}
-        factors |= {f"{module}.lora_B.weight": one.up for module, one in lora.items()}
+        factors = {f"{module}.lora_A.weight": pair.down for module, pair in lora.items()}
+        factors |= {f"{module}.lora_B.weight": pair.up for module, pair in lora.items()}
         write_tensors(folder / ADAPTER, factors, header_metadata(lora))
     if embeddings:
         write_tensors(folder / EMBEDDINGS, embeddings)
@@ -171,7 +177,7 @@ def _write_files(
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     if file.is_symlink():
-        raise AdapterRejected(f"{file}: is a link; a package holds its files itself")
+        raise AdapterRejected(f"{file}: is a link; a package must contain its files")
     if not path.is_dir():
         raise AdapterRejected(f"{path}: no such folder; a package is a folder with {MANIFEST}")
     try:
@@ -181,7 +187,7 @@ def _read_manifest(path: Path) -> Manifest:
     except OSError as error:
         raise AdapterRejected(
             f"{path}: {MANIFEST} cannot be read ({error.strerror}); "
-            "a package is the folder that `atelier train` or `atelier adapters import` wrote"
+            "a package is a folder that `atelier train` or `atelier adapters import` writes"
         ) from error
     try:
         manifest = Manifest.model_validate_json(data)
@@ -189,14 +195,14 @@ def _read_manifest(path: Path) -> Manifest:
         raise AdapterRejected(f"{file}: {summary(error)}") from error
     if manifest.canonical() != data:
         raise AdapterRejected(
-            f"{file}: was changed after it was written (now {sha256_bytes(data)}); "
+            f"{file}: was changed after it was written (its digest is now {sha256_bytes(data)}); "
             "fetch the package again"
         )
     return manifest
 
 
 def _verified(path: Path, manifest: Manifest) -> dict[FileName, TensorFile]:
-    """The files, mapped: exactly the named ones are there, as plain files, as they were written."""
+    """Map the files of a package: exactly those that the manifest names, with its digests."""
     wanted = FILES_OF_KIND[manifest.kind]
     if set(manifest.files) != wanted:
         raise AdapterRejected(
@@ -207,14 +213,14 @@ def _verified(path: Path, manifest: Manifest) -> dict[FileName, TensorFile]:
     extra = sorted(present - wanted - {MANIFEST})
     if extra:
         raise AdapterRejected(
-            f"{path}: holds {', '.join(extra)}, which {MANIFEST} does not name; remove what is not "
-            "the adapter's"
+            f"{path}: contains {', '.join(extra)}, which {MANIFEST} does not name; remove foreign "
+            "files"
         )
     files = {}
     for name, digest in manifest.files.items():
         file = path / name
         if file.is_symlink() or not file.is_file():
             raise AdapterRejected(f"{file}: missing, or not a plain file; fetch the package again")
-        files[name] = TensorFile(file)  # says "a pickle" where it is one, whatever its digest
+        files[name] = TensorFile(file)  # first, because it recognizes a pickle of any digest
         files[name].verify(digest)
     return files

@@ -1,11 +1,11 @@
-"""safetensors, read as what a stranger sent: by content, with limits, before anything is trusted.
+"""Reading and writing of safetensors files, including untrusted ones.
 
-Read and written here rather than by the safetensors package for two reasons: its writer orders the
-metadata at random, so equal adapters would have different digests, and its reader says only that a
-header is wrong, not that the file is a pickle.
+The header is checked against limits before any tensor is read. The safetensors package is not used,
+for two reasons: its writer orders the metadata at random, so equal adapters would have different
+digests, and its reader does not recognize other formats, such as a pickle.
 
-A file is mapped into memory, not read into it: whatever its size, checking it takes the memory of a
-block, and using it that of one tensor.
+A file is mapped into memory. Checking it takes the memory of one block, and using it the memory of
+one tensor, whatever its size. Format: https://huggingface.co/docs/safetensors.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from atelier.files import writing
 Array: TypeAlias = npt.NDArray[Any]
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
-_BLOCK = 2**20  # elements that are checked at a time
+_BLOCK = 2**20  # elements checked at a time
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "a zip archive (a PyTorch checkpoint)"),
@@ -43,7 +43,7 @@ _FIX = "only whole safetensors files are accepted; save it again with safetensor
 
 @dataclass(frozen=True)
 class Limits:
-    """What an adapter file may cost before a tensor of it is read."""
+    """The largest accepted sizes of a file, checked before any tensor is read."""
 
     header_bytes: int = 16 * 2**20
     tensors: int = 65_536
@@ -52,7 +52,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor as the header describes it; offsets in bytes from the end of the header."""
+    """The header's entry of one tensor; offsets are bytes from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -62,7 +62,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Header:
-    """A checked header: its entries lie side by side and fill the file exactly."""
+    """A checked header: its entries are adjacent and fill the file exactly."""
 
     tensors: dict[str, TensorEntry]
     metadata: dict[str, str]
@@ -71,7 +71,7 @@ class Header:
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """A tensor of a mapped file. Its values are read, as float32, by `numpy.asarray`."""
+    """A tensor of a mapped file. `numpy.asarray` reads its values as float32."""
 
     dtype: str  # in the file
     shape: tuple[int, ...]
@@ -92,7 +92,7 @@ class StoredTensor:
         return values.astype(dtype or np.float32, copy=bool(copy))
 
     def blocks(self) -> Iterator[tuple[Bytes, Array]]:
-        """The bytes in pieces of a bounded size, each with its values in float32."""
+        """Yield the bytes in blocks of bounded size, each with its values as float32."""
         step = _BLOCK * _WIDTHS[self.dtype]
         for start in range(0, len(self.data), step):
             block = self.data[start : start + step]
@@ -103,13 +103,13 @@ Tensor: TypeAlias = Array | StoredTensor
 
 
 class TensorFile:
-    """A safetensors file whose header has been checked, mapped into memory.
+    """A safetensors file with a checked header, mapped into memory.
 
-    It stays what it was when another file takes its place: the map is of the opened one.
+    The map stays valid if another file replaces this one on the disk.
     """
 
     def __init__(self, path: Path, limits: Limits = Limits()) -> None:
-        """Raises AdapterRejected where the file is anything but whole safetensors."""
+        """Open and map the file. Raises AdapterRejected if it is not complete safetensors."""
         self.path = path
         try:
             with path.open("rb") as file:
@@ -127,12 +127,13 @@ class TensorFile:
         }
 
     def verify(self, digest: str | None = None) -> None:
-        """Read the file once; AdapterRejected where it is not the one of `digest`, or not finite.
+        """Read the file once, and check its digest and that its values are finite.
 
-        Takes the memory of a block of a tensor, and keeps no page of the file.
+        Takes the memory of one block, and releases each page that it has read. Raises
+        AdapterRejected if the digest is not `digest`, or a value is NaN or infinite.
         """
         sha256, not_finite = hashlib.sha256(self._head), []
-        for name, tensor in self.tensors.items():  # side by side, and all that is in the file
+        for name, tensor in self.tensors.items():  # adjacent, and together the whole file
             finite = True
             for block, values in tensor.blocks():
                 sha256.update(block)
@@ -140,26 +141,26 @@ class TensorFile:
             if not finite:
                 not_finite.append(name)
             self._forget_pages()
-        found = f"sha256:{sha256.hexdigest()}"
-        if digest not in (None, found):
+        actual = f"sha256:{sha256.hexdigest()}"
+        if digest not in (None, actual):
             raise AdapterRejected(
-                f"{self.path}: has digest {found} where its manifest says {digest}; it was changed "
-                "or damaged: fetch the package again"
+                f"{self.path}: has digest {actual}, but the manifest names {digest}: it was "
+                "changed or damaged; fetch the package again"
             )
         if not_finite:
             raise AdapterRejected(
-                f"{self.path}: NaN or infinite values in {_some(not_finite)}; "
-                "the training diverged: lower the learning rate, or train in fp32 or bf16"
+                f"{self.path}: NaN or infinite values in {_some(not_finite)}: the training "
+                "diverged; lower the learning rate, or train in fp32 or bf16"
             )
 
     def _forget_pages(self) -> None:
-        """Let go of pages that were read; they are read again when they are needed."""
+        """Release the pages that were read; the system reads them again on access."""
         if hasattr(mmap, "MADV_DONTNEED"):  # Linux
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def read_header(path: Path, limits: Limits = Limits()) -> Header:
-    """The header of a safetensors file; AdapterRejected where the file is anything else."""
+    """Return the header of a safetensors file. Raises AdapterRejected for any other file."""
     try:
         with path.open("rb") as file:
             return _read_header(file, path, limits)
@@ -168,7 +169,7 @@ def read_header(path: Path, limits: Limits = Limits()) -> Header:
 
 
 def read_tensors(path: Path, limits: Limits = Limits()) -> dict[str, Array]:
-    """Every tensor as float32, finite; AdapterRejected names those that are not."""
+    """Return every tensor as float32. Raises AdapterRejected if some values are not finite."""
     file = TensorFile(path, limits)
     file.verify()
     return {name: np.array(tensor) for name, tensor in file.tensors.items()}
@@ -179,14 +180,15 @@ def write_tensors(
 ) -> None:
     """Write float32, float16 or float64 tensors; equal content gives equal bytes.
 
-    Stored ones are written as float32, one after the other.
+    Tensors of other files are written as float32, one at a time. Raises ValueError for other
+    dtypes.
     """
     dtypes = {name: _dtype(value) for name, value in tensors.items()}
     kinds = {np.dtype(np.float64): "F64", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16"}
     wrong = [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype not in kinds]
     if wrong:
         raise ValueError(f"{path}: only floating point tensors can be written, not {_some(wrong)}")
-    # Widest types first keeps every tensor aligned, as the format's own writer does.
+    # The widest types first keep every tensor aligned, as in the safetensors package's writer.
     names = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
@@ -207,7 +209,7 @@ def write_tensors(
 
 
 def _dtype(tensor: Tensor) -> np.dtype[Any]:
-    """The dtype that a tensor's values have in memory."""
+    """Return the dtype of a tensor's values in memory."""
     return np.dtype(np.float32) if isinstance(tensor, StoredTensor) else tensor.dtype
 
 
@@ -215,42 +217,44 @@ def _read_header(file: BinaryIO, path: Path, limits: Limits) -> Header:
     size = file.seek(0, 2)
     file.seek(0)
     if size > limits.file_bytes:
-        raise AdapterRejected(f"{path}: {size} bytes, more than the limit of {limits.file_bytes}")
+        raise AdapterRejected(
+            f"{path}: has {size} bytes, more than the limit of {limits.file_bytes}"
+        )
     start = file.read(8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     text = file.read(min(length, limits.header_bytes))
     if not text.startswith(b"{"):
-        seen = start + text[:16]
-        kind = next((name for magic, name in _MAGIC if seen.startswith(magic)), None)
-        what = f"is {kind}" if kind else "does not begin as a safetensors file does"
-        raise AdapterRejected(f"{path}: {what}; {_FIX}")
+        beginning = start + text[:16]
+        kind = next((name for magic, name in _MAGIC if beginning.startswith(magic)), None)
+        problem = f"is {kind}" if kind else "does not begin like a safetensors file"
+        raise AdapterRejected(f"{path}: {problem}; {_FIX}")
     if length > limits.header_bytes:
         raise AdapterRejected(
-            f"{path}: a header of {length} bytes, more than the limit of {limits.header_bytes}"
+            f"{path}: has a header of {length} bytes, more than the limit of {limits.header_bytes}"
         )
     if len(text) < length:
-        raise AdapterRejected(f"{path}: cut off within its header; fetch or save it again")
+        raise AdapterRejected(f"{path}: ends within its header; fetch or save it again")
     return _check(_parse(text, path), 8 + length, size, path, limits)
 
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in found]
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in items]
         twice = (
             sorted({name for name in names if names.count(name) > 1})
             if (len(set(names)) < len(names))
             else []
         )
         if twice:
-            raise AdapterRejected(f"{path}: its header names {_some(twice)} twice; {_FIX}")
-        return dict(found)
+            raise AdapterRejected(f"{path}: the header names {_some(twice)} twice; {_FIX}")
+        return dict(items)
 
     try:
         parsed = json.loads(text, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:
-        raise AdapterRejected(f"{path}: its header is not JSON ({error}); {_FIX}") from error
+        raise AdapterRejected(f"{path}: the header is not JSON ({error}); {_FIX}") from error
     if not isinstance(parsed, dict):
-        raise AdapterRejected(f"{path}: its header is not a JSON object; {_FIX}")
+        raise AdapterRejected(f"{path}: the header is not a JSON object; {_FIX}")
     return parsed
 
 
@@ -259,10 +263,10 @@ def _check(
 ) -> Header:
     metadata = parsed.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise AdapterRejected(f"{path}: its header's metadata is not text; {_FIX}")
+        raise AdapterRejected(f"{path}: the metadata in the header is not text; {_FIX}")
     if len(parsed) > limits.tensors:
         raise AdapterRejected(
-            f"{path}: {len(parsed)} tensors, more than the limit of {limits.tensors}"
+            f"{path}: has {len(parsed)} tensors, more than the limit of {limits.tensors}"
         )
     entries = {name: _entry(name, value, path) for name, value in parsed.items()}
     offset = 0
@@ -273,19 +277,19 @@ def _check(
     if data_start + offset != size:
         more = "more" if data_start + offset < size else "fewer"
         raise AdapterRejected(
-            f"{path}: {more} bytes than its header says "
+            f"{path}: has {more} bytes than its header requires "
             f"({size} instead of {data_start + offset}); fetch or save it again"
         )
     return Header(entries, metadata, data_start)
 
 
 def _entry(name: str, value: Any, path: Path) -> TensorEntry:
-    """One entry of the header, with types and sizes checked."""
+    """Parse one entry of the header, and check types and sizes."""
     fields = value if isinstance(value, dict) else {}
     dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if dtype not in _WIDTHS:
         raise AdapterRejected(
-            f"{path}: {name} is {dtype}; adapters hold {', '.join(_WIDTHS)} and nothing else"
+            f"{path}: {name} has the type {dtype}; supported are {', '.join(_WIDTHS)}"
         )
     if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2):
         raise AdapterRejected(f"{path}: {name} has no valid shape and offsets; {_FIX}")
@@ -293,26 +297,28 @@ def _entry(name: str, value: Any, path: Path) -> TensorEntry:
     for length in shape:
         elements *= length
     if offsets[1] - offsets[0] != elements * _WIDTHS[dtype]:
-        raise AdapterRejected(f"{path}: {name} has another size than its shape {shape}; {_FIX}")
+        raise AdapterRejected(
+            f"{path}: the size of {name} does not match its shape {shape}; {_FIX}"
+        )
     return TensorEntry(dtype, tuple(shape), offsets[0], offsets[1])
 
 
 def _naturals(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 
 def _floats(data: Bytes, dtype: str) -> Array:
-    """Bytes as float32, those that are float32 as they lie; bfloat16 is its upper half."""
+    """Return values as float32, without a copy if possible; bfloat16 is the upper half of one."""
     if dtype == "BF16":
         halves = np.frombuffer(data, dtype="<u2").astype(np.uint32)
         halves <<= 16
         return halves.view(np.float32)
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite: refused later
+    with np.errstate(over="ignore"):  # overflow gives infinity, refused later
         values = np.frombuffer(data, dtype=f"<f{_WIDTHS[dtype]}").astype(np.float32, copy=False)
-    return np.require(values, requirements="A")  # a header may leave the data at an odd place
+    return np.require(values, requirements="A")  # the header's length may leave the data unaligned
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
-    """The first few names, and how many more."""
+    """Join the first `most` names, and count the rest."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

@@ -1,8 +1,8 @@
-"""What an environment asks of a package's signature: one place says it, to agents and promotions.
+"""The signature policy of an environment, which agents and promotions apply.
 
-That place is `serving.signatures` in the values of charts/atelier (platform.yaml): `policy` is
-`off`, `warn` or `enforce`, `signers` are files by name (see `adapter/signers.py`). On one machine
-it is the variables ATELIER_SIGNATURES and ATELIER_SIGNERS, a folder.
+On a cluster the policy is `serving.signatures` in the values of charts/atelier (platform.yaml):
+`policy` is `off`, `warn` or `enforce`; `signers` are files by name (see `adapter/signers.py`). On
+one machine it is set by the variables ATELIER_SIGNATURES and ATELIER_SIGNERS (a folder).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ SignatureMode = Literal["off", "warn", "enforce"]
 
 
 class SignatureSettings(Settings):
-    """The settings of a process that checks signatures on one machine or in a pod."""
+    """The settings of a process that checks signatures, on one machine or in a pod."""
 
     signatures: SignatureMode = Field(
         default="off",
@@ -55,7 +55,7 @@ class _Platform(BaseModel):
 
 @dataclass(frozen=True)
 class Checked:
-    """The signature to keep, and what is wrong with it where that is only warned of."""
+    """The signature to keep and, under `warn`, its fault."""
 
     signature: bytes | None = None
     warning: str | None = None
@@ -63,38 +63,43 @@ class Checked:
 
 @dataclass(frozen=True)
 class SignaturePolicy:
-    """A signature policy, and whose signatures count."""
+    """A signature policy and its trusted signers."""
 
     policy: SignatureMode = "off"
     signers: tuple[Signer, ...] = ()
 
     def __post_init__(self) -> None:
         if self.policy == "enforce" and not self.signers:
-            raise PolicyError("signatures: `enforce` without any signer would let nothing serve")
+            raise PolicyError(
+                "signatures: `enforce` needs a signer, else no version can serve; name one"
+            )
 
     @classmethod
     def of_platform(cls, file: Path) -> Self:
-        """As the values of an environment's platform say; PolicyError names the line."""
-        said = yaml_model.load(file, _Platform, PolicyError).serving.signatures
+        """Read the policy from the values of a platform. Raises PolicyError with the line."""
+        signatures = yaml_model.load(file, _Platform, PolicyError).serving.signatures
         try:
-            return cls(said.policy, signers_of(said.signers, file))
+            return cls(signatures.policy, signers_of(signatures.signers, file))
         except PolicyError as error:
             raise PolicyError(f"{file}: {error}") from error
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """As ATELIER_SIGNATURES and ATELIER_SIGNERS say; off where they say nothing."""
+        """Read the policy from ATELIER_SIGNATURES and ATELIER_SIGNERS; off by default."""
         return cls.of(SignatureSettings.read(environment))
 
     @classmethod
     def of(cls, settings: SignatureSettings) -> Self:
-        """Reads the signers; PolicyError names the file that is none, or that there are none."""
+        """Return the policy of the settings. Raises PolicyError for invalid or missing signers."""
         folder = settings.signers if settings.signatures != "off" else None
         return cls(settings.signatures, signers_in(folder) if folder else ())
 
     def check(self, package: Package, signatures: Sequence[bytes]) -> Checked:
-        """Look for a good one among a package's signatures. SignatureRejected under `enforce`,
-        Unavailable where that cannot be said now."""
+        """Find a valid signature of a package.
+
+        Under `enforce`, raises SignatureRejected if there is none, and Unavailable if Sigstore's
+        roots are needed and cannot be fetched.
+        """
         if self.policy == "off":
             return Checked()
         try:
@@ -102,5 +107,5 @@ class SignaturePolicy:
         except (SignatureRejected, Unavailable) as error:
             if self.policy == "enforce":
                 raise
-            warning = f"{error} (served all the same: the policy is warn)"
+            warning = f"{error} (served anyway: the policy is warn)"
             return Checked(next(iter(signatures), None), warning)

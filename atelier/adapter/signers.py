@@ -1,7 +1,7 @@
-"""Whose signatures are trusted: public keys, and identities for keyless signing, in a folder.
+"""Trusted signers: a folder of public keys and of identities for keyless signing.
 
-`NAME.pem` is a public key; `NAME.yaml` names an `identity` and its `issuer`, as a certificate of
-Sigstore has them, and perhaps its roots as `trust`. NAME is what reports call the signer.
+`NAME.pem` is a public key. `NAME.yaml` gives the `identity` and `issuer` in a Sigstore certificate
+and, optionally, Sigstore's roots as `trust`. Reports call the signer NAME.
 """
 
 import hashlib
@@ -24,25 +24,27 @@ Text = Annotated[str, Field(min_length=1)]
 
 @dataclass(frozen=True)
 class PublicKey:
-    """An elliptic-curve public key, as PEM in the form that openssl and cryptography write."""
+    """An elliptic-curve public key, as PEM in the form of openssl and cryptography."""
 
     name: str
     pem: bytes
 
     @property
     def fingerprint(self) -> str:
-        """What `sha256sum NAME.pem` prints, and what a signature says its key is."""
+        """The SHA-256 of the PEM in hex, as `sha256sum NAME.pem` prints and signatures store it."""
         return hashlib.sha256(self.pem).hexdigest()
 
     @property
     def label(self) -> str:
+        """Name and short fingerprint, for messages."""
         return f"{self.name} ({self.fingerprint[:12]}…)"
 
     def may_have_signed(self, key: str | None) -> bool:
+        """Return whether `key`, a fingerprint or None for keyless, is this key."""
         return key == self.fingerprint
 
     def verifier(self, folder: Path) -> "Config":
-        """Checks signatures of this key; `folder` is for files of its own."""
+        """Return a verifier of signatures of this key, with its files in `folder`."""
         from model_signing import verifying
 
         file = folder / "key.pem"
@@ -50,7 +52,7 @@ class PublicKey:
         return verifying.Config().use_elliptic_key_verifier(public_key=file)
 
 
-class _Told(BaseModel):
+class _IdentityFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     identity: Text
@@ -60,24 +62,26 @@ class _Told(BaseModel):
 
 @dataclass(frozen=True)
 class SignerIdentity:
-    """Who a keyless signature's certificate must be for, and who vouched for that."""
+    """The identity and issuer that the certificate of a keyless signature must have."""
 
     name: str
     identity: str
     issuer: str
-    trust: bytes | None = None  # the roots, as JSON; None: the public instance's, fetched
+    trust: bytes | None = None  # Sigstore's roots as JSON; None: fetched from the public instance
 
     @property
     def label(self) -> str:
+        """Name and identity, for messages."""
         return f"{self.name} ({self.identity})"
 
     def may_have_signed(self, key: str | None) -> bool:
+        """Return whether the signature is keyless: `key` is None."""
         return key is None
 
     def verifier(self, folder: Path) -> "Config":
-        """Checks keyless signatures of this identity; `folder` is for files of its own.
+        """Return a verifier of keyless signatures of this identity, with its files in `folder`.
 
-        Unavailable where Sigstore's roots cannot be had.
+        Raises Unavailable if Sigstore's roots cannot be fetched.
         """
         from model_signing import verifying
 
@@ -89,24 +93,24 @@ class SignerIdentity:
             return verifying.Config().use_sigstore_verifier(
                 identity=self.identity, oidc_issuer=self.issuer, trust_config=roots
             )
-        except Exception as error:  # of the network, of TUF, of a `trust` that is none
-            raise Unavailable(f"{self.label}: Sigstore's roots cannot be had: {error}") from error
+        except Exception as error:  # of the network, of TUF, or of an invalid `trust`
+            raise Unavailable(f"{self.label}: cannot get Sigstore's roots: {error}") from error
 
 
 Signer = PublicKey | SignerIdentity
 
 
 def signers_in(folder: Path) -> tuple[Signer, ...]:
-    """The signers that a folder holds; PolicyError where it cannot be read or holds others."""
+    """Return the signers in a folder. Raises PolicyError if a file is unreadable or no signer."""
     try:
-        files = sorted(one for one in folder.iterdir() if not one.name.startswith("."))
-        return signers_of({one.name: one.read_text("utf-8") for one in files}, folder)
+        files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+        return signers_of({file.name: file.read_text("utf-8") for file in files}, folder)
     except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"{folder}: signers cannot be read: {error}") from error
+        raise PolicyError(f"{folder}: cannot read the signers: {error}") from error
 
 
 def signers_of(files: Mapping[str, str], source: Path) -> tuple[Signer, ...]:
-    """The signers that files hold, by name; `source` names them in errors."""
+    """Return the signers in `files`, texts by file name; `source` is their place in errors."""
     return tuple(_signer(Path(name), text, source) for name, text in sorted(files.items()))
 
 
@@ -114,16 +118,17 @@ def _signer(file: Path, text: str, source: Path) -> Signer:
     if file.suffix == ".pem":
         return PublicKey(file.stem, _canonical(text, source / file))
     if file.suffix == ".yaml":
-        told = yaml_model.parse(text, source / file, _Told, PolicyError)
-        trust = json.dumps(told.trust).encode() if told.trust else None
-        return SignerIdentity(file.stem, told.identity, told.issuer, trust)
+        content = yaml_model.parse(text, source / file, _IdentityFile, PolicyError)
+        trust = json.dumps(content.trust).encode() if content.trust else None
+        return SignerIdentity(file.stem, content.identity, content.issuer, trust)
     raise PolicyError(
-        f"{source / file}: a signer is NAME.pem, a public key, or NAME.yaml, an identity"
+        f"{source / file}: is not a signer; name it NAME.pem (a public key) or NAME.yaml (an "
+        "identity)"
     )
 
 
 def _canonical(text: str, place: Path) -> bytes:
-    """The key as the library writes it, so that line endings change no fingerprint."""
+    """Return the key as cryptography writes it, so line endings do not change the fingerprint."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import (
@@ -133,9 +138,9 @@ def _canonical(text: str, place: Path) -> bytes:
     )
 
     try:
-        found = load_pem_public_key(text.encode())
+        key = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise PolicyError(f"{place}: not a public key as PEM ({error})") from error
-    if not isinstance(found, EllipticCurvePublicKey):
-        raise PolicyError(f"{place}: not an elliptic-curve key, and only those sign packages")
-    return found.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        raise PolicyError(f"{place}: is not a public key as PEM ({error})") from error
+    if not isinstance(key, EllipticCurvePublicKey):
+        raise PolicyError(f"{place}: is not an elliptic-curve key; only those can sign packages")
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -1,4 +1,4 @@
-"""Adapters as single files, the way other tools exchange them."""
+"""Adapters as single files, for exchange with other tools."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,31 +13,32 @@ from atelier.errors import AdapterRejected
 
 
 def read_single(path: Path, modules: Iterable[str]) -> dict[str, LoraWeights]:
-    """The pairs of a diffusers, PEFT or kohya file, by canonical module.
+    """Return the pairs of a diffusers, PEFT or kohya file, by canonical module.
 
-    `modules` are the base's projections in canonical names: kohya's cannot be read without.
+    `modules` are the canonical names of the base's projections, which kohya's names need. Raises
+    AdapterRejected if the file cannot be used.
     """
     try:
         kohya = tensor_names.kohya_modules(modules)
     except ValueError as error:
-        raise AdapterRejected(f"{path}: cannot be matched with this base: {error}") from error
+        raise AdapterRejected(f"{path}: cannot be matched to this base: {error}") from error
     file = TensorFile(path)
     file.verify()
     return pair_up(file.tensors, file.metadata, place=str(path), kohya=kohya)
 
 
 def tensors_of(lora: Mapping[str, LoraWeights]) -> dict[str, Tensor]:
-    """Pairs as canonical tensors with an `.alpha` each, as `write_package` takes them."""
+    """Return pairs as canonical tensors, each with an `.alpha`, as `write_package` takes them."""
     tensors: dict[str, Tensor] = {}
-    for module, one in lora.items():
-        tensors[f"{module}.lora_A.weight"] = one.down
-        tensors[f"{module}.lora_B.weight"] = one.up
-        tensors[f"{module}.alpha"] = np.array(one.alpha, dtype=np.float32)
+    for module, pair in lora.items():
+        tensors[f"{module}.lora_A.weight"] = pair.down
+        tensors[f"{module}.lora_B.weight"] = pair.up
+        tensors[f"{module}.alpha"] = np.array(pair.alpha, dtype=np.float32)
     return tensors
 
 
 def write_kohya(path: Path, lora: Mapping[str, LoraWeights], manifest: Manifest) -> None:
-    """Write pairs as kohya's trainer does, each with its own alpha, for tools that read that."""
+    """Write pairs in the format of kohya's trainer, each with its alpha."""
     tensors: dict[str, Tensor] = {}
     for name, value in tensors_of(lora).items():
         key = tensor_names.parse(name)

@@ -1,12 +1,13 @@
-"""What the tools call one and the same tensor.
+"""The names of adapter tensors in different tools.
 
-The canonical name of a projection's low-rank factor is diffusers/PEFT's with CLIP's `text_model.`:
+The canonical name of a projection's low-rank factor is that of diffusers and PEFT, with CLIP's
+`text_model.`:
 
     unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight
     text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_B.weight
     <module>.alpha                                          optional, a scalar
 
-Other spellings of it that are read:
+Other spellings that are read:
 
     text_encoder.encoder.layers.0…                          transformers 5 flattened CLIPTextModel
     …to_q.lora.down.weight, …attn1.processor.to_q_lora.down.weight      diffusers before PEFT
@@ -14,7 +15,7 @@ Other spellings of it that are read:
     lora_unet_down_blocks_1_…, lora_te1_…, lora_te2_…       kohya, with diffusers' blocks
     lora_unet_input_blocks_4_1_…                            kohya, with the original SDXL blocks
 
-Only strings here: nothing is loaded.
+This module handles strings only; it loads no files.
 """
 
 import re
@@ -47,7 +48,7 @@ _KOHYA_ENDINGS: dict[str, Part] = {
 _TO_KOHYA = {part: ending for ending, part in _KOHYA_ENDINGS.items()}
 _KOHYA_PREFIX = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 
-# Families that are recognised by name so that they can be refused by name.
+# Recognized by name, so that an error can name the family.
 _UNSUPPORTED: tuple[tuple[str, str], ...] = (
     (r"lora_magnitude_vector|dora_scale", "DoRA"),
     (r"\.hada_", "LoHa"),
@@ -65,7 +66,7 @@ _UNSUPPORTED: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True)
 class TensorName:
-    """A canonical key in two pieces."""
+    """A canonical key, split into module and part."""
 
     module: str  # component included: "unet.….to_q"
     part: Part
@@ -80,9 +81,9 @@ class TensorName:
 
 
 def parse(key: str, kohya: Mapping[str, str] | None = None) -> TensorName | None:
-    """The canonical key of any spelling, or None where there is none.
+    """Return the canonical key of any spelling, or None if the key is unknown.
 
-    kohya's underscores cannot be undone without the base's modules: pass `kohya_modules(…)`.
+    kohya's names need the modules of the base: pass `kohya_modules(…)`.
     """
     if key.startswith("lora_"):
         stem, ending = _split(key, _KOHYA_ENDINGS)
@@ -94,39 +95,39 @@ def parse(key: str, kohya: Mapping[str, str] | None = None) -> TensorName | None
 
 
 def canonical(key: str) -> str | None:
-    """`parse` for a spelling that is not kohya's, as a string."""
-    found = parse(key)
-    return str(found) if found else None
+    """Return the canonical key as a string, or None; does not read kohya's names."""
+    name = parse(key)
+    return str(name) if name else None
 
 
 def unsupported(key: str) -> str | None:
-    """The name of the adapter family that a key belongs to, where it is one not served."""
+    """Return the name of the unsupported adapter family of a key, or None."""
     return next((name for pattern, name in _UNSUPPORTED if re.search(pattern, key)), None)
 
 
 def flat(module: str) -> str:
-    """A canonical module as transformers 5 names it in `CLIPTextModel`: without `text_model.`.
+    """Return a module as transformers 5 names it in `CLIPTextModel`: without `text_model.`.
 
-    `CLIPTextModelWithProjection` (SDXL's second encoder) still has the prefix there.
+    `CLIPTextModelWithProjection` (SDXL's second encoder) keeps the prefix.
     """
     return module.replace(".text_model.", ".", 1) if module.startswith("text_encoder") else module
 
 
 def to_kohya(key: TensorName) -> str:
-    """kohya's name of a canonical key, with diffusers' block names."""
+    """Return kohya's name of a canonical key, with diffusers' block names."""
     return kohya_module(key.module) + _TO_KOHYA[key.part]
 
 
 def kohya_module(module: str) -> str:
-    """kohya's name of a canonical module, with diffusers' block names."""
+    """Return kohya's name of a canonical module, with diffusers' block names."""
     component, inner = module.split(".", 1)
     return f"{_KOHYA_PREFIX[component]}_{inner.replace('.', '_')}"
 
 
 def kohya_modules(modules: Iterable[str]) -> dict[str, str]:
-    """kohya's names (both kinds of block names) of canonical modules.
+    """Return canonical modules by kohya's names, with both kinds of block names.
 
-    Raises ValueError where two modules would share a name.
+    Raises ValueError if two modules would share a name.
     """
     modules = tuple(modules)
     original = _original_blocks(modules)
@@ -147,7 +148,7 @@ def _split(key: str, endings: Mapping[str, Part]) -> tuple[str, Part | None]:
 
 
 def _canonical_module(stem: str) -> str | None:
-    """A module path with its component and CLIP's `text_model.`; None for other components."""
+    """Return the canonical module of a path, or None for other components."""
     if stem.startswith("base_model.model."):
         stem = stem.removeprefix("base_model.model.")
         if stem.split(".", 1)[0] not in COMPONENTS:
@@ -164,18 +165,18 @@ def _canonical_module(stem: str) -> str | None:
 
 
 def _original_blocks(modules: Iterable[str]) -> dict[str, str]:
-    """UNet modules under the block names of the original SDXL code, which kohya's trainer keeps.
+    """Return UNet modules under the block names of the original SDXL code, as kohya uses them.
 
-    There, down blocks are one flat list: `input_blocks.0` is the first convolution, then each
-    block has its layers and one place for its downsampler; up blocks have one layer more each.
+    In that code, down blocks are one flat list: `input_blocks.0` is the first convolution, then
+    each block has its layers and an entry for its downsampler. Up blocks have one more layer each.
     """
     pattern = re.compile(r"unet\.(down|up|mid)_block(?:s\.(\d+))?\.(resnets|attentions)\.(\d+)\.")
-    found = {module: match for module in modules if (match := pattern.match(module))}
-    down = [int(match[4]) for match in found.values() if match[1] == "down"]
-    up = [int(match[4]) - 1 for match in found.values() if match[1] == "up"]
+    matches = {module: match for module in modules if (match := pattern.match(module))}
+    down = [int(match[4]) for match in matches.values() if match[1] == "down"]
+    up = [int(match[4]) - 1 for match in matches.values() if match[1] == "up"]
     layers = max([*down, *up], default=-1) + 1
     names = {}
-    for module, match in found.items():
+    for module, match in matches.items():
         block, layer, attention = int(match[2] or 0), int(match[4]), match[3] == "attentions"
         if match[1] == "down":
             head = f"input_blocks.{1 + block * (layers + 1) + layer}.{int(attention)}"

@@ -1,1 +1,1 @@
-"""Git, GitHub, and the changes that a push makes."""
+"""Clients of git and GitHub, and the work that a push requires."""

@@ -1,7 +1,7 @@
-"""What a push asks for: which recipes to train, which declarations to carry out.
+"""The work that a push requires: recipes to train, and declarations to apply.
 
-Decided from the paths that differ and from what the two commits hold, not from their history: a
-rename is the end of one path and the beginning of another, and a merge is what came of it.
+It follows from the changed paths and the content of two commits, not from their history: a rename
+removes one path and adds another, and of a merge only the result counts.
 """
 
 import re
@@ -25,48 +25,54 @@ class Trained:
 
     adapter: str
     recipe: str
-    uses: frozenset[str]  # the folders it is made from, its own among them
+    uses: frozenset[str]  # the folders of its inputs, including its own
 
     def is_touched(self, paths: Iterable[str]) -> bool:
-        """Whether one of these paths is what it is made from, or in it."""
-        return any(path == one or path.startswith(f"{one}/") for path in paths for one in self.uses)
+        """Return whether one of these paths is, or is below, one of its folders."""
+        return any(
+            path == folder or path.startswith(f"{folder}/")
+            for path in paths
+            for folder in self.uses
+        )
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A declaration: what serves of an adapter in an environment."""
+    """The declaration of an adapter in an environment."""
 
     environment: str
     adapter: str
-    version: int | None = None  # that is new in it: the canary's where it has one
+    version: int | None = None  # the canary's, if there is one
 
 
 @dataclass(frozen=True)
 class Changes:
-    """The work that the commits after `since` up to `until` ask for."""
+    """The work that the commits after `since` up to `until` require."""
 
     since: str | None  # None: the commit is not in this repository
     until: str
     train: tuple[Trained, ...]
-    removed: tuple[str, ...]  # adapters whose recipe is gone
+    removed: tuple[str, ...]  # adapters whose recipe was removed
     promote: tuple[Declared, ...]
     retire: tuple[Declared, ...]
 
 
 def changes_since(repository: Repository, since: str, until: str = "HEAD") -> Changes:
-    """The changes between two revisions.
+    """Return the changes between two revisions.
 
-    Everything counts as changed where the commit `since` is not in the repository. Raises GitError
-    for a name that is no revision, and where `until` is not there.
+    If the commit `since` is not in the repository, everything counts as changed. Raises GitError
+    for an unknown name, and if `until` is missing.
     """
     before, after = repository.commit(since), repository.commit(until)
     if after is None:
-        raise GitError(f"{until}: is no commit of {repository.root}")
+        raise GitError(
+            f"{until}: is not a commit of {repository.root}; check the name, or fetch it"
+        )
     return changes(repository, before, after)
 
 
 def changes(repository: Repository, since: str | None, until: str) -> Changes:
-    """Between two commits; without the first, everything of the second counts as changed."""
+    """Return the changes between two commits; without `since`, everything counts as changed."""
     after = _recipes(repository, until)
     paths = repository.files(until, ENVIRONMENTS.as_posix())
     if since is None:
@@ -79,13 +85,13 @@ def changes(repository: Repository, since: str | None, until: str) -> Changes:
             retire=(),
         )
     touched = repository.touched(since, until)
-    names = {one.adapter for one in after.values()}
-    before = {one.adapter for one in _recipes(repository, since).values()}
+    names = {recipe.adapter for recipe in after.values()}
+    before = {recipe.adapter for recipe in _recipes(repository, since).values()}
     kept, gone = set(touched) & set(paths), set(touched) - set(paths)
     return Changes(
         since=since,
         until=until,
-        train=tuple(one for one in after.values() if one.is_touched(touched)),
+        train=tuple(recipe for recipe in after.values() if recipe.is_touched(touched)),
         removed=tuple(sorted(before - names)),
         promote=_declared(repository, until, kept),
         retire=_declared(repository, since, gone),
@@ -93,37 +99,37 @@ def changes(repository: Repository, since: str | None, until: str) -> Changes:
 
 
 def _declared(repository: Repository, commit: str, paths: Iterable[str]) -> tuple[Declared, ...]:
-    found = []
+    declarations = []
     for path in sorted(paths):
         if place := _DECLARED.fullmatch(path):
             written = mapping(repository.read(commit, path))
             canary = written.get("canary")
             version = (canary if isinstance(canary, dict) else written).get("version")
             number = version if isinstance(version, int) else None
-            found.append(Declared(place["env"], place["name"], number))
-    return tuple(found)
+            declarations.append(Declared(place["env"], place["name"], number))
+    return tuple(declarations)
 
 
 def _recipes(repository: Repository, commit: str) -> dict[str, Trained]:
-    found = {}
+    recipes = {}
     for path in repository.files(commit, ADAPTERS):
         place = PurePosixPath(path)
         if place.name == RECIPE and len(place.parts) == 3:
-            found[path] = _trained(path, mapping(repository.read(commit, path)))
-    return found
+            recipes[path] = _trained(path, mapping(repository.read(commit, path)))
+    return recipes
 
 
 def _trained(path: str, written: Mapping[str, Any]) -> Trained:
-    """A recipe that names no adapter is its folder's."""
+    """Return a recipe's work; a recipe without a name is that of its folder."""
     folder = PurePosixPath(path).parent.as_posix()
     name = written.get("adapter")
     adapter = name if isinstance(name, str) else PurePosixPath(folder).name
-    uses = {normpath(one) for one in (folder, *_named(written, folder))}
+    uses = {normpath(used) for used in (folder, *_named(written, folder))}
     return Trained(adapter, path, frozenset(uses))
 
 
 def _named(written: Mapping[str, Any], folder: str) -> Iterator[str]:
-    """Pictures lie relative to the recipe, bases to the root; what is elsewhere is not in git."""
+    """Yield the paths in a recipe: pictures are relative to the recipe, bases to the root."""
     stages, base = written.get("stages"), written.get("base")
     for stage in stages if isinstance(stages, list) else []:
         data = stage.get("dataset") if isinstance(stage, dict) else None

@@ -1,4 +1,4 @@
-"""The little of GitHub's REST API that proposals need: a branch's pull request, and a comment.
+"""A client of GitHub's REST API for proposals: pull requests and comments.
 
 https://docs.github.com/rest, version 2022-11-28.
 """
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     import httpx2
 
 SECONDS = 30.0
-PAGE = 100  # as many as GitHub gives at once
-BODY = 60_000  # characters; GitHub takes 65,536 in a pull request or a comment
+PAGE = 100  # entries per page, GitHub's maximum
+BODY = 60_000  # characters; GitHub allows 65,536 in a pull request or a comment
 _PULL_REQUEST = re.compile(r"refs/pull/(\d+)/(merge|head)")
 _API, _REPOSITORY, _TOKEN = "GITHUB_API_URL", "GITHUB_REPOSITORY", "GITHUB_TOKEN"
 
 
 @dataclass(frozen=True)
 class GitHub:
-    """One repository there, as whoever holds the token."""
+    """One repository on GitHub, with an access token."""
 
     api: str
     repository: str  # owner/name
@@ -34,7 +34,7 @@ class GitHub:
 
     @classmethod
     def of_environment(cls) -> Self:
-        """By the variables of a workflow's step; BadInput names the one that lacks."""
+        """Read the variables of a workflow's step. Raises BadInput if one is missing."""
         for name in (_REPOSITORY, _TOKEN):
             if not os.environ.get(name):
                 raise BadInput(f"{name}: not set; a workflow's step sets it, else export it")
@@ -42,34 +42,34 @@ class GitHub:
         return cls(api.rstrip("/"), os.environ[_REPOSITORY], os.environ[_TOKEN])
 
     def pull_request(self, branch: str, onto: str, title: str, body: str) -> str:
-        """Open one for a branch, or write title and body of the open one anew; its address."""
+        """Open a pull request for a branch, or update the open one; return its URL."""
         owner = self.repository.partition("/")[0]
-        asked = urlencode({"head": f"{owner}:{branch}", "base": onto, "state": "open"})
-        found = self._ask("GET", f"pulls?{asked}")
-        said = {"title": title, "body": _fitting(body)}
-        if found:
-            answer = self._ask("PATCH", f"pulls/{found[0]['number']}", said)
+        query = urlencode({"head": f"{owner}:{branch}", "base": onto, "state": "open"})
+        existing = self._request("GET", f"pulls?{query}")
+        content = {"title": title, "body": _fitting(body)}
+        if existing:
+            answer = self._request("PATCH", f"pulls/{existing[0]['number']}", content)
         else:
-            answer = self._ask("POST", "pulls", {**said, "head": branch, "base": onto})
+            answer = self._request("POST", "pulls", {**content, "head": branch, "base": onto})
         return str(answer["html_url"])
 
     def comment(self, number: int, kind: str, body: str) -> str:
-        """Write a pull request's comment of a kind, in place of an earlier one; its address."""
+        """Write or replace the comment of a kind on a pull request; return its URL."""
         marker = f"<!-- atelier:{quote(kind)} -->"
-        said = {"body": f"{marker}\n{_fitting(body)}"}
+        content = {"body": f"{marker}\n{_fitting(body)}"}
         page = 1
         while True:
-            shown = self._ask("GET", f"issues/{number}/comments?per_page={PAGE}&page={page}")
-            for one in shown:
-                if (one.get("body") or "").startswith(marker):
-                    answer = self._ask("PATCH", f"issues/comments/{one['id']}", said)
+            comments = self._request("GET", f"issues/{number}/comments?per_page={PAGE}&page={page}")
+            for comment in comments:
+                if (comment.get("body") or "").startswith(marker):
+                    answer = self._request("PATCH", f"issues/comments/{comment['id']}", content)
                     return str(answer["html_url"])
-            if len(shown) < PAGE:
+            if len(comments) < PAGE:
                 break
             page += 1
-        return str(self._ask("POST", f"issues/{number}/comments", said)["html_url"])
+        return str(self._request("POST", f"issues/{number}/comments", content)["html_url"])
 
-    def _ask(self, method: str, path: str, body: object = None) -> Any:
+    def _request(self, method: str, path: str, body: object = None) -> Any:
         what = f"GitHub, {method} {self.repository}/{path.partition('?')[0]}"
         answer = http_client.send(
             method,
@@ -89,13 +89,13 @@ class GitHub:
 
 
 def pull_request_of_workflow() -> int:
-    """The number of the pull request that a workflow runs for; BadInput where it runs for none."""
-    found = _PULL_REQUEST.fullmatch(os.environ.get("GITHUB_REF", ""))
-    if found is None:
+    """Return the number of the workflow's pull request. Raises BadInput if there is none."""
+    match = _PULL_REQUEST.fullmatch(os.environ.get("GITHUB_REF", ""))
+    if match is None:
         raise BadInput(
-            "GITHUB_REF: names no pull request; run this in a workflow for a pull request"
+            "GITHUB_REF: is not a pull request; run this in a workflow of a pull request"
         )
-    return int(found[1])
+    return int(match[1])
 
 
 def _fitting(body: str) -> str:
@@ -103,7 +103,7 @@ def _fitting(body: str) -> str:
 
 
 def _refusal(what: str, answer: httpx2.Response) -> Exception:
-    """Which error a status is; GitHub's own words are kept."""
+    """Return the error for a response, with GitHub's message."""
     text, wait = f"{what}: {_message(answer)}", http_client.retry_after(answer)
     limited = wait is not None or answer.headers.get("X-RateLimit-Remaining") == "0"
     status = answer.status_code
@@ -119,8 +119,8 @@ def _refusal(what: str, answer: httpx2.Response) -> Exception:
 
 def _message(answer: httpx2.Response) -> str:
     try:
-        said = answer.json()
-        told = [said.get("message", ""), *(str(one) for one in said.get("errors", []))]
-        return f"{answer.status_code} {': '.join(filter(None, told))}"
+        content = answer.json()
+        texts = [content.get("message", ""), *(str(error) for error in content.get("errors", []))]
+        return f"{answer.status_code} {': '.join(filter(None, texts))}"
     except (ValueError, AttributeError):
         return f"{answer.status_code} {answer.reason_phrase}"

@@ -1,7 +1,7 @@
-"""OIDC tokens of a job of GitHub Actions, and a kubeconfig that gets them.
+"""OIDC tokens of a GitHub Actions job, and a kubeconfig that requests them.
 
-The kubeconfig contains no credential. Its users (kubectl, Helm, this program) run this module
-whenever they need a token, and it requests one from Actions that is valid for some minutes.
+The kubeconfig contains no credential. Its users (kubectl, Helm, this program) run this module when
+they need a token, and it requests one from Actions that is valid for some minutes.
 
 python -m atelier.ci.oidc AUDIENCE
 """
@@ -28,8 +28,8 @@ def token(audience: str) -> str:
 
     Raises BadInput if the job has no permission for one, Unavailable if Actions gives none.
     """
-    url, asking = os.environ.get(_URL), os.environ.get(_TOKEN)
-    if not url or not asking:
+    url, bearer = os.environ.get(_URL), os.environ.get(_TOKEN)
+    if not url or not bearer:
         raise BadInput(f"{_URL}: not set; give the job `id-token: write`, or set KUBECONFIG")
     what = "Actions gives no OIDC token"
     answer = http_client.send(
@@ -37,7 +37,7 @@ def token(audience: str) -> str:
         f"{url}{'&' if '?' in url else '?'}{urlencode({'audience': audience})}",
         what=what,
         timeout=SECONDS,
-        headers={"Authorization": f"Bearer {asking}", "Accept": "application/json"},
+        headers={"Authorization": f"Bearer {bearer}", "Accept": "application/json"},
     )
     if not answer.is_success:
         status = f"{answer.status_code} {answer.reason_phrase}"
@@ -49,7 +49,7 @@ def token(audience: str) -> str:
 
 
 def credential(audience: str) -> dict[str, Any]:
-    """An ExecCredential with the token's expiry, so that the client renews it in time.
+    """Return an ExecCredential with the token's expiry, so that the client renews it in time.
 
     Raises as `token` does.
     """
@@ -62,7 +62,7 @@ def credential(audience: str) -> dict[str, Any]:
 
 
 def kubeconfig(server: str, authority: str, audience: str) -> dict[str, Any]:
-    """A kubeconfig whose user is this module. `authority` is PEM; empty: a public one."""
+    """Return a kubeconfig whose user runs this module. `authority` is PEM; empty: a public CA."""
     cluster = {"server": server}
     if authority:
         cluster["certificate-authority-data"] = b64encode(authority.encode()).decode()

@@ -1,1 +1,1 @@
-"""The contract between gateway, Triton, engine and agent: requests, answers and reports."""
+"""The data contract of gateway, Triton, engine and agent: requests, responses and reports."""

@@ -1,4 +1,4 @@
-"""Where each running gateway sends calls, as it tells the others."""
+"""The reports of gateways: the routes of each adapter."""
 
 from typing import ClassVar
 
@@ -10,11 +10,11 @@ from atelier.data.names import Digest
 
 
 class Routed(BaseModel):
-    """Which versions of an adapter answer calls that name none."""
+    """The versions of an adapter that serve requests without a version."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    serving: Digest | None = None  # None: nothing is ready
+    serving: Digest | None = None  # None: no version is ready
     canary: Digest | None = None
 
 
@@ -29,20 +29,21 @@ class Gateway(Report):
 
     @property
     def reporter(self) -> str:
+        """The gateway's name."""
         return self.gateway
 
 
 class GatewayFolder(ReportFolder[Gateway]):
-    """The gateways' reports on one machine."""
+    """The reports of gateways on one machine."""
 
     kind = Gateway
     _swept = False
 
     def put(self, report: Gateway) -> None:
-        """Write a report; first forget gateways that were killed, who could not do so."""
+        """Write a report; the first call also removes the reports of killed gateways."""
         if not self._swept:
             self._swept = True
-            for one in self.list().values():
-                if not one.live():
-                    self.remove(one.gateway)
+            for gateway in self.list().values():
+                if not gateway.live():
+                    self.remove(gateway.gateway)
         super().put(report)

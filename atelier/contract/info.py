@@ -1,10 +1,10 @@
-"""The record of how images were made: V2's INFO output, and the metadata of every PNG."""
+"""The record of a generation: the INFO output of V2, and the metadata of every PNG."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class UsedAdapter(BaseModel):
-    """The weights that an adapter of a request was drawn with."""
+    """The adapter version that an image was generated with, and its weight."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -15,7 +15,7 @@ class UsedAdapter(BaseModel):
 
 
 class Info(BaseModel):
-    """Everything that is needed to draw the images again. `timings` are in seconds."""
+    """All that is needed to generate the images again. `timings` are in seconds."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,4 +1,4 @@
-"""What each serving replica holds, as it tells the others."""
+"""The reports of replicas: the adapter versions in each engine."""
 
 from collections.abc import Iterable
 from typing import ClassVar, Literal
@@ -19,7 +19,7 @@ class HeldAdapter(BaseModel):
     version: int
     digest: Digest
     state: Literal["ready", "loading", "failed"]
-    default: bool = False  # whether it answers calls that name no version
+    default: bool = False  # whether it serves requests without a version
     error: str | None = None
 
 
@@ -28,15 +28,15 @@ class Replica(Report):
 
     replica: str
     base: Digest
-    vae: Digest | None = None  # None: the base's own
+    vae: Digest | None = None  # None: the VAE of the base
     backend: str
     engine_digest: str
     pid: int | None = None
     generation: int = 0
-    error: str | None = None  # why it goes on with what it has, where it cannot follow
-    address: str | None = None  # host:port of its HTTP (V2); None: where gateways are told
+    error: str | None = None  # why the engine cannot load the wanted versions
+    address: str | None = None  # host:port of its HTTP (V2); None: gateways use their setting
     grpc: str | None = None  # host:port of its gRPC
-    pool: str | None = None  # KServe's predictor: `stable`, or a canary's name
+    pool: str | None = None  # KServe's predictor: `stable`, or the name of a canary
     adapters: Versions[HeldAdapter] = Field(default_factory=Versions)
 
     entries: ClassVar = "adapters"
@@ -44,35 +44,36 @@ class Replica(Report):
 
     @property
     def reporter(self) -> str:
+        """The replica's name."""
         return self.replica
 
     def can_draw(self, name: str, version: int) -> bool:
-        """Whether it has that version of an adapter ready."""
-        held = self.adapters.named(name)
-        return any((one.version, one.state) == (version, "ready") for one in held)
+        """Return whether a version of an adapter is ready in this replica."""
+        versions = self.adapters.named(name)
+        return any((entry.version, entry.state) == (version, "ready") for entry in versions)
 
     def holds(self, name: str, digest: str) -> HeldAdapter | None:
-        """Its entry for that adapter's digest, ready ones first."""
-        found = [held for held in self.adapters.named(name) if held.digest == digest]
-        return min(found, key=lambda held: held.state != "ready", default=None)
+        """Return the entry of an adapter's digest, a ready one first, or None."""
+        matches = [entry for entry in self.adapters.named(name) if entry.digest == digest]
+        return min(matches, key=lambda entry: entry.state != "ready", default=None)
 
 
 def ready(replicas: Iterable[Replica], name: str, digest: str, *, now: float | None = None) -> bool:
-    """Whether every live replica can serve the adapter's digest at once; without one, nothing is.
+    """Return whether all live replicas have the adapter's digest ready, and there is at least one.
 
-    Give it those that the release is for (`Release.fits`).
+    `replicas` are those that the release fits (`Release.fits`).
     """
-    live = [one for one in replicas if one.live(now)]
-    held = [one.holds(name, digest) for one in live]
-    return bool(held) and all(one is not None and one.state == "ready" for one in held)
+    live = [replica for replica in replicas if replica.live(now)]
+    entries = [replica.holds(name, digest) for replica in live]
+    return bool(entries) and all(entry is not None and entry.state == "ready" for entry in entries)
 
 
 def drawn_with(base: str, vae: str | None) -> str:
-    """What decides how pictures look beside the adapter, for errors that name both sides."""
+    """Describe base and VAE for an error message."""
     return f"base {base} and {f'VAE {vae}' if vae else 'its own VAE'}"
 
 
 class ReplicaFolder(ReportFolder[Replica]):
-    """The replicas' reports on one machine, each written by its agent."""
+    """The reports of replicas on one machine, each written by its agent."""
 
     kind = Replica

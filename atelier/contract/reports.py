@@ -1,4 +1,4 @@
-"""What a running process tells the others about itself, and for how long that is believed."""
+"""Reports of running processes, and their period of validity."""
 
 import logging
 import time
@@ -15,17 +15,17 @@ LIVE_SECONDS = 5.0  # five missed heartbeats
 
 
 class Report(ShardedModel, ABC):
-    """One process's words about itself."""
+    """A process's statement of its state."""
 
     heartbeat: float  # seconds since the epoch
 
     @property
     @abstractmethod
     def reporter(self) -> str:
-        """Whose words they are."""
+        """The name of the reporting process."""
 
     def live(self, now: float | None = None) -> bool:
-        """Whether its heartbeat is recent."""
+        """Return whether the heartbeat is recent, at `now` or at present."""
         return (time.time() if now is None else now) - self.heartbeat < LIVE_SECONDS
 
 
@@ -33,7 +33,7 @@ ReportT = TypeVar("ReportT", bound=Report)
 
 
 class ReportFolder(Generic[ReportT]):
-    """The reports of one kind on one machine: a file for each process, written by itself alone."""
+    """The reports of one kind on one machine: one file per process, written only by it."""
 
     kind: ClassVar[type[Report]]
 
@@ -41,11 +41,11 @@ class ReportFolder(Generic[ReportT]):
         self.path = path
         self._pool: ShardPool[ReportT] = ShardPool(self.kind)  # type: ignore[arg-type]
         self._files: dict[Path, ShardedFile[ReportT]] = {}
-        self._unreadable: dict[Path, str] = {}  # why, as the log has said
+        self._unreadable: dict[Path, str] = {}  # the logged errors
 
     def list(self) -> dict[str, ReportT]:
-        """Every readable report; one that cannot be read counts as a process that is not there."""
-        found: dict[str, ReportT] = {}
+        """Return all readable reports by process; an unreadable one is logged and omitted."""
+        reports: dict[str, ReportT] = {}
         unreadable: dict[Path, str] = {}
         paths = sorted(self.path.glob("[!.]*.json"))
         self._files = {path: self._file(path) for path in paths}
@@ -59,22 +59,22 @@ class ReportFolder(Generic[ReportT]):
                 if self._unreadable.get(path) != unreadable[path]:
                     logger.warning("%s is not a report, and counts as absent: %s", path, error)
                 continue
-            found[report.reporter] = report
+            reports[report.reporter] = report
         self._unreadable = unreadable
-        return found
+        return reports
 
     def live(self) -> tuple[ReportT, ...]:
-        """Those whose heartbeat is recent."""
-        return tuple(one for one in self.list().values() if one.live())
+        """Return the reports with a recent heartbeat."""
+        return tuple(report for report in self.list().values() if report.live())
 
     def put(self, report: ReportT) -> None:
-        """Write a report."""
+        """Write the report of a process."""
         path = self._path(report.reporter)
         self._files[path] = file = self._file(path)
         file.write(report)
 
     def remove(self, reporter: str) -> None:
-        """Forget a process that has ended."""
+        """Delete the report of a process that has ended."""
         path = self._path(reporter)
         self._file(path).remove()
         self._files.pop(path, None)
@@ -83,5 +83,4 @@ class ReportFolder(Generic[ReportT]):
         return self.path / f"{reporter}.json"
 
     def _file(self, path: Path) -> ShardedFile[ReportT]:
-        known = self._files.get(path)
-        return known or ShardedFile(path, self._pool.kind, self._pool)
+        return self._files.get(path) or ShardedFile(path, self._pool.kind, self._pool)

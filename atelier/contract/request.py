@@ -1,4 +1,4 @@
-"""A request for images, as the gateway sends it and the engine takes it."""
+"""A request for images, from the gateway to the engine."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from atelier.errors import BadInput
 
 
 class RequestError(BadInput):
-    """A request that can never be answered; the text names the field."""
+    """An invalid request; the text names the field."""
 
 
 @dataclass(frozen=True)
 class AdapterUse:
-    """One adapter of a request; without a version, the default at the moment of submission."""
+    """One adapter of a request; `version` None is the default at submission."""
 
     name: str
     version: int | None = None
@@ -36,18 +36,18 @@ class AdapterUse:
 
 
 def pinned(uses: Iterable[AdapterUse]) -> frozenset[tuple[str, int]]:
-    """Name and version of each adapter; ValueError where one has no version."""
-    found = set()
+    """Return name and version of each adapter. Raises ValueError if one has no version."""
+    pins = set()
     for use in uses:
         if use.version is None:
             raise ValueError(f"{use.name}: has no version")
-        found.add((use.name, use.version))
-    return frozenset(found)
+        pins.add((use.name, use.version))
+    return frozenset(pins)
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One prompt and how to draw it. Image `i` is what a single request with seed + i gives."""
+    """A prompt and its settings. Image `i` equals the image of a single request with seed + i."""
 
     prompt: str
     negative_prompt: str | None = None
@@ -55,14 +55,14 @@ class ImageRequest:
     scheduler: str = "euler"
     seed: int = 0
     steps: int = 30
-    width: int | None = None  # pixels; None is the base's own size
+    width: int | None = None  # pixels; None: the default size of the base
     height: int | None = None
     images: int = 1
     guidance_scale: float = 5.0
     deadline: float | None = None  # seconds from submission
 
     def validate(self, *, max_side: int = MAX_SIDE) -> None:
-        """Raises RequestError for what no base could draw."""
+        """Raise RequestError if a field is outside of the limits; `max_side` is in pixels."""
         _within("steps", self.steps, 1, MAX_STEPS)
         _within("seed", self.seed, 0, SEEDS - 1)
         _within("images", self.images, 1, MAX_IMAGES)
@@ -85,7 +85,7 @@ class ImageRequest:
         for use in self.adapters:
             _within(f"weight of adapter {use.name}", use.weight, -MAX_WEIGHT, MAX_WEIGHT)
         if self.deadline is not None and not self.deadline > 0:
-            raise RequestError(f"deadline: {self.deadline} is not a number of seconds above 0")
+            raise RequestError(f"deadline: {self.deadline} is not a positive number of seconds")
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -1,4 +1,4 @@
-"""A sharded model on a disk: the head in one file, its shards in a folder beside it."""
+"""A sharded model on disk: the head in a file, its shards in a folder beside it."""
 
 import shutil
 from pathlib import Path
@@ -13,15 +13,15 @@ Stamp = tuple[int, int, int]  # of a file: change time, size, inode
 
 
 class ShardedFile(Generic[ModelT]):
-    """Written by one process and read by any.
+    """A file with one writing process and any number of readers.
 
     Shards are written before the head that names them, and removed after it. So a reader finds the
-    shards of the head that it has read, or a newer head. What has not changed is not read again:
-    the file's change time, size and inode tell.
+    shards of the head that it has read, or a newer head. A file with the same change time, size and
+    inode is not read again.
     """
 
     def __init__(self, path: Path, kind: type[ModelT], pool: ShardPool[ModelT] | None = None):
-        """`pool` is that of other files of the kind, whose equal shards are then shared."""
+        """Open a file lazily; files with the same `pool` share equal shards."""
         self.path = path
         self._kind = kind
         self._pool = pool or ShardPool(kind)
@@ -29,9 +29,9 @@ class ShardedFile(Generic[ModelT]):
         self._there: set[str] | None = None  # digests of the shards on the disk, once written
 
     def read(self) -> ModelT:
-        """The model, the same object as long as the file does not change.
+        """Read the model; the same object is returned until the file changes.
 
-        Raises FileNotFoundError where there is none, OSError and ValueError where it is unreadable.
+        Raises FileNotFoundError if there is none, OSError or ValueError if it is unreadable.
         """
         for attempt in range(ATTEMPTS):
             stamp = _stamp(self.path)
@@ -42,15 +42,15 @@ class ShardedFile(Generic[ModelT]):
                 model = self._pool.join(head, lambda digest: self._shard(digest).read_bytes())
             except FileNotFoundError as error:
                 if attempt + 1 == ATTEMPTS:
-                    raise ValueError(f"{self.path}: its shard {error.filename} is gone") from error
-                continue  # it was written anew meanwhile
+                    raise ValueError(f"{self.path}: shard {error.filename} is missing") from error
+                continue  # a newer head was written meanwhile
             self._known = (stamp, model)
             break
         assert self._known is not None
         return self._known[1]
 
     def write(self, model: ModelT) -> None:
-        """Replace it; of the shards only those that have changed are written."""
+        """Replace the model, writing only the shards that have changed."""
         head, texts = model.split()
         if self._there is None:
             self._there = {file.stem for file in self._folder.glob("*.json")}
@@ -64,7 +64,7 @@ class ShardedFile(Generic[ModelT]):
         self._there &= texts.keys()
 
     def remove(self) -> None:
-        """Take it away."""
+        """Delete head and shards."""
         self.path.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._there = self._known = None
@@ -78,5 +78,5 @@ class ShardedFile(Generic[ModelT]):
 
 
 def _stamp(path: Path) -> Stamp:
-    found = path.stat()
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
+    stat = path.stat()
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino)

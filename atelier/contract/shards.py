@@ -1,9 +1,9 @@
-"""Entries by adapter name in shards: a change of one entry costs its shard and not the whole.
+"""Collections by adapter name, split into shards, so that a change affects only its shard.
 
-A name's shard follows from a hash of the name. The collections here are immutable; a changed one
-shares every other shard with the one before. So two states of ten thousand adapters are compared,
-written and sent by the shards that differ. A shard is written as JSON text and is named by a digest
-of that text, so a shard that is known by name never has to be read again.
+A hash of the name gives the shard. The collections are immutable; a changed one shares the
+unchanged shards with the previous one. So two states of ten thousand adapters are compared, written
+and sent by the shards that differ. A shard is written as JSON and named by the digest of its text,
+so a known shard is never read again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
 
-PER_SHARD = 64  # names in a shard on average, at most; a quarter of it before shards are merged
+PER_SHARD = 64  # largest average of names per shard; below a quarter, shards are merged
 
 Value = TypeVar("Value")
 
@@ -27,18 +27,19 @@ class _Named(Protocol):
     """An entry that belongs to an adapter."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The adapter's name."""
 
 
 Entry = TypeVar("Entry", bound=_Named)
 
 
 class Shard(dict[str, Value]):
-    """Entries by name. A shard is never changed once it is made."""
+    """Entries by name; immutable once created."""
 
     __slots__ = ("__weakref__", "digest", "text")
 
-    digest: str  # both unset until the shard is written or was read
+    digest: str  # both unset until the shard is written or read
     text: bytes  # as JSON
 
 
@@ -48,22 +49,22 @@ class Shards(Mapping[str, Value]):
     __slots__ = ("_length", "parts")
 
     def __init__(self, entries: Mapping[str, Value] | Iterable[tuple[str, Value]] = ()) -> None:
-        found = dict(entries)
+        by_name = dict(entries)
         count = 1
-        while count * PER_SHARD < len(found):
+        while count * PER_SHARD < len(by_name):
             count *= 2
         parts: tuple[Shard[Value], ...] = tuple(Shard() for _ in range(count))
-        for name, value in found.items():
+        for name, value in by_name.items():
             parts[_place(name, count)][name] = value
         self.parts: Sequence[Shard[Value]] = parts
-        self._length: int | None = len(found)
+        self._length: int | None = len(by_name)
 
     @classmethod
     def of_parts(cls, parts: Sequence[Shard[Value]]) -> Shards[Value]:
-        """The mapping that `parts` make up, each at its place. Nothing of them is read yet."""
-        made = cls.__new__(cls)
-        made.parts, made._length = parts, None
-        return made
+        """Return the mapping of `parts`, in order, without reading them."""
+        mapping = cls.__new__(cls)
+        mapping.parts, mapping._length = parts, None
+        return mapping
 
     def __getitem__(self, name: str) -> Value:
         return self.parts[_place(name, len(self.parts))][name]
@@ -88,9 +89,9 @@ class Shards(Mapping[str, Value]):
         return f"Shards({dict(self)!r})"
 
     def replaced(self, changes: Mapping[str, Value | None]) -> Shards[Value]:
-        """The mapping with some entries changed, None for those that go.
+        """Return the mapping with changed entries; None removes one.
 
-        Shards in which nothing changes are shared, and without any change it is this same object.
+        Unchanged shards are shared. Without any change, returns this object.
         """
         count = len(self.parts)
         parts: dict[int, Shard[Value]] = {}
@@ -108,34 +109,34 @@ class Shards(Mapping[str, Value]):
                 part[name] = value
         if not parts:
             return self
-        made = Shards.of_parts(
+        result = Shards.of_parts(
             tuple(parts.get(place, part) for place, part in enumerate(self.parts))
         )
         if length > count * PER_SHARD or (count > 1 and length < count * PER_SHARD // 4):
-            return Shards(dict(made))
-        made._length = length
-        return made
+            return Shards(dict(result))
+        result._length = length
+        return result
 
     def changed(self, since: Shards[Value]) -> set[str]:
-        """The names whose entries differ, those that came and those that went among them."""
+        """Return the names whose entries differ, including added and removed ones."""
         if self is since or self.parts is since.parts:
             return set()
         if len(self.parts) != len(since.parts):
             return _differing(dict(self), dict(since))
-        found: set[str] = set()
+        names: set[str] = set()
         for part, before in zip(self.parts, since.parts, strict=True):
             if part is not before:
-                found |= _differing(part, before)
-        return found
+                names |= _differing(part, before)
+        return names
 
     @property
     def sharded(self) -> Shards[Value]:
-        """This mapping."""
+        """This mapping, as `Versions` has one."""
         return self
 
     @classmethod
     def of(cls, sharded: Shards[Value]) -> Shards[Value]:
-        """That mapping."""
+        """Return `sharded`, as the counterpart of `Versions.of`."""
         return sharded
 
     @classmethod
@@ -145,57 +146,61 @@ class Shards(Mapping[str, Value]):
 
 
 class Versions(Sequence[Entry]):
-    """Versions of many adapters, such as those that a replica holds, found by adapter.
+    """Versions of many adapters, such as those in a replica, with look-up by adapter.
 
-    Iteration gives them adapter by adapter. Equal to any sequence that has the same versions of
-    each adapter in the same order.
+    Iteration goes adapter by adapter. Equal to any sequence that has the same versions of each
+    adapter in the same order.
     """
 
     __slots__ = ("_length", "sharded")
 
     def __init__(self, versions: Iterable[Entry] = ()) -> None:
-        found: dict[str, tuple[Entry, ...]] = {}
-        for one in versions:
-            found[one.name] = (*found.get(one.name, ()), one)
-        self.sharded: Shards[tuple[Entry, ...]] = Shards(found)
+        by_name: dict[str, tuple[Entry, ...]] = {}
+        for entry in versions:
+            by_name[entry.name] = (*by_name.get(entry.name, ()), entry)
+        self.sharded: Shards[tuple[Entry, ...]] = Shards(by_name)
         self._length: int | None = None
 
     @classmethod
     def of(cls, sharded: Shards[tuple[Entry, ...]]) -> Versions[Entry]:
-        """The versions that a mapping by adapter holds."""
-        made = cls.__new__(cls)
-        made.sharded, made._length = sharded, None
-        return made
+        """Return the versions in a mapping by adapter."""
+        versions = cls.__new__(cls)
+        versions.sharded, versions._length = sharded, None
+        return versions
 
     def named(self, name: str) -> tuple[Entry, ...]:
-        """The versions of an adapter; none where it is not there."""
+        """Return the versions of an adapter; none if it is absent."""
         return self.sharded.get(name, ())
 
     def replaced(self, changes: Mapping[str, tuple[Entry, ...]]) -> Versions[Entry]:
-        """With other versions of some adapters, an empty tuple for those that go."""
-        sharded = self.sharded.replaced({name: found or None for name, found in changes.items()})
+        """Return the collection with changed adapters; an empty tuple removes one."""
+        sharded = self.sharded.replaced(
+            {name: versions or None for name, versions in changes.items()}
+        )
         return self if sharded is self.sharded else Versions.of(sharded)
 
     def changed(self, since: Versions[Entry]) -> set[str]:
-        """The adapters whose versions differ."""
+        """Return the adapters whose versions differ."""
         return self.sharded.changed(since.sharded)
 
     def __iter__(self) -> Iterator[Entry]:
         for part in self.sharded.parts:
-            for found in part.values():
-                yield from found
+            for versions in part.values():
+                yield from versions
 
     def __len__(self) -> int:
         if self._length is None:
-            self._length = sum(len(found) for part in self.sharded.parts for found in part.values())
+            self._length = sum(
+                len(versions) for part in self.sharded.parts for versions in part.values()
+            )
         return self._length
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return tuple(self)[index]
         at = index if index >= 0 else len(self) + index
-        for one in islice(self, at, None) if at >= 0 else ():
-            return one
+        for entry in islice(self, at, None) if at >= 0 else ():
+            return entry
         raise IndexError(index)
 
     def __eq__(self, other: object) -> bool:
@@ -217,21 +222,21 @@ class Versions(Sequence[Entry]):
 
 
 class ShardedModel(BaseModel):
-    """A model of which one field has entries by adapter name.
+    """A model with one field of entries by adapter name.
 
-    One of few adapters is written as it is. Beyond `PER_SHARD` names it is written as a head, which
-    names its shards by digest, and the shards. A new heartbeat then writes the head alone.
+    With few adapters it is written whole. Beyond `PER_SHARD` names it is written as shards and a
+    head that names them by digest, so a new heartbeat writes only the head.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    shards: tuple[str, ...] = ()  # in a head: digests of the shards, which hold its entries
+    shards: tuple[str, ...] = ()  # in a head: digests of the shards with its entries
 
-    entries: ClassVar[str]  # the name of the field that holds them, Shards or Versions
+    entries: ClassVar[str]  # the name of the field of entries, Shards or Versions
     shard: ClassVar[TypeAdapter[Any]]  # of the JSON text of a shard, dict[str, Value]
 
     def split(self) -> tuple[BaseModel, dict[str, bytes]]:
-        """The head, and the texts of the shards by digest. No shards: all is in the head."""
+        """Return the head, and the texts of its shards by digest (none if the model is small)."""
         field = getattr(self, self.entries)
         parts = field.sharded.parts
         if len(parts) == 1:
@@ -247,43 +252,43 @@ ModelT = TypeVar("ModelT", bound=ShardedModel)
 
 
 class ShardPool(Generic[ModelT]):
-    """Reads models of one kind. A shard that any of them still holds is not read again."""
+    """Reads models of one kind; a shard still in use by any of them is not read again."""
 
     def __init__(self, kind: type[ModelT]) -> None:
         self.kind = kind
-        self._known: WeakValueDictionary[str, Shard[Any]] = WeakValueDictionary()
+        self._shards: WeakValueDictionary[str, Shard[Any]] = WeakValueDictionary()
 
     def join(self, head: ModelT, text: Callable[[str], bytes]) -> ModelT:
-        """The model whose head this is; `text` finds a shard's by digest.
+        """Return the model of a head; `text` returns the text of a shard by digest.
 
-        ValueError (pydantic's ValidationError is one) where a text is not that shard. What `text`
-        raises is the caller's.
+        Raises ValueError (such as pydantic's ValidationError) if a text is not that shard, and the
+        errors of `text`.
         """
         if not head.shards:
             return head
-        return self.with_parts(head, tuple(self.read(one, text) for one in head.shards))
+        return self.with_parts(head, tuple(self.read(digest, text) for digest in head.shards))
 
     def with_parts(self, head: ModelT, parts: Sequence[Shard[Any]]) -> ModelT:
-        """A head and its shards, or what gives each of these when it is first looked at."""
+        """Return the model of a head and its shards, which may be a lazy sequence."""
         field = type(getattr(head, head.entries))
         whole = field.of(Shards.of_parts(parts))
         return head.model_copy(update={head.entries: whole, "shards": ()})
 
     def read(self, digest: str, text: Callable[[str], bytes]) -> Shard[Any]:
-        """A shard by its digest."""
-        found = self._known.get(digest)
-        if found is None:
+        """Return a shard by its digest. Raises ValueError if its text has another digest."""
+        shard = self._shards.get(digest)
+        if shard is None:
             data = text(digest)
             if digest_of(data) != digest:
-                raise ValueError(f"shard {digest}: has other content; it was changed or damaged")
-            found = Shard(self.kind.shard.validate_json(data))
-            found.digest, found.text = digest, data
-            self._known[digest] = found
-        return found
+                raise ValueError(f"shard {digest}: has another digest; it was changed or damaged")
+            shard = Shard(self.kind.shard.validate_json(data))
+            shard.digest, shard.text = digest, data
+            self._shards[digest] = shard
+        return shard
 
 
 def digest_of(text: bytes) -> str:
-    """A shard's name: 64 bits of its text's SHA-256, in hex."""
+    """Return the name of a shard: 64 bits of its text's SHA-256, in hex."""
     return hashlib.sha256(text).hexdigest()[:16]
 
 
@@ -291,17 +296,17 @@ def _place(name: str, count: int) -> int:
     return zlib.crc32(name.encode()) & (count - 1)
 
 
-def _differing(one: Mapping[str, Value], other: Mapping[str, Value]) -> set[str]:
-    found = {name for name in other if name not in one}
-    for name, value in one.items():
-        before = other.get(name)
+def _differing(present: Mapping[str, Value], past: Mapping[str, Value]) -> set[str]:
+    names = {name for name in past if name not in present}
+    for name, value in present.items():
+        before = past.get(name)
         if value is not before and value != before:
-            found.add(name)
-    return found
+            names.add(name)
+    return names
 
 
 def _write(part: Shard[Any], adapter: TypeAdapter[Any]) -> None:
-    """Give a shard its text. Equal shards have equal texts, whatever the order of their names."""
+    """Set text and digest of a shard. Equal shards have equal texts, in any order of names."""
     if not hasattr(part, "text"):
         ordered = {name: part[name] for name in sorted(part)}
         text = adapter.dump_json(ordered, exclude_defaults=True)
@@ -309,7 +314,7 @@ def _write(part: Shard[Any], adapter: TypeAdapter[Any]) -> None:
 
 
 def _schema(cls: type[Any], plain: Callable[[Any], Any], inner: CoreSchema) -> CoreSchema:
-    """Validates what `inner` does, and dumps as that; an instance passes as it is."""
+    """Return a schema that validates and dumps like `inner`, and passes instances unchanged."""
 
     def read(value: Any, validate: Callable[[Any], Any]) -> Any:
         return value if isinstance(value, cls) else cls(validate(value))

@@ -1,4 +1,4 @@
-"""The V2 tensors of Triton's model: names and datatypes of a request and of its answer.
+"""The V2 tensors of Triton's model: names and datatypes of requests and responses.
 
 Each input has one value. `services/triton/atelier/config.pbtxt` declares the same.
 """
@@ -9,7 +9,7 @@ from atelier.contract.limits import SEEDS
 
 MODEL: Final = "atelier"
 
-# By name: V2's datatype. All but PROMPT are optional.
+# V2 datatypes by name. All but PROMPT are optional.
 INPUTS: Final = {
     "PROMPT": "BYTES",
     "NEGATIVE_PROMPT": "BYTES",
@@ -31,10 +31,10 @@ OUTPUTS: Final = {
 
 
 def signed_seed(seed: int) -> int:
-    """An unsigned seed of 64 bits as V2's INT64."""
+    """Return an unsigned 64-bit seed as an INT64 of V2."""
     return seed - SEEDS if seed >= SEEDS // 2 else seed
 
 
 def unsigned_seed(value: int) -> int:
-    """The seed that an INT64 stands for."""
+    """Return the unsigned 64-bit seed of an INT64."""
     return value % SEEDS

@@ -1,4 +1,4 @@
-"""What the agent asks of its engine: `volume/wanted.json`."""
+"""The versions that the agent requests from its engine: `volume/wanted.json`."""
 
 from collections.abc import Collection
 from typing import ClassVar
@@ -10,19 +10,19 @@ from atelier.data.names import Digest
 
 
 class WantedAdapter(BaseModel):
-    """One version to hold; `default` where it answers requests that name no version."""
+    """One wanted version; `default` if it serves requests without a version."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     name: str
     version: int
     digest: Digest
-    path: str  # of the verified package, from the volume
+    path: str  # of the verified package, relative to the volume
     default: bool = False
 
 
 class Wanted(ShardedModel):
-    """The whole list; the generation grows with each change of it."""
+    """The wanted versions; each change increases the generation."""
 
     adapters: Versions[WantedAdapter] = Field(default_factory=Versions)
     generation: int = 0
@@ -31,18 +31,18 @@ class Wanted(ShardedModel):
     shard: ClassVar = TypeAdapter(dict[str, tuple[WantedAdapter, ...]])
 
     def without(self, digests: Collection[str]) -> "Wanted":
-        """The same list less some packages."""
+        """Return the list without some packages."""
         changes = {
-            name: tuple(one for one in found if one.digest not in digests)
-            for name, found in self.adapters.sharded.items()
+            name: tuple(version for version in versions if version.digest not in digests)
+            for name, versions in self.adapters.sharded.items()
         }
         return self.model_copy(update={"adapters": self.adapters.replaced(changes)})
 
     def default(self, name: str) -> WantedAdapter | None:
-        """The version of `name` that answers by default."""
+        """Return the default version of an adapter, or None."""
         return default_of(self.adapters.named(name))
 
 
 def default_of(wanted: Collection[WantedAdapter]) -> WantedAdapter | None:
-    """Of one adapter's versions the one that answers by default."""
-    return next((one for one in wanted if one.default), None)
+    """Return the default one of an adapter's versions, or None."""
+    return next((version for version in wanted if version.default), None)

@@ -1,1 +1,1 @@
-"""Plain data: recipes, policies, releases, declarations, manifests and the names in them."""
+"""Data models: recipes, policies, releases, declarations, manifests and their names."""

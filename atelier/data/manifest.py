@@ -1,7 +1,7 @@
-"""What an adapter says about itself, fixed at the moment it is made.
+"""The manifest of an adapter package, fixed when the package is written.
 
-Nothing that is learnt later (a version number, an evaluation, a signature) belongs here: the
-package's digest is the digest of this file, which in turn names the digests of the others.
+The package's digest is the digest of the manifest, which names the digests of the other files. So
+later facts (a version number, an evaluation, a signature) are stored beside the package.
 """
 
 import json
@@ -23,7 +23,7 @@ FILES_OF_KIND: dict[str, frozenset[str]] = {
 
 
 class BaseRef(BaseModel):
-    """The base model an adapter was made for."""
+    """The base that an adapter was trained on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ class Manifest(BaseModel):
     name: AdapterName
     kind: Kind = "lora"
     base: BaseRef
-    rank: int = Field(ge=0, description="the largest rank among the projections; 0 without any")
+    rank: int = Field(ge=0, description="the largest rank of the projections; 0 without any")
     alpha: float = Field(allow_inf_nan=False, description="of the projections of that rank")
     targets: tuple[str, ...] = ()
     trigger: str = ""
@@ -52,12 +52,12 @@ class Manifest(BaseModel):
     files: dict[FileName, Digest]
 
     def canonical(self) -> bytes:
-        """The only bytes that `manifest.json` may have, so that its digest is well defined."""
+        """Return the bytes of `manifest.json` in canonical form, which defines the digest."""
         value = self.model_dump(mode="json")
         text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
         return f"{text}\n".encode()
 
     @property
     def digest(self) -> str:
-        """The package's digest: what `sha256sum manifest.json` prints."""
+        """The package's digest: the SHA-256 of `manifest.json`."""
         return sha256_bytes(self.canonical())

@@ -1,4 +1,4 @@
-"""The spellings that every room must agree on: adapter names, digests, addresses of artifacts."""
+"""Adapter names, digests and artifact addresses, as used throughout the project."""
 
 import re
 from collections.abc import Iterable
@@ -12,15 +12,16 @@ from atelier.errors import BadInput
 
 ArtifactKind = Literal["bases", "vaes", "scorers", "datasets", "recipes", "engines"]
 SCHEME = "mlflow://"
-COMPARED = 1000  # names
+COMPARED = 1000  # the most names that `nearest` compares
 _KEY = re.compile(r"[0-9a-z][0-9a-z._-]{0,127}")
 
 
 def _adapter_name(name: str) -> str:
-    # It becomes a Helm release (at most 53 characters), a ConfigMap and a folder.
+    # The name is also that of a Helm release (at most 53 characters), a ConfigMap and a folder.
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?", name):
         raise ValueError(
-            f"{name!r} is no adapter name: at most 53 of a-z, 0-9 and -, not - at either end"
+            f"{name!r} is not an adapter name; use at most 53 of a-z, 0-9 and -, without - at "
+            "either end"
         )
     return name
 
@@ -30,41 +31,41 @@ Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` may have been meant for, for an error's text.
+    """Return the known name that is most similar to `name`, for a hint in an error.
 
-    Looked for among those with the same first letter; where these are more than `COMPARED`, as
-    comparing takes tens of microseconds each, there is none.
+    Compares names with the same first letter. Returns None if there are more than `COMPARED`,
+    because a comparison takes tens of microseconds.
     """
-    alike = [one for one in known if one[:1] == name[:1]]
+    alike = [other for other in known if other[:1] == name[:1]]
     return next(iter(get_close_matches(name, alike, n=1)), None) if len(alike) <= COMPARED else None
 
 
 def hex_of(digest: str) -> str:
-    """The digest without its algorithm, as folders are named."""
+    """Return the hexadecimal part of a digest, which names folders."""
     return digest.removeprefix("sha256:")
 
 
 @dataclass(frozen=True)
 class ArtifactRef:
-    """Which artifact: `mlflow://bases/<hex>` in a storageUri, a policy or a command."""
+    """The address of an artifact: `mlflow://bases/<hex>` in a storageUri, a policy or a command."""
 
     kind: ArtifactKind
     key: str
 
     @classmethod
     def of(cls, kind: ArtifactKind, digest: str) -> Self:
-        """The artifact with a digest."""
+        """Return the address of the artifact with a digest."""
         return cls(kind, hex_of(digest))
 
     @classmethod
     def parse(cls, uri: str) -> Self:
-        """Read an address; BadInput says how one is spelt."""
+        """Parse an address. Raises BadInput, with the format, if it is invalid."""
         kind, _, key = uri.removeprefix(SCHEME).partition("/")
         known = get_args(ArtifactKind)
         if not uri.startswith(SCHEME) or kind not in known or not _KEY.fullmatch(key):
             raise BadInput(
-                f"{uri}: is no address of an artifact; one reads {SCHEME}bases/<hex>, the kinds "
-                f"are {', '.join(known)}"
+                f"{uri}: is not the address of an artifact; the form is {SCHEME}bases/<hex>, the "
+                f"kinds are {', '.join(known)}"
             )
         return cls(kind, key)  # type: ignore[arg-type]
 

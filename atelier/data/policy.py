@@ -1,6 +1,6 @@
-"""What an adapter must show before it may serve: the operator's word, not the author's.
+"""The evaluation policy of an environment, set by its operator.
 
-A recipe may ask more of its own adapter, never less.
+The gates of a recipe may tighten the policy for its adapter, but not loosen it.
 """
 
 import string
@@ -16,12 +16,12 @@ from atelier.files import digest_json
 
 DEFAULT = Path(__file__).with_name("policy.yaml")
 
-# subject    likeness to the training subject (DINO features); image: the same by CLIP-I
-# text       the picture shows what the prompt says (CLIP-T)
-# drift      how far unrelated prompts moved from the base
-# diversity  how different pictures of one prompt are
-# copying    likeness of the nearest training picture
-# effect     how much the adapter changes at all
+# subject    similarity to the training subject (DINO features); image: the same with CLIP-I
+# text       similarity of picture and prompt (CLIP-T)
+# drift      distance of pictures of unrelated prompts to those of the base
+# diversity  differences between pictures of one prompt
+# copying    similarity to the nearest training picture
+# effect     difference between pictures with and without the adapter
 Measure = Literal["subject", "image", "text", "drift", "diversity", "copying", "effect"]
 
 Limit = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -33,7 +33,7 @@ class _Plain(BaseModel):
 
 
 class Gate(_Plain):
-    """Limits of one measure; the deltas limit its difference to the base's own."""
+    """Limits of one measure; the deltas limit its difference from the base's value."""
 
     min: Limit | None = None
     max: Limit | None = None
@@ -43,7 +43,7 @@ class Gate(_Plain):
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
         if not self.limits:
-            raise ValueError("a gate needs at least one of min, max, min_delta, max_delta")
+            raise ValueError("a gate needs at least one of min, max, min_delta and max_delta")
         _refuse_contradiction(self.limits)
         return self
 
@@ -53,14 +53,14 @@ class Gate(_Plain):
         return {name: value for name, value in self if value is not None}
 
     def tightened(self, other: "Gate") -> "Gate":
-        """Both gates' limits; ValueError where `other` would let more pass."""
+        """Return a gate with the limits of both. Raises ValueError if `other` loosens one."""
         for name, value in other.limits.items():
-            mine = getattr(self, name)
-            if mine is None:
+            own = getattr(self, name)
+            if own is None:
                 continue
-            looser = value < mine if name.startswith("min") else value > mine
+            looser = value < own if name.startswith("min") else value > own
             if looser:
-                raise ValueError(f"{name} {value:g} is looser than the policy's {mine:g}")
+                raise ValueError(f"{name} {value:g} is looser than the policy's {own:g}")
         limits = {**self.limits, **other.limits}
         _refuse_contradiction(limits)
         return Gate.model_validate(limits)
@@ -70,7 +70,7 @@ def _refuse_contradiction(limits: Mapping[str, float]) -> None:
     for low, high in (("min", "max"), ("min_delta", "max_delta")):
         if low in limits and high in limits and limits[low] > limits[high]:
             raise ValueError(
-                f"nothing is both at least {limits[low]:g} and at most {limits[high]:g}"
+                f"no value is both at least {limits[low]:g} and at most {limits[high]:g}"
             )
 
 
@@ -78,7 +78,7 @@ Gates = dict[Measure, Gate]
 
 
 class Prompts(_Plain):
-    """What is asked of the model under judgement."""
+    """The prompts of an evaluation."""
 
     subject: Annotated[tuple[Text, ...], Field(min_length=1)]  # {trigger}, {class}
     unrelated: Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -94,7 +94,7 @@ class Prompts(_Plain):
 
 
 class ScorerNames(_Plain):
-    """The models that judge: a folder (relative to the working directory), a hub id, or the address
+    """The scorers: a folder (relative to the working directory), a hub id, or the address
     `mlflow://scorers/<hex>` that `atelier scorer import` prints."""
 
     clip: Text
@@ -102,7 +102,7 @@ class ScorerNames(_Plain):
 
 
 class Policy(_Plain):
-    """How adapters are judged in one environment."""
+    """The evaluation of adapters in one environment."""
 
     scorers: ScorerNames
     seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], Field(min_length=1)]
@@ -111,13 +111,15 @@ class Policy(_Plain):
     guidance_scale: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 5.0
     scheduler: Text = "euler"
     gates: Annotated[Gates, Field(min_length=1)]
-    against_serving: Gates = {}  # how far a candidate's mean may be from the serving version's own
+    against_serving: Gates = {}  # limits of a candidate's difference to the serving version
 
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed is given twice, which would count its pictures twice")
+            raise ValueError(
+                "a seed is given twice, which would count its pictures twice; remove one"
+            )
         return seeds
 
     @field_validator("against_serving")
@@ -126,34 +128,34 @@ class Policy(_Plain):
         for name, gate in gates.items():
             if wrong := [limit for limit in gate.limits if not limit.endswith("delta")]:
                 raise ValueError(
-                    f"{name}.{wrong[0]}: limits a difference, so use {wrong[0]}_delta; "
-                    "what every version must show belongs into gates"
+                    f"{name}.{wrong[0]}: a comparison limits differences, so use "
+                    f"{wrong[0]}_delta; absolute limits belong in gates"
                 )
         return gates
 
     @classmethod
     def load(cls, path: Path | None = None) -> "Policy":
-        """Read a policy, by default the one for the miniature that comes with the program."""
+        """Read a policy, by default that of the miniature. Raises PolicyError if it is invalid."""
         return yaml_model.load(Path(path) if path else DEFAULT, cls, PolicyError)
 
     @classmethod
     def parse(cls, text: str, source: str) -> "Policy":
-        """Read what `source`, named in errors, says."""
+        """Parse a policy; `source` names it in errors. Raises PolicyError if it is invalid."""
         return yaml_model.parse(text, Path(source), cls, PolicyError)
 
     @property
     def digest(self) -> str:
-        """`sha256:<hex>` of what it says."""
+        """`sha256:<hex>` of its content."""
         return digest_json(self.model_dump(mode="json"))
 
     def tightened(self, gates: Mapping[Measure, Gate]) -> "Policy":
-        """This policy with a recipe's own gates; PolicyError where one loosens it."""
+        """Return this policy with a recipe's gates. Raises PolicyError if one loosens it."""
         merged = dict(self.gates)
         for name, gate in gates.items():
             try:
                 merged[name] = merged[name].tightened(gate) if name in merged else gate
             except ValueError as error:
                 raise PolicyError(
-                    f"gates.{name}: {error}; a recipe may only tighten what the operator asks"
+                    f"gates.{name}: {error}; a recipe may only tighten the policy"
                 ) from error
         return self.model_copy(update={"gates": merged})

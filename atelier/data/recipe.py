@@ -1,6 +1,6 @@
-"""What to train: the YAML beside the pictures, and nothing that is left to chance.
+"""Recipes: YAML files that determine the training of an adapter completely.
 
-A recipe's digest covers what it says, defaults included, not where it lies.
+The digest of a recipe covers its content, including defaults, but not its place.
 """
 
 import json
@@ -26,8 +26,8 @@ from atelier.files import digest_json
 from atelier.validation import summary
 
 RECIPE = "recipe.yaml"
-RECIPE_JSON = "recipe.json"  # as an artifact holds it
-ADAPTERS = "adapters"  # the folder whose recipes a push trains, one folder an adapter
+RECIPE_JSON = "recipe.json"  # in an artifact
+ADAPTERS = "adapters"  # the folder of the recipes that a push trains, one subfolder per adapter
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Natural = Annotated[int, Field(strict=True, ge=0)]
@@ -37,8 +37,8 @@ NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
 
 Method = Literal["dreambooth", "text_to_image", "textual_inversion", "pivotal", "dreambooth_full"]
-# What a low-rank pair is put beside: UNet attention (to_q, to_k, to_v, to_out), UNet feed-forward,
-# the UNet's linear proj_in and proj_out, and the attention of either text encoder.
+# Layers that get low-rank pairs: UNet attention (to_q, to_k, to_v, to_out), UNet feed-forward, the
+# UNet's linear proj_in and proj_out, and the attention of either text encoder.
 Target = Literal["attn", "ff", "proj", "text_encoder", "text_encoder_2"]
 # The names of `diffusers.optimization`.
 Schedule = Literal[
@@ -58,15 +58,15 @@ class _Plain(BaseModel):
 
 
 class BaseSpec(_Plain):
-    """The model to train on: a folder (relative to the working directory) or a hub id."""
+    """The base to train on: a folder (relative to the working directory) or a hub id."""
 
     model: Text
     revision: str | None = None
-    vae: str | None = None  # another autoencoder, named in the same way
+    vae: str | None = None  # a separate VAE, in the same form
 
 
 class DatasetSpec(_Plain):
-    """The pictures: a folder relative to the recipe's own."""
+    """The pictures: a folder relative to the recipe's folder."""
 
     path: Text
     resolution: Annotated[int, Field(strict=True, ge=32, le=4096, multiple_of=8)]
@@ -76,7 +76,7 @@ class DatasetSpec(_Plain):
 
 
 class Prior(_Plain):
-    """Pictures of the subject's class, made by the base, that it must go on making."""
+    """The class pictures of DreamBooth's prior preservation (Ruiz et al., arXiv:2208.12242)."""
 
     prompt: Text
     images: Count
@@ -84,7 +84,7 @@ class Prior(_Plain):
 
 
 class LoraSpec(_Plain):
-    """The low-rank pairs; `alpha` is the rank where it is not given, so the scale is 1."""
+    """The low-rank pairs; `alpha` is by default the rank, so the scale is 1."""
 
     rank: Annotated[int, Field(strict=True, ge=1, le=1024)] = 16
     alpha: Positive
@@ -99,11 +99,11 @@ class LoraSpec(_Plain):
 
 
 class TrainSpec(_Plain):
-    """The optimisation; a step is one update, after `accumulate` batches."""
+    """The optimization; a step is one update, after `accumulate` batches."""
 
     steps: Count
     lr: Positive
-    # B's rate over A's. LoRA+ (Hayou et al. 2024): at 1, plain LoRA, B learns too slowly.
+    # B's rate over A's. At 1 (plain LoRA) B learns too slowly (LoRA+, Hayou et al. 2024).
     lr_ratio: Positive = 1.0
     batch: Count = 1
     accumulate: Count = 1
@@ -123,7 +123,7 @@ class TrainSpec(_Plain):
     @model_validator(mode="after")
     def _rules_fit_the_schedule(self) -> Self:
         if (self.schedule == "piecewise_constant") != (self.step_rules is not None):
-            raise ValueError("schedule piecewise_constant and step_rules go together")
+            raise ValueError("schedule piecewise_constant and step_rules need each other")
         if self.step_rules is not None and not _STEP_RULES.fullmatch(self.step_rules):
             raise ValueError(
                 f"step_rules {self.step_rules!r} must read like 1:100,0.1:200,0.01 "
@@ -135,7 +135,7 @@ class TrainSpec(_Plain):
 
 
 class Stage(_Plain):
-    """One training; a recipe's stages build on one another."""
+    """One training; each stage of a recipe continues from the previous one."""
 
     method: Method
     dataset: DatasetSpec
@@ -147,14 +147,14 @@ class Stage(_Plain):
     @model_validator(mode="after")
     def _says_what_it_trains(self) -> Self:
         if self.prompt is None and self.dataset.captions is None:
-            raise ValueError("needs a prompt for all pictures, or dataset.captions")
+            raise ValueError("needs a prompt for all pictures or dataset.captions")
         if self.prompt is not None:
             _check_fields(self.prompt, "prompt", {"trigger", "caption"})
         return self
 
 
 class ValidationSpec(_Plain):
-    """Pictures to watch the training by, always from the same noise."""
+    """Validation pictures during the training, always from the same noise."""
 
     prompts: Annotated[tuple[Text, ...], Field(min_length=1)]
     every: Count
@@ -171,7 +171,7 @@ class ValidationSpec(_Plain):
 
 
 class CheckpointSpec(_Plain):
-    """How often everything needed to go on is written, and how many are kept."""
+    """The interval of checkpoints in steps, and the number that is kept."""
 
     every: Count = 100
     keep: Count = 2
@@ -185,14 +185,14 @@ class WandbSpec(_Plain):
 
 
 class TrackingSpec(_Plain):
-    """Where a run is told about."""
+    """The tracking services of a run."""
 
     mlflow: Annotated[bool, Field(strict=True)] = True
     wandb: WandbSpec | None = None
 
 
 class _Written(_Plain):
-    """The document itself."""
+    """The content of a recipe file."""
 
     adapter: AdapterName
     base: BaseSpec
@@ -210,7 +210,9 @@ class _Written(_Plain):
         for name, template in styles.items():
             _check_fields(template, f"style {name}", {"prompt"})
             if "{prompt}" not in template:
-                raise ValueError(f"style {name} must hold {{prompt}}, where the user's words go")
+                raise ValueError(
+                    f"style {name} must contain {{prompt}}, the place of the user's prompt"
+                )
         return styles
 
     @model_validator(mode="after")
@@ -219,12 +221,12 @@ class _Written(_Plain):
         prompts += self.validation.prompts if self.validation else ()
         using = [prompt for prompt in prompts if "{trigger}" in prompt]
         if using and not self.trigger.strip():
-            raise ValueError(f"trigger is empty, but the prompt {using[0]!r} asks for it")
+            raise ValueError(f"trigger is empty, but the prompt {using[0]!r} uses it")
         return self
 
 
 class Places(_Plain):
-    """Where what a recipe names was brought to: one folder each, the datasets by stage."""
+    """The local folders of a recipe's fetched inputs, the datasets by stage."""
 
     base: Path
     vae: Path | None = None
@@ -232,17 +234,17 @@ class Places(_Plain):
 
 
 class Recipe(_Written):
-    """One adapter's training."""
+    """A recipe: the training of one adapter."""
 
-    # Where it lies, and what it names, if that was brought from elsewhere: no part of what it says.
+    # The folder of the recipe, and of its inputs if they were fetched: not part of the content.
     folder: Path = Field(default=Path(), exclude=True)
     places: Places | None = Field(default=None, exclude=True)
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
-        """Read a recipe; RecipeError names file, line and key of every mistake.
+        """Read a recipe. Raises RecipeError with file, line and key of each mistake.
 
-        In `adapters/` it must be the only one for its adapter.
+        In `adapters/`, the recipe must be the only one of its adapter.
         """
         path = Path(path)
         written = yaml_model.load(path, _Written, RecipeError)
@@ -251,74 +253,74 @@ class Recipe(_Written):
 
     @classmethod
     def parse(cls, data: bytes, source: str) -> "Recipe":
-        """Read what `to_json` wrote; `source` names it in the error."""
+        """Parse the output of `to_json`; `source` names it in errors. Raises RecipeError."""
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
             raise RecipeError(f"{source}: {summary(error)}") from error
 
     def to_json(self, *, placed: bool = False) -> str:
-        """What it says, defaults included; `placed`: and where all of it lies on this machine."""
-        said = self.model_dump(mode="json")
+        """Return the content as JSON, with defaults and, if `placed`, with the local folders."""
+        content = self.model_dump(mode="json")
         if placed:
-            where = self.places.model_dump(mode="json") if self.places else None
-            said |= {"folder": str(self.folder), "places": where}
-        return json.dumps(said, indent=1, ensure_ascii=False) + "\n"
+            places = self.places.model_dump(mode="json") if self.places else None
+            content |= {"folder": str(self.folder), "places": places}
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     @property
     def digest(self) -> str:
-        """`sha256:<hex>` of what it says."""
+        """`sha256:<hex>` of the content."""
         return digest_json(self.model_dump(mode="json"))
 
     def dataset_folder(self, stage: Stage) -> Path:
-        """Where a stage's pictures lie."""
+        """Return the folder of a stage's pictures."""
         if self.places is not None:
             return self.places.datasets[self.stages.index(stage)]
         return self.folder / Path(stage.dataset.path).expanduser()
 
     @property
     def base_here(self) -> BaseSpec:
-        """The base as it is loaded here: from its place, or by the recipe's own words."""
+        """The base to load: its fetched folder, or the one that the recipe names."""
         if self.places is None:
             return self.base
         vae = self.places.vae
         return BaseSpec(model=str(self.places.base), vae=None if vae is None else str(vae))
 
     def fill(self, template: str, caption: str = "") -> str:
-        """A prompt with its placeholders filled, and no doubled spaces where one was empty."""
+        """Fill the placeholders of a prompt, and remove the extra blanks of empty ones."""
         text = template.replace("{trigger}", self.trigger).replace("{caption}", caption)
         return re.sub(r"\s+([,.;:!?])", r"\1", " ".join(text.split()))
 
 
 def _refuse_twin(path: Path, name: str) -> None:
-    """RecipeError where another folder of `adapters/` has a recipe for the same adapter."""
+    """Raise RecipeError if another folder of `adapters/` has a recipe of the same adapter."""
     folder = path.absolute().parent
     if folder.parent.name != ADAPTERS or path.name != RECIPE:
         return
     for other in sorted(folder.parent.glob(f"*/{RECIPE}")):
         if other.parent != folder and _adapter_of(other) == name:
             raise RecipeError(
-                f"{path} and {other} are both for adapter {name}; rename one, or remove it"
+                f"{path}: {other} is also a recipe of adapter {name}; rename or remove one"
             )
 
 
 def _adapter_of(path: Path) -> object:
-    """The name in a recipe that may be broken otherwise; its own reader will say so."""
+    """Return the adapter of a recipe, which may otherwise be invalid."""
     try:
         return yaml_text.mapping(path.read_bytes()).get("adapter")
     except OSError:
         return None
 
 
-def _check_fields(template: str, what: str, known: set[str]) -> None:
-    """ValueError where a template has a placeholder that nothing fills."""
+def _check_fields(template: str, label: str, known: set[str]) -> None:
+    """Raise ValueError if a template has an unknown placeholder."""
     try:
         fields = {
             field for _, field, _, _ in string.Formatter().parse(template) if field is not None
         }
     except ValueError as error:
-        raise ValueError(f"{what} {template!r}: {error}") from None
+        raise ValueError(f"{label} {template!r}: {error}") from None
     if fields - known:
         wrong = ", ".join(f"{{{name}}}" for name in sorted(fields - known))
         right = ", ".join(f"{{{name}}}" for name in sorted(known))
-        raise ValueError(f"{what} has {wrong}; what can be filled in is {right}")
+        raise ValueError(f"{label} has {wrong}; known placeholders are {right}")

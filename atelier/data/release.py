@@ -1,6 +1,6 @@
-"""Which version of an adapter serves in an environment, and what it can go back to.
+"""Releases: the serving version of an adapter in an environment, and its history.
 
-A release pins version and digest, never an alias, so what serves can be read from it alone.
+A release pins version and digest, never an alias, so it alone determines the serving version.
 """
 
 import builtins
@@ -16,7 +16,7 @@ from atelier.errors import ReleaseError
 from atelier.files import write_atomic
 from atelier.validation import summary
 
-HISTORY = 10  # as many revisions as Helm keeps
+HISTORY = 10  # past revisions, as many as Helm keeps
 
 
 class _Plain(BaseModel):
@@ -24,20 +24,20 @@ class _Plain(BaseModel):
 
 
 class Pin(_Plain):
-    """Exactly one version of an adapter."""
+    """A version of an adapter with its digest."""
 
     version: int = Field(ge=1)
     digest: Digest
 
 
 class Canary(Pin):
-    """A version that takes a share of the adapter's traffic, in percent."""
+    """A version that gets a share of the adapter's requests, in percent."""
 
     percent: int = Field(ge=1, le=100)
 
 
 class Past(Pin):
-    """What served before; withdrawn if it was rolled back from, so not gone back to unasked."""
+    """A past version. After a rollback from it, it is withdrawn, and no default for a rollback."""
 
     base: Digest
     vae: Digest | None = None
@@ -48,7 +48,7 @@ class Past(Pin):
 
 
 class Drawing(Protocol):
-    """A replica, as far as a release needs it."""
+    """The fields of a replica that a release needs."""
 
     @property
     def base(self) -> str:
@@ -56,15 +56,15 @@ class Drawing(Protocol):
 
     @property
     def vae(self) -> str | None:
-        """The digest of its VAE; None: the base's own."""
+        """The digest of its VAE; None: the VAE of the base."""
 
 
 class Release(_Plain):
-    """One adapter's release in one environment; changes make a new one, `revision` counts them."""
+    """An immutable release of an adapter in one environment; `revision` counts the changes."""
 
     adapter: AdapterName
     base: Digest
-    vae: Digest | None = None  # that its pictures were judged with; None: the base's own
+    vae: Digest | None = None  # of its evaluation; None: the VAE of the base
     version: int = Field(ge=1)
     digest: Digest
     canary: Canary | None = None
@@ -75,53 +75,53 @@ class Release(_Plain):
 
     @property
     def pin(self) -> Pin:
-        """What serves now."""
+        """The serving version."""
         return Pin(version=self.version, digest=self.digest)
 
     @property
     def served(self) -> tuple[Pin, ...]:
-        """Every version that gets calls."""
+        """Every version that gets requests."""
         return (self.pin, *([self.canary] if self.canary else ()))
 
     def fits(self, replica: Drawing) -> bool:
-        """Whether a replica draws with the base and the VAE that the version was judged with."""
+        """Return whether a replica has the base and the VAE of the version's evaluation."""
         return (replica.base, replica.vae) == (self.base, self.vae)
 
     def with_version(
         self, pin: Pin, reason: str, *, base: str | None = None, vae: str | None = None
     ) -> Self:
-        """Serve `pin`; what serves now becomes the newest of the past, and a canary ends.
+        """Return a release that serves `pin`; the serving version becomes the newest past one.
 
-        Without a `base` on the same one, and with the same VAE.
+        A canary ends. Without `base`, base and VAE stay the same.
         """
         base, vae = (base, vae) if base else (self.base, self.vae)
         return self._next(pin, reason, base=base, vae=vae)
 
     def with_canary(self, canary: Canary | None, reason: str) -> Self:
-        """Give a share of the traffic to another version, or end that; what serves stays."""
+        """Return a release with another canary or, with None, without one."""
         fields = {"canary": canary, "reason": reason, "revision": self.revision + 1}
         return self.model_copy(update=fields)
 
     def rolled_back(self, revision: int | None = None, reason: str = "rolled back") -> Self:
-        """Serve again what a past revision served; by default the newest that was not withdrawn.
+        """Return a release that serves a past revision, by default the newest not withdrawn.
 
-        Base and VAE go back with it. What serves now is marked as withdrawn, so going back twice
-        goes back further.
+        Base and VAE are also those of that revision. The serving version is marked as withdrawn, so
+        a second rollback goes back further. Raises ReleaseError if there is no such revision.
         """
         past = self._target(revision)
         pin = Pin(version=past.version, digest=past.digest)
         return self._next(pin, reason, base=past.base, vae=past.vae, withdrawn=True)
 
     def kept(self, count: int) -> tuple[Pin, ...]:
-        """The present pin, the canary's, then the newest distinct past ones: `count` digests.
+        """Return up to `count` pins: present, canary, then the newest distinct past ones.
 
-        All on this release's base: those of another would not fit where it serves.
+        Past ones of another base are omitted: they would not fit the replicas.
         """
-        beside = [self.canary] if self.canary else []
-        past = [one for one in self.previous if one.base == self.base]
+        canary = [self.canary] if self.canary else []
+        past = [entry for entry in self.previous if entry.base == self.base]
         distinct = {self.digest: self.pin}
-        for one in (*beside, *past):
-            distinct.setdefault(one.digest, Pin(version=one.version, digest=one.digest))
+        for pin in (*canary, *past):
+            distinct.setdefault(pin.digest, Pin(version=pin.version, digest=pin.digest))
         return tuple(distinct.values())[:count]
 
     def _target(self, revision: int | None) -> Past:
@@ -130,15 +130,15 @@ class Release(_Plain):
             for past in self.previous:
                 newest.setdefault(past.digest, past)
             newest.pop(self.digest, None)
-            found = next((past for past in newest.values() if not past.withdrawn), None)
-            missing = "has no earlier version to go back to; `atelier retire` stops serving it"
+            target = next((past for past in newest.values() if not past.withdrawn), None)
+            missing = "has no earlier version to roll back to; `atelier retire` stops serving it"
         else:
-            found = next((past for past in self.previous if past.revision == revision), None)
+            target = next((past for past in self.previous if past.revision == revision), None)
             known = ", ".join(str(past.revision) for past in self.previous) or "none"
             missing = f"has no revision {revision}; known are: {known}"
-        if found is None:
+        if target is None:
             raise ReleaseError(f"release {self.adapter}: {missing}")
-        return found
+        return target
 
     def _next(
         self, pin: Pin, reason: str, *, base: str, vae: str | None, withdrawn: bool = False
@@ -166,22 +166,22 @@ class Release(_Plain):
 
 
 class ReleaseFolder:
-    """The environment on one machine: a file for each adapter, as a cluster has a ConfigMap."""
+    """The releases on one machine: a file per adapter, the counterpart of a ConfigMap."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def list(self) -> dict[str, Release]:
-        """Every release by adapter."""
+        """Return every release by adapter. Raises ReleaseError if one is unreadable."""
         names = sorted(self.names())
-        return {name: one for name in names if (one := self.get(name)) is not None}
+        return {name: release for name in names if (release := self.get(name)) is not None}
 
     def names(self) -> set[str]:
-        """The adapters that are released, their releases readable or not."""
+        """Return the released adapters, including those with unreadable releases."""
         return {file.stem for file in self.path.glob("[!.]*.json")}
 
     def get(self, name: str) -> Release | None:
-        """The release of an adapter, or None where it is not served."""
+        """Return an adapter's release, or None. Raises ReleaseError if it is unreadable."""
         file = self._file(name)
         try:
             release = Release.model_validate_json(file.read_bytes())
@@ -192,19 +192,21 @@ class ReleaseFolder:
                 f"{file}: not a release ({_short(error)}); promote or retire the adapter again"
             ) from error
         if release.adapter != name:
-            raise ReleaseError(f"{file}: is the release of {release.adapter}; rename the file")
+            raise ReleaseError(
+                f"{file}: contains the release of {release.adapter}; rename the file"
+            )
         return release
 
     def put(self, release: Release) -> None:
-        """Write a release in one step."""
+        """Write a release atomically."""
         write_atomic(self._file(release.adapter), release.model_dump_json(indent=2) + "\n")
 
     def remove(self, name: str) -> None:
-        """Stop serving an adapter; ReleaseError where it is not served."""
+        """Delete an adapter's release. Raises ReleaseError if there is none."""
         try:
             self._file(name).unlink()
         except FileNotFoundError:
-            raise ReleaseError(f"release {name}: there is none{_known(self.list())}") from None
+            raise ReleaseError(f"release {name}: does not exist{_known(self.list())}") from None
 
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.json"
@@ -216,4 +218,4 @@ def _short(error: OSError | ValidationError) -> str:
 
 def _known(names: Iterable[str]) -> str:
     listed = ", ".join(builtins.list(names))
-    return f"; served are {listed}" if listed else "; nothing is served"
+    return f"; served are {listed}" if listed else "; no adapter is served"

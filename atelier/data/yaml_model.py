@@ -1,6 +1,6 @@
-"""YAML files that people write, as models; every mistake is named where it was made.
+"""Reading of hand-written YAML files as models, with the position of each mistake.
 
-An error has one line for each mistake: `file:line: key.path: what is wrong; the way out`.
+An error has one line per mistake: `file:line: key.path: problem; fix`.
 """
 
 import difflib
@@ -18,12 +18,12 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load(path: Path, model: type[Model], error: type[BadInput]) -> Model:
-    """The document at `path` as a `model`; `error` lists every mistake with its line and path."""
+    """Read the file `path` as a `model`. Raises `error` with each mistake, its line and key."""
     return parse(_read(path, error), path, model, error)
 
 
 def parse(text: str, path: Path, model: type[Model], error: type[BadInput]) -> Model:
-    """The same of a document that was read elsewhere; `path` names it in errors."""
+    """Parse a text as a `model`; `path` names it in errors. Raises `error` like `load`."""
     try:
         document = yaml_text.read(text)
     except YamlError as problem:
@@ -36,10 +36,10 @@ def parse(text: str, path: Path, model: type[Model], error: type[BadInput]) -> M
         return model.model_validate(value)
     except ValidationError as problem:
         lines = (
-            f"{path}:{document.line(one.loc)}: {one.key}: {one.text}"
-            if one.loc
-            else f"{path}: {one.text}"
-            for one in mistakes(problem, model=model, values=True)
+            f"{path}:{document.line(mistake.loc)}: {mistake.key}: {mistake.text}"
+            if mistake.loc
+            else f"{path}: {mistake.text}"
+            for mistake in mistakes(problem, model=model, values=True)
         )
         raise error("\n".join(lines)) from problem
 
@@ -58,7 +58,7 @@ def _read(path: Path, error: type[BadInput]) -> str:
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror})") from problem
     except UnicodeDecodeError as problem:
-        raise error(f"{path}: not text in UTF-8 ({problem.reason})") from problem
+        raise error(f"{path}: is not UTF-8 text ({problem.reason})") from problem
 
 
 def _names(folder: Path) -> list[str]:

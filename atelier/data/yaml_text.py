@@ -1,8 +1,9 @@
-"""YAML text to plain data and back: positions when reading, comments when rewriting.
+"""Reading of YAML text with positions, and writing that keeps comments.
 
-Scalars are those of YAML 1.2's core schema, decimal only: `1e-4` is a number, `off` and `1:30` are
-text, and so are `010`, `0x10` and `1_000`, which other readers understand differently. A date is
-text. A duplicate key is an error. Written text reads the same in YAML 1.1 (kubectl, Helm) and 1.2.
+Scalars are those of the core schema of YAML 1.2, but only decimal: `1e-4` is a number; `off` and
+`1:30` are text, and so are `010`, `0x10` and `1_000`, which other readers interpret differently. A
+date is text. A duplicate key is an error. Written text means the same in YAML 1.1 (kubectl, Helm)
+and 1.2.
 """
 
 import io
@@ -25,8 +26,8 @@ from ruamel.yaml.tokens import CommentToken
 Loc = tuple[str, ...]  # keys and indices from the document's root
 Resolvers = dict[str, list[tuple[str, Any]]]  # tag and pattern, by first character
 
-WIDTH = 100  # characters of a line, where it can be broken
-DEPTH = 50  # of collections in one another; scanning time grows with its square
+WIDTH = 100  # characters after which a line is broken, if possible
+DEPTH = 50  # of nested collections; scanning time grows with its square
 _SCHEMA = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -43,7 +44,7 @@ _BREAKS = re.compile("[\\x85\\u2028\\u2029]")  # line breaks in YAML 1.1 only
 
 
 class YamlError(ValueError):
-    """Text that is not one document of plain data; `line` counts from 1, None where unknown."""
+    """Text that is not one document of plain data; `line` counts from 1, None if unknown."""
 
     def __init__(self, text: str, line: int | None = None):
         super().__init__(text)
@@ -52,32 +53,32 @@ class YamlError(ValueError):
 
 @dataclass(frozen=True)
 class Document:
-    """A document's plain data; `value` is None where there is none."""
+    """The plain data of a document; `value` is None if it is empty."""
 
     value: Any
     _root: Node | None
 
     @property
     def is_empty(self) -> bool:
-        """Whether the text has nothing but comments."""
+        """Whether the text has only comments."""
         return self._root is None
 
     def line(self, loc: Sequence[int | str]) -> int:
-        """The line, counted from 1, of the deepest part of `loc` that the document has."""
+        """Return the line, counted from 1, of the deepest part of `loc` in the document."""
         if self._root is None:
             return 1
         path, marks = tuple(map(str, loc)), dict(_marks(self._root))
-        found = (marks.get(path[:depth]) for depth in range(len(path), 0, -1))
-        mark = next((one for one in found if one is not None), self._root.start_mark)
+        candidates = (marks.get(path[:depth]) for depth in range(len(path), 0, -1))
+        mark = next((m for m in candidates if m is not None), self._root.start_mark)
         return int(mark.line) + 1
 
 
 def _patterns(resolvers: Sequence[tuple[str, Any, Sequence[str]]]) -> Resolvers:
-    found: Resolvers = {}
+    resolved: Resolvers = {}
     for tag, pattern, first in resolvers:
         for character in first:
-            found.setdefault(character, []).append((tag, pattern))
-    return found
+            resolved.setdefault(character, []).append((tag, pattern))
+    return resolved
 
 
 _CORE = [
@@ -95,23 +96,23 @@ class _Reading(VersionedResolver):
 
 
 class _Writing(VersionedResolver):
-    """The patterns of both versions: text that matches one of another type is quoted."""
+    """The patterns of both YAML versions: text that looks like another type is quoted."""
 
     versioned_resolver = _patterns([*_CORE, *_YAML_1_1])
 
 
 class _Representer(RoundTripRepresenter):
-    """Numbers and text that YAML 1.1 reads alike."""
+    """Writes numbers and text that YAML 1.1 and 1.2 read alike."""
 
     def represent_float(self, number: float) -> ScalarNode:
-        """With a point before an exponent, which 1.1 requires."""
+        """Write a point before an exponent, which YAML 1.1 requires."""
         node = super().represent_float(number)
         if "." not in node.value:
             node.value = node.value.replace("e", ".0e")
         return node
 
     def represent_str(self, text: str) -> ScalarNode:
-        """In double quotes where 1.1 sees a line break and would fold it."""
+        """Use double quotes for characters that YAML 1.1 folds as line breaks."""
         style = '"' if _BREAKS.search(text) else None
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -121,20 +122,21 @@ _Representer.add_representer(str, _Representer.represent_str)
 
 
 def read(text: str) -> Document:
-    """The one document of `text`, with anchors and merge keys resolved.
+    """Parse the only document of `text`, and resolve anchors and merge keys.
 
-    Raises YamlError for a syntax error, a duplicate key, a tag of no plain type, a second document.
+    Raises YamlError for a syntax error, a duplicate key, a tag of a non-plain type, or a second
+    document.
     """
     reader = YAML(typ="safe", pure=True)
     reader.Resolver, reader.max_depth = _Reading, DEPTH
-    reader.composer.warn_double_anchors = False  # the last one counts
+    reader.composer.warn_double_anchors = False  # YAML lets the last one win
     node = None
     try:
         node = reader.compose(text)
         value = None if node is None else reader.constructor.construct_document(node)
     except DuplicateKeyError as error:
         mark = error.problem_mark
-        loc = next(loc for loc, one in _marks(node) if one.index == mark.index)
+        loc = next(loc for loc, other in _marks(node) if other.index == mark.index)
         raise YamlError(f"{'.'.join(loc)}: given twice; keep one", mark.line + 1) from error
     except MaxDepthExceededError as error:
         text = f"not valid YAML here: more than {DEPTH} levels deep"
@@ -145,13 +147,13 @@ def read(text: str) -> Document:
     except (YAMLError, RecursionError) as error:
         raise YamlError(f"not valid YAML: {error}") from error
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        # of a value that its explicit tag does not fit: `!!int x`
+        # a value that does not match its explicit tag: `!!int x`
         raise YamlError(f"not valid YAML: {type(error).__name__}: {error}") from error
     return Document(value, node)
 
 
 def mapping(text: str | bytes | None) -> dict[str, Any]:
-    """The mapping in `text`; empty where the text is something else or cannot be read."""
+    """Return the mapping in `text`; empty if the text is invalid or another type."""
     try:
         value = read(text.decode() if isinstance(text, bytes) else text or "").value
     except ValueError:
@@ -159,52 +161,52 @@ def mapping(text: str | bytes | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _marks(node: Node | None, loc: Loc = (), seen: set[int] | None = None) -> Iterator[Any]:
-    """Each key and element with its mark; the contents of an anchor once, where it is defined."""
-    seen = set() if seen is None else seen
-    if id(node) in seen:
+def _marks(node: Node | None, loc: Loc = (), visited: set[int] | None = None) -> Iterator[Any]:
+    """Yield each key and element with its mark; an anchor's content once, at its definition."""
+    visited = set() if visited is None else visited
+    if id(node) in visited:
         return
-    seen.add(id(node))
+    visited.add(id(node))
     if isinstance(node, MappingNode):
         for key, value in node.value:
             yield (*loc, str(key.value)), key.start_mark
-            yield from _marks(value, (*loc, str(key.value)), seen)
+            yield from _marks(value, (*loc, str(key.value)), visited)
     elif isinstance(node, SequenceNode):
         for index, value in enumerate(node.value):
             yield (*loc, str(index)), value.start_mark
-            yield from _marks(value, (*loc, str(index)), seen)
+            yield from _marks(value, (*loc, str(index)), visited)
 
 
 def write(value: Mapping[str, Any], over: str = "") -> str:
-    """Plain data as YAML.
+    """Return plain data as YAML.
 
-    `over` is the text to replace. Its keys keep their place, comments and style; a comment on the
-    line of a removed key goes with it. A text that uses anchors is written anew, without comments.
-    Raises YamlError where `over` cannot be read.
+    `over` is the text to replace. Its keys keep their order, comments and style; a comment on the
+    line of a removed key is removed. A text with anchors is rewritten without comments. Raises
+    YamlError if `over` is invalid.
     """
     if isinstance(read(over).value, dict) and not _has_aliases(over):
-        there = _round_trip(_Reading).load(over)
-        _update(there, value)
+        document = _round_trip(_Reading).load(over)
+        _update(document, value)
         writer = _round_trip(_Writing)
         if dash := re.search(r"^( *)- ", over, re.MULTILINE):
             writer.indent(sequence=len(dash[1]) + 2, offset=len(dash[1]))
-        text = _dumped(writer, there)
+        text = _dumped(writer, document)
         if read(text).value == value:  # a safeguard against misplaced comments
             return text
     return _dumped(_round_trip(_Writing), dict(value))
 
 
 def _has_aliases(text: str) -> bool:
-    """Whether parts are repeated by anchor; ruamel raises KeyError when such a part is edited."""
+    """Return whether a text repeats anchors; ruamel raises KeyError on edits of such parts."""
     return any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text))
 
 
 def _round_trip(resolver: type[VersionedResolver]) -> YAML:
-    made = YAML()
-    made.Resolver, made.Representer = resolver, _Representer
-    made.preserve_quotes = True
-    made.width = WIDTH
-    return made
+    yaml = YAML()
+    yaml.Resolver, yaml.Representer = resolver, _Representer
+    yaml.preserve_quotes = True
+    yaml.width = WIDTH
+    return yaml
 
 
 def _dumped(writer: YAML, value: Any) -> str:
@@ -213,58 +215,58 @@ def _dumped(writer: YAML, value: Any) -> str:
     return stream.getvalue()
 
 
-def _update(there: CommentedMap, wanted: Mapping[str, Any]) -> None:
-    """Make a mapping equal to `wanted`, touching only what differs."""
-    for key in [key for key in there if key not in wanted]:
-        lines, before = _take_lines(there, key), _before(there, key)
-        del there[key]
-        _put_lines(there, before, lines)
+def _update(target: CommentedMap, wanted: Mapping[str, Any]) -> None:
+    """Make a mapping equal to `wanted`, changing only the differences."""
+    for key in [key for key in target if key not in wanted]:
+        lines, before = _take_lines(target, key), _before(target, key)
+        del target[key]
+        _put_lines(target, before, lines)
     for position, (key, value) in enumerate(wanted.items()):
-        old = there.get(key)
+        old = target.get(key)
         if isinstance(old, CommentedMap) and isinstance(value, Mapping):
             _update(old, value)
         elif isinstance(old, CommentedSeq) and isinstance(value, list | tuple):
-            lines = _take_lines(there, key)
+            lines = _take_lines(target, key)
             _update_items(old, value)
-            _put_lines(there, key, lines)
-        elif key not in there:
-            there.insert(position, key, _commented(value))
-            _put_lines(there, key, _take_lines(there, _before(there, key)))
+            _put_lines(target, key, lines)
+        elif key not in target:
+            target.insert(position, key, _commented(value))
+            _put_lines(target, key, _take_lines(target, _before(target, key)))
         elif old != value:
-            there[key] = value
+            target[key] = value
 
 
-def _update_items(there: CommentedSeq, wanted: Sequence[Any]) -> None:
-    """Make a sequence equal to `wanted`; items that stay keep their comments."""
-    for index in reversed(range(len(there))):
-        if there[index] not in wanted:
-            del there[index]
+def _update_items(target: CommentedSeq, wanted: Sequence[Any]) -> None:
+    """Make a sequence equal to `wanted`; unchanged items keep their comments."""
+    for index in reversed(range(len(target))):
+        if target[index] not in wanted:
+            del target[index]
     for index, value in enumerate(wanted):
-        if index >= len(there) or there[index] != value:
-            there.insert(index, _commented(value))
-    del there[len(wanted) :]
+        if index >= len(target) or target[index] != value:
+            target.insert(index, _commented(value))
+    del target[len(wanted) :]
 
 
 def _commented(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return CommentedMap({key: _commented(one) for key, one in value.items()})
+        return CommentedMap({key: _commented(item) for key, item in value.items()})
     return CommentedSeq(map(_commented, value)) if isinstance(value, list | tuple) else value
 
 
-def _before(there: CommentedMap, key: str) -> str | None:
-    keys = list(there)
+def _before(target: CommentedMap, key: str) -> str | None:
+    keys = list(target)
     index = keys.index(key)
     return keys[index - 1] if index else None
 
 
-def _take_lines(there: CommentedMap, key: str | None) -> str:
-    """Remove and return the comment lines between an entry and the next.
+def _take_lines(target: CommentedMap, key: str | None) -> str:
+    """Remove and return the comment lines between an entry and the next one.
 
-    ruamel keeps them at the entry's last leaf, together with the comment on the leaf's own line.
+    ruamel stores them with the entry's last leaf, after the comment on the leaf's line.
     """
     if key is None:
         return ""
-    comments, slot = _leaf(there, key)
+    comments, slot = _leaf(target, key)
     if comments[slot] is None:
         return ""
     own, newline, lines = comments[slot].value.partition("\n")
@@ -272,22 +274,22 @@ def _take_lines(there: CommentedMap, key: str | None) -> str:
     return str(lines)
 
 
-def _put_lines(there: CommentedMap, key: str | None, lines: str) -> None:
+def _put_lines(target: CommentedMap, key: str | None, lines: str) -> None:
     """Add comment lines after an entry."""
     if key is None or not lines:
         return
-    comments, slot = _leaf(there, key)
+    comments, slot = _leaf(target, key)
     if comments[slot] is None:
         comments[slot] = CommentToken(f"\n{lines}", CommentMark(0))
     else:
         comments[slot].value += lines
 
 
-def _leaf(there: CommentedMap | CommentedSeq, key: Any) -> tuple[list[Any], int]:
-    """The comments of an entry's last leaf, and the slot of the one that follows the leaf."""
-    value = there[key]
+def _leaf(target: CommentedMap | CommentedSeq, key: Any) -> tuple[list[Any], int]:
+    """Return the comments of an entry's last leaf, and the slot of the trailing comment."""
+    value = target[key]
     if isinstance(value, CommentedMap | CommentedSeq) and value and not value.fa.flow_style():
         is_map = isinstance(value, CommentedMap)
         return _leaf(value, next(reversed(value)) if is_map else len(value) - 1)
-    comments: list[Any] = there.ca.items.setdefault(key, [None, None, None, None])
-    return comments, 2 if isinstance(there, CommentedMap) else 0
+    comments: list[Any] = target.ca.items.setdefault(key, [None, None, None, None])
+    return comments, 2 if isinstance(target, CommentedMap) else 0

@@ -1,7 +1,8 @@
-"""A Kubernetes namespace as an environment: ConfigMaps are its releases, Leases its reports.
+"""A Kubernetes namespace as an environment: releases are ConfigMaps, reports are Leases.
 
-`watching` follows it and goes on with what was known when the API server is away; `listing` asks
-anew each time, for what ends. The client package is imported when a connection is made.
+`watching` serves long-running processes: it follows the namespace, and keeps the last known state
+while the API server is unavailable. `listing` serves commands: it requests everything at each call.
+The Kubernetes client is imported on the first connection.
 """
 
 from atelier.platform.api import Api, ClusterAway, ClusterRefused

@@ -1,7 +1,7 @@
-"""One namespace of an API server: plain JSON objects, and errors made into ours.
+"""A client of the Kubernetes API for one namespace, with plain JSON objects.
 
-Connections and credentials are the official client's (`kubernetes`): KUBECONFIG's, or a pod's
-rotating token. Its object models are not used: the few fields needed are read where needed.
+Connections and credentials come from the official client (`kubernetes`): from KUBECONFIG, or from a
+pod's rotating token. Its object models are not used, because few fields are needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import urllib3
 from atelier.addresses import redact
 from atelier.errors import AtelierError, BadInput, Unavailable
 
-Object = dict[str, Any]  # as the API server's JSON has it
+Object = dict[str, Any]  # an object in the API server's JSON
 Query = Sequence[tuple[str, str]]
 
 CONFIG_MAPS = "/api/v1/namespaces/{namespace}/configmaps"
@@ -31,40 +31,40 @@ SECRETS = "/api/v1/namespaces/{namespace}/secrets"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
 INFERENCE_SERVICES = "/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices"
 
-MANAGER = "atelier"  # the name of our fields' owner
+MANAGER = "atelier"  # the field manager of our fields
 CONNECT_SECONDS, READ_SECONDS = 2.0, 10.0
-PAGE = 500  # objects in one answer
+PAGE = 500  # objects per response
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_SHORT = 300  # characters of an API server's message that are told
+_SHORT = 300  # characters of an API server's message in an error
 
 
 class ClusterAway(Unavailable):
-    """The API server does not answer, or cannot now."""
+    """The API server does not answer, or is temporarily unable to."""
 
 
-class ClusterRefused(AtelierError):  # noqa: N818 (a name that says what happened)
-    """The API server says no: to this account, or to this object."""
+class ClusterRefused(AtelierError):  # noqa: N818 (named after the event)
+    """The API server refused a request: the account lacks permission, or the object is invalid."""
 
 
 class NotFound(ClusterRefused):
-    """There is no such object, or no such kind."""
+    """There is no such object, or no such kind of object."""
 
 
 class Conflict(ClusterRefused):
-    """The object is there already, or was changed meanwhile."""
+    """The object exists already, or was changed meanwhile."""
 
 
 class Expired(ClusterAway):
-    """The version to go on from is too old: list anew."""
+    """The version to watch from is too old; list again."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Every object of a kind that a query selects."""
+    """All objects of a kind that a query selects."""
 
     objects: list[Object]
     version: str  # to watch from
-    at: datetime | None  # when it was answered, by the API server's clock
+    at: datetime | None  # time of the response, by the API server's clock
 
 
 class Api:
@@ -76,8 +76,11 @@ class Api:
 
     @classmethod
     def connect(cls, namespace: str | None = None) -> Api:
-        """By KUBECONFIG where it is set, as Helm does; else by a pod's service account, else by the
-        user's own file. The namespace is POD_NAMESPACE's."""
+        """Connect with KUBECONFIG, else a pod's service account, else the user's kubeconfig.
+
+        The namespace is that of POD_NAMESPACE or of the pod. Raises BadInput if there is no
+        configuration or no namespace.
+        """
         from kubernetes import client, config
 
         configuration = client.Configuration()
@@ -88,9 +91,9 @@ class Api:
             else:
                 _of_pod_or_user(configuration)
         except (config.ConfigException, OSError) as error:
-            where = f"KUBECONFIG {named}" if named else "no account's token is mounted, KUBECONFIG"
-            raise BadInput(f"no cluster: {where}: {error}") from error
-        configuration.retries = False  # whoever asks knows how long to wait
+            place = f"KUBECONFIG {named}" if named else "no account's token is mounted, KUBECONFIG"
+            raise BadInput(f"no cluster: {place}: {error}") from error
+        configuration.retries = False  # callers decide how long to wait
         return cls(client.ApiClient(configuration), namespace or _own_namespace())
 
     @property
@@ -99,36 +102,36 @@ class Api:
         return str(self._client.configuration.host)
 
     def list(self, path: str, query: Query = ()) -> tuple[list[Object], str]:
-        """Every object of a kind that the query selects, and the version to watch from."""
-        found = self.listing(path, query)
-        return found.objects, found.version
+        """Return all objects of a kind that the query selects, and the version to watch from."""
+        listing = self.listing(path, query)
+        return listing.objects, listing.version
 
     def listing(self, path: str, query: Query = ()) -> Listing:
-        """Every object of a kind that the query selects, and when that was so."""
-        found: list[Object] = []
+        """Return all objects of a kind that the query selects, with the time of the listing."""
+        objects: list[Object] = []
         more = ""
         while True:
             page = [("limit", str(PAGE)), *([("continue", more)] if more else [])]
             response = self._request("GET", path, query=[*query, *page])
             answer = self._parsed(response)
-            found += answer["items"]
+            objects += answer["items"]
             more = answer["metadata"].get("continue") or ""
             if not more:
                 at = response.headers.get("Date")
                 version = str(answer["metadata"]["resourceVersion"])
-                return Listing(found, version, parsedate_to_datetime(at) if at else None)
+                return Listing(objects, version, parsedate_to_datetime(at) if at else None)
 
     def watch(
         self, path: str, query: Query, version: str, *, seconds: int
     ) -> Iterator[tuple[str, Object]]:
-        """What happens after `version`, as (ADDED | MODIFIED | DELETED | BOOKMARK, object).
+        """Yield the events after `version` as (ADDED | MODIFIED | DELETED | BOOKMARK, object).
 
-        Ends after `seconds`. Raises Expired where `version` is too old, ClusterAway where the
-        connection breaks.
+        Ends after `seconds`. Raises Expired if `version` is too old, ClusterAway if the connection
+        breaks.
         """
-        told = {"watch": "1", "allowWatchBookmarks": "1", "timeoutSeconds": str(seconds)}
+        options = {"watch": "1", "allowWatchBookmarks": "1", "timeoutSeconds": str(seconds)}
         timeout = (CONNECT_SECONDS, seconds + READ_SECONDS)
-        query = [*query, *told.items(), ("resourceVersion", version)]
+        query = [*query, *options.items(), ("resourceVersion", version)]
         response = self._request("GET", path, query=query, timeout=timeout)
         pending = b""
         try:
@@ -145,28 +148,30 @@ class Api:
             response.close()
 
     def get(self, path: str, name: str) -> Object:
-        """One object; NotFound where it is not there."""
+        """Return an object. Raises NotFound if it does not exist."""
         return self._json("GET", f"{path}/{name}")
 
     def create(self, path: str, body: Object) -> Object:
-        """Make an object; Conflict where it is there already."""
+        """Create an object. Raises Conflict if it exists already."""
         return self._json("POST", path, body=json.dumps(body))
 
     def replace(self, path: str, body: Object) -> Object:
-        """Write an object that was read; Conflict where it was changed since."""
+        """Replace an object that was read. Raises Conflict if it has changed since."""
         return self._json("PUT", f"{path}/{body['metadata']['name']}", body=json.dumps(body))
 
     def apply(self, path: str, body: Object) -> Object:
-        """Make the object so, whether it is there or not (server-side apply)."""
+        """Create or update an object (server-side apply)."""
         query = [("fieldManager", MANAGER), ("force", "true")]
         path = f"{path}/{body['metadata']['name']}"
-        kind = "application/apply-patch+yaml"  # of which JSON is a part
+        kind = "application/apply-patch+yaml"  # JSON is valid YAML
         return self._json("PATCH", path, query=query, body=json.dumps(body), content_type=kind)
 
     def delete(self, path: str, name: str, *, version: str | None = None) -> None:
-        """Take an object away with what it owns, only where it is still of that version; one that
-        is gone is as good."""
-        body: Object = {"propagationPolicy": "Background"}  # a Job's pods would be left behind
+        """Delete an object and the objects that it owns, if it exists.
+
+        With `version`, an object of another version stays.
+        """
+        body: Object = {"propagationPolicy": "Background"}  # else a Job's pods would stay
         body |= {"preconditions": {"resourceVersion": version}} if version else {}
         with suppress(NotFound, Conflict):
             self._json("DELETE", f"{path}/{name}", body=json.dumps(body))
@@ -174,10 +179,10 @@ class Api:
     def log(
         self, path: str, pod: str, container: str, *, since: str | None = None
     ) -> Iterator[str]:
-        """What a container prints, line by line, each after its time and a space.
+        """Yield the lines of a container's log, each with its time and a space in front.
 
-        From the first line, or from about the time `since`; ends with the container, with the
-        connection, or after some silence.
+        Starts at the first line, or at about the time `since`. Ends with the container, with the
+        connection, or after `READ_SECONDS` without output.
         """
         query = [("container", container), ("follow", "true"), ("timestamps", "true")]
         query += [("sinceTime", since)] if since else []
@@ -189,21 +194,21 @@ class Api:
                 *lines, pending = (pending + chunk).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
         except (urllib3.exceptions.HTTPError, OSError):
-            return  # whoever follows asks again
+            return  # the follower tries again
         finally:
             response.close()
         if pending:
             yield pending.decode(errors="replace")
 
-    def _json(self, method: str, path: str, **given: Any) -> Object:
-        return self._parsed(self._request(method, path, **given))
+    def _json(self, method: str, path: str, **options: Any) -> Object:
+        return self._parsed(self._request(method, path, **options))
 
     def _parsed(self, response: urllib3.BaseHTTPResponse) -> Object:
         try:
-            found: Object = json.loads(response.data)
+            parsed: Object = json.loads(response.data)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise self._away(error) from error
-        return found
+        return parsed
 
     def _request(
         self,
@@ -215,10 +220,10 @@ class Api:
         content_type: str = "application/json",
         timeout: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS),
     ) -> urllib3.BaseHTTPResponse:
-        """The answer, its body not read yet; ours are the errors."""
+        """Send a request; return the response, its body unread. Raises this module's errors."""
         url = self.host + path.format(namespace=self.namespace)
         headers = {"Accept": "application/json", "Content-Type": content_type}
-        # adds who we are: a pod's token is read anew when it was rotated
+        # adds the credentials; a pod's token is read again after its rotation
         self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         try:
             response: urllib3.BaseHTTPResponse = self._client.rest_client.pool_manager.request(
@@ -252,16 +257,16 @@ def _of_pod_or_user(configuration: Any) -> None:
 
 
 def _status(data: bytes) -> Mapping[str, Any]:
-    """The Status object of an error; what a proxy answers instead is its message."""
+    """Return the Status object of an error; the text of another response becomes its message."""
     try:
-        found = json.loads(data)
+        status = json.loads(data)
     except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"message": data.decode(errors="replace")}
+        status = None
+    return status if isinstance(status, dict) else {"message": data.decode(errors="replace")}
 
 
 def _refusal(code: int, status: Mapping[str, Any]) -> AtelierError:
-    text = f"the API server says {code}: {redact(str(status.get('message') or ''))[:_SHORT]}"
+    text = f"the API server answered {code}: {redact(str(status.get('message') or ''))[:_SHORT]}"
     if code == 404:
         return NotFound(text)
     if code == 409:
@@ -279,4 +284,4 @@ def _own_namespace() -> str:
     try:
         return _NAMESPACE.read_text().strip()
     except OSError:
-        raise BadInput("POD_NAMESPACE is not set; name the namespace to work in") from None
+        raise BadInput("POD_NAMESPACE: not set; set it to the namespace to work in") from None

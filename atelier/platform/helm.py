@@ -1,7 +1,7 @@
-"""Helm in one namespace: `history`, `upgrade`, `rollback`, `uninstall`, and what was cut off.
+"""Helm in one namespace: `history`, `upgrade`, `rollback`, `uninstall`, and recovery.
 
-Helm's own program does the work, with the same KUBECONFIG as ours. A Helm that was killed leaves
-its revision pending for ever, and refuses every later one; `recover` takes such a revision away.
+Commands run Helm's program with the KUBECONFIG of this process. A killed Helm leaves its revision
+pending, and Helm then refuses every later one; `recover` deletes such a revision.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from atelier.data import yaml_text
 from atelier.errors import BadInput, Refused
 from atelier.platform.api import SECRETS, Api, ClusterAway
 
-DESCRIPTION = 256  # characters that Helm takes
-STOPPING = 5.0  # seconds that a Helm which is told to stop may take; runners wait for ten
-_BACK = re.compile(r"Rollback to \d+(?:: |$)")  # without more it is Helm's own default
+DESCRIPTION = 256  # characters, Helm's limit
+STOPPING = 5.0  # seconds for Helm to end after SIGTERM; CI runners allow ten
+_BACK = re.compile(r"Rollback to \d+(?:: |$)")  # without a reason: Helm's default text
 _AWAY = re.compile(
     r"cluster unreachable|connection refused|connection reset|i/o timeout|no such host|"
     r"TLS handshake timeout|etcdserver|unexpected EOF",
@@ -31,7 +31,7 @@ _AWAY = re.compile(
 
 
 class HelmRefused(Refused):
-    """Helm, or one of the release's hooks, says no."""
+    """Helm, or a hook of the release, failed."""
 
 
 @dataclass(frozen=True)
@@ -45,34 +45,35 @@ class Revision:
 
     @property
     def went_back(self) -> bool:
-        """Whether somebody's rollback made it, with a reason or without."""
+        """Whether a rollback created it, with or without a reason."""
         return _BACK.match(self.description) is not None
 
     @property
     def reason(self) -> str:
-        """Why it was made, as far as anybody said."""
+        """The reason in its description, or the description."""
         return _BACK.sub("", self.description, count=1) or self.description
 
     @property
     def pending(self) -> bool:
-        """Whether Helm is at it, or was killed."""
+        """Whether Helm is working on it, or was killed."""
         return self.status.startswith("pending-") or self.status == "uninstalling"
 
     @property
     def served(self) -> bool:
-        """Whether it came through, its hook included."""
+        """Whether it succeeded, including its hook."""
         return self.status in ("deployed", "superseded")
 
 
 def back_to(revision: int, reason: str) -> str:
-    """What describes a rollback, so that its history tells it from all else."""
+    """Return the description of a rollback, which `Revision.went_back` recognizes."""
     return f"Rollback to {revision}: {reason}"
 
 
 class Helm:
-    """The releases of one namespace. `timeout` is in seconds, for each thing that Helm waits for.
+    """The Helm releases of one namespace.
 
-    Methods raise ClusterAway where the API server is away, HelmRefused where Helm says no.
+    `timeout` is Helm's: seconds for each operation that it waits for. Methods raise ClusterAway if
+    the API server is unavailable, HelmRefused if Helm fails.
     """
 
     def __init__(self, api: Api, *, program: str = "helm", timeout: int = 900):
@@ -81,24 +82,26 @@ class Helm:
         self._timeout = timeout
 
     def history(self, name: str) -> tuple[Revision, ...]:
-        """The revisions that are known, oldest first; none where there is no such release."""
+        """Return the revisions of a release, oldest first; none if there is no such release."""
         try:
-            found = json.loads(self._run("history", name, "--output", "json"))
+            entries = json.loads(self._run("history", name, "--output", "json"))
         except HelmRefused as error:
             if "release: not found" in str(error):
                 return ()
             raise
-        return tuple(sorted(map(_revision, found), key=lambda one: one.number))
+        return tuple(sorted(map(_revision, entries), key=lambda revision: revision.number))
 
     def values(self, name: str, revision: int | None = None, *, all_: bool = False) -> Any:
-        """The values that a revision was made with, by default the newest; with `all_` the chart's
-        own among them."""
-        words = ["get", "values", name, "--output", "json"]
-        words += ["--revision", str(revision)] if revision else []
-        return json.loads(self._run(*words, *(["--all"] if all_ else []))) or {}
+        """Return the values of a revision, by default the newest.
+
+        `all_` includes the chart's default values.
+        """
+        arguments = ["get", "values", name, "--output", "json"]
+        arguments += ["--revision", str(revision)] if revision else []
+        return json.loads(self._run(*arguments, *(["--all"] if all_ else []))) or {}
 
     def upgrade(self, name: str, chart: str, values: Mapping[str, Any], description: str) -> None:
-        """Install or upgrade, and wait for the hooks."""
+        """Install or upgrade a release, and wait for the hooks."""
         self._run(
             *("upgrade", "--install", name, chart, "--values", "-"),
             *("--reset-values", "--description", description[:DESCRIPTION], *self._waiting()),
@@ -106,19 +109,19 @@ class Helm:
         )
 
     def rollback(self, name: str, revision: int, description: str) -> None:
-        """Make a past revision's objects anew, and wait for the hooks."""
-        words = ("--description", description[:DESCRIPTION], *self._waiting())
-        self._run("rollback", name, str(revision), *words)
+        """Restore the objects of a past revision, and wait for the hooks."""
+        arguments = ("--description", description[:DESCRIPTION], *self._waiting())
+        self._run("rollback", name, str(revision), *arguments)
 
     def uninstall(self, name: str) -> None:
-        """Take a release away with its history; one that is gone is as good."""
+        """Delete a release and its history, if it exists."""
         self._run("uninstall", name, "--ignore-not-found", *self._waiting())
 
     def recover(self, name: str) -> Revision | None:
-        """Make a release usable that a killed Helm left pending; the revision that is gone now.
+        """Delete the pending revision that a killed Helm left; return it, or None.
 
-        The objects stay as they are: the next upgrade changes what differs, whoever wrote it. Only
-        for who holds the adapter's lock: a Helm that is still at work would be cut off.
+        The objects stay: the next upgrade changes those that differ. The caller must hold the lock
+        of the adapter, or this would break the revision of a Helm that is still running.
         """
         last = next(iter(self.history(name)[-1:]), None)
         if last is None or not last.pending:
@@ -132,8 +135,8 @@ class Helm:
     def _waiting(self) -> tuple[str, ...]:
         return ("--timeout", f"{self._timeout}s")
 
-    def _run(self, *words: str, stdin: str | None = None) -> str:
-        command = [self._program, "--namespace", self._api.namespace, *words]
+    def _run(self, *arguments: str, stdin: str | None = None) -> str:
+        command = [self._program, "--namespace", self._api.namespace, *arguments]
         try:
             process = subprocess.Popen(
                 command,
@@ -144,12 +147,11 @@ class Helm:
             )
         except FileNotFoundError as error:
             raise BadInput(
-                f"{self._program}: there is no such program; install Helm 4, or name it in "
-                "ATELIER_HELM"
+                f"{self._program}: no such program; install Helm 4, or set its path in ATELIER_HELM"
             ) from error
         try:
-            told, complaint = process.communicate(stdin)
-        except BaseException:  # stopped: let Helm write down that it was
+            output, errors = process.communicate(stdin)
+        except BaseException:  # interrupted: give Helm time to record the failure
             try:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):
@@ -158,24 +160,24 @@ class Helm:
                 process.kill()
             raise
         if process.returncode != 0:
-            text = _complaint(complaint)
+            text = _complaint(errors)
             raise (ClusterAway if _AWAY.search(text) else HelmRefused)(
-                f"helm {words[0]} {words[1]}: {text}"
+                f"helm {arguments[0]} {arguments[1]}: {text}"
             )
-        return told
+        return output
 
 
-def _revision(found: Mapping[str, Any]) -> Revision:
+def _revision(entry: Mapping[str, Any]) -> Revision:
     return Revision(
-        number=int(found["revision"]),
-        status=str(found["status"]),
-        description=str(found.get("description") or ""),
-        updated=datetime.fromisoformat(str(found["updated"])),
+        number=int(entry["revision"]),
+        status=str(entry["status"]),
+        description=str(entry.get("description") or ""),
+        updated=datetime.fromisoformat(str(entry["updated"])),
     )
 
 
 def _complaint(text: str) -> str:
-    """Helm's error, without its log lines."""
-    lines = [one for one in text.strip().splitlines() if not one.startswith(("level=", "time="))]
-    found = next((one for one in lines if one.startswith("Error:")), lines[-1] if lines else "")
-    return redact(found.removeprefix("Error:").strip())[:600] or "no reason given"
+    """Return the error in Helm's output, without its log lines."""
+    lines = [x for x in text.strip().splitlines() if not x.startswith(("level=", "time="))]
+    error = next((x for x in lines if x.startswith("Error:")), lines[-1] if lines else "")
+    return redact(error.removeprefix("Error:").strip())[:600] or "no reason given"

@@ -1,4 +1,4 @@
-"""The objects of one kind in a namespace, as they are now or as they were known last."""
+"""The objects of one kind in a namespace: their current or last known state."""
 
 from __future__ import annotations
 
@@ -17,48 +17,50 @@ from atelier.platform.keeping import KeptObjects
 
 logger = logging.getLogger(__name__)
 
-WATCH_SECONDS = 20  # after which a watch is begun again: a dead connection is noticed by that
+WATCH_SECONDS = 20  # duration of a watch; limits the time until a dead connection is noticed
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts to reach an API server
-FIRST_LOOK = 3.0  # seconds that the first reader waits for the first answer
-FULL_DISK_PAUSE = 60.0  # seconds until what could not be kept is written again
+FIRST_LOOK = 3.0  # seconds that the first reader waits for the first listing
+FULL_DISK_PAUSE = 60.0  # seconds until a failed save is tried again
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is known. An object that has not changed since is the same one in a later snapshot."""
+    """A known state. An object that has not changed is the same one in a later snapshot."""
 
     objects: Mapping[str, Object] = field(default_factory=dict)  # by name
-    known: bool = False  # whether anything was ever read, from the API server or a file
+    known: bool = False  # whether it was read from the API server or a file
     trouble: str = ""  # why it may be out of date
-    connection: int = 0  # another number each time that the API server was found again
-    at: datetime | None = None  # when it was listed, by the API server's clock
+    connection: int = 0  # changes with each new listing
+    at: datetime | None = None  # time of the listing, by the API server's clock
 
 
 class Source(Protocol):
-    """Objects of one kind."""
+    """A source of the objects of one kind."""
 
     def read(self) -> Snapshot:
-        """What is known now."""
+        """Return the current snapshot."""
         ...
 
 
 class Listed:
-    """Asks anew each time; the API server's errors are the reader's."""
+    """Lists the objects at each reading."""
 
     def __init__(self, api: Api, path: str, query: Query = ()):
         self._api, self._path, self._query = api, path, query
 
     def read(self) -> Snapshot:
-        found = self._api.listing(self._path, self._query)
-        objects = {one["metadata"]["name"]: one for one in found.objects}
-        return Snapshot(objects, known=True, at=found.at)
+        """List the objects. Raises the errors of `Api.listing`."""
+        listing = self._api.listing(self._path, self._query)
+        objects = {item["metadata"]["name"]: item for item in listing.objects}
+        return Snapshot(objects, known=True, at=listing.at)
 
 
 class Informer:
-    """Lists once, then follows; a thread of its own, from the first read on.
+    """Lists the objects once, then watches them, in a thread that the first read starts.
 
-    While the API server is away, what was known last stays, and is kept in a file for a process
-    that starts meanwhile. Changes are written at most every `save_seconds`, and when it goes away.
+    While the API server is unavailable, the last known state stays. It is also saved in the file
+    `kept`, for a process that starts meanwhile: at most every `save_seconds`, and when the API
+    server becomes unavailable.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Informer:
         self._thread: threading.Thread | None = None
 
     def read(self) -> Snapshot:
+        """Return the last known state; the first call waits for it up to `FIRST_LOOK` seconds."""
         with self._lock:
             if self._thread is None:
                 name = self._path.rpartition("/")[2]
@@ -91,7 +94,7 @@ class Informer:
         return self._snapshot
 
     def close(self) -> None:
-        """Follow no longer; waits for no answer."""
+        """Stop watching, without waiting for the thread."""
         self._ended.set()
 
     def _run(self) -> None:
@@ -102,7 +105,7 @@ class Informer:
                 self._follow()
             except AtelierError as error:
                 self._tell(error)
-            except Exception as error:  # a bug must not end all later looks
+            except Exception as error:  # a bug must not end the thread
                 logger.exception("watching %s failed", self._path)
                 self._tell(ClusterAway(f"watching {self._path}: {error}"))
             reached = self._snapshot.connection != connection
@@ -110,16 +113,16 @@ class Informer:
             self._ended.wait(pause)
 
     def _follow(self) -> None:
-        """List, then watch, again and again, until something goes wrong."""
+        """List, then watch repeatedly, until an error or an expired version."""
         try:
-            found, version = self._api.list(self._path, self._query)
-        except NotFound:  # the kind itself is not installed: there are none, and no trouble
+            listed, version = self._api.list(self._path, self._query)
+        except NotFound:  # the kind is not installed, so there are no objects
             self._know({}, again=True)
             self._ended.wait(LONGEST_PAUSE)
             return
         before = self._snapshot.objects
-        objects = (_trimmed(one) for one in found)
-        self._know({one["metadata"]["name"]: _same(one, before) for one in objects}, again=True)
+        objects = (_trimmed(item) for item in listed)
+        self._know({item["metadata"]["name"]: _same(item, before) for item in objects}, again=True)
         while not self._ended.is_set():
             try:
                 version = self._watch(version)
@@ -127,17 +130,17 @@ class Informer:
                 return
 
     def _watch(self, version: str) -> str:
-        """One watch to its end; the version to go on from."""
+        """Watch once; return the version to watch from next."""
         events = self._api.watch(self._path, self._query, version, seconds=WATCH_SECONDS)
-        for kind, one in events:
-            version = one["metadata"]["resourceVersion"]
+        for kind, item in events:
+            version = item["metadata"]["resourceVersion"]
             if kind != "BOOKMARK":
                 objects = dict(self._snapshot.objects)
-                name = one["metadata"]["name"]
+                name = item["metadata"]["name"]
                 if kind == "DELETED":
                     objects.pop(name, None)
                 else:
-                    objects[name] = _trimmed(one)
+                    objects[name] = _trimmed(item)
                 self._know(objects)
             if self._ended.is_set():
                 break
@@ -165,13 +168,13 @@ class Informer:
         self._save(at_once=True)
 
     def _restore(self) -> None:
-        """Know what a process before this one knew, where this one knows nothing yet."""
+        """Load the state that an earlier process saved, if there is no state yet."""
         with self._lock:
             if self._kept is not None and not self._snapshot.known:
                 self._snapshot = _restored(self._kept)
 
     def _save(self, *, at_once: bool = False) -> None:
-        """For a start without an API server; a disk that is full costs only that."""
+        """Save the state for a start without an API server; a full disk is only logged."""
         if self._kept is None or not self._snapshot.known:
             return
         with self._lock:
@@ -183,26 +186,26 @@ class Informer:
                 self._kept.save(objects)
             except OSError as error:
                 name = self._path.rpartition("/")[2]
-                logger.warning("%s cannot be kept for a restart: %s", name, error)
+                logger.warning("%s cannot be saved for a restart: %s", name, error)
                 self._save_at = now + FULL_DISK_PAUSE
 
 
 def _restored(kept: KeptObjects) -> Snapshot:
-    """What a process before this one knew; nothing where that cannot be read."""
-    found = kept.restore()
-    if found is None:
+    """Return the state that an earlier process saved; an empty one if it cannot be read."""
+    restored = kept.restore()
+    if restored is None:
         return Snapshot()
-    told = f"this is what was known; since {found.at:%H:%M:%S} UTC"
-    return Snapshot(found.objects, known=True, trouble=told)
+    trouble = f"this is the last known state; since {restored.at:%H:%M:%S} UTC"
+    return Snapshot(restored.objects, known=True, trouble=trouble)
 
 
-def _same(one: Object, known: Mapping[str, Object]) -> Object:
-    """The object as it was known before, where it has not changed."""
-    before = known.get(one["metadata"]["name"])
-    return before if before is not None and before == one else one
+def _same(item: Object, earlier: Mapping[str, Object]) -> Object:
+    """Return the earlier object if it is equal, else `item`."""
+    before = earlier.get(item["metadata"]["name"])
+    return before if before is not None and before == item else item
 
 
-def _trimmed(one: Object) -> Object:
-    """Without the API server's own book-keeping, which is longer than the rest."""
-    metadata = {k: v for k, v in one["metadata"].items() if k != "managedFields"}
-    return {**one, "metadata": metadata}
+def _trimmed(item: Object) -> Object:
+    """Return an object without `managedFields`, which are longer than the rest."""
+    metadata = {k: v for k, v in item["metadata"].items() if k != "managedFields"}
+    return {**item, "metadata": metadata}

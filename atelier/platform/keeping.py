@@ -1,4 +1,4 @@
-"""What a process knew of a cluster, in a file, for one that starts while the API server is away."""
+"""Saved objects of a cluster, for a process that starts while the API server is unavailable."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from atelier.platform.api import Object
 
 logger = logging.getLogger(__name__)
 
-SPARE_LINES = 1000  # that no longer count, before the file is written anew
+SPARE_LINES = 1000  # outdated lines before the file is rewritten
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What was known, and when."""
+    """The saved objects, and the time of the save."""
 
     objects: Mapping[str, Object]  # by name
     at: datetime
 
 
 class KeptObjects:
-    """Objects by name in a file of JSON lines; of one name the last line counts.
+    """Objects by name in a file of JSON lines; the last line of a name counts.
 
-    A change is appended, so that one of ten thousand objects costs one line. The first `save` of a
-    process, and any that finds more outdated lines than others, writes the file anew. So nothing is
-    appended to a line that a crash has cut short.
+    A change of one object appends one line. The first `save` of a process rewrites the file, so
+    nothing is appended to a line that a crash has truncated. A `save` also rewrites it if there are
+    more outdated lines than objects and `SPARE_LINES` together.
     """
 
     def __init__(self, path: Path):
         self._path = path
-        self._lines: int | None = None  # None: this process has not written it yet
-        self.saved: Mapping[str, Object] | None = None  # what is in it
+        self._lines: int | None = None  # None: not yet written by this process
+        self.saved: Mapping[str, Object] | None = None  # the content of the file
 
     def restore(self) -> Restored | None:
-        """What the file holds; None where that is nothing."""
+        """Read the file; None if it is missing, empty or unreadable."""
         try:
             lines = self._path.read_bytes().splitlines()
             at = datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
@@ -51,26 +51,26 @@ class KeptObjects:
         objects: dict[str, Object] = {}
         for line in lines:
             try:
-                name, one = json.loads(line)
-                if one is not None and one["metadata"]["name"] != name:
-                    raise ValueError(f"an object of another name than {name}")
+                name, item = json.loads(line)
+                if item is not None and item["metadata"]["name"] != name:
+                    raise ValueError(f"the object's name is not {name}")
             except (ValueError, LookupError, TypeError) as error:
                 logger.warning("%s: a line cannot be read: %s", self._path, error)
                 continue
-            if one is None:
+            if item is None:
                 objects.pop(name, None)
             else:
-                objects[name] = one
+                objects[name] = item
         if lines and not objects:
             return None
         self.saved = objects
         return Restored(objects, at)
 
     def save(self, objects: Mapping[str, Object]) -> None:
-        """Keep these, which nobody may change any more. OSError where the disk is full."""
+        """Save objects, which must not change afterwards. Raises OSError if the disk is full."""
         saved, self.saved = self.saved or {}, None
-        lines, self._lines = self._lines, None  # where it fails, the next one begins anew
-        changed = {name: one for name, one in objects.items() if _differs(one, saved.get(name))}
+        lines, self._lines = self._lines, None  # if this fails, the next save rewrites the file
+        changed = {name: item for name, item in objects.items() if _differs(item, saved.get(name))}
         gone = saved.keys() - objects.keys()
         if lines is not None:
             lines += len(changed) + len(gone)
@@ -84,9 +84,9 @@ class KeptObjects:
         self.saved, self._lines = objects, lines
 
 
-def _differs(one: Object, before: Object | None) -> bool:
-    return one is not before and one != before
+def _differs(item: Object, before: Object | None) -> bool:
+    return item is not before and item != before
 
 
-def _line(name: str, one: Object | None) -> bytes:
-    return json.dumps([name, one], separators=(",", ":")).encode() + b"\n"
+def _line(name: str, item: Object | None) -> bytes:
+    return json.dumps([name, item], separators=(",", ":")).encode() + b"\n"

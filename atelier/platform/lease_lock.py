@@ -1,20 +1,20 @@
-"""A lock among processes of a cluster: a Lease that its holder makes, and takes away again.
+"""A lock between processes of a cluster: a Lease that its holder creates, and deletes at the end.
 
-One left behind by a holder that was killed is taken over once nobody has touched it for as long as
-it says, by the clock of whoever waits.
+The Lease of a killed holder is taken over if it has not changed for its stated duration, by the
+clock of the waiting process.
 
-The Kubernetes client has a leader election on Leases (kubernetes.leaderelection), made for
-processes that lead until they die. It cannot be used for the time of one command. Measured with
-kubernetes 37.0.2 and a lease of 4 s:
+The Kubernetes client's leader election on Leases (kubernetes.leaderelection) is made for processes
+that lead until they end. It is unsuitable for a single command. Measured with kubernetes 37.0.2 and
+a lease of 4 s:
 
-- Nothing ends it: when the work has returned, `run()` renews the Lease for ever (10 renewals in
+- It does not end: after the work has returned, `run()` continues to renew the Lease (10 renewals in
   10 s) and never deletes it. Waiting for the lock has no deadline.
-- A leader that was stopped, while another took the Lease over, worked and deleted it, takes it
-  again and leads on. Its callback for a lost Lease is not called.
-- One refused connection while renewing ends `run()` with urllib3's error. The callback is not
-  called, and the work goes on in its thread without the lock.
-- A follower waits for its own lease duration, whatever duration the Lease states.
-- A mistake in its configuration is SystemExit.
+- A leader that is suspended, while another takes the Lease over, works and deletes it, takes it
+  again and continues. Its callback for a lost Lease is not called.
+- One refused connection during renewal ends `run()` with urllib3's error. The callback is not
+  called, and the work continues in its thread without the lock.
+- A follower waits for its own lease duration, not for the one that the Lease states.
+- An error in its configuration raises SystemExit.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from atelier.platform.api import LEASES, Api, Conflict, NotFound, Object
 
 logger = logging.getLogger(__name__)
 
-LEASE_SECONDS = 120  # longer than anyone works under a lock that is not renewed
+LEASE_SECONDS = 120  # longer than any work under a lock that is not renewed
 LOOK = 0.5  # seconds between two attempts
 
 
 @dataclass
 class HeldLease:
-    """The Lease as its holder wrote it last; nobody takes it over before `until`, by `clock`."""
+    """The Lease as last written by its holder; safe from takeover until `until`, by `clock`."""
 
     lease: Object
     until: float
@@ -47,25 +47,25 @@ class HeldLease:
 
     @property
     def version(self) -> str:
-        """Of the Lease."""
+        """The resource version of the Lease."""
         return str(self.lease["metadata"]["resourceVersion"])
 
     def require(self) -> None:
-        """Unavailable where another has taken it over, or may have: not renewed for too long.
+        """Raise Unavailable if another process has taken the Lease over, or may have.
 
-        This process was stopped, or the API server was away.
+        This happens if this process was suspended or the API server was unavailable.
         """
         name = self.lease["metadata"]["name"]
         if self.lost:
-            raise Unavailable(f"lease {name} was taken over by another; run this again")
+            raise Unavailable(f"lease {name} was taken over by another process; run this again")
         if self.clock() >= self.until:
             raise Unavailable(f"lease {name} could not be renewed in time; run this again")
 
 
 class LeaseLock:
-    """The lock of that name; whoever outlasts `seconds` without a change of it takes it over.
+    """The lock `name`. A waiting process takes it over after `seconds` without a change.
 
-    One that is `renewed` is touched three times as often, for work that takes longer.
+    With `renewed`, the holder renews it three times in `seconds`, for longer work.
     """
 
     def __init__(
@@ -85,54 +85,55 @@ class LeaseLock:
 
     @contextmanager
     def held(self, *, wait: float) -> Iterator[HeldLease]:
-        """Hold it; Unavailable naming the holder where it cannot be had within `wait` seconds.
+        """Hold the lock during the block.
 
-        One left behind is had only by who waits longer than its `seconds`.
+        Raises Unavailable, with the holder, if another process holds it for `wait` seconds. Taking
+        over the lock of a killed holder takes longer than its `seconds`.
         """
-        mine = self._take(self._clock() + wait)
+        lease = self._take(self._clock() + wait)
         ended = threading.Event()
         if self._renewed:
-            worker = threading.Thread(target=self._renew, args=(mine, ended), daemon=True)
+            worker = threading.Thread(target=self._renew, args=(lease, ended), daemon=True)
             worker.start()
         try:
-            yield mine
+            yield lease
         finally:
             ended.set()
             if self._renewed:
                 worker.join()
-            with suppress(AtelierError):  # it runs out by itself
-                self._api.delete(LEASES, self._name, version=mine.version)
+            with suppress(AtelierError):  # it expires by itself
+                self._api.delete(LEASES, self._name, version=lease.version)
 
-    def _renew(self, mine: HeldLease, ended: threading.Event) -> None:
+    def _renew(self, held: HeldLease, ended: threading.Event) -> None:
         while not ended.wait(self._seconds / 3):
             try:
                 until = self._clock() + self._seconds
-                mine.lease = self._api.replace(LEASES, self._body(mine.lease["metadata"]))
-                mine.until = until
-            except (NotFound, Conflict):  # this process was stopped for longer than `seconds`
-                mine.lost = True
+                held.lease = self._api.replace(LEASES, self._body(held.lease["metadata"]))
+                held.until = until
+            except (NotFound, Conflict):  # this process was suspended longer than `seconds`
+                held.lost = True
                 return
             except AtelierError as error:
                 logger.warning("lease %s is not renewed: %s", self._name, error)
 
     def _take(self, deadline: float) -> HeldLease:
-        seen, since = "", self._clock()
+        version, since = "", self._clock()
         while True:
-            until = self._clock() + self._seconds  # from before the request, so rather too early
+            until = self._clock() + self._seconds  # before the request, so never too late
             try:
-                made = self._api.create(LEASES, self._body({"name": self._name}))
-                return HeldLease(made, until, self._clock)
+                created = self._api.create(LEASES, self._body({"name": self._name}))
+                return HeldLease(created, until, self._clock)
             except Conflict:
                 pass
             try:
                 other = self._api.get(LEASES, self._name)
-                if seen != other["metadata"]["resourceVersion"]:
-                    seen, since = other["metadata"]["resourceVersion"], self._clock()
+                if version != other["metadata"]["resourceVersion"]:
+                    version, since = other["metadata"]["resourceVersion"], self._clock()
                 if self._clock() - since >= self._seconds:
                     taken = self._api.replace(LEASES, self._body(other["metadata"]))
                     return HeldLease(taken, until, self._clock)
             except (NotFound, Conflict):
-                continue  # let go of, or taken over by another
+                continue  # released, or taken over by another process
             if self._clock() > deadline:
                 holder = other["spec"].get("holderIdentity")
                 raise Unavailable(f"lease {self._name} is held by {holder}; try again later")

@@ -1,4 +1,4 @@
-"""A namespace's releases, reports and canaries, put together."""
+"""The releases, reports and canaries of a namespace, as an environment."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from atelier.platform.report_leases import ClusterReports
 from atelier.stores.environment import Environment
 
 SERVICE = "atelier"  # the InferenceService
-SAVE_SECONDS = 5.0  # reports change all the time; a start needs the addresses in them
+SAVE_SECONDS = 5.0  # reports change often, and a start only needs their addresses
 
 
 def watching(api: Api, pod: Pod, keep: Path) -> Environment:
-    """Follows the namespace; `keep` is a folder for what a restart needs."""
+    """Return an environment that follows the namespace, and saves its state in `keep`."""
 
     def source(path: str, query: tuple[str, str], file: str, seconds: float = 0.0) -> Source:
         return Informer(api, path, [query], kept=keep / file, save_seconds=seconds)
@@ -39,7 +39,7 @@ def watching(api: Api, pod: Pod, keep: Path) -> Environment:
 
 
 def listing(api: Api) -> Environment:
-    """Asks anew each time, and for a report's shards when they are looked at; tells nothing."""
+    """Return a read-only environment that lists at each call, and reads shards on access."""
     heads = f"{REPORT} in (replica, gateway)"
     return _environment(
         api,
@@ -47,7 +47,7 @@ def listing(api: Api) -> Environment:
         releases=Listed(api, CONFIG_MAPS, [("labelSelector", ADAPTER)]),
         reports=Listed(api, LEASES, [("labelSelector", heads)]),
         service=Listed(api, INFERENCE_SERVICES, [("fieldSelector", f"metadata.name={SERVICE}")]),
-        asked=True,
+        lazy=True,
     )
 
 
@@ -58,21 +58,21 @@ def _environment(
     releases: Source,
     reports: Source,
     service: Source,
-    asked: bool = False,
+    lazy: bool = False,
 ) -> Environment:
     return Environment(
         releases=ClusterReleases(releases, api),
-        replicas=ClusterReports(Replica, "replica", reports, api, pod, asked=asked),
-        gateways=ClusterReports(Gateway, "gateway", reports, api, pod, asked=asked),
+        replicas=ClusterReports(Replica, "replica", reports, api, pod, lazy=lazy),
+        gateways=ClusterReports(Gateway, "gateway", reports, api, pod, lazy=lazy),
         shares=lambda: canary_shares(service.read().objects.get(SERVICE) or {}),
     )
 
 
 def canary_shares(service: Mapping[str, Any]) -> dict[str, int]:
-    """Percent of the calls by canary, as an InferenceService's `spec.canary` has them."""
+    """Return percent of requests by canary, from `spec.canary` of an InferenceService."""
     canaries = service.get("spec", {}).get("canary") or ()
     return {
-        str(one["predictor"]["name"]): int(one.get("trafficPercent") or 0)
-        for one in canaries
-        if one.get("predictor", {}).get("name")
+        str(canary["predictor"]["name"]): int(canary.get("trafficPercent") or 0)
+        for canary in canaries
+        if canary.get("predictor", {}).get("name")
     }

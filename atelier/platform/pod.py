@@ -1,4 +1,4 @@
-"""Who a process on a cluster is, by the downward API's variables."""
+"""The identity of a process on a cluster, from variables of the downward API."""
 
 import os
 from collections.abc import Mapping
@@ -18,15 +18,14 @@ class Pod:
 
     @classmethod
     def find(cls, environment: Mapping[str, str] = os.environ) -> "Pod":
-        """Read POD_NAME, POD_NAMESPACE, POD_UID and POD_IP; BadInput names those that are not
-        set."""
+        """Read POD_NAME, POD_NAMESPACE, POD_UID and POD_IP. Raises BadInput for missing ones."""
         variables = ("POD_NAME", "POD_NAMESPACE", "POD_UID", "POD_IP")
         if missing := [variable for variable in variables if not environment.get(variable)]:
             raise BadInput(
-                f"{', '.join(missing)}: not set; on a cluster the downward API gives them"
+                f"{', '.join(missing)}: not set; on a cluster set them from the downward API"
             )
         return cls(*(environment[variable] for variable in variables))
 
     def owner(self) -> dict[str, str]:
-        """An ownerReference: what it owns goes when the pod goes."""
+        """Return an ownerReference; owned objects are deleted with the pod."""
         return {"apiVersion": "v1", "kind": "Pod", "name": self.name, "uid": self.uid}

@@ -1,4 +1,4 @@
-"""Release ConfigMaps: what `helm upgrade` and `helm rollback` write, one object an adapter."""
+"""Release ConfigMaps, one per adapter, which `helm upgrade` and `helm rollback` write."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PREFIX = "release-"
 
 @dataclass(frozen=True)
 class _Read:
-    """One ConfigMap, parsed: its release, or why there is none."""
+    """A parsed ConfigMap: the release, or the error."""
 
     object: Object
     name: str  # of the adapter
@@ -32,22 +32,29 @@ class _Read:
 
     @property
     def data(self) -> Mapping[str, str]:
+        """The ConfigMap's data."""
         return self.object.get("data") or {}
 
 
 class ClusterReleases:
-    """A namespace's releases. A ConfigMap is parsed when its data change, and a manifest in it when
-    somebody asks for it."""
+    """The releases of a namespace.
+
+    A ConfigMap is parsed when its data change, and a manifest in it at the first call of
+    `manifest`.
+    """
 
     def __init__(self, source: Source, api: Api):
         self._source, self._api = source, api
-        self._objects: Mapping[str, Object] | None = None  # of the last look
+        self._objects: Mapping[str, Object] | None = None  # of the last reading
         self._parsed: dict[str, _Read] = {}  # by the ConfigMap's name
-        self._pinned: dict[str, str] | None = None  # ConfigMaps by the digests that they name
+        self._pinned: dict[str, str] | None = None  # ConfigMaps by the digests in them
         self._released = Released()
 
     def read(self) -> Released:
-        """The same object as long as nothing changes. ClusterAway where nothing was ever known."""
+        """Return all releases, as the same object until something changes.
+
+        Raises ClusterAway if there was never a listing.
+        """
         snapshot = self._source.read()
         if not snapshot.known:
             raise ClusterAway(snapshot.trouble or "the API server has not answered yet")
@@ -58,93 +65,94 @@ class ClusterReleases:
         return self._released
 
     def find(self, name: str) -> Release | None:
-        """One adapter's release as it is now, None where it is not released; ReleaseError where
-        that cannot be read."""
+        """Read an adapter's current release, or None. Raises ReleaseError if it is unreadable."""
         try:
-            found = _parse(self._api.get(CONFIG_MAPS, f"{PREFIX}{name}"))
+            entry = _parse(self._api.get(CONFIG_MAPS, f"{PREFIX}{name}"))
         except NotFound:
             return None
-        if found.release is None:
-            raise ReleaseError(found.trouble)
-        return found.release
+        if entry.release is None:
+            raise ReleaseError(entry.trouble)
+        return entry.release
 
     def manifest(self, digest: str) -> Manifest | None:
-        if self._pinned is None:  # nobody has asked for a manifest yet; an agent never does
+        """Return the manifest of a package, or None. Raises ReleaseError if it is invalid."""
+        if self._pinned is None:  # the first call; an agent makes none
             self._pinned = _by_digest(self._parsed)
-        found = self._parsed.get(self._pinned.get(digest, ""))
-        text = _texts(found.data.get(MANIFESTS, "{}")).get(digest) if found else None
-        if found is None or text is None:
+        entry = self._parsed.get(self._pinned.get(digest, ""))
+        text = _texts(entry.data.get(MANIFESTS, "{}")).get(digest) if entry else None
+        if entry is None or text is None:
             return None
         try:
             return verified(str(text).encode(), digest)
         except ValueError as error:
-            raise ReleaseError(f"{PREFIX}{found.name}, manifest {digest}: {error}") from error
+            raise ReleaseError(f"{PREFIX}{entry.name}, manifest {digest}: {error}") from error
 
     def _read_anew(self, objects: Mapping[str, Object]) -> None:
-        """Parse the objects that are others than at the last look."""
-        found: dict[str, _Read] = {}
+        """Parse the objects that have changed."""
+        parsed: dict[str, _Read] = {}
         changes: dict[str, Release | None] = {}  # by adapter
-        for name, one in objects.items():
-            if not name.startswith(PREFIX):  # charts/adapter labels its hook too, which is none
+        for name, config_map in objects.items():
+            if not name.startswith(PREFIX):  # the hook of charts/adapter has the label, too
                 continue
-            known = self._parsed.get(name)
-            if known is None or known.object is not one:
-                if known is not None and known.data == (one.get("data") or {}):
-                    known = replace(known, object=one)
+            entry = self._parsed.get(name)
+            if entry is None or entry.object is not config_map:
+                if entry is not None and entry.data == (config_map.get("data") or {}):
+                    entry = replace(entry, object=config_map)
                 else:
-                    if known is not None:
-                        changes[known.name] = None
-                    known = _parse(one)
-                    changes[known.name] = known.release
+                    if entry is not None:
+                        changes[entry.name] = None
+                    entry = _parse(config_map)
+                    changes[entry.name] = entry.release
                     if self._pinned is not None:
-                        self._pinned |= _by_digest({name: known})
-            found[name] = known
-        for name in self._parsed.keys() - found.keys():
+                        self._pinned |= _by_digest({name: entry})
+            parsed[name] = entry
+        for name in self._parsed.keys() - parsed.keys():
             changes.setdefault(self._parsed[name].name, None)
         if changes:
+            entries = parsed.values()
             self._released = Released(
                 releases=self._released.releases.replaced(changes),
-                unreadable={one.name: one.trouble for one in found.values() if not one.release},
+                unreadable={entry.name: entry.trouble for entry in entries if not entry.release},
             )
-        if self._pinned is not None and len(self._pinned) > 2 * len(found) * HISTORY:
-            self._pinned = _by_digest(found)  # without what nobody names any more
-        self._objects, self._parsed = objects, found
+        if self._pinned is not None and len(self._pinned) > 2 * len(parsed) * HISTORY:
+            self._pinned = _by_digest(parsed)  # drops digests that no release names
+        self._objects, self._parsed = objects, parsed
 
 
 def _by_digest(parsed: Mapping[str, _Read]) -> dict[str, str]:
-    """ConfigMaps by the digests of every version that their releases name, past ones too."""
+    """Return ConfigMaps by the digests of all present and past versions of their releases."""
     return {
         pin.digest: name
-        for name, one in parsed.items()
-        if one.release
-        for pin in (*one.release.served, *one.release.previous)
+        for name, entry in parsed.items()
+        if entry.release
+        for pin in (*entry.release.served, *entry.release.previous)
     }
 
 
-def _adapter(one: Object) -> str:
-    metadata = one["metadata"]
+def _adapter(config_map: Object) -> str:
+    metadata = config_map["metadata"]
     return str(metadata.get("labels", {}).get(LABEL) or metadata["name"].removeprefix(PREFIX))
 
 
-def _parse(one: Object) -> _Read:
-    name, data = _adapter(one), one.get("data") or {}
+def _parse(config_map: Object) -> _Read:
+    name, data = _adapter(config_map), config_map.get("data") or {}
     try:
         release = Release.model_validate_json(data[RELEASE])
     except KeyError:
-        return _Read(one, name, trouble=f"ConfigMap {PREFIX}{name} has no {RELEASE}")
+        return _Read(config_map, name, trouble=f"ConfigMap {PREFIX}{name}: has no {RELEASE}")
     except ValidationError as error:
         text = f"ConfigMap {PREFIX}{name}: not a release ({summary(error)})"
-        return _Read(one, name, trouble=text)
+        return _Read(config_map, name, trouble=text)
     if release.adapter != name:
-        text = f"ConfigMap {PREFIX}{name}: is the release of {release.adapter}"
-        return _Read(one, name, trouble=text)
-    return _Read(one, name, release)
+        text = f"ConfigMap {PREFIX}{name}: contains the release of {release.adapter}"
+        return _Read(config_map, name, trouble=text)
+    return _Read(config_map, name, release)
 
 
 def _texts(data: str) -> Mapping[str, object]:
-    """Manifests by digest; none where that cannot be read: then nothing of it is called."""
+    """Return manifests by digest; none if `data` cannot be parsed."""
     try:
-        found = json.loads(data)
+        manifests = json.loads(data)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return manifests if isinstance(manifests, dict) else {}

@@ -1,13 +1,13 @@
-"""Reports as Leases: a pod renews its own, and readers judge by when they saw that.
+"""Reports as Leases, each renewed by its pod.
 
-No two machines' clocks are compared. A report is live as long as this reader has seen its renewTime
-change within the last seconds; when the reader sees a Lease for the first time, the API server's
-clock tells how long ago the API server wrote it. While the reader's own API server is away nothing
-can be said, and what was live counts as live.
+Clocks of different machines are never compared. A report is live if this reader has seen its
+renewTime change within the last seconds. At the first reading of a Lease, its age is the difference
+of two times of the API server. While the API server is unavailable, the reports that were live
+count as live.
 
-A Lease takes 256 KiB of annotations. A report of many adapters is a head, renewed every two
-seconds, and shards, each a Lease whose name ends in the digest of its text. A shard never changes:
-a reader that sees a head finds its shards or, when it was slow, a newer head.
+A Lease takes 256 KiB of annotations. A report of many adapters consists of a head, renewed every
+two seconds, and shards, each a Lease whose name ends in the digest of its text. A shard never
+changes: a reader of a head finds its shards or, if it is slow, a newer head.
 """
 
 from __future__ import annotations
@@ -39,85 +39,94 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class _Heard(Generic[ReportT]):
-    """A head as it was last seen, and since when, on this reader's monotonic clock."""
+class _Entry(Generic[ReportT]):
+    """A head at the last reading, and the time of its last change on the monotonic clock."""
 
     lease: Object
     renewed: str
     at: float
-    report: ReportT | None  # None where it cannot be read
+    report: ReportT | None  # None if it is unreadable
 
 
 class ClusterReports(Generic[ReportT]):
-    """The reports of one kind in a namespace. `put` needs the pod that it speaks for.
+    """The reports of one kind in a namespace. `put` needs the `pod` of this process.
 
-    The source gives heads and shards; or heads alone, and then a shard is `asked` for when somebody
-    looks for an adapter in it.
+    The source gives heads and shards. If `lazy`, it gives only heads, and a shard is requested
+    from the API server at the first access to it.
     """
 
     def __init__(
         self,
         kind: type[ReportT],
-        word: str,  # `replica` or `gateway`: in names and labels
+        role: str,  # `replica` or `gateway`, used in names and labels
         source: Source,
         api: Api,
         pod: Pod | None = None,
         *,
-        asked: bool = False,
+        lazy: bool = False,
         clock: Clock = time.monotonic,
     ):
-        self._kind, self._word, self._source, self._api, self._pod = kind, word, source, api, pod
-        self._asked = asked
+        self._kind, self._role, self._source, self._api, self._pod = kind, role, source, api, pod
+        self._lazy = lazy
         self._clock = clock
         self._pool = ShardPool(kind)
         self._lock = threading.Lock()
-        self._objects: Mapping[str, Object] = {}  # of the last look
-        self._heard: dict[str, _Heard[ReportT]] = {}  # by the name of the Lease
+        self._objects: Mapping[str, Object] = {}  # of the last reading
+        self._entries: dict[str, _Entry[ReportT]] = {}  # by the name of the Lease
         self._connection = 0
         self._writer: Writer | None = None
-        self._told: ReportT | None = None
-        self._told_at = float("-inf")
+        self._published: ReportT | None = None
+        self._published_at = float("-inf")
 
     def live(self) -> tuple[ReportT, ...]:
-        """Those lately renewed; their heartbeat is then, by this reader's clock."""
+        """Return the reports renewed in the last `LIVE_SECONDS`.
+
+        Their heartbeat is the time of renewal, by this reader's clock.
+        """
         snapshot = self._source.read()
         with self._lock:
-            if snapshot.connection != self._connection:  # those who report find it again, too
+            if snapshot.connection != self._connection:  # the other pods reconnect now, too
                 self._connection, now = snapshot.connection, self._clock()
-                self._heard = {
-                    name: _Heard(one.lease, one.renewed, now, one.report)
-                    for name, one in self._heard.items()
+                self._entries = {
+                    name: _Entry(entry.lease, entry.renewed, now, entry.report)
+                    for name, entry in self._entries.items()
                 }
             if snapshot.objects is not self._objects:
                 self._objects = snapshot.objects
-                self._heard = dict(sorted(self._heads(snapshot)))
-            found: list[ReportT] = []
-            for one in self._heard.values():
-                silent = 0.0 if snapshot.trouble else self._clock() - one.at
-                if one.report is not None and silent < LIVE_SECONDS:
-                    heartbeat = {"heartbeat": time.time() - silent}
-                    found.append(one.report.model_copy(update=heartbeat))
-        return tuple(found)
+                self._entries = dict(sorted(self._heads(snapshot)))
+            reports: list[ReportT] = []
+            for entry in self._entries.values():
+                age = 0.0 if snapshot.trouble else self._clock() - entry.at
+                if entry.report is not None and age < LIVE_SECONDS:
+                    heartbeat = {"heartbeat": time.time() - age}
+                    reports.append(entry.report.model_copy(update=heartbeat))
+        return tuple(reports)
 
     def put(self, report: ReportT) -> None:
-        """Tell it, and tell it again while it is renewed: at once where it changed, else every
-        two seconds. Waits for nobody; while the API server is away the newest is kept."""
+        """Publish a report at once if it has changed, else every `RENEW_SECONDS`.
+
+        Does not wait for the API server; while it is unavailable, the newest report is kept. Raises
+        BadInput without a pod.
+        """
         if self._pod is None:
-            raise BadInput("a report is a pod's: POD_NAME and the others are not set")
-        same = self._told is not None and _words(self._told) == _words(report)
-        if same and self._clock() - self._told_at < 0.9 * RENEW_SECONDS:
+            raise BadInput(
+                "report: no pod to report for; set POD_NAME and the other POD_ variables"
+            )
+        last = self._published
+        same = last is not None and _without_time(last) == _without_time(report)
+        if same and self._clock() - self._published_at < 0.9 * RENEW_SECONDS:
             return
         if self._writer is None:
             self._writer = Writer(self._api, LEASES, renewed=_renewed, seconds=RENEW_SECONDS)
-        self._told, self._told_at = report, self._clock()
+        self._published, self._published_at = report, self._clock()
         name, owner = self._name(report.reporter), self._pod.owner()
-        head, texts = _words(report).split()  # its time is the Lease's
-        lease = _lease(name, self._word, head.model_dump_json(exclude_defaults=True), owner)
+        head, texts = _without_time(report).split()  # its time is in the Lease
+        lease = _lease(name, self._role, head.model_dump_json(exclude_defaults=True), owner)
         lease["spec"] = {
             "holderIdentity": report.reporter,
             "leaseDurationSeconds": int(LIVE_SECONDS),
         }
-        label = f"{self._word}-shard"
+        label = f"{self._role}-shard"
         shards = {
             (shard := _shard_name(name, digest)): partial(_lease, shard, label, text, owner)
             for digest, text in texts.items()
@@ -125,31 +134,32 @@ class ClusterReports(Generic[ReportT]):
         self._writer.put(_renewed(lease), shards)
 
     def remove(self, reporter: str) -> None:
-        """Withdraw the report; where that fails it goes stale, and goes with its pod."""
-        writer, self._writer, self._told = self._writer or Writer(self._api, LEASES), None, None
+        """Delete the report; if this fails, it expires, and is deleted with its pod."""
+        writer = self._writer or Writer(self._api, LEASES)
+        self._writer, self._published = None, None
         writer.close(self._name(reporter))
 
     @property
     def trouble(self) -> str:
-        """Why the last report could not be told; empty where it was."""
+        """The error of the last report; empty if it was published."""
         return self._writer.trouble if self._writer else ""
 
-    def _heads(self, snapshot: Snapshot) -> list[tuple[str, _Heard[ReportT]]]:
-        """Every head of a snapshot; one that is the same object as before is not looked at."""
-        found = []
+    def _heads(self, snapshot: Snapshot) -> list[tuple[str, _Entry[ReportT]]]:
+        """Return all heads of a snapshot; those that are the same objects are not parsed again."""
+        heads = []
         for name, lease in snapshot.objects.items():
-            last = self._heard.get(name)
-            if last is None or last.lease is not lease:
+            entry = self._entries.get(name)
+            if entry is None or entry.lease is not lease:
                 metadata = lease["metadata"]
-                if metadata.get("labels", {}).get(LABEL) != self._word:
+                if metadata.get("labels", {}).get(LABEL) != self._role:
                     continue
-                last = self._hear(name, lease, last, snapshot)
-            found.append((name, last))
-        return found
+                entry = self._read(name, lease, entry, snapshot)
+            heads.append((name, entry))
+        return heads
 
-    def _hear(
-        self, name: str, lease: Object, last: _Heard[ReportT] | None, snapshot: Snapshot
-    ) -> _Heard[ReportT]:
+    def _read(
+        self, name: str, lease: Object, last: _Entry[ReportT] | None, snapshot: Snapshot
+    ) -> _Entry[ReportT]:
         renewed = str(lease.get("spec", {}).get("renewTime"))
         if last is None:
             at = self._clock() - _age(lease, snapshot.at)
@@ -157,42 +167,40 @@ class ClusterReports(Generic[ReportT]):
             at = last.at if last.renewed == renewed else self._clock()
         text = _text(lease)
         if last is not None and text == _text(last.lease):
-            return _Heard(lease, renewed, at, last.report)
+            return _Entry(lease, renewed, at, last.report)
         try:
-            return _Heard(lease, renewed, at, self._parse(name, text, snapshot.objects))
+            return _Entry(lease, renewed, at, self._parse(name, text, snapshot.objects))
         except (KeyError, ValueError) as error:
-            # it counts as a process that is not there
-            why = f"no {error}" if isinstance(error, KeyError) else str(error)
-            logger.error("Lease %s holds no report that can be read: %s", name, why)
-            return _Heard(lease, renewed, at, None)
+            # the process counts as absent
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            logger.error("Lease %s contains no readable report: %s", name, reason)
+            return _Entry(lease, renewed, at, None)
 
     def _parse(self, name: str, text: str | None, objects: Mapping[str, Object]) -> ReportT:
-        """ValueError where that is no report, KeyError where a shard of it is not there."""
+        """Parse a head. Raises ValueError if it is invalid, KeyError if a shard is missing."""
         if text is None:
             raise ValueError(f"it has no annotation {ANNOTATION}")
         head = self._kind.model_validate_json(text)
-        if self._asked and head.shards:
-            ask = partial(self._ask, name, head.shards)
-            return self._pool.with_parts(head, _Asked(len(head.shards), ask))
+        if self._lazy and head.shards:
+            request = partial(self._request, name, head.shards)
+            return self._pool.with_parts(head, _LazyShards(len(head.shards), request))
         return self._pool.join(
             head, lambda digest: (_text(objects[_shard_name(name, digest)]) or "").encode()
         )
 
-    def _ask(self, name: str, digests: Sequence[str], index: int) -> Shard[Any]:
-        """A shard of a head, as the API server has it; where it has been replaced meanwhile, the
-        one in its place."""
+    def _request(self, name: str, digests: Sequence[str], index: int) -> Shard[Any]:
+        """Get a shard of a head from the API server, or the shard that has replaced it."""
         try:
             try:
                 return self._get(name, digests[index])
             except NotFound:
                 text = _text(self._api.get(LEASES, name)) or ""
-                now = self._kind.model_validate_json(text).shards
-                if len(now) != len(digests):
+                newer = self._kind.model_validate_json(text).shards
+                if len(newer) != len(digests):
                     raise
-                return self._get(name, now[index])
+                return self._get(name, newer[index])
         except (NotFound, ValueError) as error:
-            told = f"{name} was written anew as it was read; look again ({error})"
-            raise ClusterAway(told) from error
+            raise ClusterAway(f"{name}: changed during reading; try again ({error})") from error
 
     def _get(self, name: str, digest: str) -> Shard[Any]:
         def text(digest: str) -> bytes:
@@ -201,11 +209,11 @@ class ClusterReports(Generic[ReportT]):
         return self._pool.read(digest, text)
 
     def _name(self, reporter: str) -> str:
-        return f"atelier-{self._word}-{reporter}"
+        return f"atelier-{self._role}-{reporter}"
 
 
-class _Asked(Sequence[Shard[Any]]):
-    """The shards of a report, each read when it is first looked at."""
+class _LazyShards(Sequence[Shard[Any]]):
+    """The shards of a report, each read at the first access."""
 
     def __init__(self, count: int, read: Callable[[int], Shard[Any]]):
         self._count, self._read = count, read
@@ -220,7 +228,7 @@ class _Asked(Sequence[Shard[Any]]):
     def __getitem__(self, index: slice) -> Sequence[Shard[Any]]: ...
     def __getitem__(self, index: int | slice) -> Shard[Any] | Sequence[Shard[Any]]:
         if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(self._count))]
+            return [self[i] for i in range(*index.indices(self._count))]
         if not 0 <= index < self._count:
             raise IndexError(index)
         if index not in self._known:
@@ -242,7 +250,7 @@ def _lease(name: str, label: str, text: str | bytes, owner: Object) -> Object:
 
 
 def _renewed(lease: Object) -> Object:
-    """The Lease, renewed now."""
+    """Return the Lease with the present time as renewTime."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {**lease, "spec": {**lease["spec"], "renewTime": now}}
 
@@ -252,24 +260,24 @@ def _shard_name(name: str, digest: str) -> str:
 
 
 def _text(lease: Object) -> str | None:
-    found = lease["metadata"].get("annotations", {}).get(ANNOTATION)
-    return None if found is None else str(found)
+    text = lease["metadata"].get("annotations", {}).get(ANNOTATION)
+    return None if text is None else str(text)
 
 
 def _age(lease: Object, now: datetime | None) -> float:
-    """Seconds since our fields of a Lease were last written, or up to two fewer; 0 where unknown.
+    """Return the seconds since our fields of a Lease were written, at most two too few.
 
-    Both times are the API server's, in whole seconds: it dates the fields that it writes for us,
-    and its answers.
+    Both times are those of the API server, in whole seconds: of its managedFields and of its
+    response. Returns 0 if the age is unknown.
     """
     times = [
-        datetime.fromisoformat(one["time"])
-        for one in lease["metadata"].get("managedFields", ())
-        if one.get("manager") == MANAGER and one.get("time")
+        datetime.fromisoformat(fields["time"])
+        for fields in lease["metadata"].get("managedFields", ())
+        if fields.get("manager") == MANAGER and fields.get("time")
     ]
     return max(0.0, (now - max(times)).total_seconds() - 1.0) if now and times else 0.0
 
 
-def _words(report: Report) -> Report:
-    """A report without its time."""
+def _without_time(report: Report) -> Report:
+    """Return a report without its heartbeat."""
     return report.model_copy(update={"heartbeat": 0.0})

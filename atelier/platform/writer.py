@@ -1,4 +1,4 @@
-"""Writes objects beside its process, so that an API server that is away delays nobody."""
+"""Writing of objects in a thread, so an unavailable API server does not delay the process."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from atelier.platform.api import Api, ClusterRefused, Object
 
 logger = logging.getLogger(__name__)
 
-PAUSE = 1.0  # seconds until a write that failed is tried again, with what is newest then
-LAST_WORD = 3.0  # seconds that a process which ends waits for a write that is under way
+PAUSE = 1.0  # seconds until a failed write is tried again, with the newest objects
+LAST_WORD = 3.0  # seconds that `close` waits for an unfinished write
 
 
 @dataclass(frozen=True)
 class _Written:
-    """What is to be written: the parts before the head that names them."""
+    """Objects to write: the parts, then the head that names them."""
 
     head: Object
-    parts: Mapping[str, Callable[[], Object]]  # by name; of one name all are alike
+    parts: Mapping[str, Callable[[], Object]]  # by name; equal names mean equal parts
 
 
 class Writer:
-    """Applies the newest of what it was given; what came between two writes is skipped.
+    """Applies a head and the parts that it names; versions between two writes are skipped.
 
-    That is a head and the parts that it names. A part never changes: it is written once, before the
-    head, and deleted after the head that no longer names it. While many parts are written the head
-    before is `renewed` every `seconds`, as it is still true.
+    A part never changes: it is written once, before the head, and deleted after a head that does
+    not name it. While many parts are written, the previous head, which is still correct, is
+    `renewed` every `seconds`.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Writer:
         self._busy = False
         self._ended = False
         self._thread: threading.Thread | None = None
-        self._there: set[str] = set()  # parts that are written
-        self._head: Object | None = None  # as it was applied last
+        self._there: set[str] = set()  # written parts
+        self._head: Object | None = None  # as last applied
         self._head_at = float("-inf")
         self.trouble = ""
 
     def put(self, head: Object, parts: Mapping[str, Callable[[], Object]] | None = None) -> None:
-        """Write these next."""
+        """Write this head and its parts next; does not wait."""
         with self._news:
             self._next = _Written(head, parts or {})
             self._news.notify()
@@ -64,7 +64,7 @@ class Writer:
                 self._thread.start()
 
     def close(self, name: str) -> None:
-        """Write no more, and take the head of that name away, then its parts."""
+        """Stop writing, and delete the head `name` and its parts."""
         with self._news:
             self._ended, self._next = True, None
             self._news.notify()
@@ -75,14 +75,14 @@ class Writer:
             self._api.delete(self._path, name)
             for part in self._there.copy():
                 if time.monotonic() > end:
-                    break  # they go with their pod
+                    break  # deleted with their pod
                 self._api.delete(self._path, part)
         except AtelierError as error:
-            logger.warning("%s is not taken away: %s", name, error)
+            logger.warning("%s is not deleted: %s", name, error)
 
     @property
     def idle(self) -> bool:
-        """Whether everything that was given is written."""
+        """Whether the newest head and its parts are written."""
         with self._news:
             return self._next is None and not self._busy
 
@@ -93,33 +93,33 @@ class Writer:
                 self._news.wait_for(lambda: self._ended or self._next is not None)
                 if self._ended:
                     return
-                given, self._next, self._busy = self._next, None, True
-            assert given is not None
+                work, self._next, self._busy = self._next, None, True
+            assert work is not None
             try:
-                self._write(given)
+                self._write(work)
             except AtelierError as error:
-                self._tell(given.head["metadata"]["name"], error)
+                self._tell(work.head["metadata"]["name"], error)
                 with self._news:
-                    self._next = self._next or given
+                    self._next = self._next or work
                     self._news.wait_for(lambda: self._ended, PAUSE)
             else:
                 if self.trouble:
-                    logger.info("%s is told again", given.head["metadata"]["name"])
+                    logger.info("%s is published again", work.head["metadata"]["name"])
                 self.trouble = ""
 
-    def _write(self, given: _Written) -> None:
-        for name in sorted(given.parts.keys() - self._there):
-            self._api.apply(self._path, given.parts[name]())
+    def _write(self, work: _Written) -> None:
+        for name in sorted(work.parts.keys() - self._there):
+            self._api.apply(self._path, work.parts[name]())
             self._there.add(name)
             if self._ended:
                 return
             if self._head is not None and time.monotonic() - self._head_at > self._seconds:
                 if self._next is None:
-                    continue  # nobody has said meanwhile that it is so
+                    continue  # no newer `put`, so the head may be outdated
                 self._apply_head(self._renewed(self._head))
-        self._apply_head(given.head)
-        for name in sorted(self._there - given.parts.keys()):
-            with suppress(AtelierError):  # nobody reads it any more
+        self._apply_head(work.head)
+        for name in sorted(self._there - work.parts.keys()):
+            with suppress(AtelierError):  # no reader needs it
                 self._api.delete(self._path, name)
             self._there.discard(name)
 
@@ -128,11 +128,11 @@ class Writer:
         self._head, self._head_at = head, time.monotonic()
 
     def _tell(self, name: str, error: AtelierError) -> None:
-        """Once for each reason: a refusal is an error that does not pass by itself."""
+        """Log an error once for each text: a refusal, which is permanent, as an error."""
         if str(error) == self.trouble:
             return
         if isinstance(error, ClusterRefused):
-            logger.error("%s is refused, so others take this process for dead: %s", name, error)
+            logger.error("%s is refused, so this process counts as absent: %s", name, error)
         elif not self.trouble:
-            logger.warning("%s cannot be told: %s", name, error)
+            logger.warning("%s cannot be published: %s", name, error)
         self.trouble = str(error)

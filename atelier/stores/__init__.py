@@ -1,1 +1,1 @@
-"""Clients of the stores: MLflow, model files, and the releases of one environment."""
+"""Clients of the stores: MLflow, model files, and the releases of an environment."""

@@ -1,8 +1,8 @@
-"""What is used by digest wherever it is needed: bases, datasets, recipes and engines in MLflow.
+"""Artifacts in MLflow, addressed by digest: bases, datasets, recipes and compiled engines.
 
-An artifact is a folder of files, kept by a run of the experiment `atelier/<kind>`: the files below
-`files/`, and `index.json`, written last, with the size and sha256 of each. Whoever fetches one
-checks every file against the index, and the index against the address.
+An artifact is a folder of files, stored with a run of the experiment `atelier/<kind>`: the files
+below `files/`, and `index.json`, written last, with the size and SHA-256 of each. A fetch verifies
+every file against the index, and the index against the address.
 """
 
 import json
@@ -20,19 +20,19 @@ from atelier.files import digest_lines, locked, replace_folder, sha256_file
 from atelier.stores.tracking import Tracking
 from atelier.validation import summary
 
-Progress = Callable[[str, int, int], None]  # what is done, MiB so far, MiB in all
+Progress = Callable[[str, int, int], None]  # description, MiB so far, MiB in total
 
 INDEX, FILES = "index.json", "files"
-_PART = ".part"  # where what is on its way lies: one name, so that the next process clears it away
-_LOCK = ".lock"  # whose holder alone uses that name
-# Their keys are the digests of their files. A recipe's is of what it says, and an engine's of what
-# it was compiled from: whoever fetches one of those looks into it.
+_PART = ".part"  # unfinished downloads; the name is fixed, so the next process removes leftovers
+_LOCK = ".lock"  # guards `_PART`
+# Kinds whose key is the digest of their files. The key of a recipe is the digest of its content,
+# that of an engine the digest of its inputs; code that fetches one of those checks its content.
 BY_CONTENT: tuple[ArtifactKind, ...] = ("bases", "vaes", "scorers", "datasets")
 _KEY_TAG, _SOURCE_TAG = "atelier.key", "atelier.source"
 
 
 def known_as(model: str, revision: str | None = None) -> str:
-    """The name by which people know a model, as `Artifacts.named` finds it."""
+    """Return the public name of a model, the `source` of `Artifacts.named`."""
     return f"{model}@{revision}" if revision else model
 
 
@@ -44,7 +44,7 @@ class _Entry(BaseModel):
 
 
 class Index(BaseModel):
-    """What an artifact consists of, by path relative to its folder."""
+    """The files of an artifact, by path relative to its folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,36 +56,39 @@ class Index(BaseModel):
         for path in files:
             parts = PurePosixPath(path)
             if parts.is_absolute() or ".." in parts.parts or str(parts) != path or path == ".":
-                raise ValueError(f"{path!r} is no path inside the artifact")
+                raise ValueError(f"{path!r} is not a path inside the artifact")
         return files
 
     @classmethod
     def read(cls, root: Path, files: Iterable[Path]) -> Self:
-        """Sizes and digests of the files, which lie below `root`."""
-        found = {file.relative_to(root).as_posix(): file for file in sorted(files)}
+        """Read sizes and digests of files below `root`."""
+        by_path = {file.relative_to(root).as_posix(): file for file in sorted(files)}
         entries = {
             path: _Entry(size=file.stat().st_size, sha256=sha256_file(file))
-            for path, file in found.items()
+            for path, file in by_path.items()
         }
         return cls(files=entries)
 
     @property
     def digest(self) -> str:
-        """Over names and contents, as `atelier.files.digest_files` has it."""
+        """The digest over names and contents, as of `atelier.files.digest_files`."""
         return digest_lines({path: entry.sha256 for path, entry in self.files.items()})
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The size of all files in bytes."""
         return sum(entry.size for entry in self.files.values())
 
 
 class Artifacts(Tracking):
-    """Folders by digest. Methods raise Unavailable where MLflow is away, ArtifactError where what
-    it holds is missing or damaged."""
+    """Folders in MLflow, by digest.
+
+    Methods raise Unavailable if MLflow cannot be reached, ArtifactError if an artifact is missing
+    or damaged.
+    """
 
     def exists(self, ref: ArtifactRef) -> bool:
-        """Whether it is there whole."""
+        """Return whether the complete artifact is stored."""
         return self._finished(ref) is not None
 
     def put(
@@ -97,36 +100,38 @@ class Artifacts(Tracking):
         source: str | None = None,
         progress: Progress | None = None,
     ) -> bool:
-        """Upload what is missing of the files below `root` (by default all); whether any was.
+        """Upload the missing files of an artifact; return whether there were any.
 
-        `source` is the name by which people know it (see `named`). An upload that was interrupted
-        is gone on with; until its end nobody finds the artifact.
+        `files` lie below `root`, by default all of it. `source` is a public name for `named`. An
+        interrupted upload is resumed. The artifact becomes visible when the upload is complete.
         """
-        every = list(files) if files is not None else [f for f in root.rglob("*") if f.is_file()]
-        index = Index.read(root, every)
+        paths = list(files) if files is not None else [f for f in root.rglob("*") if f.is_file()]
+        index = Index.read(root, paths)
         if ref.kind in BY_CONTENT and hex_of(index.digest) != ref.key:
-            raise ArtifactError(f"{root}: its files have digest {index.digest}, not {ref.key}")
+            raise ArtifactError(f"{root}: the files have digest {index.digest}, not {ref.key}")
         run = self._finished(ref) or self._begun(ref)
         if run is None:
             run = self.start_run(f"atelier/{ref.kind}", ref.key[:12], {_KEY_TAG: ref.key})
         missing = self._missing(run, index)
-        shown = _Megabytes(f"uploading {ref.kind}", sum(i.size for i in missing.values()), progress)
+        upload = _Megabytes(
+            f"uploading {ref.kind}", sum(i.size for i in missing.values()), progress
+        )
         for path, entry in missing.items():
             folder = (PurePosixPath(FILES) / path).parent
             self.log_file(run, root / path, str(folder))
-            shown.add(entry.size)
+            upload.add(entry.size)
         if lost := self._missing(run, index):
-            raise Unavailable(f"{ref}: MLflow did not keep {', '.join(lost)}; try again")
+            raise Unavailable(f"{ref}: MLflow did not store {', '.join(lost)}; try again")
         self._close(run, index, source)
         return bool(missing)
 
     def get(self, ref: ArtifactRef, into: Path, *, progress: Progress | None = None) -> Path:
-        """The artifact as the folder `into`, whole and verified before it appears there."""
+        """Fetch an artifact as the folder `into`, which appears once complete and verified."""
         run, index = self._index(ref)
         with locked(into.parent / _LOCK):
             if into.is_dir() and _is_whole(into, index):
                 return into
-            # Always of one name: what a killed process left there is gone on with.
+            # The name is fixed, so that the download of a killed process is resumed.
             aside = into.with_name(f".{into.name}{_PART}")
             try:
                 self._bring(ref, run, index, aside, progress)
@@ -136,33 +141,32 @@ class Artifacts(Tracking):
         return into
 
     def fill(self, ref: ArtifactRef, folder: Path, *, progress: Progress | None = None) -> int:
-        """Bring what is missing of the artifact into a folder that is there; the bytes brought.
+        """Fetch the missing files of an artifact into an existing folder; return their bytes.
 
-        For a volume's mount point, which cannot be renamed: there each file appears whole and
-        verified, and the folder is complete when this returns. Processes that fill one folder wait
-        for each other.
+        This serves the mount point of a volume, which cannot be renamed. Each file appears once it
+        is complete and verified. Processes that fill the same folder wait for each other.
         """
         run, index = self._index(ref)
         with locked(folder / _LOCK, temporary=True):
             return self._bring(ref, run, index, folder, progress)
 
     def named(self, kind: ArtifactKind, source: str) -> ArtifactRef | None:
-        """What was last put under a name that people know."""
-        found = self._search(kind, f"tags.`{_SOURCE_TAG}` = '{_quoted(source)}'")
-        keys = [run.data.tags.get(_KEY_TAG) for run in found if run.info.status == "FINISHED"]
+        """Return the newest artifact with the public name `source`, or None."""
+        runs = self._search(kind, f"tags.`{_SOURCE_TAG}` = '{_quoted(source)}'")
+        keys = [run.data.tags.get(_KEY_TAG) for run in runs if run.info.status == "FINISHED"]
         return ArtifactRef(kind, keys[-1]) if keys and keys[-1] else None
 
     def mark(self, ref: ArtifactRef, spec: str) -> None:
-        """Note the digest of a spec that came to this artifact; several may (see `made_from`)."""
+        """Record the digest of a spec that produced this artifact; there may be several."""
         run = self._finished(ref)
         if run is None:
             raise ArtifactError(f"{ref}: is not in MLflow at {self.uri}; {_way_out(ref)}")
         self.set_tags(run, {_spec_tag(spec): "made"})
 
     def made_from(self, kind: ArtifactKind, spec: str) -> ArtifactRef | None:
-        """What a spec came to, where it has been carried out and what was made is still there."""
-        found = self._search(kind, f"tags.`{_spec_tag(spec)}` = 'made'")
-        keys = [run.data.tags.get(_KEY_TAG) for run in found if run.info.status == "FINISHED"]
+        """Return the artifact that a spec produced (see `mark`), or None."""
+        runs = self._search(kind, f"tags.`{_spec_tag(spec)}` = 'made'")
+        keys = [run.data.tags.get(_KEY_TAG) for run in runs if run.info.status == "FINISHED"]
         return ArtifactRef(kind, keys[0]) if keys and keys[0] else None
 
     def _bring(
@@ -170,7 +174,7 @@ class Artifacts(Tracking):
     ) -> int:
         missing = {p: entry for p, entry in index.files.items() if not _is(folder / p, entry)}
         size = sum(entry.size for entry in missing.values())
-        shown = _Megabytes(f"fetching {ref.kind}", size, progress)
+        download = _Megabytes(f"fetching {ref.kind}", size, progress)
         folder.mkdir(parents=True, exist_ok=True)
         aside = folder / _PART
         try:
@@ -179,28 +183,27 @@ class Artifacts(Tracking):
                 final = folder / path
                 final.parent.mkdir(parents=True, exist_ok=True)
                 arrived.replace(final)
-                shown.add(entry.size)
+                download.add(entry.size)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return size
 
     def _download(self, ref: ArtifactRef, run: str, path: str, entry: _Entry, aside: Path) -> Path:
-        """One verified file below `aside`; a connection may break in the middle, so it is asked
-        for twice."""
+        """Download one file below `aside` and verify it; retry once if it arrives damaged."""
         for _ in range(2):
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
-            with self._asking(f"fetch {path} of {ref}"):
+            with self._call(f"fetch {path} of {ref}"):
                 file = Path(self._client.download_artifacts(run, f"{FILES}/{path}", str(aside)))
             if _is(file, entry):
                 return file
         raise ArtifactError(
-            f"{ref}: {path} in MLflow is not what its index says (run {run}); delete that run and "
+            f"{ref}: {path} in MLflow does not match its index (run {run}); delete that run and "
             "register the artifact again"
         )
 
     def _index(self, ref: ArtifactRef) -> tuple[str, Index]:
-        """The run that holds an artifact, and its verified index."""
+        """Return the run that contains an artifact, and its verified index."""
         run = self._finished(ref)
         data = self.read(run, INDEX) if run else None
         if run is None or data is None:
@@ -208,25 +211,25 @@ class Artifacts(Tracking):
         try:
             index = Index.model_validate_json(data)
         except ValidationError as error:
-            told = f"{INDEX} of run {run} is damaged ({summary(error)})"
-            raise ArtifactError(f"{ref}: {told}") from error
+            text = f"{INDEX} of run {run} is damaged ({summary(error)}); {_way_out(ref)}"
+            raise ArtifactError(f"{ref}: {text}") from error
         if ref.kind in BY_CONTENT and hex_of(index.digest) != ref.key:
-            raise ArtifactError(f"{ref}: run {run} holds something else ({index.digest})")
+            raise ArtifactError(f"{ref}: run {run} contains another artifact ({index.digest})")
         return run, index
 
     def _missing(self, run: str, index: Index) -> dict[str, _Entry]:
-        """The files that are not stored in their full size."""
+        """Return the files that are not stored with their full size."""
         folders = {str((PurePosixPath(FILES) / path).parent) for path in index.files}
         sizes: dict[str, int] = {}
-        with self._asking(f"list the files of run {run}"):
+        with self._call(f"list the files of run {run}"):
             for folder in sorted(folders):
-                found = self._client.list_artifacts(run, folder)
-                # a server leaves the size of an empty file out
-                sizes |= {one.path: one.file_size or 0 for one in found if not one.is_dir}
+                files = self._client.list_artifacts(run, folder)
+                # MLflow's server omits the size of an empty file.
+                sizes |= {file.path: file.file_size or 0 for file in files if not file.is_dir}
         return {p: e for p, e in index.files.items() if sizes.get(f"{FILES}/{p}") != e.size}
 
     def _close(self, run: str, index: Index, source: str | None) -> None:
-        """The index, the tags that it is found by, and the word that it is whole."""
+        """Write the index and the tags, and end the run, which makes the artifact visible."""
         text = json.dumps(index.model_dump(mode="json"), indent=1).encode()
         if self.read(run, INDEX) != text:
             self.log_bytes(run, INDEX, text)
@@ -235,20 +238,20 @@ class Artifacts(Tracking):
         self.end_run(run)
 
     def _finished(self, ref: ArtifactRef) -> str | None:
-        """The run that holds an artifact whole."""
+        """Return the run of a complete artifact."""
         return self._run(ref, "FINISHED")
 
     def _begun(self, ref: ArtifactRef) -> str | None:
-        """A run whose upload came to no end."""
+        """Return a run whose upload was interrupted."""
         return self._run(ref, "RUNNING")
 
     def _run(self, ref: ArtifactRef, status: str) -> str | None:
-        found = self._search(ref.kind, f"tags.`{_KEY_TAG}` = '{ref.key}'")
-        return next((str(run.info.run_id) for run in found if run.info.status == status), None)
+        runs = self._search(ref.kind, f"tags.`{_KEY_TAG}` = '{ref.key}'")
+        return next((str(run.info.run_id) for run in runs if run.info.status == status), None)
 
     def _search(self, kind: ArtifactKind, condition: str) -> list[Any]:
-        """Runs of a kind, oldest first."""
-        with self._asking(f"find {kind}"):
+        """Return the runs of a kind that meet a condition, oldest first."""
+        with self._call(f"find {kind}"):
             experiment = self._client.get_experiment_by_name(f"atelier/{kind}")
             if experiment is None:
                 return []
@@ -259,46 +262,47 @@ class Artifacts(Tracking):
 
 
 class _Megabytes:
-    """Tells progress in whole MiB."""
+    """Reports progress in whole MiB."""
 
-    def __init__(self, doing: str, size: int, progress: Progress | None) -> None:
-        self._doing, self._size, self._done, self._progress = doing, size, 0, progress
+    def __init__(self, description: str, size: int, progress: Progress | None) -> None:
+        self._description, self._size, self._done, self._progress = description, size, 0, progress
 
     def add(self, size: int) -> None:
+        """Count `size` more bytes as done."""
         self._done += size
         if self._progress:
-            self._progress(self._doing, self._done >> 20, max(self._size >> 20, 1))
+            self._progress(self._description, self._done >> 20, max(self._size >> 20, 1))
 
 
 def _is(file: Path, entry: _Entry) -> bool:
-    """Whether a file is what an index says."""
+    """Return whether a file matches its entry in the index."""
     with suppress(OSError):
         return file.stat().st_size == entry.size and sha256_file(file) == entry.sha256
     return False
 
 
 def _is_whole(folder: Path, index: Index) -> bool:
-    """Whether a folder holds what an index says, and nothing else."""
-    there = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
-    return there == set(index.files) and all(_is(folder / p, e) for p, e in index.files.items())
+    """Return whether a folder contains exactly the files of an index."""
+    present = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
+    return present == set(index.files) and all(_is(folder / p, e) for p, e in index.files.items())
 
 
 def _way_out(ref: ArtifactRef) -> str:
     verbs: Mapping[ArtifactKind, str] = {
-        "bases": "register it by `atelier base import MODEL`",
-        "scorers": "register it by `atelier scorer import MODEL`",
-        "engines": "make it by `atelier compile`",
+        "bases": "register it with `atelier base import MODEL`",
+        "scorers": "register it with `atelier scorer import MODEL`",
+        "engines": "compile it with `atelier compile`",
     }
-    return verbs.get(ref.kind, "submit the recipe again: `atelier submit RECIPE`")
+    return verbs.get(ref.kind, "submit the recipe again with `atelier submit RECIPE`")
 
 
 def _spec_tag(spec: str) -> str:
-    """A tag for each spec: different ones, of two images say, may come to one artifact."""
+    """Return the tag of a spec; different specs, such as of two images, may give one artifact."""
     return f"atelier.spec.{hex_of(spec)}"
 
 
 def _quoted(text: str) -> str:
-    """A text as MLflow's search takes it; it knows no way to write a quote inside one."""
+    """Return a text for MLflow's search, which has no escape for quotes."""
     if "'" in text:
-        raise BadInput(f"{text!r}: a name with ' in it cannot be looked up")
+        raise BadInput(f"{text!r}: a name that contains ' cannot be looked up; rename it")
     return text

@@ -1,6 +1,6 @@
-"""Which base model: where it lies, which files of it are loaded, and the digest over these.
+"""Base models: their folder, the files that are loaded, and the digest over these files.
 
-An adapter is tied to that digest.
+Every adapter names the digest of its base.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from atelier.errors import BaseError, Unavailable
 from atelier.files import digest_files
 from atelier.stores.model_files import ModelClass, model_files, text_files
 
-DEFAULT_BASE = "models/miniature"  # of commands, in a checkout
+DEFAULT_BASE = "models/miniature"  # default of commands, in a checkout
 INDEX = "model_index.json"
 MODELS = {
     "unet": ModelClass("diffusers", "UNet2DConditionModel"),
@@ -30,28 +30,34 @@ _TEXT_PATTERNS = ("*.json", "*.txt", "*.model")  # of hub models
 
 
 def resolve_base(model: str, revision: str | None = None) -> Path:
-    """The folder of a base: a path (relative to the working directory), or a hub id to fetch."""
+    """Return the folder of a base, from a path (relative to the working directory) or a hub id.
+
+    Raises BaseError if the base is missing or incomplete, Unavailable if the hub cannot be reached.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise BaseError(f"base {model}: a folder has no revision; remove `revision`")
-        base_files(folder)  # refused here, before a program is started for it
+        base_files(folder)  # an early error, before another program starts
         return folder
     if folder.is_file():
-        raise BaseError(f"base {model}: is a file; give the folder that holds {INDEX}, or a hub id")
+        raise BaseError(f"base {model}: is a file; give the folder with {INDEX}, or a hub id")
     if _looks_local(model):
         near = difflib.get_close_matches(folder.name, _siblings(folder), n=1)
         hint = f"; did you mean {folder.parent / near[0]}?" if near else ""
-        raise BaseError(f"base {model}: no such folder (seen from {Path.cwd()}){hint}")
+        raise BaseError(f"base {model}: no such folder (relative to {Path.cwd()}){hint}")
     return _fetch(model, revision)
 
 
 def resolve_vae(vae: str) -> Path:
-    """The folder of a VAE of its own: a path, or a hub id like `madebyollin/sdxl-vae-fp16-fix`."""
+    """Return the folder of a separate VAE: a path or a hub id (`madebyollin/sdxl-vae-fp16-fix`).
+
+    Raises BaseError if it is missing or incomplete, Unavailable if the hub cannot be reached.
+    """
     folder = Path(vae).expanduser()
     if not folder.is_dir():
         if _looks_local(vae):
-            raise BaseError(f"vae {vae}: no such folder (seen from {Path.cwd()})")
+            raise BaseError(f"vae {vae}: no such folder (relative to {Path.cwd()})")
         folder = _snapshot("vae", vae, None, list(MODELS["vae"].patterns))
         with _of_hub():
             vae_files(folder)
@@ -60,16 +66,19 @@ def resolve_vae(vae: str) -> Path:
 
 
 def vae_files(folder: Path) -> list[Path]:
-    """The files of a VAE of its own that are loaded; BaseError where it has none to load."""
+    """Return the files that are loaded of a separate VAE. Raises BaseError if some are missing."""
     return model_files(folder, MODELS["vae"], f"vae {folder}")
 
 
 def scorer_files(model: str, revision: str | None = None) -> tuple[Path, list[Path]]:
-    """The folder of a network that judges, and the files of it that are loaded."""
+    """Return the folder of a scorer, and its files that are loaded.
+
+    Raises BaseError if it is missing or incomplete, Unavailable if the hub cannot be reached.
+    """
     folder = Path(model).expanduser()
     if not folder.is_dir():
         if _looks_local(model):
-            raise BaseError(f"scorer {model}: no such folder (seen from {Path.cwd()})")
+            raise BaseError(f"scorer {model}: no such folder (relative to {Path.cwd()})")
         folder = _snapshot("scorer", model, revision, [*_TEXT_PATTERNS, *_SCORER.patterns])
         with _of_hub():
             model_files(folder, _SCORER, f"scorer {model}")
@@ -78,14 +87,15 @@ def scorer_files(model: str, revision: str | None = None) -> tuple[Path, list[Pa
 
 
 def base_digest(folder: Path) -> str:
-    """`sha256:<hex>` over the files of a base that are loaded."""
+    """Return `sha256:<hex>` over the files that are loaded of a base."""
     return digest_files(Path(folder), base_files(folder))
 
 
 def base_files(folder: Path) -> list[Path]:
-    """`model_index.json` and the files of its components that are loaded, and no others.
+    """Return `model_index.json` and the files that are loaded of its components.
 
-    BaseError names the component whose weights are not in safetensors, and how to convert them.
+    Raises BaseError if a component's weights are not in safetensors, with the command to convert
+    them.
     """
     folder = Path(folder)
     files = [folder / INDEX]
@@ -101,7 +111,7 @@ def base_files(folder: Path) -> list[Path]:
 
 
 def _components(folder: Path) -> list[str]:
-    """The sub-folders of those components that `model_index.json` names and that are loaded."""
+    """Return the names of the components to load, after checking their folders."""
     index = folder / INDEX
     try:
         parsed: Any = json.loads(index.read_bytes())
@@ -115,18 +125,18 @@ def _components(folder: Path) -> list[str]:
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing or not names:
         lacking = ", ".join(missing) or "every component"
-        raise BaseError(f"base {folder}: {INDEX} names {lacking}, but no such folder is there")
+        raise BaseError(f"base {folder}: {INDEX} names {lacking}, but there is no such folder")
     return names
 
 
 def _named(index: Any) -> list[str]:
-    """The components to load that an index names; one left out is `[null, null]` there."""
-    found = index if isinstance(index, dict) else {}
-    return [name for name in _LOADED if isinstance(found.get(name), list) and any(found[name])]
+    """Return the components to load that an index names; an absent one is `[null, null]`."""
+    entries = index if isinstance(index, dict) else {}
+    return [name for name in _LOADED if isinstance(entries.get(name), list) and any(entries[name])]
 
 
 def _looks_local(model: str) -> bool:
-    """Whether a path was meant: the hub's ids are `owner/name`, and no folder here is an owner."""
+    """Return whether `model` is a path: not `owner/name`, or `owner` is a local folder."""
     path = Path(model)
     is_hub_id = len(path.parts) == 2 and not model.startswith((".", "/", "~"))
     return not is_hub_id or Path(path.parts[0]).is_dir()
@@ -134,11 +144,11 @@ def _looks_local(model: str) -> bool:
 
 def _siblings(folder: Path) -> list[str]:
     parent = folder.parent
-    return [one.name for one in parent.iterdir() if one.is_dir()] if parent.is_dir() else []
+    return [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
 
 
 def _fetch(model: str, revision: str | None) -> Path:
-    """A snapshot of a hub model: its index first, then only the components that it names."""
+    """Fetch a hub model: first its index, then only the components that it names."""
     index = _snapshot("base", model, revision, [INDEX]) / INDEX
     if not index.exists():
         raise BaseError(f"base {model}: the hub's model has no {INDEX}")
@@ -154,19 +164,19 @@ def _fetch(model: str, revision: str | None) -> Path:
 
 @contextmanager
 def _of_hub() -> Iterator[None]:
-    """What is missing in a snapshot may be on the hub in a form that is not fetched."""
+    """Add to a BaseError that the hub may have the missing files in an unsupported format."""
     try:
         yield
     except BaseError as error:
         raise BaseError(
-            f"{error}. The hub may have it as a pickle or a variant, which are not fetched: load "
-            "the model with its library, write it into a folder by `save_pretrained`, and give "
+            f"{error}. The hub may have it as a pickle or a variant, which are not fetched; load "
+            "the model with its library, write it into a folder with `save_pretrained`, and give "
             "that folder"
         ) from error
 
 
 def _snapshot(kind: str, model: str, revision: str | None, patterns: list[str]) -> Path:
-    """Those files of a hub model, from the cache or the network."""
+    """Fetch the matching files of a hub model, from the cache or the network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -181,11 +191,11 @@ def _snapshot(kind: str, model: str, revision: str | None, patterns: list[str]) 
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         where = f" at revision {revision}" if revision else ""
         raise BaseError(
-            f"{kind} {model}{where}: neither a folder here nor a model on the hub that you may "
+            f"{kind} {model}{where}: neither a local folder nor a model on the hub that you may "
             "read (a gated one needs HF_TOKEN in the environment)"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise Unavailable(
-            f"{kind} {model}: not a folder here, and the hub cannot be reached; "
+            f"{kind} {model}: not a local folder, and the hub cannot be reached; "
             "check the name and the network, or give a folder"
         ) from error

@@ -1,7 +1,8 @@
-"""What serves in one place: its releases, and what its replicas and gateways say.
+"""An environment: its releases, and the reports of its replicas and gateways.
 
-On one machine that is a home's folders (`local` here); on a cluster it is a namespace's ConfigMaps
-and Leases (`atelier.platform`). Agent, gateway and promotions ask the same of both.
+On one machine these are folders of the home (`local` in this module); on a cluster they are
+ConfigMaps and Leases of the namespace (`atelier.platform`). Agent, gateway and promotions use the
+same interface for both.
 """
 
 import os
@@ -30,60 +31,61 @@ ReportT = TypeVar("ReportT", bound=Report)
 
 @dataclass(frozen=True)
 class Released:
-    """The releases that could be read, and why the others could not, by adapter.
+    """The readable releases and the errors of the others, by adapter.
 
-    A release that has not changed is the same object as at the look before.
+    A release that has not changed is the same object as in the previous reading.
     """
 
     releases: Shards[Release] = field(default_factory=Shards)
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    trouble: str = ""  # why this is what was known last, and perhaps no longer so
+    trouble: str = ""  # why the releases may be out of date
 
 
 class Releases(Protocol):
-    """Where releases come from."""
+    """A source of releases."""
 
     def read(self) -> Released:
-        """What is released; AtelierError or OSError where nothing at all can be said.
+        """Return all releases, as the same object until something changes.
 
-        One release that cannot be read costs the others nothing. As long as nothing changes it is
-        the same object.
+        An unreadable release does not affect the others. Raises AtelierError or OSError if no
+        release can be read.
         """
         ...
 
     def find(self, name: str) -> Release | None:
-        """One adapter's release, None where it is not released; ReleaseError where that cannot be
-        read."""
+        """Return an adapter's release, or None. Raises ReleaseError if it is unreadable."""
         ...
 
     def manifest(self, digest: str) -> Manifest | None:
-        """The manifest of a package, verified; None where it is not known, ReleaseError where it
-        is another one."""
+        """Return the verified manifest of a package, or None if it is unknown.
+
+        Raises ReleaseError if it does not match the digest.
+        """
         ...
 
 
 class Reports(Protocol[ReportT]):
-    """What the processes of one kind say."""
+    """The reports of the processes of one kind."""
 
     def live(self) -> tuple[ReportT, ...]:
-        """Those that were heard of lately."""
+        """Return the reports with a recent heartbeat."""
         ...
 
     def put(self, report: ReportT) -> None:
-        """Tell one's own."""
+        """Publish this process's report."""
         ...
 
     def remove(self, reporter: str) -> None:
-        """Forget a process that has ended."""
+        """Delete the report of a process that has ended."""
         ...
 
 
-Shares = Callable[[], Mapping[str, int]]  # percent of the calls by pool; the rest is `stable`'s
+Shares = Callable[[], Mapping[str, int]]  # percent of requests by pool; `stable` gets the rest
 
 
 @dataclass(frozen=True)
 class Environment:
-    """One place where adapters are served."""
+    """The interface to one place where adapters are served."""
 
     releases: Releases
     replicas: Reports[Replica]
@@ -92,7 +94,7 @@ class Environment:
 
 
 def local(home: Home) -> Environment:
-    """The environment that one machine's home is."""
+    """Return the environment of a home on one machine."""
     return Environment(
         releases=LocalReleases(ReleaseFolder(home.releases), home.packages),
         replicas=ReplicaFolder(home.replicas),
@@ -100,39 +102,42 @@ def local(home: Home) -> Environment:
     )
 
 
-FEW = 256  # releases that are looked at each time: that costs half a millisecond
+FEW = 256  # releases that every reading checks: that takes half a millisecond
 SWEEP_SECONDS = 2.0
 
 Stamp = tuple[int, int, int]  # of a file: change time, size, inode
 
 
 class LocalReleases:
-    """The releases of an environment that is a folder; a file is parsed when it changes.
+    """The releases in a folder; a file is parsed when it changes.
 
-    Where there are many, files are looked at only when the folder has changed, as it does whenever
-    a release is written, and every `SWEEP_SECONDS` for the sake of those who edit a file in place.
+    If there are more than `FEW`, files are checked only when the folder has changed, which every
+    write of a release does, and every `SWEEP_SECONDS`, because editors may change a file in place.
     """
 
     def __init__(self, folder: ReleaseFolder, packages: Path | None = None):
         self._folder = folder
         self._packages = packages
-        self._known: dict[str, _File] = {}  # by adapter
+        self._files: dict[str, _File] = {}  # by adapter
         self._released = Released()
         self._folder_changed: int | None = None  # its change time at the last sweep
-        self._swept = float("-inf")  # when, on the monotonic clock
+        self._swept = float("-inf")  # time of the last sweep, on the monotonic clock
 
     def read(self) -> Released:
+        """Return all releases; raises OSError if the folder cannot be read."""
         changed = _change_time(self._folder.path)
         due = time.monotonic() - self._swept >= SWEEP_SECONDS
-        if len(self._known) <= FEW or due or changed != self._folder_changed:
+        if len(self._files) <= FEW or due or changed != self._folder_changed:
             self._swept, self._folder_changed = time.monotonic(), changed
             self._sweep()
         return self._released
 
     def find(self, name: str) -> Release | None:
+        """Return an adapter's release, or None. Raises ReleaseError if it is unreadable."""
         return self._folder.get(name)
 
     def manifest(self, digest: str) -> Manifest | None:
+        """Return the manifest of a package on the volume, or None. Raises ReleaseError."""
         if self._packages is None:
             return None
         file = self._packages / hex_of(digest) / "manifest.json"
@@ -141,30 +146,32 @@ class LocalReleases:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise ReleaseError(f"{file} cannot be used: {error}") from error
+            raise ReleaseError(f"{file}: cannot be used: {error}") from error
 
     def _sweep(self) -> None:
-        """Look at every file, and parse those that have changed."""
-        found: dict[str, _File] = {}
+        """Check every file, and parse those that have changed."""
+        files: dict[str, _File] = {}
         for name, stamp in sorted(self._stamps()):
-            known = self._known.get(name)
-            found[name] = known if known and known.stamp == stamp else self._parsed(name, stamp)
-        same = found.keys() == self._known.keys() and all(
-            one is self._known[name] for name, one in found.items()
+            last = self._files.get(name)
+            files[name] = last if last and last.stamp == stamp else self._parsed(name, stamp)
+        same = files.keys() == self._files.keys() and all(
+            file is self._files[name] for name, file in files.items()
         )
         if not same:
             changes = {
-                name: one.release for name, one in found.items() if one is not self._known.get(name)
+                name: file.release
+                for name, file in files.items()
+                if file is not self._files.get(name)
             }
-            changes |= dict.fromkeys(self._known.keys() - found.keys())
+            changes |= dict.fromkeys(self._files.keys() - files.keys())
             self._released = Released(
                 releases=self._released.releases.replaced(changes),
-                unreadable={name: one.trouble for name, one in found.items() if one.trouble},
+                unreadable={name: file.trouble for name, file in files.items() if file.trouble},
             )
-        self._known = found
+        self._files = files
 
     def _stamps(self) -> Iterator[tuple[str, Stamp]]:
-        """The adapters that have a file, and when each was last changed."""
+        """Yield the adapters that have a file, with the stamp of the file."""
         try:
             entries = os.scandir(self._folder.path)
         except FileNotFoundError:
@@ -175,7 +182,7 @@ class LocalReleases:
                 if name != entry.name and not name.startswith("."):
                     try:
                         stat = entry.stat()
-                    except FileNotFoundError:  # retired while we looked
+                    except FileNotFoundError:  # retired meanwhile
                         continue
                     yield name, (stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
@@ -188,7 +195,7 @@ class LocalReleases:
 
 @dataclass(frozen=True)
 class _File:
-    """A release's file as it was read: the release, or why there is none."""
+    """A parsed file: the release, or the error."""
 
     stamp: Stamp
     release: Release | None = None
@@ -196,7 +203,7 @@ class _File:
 
 
 def _change_time(folder: Path) -> int | None:
-    """When an entry of the folder last came, went or was replaced; None where there is none."""
+    """Return when an entry was last added, removed or replaced; None without a folder."""
     try:
         return folder.stat().st_mtime_ns
     except FileNotFoundError:
@@ -204,10 +211,10 @@ def _change_time(folder: Path) -> int | None:
 
 
 def verified(data: bytes, digest: str) -> Manifest:
-    """A manifest whose bytes have the package's digest; ValueError otherwise."""
+    """Parse a manifest. Raises ValueError if it is invalid or has another digest."""
     if sha256_bytes(data) != digest:
-        raise ValueError("its digest is another one")
+        raise ValueError("its digest is different")
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise ValueError(f"it is no manifest ({summary(error)})") from error
+        raise ValueError(f"it is not a manifest ({summary(error)})") from error

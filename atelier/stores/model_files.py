@@ -1,8 +1,8 @@
-"""Which files of a model's folder are loaded: its configuration, and its weights in safetensors.
+"""The files that are loaded of a model's folder: configuration, and weights in safetensors.
 
-diffusers and transformers fall back to pickles, take other precisions, and follow files that a
-configuration names. A digest is over exactly the files that are named here, and a loader is shown
-only them (`only`), so nothing is loaded that the digest does not cover, and nothing is unpickled.
+diffusers and transformers fall back to pickles, load other precisions, and follow files that a
+configuration names. A digest covers exactly the files chosen by this module, and a loader sees only
+them (`only`). So all that is loaded is covered by the digest, and nothing is unpickled.
 """
 
 import json
@@ -19,31 +19,31 @@ CONFIG = "config.json"
 _INDEX = ".safetensors.index.json"
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 _TEXTS = ("*.json", "*.txt", "*.model")  # of tokenizers and image processors
-# What has a text's ending and is none of the model's own: indices of weights in other formats, and
-# the word of an adapter, which names weights that lie elsewhere.
+# Excluded from the texts: indices of weights in other formats, and the configuration of an adapter,
+# which names weights in another place.
 _OTHER_TEXTS = ("*.index.json", "adapter_config.json")
 
 
 @dataclass(frozen=True)
 class ModelClass:
-    """The class that loads a component: its library decides how the files are called."""
+    """The class that loads a component; its library determines the names of the files."""
 
     library: str  # diffusers or transformers
     name: str
 
     @property
     def stem(self) -> str:
-        """How the files of the weights begin."""
+        """The beginning of the names of weight files."""
         return "diffusion_pytorch_model" if self.library == "diffusers" else "model"
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """Every name that a file to be loaded may have; other precisions have other names."""
+        """The possible names of files to load; other precisions have other names."""
         stem = self.stem
         return (CONFIG, f"{stem}.safetensors", f"{stem}{_INDEX}", f"{stem}-*-of-*.safetensors")
 
     def conversion(self, folder: Path, option: str) -> str:
-        """The command that writes weights in safetensors into a folder that has others."""
+        """Return the command that converts the weights in a folder to safetensors."""
         code = (
             f"from {self.library} import {self.name} as M; "
             f"M.from_pretrained('{folder}', {option}).save_pretrained('{folder}')"
@@ -52,23 +52,23 @@ class ModelClass:
 
 
 def model_files(folder: Path, cls: ModelClass, label: str) -> list[Path]:
-    """The configuration and the weights of a model; BaseError begins with `label`."""
+    """Return configuration and weights of a model. Raises BaseError, beginning with `label`."""
     if not (folder / CONFIG).is_file():
         raise BaseError(f"{label}: {folder} has no {CONFIG}")
     return [folder / CONFIG, *weight_files(folder, cls, label)]
 
 
 def weight_files(folder: Path, cls: ModelClass, label: str) -> list[Path]:
-    """One file of weights in safetensors, or an index and the files it names.
+    """Return one file of weights in safetensors, or an index and the files that it names.
 
-    Raises BaseError, which begins with `label`, where there is neither, and says how to convert
-    what is there instead.
+    Raises BaseError, beginning with `label`, if there is neither; its text gives the command that
+    converts the weights, if there are others.
     """
     whole, index = (folder / f"{cls.stem}{ending}" for ending in (".safetensors", _INDEX))
     if whole.is_file() and index.is_file():
         raise BaseError(
             f"{label}: {folder} has both {whole.name} and {index.name}, and libraries differ in "
-            "which of them they load; remove one"
+            "which one they load; remove one"
         )
     if whole.is_file():
         return [whole]
@@ -78,16 +78,16 @@ def weight_files(folder: Path, cls: ModelClass, label: str) -> list[Path]:
 
 
 def text_files(folder: Path) -> list[Path]:
-    """The files of a tokenizer or an image processor."""
-    found = {file for pattern in _TEXTS for file in folder.glob(pattern) if file.is_file()}
-    return sorted(file for file in found if not any(map(file.match, _OTHER_TEXTS)))
+    """Return the files of a tokenizer or an image processor."""
+    texts = {file for pattern in _TEXTS for file in folder.glob(pattern) if file.is_file()}
+    return sorted(file for file in texts if not any(map(file.match, _OTHER_TEXTS)))
 
 
 @contextmanager
 def only(folder: Path, files: Iterable[Path]) -> Iterator[Path]:
-    """A folder that holds links to these files of `folder` and nothing else, for a loader.
+    """Give a loader a temporary folder of links to only these files of `folder`.
 
-    An error of bad input names the real folder.
+    A BadInput raised within names the real folder.
     """
     with TemporaryDirectory(prefix="atelier-") as name:
         view = Path(name)
@@ -102,13 +102,13 @@ def only(folder: Path, files: Iterable[Path]) -> Iterator[Path]:
 
 
 def _shards(index: Path, label: str) -> list[Path]:
-    """The files that an index names: in its own folder, and in safetensors like itself."""
+    """Return the files that an index names; they must be safetensors in its folder."""
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
         others = [name for name in names if not name.endswith(".safetensors")]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise BaseError(f"{label}: {index} is no index of weights; fetch it again") from error
+        raise BaseError(f"{label}: {index} is not an index of weights; fetch it again") from error
     if not names or outside or others:
         wrong = ", ".join([*outside, *others]) or "no file"
         raise BaseError(f"{label}: {index} names {wrong}; only safetensors beside it are loaded")
@@ -119,15 +119,15 @@ def _shards(index: Path, label: str) -> list[Path]:
 
 
 def _without_weights(folder: Path, cls: ModelClass) -> str:
-    """What a folder has in place of weights that can be loaded, and the way out."""
+    """Return what a folder without loadable weights contains, and the fix."""
     present = sorted(file.name for file in folder.iterdir() if file.is_file())
     pickles = [name for name in present if name.endswith(_PICKLES)]
     wanted = f"{cls.stem}.safetensors"
     variant = next(
         (
-            found[1]
+            match[1]
             for name in present
-            if (found := re.fullmatch(rf"{cls.stem}\.([\w-]+?)(-\d+-of-\d+)?\.safetensors", name))
+            if (match := re.fullmatch(rf"{cls.stem}\.([\w-]+?)(-\d+-of-\d+)?\.safetensors", name))
         ),
         None,
     )
@@ -137,7 +137,7 @@ def _without_weights(folder: Path, cls: ModelClass) -> str:
     if pickles:
         convert = cls.conversion(folder, "use_safetensors=False")
         return (
-            f"{folder} has no {wanted}, only {', '.join(pickles)}, and loading a pickle runs code "
-            f"that it holds; convert it once, if you trust its source: {convert}"
+            f"{folder} has no {wanted}, only {', '.join(pickles)}; loading a pickle runs code "
+            f"that it contains, so convert it once, if you trust its source: {convert}"
         )
     return f"{folder} has no weights; {wanted} is needed"

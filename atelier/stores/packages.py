@@ -1,4 +1,4 @@
-"""Verified packages of adapters by name and version: those that serve, the cache, the registry."""
+"""Verified packages by adapter and version, from the volume, the cache or the registry."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class ResolvedAdapter:
 
     @property
     def label(self) -> str:
-        """Adapter and version for people; without a version the beginning of the digest."""
+        """Adapter and version for messages; without a version, the beginning of the digest."""
         version = self.version or hex_of(self.package.digest)[:7]
         return f"{self.package.manifest.name} {version}"
 
@@ -28,29 +28,29 @@ class ResolvedAdapter:
 def resolve(
     name: str, version: int | None, home: Home, registry: Callable[[], Registry]
 ) -> ResolvedAdapter:
-    """The package of an adapter's version.
+    """Return the package of an adapter's version.
 
-    Without a version it is the one that serves in this home, or else the registry's newest. The
-    registry is asked only for a package that the home's volume does not hold. Raises BadInput where
-    there is no such version, AdapterRejected for a damaged package, and Unavailable where the
-    registry is away.
+    The default version is the one that serves in this home, or else the registry's newest. The
+    registry is used only if the home's volume does not contain the package. Raises BadInput if
+    there is no such version, AdapterRejected for a damaged package, and Unavailable if the registry
+    cannot be reached.
     """
     release = ReleaseFolder(home.releases).get(name)
     if release is not None and version in (None, release.version):
         served = home.packages / hex_of(release.digest)
         if served.is_dir():
             return ResolvedAdapter(Package.open(served, digest=release.digest), release.version)
-    known = registry()
+    versions = registry()
     version = version or (release.version if release else None)
-    info = known.version(name, version) if version else _newest(known, name)
-    return ResolvedAdapter(fetched(known, home, info), info.version)
+    info = versions.version(name, version) if version else _newest(versions, name)
+    return ResolvedAdapter(fetched(versions, home, info), info.version)
 
 
 def fetched(registry: Registry, home: Home, version: VersionInfo) -> Package:
-    """A version's package as a verified folder, which the home keeps by its digest.
+    """Return a version's verified package, from the home's cache or the registry.
 
-    Raises AdapterRejected where the registry's package is damaged, and Unavailable where the
-    registry is away.
+    Raises AdapterRejected if the registry's package is damaged, and Unavailable if the registry
+    cannot be reached.
     """
     return registry.fetch(version, home.fetched / hex_of(version.digest))
 
@@ -58,5 +58,7 @@ def fetched(registry: Registry, home: Home, version: VersionInfo) -> Package:
 def _newest(registry: Registry, name: str) -> VersionInfo:
     versions = registry.versions(name)
     if not versions:
-        raise BadInput(f"adapter {name}: neither served here nor in the registry; train it first")
+        raise BadInput(
+            f"adapter {name}: neither served in this home nor in the registry; train it first"
+        )
     return versions[-1]

@@ -1,6 +1,6 @@
-"""Training runs in MLflow, and the one place where its client is set up and its errors translated.
+"""Runs in MLflow: the setup of its client, and the translation of its errors.
 
-MLflow is imported when it is first needed: that takes seconds, and most of the program never does.
+MLflow is imported on first use: the import takes seconds, and most commands do not need it.
 """
 
 import logging
@@ -23,8 +23,8 @@ from atelier.transfers import use_long_transfers
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-# An absent server is to be noticed in seconds; MLflow's own defaults retry for minutes. What the
-# environment already says comes first.
+# An absent server must be noticed in seconds; MLflow's defaults retry for minutes. Variables that
+# are already set take precedence.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -35,7 +35,7 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 _REACH_SECONDS = 3.0
-_SQLITE = b"SQLite format 3\0"  # how every such file begins
+_SQLITE = b"SQLite format 3\0"  # the first bytes of every SQLite file
 _BATCH = 100  # MLflow takes at most 100 parameters and 1000 metrics in one call
 _CALLER_AT_FAULT = frozenset(
     {
@@ -52,7 +52,7 @@ _CALLER_AT_FAULT = frozenset(
 
 @dataclass(frozen=True)
 class Point:
-    """One value of one curve; sending it twice counts once."""
+    """One value of a metric. Sending it twice has no further effect."""
 
     name: str
     value: float
@@ -63,7 +63,8 @@ class Point:
 class Tracking:
     """Runs on one MLflow server, or in one local database with its artifacts beside it.
 
-    Methods raise Unavailable where MLflow is away (ask again later), BadInput where it said no.
+    Methods raise Unavailable if MLflow cannot be reached (a retry may succeed), BadInput if it
+    refuses the call.
     """
 
     def __init__(self, tracking_uri: str):
@@ -73,124 +74,124 @@ class Tracking:
             os.environ.setdefault(name, value)
         _reach(tracking_uri)
         make_client = _client_class()
-        with self._asking("open"), _alone(_local_database(tracking_uri)):
+        with self._call("open"), _exclusive(_local_database(tracking_uri)):
             self._client = make_client(tracking_uri, registry_uri=tracking_uri)
             self._client.search_experiments(max_results=1)
 
     def start_run(self, experiment: str, name: str, tags: Mapping[str, str] | None = None) -> str:
-        """Begin a run; its id."""
-        with self._asking(f"start a run in {experiment}"):
+        """Start a run; return its id."""
+        with self._call(f"start a run in {experiment}"):
             experiment_id = self._experiment(experiment)
             run = self._client.create_run(experiment_id, run_name=name, tags=dict(tags or {}))
             return str(run.info.run_id)
 
     def resume_run(self, run_id: str) -> None:
-        """Go on with a run that had ended or was killed."""
-        with self._asking(f"resume run {run_id}"):
+        """Resume a run that has ended or was killed."""
+        with self._call(f"resume run {run_id}"):
             self._client.update_run(run_id, status="RUNNING")
 
     def end_run(self, run_id: str, status: Status = "FINISHED") -> None:
         """End a run."""
-        with self._asking(f"end run {run_id}"):
+        with self._call(f"end run {run_id}"):
             self._client.set_terminated(run_id, status)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run."""
-        with self._asking(f"tag run {run_id}"):
+        with self._call(f"tag run {run_id}"):
             for key, value in tags.items():
                 self._client.set_tag(run_id, key, value)
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        """Log what a run was asked for; a parameter cannot change afterwards."""
+        """Log parameters of a run, which cannot change afterwards."""
         from mlflow.entities import Param
 
-        found = [Param(key, str(value)) for key, value in params.items()]
-        with self._asking(f"log parameters of run {run_id}"):
-            for start in range(0, len(found), _BATCH):
-                self._client.log_batch(run_id, params=found[start : start + _BATCH])
+        entries = [Param(key, str(value)) for key, value in params.items()]
+        with self._call(f"log parameters of run {run_id}"):
+            for start in range(0, len(entries), _BATCH):
+                self._client.log_batch(run_id, params=entries[start : start + _BATCH])
 
     def log_metrics(self, run_id: str, points: Iterable[Point]) -> None:
-        """Log points of curves, in any order and late if need be."""
+        """Log points of metrics, in any order."""
         from mlflow.entities import Metric
 
-        found = [Metric(one.name, one.value, int(one.time * 1000), one.step) for one in points]
-        with self._asking(f"log metrics of run {run_id}"):
-            for start in range(0, len(found), _BATCH):
-                self._client.log_batch(run_id, metrics=found[start : start + _BATCH])
+        entries = [Metric(p.name, p.value, int(p.time * 1000), p.step) for p in points]
+        with self._call(f"log metrics of run {run_id}"):
+            for start in range(0, len(entries), _BATCH):
+                self._client.log_batch(run_id, metrics=entries[start : start + _BATCH])
 
     def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
-        """Store a file with a run."""
-        with self._asking(f"store {path.name} with run {run_id}"):
+        """Store a file with a run, below `folder`."""
+        with self._call(f"store {path.name} with run {run_id}"):
             self._client.log_artifact(run_id, str(path), folder)
 
     def log_bytes(self, run_id: str, name: str, data: bytes, folder: str | None = None) -> None:
-        """Store data with a run, as a file of that name."""
+        """Store bytes with a run, as a file of that name."""
         with tempfile.TemporaryDirectory() as aside:
             file = Path(aside) / name
             file.write_bytes(data)
             self.log_file(run_id, file, folder)
 
     def log_folder(self, run_id: str, path: Path, folder: str) -> None:
-        """Store a folder's files with a run."""
-        with self._asking(f"store {path.name} with run {run_id}"):
+        """Store the files of a folder with a run."""
+        with self._call(f"store {path.name} with run {run_id}"):
             self._client.log_artifacts(run_id, str(path), folder)
 
     def files(self, run_id: str, folder: str | None = None) -> tuple[str, ...]:
-        """The paths of what is stored with a run, one level deep."""
-        with self._asking(f"list the files of run {run_id}"):
-            return tuple(str(one.path) for one in self._client.list_artifacts(run_id, folder))
+        """Return the paths of a run's files and folders, one level deep."""
+        with self._call(f"list the files of run {run_id}"):
+            return tuple(str(file.path) for file in self._client.list_artifacts(run_id, folder))
 
     def read(self, run_id: str, path: str) -> bytes | None:
-        """A file stored with a run, or None where there is none of that path."""
+        """Return a file of a run, or None if there is none of that path."""
         folder = path.rpartition("/")[0]
         if path not in self.files(run_id, folder or None):
             return None
-        with tempfile.TemporaryDirectory() as aside, self._asking(f"read {path} of run {run_id}"):
+        with tempfile.TemporaryDirectory() as aside, self._call(f"read {path} of run {run_id}"):
             return Path(self._client.download_artifacts(run_id, path, aside)).read_bytes()
 
     def run_url(self, run_id: str) -> str | None:
-        """Where a browser shows a run, without credentials; None without a server."""
+        """Return the URL of a run in MLflow's web interface, without credentials; None if local."""
         if not self.uri.startswith(("http://", "https://")):
             return None
-        with self._asking(f"find run {run_id}"):
+        with self._call(f"find run {run_id}"):
             experiment = self._client.get_run(run_id).info.experiment_id
         return link(f"{self.uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}")
 
     def _experiment(self, name: str) -> str:
-        """An experiment's id; made where it is missing."""
+        """Return the id of an experiment; create it if it is missing."""
         from mlflow.exceptions import MlflowException
 
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             database = _local_database(self.uri)
             artifacts = None if database is None else str(database.parent / "mlartifacts")
             try:
                 return str(self._client.create_experiment(name, artifact_location=artifacts))
-            except MlflowException:  # another process was first
-                found = self._client.get_experiment_by_name(name)
-                if found is None:
+            except MlflowException:  # another process created it
+                experiment = self._client.get_experiment_by_name(name)
+                if experiment is None:
                     raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     @contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
-        """The boundary: MLflow's errors become the two kinds that callers can act on."""
+    def _call(self, action: str) -> Iterator[None]:
+        """Translate MLflow's errors into Unavailable and BadInput."""
         from mlflow.exceptions import MlflowException
 
         try:
             yield
         except MlflowException as error:
-            text = f"MLflow at {self.uri} could not {what}: {_first_line(error)}"
+            text = f"MLflow at {self.uri} could not {action}: {_first_line(error)}"
             if error.error_code in _CALLER_AT_FAULT:
                 raise BadInput(text) from error
-            raise Unavailable(f"{text}; try again when it is back", retry_after=5) from error
+            raise Unavailable(f"{text}; try again when it is available", retry_after=5) from error
         except Exception as error:
-            # MLflow lets errors of its database toolkit through, which the core may not import.
+            # MLflow passes errors of SQLAlchemy on, which the core must not import.
             if not isinstance(error, OSError) and not _is_of(error, "sqlalchemy"):
                 raise
             raise Unavailable(
-                f"MLflow at {self.uri} could not {what}: {_first_line(error)}; "
-                "check MLFLOW_TRACKING_URI, or try again when it is back",
+                f"MLflow at {self.uri} could not {action}: {_first_line(error)}; "
+                "check MLFLOW_TRACKING_URI, or try again when it is available",
                 retry_after=5,
             ) from error
 
@@ -205,9 +206,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _local_database(uri: str) -> Path | None:
-    """The file of an sqlite address, its folder made.
+    """Return the file of an sqlite address, and create its folder; None for other addresses.
 
-    What is no database is noticed here: MLflow would try to open it for minutes.
+    Raises BadInput for a file that is not a database: MLflow would try to open it for minutes.
     """
     if not uri.startswith("sqlite:///"):
         return None
@@ -221,19 +222,19 @@ def _local_database(uri: str) -> Path | None:
     except OSError as error:
         raise Unavailable(f"MLflow at {uri}: {error.strerror} ({error.filename})") from error
     if start and start != _SQLITE:
-        raise BadInput(f"MLflow at {uri}: {database} is no SQLite database; move it out of the way")
+        raise BadInput(f"MLflow at {uri}: {database} is not an SQLite database; move it")
     return database
 
 
 def _check(uri: str) -> None:
-    """BadInput where clients disagree about the parts of an address.
+    """Raise BadInput for an address that clients parse differently.
 
-    Their errors would then hold a part of the password outside of any address.
+    Their errors could contain a part of the password outside of any address.
     """
     try:
         parts = urlsplit(uri)
         valid = not (parts.netloc and re.search(r"\s", uri))
-        _ = parts.port  # ValueError: it is no number
+        _ = parts.port  # raises ValueError if it is not a number
     except ValueError:
         valid = False
     if not valid:
@@ -245,7 +246,7 @@ def _check(uri: str) -> None:
 
 
 def _reach(uri: str) -> None:
-    """Unavailable where nothing listens at the address; connecting costs MLflow far longer."""
+    """Raise Unavailable if no server listens at the address; MLflow itself would wait longer."""
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         import requests
@@ -253,30 +254,30 @@ def _reach(uri: str) -> None:
         try:
             requests.head(uri, timeout=_REACH_SECONDS)
         except requests.RequestException as error:
-            raise Unavailable(_nobody(uri), retry_after=5) from error
+            raise Unavailable(_unreachable(uri), retry_after=5) from error
     elif parts.hostname and parts.port:
         try:
             socket.create_connection((parts.hostname, parts.port), _REACH_SECONDS).close()
         except OSError as error:
-            raise Unavailable(_nobody(uri), retry_after=5) from error
+            raise Unavailable(_unreachable(uri), retry_after=5) from error
 
 
-def _nobody(uri: str) -> str:
+def _unreachable(uri: str) -> str:
     return (
         f"MLflow at {uri} does not answer; start it, or set MLFLOW_TRACKING_URI "
-        "(unset, a local database is used)"
+        "(if unset, a local database is used)"
     )
 
 
-def _alone(database: Path | None) -> AbstractContextManager[None]:
-    """One process at a time makes the tables of a new local database."""
+def _exclusive(database: Path | None) -> AbstractContextManager[None]:
+    """Return a lock, so that one process at a time creates the tables of a local database."""
     if database is None:
         return nullcontext()
     return locked(database.with_name(f"{database.name}.lock"))
 
 
 def _client_class() -> Any:
-    """MLflow's client, without its and alembic's word on every table at every start."""
+    """Return MLflow's client class, and silence its and alembic's messages about each table."""
     with collection_paused():
         from mlflow import MlflowClient
 

@@ -82,7 +82,7 @@ def test_only_what_has_the_digest_is_taken(artifacts: Artifacts, tmp_path: Path)
     made = folder(tmp_path / "made", "other")
     ref = ref_of(made)
     (made / "empty").write_text("no longer")
-    with pytest.raises(ArtifactError, match="its files have digest sha256:"):
+    with pytest.raises(ArtifactError, match="the files have digest sha256:"):
         artifacts.put(ref, made)
     with pytest.raises(ArtifactError, match=r"is not in MLflow at .*; submit the recipe again"):
         artifacts.get(ref, tmp_path / "into")
@@ -129,7 +129,7 @@ def test_a_damaged_artifact_never_appears(local: str, tmp_path: Path) -> None:
     data = bytearray(stored.read_bytes())
     data[-1] ^= 1
     stored.write_bytes(data)
-    with pytest.raises(ArtifactError, match=r"unet/weights\.bin in MLflow is not what its"):
+    with pytest.raises(ArtifactError, match=r"unet/weights\.bin in MLflow does not match its"):
         artifacts.get(ref_of(made), tmp_path / "b" / "into")
     assert [one.name for one in (tmp_path / "b").iterdir()] == [".lock"]
 
@@ -137,7 +137,7 @@ def test_a_damaged_artifact_never_appears(local: str, tmp_path: Path) -> None:
     about = json.loads(index.read_text())
     del about["files"]["empty"]
     index.write_text(json.dumps(about))
-    with pytest.raises(ArtifactError, match="holds something else"):
+    with pytest.raises(ArtifactError, match="contains another artifact"):
         artifacts.get(ref_of(made), tmp_path / "b" / "into")
 
 
@@ -248,7 +248,7 @@ def test_a_base_reaches_a_pods_volume(
 
 def test_storage_says_what_cannot_be_brought(server: Server, tmp_path: Path) -> None:
     absent = str(ArtifactRef("bases", "0" * 64))
-    for uri, said in ((absent, "atelier base import MODEL"), ("s3://bucket/model", "one reads")):
+    for uri, said in ((absent, "atelier base import MODEL"), ("s3://bucket/model", "the form is")):
         ended = storage(uri, tmp_path / "mnt", server.url)
         assert ended.returncode == 2, ended.stderr
         assert said in ended.stderr

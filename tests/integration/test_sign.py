@@ -159,7 +159,7 @@ def test_what_cannot_be_signed(registry: Registry, made: Package, key: Path) -> 
         (["1", "--key", made.path / ADAPTER], "the signing key cannot be read"),
         (["1", "--key", made.path / "nowhere"], "nowhere: cannot be read"),
         (["2", "--key", key], "has no version 2"),
-        (["1", "--keyless"], "keyless: nothing here vouches for an identity"),
+        (["1", "--keyless"], "keyless: this process has no OpenID identity"),
     ):
         result = atelier("sign", "thor-cat", *arguments)
         assert (result.exit_code, told in result.stderr) == (2, True), result.stderr

@@ -34,7 +34,9 @@ def test_an_address_is_read_as_it_is_written() -> None:
     ],
 )
 def test_what_is_no_address_is_told_how_one_reads(uri: str) -> None:
-    with pytest.raises(BadInput, match="one reads mlflow://bases/<hex>, the kinds are bases, vaes"):
+    with pytest.raises(
+        BadInput, match="the form is mlflow://bases/<hex>, the kinds are bases, vaes"
+    ):
         ArtifactRef.parse(uri)
 
 
@@ -50,7 +52,7 @@ def test_an_index_has_the_digest_of_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["/etc/passwd", "../up", "a/../../up", ".", "a//b", "./a"])
 def test_an_index_stays_in_its_folder(path: str) -> None:
     text = json.dumps({"files": {path: {"size": 1, "sha256": f"sha256:{HEX}"}}})
-    with pytest.raises(ValidationError, match="no path inside"):
+    with pytest.raises(ValidationError, match="not a path inside"):
         Index.model_validate_json(text)
 
 

@@ -70,7 +70,9 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(BaseError, match="is a file; give the folder"):
         resolve_base(str(folder / "model_index.json"))
     shutil.rmtree(folder / "tokenizer")
-    with pytest.raises(BaseError, match=r"model_index\.json names tokenizer, but no such folder"):
+    with pytest.raises(
+        BaseError, match=r"model_index\.json names tokenizer, but there is no such folder"
+    ):
         resolve_base(str(folder))
     (folder / "model_index.json").write_text("{")
     with pytest.raises(BaseError, match="not JSON"):
@@ -119,10 +121,10 @@ def test_a_component_that_is_only_a_pickle_is_refused_with_the_way_out(tmp_path:
         ({".msgpack": "x"}, "has no weights; diffusion_pytorch_model.safetensors is needed"),
         ({}, "has no weights"),
         ({".safetensors": "x", ".safetensors.index.json": "{}"}, "has both"),
-        ({".safetensors.index.json": "{"}, "is no index of weights"),
-        ({".safetensors.index.json": '{"weight_map": []}'}, "is no index of weights"),
+        ({".safetensors.index.json": "{"}, "is not an index of weights"),
+        ({".safetensors.index.json": '{"weight_map": []}'}, "is not an index of weights"),
         ({".safetensors.index.json": '{"weight_map": {}}'}, "names no file"),
-        ({".safetensors.index.json": '{"weight_map": {"a": 1}}'}, "is no index of weights"),
+        ({".safetensors.index.json": '{"weight_map": {"a": 1}}'}, "is not an index of weights"),
         ({".safetensors.index.json": '{"weight_map": {"a": "../x.safetensors"}}'}, r"names ../x"),
         ({".safetensors.index.json": '{"weight_map": {"a": "x.bin"}}'}, "names x.bin; only"),
         ({".safetensors.index.json": '{"weight_map": {"a": "x.safetensors"}}'}, "is missing"),
@@ -211,7 +213,7 @@ def test_a_hub_that_cannot_be_reached_is_away(
 ) -> None:
     """Offline and not in the cache, as the tests' environment has it."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Unavailable, match="not a folder here, and the hub cannot be reached"):
+    with pytest.raises(Unavailable, match="not a local folder, and the hub cannot be reached"):
         resolve_base("somebody/some-model")
 
 

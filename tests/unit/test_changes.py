@@ -168,7 +168,7 @@ def test_without_the_commit_before_everything_counts_as_changed(
 def test_a_name_that_is_no_commit_is_bad_input(scratch: Scratch, revision: str) -> None:
     result = CliRunner().invoke(app, ["changed", f"--since={revision}"])
     assert result.exit_code == 2
-    assert f"{revision}: is no commit" in result.stderr
+    assert f"{revision}: is not a commit" in result.stderr
 
 
 def test_until_is_another_commit_than_the_one_that_is_checked_out(scratch: Scratch) -> None:

@@ -86,7 +86,9 @@ def test_a_manifest_is_read_when_it_is_asked_for() -> None:
     releases = ClusterReleases(Followed(cluster), cluster)
     releases.read()
     assert releases.manifest(ONE.digest) == ONE
-    with pytest.raises(ReleaseError, match=r"release-thor-cat, manifest .*: its digest is another"):
+    with pytest.raises(
+        ReleaseError, match=r"release-thor-cat, manifest .*: its digest is different"
+    ):
         releases.manifest(TWO.digest)
     assert releases.manifest("sha256:" + "9" * 64) is None
     cluster.delete(CONFIG_MAPS, f"{PREFIX}thor-cat")

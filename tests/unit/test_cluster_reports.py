@@ -60,7 +60,7 @@ def one_shot(cluster: Cluster, clock: Clock) -> ClusterReports[Replica]:
     api: Any = cluster
     heads = [("labelSelector", "atelier.dev/report in (replica, gateway)")]
     source = Listed(api, LEASES, heads)
-    return ClusterReports(Replica, "replica", source, api, asked=True, clock=clock)
+    return ClusterReports(Replica, "replica", source, api, lazy=True, clock=clock)
 
 
 def told(reports: ClusterReports[Any], report: Any) -> None:
@@ -168,7 +168,7 @@ def test_a_one_shot_reader_asks_for_the_shard_that_it_looks_at(
     assert [one.version for one in overtaken.adapters.named(NAME)] == [9]
     (late,) = one_shot(cluster, clock).live()
     reports.remove("pod-a")
-    with pytest.raises(ClusterAway, match="was written anew as it was read; look again"):
+    with pytest.raises(ClusterAway, match="changed during reading; try again"):
         late.holds(NAME, "sha256:" + "1" * 64)
 
 
@@ -204,7 +204,7 @@ def test_a_report_that_is_refused_is_an_error_in_the_log(
     reports.put(huge)
     until(lambda: reports.trouble)
     (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
-    assert "is refused, so others take this process for dead" in record.getMessage()
+    assert "is refused, so this process counts as absent" in record.getMessage()
     assert "Too long" in record.getMessage()
     reports.put(fleet(3))
     until(lambda: not reports.trouble)
@@ -222,7 +222,7 @@ def test_a_lease_that_is_no_report_is_named_once(
     cluster.objects[shard] = broken
     looked = reader(cluster, clock)
     assert looked.live() == looked.live() == ()
-    assert caplog.text.count(f"Lease {HEAD} holds no report that can be read") == 1
+    assert caplog.text.count(f"Lease {HEAD} contains no readable report") == 1
 
 
 def test_many_shards_are_written_while_the_head_before_is_renewed(cluster: Cluster) -> None:

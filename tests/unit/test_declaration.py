@@ -80,10 +80,12 @@ def test_a_folder_of_declarations(place: Declarations) -> None:
     assert place.list() == {} and place.find("thor-cat") is None
     place.put(declared())
     assert place.list() == {"thor-cat": declared()}
-    with pytest.raises(DeclarationError, match=r"no ghost in production; declared are thor-cat"):
+    with pytest.raises(
+        DeclarationError, match=r"ghost is not declared in production; declared are thor-cat"
+    ):
         place.get("ghost")
     place.path("ghost").write_text(declared().to_yaml())
-    with pytest.raises(DeclarationError, match=r"ghost.yaml: is that of thor-cat"):
+    with pytest.raises(DeclarationError, match=r"ghost.yaml: is the declaration of thor-cat"):
         place.get("ghost")
     place.remove("ghost")
     place.remove("ghost")
@@ -103,14 +105,14 @@ def test_mistakes_are_named_where_they_are(place: Declarations) -> None:
 
 
 def test_a_canary_is_another_version() -> None:
-    with pytest.raises(ValueError, match="serves already"):
+    with pytest.raises(ValueError, match="is the serving version already"):
         declared(canary=Canary(version=2, digest=TWO, percent=10))
 
 
 def test_what_was_withdrawn_does_not_come_back() -> None:
     gone = [Withdrawn(version=3, digest=THREE, reason="greyish cats")]
     declared(withdrawn=gone).require_wanted()
-    with pytest.raises(Refused, match=r"thor-cat@3 was withdrawn here \(greyish cats\)"):
+    with pytest.raises(Refused, match=r"thor-cat@3: was withdrawn here \(greyish cats\)"):
         declared(version=3, digest=THREE, withdrawn=gone).require_wanted()
     canary = Canary(version=3, digest=THREE, percent=10)
     with pytest.raises(Refused, match="withdrawn"):

@@ -178,14 +178,14 @@ def test_a_reason_that_git_cannot_keep_is_found_before_anything_is_done(
 ) -> None:
     before = scene.git.get(NAME)
     for work in (roll_back, record):
-        with pytest.raises(BadInput, match="reason: git keeps one of 1 to 500 characters"):
+        with pytest.raises(BadInput, match="reason: must have 1 to 500 characters"):
             work(scene.releases, NAME, reason=reason)
     assert scene.cluster.done == [] and scene.git.get(NAME) == before
 
 
 def test_so_is_that_of_a_proposal(scene: Scene) -> None:
     nobody: Any = None  # is asked
-    with pytest.raises(BadInput, match="reason: git keeps one"):
+    with pytest.raises(BadInput, match="reason: must have"):
         propose(NAME, 3, declared=None, registry=nobody, policy=nobody, environment="x", reason=" ")
 
 

@@ -58,7 +58,7 @@ def test_an_error_is_one_line_and_says_whether_to_try_again(
 
 def test_a_machine_without_helm_is_told_so(tmp_path: Path) -> None:
     api: Any = SimpleNamespace(namespace="n")
-    with pytest.raises(BadInput, match=r"install Helm 4, or name it in ATELIER_HELM"):
+    with pytest.raises(BadInput, match=r"install Helm 4, or set its path in ATELIER_HELM"):
         Helm(api, program=str(tmp_path / "none")).history("thor")
 
 

@@ -171,7 +171,7 @@ def test_nothing_is_left_of_a_package_that_cannot_be_written(tmp_path: Path) -> 
     tensors[f"{Q}.lora_A.weight"][0, 0] = np.nan
     with pytest.raises(AdapterRejected, match="NaN"):
         write(tmp_path / "p", tensors=tensors)
-    with pytest.raises(AdapterRejected, match="no adapter name"):
+    with pytest.raises(AdapterRejected, match="not an adapter name"):
         write(tmp_path / "p", name="Not A Name")
     assert list(tmp_path.iterdir()) == []
 
@@ -240,7 +240,7 @@ def test_embeddings_travel_with_their_kind(tmp_path: Path) -> None:
     with pytest.raises(AdapterRejected, match=r"a package of kind lora has adapter\.safetensors"):
         write(tmp_path / "x", embeddings=rows)
     uneven = {**rows, "clip_g": np.ones((3, 6), np.float32)}
-    with pytest.raises(AdapterRejected, match="as many rows each"):
+    with pytest.raises(AdapterRejected, match="the same number of rows"):
         write(tmp_path / "x", kind="pivotal", embeddings=uneven)
 
 
@@ -281,14 +281,14 @@ def _link_manifest(folder: Path) -> None:
     ("damage", "told"),
     [
         (_pickle, "is a pickle; only whole safetensors files are accepted"),
-        (_cut, "fewer bytes than its header says"),
-        (_flip, "it was changed or damaged: fetch the package again"),
+        (_cut, "fewer bytes than its header requires"),
+        (_flip, "it was changed or damaged; fetch the package again"),
         (_nan, f"infinite values in {Q}.lora_B.weight"),
         (_link, "missing, or not a plain file"),
         (_link_manifest, "manifest.json: is a link"),
         (lambda f: (f / ADAPTER).unlink(), "missing, or not a plain file"),
-        (lambda f: (f / "run.py").write_text("x"), "holds run.py, which manifest.json does not"),
-        (lambda f: (f / ".hidden").write_text("x"), "holds .hidden"),
+        (lambda f: (f / "run.py").write_text("x"), "contains run.py, which manifest.json does not"),
+        (lambda f: (f / ".hidden").write_text("x"), "contains .hidden"),
         (lambda f: (f / MANIFEST).unlink(), "manifest.json cannot be read"),
         (lambda f: (f / MANIFEST).write_text("{"), "Invalid JSON"),
         (lambda f: (f / MANIFEST).write_text('{"name": "x"}'), "base: missing"),
@@ -297,8 +297,8 @@ def _link_manifest(folder: Path) -> None:
             lambda f: (f / MANIFEST).write_text((f / MANIFEST).read_text() + " "),
             "was changed after it was written",
         ),
-        (lambda f: reseal(f, rank=8), "says rank 8 and alpha 8, the tensors have 4 and 8"),
-        (lambda f: reseal(f, alpha=2.0), "says rank 4 and alpha 2"),
+        (lambda f: reseal(f, rank=8), "gives rank 8 and alpha 8, but the tensors have 4 and 8"),
+        (lambda f: reseal(f, alpha=2.0), "gives rank 4 and alpha 2"),
         (lambda f: reseal(f, kind="pivotal"), "a package of kind pivotal has adapter.safetensors"),
         (lambda f: reseal(f, files={"../x": "sha256:" + "0" * 64}), "files"),
     ],
@@ -314,7 +314,9 @@ def test_damage_is_refused_by_name(
 def test_another_package_than_the_pinned_one_is_refused(tmp_path: Path) -> None:
     package = write(tmp_path / "p")
     pinned = "sha256:" + "9" * 64
-    assert f"is package {package.digest}, not {pinned}" in refused(tmp_path / "p", digest=pinned)
+    assert f"contains package {package.digest} instead of {pinned}" in refused(
+        tmp_path / "p", digest=pinned
+    )
     assert "no such folder" in refused(tmp_path / "none")
 
 
@@ -346,7 +348,7 @@ def pairs(tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> An
         ({f"{Q}.lora_B.weight": np.ones((6, 3))}, "do not multiply"),
         ({f"{Q}.lora_A.weight": np.ones((4, 6, 1, 1))}, "convolution LoRA, 4 dimensions"),
         ({f"{Q}.lora_A.weight": np.ones((0, 6)), f"{Q}.lora_B.weight": np.ones((6, 0))}, "do not"),
-        ({f"{Q}.lora.down.weight": np.ones((4, 6))}, "twice under two names: unet.mid_block"),
+        ({f"{Q}.lora.down.weight": np.ones((4, 6))}, "under two names: unet.mid_block"),
         ({f"{Q}.alpha": np.ones(2)}, "alpha has 2 values"),
     ],
 )
@@ -378,8 +380,8 @@ def test_scales_of_files_from_elsewhere() -> None:
     [
         (header(use_dora=True), "unet uses DoRA"),
         (header(lora_bias=True), "LoRA with biases"),
-        (header(lora_alpha="8"), "the alpha '8'"),
-        (header(lora_alpha=True), "the alpha True"),
+        (header(lora_alpha="8"), "alpha '8' of unet"),
+        (header(lora_alpha=True), "alpha True of unet"),
         ({METADATA_KEY: "{"}, "is not JSON"),
         ({METADATA_KEY: "[]"}, "is not a JSON object"),
     ],
@@ -392,5 +394,5 @@ def test_headers_that_change_the_meaning_are_refused(metadata: dict[str, str], t
 def test_two_alphas_must_agree() -> None:
     tensors = factors({Q: 4}) | {f"{Q}.alpha": np.array(2.0)}
     assert pairs(tensors, header(lora_alpha=2))[Q].alpha == 2.0
-    with pytest.raises(AdapterRejected, match="alpha 2 by its key, 4 by the header"):
+    with pytest.raises(AdapterRejected, match="alpha 2 in its key, 4 in the header"):
         pairs(tensors, header(lora_alpha=4))

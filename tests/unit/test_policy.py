@@ -39,13 +39,13 @@ def test_the_default_comes_with_the_program() -> None:
         ("dino: d", "dinp: d", "scorers.dinp: unknown key; did you mean dino?"),
         ("{trigger} here", "{tigger} here", "only {trigger} and {class} can be filled in"),
         ("{min: 0.6}", "{}", "gates.subject: a gate needs at least one of min, max"),
-        ("{min: 0.6}", "{min: 0.6, max: 0.5}", "nothing is both at least 0.6 and at most 0.5"),
+        ("{min: 0.6}", "{min: 0.6, max: 0.5}", "no value is both at least 0.6 and at most 0.5"),
         ("{min: 0.6}", "{min: high}", "gates.subject.min: must be a valid number, is 'high'"),
         ("gates:", "signature: enforce\ngates:", "signature: unknown key"),
         (
             "gates:",
             "against_serving: {drift: {max: 0.1}}\ngates:",
-            "against_serving: drift.max: limits a difference, so use max_delta",
+            "against_serving: drift.max: a comparison limits differences, so use max_delta",
         ),
     ],
 )

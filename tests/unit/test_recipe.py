@@ -138,21 +138,21 @@ def test_numbers_are_yaml_1_2s(tmp_path: Path) -> None:
         ("[attn, ff", "[atn, ff", "stages.0.lora.targets.0: must be"),
         ("targets: [attn, ff, proj]", "targets: []", "stages.0.lora.targets: must not be empty"),
         ("resolution: 128", "resolution: 130", "dataset.resolution: must be a multiple of 8, is"),
-        ("{caption}", "{capton}", "stages.0: prompt has {capton}; what can be filled in is {capt"),
+        ("{caption}", "{capton}", "stages.0: prompt has {capton}; known placeholders are {capt"),
         ("{trigger} on", "{caption} on", "validation.prompts: a prompt has {caption}"),
         ("of {trigger}", "of {trigger", "stages.0: prompt 'a photo of {trigger {caption}"),
-        ("{prompt}, close-up", "close-up", "styles: style portrait must hold {prompt}"),
+        ("{prompt}, close-up", "close-up", "styles: style portrait must contain {prompt}"),
         ("trigger: sks cat", "trigger: ''", "trigger is empty, but the prompt 'a photo of {tr"),
-        ("thor-cat", "Thor Cat", "recipe.yaml:1: adapter: 'Thor Cat' is no adapter name: at most"),
-        ("thor-cat", "a" * 54, "is no adapter name: at most 53"),
-        ("thor-cat", "../evil", "is no adapter name"),
+        ("thor-cat", "Thor Cat", "recipe.yaml:1: adapter: 'Thor Cat' is not an adapter name; use"),
+        ("thor-cat", "a" * 54, "is not an adapter name; use at most 53"),
+        ("thor-cat", "../evil", "is not an adapter name"),
         ("seed: 0}", "seed: 18446744073709551616}", "validation.seed: must be less than 18446744"),
         ("mlflow: true", "mlflow: 1", "tracking.mlflow: must be a valid boolean, is 1"),
         ("keep: 2}", "keep: 2, keep: 3}", "recipe.yaml:13: checkpoint.keep: given twice; keep one"),
         ("keep: 2}", "keep: 2", "recipe.yaml:14: not valid YAML"),
         ("accumulate: 1", "warmup: 300", "stages.0.train: warmup 300 must be less than steps 300"),
-        ("accumulate: 1", "schedule: piecewise_constant", "step_rules go together"),
-        ("accumulate: 1", 'step_rules: "1:2,0.1"', "step_rules go together"),
+        ("accumulate: 1", "schedule: piecewise_constant", "step_rules need each other"),
+        ("accumulate: 1", 'step_rules: "1:2,0.1"', "step_rules need each other"),
         ("keep: 2}", "keep: 2, folder: x}", "checkpoint.folder: unknown key"),
         ("adapter:", "folder: /etc\nadapter:", "recipe.yaml:1: folder: unknown key"),
     ],
@@ -203,7 +203,7 @@ def test_step_rules(tmp_path: Path) -> None:
 
 def test_a_stage_without_any_words_is_refused(tmp_path: Path) -> None:
     text = LEAST.replace("    prompt: a photo of sks cat\n", "")
-    assert "needs a prompt for all pictures, or dataset.captions" in mistakes(tmp_path, text)
+    assert "needs a prompt for all pictures or dataset.captions" in mistakes(tmp_path, text)
     assert load(tmp_path, text.replace("64}", "64, captions: text}")).stages[0].prompt is None
 
 
@@ -226,7 +226,7 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
             Recipe.load(path)
         assert str(caught.value) == f"{path}: {told}"
     (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe")
-    with pytest.raises(RecipeError, match="not text in UTF-8"):
+    with pytest.raises(RecipeError, match="is not UTF-8 text"):
         Recipe.load(tmp_path / "recipe.yaml")
 
 
@@ -254,7 +254,7 @@ def test_two_recipes_for_one_adapter_are_both_named(tmp_path: Path) -> None:
     load(adapters / "a", LEAST)
     (adapters / "broken" / "recipe.yaml").write_text("adapter: [least\n")
     assert load(adapters / "b", LEAST.replace("least", "another")).adapter == "another"
-    with pytest.raises(RecipeError, match=r"b/recipe\.yaml and .*a/recipe\.yaml are both for ada"):
+    with pytest.raises(RecipeError, match=r"b/recipe\.yaml: .*a/recipe\.yaml is also a rec"):
         load(adapters / "b", LEAST)
 
 

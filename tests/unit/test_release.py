@@ -142,7 +142,7 @@ def test_folder_round_trip(tmp_path: Path) -> None:
     assert folder.get("thor-cat") == made
     assert folder.list() == {"thor-cat": made}
     folder.remove("thor-cat")
-    with pytest.raises(ReleaseError, match="thor-cat: there is none; nothing is served"):
+    with pytest.raises(ReleaseError, match="thor-cat: does not exist; no adapter is served"):
         folder.remove("thor-cat")
 
 
@@ -155,5 +155,5 @@ def test_a_damaged_release_is_named(tmp_path: Path, text: str) -> None:
 
 def test_a_release_under_another_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dog.json").write_text(release(1).model_dump_json())
-    with pytest.raises(ReleaseError, match=r"dog\.json: is the release of thor-cat"):
+    with pytest.raises(ReleaseError, match=r"dog\.json: contains the release of thor-cat"):
         ReleaseFolder(tmp_path).list()

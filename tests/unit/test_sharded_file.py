@@ -91,7 +91,7 @@ def test_damage_is_told_and_costs_a_reader_only_that_report(
     assert caplog.text.count("pod-a.json is not a report, and counts as absent") == 1
     shard.unlink()
     assert list(reader.list()) == ["pod-b"]
-    assert "is gone" in caplog.text
+    assert "is missing" in caplog.text
     folder.remove("pod-a")
     folder.remove("pod-b")
     assert files(tmp_path) == {}

@@ -147,7 +147,7 @@ def test_a_shard_that_is_another_is_refused() -> None:
     head, texts = fleet(100).split()
     digest = next(iter(texts))
     texts[digest] = texts[digest].replace(b"ready", b"faked")
-    with pytest.raises(ValueError, match=f"shard {digest}: has other content"):
+    with pytest.raises(ValueError, match=f"shard {digest}: has another digest"):
         ShardPool(Replica).join(head, texts.__getitem__)
 
 

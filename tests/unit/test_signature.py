@@ -97,20 +97,20 @@ def test_the_library_s_own_command_verifies_it(
 
 
 def test_not_signed(two: tuple[Package, Package]) -> None:
-    assert "is not signed; `atelier sign` signs a version" in none_good(two[0], [], CI)
+    assert "is not signed; sign the version with `atelier sign`" in none_good(two[0], [], CI)
 
 
 def test_signed_by_another_key(two: tuple[Package, Package], signed: bytes) -> None:
     other = signer(private_key(), "other")
     told = refused(two[0], signed, other)
     assert f"signed by key {CI.fingerprint[:12]}…; trusted are {other.label}" in told
-    assert "trusted are nobody" in refused(two[0], signed)
+    assert "trusted are no signers" in refused(two[0], signed)
 
 
 def test_another_key_that_names_itself_as_the_trusted_one(two: tuple[Package, Package]) -> None:
     forged = json.loads(sign(two[0], private_key()))
     forged["verificationMaterial"]["publicKey"]["hint"] = CI.fingerprint
-    assert "its signature is wrong: ci (" in refused(two[0], json.dumps(forged).encode(), CI)
+    assert "the signature is invalid: ci (" in refused(two[0], json.dumps(forged).encode(), CI)
 
 
 def test_of_several_signatures_one_by_a_trusted_key_will_do(
@@ -138,7 +138,7 @@ def test_a_statement_altered_after_signing(two: tuple[Package, Package], signed:
     mixed = json.loads(signed)
     other = json.loads(sign(two[1], private_key()))
     mixed["dsseEnvelope"]["payload"] = other["dsseEnvelope"]["payload"]
-    assert "its signature is wrong" in refused(two[1], json.dumps(mixed).encode(), CI)
+    assert "the signature is invalid" in refused(two[1], json.dumps(mixed).encode(), CI)
 
 
 def test_a_signature_that_leaves_a_file_out(two: tuple[Package, Package], tmp_path: Path) -> None:
@@ -183,11 +183,11 @@ def test_what_is_no_signature(two: tuple[Package, Package], text: bytes) -> None
 def test_keys_of_other_kinds(two: tuple[Package, Package], tmp_path: Path) -> None:
     made = rsa.generate_private_key(65537, 2048)
     pem = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with pytest.raises(BadInput, match="another kind; make one with `openssl"):
+    with pytest.raises(BadInput, match="an unsupported kind; make one with `openssl"):
         sign(two[0], pem)
     with pytest.raises(BadInput, match="cannot be read"):
         sign(two[0], CI.pem)  # the public half
-    with pytest.raises(BadInput, match="another kind"):
+    with pytest.raises(BadInput, match="an unsupported kind"):
         sign(two[0], private_key(ec.SECP256K1()))
 
 
@@ -197,9 +197,9 @@ def test_signers_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "..data").mkdir()  # as Kubernetes mounts a ConfigMap
     assert signers_in(tmp_path) == (SignerIdentity("actions", "me@example.org", "https://idp"), CI)
     for name, text, told in (
-        ("private.pem", KEY.decode(), "not a public key as PEM"),
+        ("private.pem", KEY.decode(), "is not a public key as PEM"),
         ("half.yaml", "identity: me@example.org\n", "half.yaml:1: issuer: missing"),
-        ("note.txt", "", "a signer is NAME.pem"),
+        ("note.txt", "", "name it NAME.pem"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(PolicyError, match=re.escape(told)):
@@ -217,7 +217,7 @@ def test_a_signature_policy(two: tuple[Package, Package], signed: bytes, tmp_pat
     )
     assert [one.check(two[0], [signed]).warning for one in (off, warn, enforce)] == [None] * 3
     assert off.check(two[1], [signed]).warning is None
-    assert "altered after signing (served all the same" in str(warn.check(two[1], [signed]).warning)
+    assert "altered after signing (served anyway" in str(warn.check(two[1], [signed]).warning)
     with pytest.raises(SignatureRejected, match="altered"):
         enforce.check(two[1], [signed])
     (tmp_path / "ci.pem").write_bytes(CI.pem)
@@ -225,7 +225,7 @@ def test_a_signature_policy(two: tuple[Package, Package], signed: bytes, tmp_pat
     assert SignaturePolicy.read(said) == enforce and SignaturePolicy.read({}) == off
     for wrong, told in (
         ({"ATELIER_SIGNATURES": "on"}, "must be one of off, warn, enforce"),
-        ({"ATELIER_SIGNATURES": "enforce"}, "without any signer"),
+        ({"ATELIER_SIGNATURES": "enforce"}, "needs a signer"),
     ):
         with pytest.raises(BadInput, match=told):
             SignaturePolicy.read(wrong)
@@ -255,7 +255,7 @@ def test_the_keys_of_the_docs_sign(two: tuple[Package, Package], tmp_path: Path)
 
 @pytest.mark.skipif(
     "ACTIONS_ID_TOKEN_REQUEST_TOKEN" not in os.environ,
-    reason="nothing here vouches for an identity: needs a GitHub job with id-token and Sigstore",
+    reason="this process has no OpenID identity: needs a GitHub job with id-token and Sigstore",
 )
 def test_keyless(two: tuple[Package, Package]) -> None:
     workflow = os.environ["GITHUB_WORKFLOW_REF"]
@@ -264,7 +264,7 @@ def test_keyless(two: tuple[Package, Package]) -> None:
     other = SignerIdentity("other", "https://github.com/nobody/nothing", issuer)
     made = sign_keyless(two[0])
     assert verify(two[0], [made], [other, me]).signer == me
-    assert "its signature is wrong" in refused(two[0], made, other)  # type: ignore[arg-type]
+    assert "the signature is invalid" in refused(two[0], made, other)  # type: ignore[arg-type]
     assert "trusted are ci" in refused(two[0], made, CI)
 
 
@@ -273,9 +273,9 @@ def test_roots_that_cannot_be_had_are_no_verdict(two: tuple[Package, Package]) -
     keyless["verificationMaterial"] = {"certificate": {"rawBytes": ""}}
     made = json.dumps(keyless).encode()
     me = SignerIdentity("me", "me@example.org", "https://idp", trust=b"{}")
-    with pytest.raises(Unavailable, match=r"me \(me@example.org\): Sigstore's roots cannot be had"):
+    with pytest.raises(Unavailable, match=r"me \(me@example.org\): cannot get Sigstore's roots"):
         SignaturePolicy("enforce", (me,)).check(two[0], [made])
-    assert "roots cannot be had" in str(
+    assert "cannot get Sigstore's roots" in str(
         SignaturePolicy("warn", (me,)).check(two[0], [made]).warning
     )
     signed = sign(two[0], KEY)  # whoever else signed, the key's is good without them

@@ -1,4 +1,4 @@
-"""Work that ends, on a cluster: what a Job is made from, its object, its end."""
+"""Jobs on a cluster: specs, manifests, submission and following."""
 
 from atelier.platform.jobs.compilation import CompilationSpec, image_identity
 from atelier.platform.jobs.follower import Follower, JobOutcome

@@ -1,4 +1,4 @@
-"""The Job that compiles a base's UNet, for any adapters."""
+"""The Job that compiles the UNet of a base, for any adapters."""
 
 from typing import Literal
 
@@ -10,9 +10,9 @@ from atelier.platform.jobs.spec import Spec
 
 
 class CompilationSpec(Spec):
-    """What decides about an engine before a pod runs.
+    """The inputs of a compiled engine that are known before its pod runs.
 
-    Its key in MLflow says more: the versions, which come with the image, and the GPU.
+    The engine's key in MLflow also covers the library versions of the image, and the GPU.
     """
 
     base: Digest
@@ -20,18 +20,18 @@ class CompilationSpec(Spec):
     precision: Literal["fp32", "fp16"]
     batches: tuple[PositiveInt, ...] = ()  # rows of one UNet call, ascending
     sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = ()  # width and height in pixels
-    rank: PositiveInt | None = None  # None, like the empty ones: as the image has it
+    rank: PositiveInt | None = None  # None or empty: the default of the image
     slots: PositiveInt | None = None
-    gpu_kind: str | None = None  # the one that is asked for, as nodes are labelled
-    image: str  # its digest, or its name where that has none
+    gpu_kind: str | None = None  # the requested kind, by the label of nodes
+    image: str  # its digest, or its name if that has no digest
 
     @property
     def job_name(self) -> str:
-        """The one Job that makes this."""
+        """The name of the only Job for this spec."""
         return f"compile-{self.backend}-{hex_of(self.digest)[:10]}"
 
     def work(self) -> Work:
-        """What its Job does."""
+        """Return the work of its Job."""
         return Work(
             name=self.job_name,
             kind="atelier-compile",
@@ -41,5 +41,5 @@ class CompilationSpec(Spec):
 
 
 def image_identity(image: str) -> str:
-    """An image's digest, wherever it is pulled from; its name where it is not named by digest."""
+    """Return the digest of an image, for any registry; its name if that has no digest."""
     return image.rpartition("@")[2]

@@ -1,4 +1,4 @@
-"""Following a Job to its end: what its pods say, whichever of them runs, and how it ended."""
+"""Following a Job to its end: the output of its pods, and its outcome."""
 
 import itertools
 import time
@@ -16,13 +16,13 @@ Object = dict[str, Any]
 
 JOBS = "/apis/batch/v1/namespaces/{namespace}/jobs"
 CLAIMS = "/api/v1/namespaces/{namespace}/persistentvolumeclaims"
-PAUSE = 1.0  # seconds between looks
-_AWAY = 300.0  # seconds that the API server may be away while a Job is followed
+PAUSE = 1.0  # seconds between two requests
+_AWAY = 300.0  # seconds that the API server may be unavailable while a Job is followed
 
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """How a Job ended: its container's exit code, or 3 where no container could say."""
+    """The outcome of a Job: the exit code of its container, or 3 if there is none."""
 
     name: str
     succeeded: bool
@@ -31,22 +31,26 @@ class JobOutcome:
 
 
 class Follower:
-    """Tells every line that the pods of one Job print, in order and once."""
+    """Reports each line that the pods of one Job print, once and in order."""
 
-    def __init__(self, api: Api, name: str, told: Callable[[str], None]) -> None:
-        self._api, self._name, self._told = api, name, told
-        self._seen: dict[str, str] = {}  # by pod: the time of its last line that was told
-        self._states: dict[str, str] = {}  # by pod, and "" for the Job: what was last told
+    def __init__(self, api: Api, name: str, report: Callable[[str], None]) -> None:
+        self._api, self._name, self._report = api, name, report
+        self._times: dict[str, str] = {}  # by pod: the time of its last reported line
+        self._states: dict[str, str] = {}  # by pod, and "" for the Job: the last reported state
 
     def follow(self) -> JobOutcome:
-        """Until the Job has ended; Unavailable where the API server stays away for minutes."""
+        """Follow the Job until it ends; return its outcome.
+
+        Raises BadInput if the Job is deleted, Unavailable if the API server is unavailable for five
+        minutes.
+        """
         last_answer = time.monotonic()
         while True:
             try:
                 outcome = self._look()
                 last_answer = time.monotonic()
             except NotFound:
-                raise BadInput(f"Job {self._name} was deleted while it was followed") from None
+                raise BadInput(f"Job {self._name}: was deleted while it was followed") from None
             except Unavailable:
                 if time.monotonic() - last_answer > _AWAY:
                     raise
@@ -56,43 +60,43 @@ class Follower:
             time.sleep(PAUSE)
 
     def _look(self) -> JobOutcome | None:
-        """What the pods have said since; the outcome where there is one."""
+        """Report new output of the pods; return the outcome if the Job has ended."""
         job = self._api.get(JOBS, self._name)
         pods = self._pods(job)
         for pod in pods:
             self._tell_state(str(pod["metadata"]["name"]), _state(pod))
             for line in self._lines(pod):
-                self._told(line)
+                self._report(line)
         if not pods:
             self._tell_state("", _waits(job))
         ended = finished(job)
         return None if ended is None else self._outcome(ended, self._pods(job))
 
     def _pods(self, job: Object) -> list[Object]:
-        """The Job's pods, oldest first; not those of an earlier Job of its name."""
+        """Return the Job's pods, oldest first, without those of an earlier Job of its name."""
         selector = f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"
-        found, _ = self._api.list(PODS, [("labelSelector", selector)])
-        return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        pods, _ = self._api.list(PODS, [("labelSelector", selector)])
+        return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def _lines(self, pod: Object) -> Iterator[str]:
-        """Lines that were not told yet, as long as the container prints.
+        """Yield the new lines of a pod, while its container runs.
 
-        Those of a node that is gone are lost, and say nothing about the Job.
+        The output of a node that has gone is lost, which does not affect the Job.
         """
         name = str(pod["metadata"]["name"])
         if _waiting(pod):
             return
         with suppress(ClusterRefused, ClusterAway):
-            for line in self._api.log(PODS, name, CONTAINER, since=self._seen.get(name)):
+            for line in self._api.log(PODS, name, CONTAINER, since=self._times.get(name)):
                 when, _, text = line.partition(" ")
-                if _instant(when) > _instant(self._seen.get(name, "")):
-                    self._seen[name] = when
+                if _instant(when) > _instant(self._times.get(name, "")):
+                    self._times[name] = when
                     yield text
 
     def _tell_state(self, pod: str, state: str) -> None:
         if self._states.get(pod) != state:
             self._states[pod] = state
-            self._told(f"{pod}: {state}" if pod else state)
+            self._report(f"{pod}: {state}" if pod else state)
 
     def _outcome(self, condition: Object, pods: list[Object]) -> JobOutcome:
         succeeded = condition["type"] == "Complete"
@@ -103,16 +107,16 @@ class Follower:
 
 
 def finished(job: Object) -> Object | None:
-    """The condition that says that a Job has ended."""
+    """Return the condition Complete or Failed of a Job that has ended, else None."""
     for condition in job.get("status", {}).get("conditions") or ():
         if condition["type"] in ("Complete", "Failed") and condition["status"] == "True":
-            found: Object = condition
-            return found
+            ended: Object = condition
+            return ended
     return None
 
 
 def _instant(when: str) -> str:
-    """A log's time such that later ones sort later: fractions come without trailing zeros."""
+    """Return a log's time in a sortable form: Kubernetes omits trailing zeros of fractions."""
     seconds, _, fraction = when.partition(".")
     digits = "".join(itertools.takewhile(str.isdigit, fraction))
     return f"{seconds.rstrip('Z')}.{digits:0<9}"
@@ -128,13 +132,13 @@ def _waits(job: Object) -> str:
 def _container(pod: Object) -> Object:
     for status in pod.get("status", {}).get("containerStatuses") or ():
         if status["name"] == CONTAINER:
-            found: Object = status["state"]
-            return found
+            state: Object = status["state"]
+            return state
     return {}
 
 
 def _waiting(pod: Object) -> bool:
-    """Whether the container has not begun to print."""
+    """Return whether the container has not started."""
     state = _container(pod)
     return not state or "waiting" in state
 
@@ -145,7 +149,7 @@ def _exit_code(pod: Object) -> int | None:
 
 
 def _state(pod: Object) -> str:
-    """In a few words: what a person waits for."""
+    """Return the state of a pod for the user: the reason of a wait, the node, or the exit code."""
     state = _container(pod)
     if "terminated" in state:
         return f"ended with exit code {state['terminated']['exitCode']}"
@@ -153,8 +157,8 @@ def _state(pod: Object) -> str:
         return f"runs on {pod['spec'].get('nodeName')}"
     if "waiting" in state:
         waiting = state["waiting"]
-        said = str(waiting.get("message") or waiting.get("reason") or "is being made")
-        return redact(said)[:200]
+        text = str(waiting.get("message") or waiting.get("reason") or "is being created")
+        return redact(text)[:200]
     for condition in pod.get("status", {}).get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return redact(str(condition.get("message") or condition.get("reason")))[:200]

@@ -1,9 +1,8 @@
-"""A Job's object, as the API server takes it.
+"""The Kubernetes manifests of a Job and its volume claim.
 
-A pod is only ever a place to run: what it has done lies in a claim (checkpoints, what it fetched)
-and in MLflow. So a pod that is taken away (eviction, preemption, a node that goes) costs nothing
-but what it did since its last checkpoint, and counts as no failure. The exit codes are
-atelier.errors'.
+A pod keeps no state: checkpoints and fetched files are in a claim, results are in MLflow. So a
+disrupted pod (eviction, preemption, a removed node) loses only the work since its last checkpoint,
+and does not count as a failure. The exit codes are those of atelier.errors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,52 +18,52 @@ CONTAINER = "job"
 SPEC_ANNOTATION = "atelier.dev/spec"
 HOME = "/var/lib/atelier"  # in the container
 USER = 10001  # of the images
-GRACE = 120  # seconds from SIGTERM to SIGKILL: a step, a checkpoint, and a word to MLflow
-TMP = "10Gi"  # of the node's disk, for /tmp; what is large goes to the claim
+GRACE = 120  # seconds from SIGTERM to SIGKILL: for a step, a checkpoint, and a call of MLflow
+TMP = "10Gi"  # of the node's disk, for /tmp; large files go to the claim
 HUB_KEYS = ("HF_TOKEN", "WANDB_API_KEY")
 
-_FINAL = [1, 2]  # refused by a gate or a check, bad input: trying again gives the same
-_STOPPED = [143]  # by SIGTERM, with all that is needed to go on
+_FINAL = [1, 2]  # refused by a gate or a check, bad input: a retry gives the same
+_STOPPED = [143]  # stopped by SIGTERM, after saving a checkpoint
 _MLFLOW_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a Job does, which is all that kinds of Jobs differ in. Equal work has an equal name."""
+    """The work of a Job: the differences between kinds of Jobs. Equal work has an equal name."""
 
-    name: str  # of the Job and of a claim of its own; at most 63 characters
+    name: str  # of the Job and of its own claim; at most 63 characters
     kind: str  # app.kubernetes.io/name
-    spec: Spec  # given to the command as --spec
+    spec: Spec  # passed to the command as --spec
     command: Sequence[str]
-    processes: int = 1  # that share the CPUs
+    processes: int = 1  # number of processes that share the CPUs
     labels: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     hub_keys: Sequence[str] = ()  # of the hubs' Secret
-    config_maps: Mapping[str, str] = field(default_factory=dict)  # by the folder they appear as
+    config_maps: Mapping[str, str] = field(default_factory=dict)  # by the folder of their mount
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """Where and how a Job runs.
+    """The resources and the place of a Job.
 
-    None of it is part of what is asked for; yet sums are rounded by the number of threads (`cpu`),
-    the kind of GPU and the image's libraries, so what another choice makes differs in last bits.
+    They are not part of its spec. But the number of threads (`cpu`), the kind of GPU and the
+    libraries of the image affect rounding, so results of different options differ in the last bits.
     """
 
     namespace: str = "atelier-training"
     image: str = "atelier-train:latest"
     gpus: int = 0
-    gpu_kind: str | None = None  # as nodes are labelled; None for any GPU of the pool
+    gpu_kind: str | None = None  # by the label of nodes; None for any GPU of the pool
     queue: str | None = None  # Kueue's LocalQueue
     priority: str | None = None  # Kueue's WorkloadPriorityClass
-    priority_class: str = "atelier-training"  # of the pod: it takes no running pod's place
-    volume: str | None = None  # a claim that is there; None for one of the Job's own
+    priority_class: str = "atelier-training"  # of the pod: it preempts no running pod
+    volume: str | None = None  # an existing claim; None for the Job's own
     volume_size: str = "50Gi"
     volume_class: str | None = None
     cpu: str = "4"
     memory: str = "16Gi"
-    retries: int = 6  # of failures that may pass: 10 s, 20 s, 40 s … between them
-    deadline: int = 72 * 3600  # seconds from its start; a suspended one's clock stands
+    retries: int = 6  # of temporary failures: 10 s, 20 s, 40 s … between them
+    deadline: int = 72 * 3600  # seconds from its start, without suspensions
     ttl: int = 72 * 3600  # seconds that a finished Job and its claim stay: a weekend
     service_account: str = "atelier-training"
     mlflow_secret: str = "atelier-mlflow"
@@ -74,7 +73,7 @@ class JobOptions:
 
 
 def job_object(work: Work, options: JobOptions) -> Object:
-    """The Job that does the work."""
+    """Return the manifest of the Job that does the work."""
     queue = {"kueue.x-k8s.io/queue-name": options.queue} if options.queue else {}
     if options.queue and options.priority:
         queue["kueue.x-k8s.io/priority-class"] = options.priority
@@ -91,8 +90,8 @@ def job_object(work: Work, options: JobOptions) -> Object:
             "completions": 1,
             "parallelism": 1,
             "backoffLimit": options.retries,
-            # A node that runs out of disk or memory evicts as a drained one does, which counts for
-            # nothing: a Job that is the cause would start again for ever.
+            # Evictions do not count as retries, so a Job that exhausts the disk or memory of its
+            # nodes would start again without end.
             "activeDeadlineSeconds": options.deadline,
             "ttlSecondsAfterFinished": options.ttl,
             "podReplacementPolicy": "Failed",  # two pods would write into one folder
@@ -107,21 +106,29 @@ def job_object(work: Work, options: JobOptions) -> Object:
 
 
 def claim_object(work: Work, options: JobOptions, job: Object) -> Object | None:
-    """The claim of a Job that was created; it goes with the Job, unless the Job failed and another
-    takes it over (see submitting.py). None where `volume` names one."""
+    """Return the manifest of the claim of a created Job; None if `volume` names one.
+
+    The claim is deleted with the Job, unless the Job failed and a new one takes the claim over (see
+    submission.py).
+    """
     if options.volume:
         return None
-    made = job["metadata"]
+    metadata = job["metadata"]
     storage_class = {"storageClassName": options.volume_class} if options.volume_class else {}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
         "metadata": {
-            "name": made["name"],
+            "name": metadata["name"],
             "namespace": options.namespace,
             "labels": _labels(work),
             "ownerReferences": [
-                {"apiVersion": "batch/v1", "kind": "Job", "name": made["name"], "uid": made["uid"]}
+                {
+                    "apiVersion": "batch/v1",
+                    "kind": "Job",
+                    "name": metadata["name"],
+                    "uid": metadata["uid"],
+                }
             ],
         },
         "spec": {
@@ -142,7 +149,7 @@ def _labels(work: Work) -> dict[str, str]:
 
 
 def _rules() -> list[Object]:
-    """The first that fits decides; what none fits counts towards the retries."""
+    """Return the failure rules: the first match decides, other failures count as retries."""
     codes = {"containerName": CONTAINER, "operator": "In"}
     disrupted = {"type": "DisruptionTarget", "status": "True"}
     return [
@@ -165,7 +172,7 @@ def _pod(work: Work, options: JobOptions) -> Object:
         name = PurePosixPath(folder).name
         volumes.append({"name": name, "configMap": {"name": config_map}})
         mounts.append({"name": name, "mountPath": folder, "readOnly": True})
-    if options.gpus > 1:  # NCCL's processes exchange through shared memory
+    if options.gpus > 1:  # NCCL uses shared memory
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})
     return {
@@ -174,8 +181,8 @@ def _pod(work: Work, options: JobOptions) -> Object:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE,
-        # A container's first process ignores SIGTERM until it has said what it does then, which a
-        # training does after half a minute of imports. Behind the pod's own first process, it ends.
+        # The first process of a container ignores SIGTERM until it sets a handler, which a training
+        # does after half a minute of imports. In a shared namespace it is not the first process.
         "shareProcessNamespace": True,
         "priorityClassName": options.priority_class,
         "securityContext": {
@@ -193,10 +200,10 @@ def _pod(work: Work, options: JobOptions) -> Object:
 
 
 def _gpu_pool(kind: str | None) -> Object:
-    """Only nodes of the GPU pool, whose taint keeps others away; of one kind where it is named."""
+    """Return affinity and toleration for the tainted nodes of the GPU pool, and its `kind`."""
     wanted = {"atelier.dev/pool": "gpu"}
     if kind:
-        wanted["nvidia.com/gpu.product"] = kind  # NVIDIA's device plugin labels nodes so
+        wanted["nvidia.com/gpu.product"] = kind  # the label of NVIDIA's device plugin
     terms = [{"key": key, "operator": "In", "values": [value]} for key, value in wanted.items()]
     required = {"nodeSelectorTerms": [{"matchExpressions": terms}]}
     tolerated = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
@@ -230,9 +237,9 @@ def _container(work: Work, options: JobOptions, mounts: list[Object]) -> Object:
 
 
 def _environment(work: Work, options: JobOptions) -> list[Object]:
-    """Addresses and credentials come from Secrets of the namespace; no submission carries them."""
+    """Return the environment; addresses and credentials come from Secrets of the namespace."""
     plain = {"ATELIER_HOME": HOME, "HOME": "/tmp", "HF_HOME": f"{HOME}/cache/hub"}
-    plain["OMP_NUM_THREADS"] = str(_threads(options.cpu, work.processes))  # on any node
+    plain["OMP_NUM_THREADS"] = str(_threads(options.cpu, work.processes))  # independent of the node
     plain |= {**work.env, **options.env}
     return [
         *({"name": name, "value": value} for name, value in plain.items()),
@@ -243,11 +250,11 @@ def _environment(work: Work, options: JobOptions) -> list[Object]:
 
 
 def _threads(cpu: str, processes: int) -> int:
-    """Whole CPUs for each process, of a Kubernetes quantity for all; at least one."""
+    """Return whole CPUs per process, at least one; `cpu` is a Kubernetes quantity for all."""
     cpus = float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
     return max(1, int(cpus / processes))
 
 
 def _secret(key: str, name: str, *, optional: bool = True) -> Object:
-    wanted = {"name": name, "key": key, "optional": optional}
-    return {"name": key, "valueFrom": {"secretKeyRef": wanted}}
+    reference = {"name": name, "key": key, "optional": optional}
+    return {"name": key, "valueFrom": {"secretKeyRef": reference}}

@@ -1,4 +1,4 @@
-"""What a Job is made from, all by digest: equal specs are one Job and one result."""
+"""The spec of a Job: the digests of all its inputs. Equal specs give one Job and one result."""
 
 from typing import Self
 
@@ -8,17 +8,17 @@ from atelier.errors import BadInput
 from atelier.files import digest_json
 from atelier.validation import summary
 
-SPEC_TAG = "atelier.spec"  # of a version or an engine in MLflow: the spec that it was made from
+SPEC_TAG = "atelier.spec"  # tag of a version or an engine in MLflow: the digest of its spec
 
 
 class Spec(BaseModel):
-    """Everything that decides about what comes of a Job."""
+    """All inputs that affect the result of a Job."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read what a Job was given."""
+        """Parse the argument of a Job. Raises BadInput if it is invalid."""
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -26,5 +26,5 @@ class Spec(BaseModel):
 
     @property
     def digest(self) -> str:
-        """`sha256:<hex>` of all of it."""
+        """`sha256:<hex>` of the whole spec."""
         return digest_json(self.model_dump(mode="json"))

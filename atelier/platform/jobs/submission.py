@@ -1,4 +1,4 @@
-"""Making a Job and its claim, once however often and by however many it is asked for."""
+"""Creation and deletion of a Job and its claim; repeated and concurrent calls give one Job."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,43 +21,44 @@ from atelier.platform.jobs.job_manifest import JobOptions, Work, claim_object, j
 Object = dict[str, Any]
 Answer = TypeVar("Answer")
 
-_GONE_SECONDS = 120.0  # that what is being deleted may take to be gone
-_PAUSE = 1.0  # seconds between looks
+_GONE_SECONDS = 120.0  # limit for the deletion of an object
+_PAUSE = 1.0  # seconds between two requests
 
 
 def submit_job(api: Api, work: Work, options: JobOptions) -> tuple[Object, bool]:
-    """The work's Job, and whether it was made now.
+    """Create the Job of the work if needed; return it, and whether it was created.
 
-    One that runs, waits or has succeeded stays as it is; one that has failed makes way, and leaves
-    its claim to the next.
+    A Job that runs, waits or has succeeded stays. A failed Job is replaced, and the new one gets
+    its claim. Raises Unavailable if an earlier object is not deleted within two minutes.
     """
-    job, made = _job(api, job_object(work, options))
+    job, created = _job(api, job_object(work, options))
     claim = claim_object(work, options, job)
     if claim is not None and _claimed(job) == work.name:
-        _hold(api, claim)
-    return job, made
+        _adopt(api, claim)
+    return job, created
 
 
 def stop_job(api: Api, work: Work) -> bool:
-    """End the work's Job if it waits or runs, and wait until it is gone; whether there was one.
+    """Delete the work's Job if it waits or runs, and wait for its end; return whether it did.
 
-    Its checkpoints stay: the next Job of this work goes on from them.
+    Its checkpoints stay, so the next Job of this work resumes from them. Raises Unavailable if the
+    Job is not deleted within two minutes.
     """
     stopped = False
 
     def attempt() -> bool:
         nonlocal stopped
         try:
-            there = api.get(JOBS, work.name)
+            job = api.get(JOBS, work.name)
         except NotFound:
             return stopped
-        if not _going(there):
-            if finished(there) is not None:
+        if not _deleting(job):
+            if finished(job) is not None:
                 return stopped
             with _raced():
-                _let_go(api, there)
-            # again where the Job has changed since it was looked at
-            api.delete(JOBS, work.name, version=_version(there))
+                _detach(api, job)
+            # deletes nothing if the Job has changed since it was read; then try again
+            api.delete(JOBS, work.name, version=_version(job))
             stopped = True
         raise TryAgain
 
@@ -71,32 +72,32 @@ def _job(api: Api, wanted: Object) -> tuple[Object, bool]:
         with suppress(Conflict):
             return api.create(JOBS, wanted), True
         with _raced():
-            there = api.get(JOBS, name)
-            if _going(there):
+            job = api.get(JOBS, name)
+            if _deleting(job):
                 raise TryAgain
-            if (finished(there) or {}).get("type") != "Failed":
-                return there, False
+            if (finished(job) or {}).get("type") != "Failed":
+                return job, False
             if _claimed(wanted) == name:
-                _let_go(api, there)
-            # only the one that was looked at: another may have put a new one in its place
-            api.delete(JOBS, name, version=_version(there))
+                _detach(api, job)
+            # only the Job that was read: another process may have replaced it
+            api.delete(JOBS, name, version=_version(job))
             return api.create(JOBS, wanted), True
 
     return _until_gone(name, attempt)
 
 
-def _let_go(api: Api, job: Object) -> None:
-    """Let a Job's claim outlive it: what it had reached is what the next one goes on from."""
+def _detach(api: Api, job: Object) -> None:
+    """Detach a Job's claim, so that it outlives the Job and the next one can resume from it."""
     with suppress(NotFound):
         claim = api.get(CLAIMS, str(job["metadata"]["name"]))
         if job["metadata"]["uid"] in _owners(claim):
             api.replace(CLAIMS, _owned(claim, []))
 
 
-def _hold(api: Api, wanted: Object) -> None:
-    """Make a Job's claim, or take the one that an earlier Job has let go.
+def _adopt(api: Api, wanted: Object) -> None:
+    """Create a Job's claim, or adopt the detached claim of an earlier Job.
 
-    One that still belongs to an earlier Job goes with it, and a new one takes its place.
+    A claim that still belongs to an earlier Job is deleted with it, and then replaced.
     """
     name = str(wanted["metadata"]["name"])
 
@@ -105,19 +106,19 @@ def _hold(api: Api, wanted: Object) -> None:
             api.create(CLAIMS, wanted)
             return
         with _raced():
-            there = api.get(CLAIMS, name)
-            if _owners(there) & _owners(wanted):
+            claim = api.get(CLAIMS, name)
+            if _owners(claim) & _owners(wanted):
                 return
-            if _owners(there) or _going(there):
+            if _owners(claim) or _deleting(claim):
                 raise TryAgain
-            api.replace(CLAIMS, _owned(there, wanted["metadata"]["ownerReferences"]))
+            api.replace(CLAIMS, _owned(claim, wanted["metadata"]["ownerReferences"]))
 
     _until_gone(name, attempt)
 
 
 @contextmanager
 def _raced() -> Iterator[None]:
-    """Where another may change what was read, or take it away, before it is written."""
+    """Try again if another process has changed or deleted an object between read and write."""
     try:
         yield
     except (NotFound, Conflict) as error:
@@ -125,9 +126,9 @@ def _raced() -> Iterator[None]:
 
 
 def _until_gone(name: str, attempt: Callable[[], Answer]) -> Answer:
-    """The result of `attempt`, called again each second while it raises TryAgain.
+    """Call `attempt` each second until it does not raise TryAgain; return its result.
 
-    Unavailable where an earlier object is in its way for longer than two minutes.
+    Raises Unavailable if an earlier object is not deleted within two minutes.
     """
     retrying = Retrying(
         retry=retry_if_exception_type(TryAgain),
@@ -138,20 +139,20 @@ def _until_gone(name: str, attempt: Callable[[], Answer]) -> Answer:
         return retrying(attempt)
     except RetryError as error:
         raise Unavailable(
-            f"{name}: an earlier one is still being deleted; look at what holds it"
+            f"{name}: an earlier object is still being deleted; check its finalizers"
         ) from error
 
 
-def _version(there: Object) -> str:
-    return str(there["metadata"]["resourceVersion"])
+def _version(item: Object) -> str:
+    return str(item["metadata"]["resourceVersion"])
 
 
-def _going(there: Object) -> bool:
-    return "deletionTimestamp" in there["metadata"]
+def _deleting(item: Object) -> bool:
+    return "deletionTimestamp" in item["metadata"]
 
 
 def _owners(claim: Object) -> set[str]:
-    return {one["uid"] for one in claim["metadata"].get("ownerReferences") or ()}
+    return {owner["uid"] for owner in claim["metadata"].get("ownerReferences") or ()}
 
 
 def _owned(claim: Object, owners: list[Object]) -> Object:
@@ -159,9 +160,9 @@ def _owned(claim: Object, owners: list[Object]) -> Object:
 
 
 def _claimed(job: Object) -> str | None:
-    """The claim that a Job's pods keep their work in."""
+    """Return the name of the claim with the home of a Job's pods."""
     for volume in job["spec"]["template"]["spec"]["volumes"]:
         if volume["name"] == "home":
-            found: str = volume["persistentVolumeClaim"]["claimName"]
-            return found
+            name: str = volume["persistentVolumeClaim"]["claimName"]
+            return name
     return None

@@ -1,4 +1,4 @@
-"""The Job that trains an adapter and judges it under an environment's policy."""
+"""The Job that trains an adapter and evaluates it under the policy of an environment."""
 
 from typing import Annotated
 
@@ -18,10 +18,10 @@ POLICY = "policy.yaml"  # there, and in the ConfigMap
 
 
 class TrainingSpec(Spec):
-    """A recipe, and what it names: everything that decides about the adapter's weights.
+    """A recipe and its inputs: all that affects the adapter's weights.
 
-    The datasets are digests of folders (names of files decide about their order), not those of a
-    package's manifest, which are of the pictures alone.
+    The datasets are digests of folders, because file names determine the order of pictures. The
+    digests in a manifest cover only the pictures.
     """
 
     adapter: AdapterName
@@ -29,16 +29,16 @@ class TrainingSpec(Spec):
     base: Digest
     vae: Digest | None = None
     datasets: Annotated[tuple[Digest, ...], Field(min_length=1)]  # by stage
-    held_back: Digest | None = None  # pictures to judge by
-    processes: Annotated[int, Field(ge=1)] = 1  # that share a step, one a GPU
+    held_back: Digest | None = None  # held-back pictures for the evaluation
+    processes: Annotated[int, Field(ge=1)] = 1  # that share a step, one per GPU
 
     def job_name(self, environment: str) -> str:
-        """The one Job that makes this under an environment's policy; at most 63 characters."""
-        which = hex_of(digest_json([self.digest, environment]))[:10]
-        return f"train-{self.adapter[:46].rstrip('-')}-{which}"
+        """Return the name of the only Job for this spec and environment; at most 63 characters."""
+        short = hex_of(digest_json([self.digest, environment]))[:10]
+        return f"train-{self.adapter[:46].rstrip('-')}-{short}"
 
     def work(self, environment: str, *, commit: str | None = None) -> Work:
-        """What its Job does; `commit` is the recipe's, for the package's lineage."""
+        """Return the work of its Job; `commit` is that of the recipe, for the package's lineage."""
         return Work(
             name=self.job_name(environment),
             kind="atelier-train",
@@ -53,11 +53,14 @@ class TrainingSpec(Spec):
 
 
 def policy_of(api: Api, environment: str) -> Policy | None:
-    """The policy that an environment's Jobs judge by; None where it cannot be read from here."""
+    """Return the policy of an environment's Jobs; None if it cannot be read from here."""
     name = _config_map(environment)
     try:
         return Policy.parse(api.get(CONFIG_MAPS, name).get("data", {}).get(POLICY, ""), name)
-    except (ClusterRefused, PolicyError):  # the Job says what is wrong, or has another program
+    except (
+        ClusterRefused,
+        PolicyError,
+    ):  # the Job reports the error, or has another version of the program
         return None
 
 

@@ -59,7 +59,7 @@ def test_a_config_map_that_is_no_release_costs_the_others_nothing(
     told = agent.releases.read().unreadable
     assert "release-broken: not a release" in told["broken"]
     assert "has no release.json" in told["empty"]
-    assert "is the release of other" in told["wrong"]
+    assert "contains the release of other" in told["wrong"]
 
 
 def test_a_manifest_of_another_digest_is_refused(namespace: Namespace, agent: Environment) -> None:
@@ -68,7 +68,7 @@ def test_a_manifest_of_another_digest_is_refused(namespace: Namespace, agent: En
     manifests = json.dumps({ONE.digest: changed})
     namespace.put("thor-cat", {"release.json": said, "manifests.json": manifests})
     until(lambda: versions(agent) == {"thor-cat": 1})
-    with pytest.raises(ReleaseError, match="its digest is another one"):
+    with pytest.raises(ReleaseError, match="its digest is different one"):
         agent.releases.manifest(ONE.digest)
     assert agent.releases.manifest(TWO.digest) is None
 
