@@ -18,8 +18,8 @@ from commands.demo.swap import swap_under_traffic
 from commands.demo.versions import RegisteredVersion, VersionBuilder
 from commands.serve.gateway_client import GatewayClient
 from commands.terminal import hide_library_bars
-from pipelines.delivery.local.local_gateway import smoke_check
 from pipelines.delivery.local.promotion import promote, rollback
+from pipelines.delivery.smoke import local_smoke
 from services.gateway.keys import KeyStore
 
 STEPS: Final = 14
@@ -75,7 +75,7 @@ class Demo:
             fresh_second = images.generate(FRESH, name)
             now.notes.append(require_different(before, middle, "compared with version 1"))
         with step("roll back to version 1") as back:
-            status = rollback(name, registry=registry, home=self.home, smoke=smoke_check(self.home))
+            status = rollback(name, registry=registry, home=self.home, smoke=local_smoke(self.home))
             back.notes += [status.message, running.require_unrestarted()]
         with step("generate the same seeds again, and new prompts") as now:
             after, again = images.generate(SHEET, name), images.generate(FRESH, name)
@@ -110,7 +110,7 @@ class Demo:
             registry=registry,
             home=self.home,
             policy=self.policy,
-            smoke=smoke_check(self.home),
+            smoke=local_smoke(self.home),
             wait=PATIENCE,
         )
         now.notes.append(status.message)

@@ -72,7 +72,7 @@ def promote(
     from atelier.stores.registry import Registry
     from commands.settings import CommandSettings
     from pipelines.delivery.local import promotion
-    from pipelines.delivery.local.local_gateway import smoke_check
+    from pipelines.delivery.smoke import local_smoke
 
     home = Home.find()
     return answer(
@@ -83,7 +83,7 @@ def promote(
             home=home,
             policy=Policy.load(policy),
             signatures=SignaturePolicy.of(CommandSettings.read()),
-            smoke=smoke_check(home),
+            smoke=local_smoke(home),
             canary=canary,
             wait=wait,
             reason=reason,
@@ -111,7 +111,7 @@ def rollback(
     if environment is not None:
         return rollback_on(environment, target, name, revision, reason)
     from pipelines.delivery.local import promotion
-    from pipelines.delivery.local.local_gateway import smoke_check
+    from pipelines.delivery.smoke import local_smoke
 
     home = Home.find()
     return answer(
@@ -120,7 +120,7 @@ def rollback(
             revision,
             registry=promotion.available_registry(home),
             home=home,
-            smoke=smoke_check(home),
+            smoke=local_smoke(home),
             reason=reason,
         )
     )

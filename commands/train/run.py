@@ -31,7 +31,7 @@ def run(
     # after validation of the input, because these imports are slow
     from commands.release.release import answer
     from pipelines import run as pipeline
-    from pipelines.delivery.local.local_gateway import smoke_check
+    from pipelines.delivery.smoke import local_smoke
 
     hide_library_bars()
     home = Home.find()
@@ -42,6 +42,6 @@ def run(
             home,
             signatures=SignaturePolicy.of(CommandSettings.read()),
             resume=resume,
-            smoke=smoke_check(home),
+            smoke=local_smoke(home),
         )
     )

@@ -7,8 +7,8 @@ import pytest
 
 from atelier.adapter.package import Package
 from atelier.data.release import Pin
-from pipelines.delivery.local.local_gateway import smoke_check
 from pipelines.delivery.local.promotion import promote, retire, rollback
+from pipelines.delivery.smoke import local_smoke
 from services.gateway.keys import KeyStore
 from tests.integration.stack import Picture, ServedStack
 from tests.judged import evaluation, policy
@@ -62,7 +62,7 @@ def test_the_next_call_after_a_command_meets_what_it_did(
             registry=stack.registry,
             home=stack.home,
             policy=policy(),
-            smoke=smoke_check(stack.home),
+            smoke=local_smoke(stack.home),
             wait=300,
         )
         assert standing.state == "serving", standing

@@ -13,8 +13,7 @@ from atelier.adapter.package import Package
 from atelier.data.policy import Policy
 from atelier.data.release import Pin
 from atelier.errors import Refused
-from pipelines.delivery.image_similarity import require_similar
-from pipelines.delivery.smoke import gateway_smoke
+from pipelines.delivery.smoke import gateway_smoke, require_similar
 from pipelines.evaluate import attest, evaluate
 from pipelines.evaluate.attestations import samples
 from services.engine import Engine
@@ -78,10 +77,13 @@ def test_the_judged_picture_comes_out_and_no_other_passes_for_it(
     assert release is not None
     stack.wait_for(lambda: _routed(stack, key), "the gateway to route")
     said = smoke(release, first, ours)
-    assert f"{NAME}@{first.version} draws what was judged: 0.00 of 255 levels" in said
-    assert "by the engine that judged it" in said
-    assert "no verdict with its base and VAE" in smoke(release, first, ())
-    with pytest.raises(Refused, match="does not draw what was judged: 'a red cat', seed 5"):
+    assert (
+        f"{NAME}@{first.version} generates the evaluated images: distance 0.00 of 255 levels"
+        in said
+    )
+    assert "on the engine of the evaluation" in said
+    assert "no evaluation with its base and VAE" in smoke(release, first, ())
+    with pytest.raises(Refused, match="does not generate the evaluated image: 'a red cat', seed 5"):
         smoke(
             release, first, theirs
         )  # as if the second version's release drew with the first's weights
@@ -92,7 +94,7 @@ def test_the_judged_picture_comes_out_and_no_other_passes_for_it(
     asked = {"prompt": one.prompt, "seed": one.seed, **one.sampling.model_dump()}
     base = stack.gateway(key, **asked).pixels[0]
     for engine in (one.engine_digest, "another"):
-        with pytest.raises(Refused, match="does not draw what was judged"):
+        with pytest.raises(Refused, match="does not generate the evaluated image"):
             require_similar(encode_png(base, {"engine_digest": engine}), one, NAME)
     assert np.abs(base.astype(int) - np.asarray(one.image)).mean() == pytest.approx(
         255 * one.effect, abs=0.05

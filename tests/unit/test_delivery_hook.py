@@ -20,8 +20,7 @@ from atelier.stores.registry import Registry
 from pipelines.delivery.cluster.follow import AliasFollower
 from pipelines.delivery.cluster.hook import _smoke
 from pipelines.delivery.cluster.hook_settings import HookSettings
-from pipelines.delivery.image_similarity import ImageMismatch
-from pipelines.delivery.smoke import Smoke
+from pipelines.delivery.smoke import ImageMismatch, Smoke
 from pipelines.evaluate.attestations import JudgedImage, kept
 from tests.judged import DIGEST as BASE
 from tests.judged import evaluation, policy
@@ -209,7 +208,7 @@ def test_a_canary_is_drawn_too_before_its_release_counts_as_served(
     def smoke(release: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
         drawn.append(pin.version)
         if pin.version == 2 and broken:
-            raise ImageMismatch("thor-cat@2 does not draw what was judged")
+            raise ImageMismatch("thor-cat@2 does not generate the evaluated image")
         return "drawn"
 
     broken = True
@@ -233,7 +232,7 @@ def test_a_way_back_is_not_held_up_by_pixels(
 ) -> None:
     def smoke(release: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
         if broken:
-            raise ImageMismatch(f"{NAME}@{pin.version} does not draw what was judged")
+            raise ImageMismatch(f"{NAME}@{pin.version} does not generate the evaluated image")
         return "drawn"
 
     def serve(version: int, digest: str, base: str = BASE) -> None:

@@ -49,7 +49,7 @@ class Settled:
 def settled(monkeypatch: pytest.MonkeyPatch) -> Settled:
     made = Settled()
     monkeypatch.setattr(module, "reconcile", made.settle)
-    monkeypatch.setattr(module, "smoke_check", lambda home: lambda name, version: None)
+    monkeypatch.setattr(module, "local_smoke", lambda home: lambda name, version: None)
     monkeypatch.setattr(module, "Registry", lambda uri: None)
     return made
 

@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from atelier.errors import AtelierError, Refused, Unavailable
-from pipelines.delivery.image_similarity import ImageMismatch, require_similar
-from pipelines.delivery.smoke import _refusal
+from pipelines.delivery.smoke import ImageMismatch, _refusal, require_similar
 from pipelines.evaluate.attestations import JudgedImage
 from services.gateway.png import encode_png
 from services.gateway.problems import Problem, invalid, problem_of
@@ -30,11 +29,11 @@ def judged(effect: float | None = 0.2) -> JudgedImage:
 @pytest.mark.parametrize(
     ("moved", "engine", "tolerance", "effect", "told"),
     [
-        (0, "judge", 4.0, 0.2, "0.00 of 255 levels from the judged picture, by the engine that"),
+        (0, "judge", 4.0, 0.2, "distance 0.00 of 255 levels on the engine of the evaluation"),
         (1, "judge", 4.0, 0.2, None),  # every pixel: rounding moves single ones
         (1, "judge", 8.0, 0.2, "1.00 of 255 levels"),
         (1, "judge", 4.0, None, None),
-        (4, "gpu", 4.0, 0.2, "4.00 of 255 levels from the judged picture, by another engine than"),
+        (4, "gpu", 4.0, 0.2, "distance 4.00 of 255 levels on another engine than"),
         (5, "gpu", 4.0, 0.2, None),
         (5, "gpu", 6.0, 0.2, "5.00 of 255 levels"),
         (3, "gpu", 4.0, None, "3.00 of 255 levels"),
@@ -49,7 +48,7 @@ def test_how_near_a_picture_has_to_come(
         assert told in require_similar(png, judged(effect), "thor-cat@2", tolerance)
         return
     with pytest.raises(
-        ImageMismatch, match="thor-cat@2 does not draw what was judged: 'sks cat', seed 1"
+        ImageMismatch, match="thor-cat@2 does not generate the evaluated image: 'sks cat', seed 1"
     ):
         require_similar(png, judged(effect), "thor-cat@2", tolerance)
 
@@ -57,19 +56,19 @@ def test_how_near_a_picture_has_to_come(
 def test_kernels_of_another_cpu_are_forgiven_the_engine_that_judged() -> None:
     rounded = GREY + np.random.default_rng(0).choice([0, 1], GREY.shape, p=[0.9, 0.1])
     png = encode_png(rounded.astype(np.uint8), {"engine_digest": "judge"})
-    assert "by the engine that judged it" in require_similar(png, judged(), "thor-cat@2")
+    assert "on the engine of the evaluation" in require_similar(png, judged(), "thor-cat@2")
 
 
 def test_fine_detail_is_forgiven_and_another_picture_is_not() -> None:
     noisy = GREY + np.random.default_rng(0).integers(-16, 17, GREY.shape)
-    assert "by another engine" in require_similar(
+    assert "on another engine" in require_similar(
         encode_png(noisy.astype(np.uint8), {"engine_digest": "gpu"}), judged(), "thor-cat@2"
     )
     other = GREY.copy()
     other[16:48, 16:48] += 60  # brighter in a quarter of the picture
-    with pytest.raises(ImageMismatch, match=r"set the platform's smoke\.tolerance"):
+    with pytest.raises(ImageMismatch, match=r"raise the platform's smoke\.tolerance"):
         require_similar(encode_png(other, {"engine_digest": "judge"}), judged(), "thor-cat@2")
-    with pytest.raises(ImageMismatch, match="draws 64x32 pixels, but was judged at 64x64"):
+    with pytest.raises(ImageMismatch, match="generates 64x32 pixels, but was evaluated at 64x64"):
         require_similar(encode_png(GREY[:32], {"engine_digest": "judge"}), judged(), "thor-cat@2")
 
 
@@ -80,7 +79,7 @@ def refusal(problem: Problem) -> AtelierError:
 
 def test_a_quota_that_is_used_up_is_not_waited_for() -> None:
     ended = refusal(problem_of(QuotaExceeded(1, Usage(quota=5, used=5, reserved=0))))
-    assert isinstance(ended, Refused) and "used up its quota of 5 pictures" in str(ended)
+    assert isinstance(ended, Refused) and "used its quota of 5 images" in str(ended)
     assert "smoke.secret" in str(ended)
     held = refusal(problem_of(QuotaExceeded(1, Usage(quota=5, used=4, reserved=1))))
     assert isinstance(held, Unavailable)  # what is being made may yet fail and come back
@@ -92,4 +91,4 @@ def test_steps_beyond_the_gateway_s_limit_name_both_settings() -> None:
     assert isinstance(ended, Refused)
     for part in ("60 is more than 50", "gateway.settings.MAX_STEPS", "policy.yaml"):
         assert part in str(ended)
-    assert "the gateway says 422" in str(refusal(invalid([("seed", "is too large")])))
+    assert "the gateway returned 422" in str(refusal(invalid([("seed", "is too large")])))

@@ -36,8 +36,7 @@ from pipelines.delivery.readiness import (
     release_readiness,
     retirement_readiness,
 )
-from pipelines.delivery.smoke import Smoke
-from pipelines.delivery.verification import Verification
+from pipelines.delivery.smoke import Smoke, SmokeTest
 
 logger = logging.getLogger("pipelines.delivery.cluster.hook")
 
@@ -73,7 +72,7 @@ class AliasFollower:
         self._lock = lock
         self._name = alias
         self._alias = AliasWriter(registry, alias)
-        self._verification = Verification(registry, self._alias, smoke) if smoke else None
+        self._smoke_test = SmokeTest(registry, self._alias, smoke) if smoke else None
         self._clock, self._pause = clock, pause
 
     def one(self, name: str, *, wait: float) -> HookResult:
@@ -191,7 +190,7 @@ class AliasFollower:
 
     def _verify(self, release: Release, pin: Pin, state: RegistryState, end: float) -> None:
         """Draw through the gateway; try again while it is busy or away."""
-        if self._verification is None:
+        if self._smoke_test is None:
             logger.warning("no picture is made: ATELIER_KEY is not set")
             return
         drawing = Retrying(
@@ -201,7 +200,7 @@ class AliasFollower:
             sleep=self._pause,
             reraise=True,
         )
-        drawing(self._verification.verify, release, pin, compare=not state.problem)
+        drawing(self._smoke_test.run, release, pin, compare=not state.problem)
 
     def _move(self, release: Release, state: RegistryState) -> HookResult | None:
         """Let the alias name the version that serves; None where it is released no longer."""

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from atelier.home import HomeSettings
-from pipelines.delivery.image_similarity import TOLERANCE
+from pipelines.delivery.smoke import TOLERANCE
 
 
 class HookSettings(HomeSettings):
@@ -21,5 +21,5 @@ class HookSettings(HomeSettings):
     )
     smoke_tolerance: Annotated[float, Field(gt=0, le=255, allow_inf_nan=False)] = Field(
         default=TOLERANCE,
-        description="Allowed mean difference to the judged picture, in levels of 255",
+        description="Allowed mean difference to the evaluated image, in levels of 255",
     )

@@ -23,9 +23,8 @@ from atelier.logs import log_to
 from atelier.stores.environment import Released, local
 from atelier.stores.registry import Registry
 from pipelines.delivery.local.journal import PromotionJournal
-from pipelines.delivery.local.local_gateway import smoke_check
 from pipelines.delivery.local.reconciler import reconcile
-from pipelines.delivery.smoke import Smoke
+from pipelines.delivery.smoke import Smoke, local_smoke
 
 logger = logging.getLogger("atelier.reconciler")
 
@@ -54,7 +53,7 @@ class ReconcileLoop:
 
     def check(self) -> None:
         """Reconcile if something changed or a retry is due; only then MLflow is called."""
-        smoke = smoke_check(self.home)
+        smoke = local_smoke(self.home)
         if smoke is None:  # the replica is still starting, or is stopping
             return
         inputs, now = self._read_inputs(), time.monotonic()

@@ -24,8 +24,7 @@ from pipelines.delivery.alias import (
 )
 from pipelines.delivery.local.journal import PromotionJournal
 from pipelines.delivery.readiness import Readiness, release_readiness, retirement_readiness
-from pipelines.delivery.smoke import Smoke
-from pipelines.delivery.verification import Verification
+from pipelines.delivery.smoke import Smoke, SmokeTest
 
 ENVIRONMENT: Final = "local"
 ROUNDS: Final = 5  # how often a release may change during one run before the next run takes over
@@ -108,7 +107,7 @@ class Reconciler:
         self.releases = ReleaseFolder(home.releases)
         self.journal = PromotionJournal(home)
         self._alias = AliasWriter(self._registry, environment)
-        self._verification = Verification(self._registry, self._alias, smoke) if smoke else None
+        self._smoke_test = SmokeTest(self._registry, self._alias, smoke) if smoke else None
         self._restored = ""  # the reason, once a promotion failed during this run
 
     def run(self) -> PromotionStatus:
@@ -176,8 +175,8 @@ class Reconciler:
         """Draw, then move the alias. A canary moves none: most calls go to the other version."""
         canary = release.canary if entry is not None and entry.doing == "canary" else None
         try:
-            if self._verification is not None:
-                self._verification.verify(release, canary or release.pin)
+            if self._smoke_test is not None:
+                self._smoke_test.run(release, canary or release.pin)
             if canary is None:
                 self._alias.move(release)
         except Unavailable as error:

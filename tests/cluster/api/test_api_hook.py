@@ -160,7 +160,7 @@ def test_what_never_serves_leaves_the_alias_and_says_why(scene: Scene) -> None:
 
 def test_a_picture_that_cannot_be_made_leaves_the_alias(scene: Scene) -> None:
     def refuse(_: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
-        raise Refused("the gateway says 422")
+        raise Refused("the gateway returned 422")
 
     scene.smoke = refuse
     scene.release(1)

@@ -9,9 +9,8 @@ from atelier.adapter.signature import file_of, key_of, sign
 from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.data.release import Pin, Release
 from atelier.errors import Refused
-from pipelines.delivery.image_similarity import ImageMismatch
 from pipelines.delivery.local.promotion import rollback
-from pipelines.delivery.smoke import Smoke
+from pipelines.delivery.smoke import ImageMismatch, Smoke
 from pipelines.evaluate import SHEET, attest
 from pipelines.evaluate.attestations import JudgedImage, kept
 from tests.judged import evaluation, policy
@@ -47,7 +46,9 @@ def drawn_as(other: set[int], compared: list[int]) -> Smoke:
     def smoke(release: Release, pin: Pin, judged: Sequence[JudgedImage]) -> str:
         compared.append(len(judged))
         if pin.version in other:
-            raise ImageMismatch(f"{release.adapter}@{pin.version} does not draw what was judged")
+            raise ImageMismatch(
+                f"{release.adapter}@{pin.version} does not generate the evaluated image"
+            )
         return "drawn"
 
     return smoke
@@ -57,7 +58,7 @@ def test_a_version_that_draws_another_image_is_taken_back(cat: Adapter) -> None:
     new = cat.add(31)  # one that no other test has promoted
     cat.report(**{"v1": "ready", f"v{new}": "ready"})
     cat.promote(1, smoke=drawn_as(set(), []))
-    with pytest.raises(Refused, match=r"taken back .*does not draw what was judged"):
+    with pytest.raises(Refused, match=r"taken back .*does not generate the evaluated image"):
         cat.promote(new, smoke=drawn_as({new}, []))
     assert (cat.released, cat.alias, cat.under_way) == (1, 1, False)
 
