@@ -299,15 +299,15 @@ class MeasuredReplica:
         pod = Pod("pod-0", "bench", "uid", "10.0.0.1")
         self.environment = watching(server, pod, fleet.folder / "cluster")
         self.agent = Agent(
-            place=ReplicaIdentity(
+            identity=ReplicaIdentity(
                 "pod-0", address="10.0.0.1:8080", grpc="10.0.0.1:9000", pool="stable"
             ),
             volume=fleet.volume,
             releases=self.environment.releases,
             reports=self.environment.replicas,
-            fetch=lambda name, version, folder: shutil.copytree(registry[name, version], folder),
-            signed=lambda name, version: (),
-            trust=SignaturePolicy(),
+            download=lambda name, version, folder: shutil.copytree(registry[name, version], folder),
+            signatures_of=lambda name, version: (),
+            policy=SignaturePolicy(),
         )
 
     def until_ready(self) -> None:
@@ -381,7 +381,7 @@ class _OtherReplica:
 
     def report(self) -> None:
         """Send the last report of the measured replica under the name of this one."""
-        report = self.agent.seen.told if self.agent.seen else None
+        report = self.agent.snapshot.report if self.agent.snapshot else None
         if report is not None:
             self.reports.put(report.model_copy(update={"replica": self.name}))
 

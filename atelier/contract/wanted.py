@@ -32,6 +32,8 @@ class Wanted(ShardedModel):
 
     def without(self, digests: Collection[str]) -> "Wanted":
         """Return the list without some packages."""
+        if not digests:
+            return self
         changes = {
             name: tuple(version for version in versions if version.digest not in digests)
             for name, versions in self.adapters.sharded.items()

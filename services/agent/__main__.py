@@ -1,8 +1,8 @@
-"""Runs one replica's agent until told to stop: `python -m services.agent --home DIR`.
+"""Runs one replica's agent until SIGTERM or SIGINT: `python -m services.agent --home DIR`.
 
-With `--kubernetes`, releases are the namespace's ConfigMaps, the report is a Lease, and probes and
-Prometheus find it on port 9100. ATELIER_SIGNATURES (off, warn, enforce) and ATELIER_SIGNERS say
-what is asked of a package's signature (docs/signing.md). Settings: docs/settings.md.
+With `--kubernetes`, the agent reads releases from the namespace's ConfigMaps, writes its report to
+Leases, and serves probes and metrics on port 9100. ATELIER_SIGNATURES (off, warn, enforce) and
+ATELIER_SIGNERS set the signature policy (docs/signing.md). docs/settings.md has all settings.
 """
 
 import argparse
@@ -35,25 +35,25 @@ HTTP_PORT, GRPC_PORT, HEALTH_PORT = 8080, 9000, 9100  # of a serving pod
 
 def run(
     home: Home,
-    place: ReplicaIdentity,
+    identity: ReplicaIdentity,
     environment: Environment,
     tracking_uri: str,
-    trust: SignaturePolicy,
+    policy: SignaturePolicy,
     *,
     health: int | None,
 ) -> None:
-    """Sync until SIGTERM or SIGINT; two agents of one volume would undo each other's work."""
-    busy = AtelierError(f"{home.volume}: another agent keeps this volume; stop it first")
+    """Sync until SIGTERM or SIGINT. Raises AtelierError if another agent uses the volume."""
+    busy = AtelierError(f"{home.volume}: another agent uses this volume; stop it first")
     with locked(home.volume / ".agent.lock", busy=busy):
-        _run_alone(home, place, environment, tracking_uri, trust, health)
+        _run_alone(home, identity, environment, tracking_uri, policy, health)
 
 
 def _run_alone(
     home: Home,
-    place: ReplicaIdentity,
+    identity: ReplicaIdentity,
     environment: Environment,
     tracking_uri: str,
-    trust: SignaturePolicy,
+    policy: SignaturePolicy,
     health: int | None,
 ) -> None:
     ended = threading.Event()
@@ -61,27 +61,27 @@ def _run_alone(
         signal.signal(number, lambda *_: ended.set())
     registry = LazyRegistry(tracking_uri)
     agent = Agent(
-        place=place,
+        identity=identity,
         volume=home.volume,
         releases=environment.releases,
         reports=environment.replicas,
-        fetch=registry.download,
-        signed=registry.signatures,
-        trust=trust,
+        download=registry.download,
+        signatures_of=registry.signatures,
+        policy=policy,
     )
     pulse = Pulse()
     server = HealthServer(agent, pulse, "", health) if health is not None else None
-    logger.info("replica %s: registry %s, volume %s", place.replica, tracking_uri, home.volume)
-    # these take seconds to import: not in the middle of the first release
+    logger.info("replica %s: registry %s, volume %s", identity.replica, tracking_uri, home.volume)
+    # imported ahead: the import takes seconds and would delay the first release
     slow = ["mlflow"]
-    if trust.policy != "off":
-        logger.info("signatures: %s %s", trust.policy, ", ".join(s.label for s in trust.signers))
+    if policy.policy != "off":
+        logger.info("signatures: %s %s", policy.policy, ", ".join(s.label for s in policy.signers))
         slow.append("model_signing.verifying")
     threading.Thread(target=lambda: [*map(importlib.import_module, slow)], daemon=True).start()
     while not ended.wait(POLL_SECONDS):
         try:
             agent.sync()
-        except OSError:  # a full or absent disk passes; the replica goes on meanwhile
+        except OSError:  # a full or missing disk; the replica continues meanwhile
             logger.exception("a round failed")
         pulse.beat()
     agent.close(withdraw=health is not None)
@@ -89,8 +89,8 @@ def _run_alone(
         server.close()
 
 
-def place_in_pod(pod: Pod, settings: AgentSettings) -> ReplicaIdentity:
-    """A serving pod, with the addresses at which gateways reach its engine."""
+def pod_identity(pod: Pod, settings: AgentSettings) -> ReplicaIdentity:
+    """Return the identity of a serving pod, with the addresses of its engine."""
     return ReplicaIdentity(
         replica=pod.name,
         address=host_port(pod.ip, settings.http_port or HTTP_PORT),
@@ -100,42 +100,47 @@ def place_in_pod(pod: Pod, settings: AgentSettings) -> ReplicaIdentity:
 
 
 def on_cluster(settings: AgentSettings, tracking_uri: str | None, port: int) -> None:
-    """The agent of a serving pod."""
+    """Run the agent of a serving pod."""
     home, pod = Home(settings.home), Pod.find()
     environment = watching(Api.connect(pod.namespace), pod, home.root / "cluster")
-    trust = SignaturePolicy.of(settings)
-    place = place_in_pod(pod, settings)
-    run(home, place, environment, tracking_uri or home.tracking_uri, trust, health=port)
+    policy = SignaturePolicy.of(settings)
+    identity = pod_identity(pod, settings)
+    run(home, identity, environment, tracking_uri or home.tracking_uri, policy, health=port)
 
 
 def on_machine(settings: AgentSettings, tracking_uri: str | None) -> None:
-    """The agent of a home."""
+    """Run the agent of a home on one machine."""
     home, http, grpc = Home(settings.home), settings.http_port, settings.grpc_port
-    place = ReplicaIdentity(
+    identity = ReplicaIdentity(
         replica=settings.replica,
         address=f"127.0.0.1:{http}" if http else None,
         grpc=f"127.0.0.1:{grpc}" if grpc else None,
     )
-    trust = SignaturePolicy.of(settings)
-    run(home, place, local(home), tracking_uri or home.tracking_uri, trust, health=None)
+    policy = SignaturePolicy.of(settings)
+    run(home, identity, local(home), tracking_uri or home.tracking_uri, policy, health=None)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code."""
+    """Parse the arguments, run the agent and return the exit code."""
     options = argparse.ArgumentParser(prog="services.agent", description=__doc__)
     options.add_argument("--home", type=Path, help="default: ATELIER_HOME")
     options.add_argument("--replica", help="default: ATELIER_REPLICA")
     options.add_argument("--registry", help="MLflow's address; default: MLFLOW_TRACKING_URI")
-    options.add_argument("--kubernetes", action="store_true", help="in a pod, by its environment")
+    options.add_argument("--kubernetes", action="store_true", help="run in a pod")
     options.add_argument(
-        "--port", type=int, default=HEALTH_PORT, help="of probes and metrics, with --kubernetes"
+        "--port",
+        type=int,
+        default=HEALTH_PORT,
+        help="with --kubernetes: probes and metrics",
     )
     chosen = options.parse_args(argv)
     log_to(sys.stderr, format="%(asctime)s %(name)s: %(message)s")
-    given = {"home": chosen.home and chosen.home.absolute(), "replica": chosen.replica}
+    overrides = {"home": chosen.home and chosen.home.absolute(), "replica": chosen.replica}
 
     def work() -> None:
-        settings = AgentSettings.read().model_copy(update={k: v for k, v in given.items() if v})
+        settings = AgentSettings.read().model_copy(
+            update={field: value for field, value in overrides.items() if value}
+        )
         if chosen.kubernetes:
             on_cluster(settings, chosen.registry, chosen.port)
         else:

@@ -1,14 +1,14 @@
-"""Keeps a replica's volume as its releases say, and tells what the replica holds.
+"""The agent of one replica: makes the volume follow the releases, and reports the replica's state.
 
-Nothing here decides: `plan` does. Whatever is away or broken, the replica goes on with the last
-good state, and its report says why.
+The decisions are in `plan`. If a service is unavailable or a package is invalid, the replica
+continues with its last valid state, and its report states the reason.
 """
 
 import logging
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from atelier.adapter.signature_policy import SignaturePolicy
@@ -16,246 +16,223 @@ from atelier.contract.replica import Replica
 from atelier.contract.sharded_file import ShardedFile
 from atelier.contract.shards import Shards
 from atelier.contract.wanted import Wanted
-from atelier.errors import AtelierError, SignatureRejected, Unavailable
+from atelier.errors import AtelierError
 from atelier.stores.environment import Released, Releases, Reports
 from services.agent.fetcher import PackageFetcher
-from services.agent.packages import Fetch, PackageShelf
-from services.agent.plan import PACKAGES, Known, Named, Planner, RoundPlan
+from services.agent.packages import Download, PackageShelf, SignaturesOf
+from services.agent.plan import PACKAGES, PlanInputs, Planner, RoundPlan
 from services.agent.reporting import ReplicaReport
 
 logger = logging.getLogger(__name__)
 
-Signed = Callable[[str, int], Sequence[bytes]]  # adapter, version: its signatures
-
-SPARE = 8 * 2**20  # bytes of the volume that packages leave to wanted.json, loaded.json and others
-
 
 @dataclass(frozen=True)
 class ReplicaIdentity:
-    """Who a replica is, beyond what its engine knows."""
+    """The name, addresses and pool of a replica, which its engine does not know."""
 
     replica: str
-    address: str | None = None  # of its HTTP
+    address: str | None = None  # HTTP
     grpc: str | None = None
     pool: str | None = None
 
 
 @dataclass(frozen=True)
 class RoundSnapshot:
-    """What one round saw; for health and metrics."""
+    """The inputs and results of one round, for health checks and metrics."""
 
-    made: RoundPlan
-    told: Replica | None = None  # None before the engine's first word
-    asked: Wanted = field(default_factory=Wanted)
-    troubles: Sequence[str] = ()
-    known: bool = False  # whether it was ever read what is released
-    fresh: float = 0.0  # when releases were last read without trouble, seconds since the epoch
-    failures: int = 0  # fetches that failed, since the start
+    plan: RoundPlan
+    report: Replica | None = None  # None before the engine's first report
+    wanted: Wanted = field(default_factory=Wanted)
+    problems: Sequence[str] = ()
+    known: bool = False  # whether the releases have ever been read
+    read_at: float = 0.0  # last reading of the releases without a problem, seconds since the epoch
+    failures: int = 0  # failed fetches since the start
 
     @property
     def ready(self) -> bool:
-        """Whether every release that fits is served by some version, its own or the last good."""
-        if self.told is None or not self.told.live() or not self.known:
+        """Whether the replica serves each release that fits it, in its own or the last version.
+
+        Until the releases have been read, this applies to the versions of `wanted.json`, which an
+        earlier process has written. So a restarted replica is ready before it reads the releases.
+        """
+        if self.report is None or not self.report.live():
             return False
-        told = self.told.adapters
+        if not self.known and not self.wanted.adapters.sharded:
+            return False
+        adapters = self.report.adapters
         return all(
-            any(one.default and one.state == "ready" for one in told.named(name))
-            for names in (self.made.missing.sharded, self.asked.adapters.sharded)
+            any(adapter.default and adapter.state == "ready" for adapter in adapters.named(name))
+            for names in (self.plan.missing.sharded, self.wanted.adapters.sharded)
             for name in names
         )
 
 
 class Agent:
-    """One replica's agent. `sync` is one round and never waits for the network."""
+    """The agent of one replica. `sync` runs one round and never waits for the network."""
 
     def __init__(
         self,
         *,
-        place: ReplicaIdentity,
+        identity: ReplicaIdentity,
         volume: Path,
         releases: Releases,
         reports: Reports[Replica],
-        fetch: Fetch,
-        signed: Signed,
-        trust: SignaturePolicy,
+        download: Download,
+        signatures_of: SignaturesOf,
+        policy: SignaturePolicy,
     ):
-        self._place = place
+        self._identity = identity
         self._volume = volume
         self._releases = releases
         self._reports = reports
-        self._trust = trust
-        self._shelf = PackageShelf(volume / PACKAGES, trust)
+        self._shelf = PackageShelf(volume / PACKAGES, policy)
         self._shelf.sweep()
-        self._fetch = fetch
-        self._signed = signed
-        self._fetching = PackageFetcher(self._bring)
+        self._fetcher = PackageFetcher(
+            partial(self._shelf.fetch, download=download, signatures_of=signatures_of)
+        )
         self._planner = Planner()
         self._report = ReplicaReport()
         self._wanted = ShardedFile(volume / "wanted.json", Wanted)
         self._loaded = ShardedFile(volume / "loaded.json", Replica)
-        self._known: Released | None = None  # what could be read last
-        self._fresh = 0.0
-        self._damaged: dict[str, str] = {}  # by digest, until it is whole again
-        self._failing: dict[str, set[str]] = {}  # by adapter: digests that the engine has refused
-        self._last: Replica | None = None  # what the engine said in the round before
+        self._released: Released | None = None  # the last reading that succeeded
+        self._read_at = 0.0
+        self._damaged: dict[str, str] = {}  # errors by digest, until the package is valid again
+        self._failing: dict[str, set[str]] = {}  # by adapter: digests that the engine cannot load
+        self._last_loaded: Replica | None = None
         self._reported: Replica | None = None
-        self._said: tuple[Sequence[str], ...] = ()
-        self.seen: RoundSnapshot | None = None  # the last round's
-        self.ready = False  # once everything served; a bad release later costs no other adapter
+        self._logged: tuple[Sequence[str], ...] = ()
+        self.snapshot: RoundSnapshot | None = None  # of the last round
+        self.ready = False  # stays true: one bad release must not stop the other adapters
 
     def sync(self) -> RoundPlan:
-        """One round: look, decide, ask the engine, fetch, prune, report."""
-        troubles = self._read_releases()
+        """Run one round: read, plan, write `wanted.json`, fetch, prune and report."""
+        wanted = self._read_wanted()
+        resumes = self.snapshot is None and bool(wanted.adapters.sharded)
+        problems = [] if resumes else self._read_releases()
         loaded = self._read_loaded()
-        self._fetching.collect()
+        self._fetcher.collect()
         if loaded is not None:
-            self._doubt_what_failed(loaded)
-        good, bad = self._shelf.scan()
-        self._damaged = {d: why for d, why in (self._damaged | bad).items() if d not in good}
-        troubles += self._shelf.warnings.values()
-        asked = self._read_wanted()
-        made = self._plan(loaded, asked, good)
-        for digest in made.prune:  # first: it makes room for what follows
+            self._recheck_failed(loaded)
+        on_volume, bad = self._shelf.scan()
+        damaged = self._damaged | bad
+        self._damaged = {digest: e for digest, e in damaged.items() if digest not in on_volume}
+        problems += self._shelf.warnings.values()
+        plan = self._plan(loaded, wanted, on_volume)
+        for digest in plan.prune:  # first, because it frees space
             self._shelf.remove(digest)
-        if made.wanted != asked.adapters:
-            asked, trouble = self._ask(made, asked)
-            troubles += trouble
-        self._fetching.want(made.fetch)
-        told = self._tell(loaded, made, troubles) if loaded is not None else None
-        self.seen = RoundSnapshot(
-            made,
-            told,
-            asked,
-            troubles,
-            known=self._known is not None,
-            fresh=self._fresh,
-            failures=self._fetching.failures,
+        if plan.wanted != wanted.adapters:
+            wanted, errors = self._write_wanted(plan, wanted)
+            problems += errors
+        self._fetcher.want(plan.fetch)
+        report = self._publish(loaded, plan, problems) if loaded is not None else None
+        self.snapshot = RoundSnapshot(
+            plan,
+            report,
+            wanted,
+            problems,
+            known=self._released is not None,
+            read_at=self._read_at,
+            failures=self._fetcher.failures,
         )
-        self.ready = self.ready or self.seen.ready
-        return made
+        self.ready = self.ready or self.snapshot.ready
+        return plan
 
     def close(self, *, withdraw: bool = False) -> None:
-        """End. The report goes stale by itself, as the engine's heartbeat is in it; `withdraw` it
-        where the engine ends as well, and nobody is to ask it any more."""
-        self._fetching.close()
-        if withdraw:
-            self._reports.remove(self._place.replica)
+        """Stop fetching. With `withdraw`, also remove the report, because the engine ends too.
 
-    def _plan(self, loaded: Replica | None, asked: Wanted, good: Shards[bool]) -> RoundPlan:
-        """The next state; as it was asked last where the engine or the releases are not known."""
+        Without it, the report expires by itself: it contains the engine's heartbeat.
+        """
+        self._fetcher.close()
+        if withdraw:
+            self._reports.remove(self._identity.replica)
+
+    def _plan(self, loaded: Replica | None, wanted: Wanted, on_volume: Shards[bool]) -> RoundPlan:
+        """Plan the round. While the engine or the releases are unknown, keep the last versions."""
         refused = frozenset(self._shelf.refused)
-        if loaded is None or self._known is None:
-            return RoundPlan(wanted=asked.without(refused).adapters)
+        if loaded is None or self._released is None:
+            return RoundPlan(wanted=wanted.without(refused).adapters)
         return self._planner.plan(
-            Known(
+            PlanInputs(
                 loaded=loaded,
-                releases=self._known.releases,
-                on_volume=good,
-                asked=asked,
-                unreadable=self._known.unreadable,
+                releases=self._released.releases,
+                on_volume=on_volume,
+                wanted=wanted,
+                unreadable=self._released.unreadable,
                 refused=refused,
             )
         )
 
-    def _doubt_what_failed(self, loaded: Replica) -> None:
-        """Have each package verified again, once, that the engine says it cannot load."""
-        last, self._last = self._last, loaded
+    def _recheck_failed(self, loaded: Replica) -> None:
+        """Verify each package again, once, that the engine reports as failed."""
+        last, self._last_loaded = self._last_loaded, loaded
         before = last.adapters if last else type(loaded.adapters)()
         for name in loaded.adapters.changed(before):
-            failed = {o.digest for o in loaded.adapters.named(name) if o.state == "failed"}
+            adapters = loaded.adapters.named(name)
+            failed = {adapter.digest for adapter in adapters if adapter.state == "failed"}
             for digest in failed - self._failing.get(name, set()):
-                self._shelf.doubt(digest)
+                self._shelf.recheck(digest)
             if failed:
                 self._failing[name] = failed
             else:
                 self._failing.pop(name, None)
 
-    def _ask(self, made: RoundPlan, asked: Wanted) -> tuple[Wanted, list[str]]:
-        """Write wanted.json; where the volume is full the engine goes on with the last one."""
-        wanted = Wanted(adapters=made.wanted, generation=asked.generation + 1)
-        try:
-            self._wanted.write(wanted)
-        except OSError as error:
-            return asked, [f"the engine cannot be asked: {self._volume}: {error.strerror}"]
-        return wanted, []
-
-    def _bring(self, one: Named) -> None:
-        """Fetch a package and put it on the shelf (in a thread of its own)."""
-        try:
-            free = shutil.disk_usage(self._volume).free
-            if free < SPARE:
-                raise Unavailable(
-                    f"{one.name}@{one.version}: {self._volume} has {free >> 20} MiB left, too "
-                    "little for a package; make room, or give the volume more"
-                )
-            if self._shelf.adopt(one):
-                return
-            signatures = self._signatures(one)
-            self._shelf.put(one, self._fetch, signatures)
-        except OSError as error:
-            raise Unavailable(
-                f"{one.name}@{one.version}: cannot be put on {self._volume}: {error.strerror}"
-            ) from error
-
-    def _signatures(self, one: Named) -> Sequence[bytes]:
-        """A version's signatures, where one is asked for; without it nothing large is fetched."""
-        if self._trust.policy == "off":
-            return ()
-        signatures = self._signed(one.name, one.version)
-        if not signatures and self._trust.policy == "enforce":
-            raise SignatureRejected(
-                f"{one.name}@{one.version}: is not signed, and this environment serves only what "
-                f"is; run `atelier sign {one.name} {one.version}`"
-            )
-        return signatures
-
     def _read_releases(self) -> list[str]:
-        """Refresh what is released; where that fails the last known state stays."""
+        """Read the releases and return the problems. If that fails, the last reading stays."""
         try:
-            self._known = self._releases.read()
+            self._released = self._releases.read()
         except (AtelierError, OSError) as error:
-            return [f"releases cannot be read, going on with the last ones: {error}"]
-        if self._known.trouble:
-            told = f"releases may be out of date: {self._known.trouble}"
-            return [told, *self._known.unreadable.values()]
-        self._fresh = time.time()
-        return list(self._known.unreadable.values())
+            return [f"releases cannot be read, the last ones stay in use: {error}"]
+        if self._released.trouble:
+            problem = f"releases may be out of date: {self._released.trouble}"
+            return [problem, *self._released.unreadable.values()]
+        self._read_at = time.time()
+        return list(self._released.unreadable.values())
 
     def _read_wanted(self) -> Wanted:
-        """What was asked last; nothing where that cannot be read."""
+        """Read `wanted.json`; empty if it cannot be read."""
         try:
             return self._wanted.read()
         except (OSError, ValueError):
             return Wanted()
 
+    def _write_wanted(self, plan: RoundPlan, last: Wanted) -> tuple[Wanted, list[str]]:
+        """Write `wanted.json`. If the volume is full, the engine continues with the last one."""
+        wanted = Wanted(adapters=plan.wanted, generation=last.generation + 1)
+        try:
+            self._wanted.write(wanted)
+        except OSError as error:
+            return last, [f"wanted.json cannot be written to {self._volume}: {error.strerror}"]
+        return wanted, []
+
     def _read_loaded(self) -> Replica | None:
-        """The engine's last words; None before its first."""
+        """Read the engine's `loaded.json`; None if it has not written one."""
         try:
             return self._loaded.read()
         except (OSError, ValueError):
             return None
 
-    def _tell(self, loaded: Replica, made: RoundPlan, troubles: list[str]) -> Replica:
-        problems = self._damaged | self._fetching.problems
-        told = self._report.made(
-            loaded, made, problems=problems, passing=self._fetching.passing, troubles=troubles
+    def _publish(self, loaded: Replica, plan: RoundPlan, problems: list[str]) -> Replica:
+        """Publish the report if it has changed, log new problems, and return the report."""
+        errors = self._damaged | self._fetcher.problems
+        report = self._report.update(
+            loaded, plan, errors=errors, temporary=self._fetcher.temporary, problems=problems
         )
-        place = self._place
-        told = told.model_copy(
+        identity = self._identity
+        report = report.model_copy(
             update={
-                "replica": place.replica,
-                "address": place.address,
-                "grpc": place.grpc,
-                "pool": place.pool,
+                "replica": identity.replica,
+                "address": identity.address,
+                "grpc": identity.grpc,
+                "pool": identity.pool,
             }
         )
-        if told != self._reported:
-            self._reports.put(told)
-            self._reported = told
-        said = (list(problems.values()), troubles, made.ignored)
-        if said != self._said:  # each sentence once, not four times a second
-            before = {sentence for sentences in self._said for sentence in sentences}
-            for sentence in sorted({one for some in said for one in some} - before):
-                logger.warning("%s", sentence)
-            self._said = said
-        return told
+        if report != self._reported:
+            self._reports.put(report)
+            self._reported = report
+        lines = (list(errors.values()), problems, plan.ignored)
+        if lines != self._logged:  # log each line once, not in every round
+            before = {line for group in self._logged for line in group}
+            for line in sorted({line for group in lines for line in group} - before):
+                logger.warning("%s", line)
+            self._logged = lines
+        return report

@@ -1,4 +1,4 @@
-"""Fetches packages beside the agent's loop, so that a slow registry never delays a report."""
+"""Fetches packages in the background, so that a slow registry does not delay a report."""
 
 import logging
 import queue
@@ -15,26 +15,26 @@ from services.agent.plan import Named
 logger = logging.getLogger(__name__)
 
 THREADS = 2
-AHEAD = 16  # under way and waiting for a thread: whoever is released meanwhile waits for no more
+MAX_QUEUED = 16  # running and waiting fetches; a new release waits for no more than these
 FIRST_WAIT = 1.0  # seconds after a failure, doubled by each further one
 LONGEST_WAIT = 60.0
 
 
 @dataclass
 class _Failure:
-    """Why the last attempt failed, and when to try again (monotonic seconds)."""
+    """The reason of the last failed attempt, and the time of the next (monotonic seconds)."""
 
     reason: str
-    passes: bool  # by itself, as a registry's absence does; a package that is bad does not
+    temporary: bool  # an unavailable registry is, an invalid package is not
     count: int
     again: float
 
 
 class PackageFetcher:
-    """At most one attempt at a time for each digest; failures wait longer and longer.
+    """Fetches each digest at most once at a time; the wait grows with each failure.
 
-    Its threads are daemons: a registry that never answers does not keep a process from ending, as
-    the threads of an executor would. What they leave half done is swept away at the next start.
+    The threads are daemons, unlike those of an executor: a registry that never responds must not
+    keep the process from ending. The next start removes incomplete downloads.
     """
 
     def __init__(
@@ -47,42 +47,42 @@ class PackageFetcher:
             threading.Thread(target=self._work, name=f"fetch-{number}", daemon=True).start()
         self._running: dict[str, Future[None]] = {}
         self._failed: dict[str, _Failure] = {}
-        self.failures = 0  # attempts in all that brought nothing
+        self.failures = 0  # failed attempts since the start
 
-    def want(self, pins: Sequence[Named]) -> None:
-        """Start those that are not under way and not waiting after a failure; forget all else."""
+    def want(self, versions: Sequence[Named]) -> None:
+        """Start the fetches that neither run nor wait after a failure; forget other failures."""
         if self._failed:
-            wanted = {one.digest for one in pins}
-            self._failed = {d: one for d, one in self._failed.items() if d in wanted}
-        for one in pins:
-            if len(self._running) >= AHEAD:
+            wanted = {version.digest for version in versions}
+            self._failed = {d: failure for d, failure in self._failed.items() if d in wanted}
+        for version in versions:
+            if len(self._running) >= MAX_QUEUED:
                 return
-            failure = self._failed.get(one.digest)
+            failure = self._failed.get(version.digest)
             waiting = failure is not None and self._clock() < failure.again
-            if one.digest not in self._running and not waiting:
+            if version.digest not in self._running and not waiting:
                 future: Future[None] = Future()
-                self._running[one.digest] = future
-                self._jobs.put((one, future))
+                self._running[version.digest] = future
+                self._jobs.put((version, future))
 
     def collect(self) -> None:
-        """Take note of what has ended since."""
+        """Process the fetches that have ended since the last call."""
         for digest, future in list(self._running.items()):
             if future.done():
                 del self._running[digest]
-                self._note(digest, future.exception())
+                self._record(digest, future.exception())
 
     @property
     def problems(self) -> dict[str, str]:
-        """By digest, why it is not there yet."""
+        """The reasons of the failed fetches, by digest."""
         return {digest: failure.reason for digest, failure in self._failed.items()}
 
     @property
-    def passing(self) -> frozenset[str]:
-        """The digests of those whose trouble may pass by itself."""
-        return frozenset(digest for digest, failure in self._failed.items() if failure.passes)
+    def temporary(self) -> frozenset[str]:
+        """The digests whose fetch failed for a reason that may pass by itself."""
+        return frozenset(digest for digest, failure in self._failed.items() if failure.temporary)
 
     def close(self) -> None:
-        """Start nothing more, and wait for no slow registry."""
+        """Start no more fetches; do not wait for the running ones."""
         for future in self._running.values():
             future.cancel()
         for _ in range(THREADS):
@@ -90,16 +90,16 @@ class PackageFetcher:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            one, future = job
+            version, future = job
             if future.set_running_or_notify_cancel():
                 try:
-                    self._fetch(one)
+                    self._fetch(version)
                 except BaseException as error:
                     future.set_exception(error)
                 else:
                     future.set_result(None)
 
-    def _note(self, digest: str, error: BaseException | None) -> None:
+    def _record(self, digest: str, error: BaseException | None) -> None:
         if error is None:
             self._failed.pop(digest, None)
             return
@@ -110,7 +110,7 @@ class PackageFetcher:
         wait = min(FIRST_WAIT * 2 ** (count - 1), LONGEST_WAIT)
         self._failed[digest] = _Failure(
             reason=redact(str(error)) or type(error).__name__,
-            passes=isinstance(error, (Unavailable, OSError)),
+            temporary=isinstance(error, (Unavailable, OSError)),
             count=count,
             again=self._clock() + wait,
         )

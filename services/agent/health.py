@@ -1,7 +1,7 @@
-"""What probes and Prometheus ask an agent: `/healthz`, `/readyz`, `/metrics`.
+"""The HTTP endpoints of an agent for probes and Prometheus: `/healthz`, `/readyz`, `/metrics`.
 
-One thread answers one call at a time, each within seconds: nobody but the node and the monitoring
-comes here, and the loop must not depend on them.
+One thread serves one request at a time, with a timeout: only the node and the monitoring send
+requests, and the agent's loop must not depend on them.
 """
 
 import logging
@@ -24,39 +24,42 @@ from services.agent.agent import Agent
 
 logger = logging.getLogger(__name__)
 
-STUCK_SECONDS = 30.0  # without a round the agent is as good as dead
-CALL_SECONDS = 1.0  # a call takes at most that long: less than a probe waits
+STUCK_SECONDS = 30.0  # without a round, after which the agent counts as dead
+CALL_SECONDS = 1.0  # timeout of a request, less than that of a probe
 
 
 class Pulse:
-    """When the loop last came round."""
+    """The time of the loop's last round."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def beat(self) -> None:
+        """Record a round."""
         self._last = time.monotonic()
 
     @property
     def alive(self) -> bool:
+        """Whether the last round is less than STUCK_SECONDS ago."""
         return time.monotonic() - self._last < STUCK_SECONDS
 
 
 class AgentMetrics:
-    """An agent's last round as Prometheus metrics (a collector, read when asked)."""
+    """Collects Prometheus metrics from an agent's last round."""
 
     def __init__(self, agent: Agent):
         self._agent = agent
 
     def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
         ready = GaugeMetricFamily("atelier_agent_ready", "Whether every release is served.")
         ready.add_metric([], float(self._agent.ready))
         yield ready
-        seen = self._agent.seen
-        if seen is None:
+        snapshot = self._agent.snapshot
+        if snapshot is None:
             return
-        adapters = seen.told.adapters if seen.told else ()
-        states = Counter(one.state for one in adapters)
+        adapters = snapshot.report.adapters if snapshot.report else ()
+        states = Counter(adapter.state for adapter in adapters)
         held = GaugeMetricFamily(
             "atelier_agent_adapters", "Adapter versions by state.", labels=["state"]
         )
@@ -64,38 +67,36 @@ class AgentMetrics:
             held.add_metric([state], states[state])  # type: ignore[index]
         yield held
         names = ["adapter", "version", "digest"]
-        default = InfoMetricFamily(
-            "atelier_agent_default", "The version that answers by default.", labels=names
-        )
-        for one in adapters:
-            if one.default:
-                default.add_metric([one.name, str(one.version), one.digest], {})
+        default = InfoMetricFamily("atelier_agent_default", "The default version.", labels=names)
+        for adapter in adapters:
+            if adapter.default:
+                default.add_metric([adapter.name, str(adapter.version), adapter.digest], {})
         yield default
         failures = CounterMetricFamily(
-            "atelier_agent_fetch_failures", "Attempts to fetch a package that brought nothing."
+            "atelier_agent_fetch_failures", "Failed attempts to fetch a package."
         )
-        failures.add_metric([], seen.failures)
+        failures.add_metric([], snapshot.failures)
         yield failures
-        fresh = GaugeMetricFamily(
+        read_at = GaugeMetricFamily(
             "atelier_agent_releases_read_timestamp_seconds",
-            "When what is released was last read without trouble.",
+            "Time of the last reading of the releases without a problem.",
         )
-        fresh.add_metric([], seen.fresh)
-        yield fresh
+        read_at.add_metric([], snapshot.read_at)
+        yield read_at
 
 
 Answer = tuple[int, str, bytes]  # status, media type, body
 
 
 class HealthServer:
-    """Answers on a port until closed."""
+    """Serves the endpoints on a port until `close`."""
 
     def __init__(self, agent: Agent, pulse: Pulse, host: str, port: int):
         registry = CollectorRegistry()
         registry.register(AgentMetrics(agent))  # type: ignore[arg-type]
         answers: dict[str, Callable[[], Answer]] = {
             "/healthz": lambda: _plain(pulse.alive, "ok", "the loop is stuck"),
-            "/readyz": lambda: _plain(agent.ready, "ok", _why(agent)),
+            "/readyz": lambda: _plain(agent.ready, "ok", _reason(agent)),
             "/metrics": lambda: (200, CONTENT_TYPE_LATEST, generate_latest(registry)),
         }
         self._server = _Server((host, port), _handler(answers))
@@ -103,12 +104,13 @@ class HealthServer:
         threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
 
     def close(self) -> None:
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
 
 
 class _Server(HTTPServer):
-    """Also on IPv6, where a pod's only address may be."""
+    """A server on IPv4 and IPv6: a pod may have only an IPv6 address."""
 
     def server_bind(self) -> None:
         self.socket.close()
@@ -144,15 +146,15 @@ def _plain(good: bool, text: str, why: str) -> Answer:
     )
 
 
-def _why(agent: Agent) -> str:
-    """What a pod that is not ready waits for, in the words of its report."""
-    seen = agent.seen
-    if seen is None or seen.told is None:
-        return "the engine has not said what it holds yet"
-    if not seen.known:
-        return "; ".join(seen.troubles) or "what is released is not known yet"
-    if not seen.told.live():
-        return "the engine has not been heard of for some seconds"
-    held = [one for one in seen.told.adapters if one.state != "ready"]
-    told = [f"{one.name}@{one.version}: {one.error or one.state}" for one in held]
-    return "; ".join(told) or "the engine has not switched to what it was asked for yet"
+def _reason(agent: Agent) -> str:
+    """Return the reason why the replica is not ready."""
+    snapshot = agent.snapshot
+    if snapshot is None or snapshot.report is None:
+        return "the engine has not reported its adapters yet"
+    if not snapshot.report.live():
+        return "the engine has sent no heartbeat for some seconds"
+    waiting = [adapter for adapter in snapshot.report.adapters if adapter.state != "ready"]
+    reasons = [f"{a.name}@{a.version}: {a.error or a.state}" for a in waiting]
+    if not snapshot.known:
+        reasons += snapshot.problems or ["the releases have not been read yet"]
+    return "; ".join(reasons) or "the engine has not switched to the wanted versions yet"

@@ -1,4 +1,4 @@
-"""The verified packages on a volume: nothing is named here that was not checked byte for byte."""
+"""The packages on a volume, each verified byte by byte against its digest."""
 
 import os
 import re
@@ -21,34 +21,38 @@ from services.agent.verified import Stamp, Verified
 
 _HEX = re.compile("[0-9a-f]{64}")
 _ENDINGS = (".json", ".safetensors")
-RESCAN_SECONDS = 2.0  # thousands of packages are not looked at four times a second
-LOOKED_AT = 256  # packages of one scan, in turn; half a dozen milliseconds
-VERIFY_SECONDS = 1.0  # that one scan spends on verifying, as the agent's loop waits for it
+RESCAN_SECONDS = 2.0  # between two scans; a round is shorter
+SCANNED = 256  # packages of one scan, in turn; takes about 25 ms
+VERIFY_SECONDS = 1.0  # the longest time that a scan verifies, because the agent waits for it
 
-Fetch = Callable[[str, int, Path], object]  # brings an adapter's version as a new folder
-SIGNATURE = ".sig"  # the ending of a package's signature, beside its folder
+RESERVED = 8 * 2**20  # bytes of the volume that packages leave free, for wanted.json and others
+
+Download = Callable[[str, int, Path], object]  # adapter, version: downloads it as a new folder
+SignaturesOf = Callable[[str, int], Sequence[bytes]]  # adapter, version: its signatures
+SIGNATURE = ".sig"  # suffix of a signature, which lies beside the folder of its package
 
 
 class PackageShelf:
-    """`volume/packages/`: a folder each, named by the hex part of its digest, its signature beside.
+    """The folder `volume/packages/`: one folder for each package, and its signature beside it.
 
-    A package is verified when it arrives, when no earlier process has done so (see `verified`),
-    whenever one of its files changes, and when it is doubted. One that fails is taken away, so that
-    it can be fetched again.
+    A folder's name is the hex part of the package's digest. A package is verified when it arrives,
+    when a file of it changes, when `recheck` requests it, and at the start unless an earlier
+    process has verified it (see `verified`). An invalid package is removed, so that it is fetched
+    again.
     """
 
-    def __init__(self, folder: Path, trust: SignaturePolicy):
+    def __init__(self, folder: Path, policy: SignaturePolicy):
         self.folder = folder
-        self.refused: set[str] = set()  # digests whose signature was not good, until one is
-        self.warnings: dict[str, str] = {}  # by digest: a signature that is not good, and is served
-        self._trust = trust
-        self._record = Verified(folder, trust)
-        self._verified: dict[str, Stamp | None] = {}  # None: as the record says, not read yet
-        self._queue: list[str] | None = None  # digests to look at next; None: those on the disk
-        self._doubted: list[str] = []  # digests to verify at the next scan
-        self._scanned: float | None = None  # when, on the monotonic clock; None: never
+        self.refused: set[str] = set()  # digests without a valid signature, under `enforce`
+        self.warnings: dict[str, str] = {}  # by digest: no valid signature, under `warn`
+        self._policy = policy
+        self._record = Verified(folder, policy)
+        self._verified: dict[str, Stamp | None] = {}  # None: recorded, the record is not read yet
+        self._queue: list[str] | None = None  # digests to check next; None: not listed yet
+        self._rechecks: list[str] = []  # digests to verify at the next scan
+        self._scanned: float | None = None  # time of the last scan, monotonic seconds
         self._good: Shards[bool] = Shards()  # the verified digests
-        self._lock = threading.Lock()  # of both: fetches put packages here beside the agent's loop
+        self._lock = threading.Lock()  # of _verified and _good; fetch threads change them
 
     def scan(self) -> tuple[Shards[bool], dict[str, str]]:
         """Return the digests of the good packages, and the errors of the removed ones by digest.
@@ -58,62 +62,99 @@ class PackageShelf:
         """
         now = time.monotonic()
         bad: dict[str, str] = {}
-        while self._doubted and time.monotonic() - now < VERIFY_SECONDS:
-            self._look_at(self._doubted.pop(), bad)
+        while self._rechecks and time.monotonic() - now < VERIFY_SECONDS:
+            self._check_again(self._rechecks.pop(), bad)
         if self._scanned is not None and now - self._scanned < RESCAN_SECONDS:
             return self._good, bad
         self._scanned = now
         if self._queue is None:
-            self._queue = self._there()
+            self._queue = self._restore()
         elif not self._queue:
             self._queue = list(self._verified)
-        looked_at = self._queue[-LOOKED_AT:]
-        del self._queue[-LOOKED_AT:]
-        while looked_at and time.monotonic() - now < VERIFY_SECONDS:
-            self._look_at(looked_at.pop(), bad)
-        self._queue += looked_at
+        batch = self._queue[-SCANNED:]
+        del self._queue[-SCANNED:]
+        while batch and time.monotonic() - now < VERIFY_SECONDS:
+            self._check_again(batch.pop(), bad)
+        self._queue += batch
         return self._good, bad
 
-    def adopt(self, one: Named) -> bool:
-        """Whether the package lies here, verified now; one that is not good is taken away."""
-        bad: dict[str, str] = {}
-        if self._places(one.digest)[0].exists():
-            self._look_at(one.digest, bad)
-        return one.digest in self._verified
+    def fetch(self, version: Named, download: Download, signatures_of: SignaturesOf) -> None:
+        """Bring a version's package to the volume: one that is there already, else from MLflow.
 
-    def doubt(self, digest: str) -> None:
-        """Verify a package again at the next scan: whoever loaded it found it damaged."""
+        Signatures are read first, so an unsigned package is refused before it is downloaded. Raises
+        Unavailable if the volume is full or cannot be written, AdapterRejected if the package or
+        its signature is not valid.
+        """
+        label = f"{version.name}@{version.version}"
+        volume = self.folder.parent
+        try:
+            free = shutil.disk_usage(volume).free
+            if free < RESERVED:
+                raise Unavailable(
+                    f"{label}: {volume} has {free >> 20} MiB left, too little for a package; free "
+                    "some space, or use a larger volume"
+                )
+            if not self.adopt(version):
+                self.put(version, download, self._signatures(version, label, signatures_of))
+        except OSError as error:
+            raise Unavailable(
+                f"{label}: cannot be written to {volume}: {error.strerror}"
+            ) from error
+
+    def _signatures(
+        self, version: Named, label: str, signatures_of: SignaturesOf
+    ) -> Sequence[bytes]:
+        if self._policy.policy == "off":
+            return ()
+        signatures = signatures_of(version.name, version.version)
+        if not signatures and self._policy.policy == "enforce":
+            raise SignatureRejected(
+                f"{label}: is not signed, and this environment serves only signed packages; run "
+                f"`atelier sign {version.name} {version.version}`"
+            )
+        return signatures
+
+    def adopt(self, version: Named) -> bool:
+        """Return whether a valid package is on the volume. Verify it now; remove it if invalid."""
+        if self._paths(version.digest)[0].exists():
+            self._check_again(version.digest, {})
+        return version.digest in self._verified
+
+    def recheck(self, digest: str) -> None:
+        """Verify a package again at the next scan, because the engine could not load it."""
         if digest in self._verified:
             self._forget(digest)
-            self._doubted.append(digest)
+            self._rechecks.append(digest)
 
-    def put(self, one: Named, fetch: Fetch, signatures: Sequence[bytes]) -> None:
-        """Let `fetch` make a folder to the side, verify it once, as that version's digest and by
-        its signatures, then make it visible, the good signature beside it."""
-        digest = one.digest
-        final, beside = self._places(digest)
+    def put(self, version: Named, download: Download, signatures: Sequence[bytes]) -> None:
+        """Download a version, verify its digest and its signatures, then make it visible.
+
+        Keeps the valid signature beside the package. Raises AdapterRejected.
+        """
+        digest = version.digest
+        final, beside = self._paths(digest)
         try:
             with staging(final) as aside:
-                fetch(one.name, one.version, aside / "package")
+                download(version.name, version.version, aside / "package")
                 package, signature = self._check(digest, aside / "package", signatures)
                 self._forget(digest)
                 if signature is None:
                     beside.unlink(missing_ok=True)
                 else:
-                    write_atomic(beside, signature)  # first: no package waits for its signature
+                    write_atomic(beside, signature)  # first: a visible package has its signature
                 package.publish(final)
             self._remember(digest, _stamp(final, beside))
         except AdapterRejected as error:
-            # not where it lay for a moment: the same fault has the same text at each attempt
-            aside_there = rf"{re.escape(str(self.folder))}/\.[^:\s]*"
-            text = re.sub(aside_there, partial(_in_registry, one), str(error))
+            # without the temporary path: the same fault has the same text in each attempt
+            temporary = rf"{re.escape(str(self.folder))}/\.[^:\s]*"
+            text = re.sub(temporary, partial(_in_registry, version), str(error))
             raise AdapterRejected(text) from error
 
     def remove(self, digest: str) -> None:
-        """Take a package away; renamed first, so that nobody sees half of it."""
+        """Remove a package. It is renamed first, so that no reader sees a part of it."""
         self._forget(digest)
         self.warnings.pop(digest, None)
-        path, beside = self._places(digest)
+        path, beside = self._paths(digest)
         aside = self.folder / f".removed.{uuid.uuid4().hex[:8]}"
         if path.exists():
             path.rename(aside)
@@ -121,47 +162,46 @@ class PackageShelf:
         beside.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what an agent that was killed left half done; only while no other one runs."""
-        there = self._names()
-        for left in (self.folder / name for name in there if name.startswith(".")):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+        """Remove the incomplete files of a killed agent. No other agent of the volume may run."""
+        names = self._names()
+        for path in (self.folder / name for name in names if name.startswith(".")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                left.unlink(missing_ok=True)
-        for name in there:
-            if name.endswith(SIGNATURE) and name.removesuffix(SIGNATURE) not in there:
+                path.unlink(missing_ok=True)
+        for name in names:
+            if name.endswith(SIGNATURE) and name.removesuffix(SIGNATURE) not in names:
                 (self.folder / name).unlink(missing_ok=True)
 
-    def _there(self) -> list[str]:
-        """The digests of the packages that still have to be looked at, once those are known that an
-        earlier process has verified."""
-        there = {f"sha256:{name}" for name in self._names() if _HEX.fullmatch(name)}
+    def _restore(self) -> list[str]:
+        """Restore the packages that an earlier process has verified; return the other digests."""
+        present = {f"sha256:{name}" for name in self._names() if _HEX.fullmatch(name)}
         recorded = set(self._record.digests())
-        known = there & recorded
-        for digest in recorded - there:
+        known = present & recorded
+        for digest in recorded - present:
             self._record.remove(digest)
         self._verified, self._good = dict.fromkeys(known), Shards(dict.fromkeys(known, True))
-        if self._trust.policy == "warn":
-            told = {digest: self._record.read(digest)[1] for digest in known}
-            self.warnings |= {digest: warning for digest, warning in told.items() if warning}
-        return sorted(there - known)
+        if self._policy.policy == "warn":
+            warnings = {digest: self._record.read(digest)[1] for digest in known}
+            self.warnings |= {digest: text for digest, text in warnings.items() if text}
+        return sorted(present - known)
 
     def _names(self) -> set[str]:
-        """What lies in the folder."""
+        """Return the names of the entries of the folder."""
         try:
             with os.scandir(self.folder) as entries:
                 return {entry.name for entry in entries}
         except FileNotFoundError:
             return set()
 
-    def _places(self, digest: str) -> tuple[Path, Path]:
-        """Where a package and its signature lie."""
+    def _paths(self, digest: str) -> tuple[Path, Path]:
+        """Return the paths of a package and of its signature."""
         folder = self.folder / hex_of(digest)
         return folder, folder.with_name(folder.name + SIGNATURE)
 
-    def _look_at(self, digest: str, bad: dict[str, str]) -> None:
-        """Verify a package where that is due, and take it away where it is not good."""
-        path, beside = self._places(digest)
+    def _check_again(self, digest: str, bad: dict[str, str]) -> None:
+        """Verify a package if its files have changed. Remove an invalid one, and add its error."""
+        path, beside = self._paths(digest)
         try:
             if not path.exists():
                 self._forget(digest)
@@ -179,18 +219,18 @@ class PackageShelf:
         except AdapterRejected as error:
             bad[digest] = str(error)
             self.remove(digest)
-        except (OSError, Unavailable) as error:  # says nothing of the package: it stays
+        except (OSError, Unavailable) as error:  # the package may be valid: it stays
             bad[digest] = f"{path}: cannot be checked now: {error}"
 
     def _remember(self, digest: str, stamp: Stamp) -> None:
-        """Count a package as verified, here and in a later process."""
+        """Mark a package as verified, for this and for later processes."""
         self._record.put(digest, stamp, self.warnings.get(digest))
         with self._lock:
             self._verified[digest] = stamp
             self._good = self._good.replaced({digest: True})
 
     def _forget(self, digest: str) -> None:
-        """Count a package as not verified."""
+        """Mark a package as not verified."""
         self._record.remove(digest)
         with self._lock:
             self._verified.pop(digest, None)
@@ -199,11 +239,13 @@ class PackageShelf:
     def _check(
         self, digest: str, path: Path, signatures: Sequence[bytes]
     ) -> tuple[Package, bytes | None]:
-        """The package and the signature to keep; AdapterRejected where it is not the package, or
-        not signed as this environment asks for."""
+        """Return the package and the signature to keep.
+
+        Raises AdapterRejected if the digest differs or the signature policy is not met.
+        """
         package = Package.open(path, digest=digest)
         try:
-            checked = self._trust.check(package, signatures)
+            checked = self._policy.check(package, signatures)
         except SignatureRejected:
             self.refused.add(digest)
             raise
@@ -214,16 +256,16 @@ class PackageShelf:
         return package, checked.signature
 
 
-def _in_registry(one: Named, path: re.Match[str]) -> str:
-    """What a path to the side stands for: a version's package, or one of its files."""
+def _in_registry(version: Named, path: re.Match[str]) -> str:
+    """Return the words for a temporary path: a version's package, or one of its files."""
     name = Path(path[0]).name
     file = f", {name}" if name.endswith(_ENDINGS) else ""
-    return f"{one.name}@{one.version} in the registry{file}"
+    return f"{version.name}@{version.version} in the registry{file}"
 
 
 def _stamp(path: Path, beside: Path) -> Stamp:
     if not path.is_dir():
         raise AdapterRejected(f"{path}: not a package folder; remove it")
     files = [*sorted(path.iterdir()), *([beside] if beside.exists() else [])]
-    found = [(file, file.lstat()) for file in files]
-    return tuple((file.name, s.st_size, s.st_mtime_ns, s.st_ino) for file, s in found)
+    stats = [(file, file.lstat()) for file in files]
+    return tuple((file.name, s.st_size, s.st_mtime_ns, s.st_ino) for file, s in stats)

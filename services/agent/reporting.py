@@ -1,4 +1,4 @@
-"""What a replica tells the others: the engine's own words, and what never reached it."""
+"""The report of a replica: its engine's versions, and the released versions that are missing."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -6,112 +6,97 @@ from atelier.contract.replica import HeldAdapter, Replica
 from atelier.contract.shards import Versions
 from services.agent.plan import Named, RoundPlan
 
-SENTENCES = 8  # of the report's error; the log has them all
-LETTERS = 500  # of one sentence: a head and a shard have to fit a Lease
+MAX_PROBLEMS = 8  # in the report's error; the log has all
+MAX_CHARACTERS = 500  # of one problem, because a Lease limits the size of a head and of a shard
 
 
 class ReplicaReport:
-    """Made round after round; a change costs the entries of its own adapters."""
+    """Updates the report round after round. A change costs only the entries of its adapters."""
 
     def __init__(self) -> None:
         self._loaded: Versions[HeldAdapter] | None = None
         self._missing: Versions[Named] = Versions()
-        self._problems: Mapping[str, str] = {}
-        self._passing: Collection[str] = frozenset()
+        self._errors: Mapping[str, str] = {}
+        self._temporary: Collection[str] = frozenset()
         self._adapters: Versions[HeldAdapter] = Versions()
 
-    def made(
+    def update(
         self,
         loaded: Replica,
         plan: RoundPlan,
         *,
-        problems: Mapping[str, str],
-        passing: Collection[str] = (),
-        troubles: Iterable[str],
+        errors: Mapping[str, str],
+        temporary: Collection[str] = (),
+        problems: Iterable[str],
     ) -> Replica:
-        """The report.
+        """Return the report of this round.
 
-        `problems` tells by digest why a package is not to be had; where that is `passing`, like a
-        registry that is away, the package counts as on its way. `troubles` are about no one
-        package.
+        `errors` has the reason for each digest that cannot be fetched. A `temporary` one, such as
+        an unavailable registry, counts as loading, the others as failed. `problems` concern no
+        single package.
         """
-        due = self._due(loaded, plan, problems, passing)
+        due = self._due(loaded, plan, errors, temporary)
         if not plan.missing.sharded:
             self._adapters = loaded.adapters
         else:
             entries = {}
             for name in due:
                 missing = plan.missing.named(name)
-                entries[name] = _told(loaded.adapters.named(name), missing, problems, passing)
+                entries[name] = _entries(loaded.adapters.named(name), missing, errors, temporary)
             self._adapters = self._adapters.replaced(entries)
         self._loaded, self._missing = loaded.adapters, plan.missing
-        self._problems, self._passing = dict(problems), frozenset(passing)
-        sentences = [*troubles, *dict.fromkeys(problems.values()), *plan.ignored]
+        self._errors, self._temporary = dict(errors), frozenset(temporary)
+        lines = [*problems, *dict.fromkeys(errors.values()), *plan.ignored]
         own = [loaded.error] if loaded.error else []
-        fields = {"adapters": self._adapters, "error": _some([*own, *sentences])}
+        fields = {"adapters": self._adapters, "error": _joined([*own, *lines])}
         return loaded.model_copy(update=fields)
 
     def _due(
         self,
         loaded: Replica,
         plan: RoundPlan,
-        problems: Mapping[str, str],
-        passing: Collection[str],
+        errors: Mapping[str, str],
+        temporary: Collection[str],
     ) -> set[str]:
-        """The adapters of which something has changed since the report before."""
-        if self._loaded is None or not self._missing.sharded:  # it was the engine's own
+        """Return the adapters whose entries may differ from the last report."""
+        if self._loaded is None or not self._missing.sharded:  # it was the engine's own report
             self._adapters = loaded.adapters
             return set(plan.missing.sharded)
         due = loaded.adapters.changed(self._loaded) | plan.missing.changed(self._missing)
-        digests = {one for one in {*problems, *self._problems} if self._differs(one, problems)}
-        digests |= set(passing) ^ set(self._passing)
+        digests = {d for d in {*errors, *self._errors} if errors.get(d) != self._errors.get(d)}
+        digests |= set(temporary) ^ set(self._temporary)
         if digests:
-            due |= {one.name for one in plan.missing if one.digest in digests}
+            due |= {version.name for version in plan.missing if version.digest in digests}
         return due
 
-    def _differs(self, digest: str, problems: Mapping[str, str]) -> bool:
-        return problems.get(digest) != self._problems.get(digest)
 
-
-def report(
-    loaded: Replica,
-    plan: RoundPlan,
-    *,
-    problems: Mapping[str, str],
-    passing: Collection[str] = (),
-    troubles: Iterable[str],
-) -> Replica:
-    """A report made at once, see `ReplicaReport.made`."""
-    return ReplicaReport().made(loaded, plan, problems=problems, passing=passing, troubles=troubles)
-
-
-def _told(
-    held: tuple[HeldAdapter, ...],
+def _entries(
+    loaded: tuple[HeldAdapter, ...],
     missing: Iterable[Named],
-    problems: Mapping[str, str],
-    passing: Collection[str],
+    errors: Mapping[str, str],
+    temporary: Collection[str],
 ) -> tuple[HeldAdapter, ...]:
-    """An adapter's versions: those that the engine knows, then those that have not arrived."""
-    known = {one.digest for one in held}
-    found = list(held)
-    for one in missing:
-        if one.digest not in known:
-            error = problems.get(one.digest)
-            failed = error is not None and one.digest not in passing
-            found.append(
+    """Return an adapter's versions: those of the engine, then the missing ones."""
+    known = {adapter.digest for adapter in loaded}
+    entries = list(loaded)
+    for version in missing:
+        if version.digest not in known:
+            error = errors.get(version.digest)
+            failed = error is not None and version.digest not in temporary
+            entries.append(
                 HeldAdapter(
-                    name=one.name,
-                    version=one.version,
-                    digest=one.digest,
+                    name=version.name,
+                    version=version.version,
+                    digest=version.digest,
                     state="failed" if failed else "loading",
-                    error=error[:LETTERS] if error else None,
+                    error=error[:MAX_CHARACTERS] if error else None,
                 )
             )
-    return tuple(found)
+    return tuple(entries)
 
 
-def _some(sentences: list[str]) -> str | None:
-    """The first few sentences, and how many more there are."""
-    more = len(sentences) - SENTENCES
-    told = [one[:LETTERS] for one in sentences[:SENTENCES]]
-    return "; ".join([*told, *([f"and {more} more"] if more > 0 else [])]) or None
+def _joined(lines: list[str]) -> str | None:
+    """Return the first problems and the number of the others, or None."""
+    more = len(lines) - MAX_PROBLEMS
+    shown = [line[:MAX_CHARACTERS] for line in lines[:MAX_PROBLEMS]]
+    return "; ".join([*shown, *([f"and {more} more"] if more > 0 else [])]) or None

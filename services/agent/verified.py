@@ -1,11 +1,10 @@
-"""What an earlier process of the volume has verified, so that a restart need not do it again.
+"""Records of verified packages, so that a restart does not verify them again.
 
-A package that was checked byte for byte gets a record: size, change time and inode of each of its
-files and of its signature. A later process believes it as long as these stay the same, and whoever
-loads the package checks its bytes against its digest again before they are used. The trade-off:
-damage that leaves size and change time alone is found when the package is loaded, and not at the
-start. A signature ties a digest to a signer, so it is checked again only when other signers are
-trusted: then every package is.
+A verified package gets a record: size, change time and inode of each of its files and of its
+signature. A later process accepts the package as long as these do not change. The engine verifies
+the package against its digest again before it uses the weights. So damage that changes neither
+size nor change time is found when the package is loaded, not at the start. If the signature policy
+changes, all packages are verified again.
 """
 
 import hashlib
@@ -24,23 +23,25 @@ from atelier.files import write_atomic
 logger = logging.getLogger(__name__)
 
 FOLDER = "verified"  # beside that of the packages
-TRUST = "trust"  # the file that says whose signatures counted when the others were written
+POLICY = "trust"  # the file with the digest of the signature policy of the records
 
 Stamp = tuple[tuple[str, int, int, int], ...]  # of files: name, size, change time, inode
 
 
 class Verified:
-    """One record a package, named by the hex part of its digest. Those that were written under
-    another trust are dropped."""
+    """One record for each package, named by the hex part of its digest.
 
-    def __init__(self, folder: Path, trust: SignaturePolicy):
-        """`folder` is the packages'."""
+    Records of another signature policy are removed.
+    """
+
+    def __init__(self, folder: Path, policy: SignaturePolicy):
+        """`folder` is the folder of the packages."""
         self._folder = folder.with_name(FOLDER)
-        self._trust = hashlib.sha256(repr(trust).encode()).hexdigest()
-        self._begun = False  # whether records of another trust are gone
+        self._policy = hashlib.sha256(repr(policy).encode()).hexdigest()
+        self._begun = False  # whether the records of other policies are removed
 
     def digests(self) -> Iterator[str]:
-        """Of the packages that were verified under this trust."""
+        """Yield the digests of the packages that were verified under this policy."""
         try:
             self._begin()
             with os.scandir(self._folder) as entries:
@@ -49,38 +50,38 @@ class Verified:
             logger.warning("%s: packages are verified again: %s", self._folder, error.strerror)
             return
         for name in names:
-            if name != TRUST and not name.startswith("."):
+            if name != POLICY and not name.startswith("."):
                 yield f"sha256:{name}"
 
     def read(self, digest: str) -> tuple[Stamp | None, str | None]:
-        """The files as they were when verified, and what was warned of; None without a record."""
+        """Return the verified state of the files, and a warning; None without a record."""
         try:
-            found = json.loads((self._folder / hex_of(digest)).read_bytes())
+            record = json.loads((self._folder / hex_of(digest)).read_bytes())
             files = tuple(
                 (str(n), int(size), int(time), int(inode))
-                for n, size, time, inode in found["files"]
+                for n, size, time, inode in record["files"]
             )
-            return files, found["warning"]
+            return files, record["warning"]
         except (OSError, ValueError, LookupError, TypeError):
             return None, None
 
     def put(self, digest: str, files: Stamp, warning: str | None) -> None:
-        """Record a package as verified; on a full disk it is verified again by a later process."""
+        """Record a package as verified. On a full disk, a later process verifies it again."""
         with suppress(OSError):
             self._begin()
             text = json.dumps({"files": files, "warning": warning})
             write_atomic(self._folder / hex_of(digest), text)
 
     def remove(self, digest: str) -> None:
-        """Forget a package."""
+        """Remove the record of a package."""
         (self._folder / hex_of(digest)).unlink(missing_ok=True)
 
     def _begin(self) -> None:
-        """Drop the records of another trust, once."""
+        """Remove the records of another policy, once."""
         if self._begun:
             return
-        file = self._folder / TRUST
-        if not file.exists() or file.read_bytes() != self._trust.encode():
+        file = self._folder / POLICY
+        if not file.exists() or file.read_bytes() != self._policy.encode():
             shutil.rmtree(self._folder, ignore_errors=True)
-            write_atomic(file, self._trust)
+            write_atomic(file, self._policy)
         self._begun = True

@@ -19,7 +19,7 @@ from atelier.logs import RedactingFormatter, traceback_of
 from atelier.platform import Pod
 from commands.errors import report
 from commands.replica.plan import Addresses
-from services.agent.__main__ import place_in_pod
+from services.agent.__main__ import pod_identity
 from services.agent.settings import AgentSettings
 from services.gateway.settings import Settings
 from services.triton.runtime import Runtime
@@ -229,7 +229,7 @@ def test_whoever_spells_an_address_of_ipv6_puts_it_in_brackets(
 ) -> None:
     for name in ("HTTP", "GRPC"):
         monkeypatch.delenv(f"ATELIER_TRITON_{name}_PORT", raising=False)
-    place = place_in_pod(Pod(name="pod", namespace="a", uid="u", ip="fd00::5"), AgentSettings())
+    place = pod_identity(Pod(name="pod", namespace="a", uid="u", ip="fd00::5"), AgentSettings())
     assert (place.address, place.grpc) == ("[fd00::5]:8080", "[fd00::5]:9000")
     ports = TritonSettings(host="::1", http_port=1, grpc_port=2, metrics_port=3)
     server = TritonServer(Home(tmp_path), tmp_path, ports)

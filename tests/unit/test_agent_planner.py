@@ -9,8 +9,9 @@ from atelier.contract.replica import HeldAdapter, Replica
 from atelier.contract.shards import Shards
 from atelier.contract.wanted import Wanted
 from atelier.data.release import Pin, Release
-from services.agent.plan import Known, Named, Planner, RoundPlan, plan
-from services.agent.reporting import ReplicaReport, report
+from services.agent.plan import Named, PlanInputs, Planner, RoundPlan
+from services.agent.reporting import ReplicaReport
+from tests.agent import plan, report
 
 BASE, OTHER = "sha256:" + "b" * 64, "sha256:" + "c" * 64
 NAMES = ("cat", "dog", "emu")
@@ -63,7 +64,7 @@ steps = st.one_of(
 @given(st.lists(steps, min_size=1, max_size=12))
 def test_round_after_round_it_plans_and_reports_as_from_nothing(moves: list[tuple]) -> None:
     planner, reporter = Planner(), ReplicaReport()
-    known, problems, passing = Known(loaded=engine()), dict[str, str](), set[str]()
+    known, problems, passing = PlanInputs(loaded=engine()), dict[str, str](), set[str]()
     for kind, *given_ in moves:
         known = moved(known, kind, *given_)
         if kind == "problem":
@@ -75,20 +76,20 @@ def test_round_after_round_it_plans_and_reports_as_from_nothing(moves: list[tupl
         anew = plan(
             known.releases,
             on_volume=known.on_volume,
-            asked=known.asked,
+            wanted=known.wanted,
             loaded=known.loaded,
             unreadable=known.unreadable,
             refused=known.refused,
         )
         assert made == anew
-        told = reporter.made(
-            known.loaded, made, problems=problems, passing=frozenset(passing), troubles=()
+        told = reporter.update(
+            known.loaded, made, errors=problems, temporary=frozenset(passing), problems=()
         )
-        assert told == report(known.loaded, anew, problems=problems, passing=passing, troubles=())
-        known = replace(known, asked=Wanted(adapters=made.wanted))  # as the agent writes it
+        assert told == report(known.loaded, anew, errors=problems, temporary=passing, problems=())
+        known = replace(known, wanted=Wanted(adapters=made.wanted))  # as the agent writes it
 
 
-def moved(known: Known, kind: str, *given_) -> Known:
+def moved(known: PlanInputs, kind: str, *given_) -> PlanInputs:
     """What is known after a step."""
     if kind in ("release", "other base"):
         name, found = given_
@@ -112,7 +113,7 @@ def moved(known: Known, kind: str, *given_) -> Known:
     return known
 
 
-def fleet(count: int) -> Known:
+def fleet(count: int) -> PlanInputs:
     """That many adapters, each served in one version."""
     names = [f"adapter-{number}" for number in range(count)]
     pinned = {name: f"sha256:{number:064x}" for number, name in enumerate(names)}
@@ -120,7 +121,7 @@ def fleet(count: int) -> Known:
         HeldAdapter(name=name, version=1, digest=one, state="ready", default=True)
         for name, one in pinned.items()
     )
-    return Known(
+    return PlanInputs(
         loaded=engine().model_copy(update={"adapters": type(engine().adapters)(held)}),
         releases=Shards(
             {
@@ -136,7 +137,7 @@ def test_a_round_plans_what_has_changed_and_nothing_else() -> None:
     planner, known = Planner(), fleet(1000)
     first = planner.plan(known)
     assert planner.planned == 1000
-    known = replace(known, asked=Wanted(adapters=first.wanted))
+    known = replace(known, wanted=Wanted(adapters=first.wanted))
     planner.plan(known)  # what is asked has changed
     heartbeat = known.loaded.model_copy(update={"heartbeat": 1.0})
     known = replace(known, loaded=heartbeat)
@@ -160,13 +161,13 @@ def test_a_round_plans_what_has_changed_and_nothing_else() -> None:
 def test_a_report_of_what_the_engine_holds_is_the_engines_own() -> None:
     """So its shards are neither compared nor written again."""
     known = fleet(1000)
-    told = report(known.loaded, RoundPlan(), problems={}, troubles=())
+    told = report(known.loaded, RoundPlan(), errors={}, problems=())
     assert told.adapters is known.loaded.adapters
 
 
 def test_a_report_tells_few_sentences_and_counts_the_rest() -> None:
     known = fleet(3)
     troubles = [f"trouble {number} " + "x" * 5000 for number in range(10_000)]
-    told = report(known.loaded, RoundPlan(), problems={}, troubles=troubles)
+    told = report(known.loaded, RoundPlan(), errors={}, problems=troubles)
     assert told.error is not None and len(told.error) < 8000
     assert told.error.endswith("and 9992 more")

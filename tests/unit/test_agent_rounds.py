@@ -30,7 +30,7 @@ from atelier.errors import Unavailable
 from atelier.files import write_atomic
 from atelier.stores.environment import LocalReleases
 from services.agent.agent import Agent, ReplicaIdentity
-from services.agent.fetcher import AHEAD, PackageFetcher
+from services.agent.fetcher import MAX_QUEUED, PackageFetcher
 from services.agent.health import HealthServer, Pulse
 from services.agent.packages import PackageShelf
 from services.agent.plan import Named
@@ -71,7 +71,7 @@ def test_a_failed_fetch_is_tried_again_later_and_later() -> None:
         assert len(attempts) - before <= 1
     assert attempts == [0.0, 1.0, 3.0, 7.0, 15.0]
     assert fetching.problems == {pin.digest: "the registry is away"}
-    assert fetching.passing == {pin.digest}
+    assert fetching.temporary == {pin.digest}
     fetching.want([])
     assert fetching.problems == {}
     fetching.close()
@@ -95,13 +95,13 @@ class Rig:
 
     def new_agent(self) -> Agent:
         return Agent(
-            place=ReplicaIdentity("one"),
+            identity=ReplicaIdentity("one"),
             volume=self.volume,
             releases=LocalReleases(self.releases),
             reports=self.reports,
-            fetch=self.fetch,
-            signed=self.signed,
-            trust=self.trust,
+            download=self.fetch,
+            signatures_of=self.signed,
+            policy=self.trust,
         )
 
     def fetch(self, name: str, version: int, folder: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_package_that_is_not_what_the_release_pins_is_never_visible(rig: Rig) 
     bad = rig.publish(2)
     weights = rig.registry / "2" / "adapter.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-    rig.settle(lambda: bad.digest in rig.agent._fetching.problems)
+    rig.settle(lambda: bad.digest in rig.agent._fetcher.problems)
     assert rig.wanted().default("thor-cat").version == 1
     assert sorted(path.name for path in (rig.volume / "packages").iterdir()) == [
         hex_of(good.digest)
@@ -270,11 +270,11 @@ def test_a_full_volume_is_told_serves_on_and_recovers(
     rig.settle(lambda: rig.wanted().adapters)
     rig.engine((good, 1, "ready"), default=1)
     rig.agent.sync()
-    monkeypatch.setattr("services.agent.agent.SPARE", 2**60)  # nothing has so much room
+    monkeypatch.setattr("services.agent.packages.RESERVED", 2**60)  # nothing has so much room
     bad = rig.publish(2)
-    rig.settle(lambda: bad.digest in rig.agent._fetching.problems)
+    rig.settle(lambda: bad.digest in rig.agent._fetcher.problems)
     rig.agent.sync()
-    assert "MiB left, too little for a package; make room" in rig.report().error
+    assert "MiB left, too little for a package; free" in rig.report().error
     assert rig.wanted().default("thor-cat").version == 1 and rig.fetched == [1]
     assert rig.agent.ready
     monkeypatch.undo()
@@ -300,7 +300,7 @@ def test_an_engine_that_cannot_be_asked_is_told_and_asked_again(rig: Rig) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     (told,) = rig.agent._reports.reports
-    assert "the engine cannot be asked" in told.error
+    assert "wanted.json cannot be written to" in told.error
     assert rig.wanted().default("thor-cat").version == 2  # whole, as it was
     rig.agent.sync()
     assert rig.wanted().default("thor-cat").version == 1
@@ -323,7 +323,7 @@ def test_ready_is_once_everything_was_served_and_stays(rig: Rig) -> None:
     rig.away = True
     good = rig.publish(1)
     rig.agent = rig.new_agent()
-    rig.settle(lambda: rig.agent._fetching.problems)
+    rig.settle(lambda: rig.agent._fetcher.problems)
     assert not rig.agent.ready  # a pod whose packages cannot be fetched
     rig.away = False
     rig.settle(lambda: rig.wanted().adapters)
@@ -351,7 +351,7 @@ def test_probes_and_prometheus_are_answered(rig: Rig) -> None:
 
     try:
         assert ask("/healthz")[0] == 200 and ask("/nowhere")[0] == 404
-        assert ask("/readyz") == (503, "the engine has not said what it holds yet\n")
+        assert ask("/readyz") == (503, "the engine has not reported its adapters yet\n")
         rig.away = True
         made = rig.publish(1)
         rig.settle(lambda: rig.report().error)
@@ -394,7 +394,7 @@ def guarded(tmp_path: Path) -> Iterator[Rig]:
 @pytest.mark.parametrize(
     ("case", "told"),
     [
-        ("unsigned", "thor-cat@2: is not signed, and this environment serves only what is"),
+        ("unsigned", "thor-cat@2: is not signed, and this environment serves only signed"),
         ("another key", "thor-cat: signed by key "),
         ("another package", "the package was altered after signing"),
         ("cut short", "cannot be read: it is truncated or damaged"),
@@ -416,7 +416,7 @@ def test_enforced_nothing_but_a_good_signature_reaches_the_volume(
     guarded.releases.put(
         guarded.releases.get("thor-cat").with_version(Pin(version=2, digest=bad.digest), "promoted")
     )
-    guarded.settle(lambda: bad.digest in guarded.agent._fetching.problems)
+    guarded.settle(lambda: bad.digest in guarded.agent._fetcher.problems)
     guarded.agent.sync()
     failed = guarded.report().holds("thor-cat", bad.digest)
     assert failed.state == "failed" and told in failed.error
@@ -574,7 +574,7 @@ def test_a_package_that_the_engine_found_damaged_is_verified_and_fetched_again(
     rig.agent.sync()
     assert rig.fetched == [1]
     rig.engine((made, 1, "failed"))
-    rig.settle(lambda: rig.fetched == [1, 1] and not rig.agent.seen.made.missing)
+    rig.settle(lambda: rig.fetched == [1, 1] and not rig.agent.snapshot.plan.missing)
     assert Package.open(file.parent, digest=made.digest)
     rig.engine((made, 1, "ready"), default=1)
     rig.agent.sync()
@@ -604,7 +604,7 @@ def test_what_lies_on_the_volume_unverified_is_not_fetched(
 
 def test_packages_are_looked_at_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.agent.packages.RESCAN_SECONDS", 0.0)
-    monkeypatch.setattr("services.agent.packages.LOOKED_AT", 2)
+    monkeypatch.setattr("services.agent.packages.SCANNED", 2)
     shelf = PackageShelf(tmp_path / "packages", SignaturePolicy())
     made = [package(tmp_path / "registry" / str(seed), seed) for seed in range(5)]
     for one in made:
@@ -620,6 +620,72 @@ def test_packages_are_looked_at_in_turn(tmp_path: Path, monkeypatch: pytest.Monk
     for _ in range(4):
         good, bad = shelf.scan()
     assert (len(good), bad) == (4, {})
+
+
+def test_a_restarted_replica_is_ready_before_it_knows_the_releases(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the time until it is ready does not grow with the number of releases."""
+    made = rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    rig.engine((made, 1, "ready"), default=1)
+    rig.settle(lambda: rig.agent.ready)
+    rig.agent.close()
+    was = rig.wanted()
+
+    def unavailable(self: LocalReleases) -> None:
+        raise Unavailable("the API server is unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalReleases, "read", unavailable)
+        rig.agent = rig.new_agent()
+        rig.agent.sync()
+        assert rig.agent.ready and not rig.agent.snapshot.known
+        rig.agent.sync()
+        assert rig.wanted() == was and "the API server is unavailable" in rig.report().error
+    newer = rig.publish(2)
+    rig.settle(lambda: rig.wanted().adapters.named("thor-cat")[0].digest == newer.digest)
+
+
+def test_a_restarted_replica_with_an_unserved_adapter_is_not_ready(rig: Rig) -> None:
+    made = rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    rig.engine((made, 1, "loading"), default=1)
+    rig.agent.close()
+    rig.agent = rig.new_agent()
+    rig.agent.sync()
+    assert not rig.agent.ready
+
+
+def test_nothing_changes_before_the_engine_has_reported_its_base(rig: Rig) -> None:
+    rig.publish(1)
+    rig.settle(lambda: rig.wanted().adapters)
+    was = rig.wanted()
+    (rig.volume / "loaded.json").unlink()
+    rig.publish(2)
+    made = rig.agent.sync()
+    assert (made.wanted, made.fetch, made.prune, rig.wanted()) == (was.adapters, (), (), was)
+
+
+def test_a_removed_package_starts_no_scan_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each release removes one: with thousands of packages, a scan costs more than the release."""
+    shelf = PackageShelf(tmp_path / "packages", SignaturePolicy())
+    made = [package(tmp_path / "registry" / str(seed), seed) for seed in range(3)]
+    for one in made:
+        named = Named("thor-cat", 1, one.digest)
+        shelf.put(
+            named, lambda name, version, folder, one=one: shutil.copytree(one.path, folder), ()
+        )
+    shelf.scan()
+    checked: list[str] = []
+    monkeypatch.setattr(shelf, "_check_again", lambda digest, bad: checked.append(digest))
+    shelf.remove(made[0].digest)
+    assert (set(shelf.scan()[0]), checked) == ({one.digest for one in made[1:]}, [])
+    shelf.recheck(made[1].digest)
+    shelf.scan()
+    assert checked == [made[1].digest]
 
 
 HANGING = """
@@ -664,5 +730,5 @@ def test_the_newest_release_waits_for_few_fetches() -> None:
         if "newest" in attempts:
             break
         time.sleep(0.01)
-    assert attempts.index("newest") <= 2 * AHEAD
+    assert attempts.index("newest") <= 2 * MAX_QUEUED
     fetching.close()
