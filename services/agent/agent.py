@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from atelier.adapter.signature_policy import SignaturePolicy
@@ -19,7 +18,7 @@ from atelier.contract.wanted import Wanted
 from atelier.errors import AtelierError
 from atelier.stores.environment import Released, Releases, Reports
 from services.agent.fetcher import PackageFetcher
-from services.agent.packages import Download, PackageShelf, SignaturesOf
+from services.agent.packages import Download, PackageShelf, PackageSource, SignaturesOf
 from services.agent.plan import PACKAGES, PlanInputs, Planner, RoundPlan
 from services.agent.reporting import ReplicaReport
 
@@ -87,9 +86,8 @@ class Agent:
         self._reports = reports
         self._shelf = PackageShelf(volume / PACKAGES, policy)
         self._shelf.sweep()
-        self._fetcher = PackageFetcher(
-            partial(self._shelf.fetch, download=download, signatures_of=signatures_of)
-        )
+        source = PackageSource(self._shelf, policy, download, signatures_of)
+        self._fetcher = PackageFetcher(source.fetch)
         self._planner = Planner()
         self._report = ReplicaReport()
         self._wanted = ShardedFile(volume / "wanted.json", Wanted)

@@ -78,42 +78,6 @@ class PackageShelf:
         self._queue += batch
         return self._good, bad
 
-    def fetch(self, version: Named, download: Download, signatures_of: SignaturesOf) -> None:
-        """Bring a version's package to the volume: one that is there already, else from MLflow.
-
-        Signatures are read first, so an unsigned package is refused before it is downloaded. Raises
-        Unavailable if the volume is full or cannot be written, AdapterRejected if the package or
-        its signature is not valid.
-        """
-        label = f"{version.name}@{version.version}"
-        volume = self.folder.parent
-        try:
-            free = shutil.disk_usage(volume).free
-            if free < RESERVED:
-                raise Unavailable(
-                    f"{label}: {volume} has {free >> 20} MiB left, too little for a package; free "
-                    "some space, or use a larger volume"
-                )
-            if not self.adopt(version):
-                self.put(version, download, self._signatures(version, label, signatures_of))
-        except OSError as error:
-            raise Unavailable(
-                f"{label}: cannot be written to {volume}: {error.strerror}"
-            ) from error
-
-    def _signatures(
-        self, version: Named, label: str, signatures_of: SignaturesOf
-    ) -> Sequence[bytes]:
-        if self._policy.policy == "off":
-            return ()
-        signatures = signatures_of(version.name, version.version)
-        if not signatures and self._policy.policy == "enforce":
-            raise SignatureRejected(
-                f"{label}: is not signed, and this environment serves only signed packages; run "
-                f"`atelier sign {version.name} {version.version}`"
-            )
-        return signatures
-
     def adopt(self, version: Named) -> bool:
         """Return whether a valid package is on the volume. Verify it now; remove it if invalid."""
         if self._paths(version.digest)[0].exists():
@@ -254,6 +218,55 @@ class PackageShelf:
         if checked.warning is not None:
             self.warnings[digest] = checked.warning
         return package, checked.signature
+
+
+class PackageSource:
+    """Brings versions from MLflow to a shelf."""
+
+    def __init__(
+        self,
+        shelf: PackageShelf,
+        policy: SignaturePolicy,
+        download: Download,
+        signatures_of: SignaturesOf,
+    ):
+        self._shelf = shelf
+        self._policy = policy
+        self._download = download
+        self._signatures_of = signatures_of
+
+    def fetch(self, version: Named) -> None:
+        """Put a version's package on the shelf, unless a valid one is there already.
+
+        Signatures are read first, so an unsigned package is refused before it is downloaded. Raises
+        Unavailable if the volume is full or cannot be written, AdapterRejected if the package or
+        its signature is not valid.
+        """
+        label, volume = f"{version.name}@{version.version}", self._shelf.folder.parent
+        try:
+            free = shutil.disk_usage(volume).free
+            if free < RESERVED:
+                raise Unavailable(
+                    f"{label}: {volume} has {free >> 20} MiB left, too little for a package; free "
+                    "some space, or use a larger volume"
+                )
+            if not self._shelf.adopt(version):
+                self._shelf.put(version, self._download, self._signatures(version, label))
+        except OSError as error:
+            raise Unavailable(
+                f"{label}: cannot be written to {volume}: {error.strerror}"
+            ) from error
+
+    def _signatures(self, version: Named, label: str) -> Sequence[bytes]:
+        if self._policy.policy == "off":
+            return ()
+        signatures = self._signatures_of(version.name, version.version)
+        if not signatures and self._policy.policy == "enforce":
+            raise SignatureRejected(
+                f"{label}: is not signed, and this environment serves only signed packages; run "
+                f"`atelier sign {version.name} {version.version}`"
+            )
+        return signatures
 
 
 def _in_registry(version: Named, path: re.Match[str]) -> str:

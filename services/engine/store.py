@@ -1,12 +1,12 @@
-"""The adapters an engine holds, by name and version: the host tier between disk and bank.
+"""The adapters of an engine by name and version: the host memory between disk and bank.
 
-Memory is bounded. An adapter that came from a package may be dropped while nobody uses it; the next
-request for it starts the load again, in the background, and waits without holding up the others.
+Memory is limited. While no request uses it, an adapter from a package may be dropped. The next
+request for it loads it again in the background and waits; other requests do not wait.
 
-A version that an earlier process of the same volume verified and loaded is only known at first: its
-manifest is read and its weights are loaded when somebody asks for it, so a start does not grow with
-the number of adapters. Each load checks the whole package against its digest. One that is damaged
-meanwhile fails the requests that wait for it, and `take_damaged` tells which those were.
+A version that an earlier process of the same volume has loaded is restored without reading it. The
+first request for it reads its manifest and loads its weights. Each load verifies the whole package
+against its digest. If the package is damaged, the requests that wait for it fail, and
+`take_damaged` returns the version.
 """
 
 from __future__ import annotations
@@ -28,52 +28,51 @@ from atelier.errors import AdapterRejected, AtelierError, Unavailable
 from atelier.files import digest_json, sha256_bytes
 from services.engine.catalog import Catalog
 from services.engine.layout import Layout
-from services.engine.loading import PackageLoader, rank_of
 from services.engine.residency import Residency
-from services.engine.weights import HostWeights
+from services.engine.weights import HostWeights, PackageLoader, rank_of
 
-LOADERS = 2  # threads; a load waits for the disk and hashes, and holds no lock
-FETCH_SECONDS = 5.0  # until a damaged package has been fetched anew, about
+LOADERS = 2  # threads; a load reads the disk and hashes without the lock
+FETCH_SECONDS = 5.0  # typical time until a damaged package has been fetched again
 
 Identity = tuple[str, int | None]
 
 
 class AdapterDamaged(AdapterRejected, Unavailable):
-    """An adapter whose package was good and cannot be loaded any more; it is fetched anew."""
+    """An adapter whose package has been damaged since it was loaded; it is fetched again."""
 
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """One held adapter, as others may see it."""
+    """The public state of one adapter version."""
 
     name: str
     version: int | None
     digest: str
     default: bool
-    rank: int  # 0: its manifest was not read yet
+    rank: int  # 0: its manifest has not been read yet
     users: int  # requests in flight
     resident: bool  # in host memory
 
 
 @dataclass(eq=False)
 class StoredAdapter:
-    """One adapter version. Its identity never changes hands: a new add makes a new entry."""
+    """One adapter version. Adding a version again creates a new entry with a new `uid`."""
 
     uid: int
     name: str
     version: int | None
     digest: str
     source: str | None  # the package's folder, to load from again
-    rank: int | None = None  # None: its manifest was not read yet
+    rank: int | None = None  # None: its manifest has not been read yet
     weights: HostWeights | None = None
-    mask: int = 0  # of the weights, once loaded
+    mask: int = 0  # `HostWeights.mask`, once loaded
     users: int = 0
     loading: bool = False
     error: AtelierError | None = None
 
 
 class AdapterStore:
-    """Thread-safe: watchers and trainers add, clients resolve, the engine's thread reads."""
+    """The adapters of one engine. Thread-safe."""
 
     def __init__(
         self,
@@ -97,16 +96,16 @@ class AdapterStore:
 
     @property
     def terms(self) -> Mapping[str, object]:
-        """What decides, beside the program, whether a package can be held."""
+        """The values that decide, for a given program version, whether a package can be loaded."""
         return self._loader.terms
 
-    # What others may do
+    # For owners of the engine
 
     def add(self, package: Package, version: int | None = None) -> AdapterInfo:
-        """Holds a verified package beside whatever is held of that name.
+        """Load a verified package as one more version of its adapter.
 
-        The first version of a name becomes its default. AdapterRejected where the package does not
-        fit the base, or where that version is held with other content.
+        The first version of an adapter becomes its default. Raises AdapterRejected if the package
+        does not fit the base, or if that version is held with another digest.
         """
         name = package.manifest.name
         with self._lock:
@@ -115,16 +114,16 @@ class AdapterStore:
                 if held.digest == package.digest:
                     return self._info(held)
                 raise AdapterRejected(
-                    f"{name}@{version}: held as {held.digest}, now offered as {package.digest}; "
-                    "a version never changes its content: register a new one"
+                    f"{name}@{version}: loaded with digest {held.digest}, the package has "
+                    f"{package.digest}; a version cannot change: register a new one"
                 )
         weights, source = self._loader.load(package), str(package.path)
         return self._hold(name, version, package.digest, weights, source)
 
-    def know(self, name: str, version: int, digest: str, source: str) -> None:
-        """Holds a package by its digest, unread: one that was added before, with the same `terms`.
+    def restore(self, name: str, version: int, digest: str, source: str) -> None:
+        """Hold a package that was loaded before, under the same `terms`, without reading it.
 
-        The first version of a name becomes its default.
+        The first version of an adapter becomes its default.
         """
         with self._lock:
             self._put(StoredAdapter(next(self._uids), name, version, digest, source))
@@ -132,7 +131,7 @@ class AdapterStore:
     def add_tensors(
         self, name: str, lora: Mapping[str, LoraWeights], version: int | None = None
     ) -> AdapterInfo:
-        """Holds weights that are in no package (yet), replacing those of the same name."""
+        """Hold weights without a package; they replace those of the same name and version."""
         weights = self._loader.pack(lora, name)
         parts = {
             path: [sha256_bytes(np.ascontiguousarray(t).tobytes()) for t in (pair.A, pair.B)]
@@ -142,36 +141,36 @@ class AdapterStore:
         return self._hold(name, version, digest_json(parts), weights, None)
 
     def remove(self, name: str, version: int | None = None) -> None:
-        """Out of sight at once; its memory goes when the last request that holds it is done."""
+        """Remove a version. Its memory is freed when the last request that uses it has ended."""
         with self._lock:
             self._resident.drop(self._entries.remove(name, version))
 
     def default(self, name: str, version: int | None) -> None:
-        """From now on, requests without a version get this one; those in flight keep theirs."""
+        """Make a version the default of its adapter. In-flight requests keep their version."""
         with self._lock:
             self._entries.set_default(name, version)
 
     def default_of(self, name: str) -> int | None:
-        """The version that requests without one get; None where there is none or it has none."""
+        """Return the default version; None if there is none or it has no number."""
         with self._lock:
             return self._entries.default(name)
 
     def list(self) -> tuple[AdapterInfo, ...]:
-        """Everything held, by name and version."""
+        """Return all versions, by name and version."""
         with self._lock:
             entries = sorted(self._entries, key=lambda e: (e.name, e.version or -1))
             return tuple(self._info(entry) for entry in entries)
 
     def take_damaged(self) -> Mapping[Identity, str]:
-        """The versions that could not be loaded any more since the last call, and why."""
+        """Return the versions found damaged since the last call, with the errors."""
         with self._lock:
             damaged, self._damaged = self._damaged, {}
             return damaged
 
-    # What the engine does
+    # For the engine
 
     def acquire(self, use: AdapterUse) -> StoredAdapter:
-        """The entry that a request is to keep until `release`; starts its load where needed."""
+        """Return the entry for a request, which must `release` it. Starts its load if needed."""
         with self._lock:
             entry = self._entries.find(use.name, use.version)
             if entry.rank is None and entry.source is not None:
@@ -187,23 +186,23 @@ class AdapterStore:
             return entry
 
     def release(self, entry: StoredAdapter) -> None:
-        """One request less."""
+        """End the use of an entry by a request."""
         with self._lock:
             entry.users -= 1
 
     def ready(self, entry: StoredAdapter) -> bool:
-        """Whether an entry is in host memory; raises the reason where it cannot be."""
+        """Whether an entry is in host memory. Raises its error if it could not be loaded."""
         if entry.error is not None:
             raise entry.error
         return entry.weights is not None
 
     def close(self) -> None:
-        """Ends the loader."""
+        """End the loader threads."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     @property
     def nbytes(self) -> int:
-        """Host memory in use."""
+        """Host memory in use, in bytes."""
         return self._resident.used
 
     def _hold(
@@ -216,13 +215,13 @@ class AdapterStore:
             return self._info(entry)
 
     def _put(self, entry: StoredAdapter) -> None:
-        """Holds an entry in the place of any other of its name and version."""
+        """Add an entry; it replaces another one of its name and version."""
         before = self._entries.put(entry)
         if before is not None:
             self._resident.drop(before)
 
     def _take_in(self, entry: StoredAdapter, weights: HostWeights) -> None:
-        """Holds an entry's weights, in place of idle ones that can be loaded again."""
+        """Keep an entry's weights; drop idle ones that can be loaded again."""
 
         def droppable(other: StoredAdapter) -> bool:
             return other.source is not None and not other.users
@@ -236,12 +235,14 @@ class AdapterStore:
     def _reload(self, entry: StoredAdapter) -> None:
         try:
             if entry.source is None:
-                raise AdapterRejected(f"{entry.name}: dropped and has no package to load from")
+                raise AdapterRejected(
+                    f"{entry.name}: its weights were dropped, and it has no package to load"
+                )
             weights = self._loader.open(Path(entry.source), entry.digest)
             with self._lock:
                 self._take_in(entry, weights)
                 if self._entries.get(entry.name, entry.version) is not entry:
-                    self._resident.drop(entry)  # removed meanwhile
+                    self._resident.drop(entry)  # removed in the meantime
         except Unavailable as error:
             entry.error = error
         except AdapterRejected as error:
@@ -258,7 +259,7 @@ class AdapterStore:
             if self._entries.get(entry.name, entry.version) is entry:
                 self._damaged[entry.name, entry.version] = why
         return AdapterDamaged(
-            f"adapter {entry.name}@{entry.version}: its package here is damaged and is fetched "
+            f"adapter {entry.name}@{entry.version}: its package is damaged and is being fetched "
             f"again: {why}",
             retry_after=FETCH_SECONDS,
         )

@@ -1,14 +1,14 @@
-"""Obeys the agent: what `wanted.json` names is held, and `loaded.json` says how far that is.
+"""Loads the adapter versions that `wanted.json` lists, and reports their states in `loaded.json`.
 
-The engine knows no network and no Kubernetes; a folder is all it shares with those who do. Whatever
-goes wrong with one adapter, the engine goes on with the last good state and says so.
+The engine uses no network and no Kubernetes. It exchanges data with the agent through a folder. If
+one adapter fails, the engine keeps the last valid state and reports the error.
 
-`ready` means that the version can be drawn with. A version that is new here is verified and loaded
-before it is said to be ready. One that an earlier process of this volume said so of, with the same
-base, precision, largest rank and program, is believed and loaded when somebody first asks for it:
-so the time until a restarted engine is ready does not grow with the number of adapters. The price
-is that damage done meanwhile is found by the first request, which fails; then the version is
-reported as failed, and the agent fetches its package again.
+`ready` means that the engine can generate images with the version. A new version is verified and
+loaded before it is reported as ready. If an earlier process of this volume reported a version as
+ready, with the same base, precision, largest rank and program version, the engine accepts it
+without opening it. The first request for the version loads it. So a restart opens no package. If
+the package was damaged in the meantime, that first request fails. The version is then reported as
+failed, and the agent fetches its package again.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 POLL = 0.2  # seconds
 HEARTBEAT = 1.0
 RETRY, LONGEST_RETRY = 5.0, 60.0  # seconds until what failed is tried again, doubled each time
-LOOK = 1.0  # seconds between two looks at whether a package that failed has been replaced
-LETTERS = 500  # of an error that is reported
+CHECK = 1.0  # seconds between two checks whether a failed package has been replaced
+MAX_CHARACTERS = 500  # of an error in the report
 
 Identity = tuple[str, int]
 State = Literal["ready", "loading", "failed"]
@@ -50,12 +50,12 @@ State = Literal["ready", "loading", "failed"]
 class Loaded(Replica):
     """The content of `loaded.json`."""
 
-    terms: str = ""  # digest of what decides whether a package can be loaded
+    terms: str = ""  # digest of the values that decide whether a package can be loaded
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """A version that could not be loaded, and when to try again (monotonic seconds)."""
+    """A version that could not be loaded, and the time of the next attempt (monotonic seconds)."""
 
     package: Path
     folder: tuple[int, int] | None  # the package's inode and change time
@@ -64,30 +64,32 @@ class _Failure:
 
 
 class _Failures:
-    """Versions that could not be loaded: each is tried again after a while, which doubles, or as
-    soon as its package has been replaced."""
+    """The versions that could not be loaded.
+
+    Each is tried again after a wait that doubles, or as soon as its package has been replaced.
+    """
 
     def __init__(self) -> None:
         self._failures: dict[Identity, _Failure] = {}
-        self._look_at = 0.0
+        self._check_at = 0.0
 
     def add(self, identity: Identity, package: Path, folder: tuple[int, int] | None) -> None:
-        """One more attempt has failed; `folder` is what the package was before it."""
+        """Record a failed attempt; `folder` is the state of the package before it."""
         last = self._failures.get(identity)
         wait = min(2 * last.wait, LONGEST_RETRY) if last else RETRY
         again = time.monotonic() + wait
         self._failures[identity] = _Failure(package, folder, wait, again)
 
     def forget(self, identity: Identity) -> None:
-        """It could be loaded, or is wanted no more."""
+        """Remove a version that has been loaded or is no longer wanted."""
         self._failures.pop(identity, None)
 
     def due(self) -> set[str]:
-        """The adapters of which a version is to be tried again."""
+        """Return the adapters with a version to be tried again now."""
         now = time.monotonic()
-        if not self._failures or now < self._look_at:
+        if not self._failures or now < self._check_at:
             return set()
-        self._look_at = now + LOOK
+        self._check_at = now + CHECK
         return {
             name
             for (name, _), failure in self._failures.items()
@@ -96,7 +98,7 @@ class _Failures:
 
 
 class VolumeWatcher:
-    """Keeps an engine's adapters as the shared volume wants them."""
+    """Makes an engine's adapters follow `wanted.json` on the shared volume."""
 
     def __init__(self, engine: Engine, volume: Path, replica: str) -> None:
         self._engine = engine
@@ -105,23 +107,22 @@ class VolumeWatcher:
         self._wanted = ShardedFile(self._volume / "wanted.json", Wanted)
         self._loaded = ShardedFile(self._volume / "loaded.json", Loaded)
         self._terms = digest_json({**engine.adapters.terms, "version": atelier.__version__})
-        self._proven: Versions[HeldAdapter] | None = _proven(
-            self._loaded, self._terms
-        )  # until held
-        self._obeyed: Versions[WantedAdapter] = Versions()  # the list that was last acted upon
+        # the versions of an earlier process, until the first poll restores them
+        self._earlier: Versions[HeldAdapter] | None = _earlier(self._loaded, self._terms)
+        self._applied: Versions[WantedAdapter] = Versions()  # the list applied last
         self._held: dict[str, dict[int, HeldAdapter]] = {}  # by name and version
-        self._told: Versions[HeldAdapter] = Versions()
-        self._untold: set[str] = set()  # adapters whose versions `_told` does not say yet
+        self._reported: Versions[HeldAdapter] = Versions()
+        self._unreported: set[str] = set()  # adapters whose change is not in `_reported` yet
         self._failures = _Failures()
         self._generation = 0
         self._error: str | None = None
-        self._began = False  # whether what an earlier process had ready is held
-        self._lock = threading.Lock()  # of loaded.json, and of what it does not say yet
+        self._restored = False  # whether the versions of an earlier process are restored
+        self._lock = threading.Lock()  # of loaded.json and _unreported
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Polls and reports in threads of its own; a load never holds up a heartbeat."""
+        """Poll and report in two threads, so that loading does not delay a heartbeat."""
         self._volume.mkdir(parents=True, exist_ok=True)
         for target, seconds in ((self.poll, POLL), (self._beat, HEARTBEAT)):
             thread = threading.Thread(target=self._every, args=(target, seconds), daemon=True)
@@ -129,41 +130,41 @@ class VolumeWatcher:
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Ends the threads; the last `loaded.json` stays and goes stale by its heartbeat."""
+        """End the threads. The last `loaded.json` stays and expires by its heartbeat."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
 
     def poll(self) -> None:
-        """One look at `wanted.json`: load, switch defaults, remove."""
+        """Read `wanted.json` once: load versions, switch defaults, remove versions."""
         self._report_damaged()
         try:
             wanted = self._wanted.read()
         except FileNotFoundError:
-            self._began = True
+            self._restored = True
             return
         except (OSError, ValueError) as error:
-            self._began = True
+            self._restored = True
             reason = summary(error) if isinstance(error, ValidationError) else error
             if self._error != f"wanted.json: {reason}":
                 self._error = f"wanted.json: {reason}"
                 self.write()
             return
-        names = wanted.adapters.changed(self._obeyed) | self._failures.due()
+        names = wanted.adapters.changed(self._applied) | self._failures.due()
         if names or wanted.generation != self._generation or self._error:
             self._error = None
-            self._recall(wanted)
+            self._restore(wanted)
             for name in sorted(names):
-                self._obey(name, wanted.adapters.named(name))
-            self._obeyed, self._generation = wanted.adapters, wanted.generation
+                self._apply(name, wanted.adapters.named(name))
+            self._applied, self._generation = wanted.adapters, wanted.generation
             self.write()
 
     def write(self) -> None:
-        """Writes `loaded.json` as things stand."""
+        """Write `loaded.json` with the current state."""
         with self._lock:
-            changes = {name: self._versions(name) for name in self._untold}
-            self._untold.clear()
-            self._told = self._told.replaced(changes)
+            changes = {name: self._versions(name) for name in self._unreported}
+            self._unreported.clear()
+            self._reported = self._reported.replaced(changes)
             self._loaded.write(
                 Loaded(
                     replica=self._replica,
@@ -175,112 +176,121 @@ class VolumeWatcher:
                     generation=self._generation,
                     heartbeat=time.time(),
                     error=self._error,
-                    adapters=self._told,
+                    adapters=self._reported,
                     terms=self._terms,
                 )
             )
 
-    def _obey(self, name: str, wanted: Iterable[WantedAdapter]) -> None:
-        """Hold the versions that are wanted of one adapter, and no others."""
-        for one in wanted:
-            held = self._held.get(name, {}).get(one.version)
-            if held is None or held.state != "ready" or held.digest != one.digest:
-                self._load(one)
-        kept = {one.version for one in wanted}
-        for one in wanted:
-            if one.default:
-                kept |= self._switch(one)
-        for version in [version for version in self._held.get(name, ()) if version not in kept]:
-            self._failures.forget((name, version))
-            if self._held[name].pop(version).state == "ready":
-                self._engine.adapters.remove(name, version)
+    def _apply(self, name: str, wanted: Iterable[WantedAdapter]) -> None:
+        """Hold exactly the wanted versions of one adapter."""
+        for version in wanted:
+            held = self._held.get(name, {}).get(version.version)
+            if held is None or held.state != "ready" or held.digest != version.digest:
+                self._load(version)
+        kept = {version.version for version in wanted}
+        for version in wanted:
+            if version.default:
+                kept |= self._switch(version)
+        for number in [number for number in self._held.get(name, ()) if number not in kept]:
+            self._failures.forget((name, number))
+            if self._held[name].pop(number).state == "ready":
+                self._engine.adapters.remove(name, number)
         if not self._held.get(name):
             self._held.pop(name, None)
         self._change(name)
 
-    def _recall(self, wanted: Wanted) -> None:
-        """Hold what an earlier process had ready, before anything is loaded: whatever is not held
-        at the next `write` would not be believed after the next restart."""
-        if self._proven is None:
-            return
-        self._told, self._proven = self._proven, None  # what is wanted later is new here
-        folders: dict[str, set[str]] = {}  # what lies there
-        for name, versions in self._told.sharded.items():
-            asked = {(one.version, one.digest): one for one in wanted.adapters.named(name)}
-            for held in versions:
-                one = asked.get((held.version, held.digest)) if held.state == "ready" else None
-                if one is None:
-                    continue
-                parent, _, package = one.path.rpartition("/")
-                if parent not in folders:
-                    folders[parent] = _names_in(self._volume / parent)
-                if package in folders[parent]:
-                    source = f"{self._volume}/{one.path}"
-                    self._engine.adapters.know(name, one.version, one.digest, source)
-                    self._held.setdefault(name, {})[one.version] = held
-            self._change(name)
-        self._began = True
+    def _restore(self, wanted: Wanted) -> None:
+        """Hold the versions that an earlier process had ready, without opening their packages.
 
-    def _load(self, one: WantedAdapter) -> None:
-        self._note(one, "loading")
+        This precedes any load: a version that the next `write` omits would be opened again after
+        the next restart.
+        """
+        if self._earlier is None:
+            return
+        self._reported, self._earlier = self._earlier, None
+        packages: dict[str, set[str]] = {}  # names by folder
+        for name, versions in self._reported.sharded.items():
+            listed = {(v.version, v.digest): v for v in wanted.adapters.named(name)}
+            for held in versions:
+                version = listed.get((held.version, held.digest))
+                if version is None or held.state != "ready":
+                    continue
+                parent, _, package = version.path.rpartition("/")
+                if parent not in packages:
+                    packages[parent] = _names_in(self._volume / parent)
+                if package in packages[parent]:
+                    source = f"{self._volume}/{version.path}"
+                    self._engine.adapters.restore(name, held.version, held.digest, source)
+                    self._held.setdefault(name, {})[held.version] = held
+            self._change(name)
+        self._restored = True
+
+    def _load(self, version: WantedAdapter) -> None:
+        self._record(version, "loading")
         self.write()
-        folder = _folder(self._volume / one.path)
+        path = self._volume / version.path
+        folder = _folder(path)
         try:
-            package = Package.open(self._volume / one.path, digest=one.digest)
-            if package.manifest.name != one.name:
-                raise AtelierError(f"{one.path}: holds {package.manifest.name}, not {one.name}")
-            self._engine.adapters.add(package, one.version)
+            package = Package.open(path, digest=version.digest)
+            if package.manifest.name != version.name:
+                raise AtelierError(
+                    f"{version.path}: contains {package.manifest.name}, not {version.name}"
+                )
+            self._engine.adapters.add(package, version.version)
         except Exception as error:
             if not isinstance(error, AtelierError | OSError):
-                log.exception("volume: %s@%s failed", one.name, one.version)
-            self._failed(one, str(error), folder)
+                log.exception("volume: %s@%s failed", version.name, version.version)
+            self._record_failure(version, str(error), folder)
         else:
-            self._failures.forget((one.name, one.version))
-            self._note(one, "ready")
+            self._failures.forget((version.name, version.version))
+            self._record(version, "ready")
         self.write()
 
-    def _failed(self, one: WantedAdapter, error: str, folder: tuple[int, int] | None) -> None:
-        self._failures.add((one.name, one.version), self._volume / one.path, folder)
-        self._note(one, "failed", error)
+    def _record_failure(
+        self, version: WantedAdapter, error: str, folder: tuple[int, int] | None
+    ) -> None:
+        path = self._volume / version.path
+        self._failures.add((version.name, version.version), path, folder)
+        self._record(version, "failed", error)
 
     def _report_damaged(self) -> None:
-        """Report what a request found damaged, and hold it no more until it can be loaded."""
-        for (name, version), error in self._engine.adapters.take_damaged().items():
-            wanted = next((o for o in self._obeyed.named(name) if o.version == version), None)
-            held = self._held.get(name, {}).get(version or 0)
+        """Report the versions that a request found damaged, and remove them from the engine."""
+        for (name, number), error in self._engine.adapters.take_damaged().items():
+            wanted = next((v for v in self._applied.named(name) if v.version == number), None)
+            held = self._held.get(name, {}).get(number or 0)
             if wanted is None or held is None or held.state != "ready":
                 continue
-            log.error("volume: %s@%s: %s", name, version, error)
-            self._engine.adapters.remove(name, version)
-            self._failed(wanted, error, _folder(self._volume / wanted.path))
+            log.error("volume: %s@%s: %s", name, number, error)
+            self._engine.adapters.remove(name, number)
+            self._record_failure(wanted, error, _folder(self._volume / wanted.path))
             self._change(name)
             self.write()
 
-    def _switch(self, one: WantedAdapter) -> set[int]:
-        """Makes a version the default; where it failed, returns the one that stays in its place."""
-        if self._held[one.name][one.version].state == "ready":
-            self._engine.adapters.default(one.name, one.version)
+    def _switch(self, version: WantedAdapter) -> set[int]:
+        """Make a version the default. If it has failed, return the default that stays."""
+        if self._held[version.name][version.version].state == "ready":
+            self._engine.adapters.default(version.name, version.version)
             return set()
-        last = self._engine.adapters.default_of(one.name)
+        last = self._engine.adapters.default_of(version.name)
         return {last} if last is not None else set()
 
-    def _note(self, one: WantedAdapter, state: State, error: str | None = None) -> None:
-        self._held.setdefault(one.name, {})[one.version] = HeldAdapter(
-            name=one.name,
-            version=one.version,
-            digest=one.digest,
+    def _record(self, version: WantedAdapter, state: State, error: str | None = None) -> None:
+        self._held.setdefault(version.name, {})[version.version] = HeldAdapter(
+            name=version.name,
+            version=version.version,
+            digest=version.digest,
             state=state,
-            error=error[:LETTERS] if error else None,
+            error=error[:MAX_CHARACTERS] if error else None,
         )
-        self._change(one.name)
+        self._change(version.name)
 
     def _change(self, name: str) -> None:
-        """An adapter's versions have changed."""
+        """Mark an adapter for the next report."""
         with self._lock:
-            self._untold.add(name)
+            self._unreported.add(name)
 
     def _versions(self, name: str) -> tuple[HeldAdapter, ...]:
-        """One adapter's versions, as they are told."""
+        """Return one adapter's versions for the report."""
         default = self._engine.adapters.default_of(name)
         return tuple(
             held
@@ -290,7 +300,7 @@ class VolumeWatcher:
         )
 
     def _beat(self) -> None:
-        if self._began and self._engine.alive():  # a dead engine must not look alive
+        if self._restored and self._engine.alive():  # a dead engine must not look alive
             self.write()
 
     def _every(self, act: Callable[[], None], seconds: float) -> None:
@@ -298,12 +308,12 @@ class VolumeWatcher:
             try:
                 act()
             except Exception:
-                log.exception("volume: cannot be followed; trying again")
+                log.exception("volume: polling failed; it is tried again")
             self._stop.wait(seconds)
 
 
-def _proven(file: ShardedFile[Loaded], terms: str) -> Versions[HeldAdapter]:
-    """What an earlier process of the volume said, where the same packages can be loaded now."""
+def _earlier(file: ShardedFile[Loaded], terms: str) -> Versions[HeldAdapter]:
+    """Return the versions that an earlier process reported, if it loaded under the same terms."""
     try:
         last = file.read()
     except (OSError, ValueError):
@@ -312,7 +322,7 @@ def _proven(file: ShardedFile[Loaded], terms: str) -> Versions[HeldAdapter]:
 
 
 def _names_in(folder: Path) -> set[str]:
-    """What lies in a folder; nothing where there is none."""
+    """Return the names of a folder's entries; none if it does not exist."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries}
@@ -321,9 +331,9 @@ def _names_in(folder: Path) -> set[str]:
 
 
 def _folder(path: Path) -> tuple[int, int] | None:
-    """What changes when a package is replaced; None where there is none."""
+    """Return inode and change time of a package, which differ once it is replaced, or None."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return stat.st_ino, stat.st_mtime_ns

@@ -77,7 +77,7 @@ def test_a_version_never_changes_its_content(tmp_path: Path) -> None:
     store.add(package(tmp_path, "cat", 1), 1)
     again = store.add(package(tmp_path, "cat", 1), 1)
     assert len(store.list()) == 1 and again.version == 1
-    with pytest.raises(AdapterRejected, match="cat@1: held as"):
+    with pytest.raises(AdapterRejected, match="cat@1: loaded with digest"):
         store.add(package(tmp_path, "cat", 2), 1)
 
 
@@ -182,7 +182,7 @@ def test_a_known_adapter_is_read_when_somebody_asks_for_it(
     made = {name: package(tmp_path, name) for name in ("a", "b", "c")}
     opened = count_opened(monkeypatch)
     for name, one in made.items():
-        store.know(name, 1, one.digest, str(one.path))
+        store.restore(name, 1, one.digest, str(one.path))
     assert opened == [] and store.nbytes == 0
     assert {i.name: (i.default, i.resident) for i in store.list()} == dict.fromkeys(
         made, (True, False)
@@ -215,10 +215,10 @@ def test_a_known_adapter_that_is_damaged_gives_an_error_and_no_weights(
 ) -> None:
     store, loaded = make_store()
     made = package(tmp_path, "a")
-    store.know("a", 1, made.digest, str(made.path))
+    store.restore("a", 1, made.digest, str(made.path))
     data = (made.path / file).read_bytes()
     (made.path / file).write_bytes(data[:-3] + b"\x00" + data[-2:])
-    with pytest.raises(AdapterDamaged, match="adapter a@1: its package here is damaged") as caught:
+    with pytest.raises(AdapterDamaged, match="adapter a@1: its package is damaged") as caught:
         entry = store.acquire(AdapterUse("a"))
         assert loaded.wait(10)
         assert entry.weights is None
@@ -240,7 +240,7 @@ def test_a_known_adapter_that_is_damaged_gives_an_error_and_no_weights(
 def test_memory_that_is_full_for_a_moment_is_no_damage(tmp_path: Path) -> None:
     store, loaded = make_store(memory=BYTES)
     made = package(tmp_path, "a")
-    store.know("a", 1, made.digest, str(made.path))
+    store.restore("a", 1, made.digest, str(made.path))
     store.add(package(tmp_path, "b"), 1)
     store.acquire(AdapterUse("b"))
     entry = store.acquire(AdapterUse("a"))

@@ -195,8 +195,8 @@ def test_a_wanted_change_costs_its_own_adapter(
     watcher, _ = fleet.start()
     watcher.poll()
     obeyed: list[str] = []
-    real = watcher._obey
-    monkeypatch.setattr(watcher, "_obey", lambda name, *a: obeyed.append(name) or real(name, *a))
+    real = watcher._apply
+    monkeypatch.setattr(watcher, "_apply", lambda name, *a: obeyed.append(name) or real(name, *a))
     before = shards(fleet.volume / "loaded")
     watcher.poll()
     watcher.write()
@@ -216,7 +216,7 @@ def test_a_package_found_damaged_by_a_request_is_reported_and_comes_back(
     fleet: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bytes rot: neither size nor change time tell."""
-    monkeypatch.setattr(module, "LOOK", 0.0)
+    monkeypatch.setattr(module, "CHECK", 0.0)
     watcher, store = fleet.start()
     watcher.poll()
     path = fleet.packages["adapter-7", 2].path
@@ -298,4 +298,4 @@ def test_a_name_that_is_not_the_packages_is_refused(home: Home) -> None:
     watcher, _ = home.start()
     watcher.poll()
     (failed,) = home.report().adapters.named("dog")
-    assert failed.state == "failed" and "holds cat, not dog" in (failed.error or "")
+    assert failed.state == "failed" and "contains cat, not dog" in (failed.error or "")
