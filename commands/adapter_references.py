@@ -47,9 +47,10 @@ class AdapterReference:
 
 
 def resolve(reference: AdapterReference, home: Home) -> "ResolvedAdapter":
-    """Return the package of a reference: from its folder, or by its name and version.
+    """Return the package of a reference, from its folder or by its name and version.
 
-    `atelier.stores.packages.resolve` selects the version if none is named, and raises the errors.
+    If the reference names no version, `atelier.stores.packages.resolve` selects it. The errors are
+    those of this function.
     """
     from atelier.adapter.package import Package
     from atelier.stores import packages

@@ -34,7 +34,7 @@ Command = Callable[..., Answer]
 
 @dataclass(frozen=True)
 class CommandGroup:
-    """Subcommands of a common name: `atelier keys create`, `atelier keys list`."""
+    """Commands with a common first word: `atelier keys create`, `atelier keys list`."""
 
     help: str
     commands: Mapping[str, Command]
@@ -65,9 +65,10 @@ def command_line(
 
 
 def add_command(app: typer.Typer, name: str, work: Command, *, section: str | None = None) -> None:
-    """Register a function as a command of `app`. It remains callable as a plain function.
+    """Register a function as a command of `app`. The function itself stays unchanged.
 
-    A dataclass parameter is an option group: each field becomes an option. Commands can share it.
+    A dataclass parameter is an option group: each field of the dataclass becomes an option. Several
+    commands can share an option group.
     """
     signature = inspect.signature(work, eval_str=True)
     parameters = signature.parameters.values()
@@ -92,10 +93,10 @@ def add_command(app: typer.Typer, name: str, work: Command, *, section: str | No
 
 
 class _Sections(TyperGroup):
-    """List the commands by section in plain text. Typer supports sections only with Rich boxes."""
+    """List the commands by section in plain text, because Typer has sections only in Rich boxes."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write a definition list for each section, all with the same column width."""
+        """Write one definition list for each section. All lists have the same column width."""
         width = max(map(len, self.commands))
         sections: dict[str, list[tuple[str, str]]] = {}
         for name, command in self.commands.items():
@@ -127,10 +128,13 @@ def _argument(parameter: inspect.Parameter, options: Mapping[str, Any]) -> Any:
 
 
 def _perform(work: Callable[[], Answer], as_json: bool, debug: bool) -> int:
-    """Run a command with stdout reserved for its answer, and return the exit code."""
+    """Run a command, print its result on stdout, and return its exit code.
+
+    Other output of the command goes to stderr.
+    """
     stdout = sys.stdout
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # because libraries may print to stdout
+        with contextlib.redirect_stdout(sys.stderr):  # libraries may print to stdout
             refuse_unknown(os.environ)
             answer = work()
     except (typer.Exit, typer.Abort):

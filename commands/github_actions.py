@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-Level = Literal["error", "warning", "notice"]  # of an annotation
+Level = Literal["error", "warning", "notice"]  # the level of an annotation
 
 
 def add_outputs(file: Path | None, outputs: Mapping[str, object]) -> None:
-    """Append each output as a line NAME=VALUE to a step's output file. Do nothing if it is None."""
+    """Append lines NAME=VALUE to the output file of a step. Do nothing if `file` is None."""
     if file is not None:
         with file.open("a", encoding="utf-8") as output:
             output.writelines(f"{name}={value}\n" for name, value in outputs.items())

@@ -29,7 +29,7 @@ class JobChoices:
         typer.Option(
             min=0,
             show_default=False,
-            help="Number of GPUs. Training runs one process on each; TensorRT uses exactly one.",
+            help="Number of GPUs. Training runs one process for each; TensorRT uses exactly one.",
         ),
     ] = None
     gpu_kind: Annotated[
@@ -39,7 +39,7 @@ class JobChoices:
     namespace: Annotated[str, typer.Option(help="Namespace of the Job.")] = NAMESPACE
     image: Annotated[
         str | None,
-        typer.Option(envvar="ATELIER_TRAIN_IMAGE", help="atelier-train image, by digest."),
+        typer.Option(envvar="ATELIER_TRAIN_IMAGE", help="Image atelier-train, by digest."),
     ] = None
     volume: Annotated[
         str | None,
@@ -72,14 +72,15 @@ class JobChoices:
         from atelier.platform.jobs import JobOptions
 
         if self.image is None:
-            raise BadInput("--image, ATELIER_TRAIN_IMAGE: not set; give the atelier-train image")
+            raise BadInput("--image, ATELIER_TRAIN_IMAGE: not set; give the image atelier-train")
         if self.priority and not self.queue:
             raise BadInput("--priority: requires a Kueue queue; name the queue with --queue")
         if self.gpu_kind and not gpus:
-            raise BadInput("--gpu-kind: needs GPUs; request them with --gpus")
+            raise BadInput("--gpu-kind: the Job has no GPUs; request GPUs with --gpus")
         if Home.find().tracking_uri.startswith("sqlite:") and not self.dry_run:
             raise BadInput(
-                "MLFLOW_TRACKING_URI: not set; give the MLflow address that the cluster's Jobs use"
+                "MLFLOW_TRACKING_URI: not set, or an SQLite file; set it to the address of MLflow "
+                "that the Jobs of the cluster use"
             )
         return JobOptions(
             namespace=self.namespace,

@@ -15,15 +15,15 @@ from atelier.errors import Unavailable
 
 Answer = TypeVar("Answer")
 
-PATIENCE = 600.0  # seconds
-POLL = 0.02  # seconds between two checks of the answers
+PATIENCE = 600.0  # seconds that `wait_for` waits by default
+POLL = 0.02  # seconds between two checks of the results
 
 
 @dataclass(frozen=True)
 class Answered(Generic[Answer]):
     """A call that returned. Times are in seconds since the creation of the load generator."""
 
-    number: int  # of the call, from 0
+    number: int  # number of the call, from 0
     asked: float  # time of the call
     came: float  # time of the return
     answer: Answer
@@ -36,7 +36,7 @@ class Answered(Generic[Answer]):
 
 @dataclass(frozen=True)
 class Failed:
-    """A call that raised. Fields as in `Answered`."""
+    """A call that raised an exception. The other fields are those of `Answered`."""
 
     number: int
     asked: float
@@ -50,8 +50,8 @@ class Failed:
 class LoadGenerator(Generic[Answer]):
     """Call `ask` with 0, 1, 2 … from several threads until `running` ends. No call is retried.
 
-    Each client pauses for `pause` seconds between two calls. `answers` and `failures` list the
-    calls in the order of their ends.
+    Each thread pauses for `pause` seconds between two calls. `answers` and `failures` list the
+    calls in the order in which they ended.
     """
 
     def __init__(self, ask: Callable[[int], Answer], *, pause: float = 0.0) -> None:
@@ -70,7 +70,7 @@ class LoadGenerator(Generic[Answer]):
 
     @contextmanager
     def running(self, clients: int) -> Iterator[None]:
-        """Run this number of clients in the background. On exit, wait for the calls in progress."""
+        """Call from `clients` threads inside the block. At its end, wait for the running calls."""
         threads = [
             threading.Thread(target=self._client, name=f"client-{number}", daemon=True)
             for number in range(clients)
@@ -91,9 +91,9 @@ class LoadGenerator(Generic[Answer]):
         where: Callable[[Answer], bool] = lambda answer: True,
         seconds: float = PATIENCE,
     ) -> None:
-        """Wait for `count` more answers that satisfy `where`, or for the first failure.
+        """Wait for `count` more results that satisfy `where`, or for the first failure.
 
-        Raises Unavailable after `seconds` seconds.
+        Raises Unavailable if neither arrives within `seconds` seconds.
         """
 
         def matching() -> int:
@@ -102,7 +102,7 @@ class LoadGenerator(Generic[Answer]):
         before, deadline = matching(), time.monotonic() + seconds
         while not self.failures and matching() < before + count:
             if time.monotonic() > deadline:
-                raise Unavailable(f"fewer than {count} more answers arrived within {seconds:g} s")
+                raise Unavailable(f"fewer than {count} more results arrived within {seconds:g} s")
             time.sleep(POLL)
 
     def _client(self) -> None:

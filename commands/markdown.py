@@ -18,7 +18,10 @@ def plain(text: object) -> str:
 
 
 def code(text: object) -> str:
-    """Return the text as inline code. Unlike backticks, `<code>` accepts character references."""
+    """Return the text as inline code.
+
+    It uses `<code>`, because backticks do not interpret character references.
+    """
     return f"<code>{plain(text)}</code>"
 
 
@@ -28,6 +31,6 @@ def link(text: object, url: str) -> str:
 
 
 def rows(heads: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
-    """Return a table. Heads and cells are Markdown and are not escaped."""
+    """Return a Markdown table. Heads and cells are Markdown and are not escaped."""
     lines = [heads, ["---"] * len(heads), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

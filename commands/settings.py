@@ -10,7 +10,7 @@ from pipelines.settings import JobSettings
 class CommandSettings(SignatureSettings, JobSettings):
     """Environment variables that commands read.
 
-    Variables that set an option are listed in the `--help` of its command.
+    A variable that sets an option of one command is listed in the `--help` of this command.
     """
 
     database: str | None = Field(

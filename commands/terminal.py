@@ -1,6 +1,6 @@
 """Terminal output: tables, short digests and progress.
 
-The answer of a command goes to stdout, its progress to stderr.
+A command prints its result on stdout and its progress on stderr.
 """
 
 import sys
@@ -15,7 +15,7 @@ SECONDS_BETWEEN_LINES: Final = 5.0
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table of left-aligned columns, two spaces apart, as plain text for pipes and grep.
 
-    None is printed as a dash. Without rows, the table has only the heads.
+    None is printed as a dash. A table without rows contains only the heads.
     """
     lines = [list(heads), *([("-" if cell is None else str(cell)) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
@@ -41,14 +41,14 @@ def print_progress(text: str) -> None:
 
 
 class Progress(Protocol):
-    """A callback for an activity of which `done` of `total` units are complete."""
+    """A callback that reports that `done` of `total` units of the activity `doing` are complete."""
 
     def __call__(self, doing: str, done: int, total: int) -> None: ...
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Show progress on stderr: a live bar on a terminal, otherwise a line every few seconds."""
+    """Show progress on stderr: a live bar on a terminal, otherwise single lines (`_Lines`)."""
     if not sys.stderr.isatty():
         yield _Lines()
         return
@@ -74,7 +74,7 @@ def progress() -> Iterator[Progress]:
 
 
 class _Lines:
-    """Print a line at the start and end of each activity, and every few seconds in between."""
+    """Print a line at the start and end of each activity, and every SECONDS_BETWEEN_LINES."""
 
     def __init__(self) -> None:
         self._doing = ""

@@ -1,4 +1,4 @@
-"""`atelier compile`: compile a base's UNet for ONNX Runtime or TensorRT, here or as a Job."""
+"""`atelier compile`: compile the UNet of a base for ONNX Runtime or TensorRT, here or in a Job."""
 
 from dataclasses import replace
 from enum import StrEnum
@@ -27,7 +27,7 @@ class CompileRuntime(StrEnum):
 
 def compile_base(
     base: Annotated[
-        str, typer.Argument(metavar="BASE", help="Base model: a folder or a hub ID.")
+        str, typer.Argument(metavar="BASE", help="Base model: a folder or a Hugging Face hub ID.")
     ] = DEFAULT_BASE,
     revision: Annotated[
         str | None, typer.Option(help="Revision of a hub model: a commit, tag or branch.")
@@ -57,7 +57,7 @@ def compile_base(
     ] = False,
     submit: Annotated[
         bool,
-        typer.Option("--submit", help="Compile in a Job on a cluster, set by the options below."),
+        typer.Option("--submit", help="Compile in a Job on a cluster, with the options below."),
     ] = False,
     job: JobChoices = JobChoices(),
 ) -> Answer:
@@ -66,7 +66,7 @@ def compile_base(
     Adapters are an input of the compiled UNet, so a new adapter needs no new compilation. To serve
     the compiled UNet, set ATELIER_BACKEND and ATELIER_COMPILED. With --submit, a Job on a cluster
     loads the base from MLflow and stores the compiled UNet there. Exit code 1 if its output differs
-    from torch.
+    from that of torch.
     """
     from commands.settings import CommandSettings
     from pipelines.compile.request import CompileRequest, parse_sizes
@@ -86,19 +86,20 @@ def compile_base(
     if submit:
         if output or device != "auto":
             raise BadInput(
-                "--output, --device: not available with --submit; leave them out: a Job stores its "
-                "engine in MLflow, and --gpus sets its device"
+                "--output, --device: not available with --submit; leave them out (the Job stores "
+                "the compiled UNet in MLflow, and --gpus sets its device)"
             )
         return _submitted(request, job)
     if replace(job, image=None) != JobChoices():
         raise BadInput(
-            "--queue and the options below it in --help: apply only to a Job; add --submit"
+            "--queue and the options below it in --help: they apply only to a Job; add --submit, "
+            "or leave them out"
         )
     return _compiled(request, output, registry=registry)
 
 
 def _compiled(request: "CompileRequest", output: Path | None, *, registry: bool) -> Answer:
-    """Compile on this machine, and print how to serve the result."""
+    """Compile on this machine. The output shows the command that serves the result."""
     from pipelines.compile.unet import compile_unet
 
     hide_library_bars()
@@ -112,7 +113,7 @@ def _compiled(request: "CompileRequest", output: Path | None, *, registry: bool)
             progress=report_progress,
         )
     uri = f"mlflow://engines/{compiled.spec.key}"
-    stored = "" if registry else " (not stored there; add --registry)"
+    stored = "" if registry else " (not stored in MLflow; add --registry to store it)"
     lines = [
         f"{folder}  {short(compiled.digest)}, differs from torch by {compiled.manifest.error:.0e}",
         f"address: {uri}{stored}",
@@ -131,7 +132,7 @@ def _compiled(request: "CompileRequest", output: Path | None, *, registry: bool)
 
 
 def _submitted(request: "CompileRequest", job: JobChoices) -> Answer:
-    """Submit a compilation Job unless an equal one exists. With `follow`, wait for its end."""
+    """Submit a compilation Job unless an equal Job exists. With --follow, wait until it ends."""
     from atelier.stores.artifacts import Artifacts
     from pipelines.submission import CompilationSubmission
 

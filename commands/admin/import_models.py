@@ -12,7 +12,7 @@ from commands.terminal import progress
 if TYPE_CHECKING:
     from atelier.data.names import ArtifactRef
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub ID.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hugging Face hub ID.")]
 Revision = Annotated[
     str | None, typer.Option(help="Revision of a hub model: a commit, tag or branch.")
 ]
@@ -21,8 +21,8 @@ Revision = Annotated[
 def import_base(model: Model, revision: Revision = None) -> Answer:
     """Register a base model under its digest.
 
-    InferenceServices and training Jobs load the base by this digest. The command prints its address
-    and the digest for the chart values. A gated hub model requires HF_TOKEN in the environment.
+    InferenceServices and training Jobs load the base by this digest. The command prints the address
+    of the base and the digest for the chart values. To import a gated hub model, set HF_TOKEN.
     """
     from atelier.data.names import ArtifactRef
     from atelier.stores.base_files import base_digest, base_files, resolve_base
@@ -37,7 +37,7 @@ def import_base(model: Model, revision: Revision = None) -> Answer:
 def import_scorer(model: Model, revision: Revision = None) -> Answer:
     """Register a scorer network (CLIP or DINO) under its digest.
 
-    The command prints its address, which a policy can name.
+    The command prints the address of the scorer for use in a policy.
     """
     from atelier.data.names import ArtifactRef
     from atelier.files import digest_files

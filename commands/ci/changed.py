@@ -26,8 +26,8 @@ def changed(
     """List the recipes and declarations that a push changed.
 
     If the commit before the push is missing (a first push, or rewritten history), all recipes and
-    declarations count as changed, and removed files are not detected. Later steps recognize
-    completed work and do not repeat it.
+    declarations count as changed, and removed files are not detected. The commands of later steps
+    skip work that is already complete.
     """
     from atelier.ci.changes import changes_since
     from atelier.ci.git import Repository
@@ -52,7 +52,7 @@ def _matrices(changes: "Changes") -> dict[str, list[dict[str, Any]]]:
 
 
 def _text(matrices: dict[str, list[dict[str, Any]]], changes: "Changes", since: str) -> str:
-    missing = f"{since}: not in this repository; everything counts as changed"
+    missing = f"{since}: not in this repository; all recipes and declarations count as changed"
     lines = [] if changes.since else [missing]
     for name, jobs in matrices.items():
         lines += [f"{name:8}{'  '.join(map(str, job.values()))}" for job in jobs]

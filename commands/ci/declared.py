@@ -19,8 +19,8 @@ def declared(
 ) -> Answer:
     """Show the version that this checkout declares for an adapter.
 
-    A workflow that is approved late or runs again uses this command to read the current state of
-    the branch.
+    A workflow that is approved late or runs again uses this command to read the current declaration
+    of the branch.
     """
     from atelier.data.declaration import Declarations
 

@@ -65,7 +65,7 @@ def lint(
 
 
 def _recipes(since: str | None) -> list[Path]:
-    """Return all recipes of the checkout, or those that changed since a commit."""
+    """Return all recipes of the checkout, or only the recipes that changed since a commit."""
     from atelier.ci.changes import changes_since
     from atelier.ci.git import Repository
     from atelier.data.recipe import ADAPTERS, RECIPE

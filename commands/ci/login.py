@@ -1,4 +1,4 @@
-"""`atelier login`: give a workflow access to a cluster by its OIDC token, without a secret."""
+"""`atelier login`: give a workflow access to a cluster through its OIDC token, without a secret."""
 
 import json
 import os
@@ -35,8 +35,8 @@ def login(
 ) -> Answer:
     """Give the later steps of a workflow access to a cluster.
 
-    Writes a kubeconfig that uses the OIDC token of the job, and sets KUBECONFIG. Does nothing if
-    KUBECONFIG is already set, which means that the runner has its own access.
+    Writes a kubeconfig that uses the OIDC token of the job, and sets KUBECONFIG. If KUBECONFIG is
+    already set, the runner has its own access, and the command does nothing.
     """
     from atelier.ci import oidc
 
@@ -44,8 +44,11 @@ def login(
     if existing:
         return Answer(f"KUBECONFIG is already set to {existing}", {"kubeconfig": existing})
     if not server:
-        raise BadInput("ATELIER_CLUSTER: not set; set it as a variable of the GitHub environment")
-    oidc.token(audience)  # so that a job without permission fails here and not in Helm
+        raise BadInput(
+            "--server, ATELIER_CLUSTER: not set; set ATELIER_CLUSTER as a variable of the GitHub "
+            "environment"
+        )
+    oidc.token(audience)  # so that a job without the permission fails now and not later in Helm
     path = (kubeconfig or Path(os.environ.get("RUNNER_TEMP", "."), "kubeconfig")).absolute()
     path.write_text(json.dumps(oidc.kubeconfig(server, authority, audience), indent=1))
     add_variable("KUBECONFIG", str(path))

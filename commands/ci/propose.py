@@ -1,4 +1,4 @@
-"""`atelier propose | commit | comment`: write declarations to git and comment on them."""
+"""`atelier propose | commit | comment`: write declarations to git, and comment on pull requests."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,8 @@ Main = Annotated[str, typer.Option("--main", metavar="BRANCH", help="Branch of t
 Body = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Markdown for the pull request, such as the summary of validate."
+        metavar="FILE",
+        help="Markdown for the pull request, such as the summary of atelier validate.",
     ),
 ]
 
@@ -25,7 +26,12 @@ def propose(
     environment: Annotated[str, typer.Option(help="Environment of the declaration.")] = "staging",
     canary: Annotated[
         int | None,
-        typer.Option(min=1, max=100, help="Serve as a canary: percentage of the requests."),
+        typer.Option(
+            min=1,
+            max=100,
+            metavar="PERCENT",
+            help="Serve the version as a canary with this percentage of the adapter's requests.",
+        ),
     ] = None,
     reason: Annotated[str, typer.Option(help="Reason, recorded in the declaration.")] = "promoted",
     pull_request: Annotated[
@@ -37,7 +43,7 @@ def propose(
 ) -> Answer:
     """Write the declaration of a version that the policy accepts.
 
-    The policy is that of the environment. With --pull-request, this checkout stays unchanged.
+    The environment sets the policy. With --pull-request, this checkout stays unchanged.
     """
     from atelier.ci.git import Repository
     from atelier.ci.github import GitHub
@@ -74,8 +80,8 @@ def commit(
 ) -> Answer:
     """Commit and push the changed declarations of this checkout.
 
-    Opens a pull request if the branch is protected. Exit code 2 if the branch has changed the same
-    declarations in the meantime.
+    Opens a pull request if the branch is protected. Exit code 2 if other commits of the branch have
+    changed the same declarations in the meantime.
     """
     from atelier.ci.git import Repository
     from atelier.ci.github import GitHub

@@ -42,7 +42,7 @@ def demo(
 
 
 def _run(output: Path, example: Path, policy: Path | None, port: int) -> None:
-    # after the change of the environment, which MLflow reads on import
+    # imported after _fresh has changed the environment, because MLflow reads it on import
     from atelier.data.policy import Policy
     from commands.demo.clock import duration
     from commands.demo.steps import Demo
@@ -58,7 +58,7 @@ def _run(output: Path, example: Path, policy: Path | None, port: int) -> None:
 
 
 def _show(gateway: str, key: str, adapter: str) -> None:
-    """Print how to call the gateway, and wait for Ctrl-C."""
+    """Print a command that calls the gateway, and wait for Ctrl-C."""
     print(
         f"\nThe gateway runs at {gateway} (API docs: {gateway}/docs). API key:\n  {key}\n\n"
         f"  curl -s {gateway}/generate_image -H 'X-API-Key: {key}' -H 'Accept: image/png' \\\n"
@@ -74,7 +74,7 @@ def _show(gateway: str, key: str, adapter: str) -> None:
 
 
 def _fresh(output: Path) -> None:
-    """Remove the files of an earlier demo, and point the environment at this folder only."""
+    """Remove the files of an earlier demo, and set ATELIER_HOME to a folder in `output`."""
     for name in OUTPUTS:
         path = output / name
         if path.is_dir():
@@ -87,7 +87,7 @@ def _fresh(output: Path) -> None:
 
 
 def _stop(number: int, frame: object) -> None:
-    """Handle SIGTERM like Ctrl-C: the exception also stops the servers."""
+    """Handle SIGTERM: raise an exception that stops the servers, as Ctrl-C does."""
     raise SystemExit(128 + number)
 
 

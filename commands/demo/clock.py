@@ -18,7 +18,7 @@ class TimedStep:
 
 
 class Clock:
-    """A record of the steps, which are printed as they run."""
+    """Print the steps of the demo as they run, and record them."""
 
     def __init__(self, steps: int, out: TextIO | None = None) -> None:
         self.steps: list[TimedStep] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-WINDOW = 25  # steps to average, because the loss of a single step is too noisy
+WINDOW = 25  # number of steps to average, because the loss of a single step is too noisy
 COLOURS = ("#2f6f8f", "#c8553d")
 
 
@@ -31,7 +31,7 @@ class Curve:
 
 
 def plot(curves: Sequence[Curve], file: Path) -> None:
-    """Plot each curve twice: the raw loss in faint color, and its mean over WINDOW steps."""
+    """Plot each curve twice: the raw loss in a faint color, and the mean loss of WINDOW steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

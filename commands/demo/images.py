@@ -1,4 +1,4 @@
-"""Generate images over HTTP, and check which of them are equal and which differ."""
+"""Generate images over HTTP, and check that images are identical or that they differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,10 @@ class ImageClient:
     steps: int = STEPS
 
     def generate(self, prompts: Sequence[SeededPrompt], adapter: str | None) -> list[bytes]:
-        """Return a PNG for each prompt, by the adapter `name` or `name@version`, or by the base."""
+        """Return a PNG for each prompt.
+
+        `adapter` is `name` or `name@version`; None means the base without an adapter.
+        """
         return [self._generate(prompt, adapter) for prompt in prompts]
 
     def prompt(self, prompt: SeededPrompt) -> str:
@@ -31,7 +34,7 @@ class ImageClient:
             seed=prompt.seed,
             steps=self.steps,
             adapter=adapter,
-            fill_trigger=False,  # because the prompt contains it already
+            fill_trigger=False,  # the prompt already contains the trigger
         )
         return answer.pictures[0].png
 
@@ -40,7 +43,10 @@ def require_same(first: Sequence[bytes], second: Sequence[bytes], label: str) ->
     """Return a sentence for the report if each pair of PNGs is identical, else raise Refused."""
     differences = [_difference(pair) for pair in zip(first, second, strict=True)]
     if any(differences):
-        raise Refused(f"{label}: pixels differ by up to {max(differences)} of 255")
+        raise Refused(
+            f"{label}: the images should be identical, but pixels differ by up to "
+            f"{max(differences)} of 255"
+        )
     return f"{label}: {len(differences)} of {len(differences)} images identical in every pixel"
 
 
@@ -48,7 +54,7 @@ def require_different(first: Sequence[bytes], second: Sequence[bytes], label: st
     """Return a sentence for the report if no pair of PNGs is identical, else raise Refused."""
     differences = [_difference(pair) for pair in zip(first, second, strict=True)]
     if not all(differences):
-        raise Refused(f"{label}: some images are identical, though they should differ")
+        raise Refused(f"{label}: the images should differ, but some are identical")
     return f"{label}: every image differs, by {min(differences)} to {max(differences)} of 255"
 
 

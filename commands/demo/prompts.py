@@ -1,7 +1,8 @@
 """The prompts of the demo.
 
-They put the character in places that its pictures do not show and in one that they show. Two
-prompts have subjects that must not change: another cat, and an unrelated one.
+Most prompts put the character in places that the training pictures do not show, and one in a place
+that they show. Two prompts have a subject that the adapter must not change: another cat, and a
+robot.
 """
 
 from dataclasses import dataclass

@@ -43,7 +43,9 @@ class DemoReport:
     columns: Sequence[str]
     rows: Sequence[SheetRow]
     training_pictures: Sequence[Path]
-    fresh: Sequence[SheetRow]  # version 1, version 2, after the rollback; prompts of their own
+    fresh: Sequence[
+        SheetRow
+    ]  # for version 1, version 2 and the rollback, with prompts that the sheet does not use
     versions: Sequence[VersionRow]
     swap: Swap
     rollback_seconds: float
@@ -72,7 +74,7 @@ class DemoReport:
 
     @property
     def _hero(self) -> int:
-        """The column of the images at the top of the page: the first version."""
+        """The column of the images at the top of the page, which show the first version."""
         return 1
 
 
@@ -82,7 +84,7 @@ def _unbroken(seconds: float) -> str:
 
 
 def data_uri(picture: bytes | Path) -> str:
-    """Return an image, given as bytes or a file, as a data URI."""
+    """Return an image as a data URI. `picture` is the content of a file or its path."""
     data = picture if isinstance(picture, bytes) else picture.read_bytes()
     with Image.open(io.BytesIO(data)) as image:
         kind = (image.format or "PNG").lower()
@@ -103,7 +105,7 @@ LANES = 6
 
 
 def _timeline(swap: Swap) -> dict[str, Any]:
-    """Return the traffic as bars from request to answer, and the start and width of the swap."""
+    """Return the bars of the requests, and the start and duration of the swap."""
     answers = sorted(swap.answers, key=lambda answer: answer.asked)
     end = max((answer.came for answer in answers), default=1.0)
     bars = [

@@ -17,19 +17,19 @@ from atelier.errors import Refused, Unavailable
 from atelier.home import Home
 from services.triton.process import alive, spawn, stop, tail
 
-START_SECONDS: Final = 1200.0  # above the limits at which `atelier serve` gives up
+START_SECONDS: Final = 1200.0  # more than the start limits of `atelier serve` itself
 STOP_SECONDS: Final = 60.0
 REPLICA: Final = "local"  # the default name of `atelier serve`
 
 
 @dataclass(frozen=True)
 class Served:
-    """The addresses of the running processes, and their process ids at the start."""
+    """The addresses of the running processes, and the process ids that they had at the start."""
 
     gateway: str
     triton: str
     home: Home
-    pids: dict[str, int]  # by name; `model` is the process of the engine in Triton
+    pids: dict[str, int]  # by service; `model` is the process of the engine inside Triton
 
     def require_unrestarted(self) -> str:
         """Return a sentence for the report if no process has restarted, else raise Refused."""
@@ -44,7 +44,7 @@ class Served:
 def served(home: Home, base: BaseSpec, port: int = 0) -> Iterator[Served]:
     """Start `atelier serve` on this home, and stop it at the end of the block.
 
-    Raises Unavailable, with the end of the log, if it does not become ready.
+    Raises Unavailable, with the last lines of the log, if it does not become ready.
     """
     log = home.logs / "serve.log"
     argv = [sys.executable, "-m", "commands", "serve", "--port", str(port), "--base", base.model]
@@ -58,7 +58,7 @@ def served(home: Home, base: BaseSpec, port: int = 0) -> Iterator[Served]:
 
 
 def _engine(home: Home) -> dict[str, int]:
-    """Return the process id of the engine from the report of the replica, as `model`."""
+    """Return the process id of the engine, under the key `model`, from the replica's report."""
     report = ReplicaFolder(home.replicas).list().get(REPLICA)
     return {"model": report.pid} if report and report.pid else {}
 

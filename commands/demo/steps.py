@@ -23,13 +23,13 @@ from pipelines.delivery.smoke import local_smoke
 from services.gateway.keys import KeyStore
 
 STEPS: Final = 14
-PATIENCE: Final = 300.0  # seconds until a version must be ready, even on a slow machine
+PATIENCE: Final = 300.0  # seconds to wait until a version is ready; enough for a slow machine
 RECIPES: Final = ("recipe.yaml", "version-2.yaml")
 
 
 @dataclass
 class Demo:
-    """One run of the demo. `folder` is for its output; `example` has the recipes and pictures."""
+    """One run of the demo. `folder` gets its output; `example` has the recipes and pictures."""
 
     folder: Path
     example: Path

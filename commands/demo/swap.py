@@ -1,4 +1,4 @@
-"""Swap versions under traffic, and measure the swap at the clients."""
+"""Swap versions under traffic, and measure the swap from the side of the clients."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from commands.demo.traffic import (
 from commands.demo.versions import RegisteredVersion
 from commands.serve.gateway_client import GatewayClient
 
-AROUND: Final = 50  # answers to wait for before the swap, and from the new version after it
+AROUND: Final = 50  # responses to wait for before the swap, and again from the new version
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class Swap:
 
     answers: Sequence[TrafficAnswer]
     began: float  # from the start of the traffic to the promotion
-    seconds: float  # duration of the promotion, including its smoke test and the alias
+    seconds: float  # duration of the promotion, including the smoke test and the change of alias
     first_image: float  # from the start of the promotion to the first image of the new version
-    before: int  # answers by the old version
-    after: int  # answers by the new version
-    largest_difference: int  # of a pixel from the reference image, of 255
+    before: int  # number of responses by the old version
+    after: int  # number of responses by the new version
+    largest_difference: int  # largest difference of a pixel value from the reference image, of 255
 
     def __str__(self) -> str:
         return (
             f"{len(self.answers)} requests, none failed: {self.before} by the old version, "
-            f"{self.after} by the new; its first image after {duration(self.first_image)}, "
-            f"verified after {duration(self.seconds)}"
+            f"{self.after} by the new version; first image of the new version after "
+            f"{duration(self.first_image)}, promotion complete after {duration(self.seconds)}"
         )
 
 
@@ -52,7 +52,7 @@ def swap_under_traffic(
 ) -> Swap:
     """Promote `second` while clients send requests, and return the measurements.
 
-    Raises Refused if a request fails or an image does not match the digest in its answer.
+    Raises Refused if a request fails, or if an image does not match the digest in its response.
     """
     name = first.recipe.adapter
     references = _references(client, name, first, requests)
@@ -69,7 +69,7 @@ def swap_under_traffic(
     answers = traffic_answers(load, requests)
     wrong = mismatches(answers, references)
     if wrong:
-        raise Refused(f"{len(wrong)} images do not match the digest in their answer")
+        raise Refused(f"{len(wrong)} images do not match the digests in their responses")
     new = [answer for answer in answers if answer.version == second.version]
     return Swap(
         answers=tuple(answers),
@@ -88,7 +88,10 @@ def swap_under_traffic(
 def _references(
     client: GatewayClient, name: str, version: RegisteredVersion, requests: list[Request]
 ) -> dict[tuple[Request, str], Pixels]:
-    """Generate the reference image of each request with one version, by request and digest."""
+    """Generate the reference image of each request with one version.
+
+    The keys are pairs of request and digest.
+    """
     references = {}
     for request in requests:
         _, digest, pixels = generate(client, f"{name}@{version.version}", request)

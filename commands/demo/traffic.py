@@ -1,7 +1,8 @@
 """The requests that run during the swap, and the check of their images.
 
-Each request uses one of a few prompts and seeds. Both versions also generate a reference image for
-each of them without traffic. Each answer is compared with the reference image of its digest.
+Each request uses one of a few pairs of prompt and seed. For each pair, both versions also generate
+a reference image without traffic. The image of each response is compared with the reference image
+of the version that the response names by digest.
 """
 
 import io
@@ -18,7 +19,8 @@ from commands.serve.gateway_client import GatewayClient
 
 CLIENTS: Final = 3
 STEPS: Final = 6  # denoising steps; few, because the traffic does not test image quality
-TOLERANCE: Final = 2  # of 255, because the composition of a batch changes float rounding
+# difference of a pixel value, of 255; the composition of a batch changes float rounding
+TOLERANCE: Final = 2
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Request: TypeAlias = tuple[str, int]  # prompt, seed
@@ -27,10 +29,10 @@ GeneratedImage: TypeAlias = tuple[int, str, Pixels]  # version, digest, pixels
 
 @dataclass(frozen=True)
 class TrafficAnswer:
-    """One answer. Times are in seconds since the start of the traffic."""
+    """One response. Times are in seconds since the start of the traffic."""
 
     asked: float  # time of the request
-    came: float  # time of the answer
+    came: float  # time of the response
     request: Request
     version: int
     digest: str
@@ -47,7 +49,7 @@ def traffic(
 def traffic_answers(
     load: LoadGenerator[GeneratedImage], requests: Sequence[Request]
 ) -> list[TrafficAnswer]:
-    """Return the answers to `traffic`, each with its request."""
+    """Return the responses to the requests of `traffic`, each with its request."""
     return [
         TrafficAnswer(call.asked, call.came, requests[call.number % len(requests)], *call.answer)
         for call in load.answers
@@ -76,7 +78,7 @@ def pixel_difference(first: Pixels, second: Pixels) -> int:
 def mismatches(
     answers: Sequence[TrafficAnswer], references: dict[tuple[Request, str], Pixels]
 ) -> list[TrafficAnswer]:
-    """Return the answers whose image differs from the reference of their digest, or has none."""
+    """Return the responses whose image differs from its reference image or has none."""
 
     def differs(answer: TrafficAnswer) -> bool:
         reference = references.get((answer.request, answer.digest))

@@ -31,7 +31,7 @@ class RegisteredVersion:
 
 @dataclass(frozen=True)
 class VersionBuilder:
-    """Build versions. The evaluations are written to `folder`."""
+    """Train, evaluate and register versions. The evaluations are written to `folder`."""
 
     folder: Path
     home: Home

@@ -1,7 +1,7 @@
 """`promote`, `rollback`, `retire`, `record` and `status` on a cluster (with `--environment`).
 
-These commands run in the root of a checkout. Its files in k8s/environments declare the serving
-versions, and KUBECONFIG selects the cluster.
+These commands run in the root of a checkout. The files in k8s/environments declare the serving
+versions. KUBECONFIG selects the cluster.
 """
 
 import os
@@ -39,7 +39,7 @@ Environment = Annotated[
 
 @dataclass(frozen=True)
 class ClusterTarget:
-    """The option group that locates an environment on a cluster (see commands.command)."""
+    """The options that locate an environment on a cluster (an option group of `add_command`)."""
 
     namespace: Annotated[
         str | None,
@@ -62,12 +62,13 @@ def promote_on(
     canary: int | None,
     reason: str,
 ) -> Answer:
-    """Apply the declaration in git to the cluster, after writing `version` to it if given.
+    """Apply the declaration in git to the cluster.
 
-    Raises BadInput if `canary` is given without `version`.
+    If `version` is given, it is first written to the declaration. Raises BadInput if `canary` is
+    given without `version`.
     """
     if version is None and canary is not None:
-        raise BadInput(f"promote {name} --canary: no VERSION; give the version of the canary")
+        raise BadInput(f"promote {name} --canary: VERSION is missing; give the canary's version")
     from pipelines.delivery.cluster import Promotion, approval_by_policy
     from pipelines.delivery.proposal import Proposal, write_declaration
 
@@ -103,7 +104,7 @@ def retire_on(environment: str, target: ClusterTarget, name: str) -> Answer:
 
 
 def status_of(environment: str, target: ClusterTarget) -> Answer:
-    """Show all adapters of an environment and the differences of git, cluster and MLflow."""
+    """Show all adapters of an environment, and the differences between git, cluster and MLflow."""
     from pipelines.delivery.cluster import environment_status
 
     return _status(environment_status(_releases(environment, target)))
@@ -180,7 +181,7 @@ def _releases(environment: str, target: ClusterTarget) -> "AdapterReleases":
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """Handle SIGTERM, as from a canceled workflow: the exception stops Helm and frees the lock."""
-    raise Interrupted("stopped; run the command again to complete it")
+    raise Interrupted("stopped by SIGTERM; run the command again to complete it")
 
 
 def _answer(outcome: "PromotionOutcome") -> Answer:

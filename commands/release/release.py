@@ -1,6 +1,7 @@
-"""`atelier promote | rollback | retire | record | status`: control which version serves.
+"""`atelier promote | rollback | retire | record | status`: change and show the serving versions.
 
-With `--environment` they act on a cluster (commands/release/cluster.py), otherwise on this machine.
+With `--environment` these commands act on a cluster (commands/release/cluster.py), otherwise on
+this machine.
 """
 
 from pathlib import Path
@@ -31,7 +32,7 @@ PolicyFile = Annotated[
     typer.Option(
         "--policy",
         metavar="FILE",
-        help="Policy file. Default: that of the environment, or the built-in policy.",
+        help="Policy file. Default: the policy of the environment, or the built-in policy.",
     ),
 ]
 
@@ -47,7 +48,12 @@ def promote(
     policy: PolicyFile = None,
     canary: Annotated[
         int | None,
-        typer.Option(min=1, max=100, help="Serve as a canary: percentage of the requests."),
+        typer.Option(
+            min=1,
+            max=100,
+            metavar="PERCENT",
+            help="Serve the version as a canary with this percentage of the adapter's requests.",
+        ),
     ] = None,
     reason: Annotated[str, typer.Option(help="Reason, recorded in the release.")] = "promoted",
     wait: Annotated[float, typer.Option(help="Maximum wait for the replicas, in seconds.")] = 120.0,
@@ -57,15 +63,15 @@ def promote(
     """Promote a version whose evaluation passes the policy.
 
     Without --environment, promotes VERSION on this machine. With --environment, applies the
-    declaration in k8s/environments to the cluster; a given VERSION is first written to the
+    declaration in k8s/environments to the cluster. If VERSION is given, it is first written to the
     declaration. --wait applies only without --environment.
     """
     if environment is not None:
         return promote_on(environment, target, name, version, policy, canary, reason)
     if version is None:
         raise BadInput(
-            f"promote {name}: no VERSION; give VERSION, or --environment for the version that git "
-            "declares"
+            f"promote {name}: VERSION is missing; give VERSION, or --environment for the version "
+            "that git declares"
         )
     from atelier.adapter.signature_policy import SignaturePolicy
     from atelier.data.policy import Policy
@@ -96,7 +102,7 @@ def rollback(
     revision: Annotated[
         int | None,
         typer.Argument(
-            min=1, metavar="REVISION", help="Earlier revision. Default: the last good one."
+            min=1, metavar="REVISION", help="Earlier revision. Default: the last good revision."
         ),
     ] = None,
     reason: Annotated[str, typer.Option(help="Reason, recorded in the release.")] = "rolled back",
@@ -105,8 +111,9 @@ def rollback(
 ) -> Answer:
     """Roll back to an earlier release.
 
-    Ends a canary, and works while the registry is unavailable. With --environment, also updates the
-    declaration in git, which then lists the replaced version as withdrawn.
+    Ends a canary of the adapter. The command also works while the registry is unavailable. With
+    --environment, it also updates the declaration in git, which then lists the replaced version as
+    withdrawn.
     """
     if environment is not None:
         return rollback_on(environment, target, name, revision, reason)
@@ -152,7 +159,7 @@ def record(
 ) -> Answer:
     """Write a cluster's serving version to its declaration in git.
 
-    Afterwards git and the cluster agree.
+    Git and the cluster then declare the same version.
     """
     return record_on(environment, target, name, reason)
 
@@ -160,8 +167,8 @@ def record(
 def status(environment: Environment = None, target: ClusterTarget = ClusterTarget()) -> Answer:
     """Show the serving versions and the number of ready replicas.
 
-    Also shows the time of and the reason for each release. With --environment, compares git,
-    cluster and MLflow. Exit code 1 if they disagree.
+    Also shows the time and the reason of each release. With --environment, compares git, cluster
+    and MLflow. Exit code 1 if they disagree.
     """
     if environment is not None:
         return status_of(environment, target)
@@ -198,7 +205,7 @@ def status(environment: Environment = None, target: ClusterTarget = ClusterTarge
 
 
 def answer(status: "PromotionStatus") -> Answer:
-    """Return the answer of a command that ends with a promotion status."""
+    """Return the output of a command that ends with a promotion status."""
     data = {
         "adapter": status.adapter,
         "state": status.state,

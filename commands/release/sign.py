@@ -39,8 +39,8 @@ def sign(
     """Sign a version and store the signature in the registry.
 
     Give VERSION, or --environment to sign the declared version and its canary. With --environment,
-    nothing is signed if a package in the registry has another digest than its declaration. The key
-    is an elliptic-curve private key in PEM form; if it has a password, set
+    nothing is signed if the digest of a package in the registry differs from the declaration. The
+    key is an elliptic-curve private key in PEM form. If it has a password, set
     ATELIER_SIGNING_PASSWORD. Existing signatures are kept.
     """
     from atelier.data.declaration import Declarations
@@ -49,7 +49,8 @@ def sign(
 
     if (version is None) == (environment is None) or (environment and digest):
         raise BadInput(
-            "VERSION, --environment: give VERSION, optionally with --digest, or only --environment"
+            "VERSION, --environment: exactly one is required; give VERSION, optionally with "
+            "--digest, or --environment without --digest"
         )
     from commands.settings import CommandSettings
 
@@ -61,7 +62,7 @@ def sign(
     home = Home.find()
     signed_versions = sign_versions(Registry(home.tracking_uri), home, name, digests, signing_key)
     public = signing_key.public if signing_key else None
-    signer = public.label if public else "this job, keyless"
+    signer = public.label if public else "this job (keyless)"
     lines = [
         f"{name}@{version.version} is {'' if version.signed else 'already '}signed by {signer}"
         for version in signed_versions
@@ -78,7 +79,8 @@ def _pem(key: Path | None, settings: "CommandSettings") -> bytes:
     """Return the private key in PEM form, from --key or ATELIER_SIGNING_KEY."""
     if key is None and not settings.signing_key:
         raise BadInput(
-            "--key, ATELIER_SIGNING_KEY: not set; give --key FILE, or set the variable to the PEM"
+            "--key, ATELIER_SIGNING_KEY: not set; give --key FILE, or set ATELIER_SIGNING_KEY to "
+            "the key as PEM text"
         )
     if key is None:
         return str(settings.signing_key).encode()

@@ -19,8 +19,8 @@ _LINEAGE = {
 def summary(validation: "Validation", *, pictures: str, command: str, run: str | None) -> str:
     """Return the summary as Markdown.
 
-    `pictures` is Markdown that locates the images, `command` is the command line that repeats the
-    validation, and `run` is the URL of the candidate's MLflow run.
+    `pictures` is Markdown that names the location of the images. `command` is the command line that
+    repeats the validation. `run` is the URL of the candidate's MLflow run.
     """
     candidate, serving = validation.candidate, validation.serving
     mark, verdict = ("✅", "accepted") if validation.accepted else ("❌", "refused")

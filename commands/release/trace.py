@@ -1,4 +1,4 @@
-"""`atelier trace`: show how an image was generated and the lineage of its adapters."""
+"""`atelier trace`: show the generation parameters of an image and the lineage of its adapters."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,15 +20,15 @@ def trace(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Folder of signers or platform.yaml, to verify signatures.",
+            help="Folder of signers, or a platform.yaml. Required to verify signatures.",
         ),
     ] = None,
 ) -> Answer:
-    """Show how an image was generated and the lineage of its adapters.
+    """Show the parameters of an image and the lineage of its adapters.
 
-    Prints the metadata of the image (prompt, seed, adapters) and looks up lineage and signature of
-    each adapter in the registry. Exit code 1 if the image has no metadata, if an adapter is not in
-    the registry, or if a signature is not valid.
+    Reads the generation parameters from the metadata of the image, and looks up the lineage and the
+    signature of each adapter in the registry. Exit code 1 if the image has no metadata, if an
+    adapter is not in the registry, or if a signature is not valid.
     """
     from atelier.stores.registry import Registry
     from pipelines.delivery.provenance import provenance_of
@@ -73,8 +73,8 @@ def _metadata(image: Path) -> dict[str, Any]:
         raise BadInput(f"{image}: cannot be read as an image; give the original PNG") from error
     if metadata is None:
         raise Refused(
-            f"{image}: no {CHUNK} chunk, because it was not made by Atelier or was saved again by "
-            "a program that drops such chunks; give the original file"
+            f"{image}: has no chunk `{CHUNK}`, because Atelier did not generate it or another "
+            "program saved it again without the chunk; give the original file"
         )
     return metadata
 

@@ -79,7 +79,7 @@ def validate(
 
 
 def _pictures(validation: "Validation", output: Path | None, url: str | None) -> str:
-    """Write the contact sheet to `output`, and return Markdown that locates the images."""
+    """Write the contact sheet to `output`, and return Markdown that names the image files."""
     from commands.markdown import code, link
     from pipelines.evaluate.grid import GridRow, grid
 
@@ -90,8 +90,8 @@ def _pictures(validation: "Validation", output: Path | None, url: str | None) ->
     if not validation.side_by_side:
         without = " and ".join(code(version.label) for version in versions if not version.pictures)
         return (
-            f"None: there are no stored images of {without}, because an older release of Atelier "
-            "evaluated it."
+            f"None, because the evaluation of {without} by an older release of Atelier stored no "
+            "images."
         )
     own = (
         f"All images of the evaluation: {code('sheet.png')} beside "

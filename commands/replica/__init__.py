@@ -1,5 +1,5 @@
-"""One replica on one machine: the processes of `atelier serve`, their addresses and their note.
+"""One replica on one machine: the processes of `atelier serve`, and the file with their addresses.
 
-This package is part of `commands` because it starts several services, and no service may import
-another.
+This package is part of `commands`, not of `services`, because it starts several services, and no
+service may import another.
 """

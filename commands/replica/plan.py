@@ -23,14 +23,14 @@ LOOPBACK: Final = "127.0.0.1"
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The folder of the base, and the folder of a VAE that replaces the base's own."""
+    """The folder of the base, and the folder of a VAE that replaces the VAE of the base."""
 
     base: Path
     vae: Path | None = None
 
     @classmethod
     def resolve(cls, base: str, revision: str | None, vae: str | None) -> Self:
-        """Return the folders of the models, and download hub models first.
+        """Download models from the hub if needed, and return the folders of the models.
 
         Raises BaseError if a model is missing or cannot be served.
         """
@@ -73,9 +73,10 @@ def unused_port(host: str, port: int, option: str) -> int:
 
 
 def require_servable(home: Home) -> None:
-    """Check the settings of the engine and find Triton, before a download or start of a process.
+    """Check the settings of Triton and of the engine, and check that Triton is installed.
 
-    Raises BadInput, which names the variable, if an environment variable has an invalid value.
+    Called before the download of the models. Raises BadInput that names the variable if an
+    environment variable has an invalid value.
     """
     settings = TritonSettings.read()
     EngineSettings.read()
@@ -87,7 +88,7 @@ def plan_services(
 ) -> list[Service]:
     """Return the processes of one replica in start order. With 0 workers there is no gateway.
 
-    Raises BadInput, which names the variable, if an environment variable has an invalid value.
+    Raises BadInput that names the variable if an environment variable has an invalid value.
     """
     shared = _shared_environment(home, replica)
     services = [
@@ -102,7 +103,7 @@ def plan_services(
             argv=_module("pipelines.delivery.local.reconcile_loop"),
             env=shared,
             log=home.logs / "reconciler.log",
-            ready=lambda: True,  # no other process waits for it
+            ready=lambda: True,  # no other process depends on the reconciler
         )
     )
     return services
@@ -136,7 +137,7 @@ def _triton(
         **_triton_ports(addresses),
         "ATELIER_TRITON_METRICS_PORT": str(addresses.metrics),
         "ATELIER_BASE": str(model.base.absolute()),
-        "ATELIER_REVISION": "",  # a folder has none
+        "ATELIER_REVISION": "",  # `base` is a folder, which has no revisions
         "ATELIER_VAE": str(model.vae.absolute()) if model.vae else "",
     }
     drain = ServerSettings.read({**shared, **settings}).drain_seconds
@@ -154,7 +155,7 @@ def _triton(
 def _agent(home: Home, addresses: Addresses, shared: dict[str, str], replica: str) -> Service:
     from services.agent.settings import AgentSettings
 
-    settings = _triton_ports(addresses)  # the report of the agent names these ports
+    settings = _triton_ports(addresses)  # the agent publishes these ports in its report
     AgentSettings.read({**shared, **settings})
     reports = ReplicaFolder(home.replicas)
 

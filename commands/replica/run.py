@@ -1,6 +1,6 @@
-"""Run one replica until a signal stops it, with a note in the home for clients.
+"""Run one replica until a signal stops it, and write a note for clients to the home.
 
-The note is a JSON file with the addresses, process ids and the key for smoke tests.
+The note is a JSON file with the addresses, the process ids and the key for smoke tests.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ def run_replica(
     gateway: bool,
     report: Callable[[str], None],
 ) -> None:
-    """Run the services until SIGTERM or SIGINT; a second signal kills them.
+    """Run the services until SIGTERM or SIGINT. A second signal kills them.
 
-    Raises Unavailable, with the end of its log, if a service cannot start.
+    Raises Unavailable, with the last lines of the log, if a service cannot start.
     """
     supervisor = Supervisor(services, report=report)
     handlers = {
@@ -49,9 +49,10 @@ def run_replica(
 def _note(
     supervisor: Supervisor, home: Home, addresses: Addresses, *, gateway: bool
 ) -> Iterator[None]:
-    """Print the addresses, and write them and the smoke key to the note while this replica runs.
+    """Print the addresses and write the note. At the end of the block, remove the note.
 
-    Only the owner can read the note, because the key gives access to the gateway.
+    The note contains a new key for smoke tests, so only the owner can read it. The key is revoked
+    at the end of the block.
     """
     urls = addresses.to_json(gateway=gateway)
     keys = _smoke_keys(home) if gateway else None
@@ -66,14 +67,13 @@ def _note(
     finally:
         home.serve_note.unlink(missing_ok=True)
         if keys and record:
-            with contextlib.suppress(
-                AtelierError
-            ):  # an unavailable database must not block the stop
+            # an unavailable database must not block the stop
+            with contextlib.suppress(AtelierError):
                 keys.revoke(record.id)
 
 
 def _smoke_keys(home: Home) -> "KeyStore":
-    """Open the key store, and revoke the smoke key of an earlier `serve` that was killed."""
+    """Open the key store, and revoke the smoke key of an earlier replica that was killed."""
     from services.gateway.keys import KeyStore  # imports sqlalchemy
 
     keys = KeyStore(home.database_url)

@@ -1,4 +1,4 @@
-"""Supervise the processes of a replica: start in order, restart, stop in reverse order."""
+"""Supervise the processes of a replica: start them in order, restart them, and stop them."""
 
 import signal
 import subprocess
@@ -11,8 +11,8 @@ from pathlib import Path
 from atelier.errors import Unavailable
 from services.triton.process import roll, spawn, tail
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a restart; doubled with each failure
-STABLE = 30.0  # run time in seconds that resets the count of failures
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a restart; doubled after each failure
+STABLE = 30.0  # run time in seconds that resets the number of failures
 PERIOD = 0.1  # seconds between checks
 
 
@@ -36,7 +36,7 @@ class _Child:
     service: Service
     process: "subprocess.Popen[bytes] | None" = None
     started_at: float = 0.0
-    failures: int = 0  # in a row
+    failures: int = 0  # consecutive failures
     restart_at: float | None = None
 
 
@@ -53,9 +53,9 @@ class Supervisor:
         self._children = [_Child(service) for service in self.services]
 
     def run(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Run until `stop`; call `on_ready` when all services are ready.
+        """Run until `stop`. Call `on_ready` when all services are ready.
 
-        Raises Unavailable, with the end of its log, if a service cannot start.
+        Raises Unavailable, with the last lines of the log, if a service cannot start.
         """
         try:
             for child in self._children:
@@ -72,7 +72,10 @@ class Supervisor:
             self._stop_all()
 
     def stop(self, *_: object) -> None:
-        """Request a stop, from a signal handler or another thread. A second call kills at once."""
+        """Request a stop, from a signal handler or another thread.
+
+        A second call kills the services.
+        """
         self._kill_now = self._stopping.is_set()
         self._stopping.set()
 

@@ -17,7 +17,7 @@ def compare(
     prompt: Annotated[
         list[str] | None,
         typer.Option(
-            help="Prompt; repeatable. {trigger} is replaced by the trigger of each adapter."
+            help="Prompt; repeatable. {trigger} is replaced by the trigger words of each adapter."
         ),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seed; repeatable.")] = None,

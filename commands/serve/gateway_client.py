@@ -32,7 +32,7 @@ class GatewayAnswer:
 
 @dataclass(frozen=True)
 class GatewayClient:
-    """A gateway URL, a key, and a timeout in seconds. Requests are not retried."""
+    """A client with a gateway URL, a key, and a timeout in seconds. It retries no request."""
 
     url: str
     key: str
@@ -56,7 +56,7 @@ class GatewayClient:
         return GatewayAnswer(tuple(pictures), body)
 
     def usage(self) -> dict[str, Any]:
-        """Return the usage of this key. Raises the errors of `generate`."""
+        """Return the usage of this key. Raises the same errors as `generate`."""
         return self._ask("GET", "/api_key_usage")
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class GatewayClient:
                 body=body,
             )
         except Unavailable as error:
-            raise Unavailable(f"{error}; start one with `atelier serve`") from error
+            raise Unavailable(f"{error}; start a gateway with `atelier serve`") from error
         if not answer.is_success:
             raise _translated(answer)
         decoded: dict[str, Any] = http_client.decoded(answer, what=gateway)

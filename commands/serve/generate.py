@@ -43,10 +43,12 @@ def generate(
         float, typer.Option(metavar="G", help="Guidance scale; 1 disables guidance.")
     ] = 5.0,
     width: Annotated[
-        int | None, typer.Option(metavar="W", help="Width in pixels. Default: that of the base.")
+        int | None,
+        typer.Option(metavar="W", help="Width in pixels. Default: the width of the base."),
     ] = None,
     height: Annotated[
-        int | None, typer.Option(metavar="H", help="Height in pixels. Default: that of the base.")
+        int | None,
+        typer.Option(metavar="H", help="Height in pixels. Default: the height of the base."),
     ] = None,
     negative_prompt: Annotated[
         str | None, typer.Option(metavar="P", help="Negative prompt.")
@@ -97,7 +99,7 @@ def _generate_here(
 ) -> tuple[bytes, dict[str, Any]]:
     """Return a PNG and its metadata from an engine in this process.
 
-    Style and trigger are inserted into the prompt in the same way as in the gateway.
+    Style and trigger words are inserted into the prompt as the gateway inserts them.
     """
     from commands.adapter_references import resolve
     from commands.terminal import hide_library_bars

@@ -11,12 +11,15 @@ from commands.terminal import print_progress
 
 
 def serve(
-    base: Annotated[str, typer.Option(help="Base model: a folder or a hub ID.")] = DEFAULT_BASE,
+    base: Annotated[
+        str, typer.Option(help="Base model: a folder or a Hugging Face hub ID.")
+    ] = DEFAULT_BASE,
     revision: Annotated[
         str | None, typer.Option(help="Revision of a hub model: a commit, tag or branch.")
     ] = None,
     vae: Annotated[
-        str | None, typer.Option(help="VAE that replaces that of the base: a folder or a hub ID.")
+        str | None,
+        typer.Option(help="VAE that replaces the VAE of the base: a folder or a hub ID."),
     ] = None,
     port: Annotated[int, typer.Option(help="Port of the gateway; 0 selects a free port.")] = 8080,
     host: Annotated[str, typer.Option(help="Address that the gateway listens on.")] = "127.0.0.1",
@@ -35,9 +38,10 @@ def serve(
 ) -> Answer:
     """Serve a base and all released adapters until Ctrl-C or SIGTERM.
 
-    Give the base, revision and VAE of the recipe: a version serves only with the base and VAE that
-    it was evaluated with. Unfinished promotions are completed; see logs/reconciler.log in
-    $ATELIER_HOME. docs/settings.md lists the ATELIER_* settings of engine, agent and gateway.
+    Give the base, revision and VAE of the recipe, because a version serves only with the base and
+    VAE of its evaluation. The reconciler completes unfinished promotions; its log is
+    logs/reconciler.log in $ATELIER_HOME. docs/settings.md lists the ATELIER_* settings of engine,
+    agent and gateway.
     """
     from commands.replica.plan import (
         LOOPBACK,

@@ -23,18 +23,20 @@ def evaluate(
     recipe: Annotated[
         Path | None,
         typer.Option(
-            help="Recipe of the package. Default: found in adapters/ or examples/ by digest."
+            help="Recipe of the package. Default: the recipe in adapters/ or examples/ with the "
+            "recipe digest of the package."
         ),
     ] = None,
     pictures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Training pictures, if there is no recipe.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the training pictures, if there is no recipe."),
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="Base model. Default: the base of the package.")
     ] = None,
     vae: Annotated[
         str | None,
-        typer.Option(help="VAE that replaces that of the base. Default: that of the recipe."),
+        typer.Option(help="VAE that replaces the VAE of the base. Default: the VAE of the recipe."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Output folder. Default: beside the package.")
@@ -55,7 +57,7 @@ def evaluate(
     folder = output or _beside(adapter.package, home)
     loaded_recipe = Recipe.load(recipe) if recipe else None
 
-    # after validation of the input, because these imports are slow
+    # imported after the validation of the input, because the imports are slow
     from pipelines.evaluate import attest
     from pipelines.evaluate import evaluate as evaluate_package
     from pipelines.evaluate.references import recipe_of
@@ -81,7 +83,7 @@ def evaluate(
 
 
 def _beside(package: "Package", home: Home) -> Path:
-    """Return the default output folder. It is not in the package, which accepts no other files."""
+    """Return the default output folder. It is outside the package, which accepts no other files."""
     if home.root in package.path.absolute().parents and package.path.name != "package":
         return home.root / "evaluations" / package.path.name
     return package.path.absolute().parent / "evaluation"

@@ -18,7 +18,7 @@ def run(
 ) -> Answer:
     """Train, evaluate, register and promote an adapter.
 
-    Exit code 1 if the evaluation refuses it.
+    Exit code 1 if the evaluation refuses the adapter.
     """
     from atelier.adapter.signature_policy import SignaturePolicy
     from atelier.data.policy import Policy
@@ -28,7 +28,7 @@ def run(
 
     loaded_recipe, operators_policy = Recipe.load(recipe), Policy.load(policy)
 
-    # after validation of the input, because these imports are slow
+    # imported after the validation of the input, because the imports are slow
     from commands.release.release import answer
     from pipelines import run as pipeline
     from pipelines.delivery.smoke import local_smoke

@@ -22,12 +22,13 @@ def submit(
         str, typer.Option(help="Environment of the policy (ConfigMap policy-ENVIRONMENT).")
     ] = "staging",
     stop: Annotated[
-        bool, typer.Option("--stop", help="Stop the Job. A later one resumes from its checkpoint.")
+        bool, typer.Option("--stop", help="Stop the Job. A later Job resumes from its checkpoint.")
     ] = False,
     github_output: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Append adapter and version, if there is one, as step outputs."
+            metavar="FILE",
+            help="Append the adapter and its version, if one exists, to this file as step outputs.",
         ),
     ] = None,
     job: JobChoices = JobChoices(),
@@ -35,15 +36,15 @@ def submit(
     """Train a recipe in a Job on a cluster.
 
     Uploads missing inputs and creates the Job. A second submission of the same inputs returns the
-    existing Job. A version that was made from the same inputs is not trained again; if it has no
-    evaluation under the policy of the environment, the Job only evaluates it.
+    existing Job. If a version with the same inputs exists, it is not trained again. If this version
+    has no evaluation under the policy of the environment, the Job only evaluates it.
     """
     from atelier.data.recipe import Recipe
 
     options = job.options(job.gpus or 0)
     loaded_recipe = Recipe.load(recipe)
 
-    # after validation of the input, because these imports are slow
+    # imported after the validation of the input, because the imports are slow
     from atelier.stores.artifacts import Artifacts
     from atelier.stores.registry import Registry
     from pipelines.submission import TrainingSubmission

@@ -42,18 +42,18 @@ def train(
 ) -> Answer:
     """Train an adapter from a recipe.
 
-    Use --resume to continue an interrupted run. The result is bit-identical to that of an
+    Use --resume to continue an interrupted run. The weights are bit-identical to the weights of an
     uninterrupted run. On SIGTERM, the command writes a checkpoint and ends with exit code 143.
     """
     if recipe is None and deliver is not None:
         return _deliver(deliver)
     if recipe is None or deliver is not None:
-        raise BadInput("RECIPE, --deliver: give exactly one of the two")
+        raise BadInput("RECIPE, --deliver: exactly one is required; give RECIPE or --deliver")
     from atelier.data.recipe import Recipe
 
     loaded_recipe = Recipe.load(recipe)
 
-    # after validation of the input, because these imports are slow
+    # imported after the validation of the input, because the imports are slow
     from pipelines.train.launch import train_in
     from pipelines.train.run_folder import RunFolder
 

@@ -114,7 +114,7 @@ def test_a_version_without_pictures_is_compared_by_its_numbers(desk: Desk) -> No
     said = desk.validate("--output", str(desk.folder / "out"))
     assert said.exit_code == 0, said.output
     page = html.unescape((desk.folder / "out/summary.md").read_text())
-    assert f"there are no stored images of <code>{NAME}@{first}</code>" in page
+    assert f"the evaluation of <code>{NAME}@{first}</code> by an older release" in page
     assert not (desk.folder / "out/sheet.jpg").exists()
 
 

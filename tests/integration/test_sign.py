@@ -150,12 +150,12 @@ def test_what_git_declares_is_signed_and_nothing_else(
     assert answer("sign", "thor-cat", 2, *other)["versions"][0]["signed"] is False
     for wrong in ((), (1, "--environment", "production"), ("--digest", made.digest)):
         result = atelier("sign", "thor-cat", *wrong, "--key", key)
-        assert result.exit_code == 2 and "or only --environment" in result.stderr
+        assert result.exit_code == 2 and "or --environment without --digest" in result.stderr
 
 
 def test_what_cannot_be_signed(registry: Registry, made: Package, key: Path) -> None:
     for arguments, told in (
-        (["1"], "give --key FILE, or set the variable to the PEM"),
+        (["1"], "give --key FILE, or set ATELIER_SIGNING_KEY to the key as PEM text"),
         (["1", "--key", made.path / ADAPTER], "the signing key cannot be read"),
         (["1", "--key", made.path / "nowhere"], "nowhere: cannot be read"),
         (["2", "--key", key], "has no version 2"),

@@ -157,7 +157,7 @@ def test_a_gateway_serves_no_folders(tmp_path: Path, package: Path) -> None:
 def test_a_picture_of_somebody_else_has_no_trace(tmp_path: Path) -> None:
     file = tmp_path / "other.png"
     Image.new("RGB", (8, 8)).save(file)
-    assert "not made by Atelier" in told(atelier("trace", file), 1)
+    assert "Atelier did not generate it" in told(atelier("trace", file), 1)
 
 
 def test_a_file_that_is_no_picture_cannot_be_traced(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_job_is_shown_without_a_registry_or_a_cluster(
         (["--submit", "--image", "i", "--priority", "urgent"], "name the queue"),
         (["--submit", "--image", "i", "--batch", "2"], "leave them out"),
         (["--submit", "--image", "i", "--gpus", "2"], "at most one GPU"),
-        (["--submit", "--image", "i", "--gpu-kind", "NVIDIA-L4"], "needs GPUs"),
+        (["--submit", "--image", "i", "--gpu-kind", "NVIDIA-L4"], "the Job has no GPUs"),
         (["--submit", "--backend", "tensorrt", "--gpus", "0"], "uses exactly one GPU"),
         (["--submit", "--image", "i", "--precision", "bf16", "--dry-run"], "use fp16 or fp32"),
         (["--submit", "--sizes", "64"], "WIDTHxHEIGHT"),

@@ -46,7 +46,7 @@ def test_a_failure_is_kept_and_ends_the_wait_at_once() -> None:
 def test_answers_that_never_come_are_unavailable() -> None:
     freed = threading.Event()
     load = LoadGenerator(lambda number: freed.wait(20))
-    with pytest.raises(Unavailable, match="1 more answers"), load.running(clients=1):
+    with pytest.raises(Unavailable, match="1 more results"), load.running(clients=1):
         try:
             load.wait_for(1, seconds=0.05)
         finally:
