@@ -5,7 +5,8 @@ An option overrides the environment variable of the same name.
 After SIGTERM or Ctrl-C the gateway accepts no new connection, finishes its in-flight requests
 within ATELIER_GATEWAY_SHUTDOWN_TIMEOUT seconds, and exits with 0.
 
-If the database is unavailable, the process exits with 3. In a pod it waits for the database.
+If the database is unavailable at the start, the process exits with 3. In a pod, the process waits
+for the database instead.
 """
 
 from __future__ import annotations
@@ -40,14 +41,15 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    os.environ.update(variables_of(argv))  # the worker processes read the environment too
+    os.environ.update(variables_of(argv))  # the worker processes also read the environment
     return run_process(serve)
 
 
 def serve() -> int:
     """Serve until a signal arrives, and return the exit code.
 
-    Raises BadInput for an invalid setting, Unavailable if the port or the database is unavailable.
+    Raises BadInput if a setting is invalid, and Unavailable if the port or the database is
+    unavailable.
     """
     settings = Settings.read()
     log_to_stderr(settings)
@@ -55,7 +57,7 @@ def serve() -> int:
     config = uvicorn.Config(
         "services.gateway.__main__:worker_app",
         factory=True,
-        loop="asyncio",  # also if uvloop is installed
+        loop="asyncio",  # by default uvicorn uses uvloop if it is installed
         http="h11",
         workers=settings.workers,
         log_config=None,  # see log_to_stderr
@@ -80,7 +82,7 @@ def serve() -> int:
 
 
 def variables_of(argv: Sequence[str] | None) -> dict[str, str]:
-    """Return the command line's options as environment variables."""
+    """Return the options of the command line as environment variables."""
     parser = argparse.ArgumentParser(prog="python -m services.gateway", description=__doc__)
     parser.add_argument(
         "--kubernetes",
@@ -88,9 +90,11 @@ def variables_of(argv: Sequence[str] | None) -> dict[str, str]:
         help="read releases and replicas from the pod's namespace",
     )
     parser.add_argument("--host", help="address to listen on")
-    parser.add_argument("--port", help="port to listen on; 0 is a free one")
+    parser.add_argument("--port", help="port to listen on; 0 selects a free port")
     parser.add_argument(
-        "--traffic", metavar="FILE", help='JSON file of canary pools\' shares: {"next": 20}'
+        "--traffic",
+        metavar="FILE",
+        help='JSON file with the shares of canary pools in percent: {"next": 20}',
     )
     options = parser.parse_args(argv)
     return {
@@ -115,7 +119,10 @@ def log_to_stderr(settings: Settings) -> None:
 
 
 def exit_cleanly(server: uvicorn.Server) -> None:
-    """Exit with 0 after SIGTERM or SIGINT: by itself uvicorn raises the signal again at the end."""
+    """Make the process exit with 0 after SIGTERM or SIGINT.
+
+    Without this handler, uvicorn raises the signal again when it has shut down.
+    """
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         server.should_exit = True
@@ -127,9 +134,9 @@ def exit_cleanly(server: uvicorn.Server) -> None:
 def check_database(settings: Settings) -> None:
     """Open the database before the server starts, so that a wrong address gives a one-line error.
 
-    A pod waits while the database is unavailable: Kubernetes would delay each restart more, and the
-    startup probe already limits the wait. Raises BadInput for another schema, Unavailable outside a
-    pod if the database is unavailable.
+    In a pod, wait while the database is unavailable: Kubernetes delays each further restart longer,
+    and the startup probe already limits the wait. Raises BadInput if the database has the schema of
+    another version, and, outside a pod, Unavailable if the database is unavailable.
     """
     # uvicorn does not handle it yet, and by default it does not end process 1 of a container
     signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(0))

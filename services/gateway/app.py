@@ -67,7 +67,7 @@ def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> Fast
         docs_url=None,  # see install_docs, which needs no CDN
         redoc_url=None,
     )
-    # The last one added is the outermost, so a refused body is counted and has an id too.
+    # The middleware added last is the outermost, so a refused body also has an id and is counted.
     app.add_middleware(BodyLimit, limit=settings.body_limit)
     app.add_middleware(Observe, metrics=metrics)
     app.add_middleware(SendLimit, seconds=settings.request_timeout)

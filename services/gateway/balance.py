@@ -1,7 +1,7 @@
-"""Choose the replica for a call. This module decides only; it does no network I/O.
+"""Choose the replica for a call. This module does no network I/O.
 
-With the same shares, a key always maps to the same pool. Of the pool's replicas that serve the
-call's adapters, the one with the fewest calls in flight is chosen.
+While the shares do not change, a key always maps to the same pool. Among the replicas of the pool
+that serve the adapters of the call, the replica with the fewest in-flight calls is chosen.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from atelier.contract.replica import Replica
 
 STABLE = "stable"
-LEFT_OUT_SECONDS = 2.0  # for a replica that refused a connection
+LEFT_OUT_SECONDS = 2.0  # seconds without calls for a replica that refused a connection
 
 Wanted = Collection[tuple[str, int]]  # names and versions of a call's adapters
 
@@ -30,7 +30,7 @@ class Fleet:
 
 
 class Balancer:
-    """Choose among the replicas of `fleet`, and count the calls in flight on each."""
+    """Choose among the replicas of `fleet`, and count the in-flight calls of each replica."""
 
     def __init__(
         self, fleet: Callable[[], Fleet], *, clock: Callable[[], float] = time.monotonic
@@ -39,19 +39,22 @@ class Balancer:
         self._clock = clock
         self._known: Sequence[Replica] = ()  # the last live replicas
         self._under_way: Counter[str] = Counter()
-        self._turns: dict[str, int] = {}  # when each was last chosen, to break ties fairly
-        self._left_out: dict[str, float] = {}  # the time at which each is used again
+        self._turns: dict[str, int] = {}  # number of the last call of each replica, to break ties
+        self._left_out: dict[str, float] = {}  # time until which each replica is left out
 
     def replicas(self) -> Sequence[Replica]:
-        """Return the live replicas. If none reports, return the last ones, which may still run."""
+        """Return the live replicas.
+
+        If no replica reports, return the last known live replicas, which may still be running.
+        """
         self._known = self._fleet().replicas or self._known
         return self._known
 
     def choose(self, caller: str, wanted: Wanted, tried: Collection[str] = ()) -> Replica | None:
         """Return the replica for a call with the adapters `wanted`, or None if none serves them.
 
-        `caller` is the id of the key. If its pool has no such replica, the stable pool is used, and
-        then any other. Replicas named in `tried` are skipped.
+        `caller` is the id of the key. If the key's pool has no such replica, a replica of the
+        stable pool is used, or else of any pool. The replicas in `tried` are skipped.
         """
         shares = self._fleet().shares or {}
         able = [
@@ -84,11 +87,11 @@ class Balancer:
             self._forget()
 
     def leave_out(self, replica: str) -> None:
-        """Prefer other replicas for LEFT_OUT_SECONDS."""
+        """Prefer the other replicas for LEFT_OUT_SECONDS."""
         self._left_out[replica] = self._clock() + LEFT_OUT_SECONDS
 
     def _forget(self) -> None:
-        """Drop the entries of replicas that have gone, except those with calls in flight."""
+        """Drop the entries of replicas that no longer report and have no in-flight calls."""
         names = {replica.replica for replica in self._known}
         for table in (self._under_way, self._turns, self._left_out):
             for gone in [name for name in table if name not in names]:
@@ -97,7 +100,11 @@ class Balancer:
 
 
 def pool_of(shares: Mapping[str, int], caller: str) -> str:
-    """Return the pool of a key. The shares divide [0, 100), and the rest of it is stable."""
+    """Return the pool of a key.
+
+    Each pool of `shares` gets a part of [0, 100), and the stable pool gets the rest. `place_of`
+    decides the part of the key.
+    """
     place = place_of(caller)
     for pool, percent in sorted(shares.items()):
         if place < percent:
@@ -107,7 +114,7 @@ def pool_of(shares: Mapping[str, int], caller: str) -> str:
 
 
 def place_of(text: str) -> float:
-    """Map a text to a fixed number in [0, 100), uniformly, with SHA-256."""
+    """Return a fixed number in [0, 100) for a text, uniformly distributed (SHA-256)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64 * 100
 
 

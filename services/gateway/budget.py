@@ -1,7 +1,7 @@
 """Limit the memory of the images that one process has in progress.
 
 A call reserves the pixels of its images before it is sent to the engine, and releases them when its
-answer is sent. Calls beyond the budget wait in order of arrival.
+response has been sent. Calls beyond the budget wait in order of arrival.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from contextlib import asynccontextmanager, suppress
 from atelier.errors import Unavailable
 
 MIB = 2**20
-# An upper bound: gRPC keeps three copies of a message that has just arrived, 3 bytes a pixel each.
+# An upper bound: gRPC keeps three copies of a message that has just arrived (3 bytes per pixel).
 # bench/gateway.py measures 9.4 for one call and 6.6 for many (raw pixels, incompressible PNGs).
 BYTES_PER_PIXEL = 10
-PROCESS_BYTES = 192 * MIB  # of one process without images
+PROCESS_BYTES = 192 * MIB  # memory of one process without images
 OWN_SIDE = 1024  # pixels; SDXL's default, assumed for an image whose size is not given
-RETRY_AFTER = 5.0  # seconds
+RETRY_AFTER = 5.0  # seconds until a refused client should try again
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _LARGE = 64 * 2**10
@@ -29,23 +29,23 @@ _LARGE = 64 * 2**10
 def return_freed_memory() -> None:
     """Make glibc return large blocks to the system as soon as they are freed.
 
-    By default glibc raises the threshold for this up to 32 MiB (mallopt(3)) and keeps smaller
-    blocks for each thread. After some calls for large images a process kept twice the memory of its
-    images. Does nothing with another C library.
+    By default glibc raises the size of such blocks up to 32 MiB (mallopt(3)), and each thread keeps
+    smaller blocks. With this default, a process kept twice the memory of its images after some
+    calls for large images. Does nothing with another C library.
     """
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 class GatewayBusy(Unavailable):
-    """The memory for images is in use, and the queue or the wait reached its limit."""
+    """The memory for images is in use, and the queue is full or the wait was too long."""
 
 
 class PixelBudget:
     """Limit the pixels in progress to `pixels`.
 
-    At most `queue` calls wait, each at most `wait` seconds; beyond either limit GatewayBusy is
-    raised. Use it in one event loop.
+    At most `queue` calls wait, each at most `wait` seconds. Beyond either limit, GatewayBusy is
+    raised. An object must be used in one event loop only.
     """
 
     def __init__(self, pixels: int, *, queue: int, wait: float) -> None:
@@ -62,9 +62,9 @@ class PixelBudget:
 
     @asynccontextmanager
     async def reserved(self, pixels: int) -> AsyncIterator[None]:
-        """Reserve `pixels` inside the block, after waiting for them.
+        """Wait until `pixels` are free, and reserve them inside the block.
 
-        Raises GatewayBusy beyond the limits, ValueError for more pixels than the whole budget.
+        Raises GatewayBusy beyond the limits, and ValueError if `pixels` exceed the whole budget.
         """
         await self._acquire(pixels)
         try:
@@ -89,7 +89,7 @@ class PixelBudget:
         except BaseException as error:
             if not turn.cancelled():  # it was admitted at the same moment
                 self.free += pixels
-            self._admit()  # the next ones may be smaller
+            self._admit()  # the next calls may be smaller and fit
             if isinstance(error, TimeoutError):
                 text = f"no memory for these images within {self._wait:g} s; try again later"
                 raise GatewayBusy(text, retry_after=RETRY_AFTER) from None
@@ -100,7 +100,7 @@ class PixelBudget:
         self._admit()
 
     def _admit(self) -> None:
-        """Admit waiting calls in order of arrival, until one does not fit."""
+        """Admit waiting calls in order of arrival, until a call does not fit."""
         self._waiting = deque(call for call in self._waiting if not call[1].cancelled())
         while self._waiting and self._waiting[0][0] <= self.free:
             pixels, turn = self._waiting.popleft()

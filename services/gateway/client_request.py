@@ -12,7 +12,8 @@ CLIENT_CLOSED = 499  # nginx's status for a client that disconnected; only the l
 def best(accept: str, offered: Sequence[str]) -> str | None:
     """Return the media type of `offered` that an `Accept` header prefers (RFC 9110, 12.5.1).
 
-    Of several with the highest quality it is the first. None if the header accepts none of them.
+    Among types of equal quality, the first in `offered` is returned. Return None if the header
+    accepts no offered type.
     """
     if not accept.strip():
         return offered[0]
@@ -23,7 +24,7 @@ def best(accept: str, offered: Sequence[str]) -> str | None:
 
 
 def _range(text: str) -> tuple[str, float]:
-    """Parse `image/png;q=0.5` as type and quality; an invalid quality counts as 1."""
+    """Return type and quality of a range such as `image/png;q=0.5`; an invalid quality is 1."""
     media_type, *parameters = (part.strip().lower() for part in text.split(";"))
     quality = 1.0
     for parameter in parameters:
@@ -37,7 +38,7 @@ def _range(text: str) -> tuple[str, float]:
 
 
 def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """Return the quality of the most specific range that matches; 0 if none does."""
+    """Return the quality of the most specific range that matches; 0 if no range matches."""
     kind = media_type.partition("/")[0]
     for pattern in (media_type, f"{kind}/*", "*/*"):
         qualities = [quality for name, quality in ranges if name == pattern]
@@ -47,6 +48,6 @@ def _quality(media_type: str, ranges: Sequence[tuple[str, float]]) -> float:
 
 
 async def hung_up(request: Request) -> None:
-    """Return when the client has closed its connection. Call it after reading the body."""
+    """Wait until the client closes its connection. The body must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -24,11 +24,11 @@ from atelier.addresses import redact
 from atelier.errors import BadInput, Unavailable
 from services.gateway.tables import SCHEMA_VERSION, SchemaVersion, Table
 
-BUSY_SECONDS = 10  # that a writer waits for another one before DatabaseAway is raised
+BUSY_SECONDS = 10  # longest wait of a writer for another writer, before DatabaseAway is raised
 CONNECT_SECONDS = 3
 POOL_SIZE = 10
-RETRY_AFTER = 1.0  # seconds
-# An arbitrary constant. It names the lock under which several starting gateways create the schema.
+RETRY_AFTER = 1.0  # seconds until a client should try again
+# An arbitrary constant: the key of the lock that gateways take to create the schema.
 SCHEMA_LOCK = 0x61746C
 
 # The execution option that marks a transaction as read-only for _on_sqlite_begin.
@@ -46,13 +46,13 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        """Connections open on first use. Raises BadInput for an invalid address."""
+        """Set the address. A connection opens on first use. Raises BadInput for a bad address."""
         self.url = parse_url(url)
         self._engine = _sqlite(self.url) if _is_sqlite(self.url) else _postgresql(self.url)
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """Open a transaction that commits at the end of the block, and rolls back on an error."""
+        """Open a transaction. It commits at the end of the block, and rolls back on an error."""
         with (
             self._translated(),
             Session(self._engine, expire_on_commit=False) as session,
@@ -68,7 +68,7 @@ class Database:
             yield session
 
     def prepare(self) -> None:
-        """Create the schema if there is none. Raises BadInput for a schema of another version."""
+        """Create the schema if the database has none. Raises BadInput if its version differs."""
         with self.write() as session:
             if not _is_sqlite(self.url):
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": SCHEMA_LOCK})
@@ -78,20 +78,20 @@ class Database:
                 session.execute(insert(SchemaVersion).values(version=SCHEMA_VERSION))
         if versions and versions != [SCHEMA_VERSION]:
             raise BadInput(
-                f"database {self}: has schema {versions[0]}, this gateway needs {SCHEMA_VERSION}; "
-                "run the gateway version that created it, or set ATELIER_DATABASE_URL to another "
-                "database"
+                f"database {self}: has schema {versions[0]}, but this gateway needs schema "
+                f"{SCHEMA_VERSION}; run the gateway version that created the database, or set "
+                "ATELIER_DATABASE_URL to another database"
             )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Raise DatabaseAway for an unavailable database; pass on errors of our statements."""
+        """Raise DatabaseAway if the database is unavailable; do not catch errors of a statement."""
         try:
             yield
         except (OperationalError, InterfaceError, TimeoutError) as error:
             raise self._away(error) from error
         except DatabaseError as error:
-            if type(error) is not DatabaseError:  # its subclasses mean a wrong statement
+            if type(error) is not DatabaseError:  # the subclasses report a wrong statement
                 raise
             raise self._away(error) from error
 
@@ -120,7 +120,9 @@ def parse_url(url: str) -> URL:
             "ATELIER_DATABASE_URL: not a database address; "
             "use sqlite:///file.db or postgresql://user:password@host/name"
         ) from None
-    if "@" in (parsed.host or ""):  # the driver's error would show the host, here with password
+    if "@" in (
+        parsed.host or ""
+    ):  # the driver's error would show this host, which contains the password
         raise BadInput(
             "ATELIER_DATABASE_URL: the host contains @; "
             "percent-encode the special characters of user and password"
@@ -175,8 +177,8 @@ def _on_sqlite_connect(connection: DBAPIConnection, _record: ConnectionPoolEntry
 def _on_sqlite_begin(connection: Connection) -> None:
     """Begin a writing transaction with BEGIN IMMEDIATE, so that it waits for other writers.
 
-    The driver's deferred transaction becomes a writer at its first change. If another writer was
-    first, SQLite then fails at once instead of waiting.
+    The driver begins a deferred transaction, which becomes a writer at its first change. If there
+    is another writer at this time, SQLite fails at once instead of waiting.
     """
     reading = connection.get_execution_options().get(READ_ONLY)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

@@ -1,7 +1,8 @@
-"""FastAPI dependencies of the routes. `create_app` creates the parts once, in the app's state.
+"""FastAPI dependencies of the routes.
 
-There is no dependency for a database session: an image takes seconds, and a session would occupy a
-connection for all that time. `keys` and `usage` open one for each short step.
+`create_app` creates the shared objects (`Parts`) once and stores them in `app.state`. There is no
+dependency for a database session: an image takes seconds, and the session would occupy a connection
+for this time. `keys` and `usage` open a session for each short transaction.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ bearer = HTTPBearer(
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one application."""
+    """The objects that all requests of one application share."""
 
     settings: Settings
     keys: KeyStore
@@ -51,7 +52,7 @@ class Parts:
 
 
 def parts_of(request: Request) -> Parts:
-    """Return the parts of the request's application."""
+    """Return the shared objects of the application of a request."""
     return cast(Parts, request.app.state.parts)
 
 
@@ -59,7 +60,7 @@ PartsDep = Annotated[Parts, Depends(parts_of)]
 
 
 async def until_sent() -> AsyncIterator[AsyncExitStack]:
-    """Yield a stack of resources that FastAPI closes after the answer is sent."""
+    """Yield a stack of resources that FastAPI closes after the response has been sent."""
     async with AsyncExitStack() as stack:
         yield stack
 
@@ -72,7 +73,7 @@ async def current_key(
     x_api_key: Annotated[str | None, Depends(header)],
     authorization: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> KeyRecord:
-    """Look up the request's key. Raises KeyRefused if it is missing or invalid."""
+    """Return the record of the request's key. Raises KeyRefused if it is missing or invalid."""
     key = x_api_key or (authorization.credentials if authorization else None)
     return await run_in_threadpool(parts.keys.verify, key)
 

@@ -9,12 +9,12 @@ from starlette.staticfiles import StaticFiles
 
 PAGE = "/docs"
 ASSETS = f"{PAGE}/assets"
-# fastapi-offline updates its copy of Swagger UI with each release; only these files of it are used.
+# fastapi-offline updates Swagger UI with each release. Only its copy of Swagger UI is used.
 PACKAGE = ("fastapi_offline", "static")
 
 
 def install_docs(app: FastAPI) -> None:
-    """Add the page and its assets. Their addresses are relative, so that a path prefix works."""
+    """Add the page and its assets, with relative addresses, so that a path prefix works."""
     assets = ASSETS.removeprefix("/")
 
     async def page() -> HTMLResponse:
@@ -24,7 +24,9 @@ def install_docs(app: FastAPI) -> None:
             swagger_js_url=f"{assets}/swagger-ui-bundle.js",
             swagger_css_url=f"{assets}/swagger-ui.css",
             swagger_favicon_url=f"{assets}/favicon.png",
-            swagger_ui_parameters={"validatorUrl": None},  # by default a service on the internet
+            swagger_ui_parameters={
+                "validatorUrl": None
+            },  # the default validator is a service on the internet
         )
 
     app.mount(ASSETS, StaticFiles(packages=[PACKAGE]), name="docs-assets")

@@ -1,4 +1,4 @@
-"""Choose where releases and reports are read: a home, or the namespace of a cluster."""
+"""Choose the source of releases and reports: a home, or the namespace of a cluster."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def environment_source(settings: Settings) -> Environment:
 
 
 def reporter_name(settings: Settings) -> str:
-    """Return the name of this process in its report: the pod's, or host name and process id.
+    """Return the name of this process in its report: the pod's name, or host name and process id.
 
-    A pod with several workers adds the process id. Containers that share a volume may have equal
-    process ids, but they have different host names.
+    If a pod has several workers, the process id is appended. Containers that share a volume may
+    have equal process ids, but they have different host names.
     """
     if settings.kubernetes:
         name = Pod.find().name
@@ -44,9 +44,10 @@ def reporter_name(settings: Settings) -> str:
 
 
 def shares_of(file: Path) -> Shares:
-    """Return a reader of the shares in a JSON file, percent by pool: `{"next": 20}`.
+    """Return a function that reads the shares of canary pools, in percent, from a JSON file.
 
-    A missing file means no shares. If the file is invalid, the last shares stay in use.
+    An example of its content is `{"next": 20}`. A missing file means no shares. If the file is
+    invalid, the last shares stay in use.
     """
     shares: dict[str, int] = {}
     logged = ""
@@ -57,7 +58,7 @@ def shares_of(file: Path) -> Shares:
             content = json.loads(file.read_bytes())
             if not isinstance(content, dict) or not _are_shares(content):
                 raise ValueError(
-                    'must be an object of percentages by pool, {"next": 20}, at most 100 in total'
+                    'must be percentages by pool, such as {"next": 20}, at most 100 in total'
                 )
             shares, logged = content, ""
         except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Run one request, from a key and a prompt to charged PNGs.
+"""Generate and charge the images of one request.
 
-Steps: resolve versions, insert triggers, reserve quota and memory, call the engine, check its
-answer, encode, charge. A request that fails at any step is not charged.
+The steps: resolve the versions, insert the triggers, reserve quota and memory, call the engine,
+check its response, encode the images, charge them. A request that fails at any step is not charged.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class ImageEngine(Protocol):
 
 @dataclass(frozen=True)
 class CallPlan:
-    """A complete call to the engine, and the versions that it pins."""
+    """A complete call to the engine, and the adapter versions that it pins."""
 
     call: ImageCall
     versions: tuple[Version, ...]
@@ -78,17 +78,17 @@ class CallPlan:
 
 @dataclass(frozen=True)
 class ChargedImages:
-    """Charged images. The code that sends them removes each from `pngs` to free its memory."""
+    """Charged images. The code that sends them removes each image from `pngs` to free memory."""
 
     plan: CallPlan
     info: Info
     pngs: list[bytes]
-    seconds: float  # from the request to the charge
+    seconds: float  # time from the request to the charge
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Generate images for requests, with the parts of one application."""
+    """Generate images for requests, with the shared objects of one application."""
 
     settings: Settings
     engine: ImageEngine
@@ -108,8 +108,8 @@ class Generation:
     ) -> ChargedImages:
         """Generate, check, encode and charge the images of a request.
 
-        `gone` returns when the client disconnects; then ClientGone is raised. The memory of the
-        images stays reserved until `until_sent` is closed. `problems.problem_of` lists the errors.
+        If the client disconnects, `gone` returns and ClientGone is raised. The memory of the images
+        stays reserved until `until_sent` is closed. `problems.problem_of` lists the errors.
         """
         began = time.monotonic()
         check_limits(request, self.settings)
@@ -146,7 +146,8 @@ class Generation:
     ) -> tuple[CallPlan, ImageAnswer]:
         """Call the engine. If it has dropped a version, resolve the versions again and retry once.
 
-        A release may change, and its previous version be unloaded, between resolving and the call.
+        Between resolving and the call, a release may change and the engine may unload its previous
+        version.
         """
         try:
             return plan, await self._call(plan, end, request_id)
@@ -209,8 +210,8 @@ async def charged(
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Reserve `images` of the key's quota inside the block.
 
-    The block gets a function that charges them. If it does not call this function, or raises an
-    error, the images are released. Raises QuotaExceeded or KeyRefused.
+    The block gets a function that charges the images. If the block does not call this function, the
+    reservation is released at its end. Raises QuotaExceeded or KeyRefused.
     """
     try:
         reserved = await run_in_threadpool(meter.reserve, key, images)
@@ -234,12 +235,12 @@ async def charged(
 async def _release(meter: Meter, reserved: Reserved) -> None:
     try:
         await run_in_threadpool(meter.release, reserved)
-    except Exception:  # keep the first error; the reservation expires by itself
-        logger.exception("reservation %s: cannot be released now; it expires", reserved.id)
+    except Exception:  # keep the error of the block; the reservation expires
+        logger.exception("reservation %s: cannot be released; it will expire", reserved.id)
 
 
 def check_limits(request: GenerateImage, settings: Settings) -> None:
-    """Raise an `invalid-request` problem that names every field beyond the operator's limits."""
+    """Raise an `invalid-request` problem that names every field over a limit of this gateway."""
     check_sizes(
         settings,
         texts={"prompt": request.prompt, "negative_prompt": request.negative_prompt},
@@ -253,9 +254,12 @@ def check_limits(request: GenerateImage, settings: Settings) -> None:
 def check_sizes(
     settings: Settings, *, texts: Mapping[str, str | None], **sizes: int | None
 ) -> None:
-    """Check fields as `check_limits` does; `sizes` are images, steps, width and height."""
+    """Raise the problem of `check_limits`; `sizes` are images, steps, width and height."""
     errors = [
-        (field, f"has {len(text.encode())} bytes; the limit here is {settings.prompt_limit}")
+        (
+            field,
+            f"{len(text.encode())} bytes exceed the limit of this gateway, {settings.prompt_limit}",
+        )
         for field, text in texts.items()
         if text is not None and len(text.encode()) > settings.prompt_limit
     ]
@@ -266,7 +270,7 @@ def check_sizes(
         "height": settings.max_side,
     }
     errors += [
-        (field, f"{value} is more than {bounds[field]}, the limit here")
+        (field, f"{value} exceeds the limit of this gateway, {bounds[field]}")
         for field, value in sizes.items()
         if value is not None and value > bounds[field]
     ]
@@ -275,13 +279,13 @@ def check_sizes(
 
 
 def check_answer(versions: Iterable[Version], images: int, info: Info) -> None:
-    """Raise EngineFailed unless the engine used exactly these versions and made `images` images."""
+    """Raise EngineFailed unless the engine made `images` images with exactly these versions."""
     requested = {(version.name, version.version, version.digest) for version in versions}
     used = {(adapter.name, adapter.version, adapter.digest) for adapter in info.adapters}
     if requested != used:
         raise EngineFailed(f"requested the adapters {requested}, but the engine used {used}")
     if len(info.seeds) != images:
-        raise EngineFailed(f"requested {images} images, but the engine made {len(info.seeds)}")
+        raise EngineFailed(f"requested {images} images, but the engine returned {len(info.seeds)}")
 
 
 async def unless_gone(work: Awaitable[Result], gone: Callable[[], Awaitable[None]]) -> Result:
@@ -300,7 +304,7 @@ async def unless_gone(work: Awaitable[Result], gone: Callable[[], Awaitable[None
 
 
 async def _encoded(call: ImageCall, answer: ImageAnswer) -> list[bytes]:
-    """Encode one image after another, so that a large call does not delay others for long."""
+    """Encode the images one by one, so that a large call does not delay other calls for long."""
     return [
         await run_in_threadpool(encode_png, pixels, metadata(call, answer, index))
         for index, pixels in enumerate(answer.pixels)
@@ -308,7 +312,7 @@ async def _encoded(call: ImageCall, answer: ImageAnswer) -> list[bytes]:
 
 
 def metadata(call: ImageCall, answer: ImageAnswer, index: int) -> dict[str, Any]:
-    """Return the parameters that reproduce image `index` of the answer."""
+    """Return the parameters that reproduce image `index` of the engine's response."""
     height, width = answer.pixels.shape[1:3]
     info = answer.info
     return {

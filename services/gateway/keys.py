@@ -1,8 +1,8 @@
-"""API keys: shown once, stored as digests, looked up for every request.
+"""API keys. A key is shown once and stored as a digest.
 
 A key has the form `atl_<id>_<secret>`. The id is public and identifies the row. The secret has 256
-random bits, so a plain SHA-256 of the key is as hard to invert as the key is to guess. Nothing is
-cached: a revoked or expired key is refused from the next request on.
+random bits, so a plain SHA-256 of the key is as hard to invert as the key is to guess. Every
+request looks up its key without a cache, so a revoked or expired key is refused immediately.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # without l, o, 0 and 1, which
 ID_LENGTH = 8
 SECRET_BYTES = 32
 NAME_LENGTH = 100
-# No key is as long as this; longer ones are refused before they are hashed.
+# More than the length of any key. Longer texts are refused without hashing.
 KEY_LENGTH = 128
 
 Clock = Callable[[], datetime]
@@ -38,7 +38,7 @@ def utc_now() -> datetime:
 
 
 class KeyRefused(Refused):
-    """A request without a valid key; `reason` is stable and part of the API."""
+    """The key of a request is missing or invalid; `reason` is stable and part of the API."""
 
     def __init__(
         self, reason: Literal["missing", "wrong", "expired", "revoked"], text: str
@@ -66,17 +66,17 @@ class KeyRecord:
         return f"{PREFIX}_{self.id}"
 
     def state(self, now: datetime) -> Literal["active", "expired", "revoked"]:
-        """Return the key's state at a time; `revoked` comes before `expired`."""
+        """Return the state of the key at a time. A key that is revoked and expired is `revoked`."""
         if self.revoked_at is not None:
             return "revoked"
         return "expired" if self.expires_at is not None and self.expires_at <= now else "active"
 
 
 class KeyStore:
-    """The keys of one database. Its methods raise DatabaseAway if the database is unavailable."""
+    """The keys in one database. All methods raise DatabaseAway if the database is unavailable."""
 
     def __init__(self, database: Database | str, *, clock: Clock = utc_now) -> None:
-        """An address is opened, and its schema created if there is none."""
+        """Use a database. If it is given as an address, create its schema if there is none."""
         if isinstance(database, str):
             database = Database(database)
             database.prepare()
@@ -86,7 +86,7 @@ class KeyStore:
     def create(
         self, name: str, *, expires: datetime | None = None, quota: int | None = None
     ) -> tuple[str, KeyRecord]:
-        """Create a key; return it in plain text, which is not stored, and its record.
+        """Create a key, and return it with its record. The key itself is not stored.
 
         `quota` is in images. Raises BadInput for an invalid name, expiry or quota.
         """
@@ -114,15 +114,15 @@ class KeyStore:
         return key, _record(row)
 
     def list(self) -> list[KeyRecord]:
-        """List all keys, revoked and expired ones too, the oldest first."""
+        """Return all keys, including revoked and expired keys, the oldest first."""
         with self._database.read() as session:
             rows = session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)).all()
             return [_record(row) for row in rows]
 
     def revoke(self, which: str) -> KeyRecord:
-        """Revoke a key by its id, prefix or name. Revoking it again changes nothing.
+        """Revoke a key by its id, prefix or name. A second call changes nothing.
 
-        Raises BadInput if no key matches, or more than one.
+        Raises BadInput unless exactly one key matches.
         """
         with self._database.write() as session:
             matches = or_(ApiKey.id == which.removeprefix(f"{PREFIX}_"), ApiKey.name == which)
@@ -136,9 +136,9 @@ class KeyStore:
             return _record(rows[0])
 
     def verify(self, key: str | None) -> KeyRecord:
-        """Return the record of a valid key; raise KeyRefused with the reason for any other.
+        """Return the record of a valid key. Raises KeyRefused with the reason for any other key.
 
-        Only a client with the whole key learns that it expired or was revoked.
+        The reasons `expired` and `revoked` are given only if the secret is correct.
         """
         if not key:
             raise KeyRefused("missing", "API key: missing; send it as X-API-Key or as Bearer")
@@ -156,7 +156,7 @@ class KeyStore:
         return record
 
     def ping(self) -> None:
-        """Run a short query. Raises DatabaseAway if the database does not answer."""
+        """Check the database with a short query. Raises DatabaseAway if it is unavailable."""
         with self._database.read() as session:
             session.execute(select(ApiKey.id).limit(1))
 

@@ -1,7 +1,7 @@
 """The Prometheus metrics of the gateway. Every label has a finite set of values.
 
-Routes are labelled by their template, and adapters only by names and versions that were released
-here. Prompts, keys and unknown paths never become a label.
+The label of a route is its template. Adapter labels contain only names and versions of releases.
+Prompts, keys and unknown paths never become a label.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from atelier.contract.request import AdapterUse
 from services.gateway.budget import GatewayBusy
 from services.gateway.workers import shared_metrics
 
-# Seconds, from a refused request to the longest image, in steps of a factor of at most 2.5.
+# Seconds, from a refused request to the longest image. Each bound is at most 2.5 times the last.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300)
 
 
 class Metrics:
-    """The metrics of one application, in a registry of their own: a process may have several."""
+    """The metrics of one application. Each application of a process has its own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -32,7 +32,7 @@ class Metrics:
         )
         self.seconds = Histogram(
             "atelier_gateway_request_seconds",
-            "Seconds from the first byte of a request to the last byte of its answer.",
+            "Seconds from the first byte of a request to the last byte of its response.",
             ("route",),
             buckets=BUCKETS,
             registry=self.registry,
@@ -104,7 +104,7 @@ class Metrics:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count a call as waiting for memory inside the block, and count a GatewayBusy."""
+        """Count a call as waiting for memory inside the block, and count each GatewayBusy."""
         with self.calls_waiting.track_inprogress():
             try:
                 yield

@@ -1,4 +1,4 @@
-"""Middleware for every request: an id, metrics, a time limit for sending, a limit on its body."""
+"""Middleware for every request: id, metrics, time limit for the response, limit for the body."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 
 
 class Observe:
-    """Give each request an id (`X-Request-ID`), measure and log it, and answer a bug with 500."""
+    """Give each request an id (`X-Request-ID`), measure and log it, and handle unexpected errors.
+
+    The response to a request with an unexpected error has the status 500.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -46,7 +49,7 @@ class Observe:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             if started:
-                raise  # a part of the answer is sent; the server can only close the connection
+                raise  # a part of the response is sent; the server can only close the connection
             await unknown_problem(error, scope)(scope, receive, send_with_id)
         finally:
             self._metrics.running.dec()
@@ -61,13 +64,14 @@ class Observe:
 
 
 class AnswerCut(Exception):  # noqa: N818
-    """A started answer cannot be completed, so the connection is closed."""
+    """A started response cannot be completed, so the connection is closed."""
 
 
 class SendLimit:
-    """Close the connection of a client that has not read its answer within `seconds`.
+    """Close the connection of a client that has not read its response within `seconds`.
 
-    Unsent data occupies memory, or an engine. An answer that raises `AnswerCut` ends the same way.
+    Unsent data occupies memory or an engine. The connection of a response that raises `AnswerCut`
+    is closed too.
     """
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
@@ -88,17 +92,20 @@ class SendLimit:
                 async with asyncio.timeout_at(end):
                     await send(message)
             except TimeoutError:
-                text = f"the client did not read the answer within {self._seconds:g} s"
+                text = f"the client did not read the response within {self._seconds:g} s"
                 raise AnswerCut(text) from None
 
         try:
             await self._app(scope, receive, send_in_time)
-        except AnswerCut as error:  # uvicorn closes the connection of an incomplete answer
+        except AnswerCut as error:  # uvicorn closes the connection of an incomplete response
             logger.warning("request %s: %s", scope["state"]["request_id"], error)
 
 
 class BodyLimit:
-    """Refuse a body of more than `limit` bytes with 413, by its Content-Length if it has one."""
+    """Refuse a body of more than `limit` bytes with status 413.
+
+    A body whose Content-Length exceeds the limit is refused before it is read.
+    """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
@@ -128,5 +135,5 @@ class BodyLimit:
 
     def _problem(self) -> Problem:
         # the rest of the body is not read, so the connection cannot be reused
-        text = f"the body has more than {self._limit} bytes, the limit here"
+        text = f"the body exceeds the limit of this gateway, {self._limit} bytes; send less data"
         return Problem("body-too-large", text, headers={"Connection": "close"}, limit=self._limit)

@@ -49,7 +49,7 @@ def documented_v2(*slugs: str) -> dict[int | str, dict[str, Any]]:
 
 
 def describe_problems(app: FastAPI) -> None:
-    """Add the problem document to the schema: FastAPI adds only models that it validates."""
+    """Add the problem document to the schema. FastAPI adds only models that it validates."""
     generate = app.openapi
     _, definitions = models_json_schema(
         [(ProblemDocument, "serialization")], ref_template=COMPONENTS

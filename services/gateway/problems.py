@@ -1,7 +1,7 @@
 """Translate errors to RFC 9457 problem documents with a stable type.
 
-Only this module does so. An unexpected error becomes `internal-error` with the id of the request;
-its traceback goes to the log only.
+An unexpected error becomes `internal-error` with the id of the request. Its traceback goes to the
+log only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from services.gateway.usage import QuotaExceeded
 logger = logging.getLogger(__name__)
 
 V2 = "/v2"
-V2_STATUS = {422: 400}  # Triton answers an invalid request with 400
+V2_STATUS = {422: 400}  # the status of Triton for an invalid request
 # FastAPI's own errors have a status but no slug.
 OF_FRAMEWORK = {
     CATALOGUE[name].status: name
@@ -46,7 +46,7 @@ OF_FRAMEWORK = {
         "unsupported-media-type",
     )
 }
-INTERNAL = "internal error; report the X-Request-ID of this answer to the operator"
+INTERNAL = "internal error; report the X-Request-ID of this response to the operator"
 SIMPLE: dict[type[AtelierError], str] = {
     UnknownStyle: "unknown-style",
     AdapterLoading: "adapter-loading",
@@ -58,7 +58,10 @@ SIMPLE: dict[type[AtelierError], str] = {
 
 
 class Problem(HTTPException):
-    """A problem to answer with. It is an HTTPException because FastAPI passes only those on."""
+    """A problem to send to the client.
+
+    It is an HTTPException, because FastAPI passes only HTTPExceptions to the exception handlers.
+    """
 
     def __init__(
         self,
@@ -74,7 +77,7 @@ class Problem(HTTPException):
         self.members = members
 
     def response(self, scope: Scope) -> JSONResponse:
-        """Return the answer: a problem document, or `{"error": "…"}` below `/v2`."""
+        """Return the response: a problem document, or `{"error": "…"}` below `/v2`."""
         if str(scope.get("path", "")).startswith(V2):
             return JSONResponse(
                 {"error": self.detail},
@@ -113,7 +116,7 @@ def problem_of(error: AtelierError) -> Problem:
         )
     if isinstance(error, UnreleasedAdapter):
         return Problem("unknown-adapter", str(error), known=error.known)
-    if isinstance(error, DatabaseAway):  # its text names the database, which clients must not see
+    if isinstance(error, DatabaseAway):  # the error names the database, which clients must not see
         text = "the database of keys and usage is unavailable; try again later"
         return Problem("database-away", text, headers=headers)
     for kind, slug in SIMPLE.items():
@@ -162,13 +165,13 @@ def install(app: FastAPI) -> None:
 
 
 def unknown_problem(error: Exception, scope: Scope) -> JSONResponse:
-    """Log an unexpected error with its traceback, and return an answer without it."""
+    """Log an unexpected error with its traceback, and return a problem without the traceback."""
     logger.error("request %s failed", scope["state"]["request_id"], exc_info=error)
     return Problem("internal-error", INTERNAL).response(scope)
 
 
 def request_id(request: Request) -> str:
-    """Return the request's id, which is in its log lines and its answer."""
+    """Return the id of the request, which its log lines and its response contain."""
     return str(request.scope.get("state", {}).get("request_id", "unknown"))
 
 
@@ -211,6 +214,9 @@ def _body_model(request: Request) -> type[BaseModel] | None:
 
 
 def _named(text: str) -> tuple[str, str]:
-    """Split `steps: 0 is not within 1 and 150` into field and message; the field may be empty."""
+    """Split a text such as `steps: 0 is not within 1 and 150` into field and message.
+
+    The field may be empty.
+    """
     field, colon, message = text.partition(": ")
     return (field, message) if colon and field.isidentifier() else ("", text)

@@ -1,12 +1,12 @@
 """Complete a prompt with the style and the trigger words of its adapters.
 
-The first rule that applies inserts the trigger:
+The first of these rules that applies is used:
 
-1. `{trigger}` in the prompt, or in the style's template, is replaced by the trigger.
-2. A prompt that already contains the trigger words stays as it is.
-3. If the prompt names the adapter's class ("a cat on the beach" for `sks cat`), its first mention
-   is replaced by the trigger ("a sks cat on the beach").
-4. Otherwise the trigger goes in front: "sks cat, on the beach".
+1. `{trigger}` in the prompt, or in the style's template, is replaced by the trigger words.
+2. A prompt that already contains the trigger words stays unchanged.
+3. If the prompt contains the class word ("a cat on the beach" for `sks cat`), the first occurrence
+   of the class word is replaced by the trigger words ("a sks cat on the beach").
+4. Otherwise the trigger words are inserted at the start: "sks cat, on the beach".
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PromptError(BadInput):
 def styled(prompt: str, style: str | None, manifests: Sequence[Manifest]) -> str:
     """Insert the prompt into the template of `style`, from the first adapter that has this style.
 
-    Raises UnknownStyle if none has it.
+    Raises UnknownStyle if no adapter has this style.
     """
     if style is None:
         return prompt
@@ -43,15 +43,19 @@ def styled(prompt: str, style: str | None, manifests: Sequence[Manifest]) -> str
                 return f"{prompt}, {template}"
             return template.replace(PROMPT, prompt)
     names = sorted({name for manifest in manifests for name in manifest.styles})
-    available = f"available: {', '.join(names)}" if names else "the requested adapters have none"
+    available = (
+        f"available: {', '.join(names)}"
+        if names
+        else "the requested adapters have no styles; leave style out"
+    )
     raise UnknownStyle(f"style {style!r}: no such style; {available}")
 
 
 def triggered(prompt: str, manifests: Iterable[Manifest], *, fill: bool = True) -> str:
-    """Insert the trigger of every adapter. Without `fill` only `{trigger}` is replaced.
+    """Insert the trigger words of every adapter. Without `fill`, only `{trigger}` is replaced.
 
-    With several adapters `{trigger}` stands for all their triggers. Raises PromptError for
-    `{trigger}` without an adapter that has one.
+    If there are several adapters, `{trigger}` is replaced by all their triggers, joined by "and".
+    Raises PromptError if the prompt contains `{trigger}` but no adapter has a trigger.
     """
     manifests = [manifest for manifest in manifests if manifest.trigger.strip()]
     if TRIGGER in prompt:
@@ -83,7 +87,8 @@ def _with_trigger(prompt: str, trigger: str, class_prompt: str) -> str:
 def class_of(trigger: str, class_prompt: str) -> str:
     """Return the class word: the longest ending of the trigger that the class prompt contains.
 
-    For `sks cat` and "a photo of a cat" it is `cat`. Empty if there is none.
+    For `sks cat` and "a photo of a cat", the class word is `cat`. Return an empty string if there
+    is no class word.
     """
     words = trigger.split()
     for start in range(len(words)):
@@ -94,6 +99,6 @@ def class_of(trigger: str, class_prompt: str) -> str:
 
 
 def _words(text: str) -> re.Pattern[str]:
-    """Match these words in sequence, in any case and spacing, but not inside longer words."""
+    """Return a pattern for these words in sequence, in any case and spacing, as whole words."""
     inner = r"\s+".join(re.escape(word) for word in text.split())
     return re.compile(rf"(?<!\w){inner}(?!\w)", re.IGNORECASE)

@@ -1,7 +1,7 @@
 """Give clients the reason why a released version does not serve yet.
 
-The errors in the replicas' reports name addresses and files. They are for the operator and go to
-the log (`releases.py`).
+The errors in the replicas' reports name addresses and files, so clients do not see them.
+`releases.py` writes them to the log for the operator.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 from atelier.contract.replica import HeldAdapter, Replica
 from atelier.data.release import Release
-from services.gateway.routing import why_not_served
+from services.gateway.routing import NO_REPORT, why_not_served
 
 
 def reason_for_clients(release: Release, replicas: Sequence[Replica]) -> str:
-    """Return one short sentence about the release's version on the live `replicas`."""
+    """Return the reason why the live ones of `replicas` do not serve the release's version."""
     live = [replica for replica in replicas if replica.live()]
     if not live:
-        return "no replica has reported for some seconds"
+        return NO_REPORT
     fitting = [replica for replica in live if release.fits(replica)]
     return why_not_served(release, live, fitting, _for_clients)
 

@@ -1,7 +1,8 @@
 """Keep the routes current: poll the releases and the reports of the replicas.
 
-`routing.py` decides each route. Every call names its version, so one answer never mixes two. The
-routes are reported, so that a promotion can wait until its version serves.
+`routing.py` decides each route. Every call names its version, so the images of one response are
+never from different versions. The gateway reports its routes, so that a promotion can wait until
+its version serves.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from services.gateway.routing import Route, Version, decide
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER = 1.0  # seconds; loading a version takes about as long
-NAMED = 20  # names that an error lists; it counts the others
+RETRY_AFTER = 1.0  # seconds; the typical time to load a version
+NAMED = 20  # number of names that an error lists; it counts the others
 RETRIED = 256  # routes that a poll decides again because a manifest was missing
 
 
 class UnreleasedAdapter(BadInput):
-    """The adapter, or its version, is not served here; `known` lists the available ones."""
+    """The gateway does not serve the adapter or its version. `known` lists available names."""
 
     def __init__(self, text: str, known: Iterable[str]) -> None:
         names = list(known)
@@ -56,8 +57,9 @@ class AdapterLoading(Unavailable):
 class ReleaseWatch:
     """Read releases and replicas every `poll` seconds, and keep the routes of all adapters.
 
-    A poll decides the routes of those adapters whose release, or whose versions on a live replica,
-    have changed since the last one. When a replica comes or goes, it decides all routes.
+    A poll decides the route of an adapter again if its release or its versions on a live replica
+    have changed since the last poll. If a replica has started or ended, the poll decides all routes
+    again.
     """
 
     def __init__(
@@ -80,14 +82,15 @@ class ReleaseWatch:
         self._logged: frozenset[str] = frozenset()  # problems of the last poll
         self._lock = threading.Lock()
         self.routes: Mapping[str, Route] = {}
-        self.replicas: Sequence[Replica] = ()  # the live ones
+        self.replicas: Sequence[Replica] = ()  # the live replicas
         self.fleet = Fleet()
 
     def resolve(self, name: str, version: int | None = None, *, caller: str = "") -> Version:
-        """Return the version that serves a call of `name`, or its given version.
+        """Return the version that serves a call of the adapter `name`.
 
-        `caller` is the id of the key, which decides whether the call goes to a canary. Raises
-        UnreleasedAdapter, or AdapterLoading if no version is ready.
+        If `version` is given, return this version. Otherwise `caller`, the id of the key, decides
+        whether the canary serves the call. Raises UnreleasedAdapter if the adapter or the version
+        is not served, and AdapterLoading if no version is ready.
         """
         route = self.routes.get(name)
         if route is None:
@@ -113,7 +116,7 @@ class ReleaseWatch:
             try:
                 await self.refresh()
             except Exception:  # a failed poll must not end the polling
-                logger.exception("cannot update the routes; the last ones stay in use")
+                logger.exception("the routes cannot be updated; the last routes stay in use")
 
     async def refresh(self) -> None:
         """Poll once, without blocking the event loop."""
@@ -127,7 +130,9 @@ class ReleaseWatch:
             due = self._due(now)
             routes = self._decided(due, now, troubles) if due else self.routes
             self._log_changes(due, routes)
-            for trouble in sorted(set(troubles) - self._logged):  # not again at each poll
+            for trouble in sorted(
+                set(troubles) - self._logged
+            ):  # log each problem once, not at each poll
                 logger.warning("%s", trouble)
             self._logged = frozenset(troubles)
             self._observed = now
@@ -145,14 +150,14 @@ class ReleaseWatch:
             self._reporter.close()
 
     def _releases(self, troubles: list[str]) -> Shards[Release]:
-        """Read all releases. In place of an unreadable one, return its last readable state."""
+        """Return all releases. An unreadable release is replaced by its last readable state."""
         last = self._released
         try:
             now = self._environment.releases.read()
         except (AtelierError, OSError) as error:
             now = Released(self._valid, trouble=str(error))
         if now.trouble:
-            troubles.append(f"releases: {now.trouble}; the last readable ones stay in use")
+            troubles.append(f"releases: {now.trouble}; the last readable releases stay in use")
         troubles += [
             f"{why}; the last valid release stays in use" for why in now.unreadable.values()
         ]
@@ -165,7 +170,7 @@ class ReleaseWatch:
     def _due(self, now: Observed) -> set[str]:
         """Return the adapters whose routes must be decided again."""
         due = now.changed(self._observed)
-        if now.errors() != self._observed.errors():  # the trouble of a route quotes these errors
+        if now.errors() != self._observed.errors():  # `Route.trouble` quotes these errors
             due |= {name for name, route in self.routes.items() if route.trouble}
         due.update(islice(self._incomplete, RETRIED))
         last, self._others = self._others, None
@@ -178,7 +183,7 @@ class ReleaseWatch:
     def _decided(
         self, due: Collection[str], now: Observed, troubles: list[str]
     ) -> Mapping[str, Route]:
-        """Return all routes, with those of the adapters in `due` decided again."""
+        """Return all routes. The routes of the adapters in `due` are decided again."""
         routes = dict(self.routes)
         at = time.time()
         for name in due:
@@ -202,7 +207,7 @@ class ReleaseWatch:
     def _manifest(
         self, name: str, last: Route | None, troubles: list[str], digest: str
     ) -> Manifest | None:
-        """Return the verified manifest of a package. If it is missing, later polls try again."""
+        """Return the verified manifest of a package, or None. A later poll tries again."""
         manifest = last.manifest(digest) if last else None
         if manifest is not None:
             return manifest
@@ -240,7 +245,7 @@ def _label(route: Route | None) -> str:
 
 
 def parse_reference(text: str) -> tuple[str, int | None]:
-    """Split `name` or `name@version` into both parts. Raises ValueError for another form."""
+    """Split `name` or `name@version` into name and version. Raises ValueError for other texts."""
     name, at, version = text.partition("@")
     if not name or (at and not (version.isascii() and version.isdigit() and int(version) > 0)):
         raise ValueError(f"{text!r} is neither name nor name@version, with a version from 1 on")

@@ -1,6 +1,6 @@
-"""Call the engines behind the gateway as one.
+"""Send each call to one of the replicas behind the gateway.
 
-A call goes to one replica. It is retried on another only if the first has certainly not started it.
+A call is sent to another replica only if the first replica has certainly not started it.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from services.gateway.triton_client import (
 CONNECT_SECONDS = 2.0
 READY_SECONDS = 2.0
 SHORT = 2**20  # bytes; the limit for errors, metadata and configurations
-PIECE = 2**16  # bytes passed on at once
+PIECE = 2**16  # bytes forwarded at once
 
 
 @dataclass(frozen=True)
 class V2Answer:
-    """A complete HTTP answer of Triton."""
+    """A complete HTTP response of Triton."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def text(self) -> str:
-        """Return the message of an error; empty if the body has none."""
+        """Return the error message in the body, or an empty string if it has no message."""
         try:
             return str(json.loads(self.body)["error"])
         except (ValueError, TypeError, LookupError, RecursionError):
@@ -60,9 +60,9 @@ class V2Answer:
 
 
 class V2Stream:
-    """An HTTP answer of Triton whose body is read once, in pieces.
+    """An HTTP response of Triton whose body is read once, in pieces.
 
-    Its methods raise the errors of `triton_client.py`.
+    All methods raise the errors of `triton_client.py`.
     """
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
@@ -72,14 +72,19 @@ class V2Stream:
         self.headers: Mapping[str, str] = dict(response.headers)
 
     async def whole(self) -> V2Answer:
-        """Read a short answer, such as an error. Raises EngineFailed beyond SHORT bytes."""
+        """Read a short response, such as an error.
+
+        Raises EngineFailed if it has more than SHORT bytes.
+        """
         if self._whole is None:
             with _translated():
                 body = await self._response.content.read(SHORT + 1)
                 while len(body) <= SHORT and (more := await self._response.content.read(SHORT)):
                     body += more
             if len(body) > SHORT:
-                raise EngineFailed(f"Triton's answer {self.status} has more than {SHORT} bytes")
+                raise EngineFailed(
+                    f"the response of Triton (status {self.status}) has more than {SHORT} bytes"
+                )
             self._whole = V2Answer(self.status, self.headers, body)
         return self._whole
 
@@ -89,16 +94,16 @@ class V2Stream:
             return await self._response.content.readexactly(size)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Read the rest as it arrives."""
+        """Yield the rest of the body as it arrives."""
         with _translated():
             async for piece in self._response.content.iter_chunked(PIECE):
                 yield piece
 
 
 class Replicas:
-    """Calls to all replicas of this gateway. Use it in the event loop that created it.
+    """Send calls to the replicas of this gateway. Use it in the event loop that created it.
 
-    If no replica reports an address, calls go to the gRPC address `default`.
+    If no replica reports an address, calls are sent to the gRPC address `default`.
     """
 
     def __init__(
@@ -107,7 +112,7 @@ class Replicas:
         model: str,
         *,
         default: str | None,
-        counted: Callable[[str], None] = lambda pool: None,  # gets the pool of each call
+        counted: Callable[[str], None] = lambda pool: None,  # called with the pool of each call
     ) -> None:
         self._balancer = balancer
         self._model = model
@@ -118,7 +123,7 @@ class Replicas:
         self._http: aiohttp.ClientSession | None = None
 
     async def generate(self, call: ImageCall, *, timeout: float, request_id: str) -> ImageAnswer:
-        """Generate the images of a call; raises the errors of `triton_client.py`."""
+        """Generate the images of a call. Raises the errors of `triton_client.py`."""
         end = time.monotonic() + timeout
         if self._single():
             client = self._client(self._default or "")
@@ -152,7 +157,7 @@ class Replicas:
         wanted: Wanted = (),
         timeout: float,
     ) -> V2Answer:
-        """Send a V2 call as `open` does, and return its short answer."""
+        """Send a V2 call as `open` does, and return its short response."""
         opened = self.open(
             method, path, body=body, headers=headers, caller=caller, wanted=wanted, timeout=timeout
         )
@@ -171,10 +176,10 @@ class Replicas:
         wanted: Wanted = (),
         timeout: float,
     ) -> AsyncIterator[V2Stream]:
-        """Send a V2 call over HTTP unchanged, and open its answer, of any status.
+        """Send a V2 call over HTTP unchanged, and open its response, whatever its status.
 
-        `timeout` is in seconds and includes reading the answer. If every replica refuses to start
-        the call, the last refusal is raised: EngineAway or EngineBusy.
+        `timeout` is in seconds and includes reading the response. If every replica refuses to start
+        the call, the error of the last replica is raised: EngineAway or EngineBusy.
         """
         end = time.monotonic() + timeout
         tried: list[str] = []
@@ -217,7 +222,7 @@ class Replicas:
             await self._http.close()
 
     def _single(self) -> bool:
-        """Return whether calls go to `default`, because no replica reports an address."""
+        """Return whether calls are sent to `default`, because no replica reports an address."""
         reported = any(replica.grpc for replica in self._balancer.replicas())
         return self._default is not None and not reported
 
@@ -249,7 +254,7 @@ class Replicas:
         return self._balancer.under_way(replica.replica)
 
     def _client(self, address: str) -> TritonClient:
-        """Return the channel to an address. Opening one closes those of replicas that have gone."""
+        """Return the channel to an address. A new channel closes the channels of ended replicas."""
         if address not in self._clients:
             current = {replica.grpc for replica in self._balancer.replicas()} | {self._default}
             for gone in set(self._clients) - current:
@@ -281,19 +286,24 @@ class Replicas:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Raise the errors of aiohttp as those of `triton_client.py`."""
+    """Translate the errors of aiohttp to the errors of `triton_client.py`."""
     try:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise EngineAway("the image engine does not answer", refused=True) from error
+        raise EngineAway(
+            "the image engine does not answer; try again later", refused=True
+        ) from error
     except TimeoutError as error:
-        raise TimedOut("the image engine did not answer within the request's time limit") from error
+        raise TimedOut(
+            "the image engine did not respond within the request's time limit; request fewer "
+            "images or steps"
+        ) from error
     except (aiohttp.ClientError, asyncio.IncompleteReadError) as error:
-        raise EngineAway("the connection to the image engine broke") from error
+        raise EngineAway("the connection to the image engine broke; try again") from error
 
 
 async def _refusal(stream: V2Stream) -> Unavailable | None:
-    """Return the error if the call was certainly not started; None for every other answer."""
+    """Return the error if the call was certainly not started, and None for other responses."""
     if stream.status != 503:
         return None
     error = unavailable((await stream.whole()).text())

@@ -11,7 +11,7 @@ from atelier.stores.environment import Reports
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT = 1.0  # seconds
+HEARTBEAT = 1.0  # seconds between two reports without a change
 
 
 class Reporter:
@@ -24,7 +24,7 @@ class Reporter:
         self._trouble = ""
 
     def publish(self, routes: Shards[Routed]) -> None:
-        """Write the report if it is due. Log a failure once; routing continues without a report."""
+        """Write the report if it is due. A failure is logged once; it does not affect routing."""
         last, now = self._published, time.time()
         if last and last.routes == routes and now - last.heartbeat < HEARTBEAT:
             return

@@ -1,9 +1,10 @@
 """Decide the version that serves the calls of an adapter. This module does no I/O.
 
-An adapter moves to its release's version when every live replica reports that digest as ready.
-Until then it stays on its version, also when replicas come or go. A gateway that has not served
-the adapter yet uses the version of the other gateways, or else one that the replicas have ready. A
-pinned version or a canary needs only one replica that has it ready.
+The route of an adapter changes to the version of its release when every live replica reports the
+digest of this version as ready. Until then the route keeps its version, even if replicas start or
+end. A gateway that has not served the adapter yet uses the version of the other gateways, or else a
+version that the replicas report as ready. A pinned version or a canary serves as soon as one
+replica reports it as ready.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from atelier.contract.replica import HeldAdapter, Replica, drawn_with, ready
+from atelier.contract.reports import LIVE_SECONDS
 from atelier.data.manifest import Manifest
 from atelier.data.release import Release
 from services.gateway.balance import place_of
+
+NO_REPORT = f"no replica has reported in the last {LIVE_SECONDS:g} s"
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Route:
-    """The versions that calls of one adapter go to."""
+    """The versions that serve the calls of one adapter."""
 
     release: Release
     serving: Version | None
@@ -38,16 +42,17 @@ class Route:
     trouble: str = ""  # the reason why a replica cannot serve the release's version
 
     def pick(self, caller: str) -> Version | None:
-        """Return the version for a key's calls; it stays the same for the same canary share.
+        """Return the version for the calls of a key.
 
-        The adapter's name enters the hash, so that each canary gets other keys.
+        It does not change while the canary percentage stays the same. The hash includes the name of
+        the adapter, so that each canary gets a different set of keys.
         """
         percent = self.release.canary.percent if self.release.canary else 0
         in_canary = percent > place_of(f"{self.release.adapter}/{caller}")
         return self.canary if self.canary and in_canary else self.serving
 
     def manifest(self, digest: str) -> Manifest | None:
-        """Return the manifest of the version with a digest, None if the route has none."""
+        """Return the manifest of the version with a digest, or None if the route has none."""
         versions = (*self.at_hand.values(), self.serving, self.canary)
         return next((v.manifest for v in versions if v and v.digest == digest), None)
 
@@ -65,16 +70,16 @@ def decide(
     *,
     now: float,
 ) -> Route:
-    """Decide the route of a release's adapter at the time `now`; `last` is its route so far."""
+    """Return the route of the adapter of a release at the time `now`; `last` is its last route."""
     live = [replica for replica in replicas if replica.live(now)]
     if not live:
-        # The engines may run without reports, so the route stays.
+        # The engines may still run although they do not report, so the route does not change.
         return Route(
             release,
             last.serving if last else None,
             last.at_hand if last else {},
             last.canary if last else None,
-            "no replica has reported for some seconds",
+            NO_REPORT,
         )
     fitting = [replica for replica in live if release.fits(replica)]
     at_hand = _at_hand(release.adapter, fitting, manifest_of)
@@ -92,7 +97,7 @@ def decide(
 
 
 def _at_hand(name: str, replicas: Iterable[Replica], manifest_of: ManifestOf) -> dict[int, Version]:
-    """Return the versions that at least one replica has ready, by number."""
+    """Return the versions that at least one replica reports as ready, by number."""
     pins = {
         (held.version, held.digest)
         for replica in replicas
@@ -114,14 +119,14 @@ def _first(
     elsewhere: Collection[str],
     now: float,
 ) -> Version | None:
-    """Return the version of an adapter that this gateway has not served yet, or None.
+    """Return the version that serves an adapter that this gateway has not served yet, or None.
 
-    The first ready version of this order serves:
+    The first of these versions that is ready serves:
 
-    1. a version that other gateways serve, so that this one is neither ahead of them nor behind;
-    2. the newest version on all replicas that have loaded one of this adapter;
+    1. a version that other gateways serve, so that all gateways serve the same version;
+    2. the newest version that is ready on every replica with a ready version of this adapter;
     3. a previous version of the release;
-    4. the release's version.
+    4. the version of the release.
     """
     name = release.adapter
     past = [pin.digest for pin in release.previous if not pin.withdrawn]
@@ -131,7 +136,7 @@ def _first(
         if any(held.state == "ready" for held in replica.adapters.named(name))
     ]
     shared = [digest for digest in (release.digest, *past) if ready(holders, name, digest, now=now)]
-    # Gateways that have not moved to the release's version yet come first.
+    # Versions of gateways that do not serve the release's version yet come first.
     unmoved_first = sorted(elsewhere, key=lambda digest: digest == release.digest)
     order = (*unmoved_first, *shared, *past, release.digest)
     return next((by_digest[digest] for digest in order if digest in by_digest), None)
@@ -145,8 +150,9 @@ def why_not_served(
 ) -> str:
     """Return the reason why the release's version does not serve.
 
-    `live` has at least one replica. `fitting` are those of them that run the release's base and
-    VAE. `reason` describes the state of the version on the first that does not have it ready.
+    `live` has at least one replica. `fitting` are the live replicas with the base and VAE of the
+    release. `reason` describes the state of the version on the first replica on which it is not
+    ready.
     """
     if not fitting:
         served = drawn_with(live[0].base, live[0].vae)
@@ -161,5 +167,5 @@ def why_not_served(
 
 
 def _error_of(replica: Replica, held: HeldAdapter | None) -> str:
-    """Return the error from the replica's report, which may name addresses and files."""
+    """Return the error in the report of the replica. It may name addresses and files."""
     return (held and held.error) or replica.error or "not loaded yet"

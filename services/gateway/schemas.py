@@ -1,4 +1,4 @@
-"""The request and response models of the gateway. `tables.py` has the stored ones."""
+"""The request and response models of the gateway. `tables.py` defines the database models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Accepted(BaseModel):
 
 
 class AdapterChoice(Accepted):
-    """One of the adapters to combine, with its weight."""
+    """One adapter of a combination, with its weight."""
 
     name: AdapterName
     version: Annotated[int, Field(ge=1)] | None = Field(
@@ -51,7 +51,7 @@ class AdapterChoice(Accepted):
 class GenerateImage(Accepted):
     """A prompt and its generation parameters.
 
-    Image `i` of a request equals a single image with the seed `seed + i`.
+    Image `i` of a request is equal to the image of a single-image request with the seed `seed + i`.
     """
 
     prompt: str = Field(
@@ -82,7 +82,7 @@ class GenerateImage(Accepted):
         default=True, description="If false, trigger words are inserted only for `{trigger}`."
     )
     seed: Annotated[int, Field(ge=0, lt=SEEDS)] | None = Field(
-        default=None, description="By default random; the answer contains it."
+        default=None, description="By default random; the response contains the seed."
     )
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 30
     width: Side | None = None
@@ -193,7 +193,7 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    """The result of a health check, with each part that was checked."""
+    """The result of a health check, with the state of each checked part."""
 
     status: Literal["ok", "unready"]
     checks: dict[str, bool] = {}
@@ -220,7 +220,7 @@ class ProblemDocument(BaseModel):
 
 
 def example_body() -> dict[str, Any]:
-    """Return the example body of the documentation."""
+    """Return the example body for the API documentation."""
     return {
         "prompt": "a cat on the beach",
         "adapter": "thor-cat",

@@ -50,7 +50,7 @@ class Settings(HomeSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        default=8080, description="Port to listen on; 0 is a free one"
+        default=8080, description="Port to listen on; 0 selects a free port"
     )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1, description="Processes that share the port"
@@ -90,7 +90,7 @@ class Settings(HomeSettings):
     shutdown_timeout: _Seconds = Field(
         default=30.0, description="Seconds for in-flight requests when the gateway stops"
     )
-    # Releases must take effect within a second; the default is a fifth of it.
+    # Releases must take effect within a second, so the default is a fifth of a second.
     poll: Annotated[float, Field(gt=0, le=0.25)] = Field(
         default=0.2, description="Seconds between two polls of releases and replicas"
     )
@@ -129,8 +129,9 @@ class Settings(HomeSettings):
         if self.picture_pixels < self.largest_call:
             least = self.workers * (PROCESS_BYTES + BYTES_PER_PIXEL * self.largest_call)
             raise ValueError(
-                f"{PREFIX}MEMORY: the largest request needs {least // MIB} MiB ({least}); "
-                f"set that much, or lower {PREFIX}WORKERS, {PREFIX}MAX_IMAGES or {PREFIX}MAX_SIDE"
+                f"{PREFIX}MEMORY: less than the largest request needs ({least // MIB} MiB); set it "
+                f"to {least} or more, or lower {PREFIX}WORKERS, {PREFIX}MAX_IMAGES or "
+                f"{PREFIX}MAX_SIDE"
             )
         return self
 
@@ -147,5 +148,5 @@ class Settings(HomeSettings):
 
     @property
     def reservation_lifetime(self) -> float:
-        """Seconds; more than a request may take, so that reservations expire only after a crash."""
+        """Seconds until a reservation expires: more than a request may take."""
         return 2 * self.request_timeout + 60

@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A time in UTC. SQLite does not store the zone, so it is added again on reading."""
+    """A time in UTC. SQLite does not store the zone, so the zone is added on reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -32,11 +32,11 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Table(DeclarativeBase):
-    """The base class of the tables; it has their common metadata."""
+    """The base class of the tables, with their common metadata."""
 
 
 class SchemaVersion(Table):
-    """One row: the version of the schema in this database."""
+    """The version of the schema in this database, in one row."""
 
     __tablename__ = "schema_version"
 
@@ -46,9 +46,9 @@ class SchemaVersion(Table):
 class ApiKey(Table):
     """A key's digest, never the key, and its counts of images.
 
-    `used` counts delivered images, `reserved` the images of in-flight requests. Both are in the
-    key's row, because one `UPDATE … WHERE used + reserved + n <= quota` is atomic on SQLite and on
-    PostgreSQL; a sum over another table is not.
+    `used` counts delivered images, and `reserved` counts the images of in-flight requests. Both are
+    in the row of the key, because one `UPDATE … WHERE used + reserved + n <= quota` is atomic on
+    SQLite and on PostgreSQL. A sum over another table would not be atomic.
     """
 
     __tablename__ = "api_keys"

@@ -1,7 +1,7 @@
-"""Call the engine over Triton's V2 protocol with gRPC, and raise its statuses as typed errors.
+"""Call the engine over the V2 protocol of Triton with gRPC, and translate its statuses to errors.
 
-With gRPC, unlike HTTP, a call that is cancelled here (the client disconnected, the time is over) is
-also cancelled in the engine, between two of its steps.
+If the gateway cancels a gRPC call, because the client disconnected or the time limit passed, the
+engine also cancels it between two steps. HTTP calls do not have this property.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from atelier.contract.tensors import INPUTS, signed_seed
 from atelier.errors import AtelierError, BadInput, Unavailable
 
 READY_SECONDS = CONNECT_SECONDS = 2.0
-RETRY_AFTER = 1.0  # seconds, if the engine gives no time
+RETRY_AFTER = 1.0  # seconds, if the error of the engine contains no time
 RETRY_TEXT = re.compile(r"\(retry after ([0-9.]+) s\)")
 NUMPY_TYPES = {"INT64": np.int64, "INT32": np.int32, "FP32": np.float32}
 # Reconnect to a restarted Triton within a second; by default gRPC waits up to two minutes.
@@ -42,17 +42,17 @@ CHANNEL = [
 
 
 class RequestRefused(BadInput):
-    """The engine refuses the request as invalid; the message names the field."""
+    """The engine refused the request as invalid. The message names the field."""
 
 
 class AdapterGone(BadInput):
-    """The engine does not have this version of the adapter, or no longer has it."""
+    """The engine does not have this version of the adapter, or has dropped it."""
 
 
 class EngineAway(Unavailable):
     """Triton is unreachable, or its model is not loaded.
 
-    If `refused` is true, the call was certainly not started and may be sent to another replica.
+    If `refused` is true, the call was certainly not started, so it may be sent to another replica.
     """
 
     def __init__(
@@ -73,26 +73,26 @@ class TimedOut(AtelierError):  # noqa: N818
 
 
 class EngineFailed(AtelierError):  # noqa: N818
-    """A failure of the engine that the client cannot fix."""
+    """The engine failed for a reason that the client cannot change."""
 
 
 @dataclass(frozen=True)
 class ImageCall(ImageRequest):
-    """A request of one key. Every adapter has a version, so that no engine default applies."""
+    """A request of one key. Every adapter has a version, so the engine applies no defaults."""
 
-    caller: str = ""  # the key's id, which decides the pool
+    caller: str = ""  # the id of the key, which decides the pool
 
 
 @dataclass(frozen=True)
 class ImageAnswer:
-    """Images, uint8 [image, height, width, 3], and the engine's record of how they were made."""
+    """Images, uint8 [image, height, width, 3], and the parameters that reproduce them."""
 
     pixels: NDArray[np.uint8]
     info: Info
 
 
 class TritonClient:
-    """One channel to one Triton address. Use it in the event loop that created it."""
+    """A gRPC channel to one address of Triton. Use it in the event loop that created it."""
 
     def __init__(self, address: str, model: str) -> None:
         self._client = grpc.InferenceServerClient(address, channel_args=CHANNEL)
@@ -102,18 +102,18 @@ class TritonClient:
     async def generate(self, call: ImageCall, *, timeout: float, request_id: str) -> ImageAnswer:
         """Generate the images of a call within `timeout` seconds.
 
-        Raises the errors of this module. Cancelling the awaiting task cancels the call in the
-        engine.
+        Raises the errors of this module. If the awaiting task is cancelled, the engine cancels the
+        call.
         """
         began = time.monotonic()
         if not await self._connected(min(timeout, CONNECT_SECONDS)):
-            raise EngineAway("the image engine does not answer", refused=True)
+            raise EngineAway("the image engine does not answer; try again later", refused=True)
         try:
             result = await self._client.infer(
                 self._model,
                 tensors(call),
                 request_id=request_id,
-                timeout=round(timeout * 1e6),  # the engine's own deadline, in microseconds
+                timeout=round(timeout * 1e6),  # the deadline in the engine, in microseconds
                 client_timeout=timeout,
             )
         except InferenceServerException as error:
@@ -123,11 +123,11 @@ class TritonClient:
             return _answer(result)
         except (ValueError, TypeError, LookupError, ValidationError) as error:
             raise EngineFailed(
-                f"Triton at {self._address}: the answer does not have the expected form"
+                f"Triton at {self._address}: the response does not have the expected form"
             ) from error
 
     async def ready(self) -> bool:
-        """Return whether the model can be called now; wait READY_SECONDS at most."""
+        """Return whether the model can be called now. Wait at most READY_SECONDS."""
         try:
             return bool(
                 await self._client.is_model_ready(self._model, client_timeout=READY_SECONDS)
@@ -140,7 +140,7 @@ class TritonClient:
         await self._client.close()
 
     async def _connected(self, seconds: float) -> bool:
-        """Connect, and return whether it succeeded. Without a connection no call was sent."""
+        """Connect, and return whether this succeeded. Without a connection, no call is sent."""
         channel = self._client._channel  # the client has no public access to its state
         end = time.monotonic() + seconds
         while (state := channel.get_state(try_to_connect=True)) != ChannelConnectivity.READY:
@@ -164,17 +164,17 @@ class TritonClient:
             return AdapterGone(text)
         if status == "INVALID_ARGUMENT":
             return RequestRefused(text)
-        return EngineFailed(f"Triton at {self._address} answered {status}: {text}")
+        return EngineFailed(f"Triton at {self._address} responded with {status}: {text}")
 
 
 def unavailable(text: str) -> EngineAway | EngineBusy:
-    """Return the error for Triton's status UNAVAILABLE, or 503 over HTTP, with its message."""
+    """Return the error for the status UNAVAILABLE of Triton (503 over HTTP) with this message."""
     if _not_loaded(text):
         return EngineAway("the model is not loaded yet", refused=True)
     match = RETRY_TEXT.search(text)
     if match:
         return EngineBusy(RETRY_TEXT.sub("", text).strip(), retry_after=float(match[1]))
-    return EngineAway("the image engine does not answer")
+    return EngineAway("the image engine does not answer; try again later")
 
 
 def _not_loaded(text: str) -> bool:
@@ -182,7 +182,7 @@ def _not_loaded(text: str) -> bool:
 
 
 def tensors(call: ImageCall) -> list[Any]:
-    """Return the V2 inputs of a call, without those that are None (`contract/tensors.py`)."""
+    """Return the V2 inputs (`contract/tensors.py`) for the values of a call that are not None."""
     adapters = [
         {"name": use.name, "version": use.version, "weight": use.weight} for use in call.adapters
     ]

@@ -1,7 +1,7 @@
 """Meter images: reserve them before the engine is called, and charge them when they are ready.
 
 A reservation is one statement, `UPDATE … SET reserved = reserved + n WHERE used + reserved + n <=
-quota`, so two concurrent calls can never both take the last image. The reservations of a crashed
+quota`, so two concurrent calls cannot both reserve the last image. The reservations of a crashed
 gateway expire.
 """
 
@@ -20,13 +20,13 @@ from services.gateway.database import Database
 from services.gateway.keys import Clock, KeyRecord, KeyRefused, utc_now
 from services.gateway.tables import ApiKey, Reservation
 
-# No session here has objects of these tables, so there are none to synchronize.
+# The sessions of this module contain no objects of the tables, so nothing must be synchronized.
 PLAIN = {"synchronize_session": False}
 
 
 @dataclass(frozen=True)
 class Reserved:
-    """The reservation of one in-flight request, in images of its key's quota."""
+    """The images that one in-flight request has reserved of the quota of its key."""
 
     id: str
     key_id: str
@@ -35,7 +35,7 @@ class Reserved:
 
 @dataclass(frozen=True)
 class Usage:
-    """The usage of a key, in images. `reserved` ones are in progress and not charged yet."""
+    """The usage of a key, in images. `reserved` images are in progress and not charged yet."""
 
     quota: int | None
     used: int
@@ -43,7 +43,7 @@ class Usage:
 
     @property
     def remaining(self) -> int | None:
-        """The images that a new request may still have; None without a quota."""
+        """The number of images that a new request may have; None if the key has no quota."""
         return None if self.quota is None else max(0, self.quota - self.used - self.reserved)
 
 
@@ -60,11 +60,11 @@ class QuotaExceeded(Refused):
 
 
 class Meter:
-    """Reserve, settle and release images in one database; each method is one short transaction.
+    """Reserve, settle and release images in one database. Each method is one short transaction.
 
-    `lifetime` must be longer than a request may take. A request that takes longer is charged only
-    if the quota still has room, so a quota is never exceeded. All methods raise DatabaseAway if the
-    database is unavailable.
+    `lifetime` is in seconds and must be longer than a request may take. If a reservation expires
+    before its request is charged, the request is charged only if the quota still suffices, so a
+    quota is never exceeded. All methods raise DatabaseAway if the database is unavailable.
     """
 
     def __init__(self, database: Database, *, lifetime: timedelta, clock: Clock = utc_now) -> None:
@@ -75,7 +75,8 @@ class Meter:
     def reserve(self, key: KeyRecord, images: int) -> Reserved:
         """Reserve `images` of the key's quota.
 
-        Raises QuotaExceeded, KeyRefused if the key was revoked, ValueError for less than one image.
+        Raises QuotaExceeded, KeyRefused if the key was revoked, and ValueError if `images` is less
+        than 1.
         """
         if images < 1:
             raise ValueError(f"a reservation needs at least one image, not {images}")
@@ -98,8 +99,8 @@ class Meter:
     def settle(self, reserved: Reserved) -> None:
         """Charge the reserved images as delivered.
 
-        If the reservation has expired, reserve the images again first. Raises QuotaExceeded or
-        KeyRefused if this fails; then the images must not be delivered.
+        If the reservation has expired, the images are first reserved again. If this fails,
+        QuotaExceeded or KeyRefused is raised, and the images must not be delivered.
         """
         with self._database.write() as session:
             valid = _delete(session, reserved)
@@ -116,7 +117,7 @@ class Meter:
             )
 
     def release(self, reserved: Reserved) -> None:
-        """Return the images to the quota without a charge. A second release changes nothing."""
+        """Return the images to the quota without a charge. A second call changes nothing."""
         with self._database.write() as session:
             if _delete(session, reserved):
                 _return(session, reserved.key_id, reserved.images)
@@ -152,7 +153,10 @@ class Meter:
 
 
 def _reserve(session: Session, key_id: str, images: int) -> bool:
-    """Reserve in one statement, unless the quota is exceeded or the key was revoked meanwhile."""
+    """Reserve images in one statement. Return whether this succeeded.
+
+    It fails if the images exceed the quota, or if the key was revoked in the meantime.
+    """
     room = or_(ApiKey.quota.is_(None), ApiKey.used + ApiKey.reserved + images <= ApiKey.quota)
     updated = session.scalars(
         update(ApiKey)
@@ -165,15 +169,16 @@ def _reserve(session: Session, key_id: str, images: int) -> bool:
 
 
 def _lock(session: Session, key_id: str) -> None:
-    """Lock the key's row. All transactions do so before they touch reservations: no deadlock.
+    """Lock the row of the key.
 
-    SQLite has only one writer at a time anyway.
+    All transactions lock it before they change reservations, so they cannot deadlock. SQLite needs
+    no lock, because it has only one writer at a time.
     """
     session.execute(select(ApiKey.id).where(ApiKey.id == key_id).with_for_update())
 
 
 def _delete(session: Session, reserved: Reserved) -> bool:
-    """Delete a reservation; False if it was dropped after it expired, or is settled already."""
+    """Delete a reservation. Return False if it has expired and was dropped, or was settled."""
     _lock(session, reserved.key_id)
     deleted = session.scalars(
         delete(Reservation)

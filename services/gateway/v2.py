@@ -1,8 +1,8 @@
-"""V2 inference for clients of Triton and KServe with a key: pin versions, meter, pass on.
+"""V2 inference for clients of Triton and KServe with a key: pin versions, meter, forward calls.
 
-Only the input ADAPTERS of a call changes: every adapter gets its serving version, as in
-`/generate_image`. Prompts stay as they are, without inserted trigger words. `v2_answer.py` reads
-and writes the answer.
+The gateway changes only the input ADAPTERS of a call: every adapter gets its serving version, as in
+`/generate_image`. It does not insert trigger words into prompts. `v2_answer.py` reads and writes
+the response.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from services.gateway.v2_answer import (
 logger = logging.getLogger(__name__)
 
 ADAPTERS = "ADAPTERS"
-_BYTES = {"INT64": 8, "INT32": 4}  # of one number
+_BYTES = {"INT64": 8, "INT32": 4}  # bytes of one number
 _CHOICES = TypeAdapter(list[AdapterChoice])
 
 
 class V2Refused(BadInput):
-    """A V2 call that is malformed or not supported; the message names the input."""
+    """A V2 call is malformed or not supported. The message names the input."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class V2Call:
 
     @classmethod
     def parse(cls, body: bytes, header_length: str | None) -> V2Call:
-        """Parse a body. `header_length` is the HTTP header that gives the bytes of JSON.
+        """Parse a body. `header_length` is the HTTP header with the number of bytes of JSON.
 
         Raises V2Refused.
         """
@@ -91,7 +91,7 @@ class V2Call:
         return cls(head, _binary(inputs, body[length:]))
 
     def text(self, name: str) -> str | None:
-        """Return the string of an input, None if the call does not have it. Raises V2Refused."""
+        """Return the string of an input, or None if the input is absent. Raises V2Refused."""
         tensor = self._input(name)
         if tensor is None:
             return None
@@ -106,7 +106,7 @@ class V2Call:
         return _value(tensor, str)
 
     def number(self, name: str) -> int | None:
-        """Return the integer of an input, None if the call does not have it. Raises V2Refused."""
+        """Return the integer of an input, or None if the input is absent. Raises V2Refused."""
         tensor = self._input(name)
         if tensor is None:
             return None
@@ -118,7 +118,7 @@ class V2Call:
         return _value(tensor, int)
 
     def outputs(self) -> Outputs:
-        """Return the requested outputs, by default both. Raises V2Refused for an unknown one."""
+        """Return the requested outputs, by default both. Raises V2Refused for unknown outputs."""
         default = self.head.get("parameters", {}).get("binary_data_output", False)
         listed = self.head.get("outputs") or [{"name": INFO}, {"name": IMAGE}]
         binary: dict[str, bool] = {}
@@ -140,7 +140,7 @@ class V2Call:
         return replace(self, head={**self.head, "outputs": self.outputs().for_engine()})
 
     def with_text(self, name: str, text: str) -> V2Call:
-        """Return the call with another string in one of its inputs."""
+        """Return a copy of the call in which one input has another string."""
         inputs = [
             {"name": name, "datatype": "BYTES", "shape": [1], "data": [text]}
             if tensor["name"] == name
@@ -163,7 +163,7 @@ class V2Call:
 
 @dataclass(frozen=True)
 class V2:
-    """Run the V2 calls of clients, with the parts of one application."""
+    """Run the V2 calls of clients, with the shared objects of one application."""
 
     settings: Settings
     replicas: Replicas
@@ -172,7 +172,7 @@ class V2:
     metrics: Metrics
 
     async def look(self, path: str, headers: Mapping[str, str], key: KeyRecord) -> V2Answer:
-        """Get health, metadata or configuration from any replica."""
+        """Return health, metadata or configuration from any replica."""
         return await self.replicas.forward(
             "GET", path, headers=headers, caller=key.id, timeout=self.settings.request_timeout
         )
@@ -190,9 +190,9 @@ class V2:
     ) -> V2Answer | ClientAnswer:
         """Generate images, and charge them after the digests in INFO have been checked.
 
-        The body of a ClientAnswer is still to be read; the connection to the engine stays open
-        until `until_sent` is closed. A V2Answer is an error of Triton, unchanged. `gone` returns
-        when the client disconnects; then ClientGone is raised.
+        A ClientAnswer is a response whose body has not been read yet; the connection to the engine
+        stays open until `until_sent` is closed. A V2Answer is an unchanged error of Triton. If the
+        client disconnects, `gone` returns and ClientGone is raised.
         """
         call = V2Call.parse(body, header_length)
         images = self._images(call)
@@ -208,7 +208,7 @@ class V2:
         return written(answer, outputs)
 
     def _images(self, call: V2Call) -> int:
-        """Return the number of requested images. Refuse a call beyond the operator's limits."""
+        """Return the number of requested images. Raises a problem if the call exceeds a limit."""
         images = call.number("IMAGES")
         images = 1 if images is None else images
         check_sizes(
@@ -220,7 +220,7 @@ class V2:
             height=call.number("HEIGHT"),
         )
         if images < 1:
-            raise V2Refused(f"IMAGES: {images} is less than 1")
+            raise V2Refused(f"IMAGES: {images} is less than 1; request at least 1 image")
         return images
 
     async def _call(
@@ -233,7 +233,7 @@ class V2:
         key: KeyRecord,
         until_sent: AsyncExitStack,
     ) -> tuple[V2Answer | EngineAnswer, list[AdapterUse]]:
-        """Pin the versions and send the call. Retry once if a version was dropped meanwhile."""
+        """Pin the versions and send the call. Retry once if the engine has dropped a version."""
         end = time.monotonic() + self.settings.request_timeout
         for is_retry in (False, True):
             if is_retry:
@@ -289,12 +289,15 @@ def _choices(text: str | None) -> list[AdapterChoice]:
     if text is None:
         return []
     try:
-        # The validation of JSON, unlike that of Python objects, accepts an integer as a weight.
+        # Validated as JSON, because validation of Python objects refuses an integer as a weight.
         choices = _CHOICES.validate_json(text)
     except ValidationError as error:
         raise V2Refused(f"{ADAPTERS}: {summary(error, whole='the list')}") from None
     if len(choices) > MAX_ADAPTERS:
-        raise V2Refused(f"{ADAPTERS}: {len(choices)} adapters; the limit is {MAX_ADAPTERS}")
+        raise V2Refused(
+            f"{ADAPTERS}: {len(choices)} adapters exceed the limit, {MAX_ADAPTERS}; use fewer "
+            "adapters"
+        )
     return choices
 
 

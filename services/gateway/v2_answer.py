@@ -1,8 +1,8 @@
-"""The answer to a V2 infer call: read INFO first, then pass the pixels on as they arrive.
+"""The response to a V2 infer call: read INFO first, then forward the pixels as they arrive.
 
-The engine is always called for binary tensors, INFO before IMAGE. So the digests in INFO can be
-checked before the first pixel is passed on, and no image is ever complete in memory. The pixels are
-converted to the client's form, JSON or binary, piece by piece.
+The gateway always requests binary tensors, INFO before IMAGE. It can therefore check the digests in
+INFO before it forwards the first pixel, and it never has a complete image in memory. The pixels are
+converted piece by piece to the form that the client requested, JSON or binary.
 
 https://github.com/kserve/open-inference-protocol (V2, with the binary tensor extension)
 """
@@ -24,15 +24,15 @@ from services.gateway.triton_client import EngineFailed
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 IMAGE, INFO = "IMAGE", "INFO"
-_HEAD_BYTES, _INFO_BYTES = 2**16, 2**20  # limits
-# Each value as JSON with a fixed width, so that the length of the body is known before the pixels:
-# "  7,", " 12,", "255,"
+_HEAD_BYTES, _INFO_BYTES = 2**16, 2**20  # limits of the JSON and of INFO
+# Each value as JSON with a fixed width ("  7,", " 12,", "255,"), so that the length of the body is
+# known before the pixels arrive.
 _NUMBERS = np.array([f"{value:3d},".encode() for value in range(256)], dtype="S4")
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The outputs that a client requests: True as binary data, False as JSON, None not at all."""
+    """The outputs that a client requests: True means binary data, False JSON, None no output."""
 
     info: bool | None
     image: bool | None
@@ -45,12 +45,12 @@ class Outputs:
 
 @dataclass(frozen=True)
 class EngineAnswer:
-    """The answer up to the pixels, which are still to be read from `stream`."""
+    """The response up to the pixels, which have not been read from `stream` yet."""
 
-    head: Mapping[str, Any]  # without outputs
+    head: Mapping[str, Any]  # the JSON object without its outputs
     info: Info
     info_text: bytes
-    # of IMAGE, [image, height, width, 3]; None if it was not requested
+    # shape of IMAGE, [image, height, width, 3]; None if it was not requested
     shape: tuple[int, int, int, int] | None
     stream: V2Stream
 
@@ -61,7 +61,7 @@ class EngineAnswer:
 
 
 async def read_answer(stream: V2Stream, outputs: Outputs) -> EngineAnswer:
-    """Read the answer up to the pixels. Raises EngineFailed if it does not have these outputs."""
+    """Read the response up to the pixels. Raises EngineFailed if it has other outputs."""
     try:
         length = _within(int(stream.headers.get(HEADER_LENGTH, "")), _HEAD_BYTES)
         head = json.loads(await stream.exactly(length))
@@ -79,21 +79,21 @@ async def read_answer(stream: V2Stream, outputs: Outputs) -> EngineAnswer:
             raise ValueError(f"{shape[0]} images and {len(info.seeds)} seeds")
     except (ValueError, TypeError, LookupError, ValidationError) as error:
         raise EngineFailed(
-            f"Triton's V2 answer does not have the expected form: {error}"
+            f"the V2 response of Triton does not have the expected form: {error}"
         ) from error
     return EngineAnswer(head, info, raw[4:], shape, stream)
 
 
 @dataclass(frozen=True)
 class ClientAnswer:
-    """An answer in the form that the client requested: headers, and a body in pieces."""
+    """A response in the form that the client requested: headers, and a body in pieces."""
 
     headers: Mapping[str, str]
     body: AsyncIterator[bytes]
 
 
 def written(answer: EngineAnswer, outputs: Outputs) -> ClientAnswer:
-    """Return the answer with the requested outputs only, INFO before IMAGE."""
+    """Return the response with only the requested outputs, INFO before IMAGE."""
     listed, info_section = [], b""
     if outputs.info is not None:
         output: dict[str, Any] = {"name": INFO, "datatype": "BYTES", "shape": [1]}
@@ -138,7 +138,7 @@ def written(answer: EngineAnswer, outputs: Outputs) -> ClientAnswer:
 
 
 async def _pixels(answer: EngineAnswer) -> AsyncIterator[bytes]:
-    """Pass the raw values on. Raises EngineFailed if their number does not match the shape."""
+    """Yield the raw values. Raises EngineFailed if their number does not match the shape."""
     left = answer.size
     async for piece in answer.stream.pieces():
         left -= len(piece)
@@ -147,12 +147,12 @@ async def _pixels(answer: EngineAnswer) -> AsyncIterator[bytes]:
         yield piece
     if left != 0:
         raise EngineFailed(
-            f"Triton's IMAGE does not have the {answer.size} bytes of its shape: {left} left"
+            f"the IMAGE of Triton does not have the {answer.size} bytes of its shape: {left} left"
         )
 
 
 async def _numbers(pixels: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Convert the values to JSON, without a comma after the last."""
+    """Yield the values as JSON, without a comma after the last value."""
     last = b""
     async for piece in pixels:
         yield last

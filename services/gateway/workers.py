@@ -1,7 +1,7 @@
 """Run several processes on one port, and sum their metrics.
 
 The workers share keys and usage through the database, and the queue through the engine. Each worker
-reports its own routes. They write their metrics to files in one folder.
+reports its own routes. The workers write their metrics to files in one folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ METRICS = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is im
 
 
 def run_workers(config: uvicorn.Config, listening: socket.socket) -> int:
-    """Run `config.workers` processes until a signal, restart dead ones, return the exit code."""
+    """Run `config.workers` processes until a signal arrives, and return the exit code.
+
+    A process that ends earlier is restarted.
+    """
     with tempfile.TemporaryDirectory(prefix="atelier-gateway-") as folder:
         os.environ[METRICS] = folder
         supervisor = Multiprocess(config, [listening])
@@ -35,7 +38,10 @@ def run_workers(config: uvicorn.Config, listening: socket.socket) -> int:
 
 
 def end_with_parent() -> None:
-    """Send SIGTERM to this worker when its supervisor dies. Without one, do nothing."""
+    """Start a thread that sends SIGTERM to this worker when its supervisor ends.
+
+    Does nothing in a process without a supervisor.
+    """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -48,13 +54,13 @@ def end_with_parent() -> None:
 
 
 def shared_metrics() -> CollectorRegistry | None:
-    """Return the summed metrics of all workers, or None if this process is the only one."""
+    """Return the summed metrics of all workers, or None if there is only this process."""
     folder = os.environ.get(METRICS)
     if not folder:
         return None
     for file in Path(folder).glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
-        if not Path(f"/proc/{pid}").exists():  # a dead worker has nothing in flight
+        if not Path(f"/proc/{pid}").exists():  # a dead worker has no in-flight requests
             mark_process_dead(pid, folder)
     registry = CollectorRegistry()
     MultiProcessCollector(registry, folder)

@@ -104,7 +104,7 @@ def test_what_goes_wrong_is_said_in_tritons_way_and_costs_nothing(
         ({}, {}, "401", "API key: missing"),
         ({"adapters": [{"name": "nobody"}]}, {"X-API-Key": key}, "404", "'nobody' is not served"),
         ({"scheduler": "no such"}, {"X-API-Key": key}, "400", "scheduler"),
-        ({"images": 9}, {"X-API-Key": key}, "400", "9 is more than 8, the limit here"),
+        ({"images": 9}, {"X-API-Key": key}, "400", "9 exceeds the limit of this gateway, 8"),
     ]
     for changes, headers, status, words in cases:
         with pytest.raises(InferenceServerException, match=words) as caught:

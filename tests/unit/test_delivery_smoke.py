@@ -87,8 +87,8 @@ def test_a_quota_that_is_used_up_is_not_waited_for() -> None:
 
 
 def test_steps_beyond_the_gateway_s_limit_name_both_settings() -> None:
-    ended = refusal(invalid([("steps", "60 is more than 50, the limit here")]))
+    ended = refusal(invalid([("steps", "60 exceeds the limit of this gateway, 50")]))
     assert isinstance(ended, Refused)
-    for part in ("60 is more than 50", "gateway.settings.MAX_STEPS", "policy.yaml"):
+    for part in ("60 exceeds the limit", "gateway.settings.MAX_STEPS", "policy.yaml"):
         assert part in str(ended)
     assert "the gateway returned 422" in str(refusal(invalid([("seed", "is too large")])))

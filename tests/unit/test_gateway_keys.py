@@ -135,7 +135,7 @@ def test_another_schema_is_refused_with_both_numbers(url: str, store: KeyStore) 
     database = Database(url)
     with database.write() as session:
         session.execute(text("UPDATE schema_version SET version = 99"))
-    with pytest.raises(BadInput, match="has schema 99, this gateway needs 1"):
+    with pytest.raises(BadInput, match="has schema 99, but this gateway needs schema 1"):
         KeyStore(url)
 
 

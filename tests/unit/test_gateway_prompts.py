@@ -92,7 +92,7 @@ def test_a_style_without_the_placeholder_is_added_behind() -> None:
 def test_unknown_style_names_the_known_ones() -> None:
     with pytest.raises(UnknownStyle, match=r"'sketch'.*available: frozen, portrait"):
         styled("a cat", "sketch", [CAT])
-    with pytest.raises(UnknownStyle, match="have none"):
+    with pytest.raises(UnknownStyle, match="have no styles"):
         styled("a cat", "sketch", [])
 
 

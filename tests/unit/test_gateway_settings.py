@@ -60,7 +60,11 @@ def test_addresses_are_normalised(tmp_path: Path) -> None:
         ("ATELIER_GATEWAY_PORT", "eighty", "ATELIER_GATEWAY_PORT"),
         ("ATELIER_GATEWAY_REQUEST_TIMEOUT", "inf", "ATELIER_GATEWAY_REQUEST_TIMEOUT"),
         ("ATELIER_GATEWAY_MAX_IMAGES", "0", "ATELIER_GATEWAY_MAX_IMAGES"),
-        ("ATELIER_GATEWAY_MEMORY", "268435456", "ATELIER_GATEWAY_MEMORY: the largest request"),
+        (
+            "ATELIER_GATEWAY_MEMORY",
+            "268435456",
+            "ATELIER_GATEWAY_MEMORY: less than the largest request",
+        ),
         ("ATELIER_GATEWAY_LOG_LEVEL", "loud", "ATELIER_GATEWAY_LOG_LEVEL"),
         ("ATELIER_GATEWAY_MAX_STEP", "5", "did you mean ATELIER_GATEWAY_MAX_STEPS"),
     ],

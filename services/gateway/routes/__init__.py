@@ -1,1 +1,1 @@
-"""The HTTP routes, one module for each group. They only convert between HTTP and the parts."""
+"""The HTTP routes, one module for each group. They convert between HTTP and the `Parts`."""

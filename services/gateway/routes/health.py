@@ -19,7 +19,7 @@ router = APIRouter(tags=["health"])
 async def healthz() -> Health:
     """Report that the process is alive.
 
-    Engine and database are not checked, so that their failure does not restart the gateway.
+    The check does not include engine and database: a restart of the gateway would not repair them.
     """
     return Health(status="ok")
 
@@ -41,7 +41,7 @@ async def readyz(parts: PartsDep, response: Response) -> Health:
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(parts: PartsDep) -> Response:
-    """Return the metrics in Prometheus' text format."""
+    """Return the metrics in the text format of Prometheus."""
     return Response(parts.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 

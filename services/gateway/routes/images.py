@@ -25,7 +25,7 @@ from services.gateway.schemas import (
 
 JSON = "application/json"
 PNG = "image/png"
-HEADER_BYTES = 2048  # of warnings; proxies accept 4 KiB for all headers together
+HEADER_BYTES = 2048  # limit of the warnings; proxies accept 4 KiB for all headers together
 
 router = APIRouter(tags=["images"])
 
@@ -87,8 +87,8 @@ async def generate_image(
 ) -> Response:
     """Generate images. Only delivered images are charged to the key.
 
-    The answer contains the version and digest of each adapter, the prompt as sent to the model, and
-    the seed of each image. The same request with these values gives the same pixels again.
+    The response contains the version and digest of each adapter, the prompt as sent to the model,
+    and the seed of each image. The same request with these values gives the same pixels again.
     """
     kind = best(accept, (JSON, PNG))
     if kind is None:
@@ -109,7 +109,7 @@ async def generate_image(
 
 
 def _as_json(result: ChargedImages) -> Response:
-    """Write a `GeneratedImages` piece by piece: its base64 is larger than the images."""
+    """Yield the JSON of `GeneratedImages` piece by piece, because its base64 takes much memory."""
     without_images = GeneratedImages(
         images=[],
         adapters=_adapters(result),
@@ -138,7 +138,10 @@ def _as_json(result: ChargedImages) -> Response:
 
 
 def _as_png(result: ChargedImages) -> Response:
-    """Answer with the PNG. Short values are also in headers (ASCII), all in its iTXt chunk."""
+    """Return the PNG as the response.
+
+    Its iTXt chunk contains all parameters; headers (ASCII) contain the short ones.
+    """
     (png,) = result.pngs
     headers = {
         "Content-Length": str(len(png)),
@@ -158,7 +161,7 @@ def _as_png(result: ChargedImages) -> Response:
 def warnings_header(warnings: Sequence[str]) -> str:
     """Return the warnings as a JSON list in ASCII of at most HEADER_BYTES.
 
-    A longer list is truncated, and its last entry is a note about this.
+    A longer list is truncated, and its last entry describes the truncation.
     """
     whole = json.dumps(list(warnings))
     if len(whole) <= HEADER_BYTES:
@@ -176,7 +179,7 @@ def warnings_header(warnings: Sequence[str]) -> str:
 
 
 def _beginning(text: str, size: int) -> str:
-    """Truncate a text to `size` bytes of JSON in ASCII, in which 雪 takes six bytes."""
+    """Truncate a text to `size` bytes of ASCII JSON. A character such as 雪 takes six bytes."""
     for end, character in enumerate(text):
         size -= len(json.dumps(character)) - len('""')
         if size < 0:

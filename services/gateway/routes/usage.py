@@ -17,7 +17,7 @@ router = APIRouter(tags=["keys"])
     responses=documented("key-missing", "key-wrong", "key-expired", "key-revoked", "database-away"),
 )
 async def api_key_usage(parts: PartsDep, key: CurrentKey) -> ApiKeyUsage:
-    """Return the images delivered with this key, in progress, and left of its quota."""
+    """Return the numbers of images that are delivered, in progress, and left of the key's quota."""
     usage = await run_in_threadpool(parts.meter.usage, key)
     return ApiKeyUsage(
         key=key.prefix,

@@ -1,4 +1,4 @@
-"""`/v2`: the Open Inference Protocol (V2) over HTTP, for Triton and KServe clients with a key."""
+"""`/v2`: the Open Inference Protocol (V2) over HTTP for clients of Triton and KServe with a key."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def look(request: Request, parts: PartsDep, key: CurrentKey, model: str = 
     answer = await parts.v2.look(request.url.path, _headers(request), key)
     state = request.url.path.rpartition("/")[2]
     if answer.status == 200 and state in ("live", "ready"):
-        # Triton sends no body; clients of KServe read the one of the protocol
+        # Triton sends no body, but clients of KServe read the body that the protocol defines
         return JSONResponse({**({"name": model} if model else {}), state: True})
     return _back(answer)
 
@@ -95,7 +95,7 @@ async def infer(
 
 
 async def _cut_on_error(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Pass the body on. After an error in the middle only a cut connection signals the failure."""
+    """Yield the body. After an error in its middle, only a closed connection shows the failure."""
     try:
         async for piece in body:
             yield piece
@@ -109,7 +109,7 @@ def _check_model(model: str, served: str) -> None:
 
 
 def _headers(request: Request) -> Mapping[str, str]:
-    """Return the headers to pass on, without the key: the engine must not see it."""
+    """Return the headers to forward. They do not include the key, which the engine must not see."""
     return {name: value for name, value in request.headers.items() if name in PASSED_ON}
 
 

@@ -247,7 +247,7 @@ def test_an_answer_that_its_client_does_not_take_is_ended(
         assert slow.recv(12) == b"HTTP/1.1 200"
         assert _metric(gateway, "pixels") == 2048 * 2048
         wait_for(lambda: _metric(gateway, "pixels") == 0, 20)
-    assert "the client did not read the answer within 3 s" in gateway.log.read_text()
+    assert "the client did not read the response within 3 s" in gateway.log.read_text()
     assert gateway.usage(key)["images"] == 1  # it was delivered as far as it was taken
 
 
