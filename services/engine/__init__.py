@@ -1,7 +1,8 @@
 """The diffusion engine: a library that uses neither the network nor Kubernetes.
 
-Serving, training and evaluation share it, so an evaluation measures the images that will be served.
-Names are imported on first access, so that slots, scheduling and requests import without torch.
+Serving, training and evaluation use the same engine, so an evaluation measures the images that will
+be served. The names below are imported on first access, so that importing `slots`, `scheduling` or
+`request_queue` does not import torch.
 """
 
 from importlib import import_module

@@ -24,7 +24,7 @@ from services.engine.text import Embedding, TextEncoders
 
 
 class Admission:
-    """Turn waiting requests into denoising jobs. The only writer of the bank and its slots."""
+    """Turn waiting requests into denoising jobs. No other class writes the bank or its slots."""
 
     def __init__(
         self,
@@ -32,13 +32,13 @@ class Admission:
         layout: Layout,
         settings: EngineSettings,
         *,
-        sizes: Sequence[Shape],  # latent sizes that the backend can run; empty if any
+        sizes: Sequence[Shape],  # latent sizes that the backend can run; empty if any size
         store: AdapterStore,
         bank: Bank,
         text: TextEncoders,
         stats: EngineStats,
     ) -> None:
-        """Create the slot table of `bank`; `text` encodes prompts under its slots."""
+        """Create the slot table of `bank`. `text` encodes prompts with the weights of a slot."""
         self._base, self._settings, self._sizes = base, settings, sizes
         self._store, self._bank, self._text, self._stats = store, bank, text, stats
         self._text_mask = layout.text_mask
@@ -55,12 +55,12 @@ class Admission:
         request.validate(max_side=limits.max_side)
         if request.images > limits.inflight:
             raise RequestError(
-                f"images: {request.images} is over this engine's limit {limits.inflight}; "
+                f"images: {request.images} exceeds the limit of this engine, {limits.inflight}; "
                 "request fewer images"
             )
         names = [use.name for use in request.adapters]
         if len(set(names)) < len(names):
-            raise RequestError("adapters: an adapter is named twice; name it once, with its weight")
+            raise RequestError("adapters: an adapter occurs twice; list it once, with its weight")
         flight = InFlightRequest(
             order=next(self._orders), request=request, entries=(), shape=self._shape(request)
         )
@@ -69,7 +69,7 @@ class Admission:
                 flight.entries += (self._store.acquire(use),)
             if flight.rank > limits.max_rank:
                 raise RequestError(
-                    f"adapters: their total rank {flight.rank} is over this engine's max_rank "
+                    f"adapters: the total rank {flight.rank} exceeds the max_rank of this engine, "
                     f"{limits.max_rank}; use fewer adapters, or adapters of a lower rank"
                 )
         except Exception:
@@ -102,14 +102,14 @@ class Admission:
 
     @property
     def slots_in_use(self) -> int:
-        """The number of slots that running requests use."""
+        """The number of slots in use by running requests."""
         return self._slots.in_use
 
     def _claim(self, flight: InFlightRequest, *, may_take_slot: bool) -> bool:
-        """Assign a slot to a request and write its weights there; False while it has to wait.
+        """Assign a slot to a request and write its weights to the slot.
 
-        Without `may_take_slot`, only a request for the base (slot 0) succeeds. Raises the error
-        that prevented an adapter from being loaded.
+        Return False if the request must wait. Without `may_take_slot`, only a request for the base
+        (slot 0) succeeds. If an adapter could not be loaded, its error is raised.
         """
         if not all(self._store.ready(entry) for entry in flight.entries):
             return False
@@ -126,7 +126,7 @@ class Admission:
         return True
 
     def _starved(self, flight: InFlightRequest) -> bool:
-        """Whether younger requests must not take a slot before this one has its own."""
+        """Whether newer requests must wait until this request has a slot."""
         return flight.passed_over > self._settings.patience
 
     def _prepare(self, flight: InFlightRequest) -> None:
@@ -140,7 +140,7 @@ class Admission:
         ]
 
     def _shape(self, request: ImageRequest) -> Shape:
-        """Return latent height and width. Raises RequestError if the backend cannot run them."""
+        """Return latent height and width. Raises RequestError if the backend lacks this size."""
         scale = self._base.reduction
         height, width = request.height or self._base.size, request.width or self._base.size
         shape, sizes = (height // scale, width // scale), self._sizes
@@ -158,7 +158,7 @@ class Admission:
             self._bank.write(slot, [(weights[uid], weight) for uid, weight in flight.key])
         except Exception:
             self._slots.release(flight.key)
-            self._slots.forget(flight.key)  # half-written: it must not be reused
+            self._slots.forget(flight.key)  # incompletely written, so it must not be reused
             flight.slot = None
             raise
         self._stats.swapped(time.monotonic() - started)
@@ -166,8 +166,8 @@ class Admission:
     def _encode(self, flight: InFlightRequest) -> tuple[Embedding, ...]:
         """Encode the prompts of one image: (negative, prompt) with guidance, else (prompt,).
 
-        Only the weights that act on the text encoders are part of the cache key, so an adapter of
-        the UNet alone shares the embeddings of the base.
+        The cache key contains only the weights that act on the text encoders. Requests with an
+        adapter that acts only on the UNet therefore share the embeddings of the base.
         """
         request, zeros = flight.request, self._base.force_zeros_for_empty_prompt
         absent = request.negative_prompt is None and zeros
@@ -197,7 +197,7 @@ class Admission:
         config = base.scheduler_config
         sampler = Sampler(request.scheduler, config, request.steps, generator)
         height, width = (side * base.reduction for side in flight.shape)
-        # As StableDiffusionXLPipeline._get_add_time_ids: original size, crop corner, target size.
+        # Original size, crop corner, target size; see StableDiffusionXLPipeline._get_add_time_ids.
         size = (height, width, 0, 0, height, width)
         return DenoisingJob(
             flight=flight,

@@ -21,13 +21,14 @@ def predict(
     """Run one UNet call for images of one latent shape.
 
     Return the prediction of each image, [rows, 4, height, width] in the dtype of the latents. Each
-    row has the timestep and slot of its image. The batch is padded to a size that the backend
-    supports.
+    row gets the timestep and the slot of its image. The batch is padded to a batch size that the
+    backend supports.
     """
     started = time.monotonic()
     counts = [image.rows for image in images]
     rows = sum(counts)
-    spare = padded(rows, backend.ladder) - rows  # repeats of the first row; discarded
+    # copies of the first row, whose predictions are discarded
+    spare = padded(rows, backend.ladder) - rows
     owners = [image for image in images for _ in range(image.rows)]
     owners += owners[:1] * spare
     conditions = [condition for image in images for condition in image.conditions]

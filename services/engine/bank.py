@@ -3,9 +3,9 @@
 For each group of projections (one component, one shape) there is a pair of tensors
 `A[layer, slot, rank, in]` and `B[layer, slot, rank, out]`. `B` is stored transposed, so that a
 lower rank is a slice of whole rows in both tensors. In memory the rank is the first dimension, so
-that such a slice is contiguous and a compiled UNet takes it without a copy. Slot 0 is all zeros.
-Lower ranks are padded with zeros. Several weighted adapters in one slot are concatenated along the
-rank.
+that such a slice is contiguous and a compiled UNet takes it without a copy. Slot 0 contains only
+zeros. An adapter of a lower rank is padded with zeros. Several weighted adapters in one slot are
+concatenated along the rank.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from torch import Tensor
 from services.engine.layout import Layout
 from services.engine.weights import HostWeights
 
-INDEXABLE = 2**31 - 1  # elements; TensorRT and many kernels index with 32 bits
+INDEXABLE = 2**31 - 1  # limit of elements; TensorRT and many kernels index with 32 bits
 
 
 @dataclass(frozen=True)
 class BankView:
     """The bank for one forward: tensors cut to a rank, and the mask of changed projections.
 
-    The tensors are contiguous views of the bank: nothing is copied.
+    The tensors are contiguous views of the bank, without a copy.
     """
 
     A: Mapping[int, Tensor]  # by group: [rank, layer, slot, in]
     B: Mapping[int, Tensor]  # by group: [rank, layer, slot, out]
-    mask: int  # bits of the projections that any row's adapter changes
+    mask: int  # bits of the projections that the adapter of any row changes
 
 
 class Bank:
@@ -70,10 +70,10 @@ class Bank:
 
     @torch.no_grad()
     def write(self, slot: int, parts: Sequence[tuple[HostWeights, float]]) -> None:
-        """Fill one of the slots 1 … `slots` with adapters; each weight is a factor on its `B`.
+        """Write adapters to one of the slots 1 … `slots`. `B` is multiplied by the weight.
 
-        Copies are enqueued on the device's stream. Raises ValueError for slot 0, or if the ranks
-        together exceed `max_rank`. After an error during a copy the slot counts as empty.
+        The copies are enqueued on the stream of the device. Raises ValueError if `slot` is 0, or if
+        the total rank exceeds `max_rank`. After an error during a copy, the slot counts as empty.
         """
         rank = sum(weights.rank for weights, _ in parts)
         if not 0 < slot < len(self._rank) or rank > self.max_rank:
@@ -81,8 +81,8 @@ class Bank:
                 f"slot {slot}, rank {rank}: outside the bank (slots 1 to {len(self._rank) - 1}, "
                 f"max_rank {self.max_rank})"
             )
-        stale = max(rank, self._rank[slot])  # higher ranks of the slot are zero already
-        self._rank[slot], self._mask[slot] = stale, 0  # until every copy is done
+        stale = max(rank, self._rank[slot])  # the higher ranks of the slot are already zero
+        self._rank[slot], self._mask[slot] = stale, 0  # the values until every copy is done
         for group in range(len(self._A)):
             start = 0
             for weights, weight in parts:
@@ -104,7 +104,7 @@ class Bank:
             self._mask[slot] |= weights.mask
 
     def view(self, slots: Iterable[int], *, rank: int | None = None) -> BankView:
-        """Return the view for a batch with these slots; its rank is 0 if all are slot 0.
+        """Return the view for a batch with these slots. Its rank is 0 if every slot is slot 0.
 
         `rank` overrides the highest rank in use, for graphs of a fixed shape. A later `write`
         changes the view.

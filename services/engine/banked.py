@@ -1,8 +1,8 @@
 """Networks of a base whose projections read their low-rank pairs from the bank.
 
-The networks share the base's parameters: nothing is copied, and the base is not modified. Bank and
-slots are inputs of the forward, so the graph that `pipelines/compile` exports has them as inputs
-too. The same network runs in eager torch.
+The networks share the parameters of the base without a copy and do not modify the base. Bank and
+slots are inputs of the forward, and therefore also inputs of the graph that `pipelines/compile`
+exports. The same network runs in eager torch.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _Lookup = tuple[Sequence[Tensor], Tensor, Tensor]
 class Binding:
     """The bank and the slot of each row during the current forward.
 
-    A projection looks up its pair like an embedding: rank `r` of layer `l` in slot `s` is row
+    A projection looks up its pair as an embedding does: rank `r` of layer `l` in slot `s` is row
     `(r * layers + l) * slots + s` of the tables of its group. The rank and the number of slots are
-    therefore ordinary dimensions, a bank of rank 0 gives the base alone, and an exported graph has
-    two inputs per group, independent of the number of projections.
+    therefore ordinary dimensions. A bank of rank 0 gives the base without adapters. An exported
+    graph has two inputs per group, independent of the number of projections.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,10 @@ class Binding:
         self._lookups = {}
 
     def pair(self, place: Projection) -> tuple[Tensor, Tensor] | None:
-        """Return A [row, rank, in] and B [row, rank, out]; None if no row has an adapter there."""
+        """Return A [row, rank, in] and B [row, rank, out].
+
+        Return None if no row has an adapter that changes this projection.
+        """
         if self._slots is None or self._bank is None or not self._bank.mask >> place.bit & 1:
             return None
         if place.group not in self._lookups:
@@ -67,10 +70,10 @@ def _lookup(slots: Tensor, A: Tensor, B: Tensor) -> _Lookup:
 
 
 class FrozenLinear(nn.Linear):
-    """A linear layer that shares the parameters of another one."""
+    """A linear layer that shares the parameters of another linear layer."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        """Share weight and bias of `linear`; nothing is allocated."""
+        """Share weight and bias of `linear` without a copy."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
@@ -80,7 +83,7 @@ class BankedLinear(FrozenLinear):
     """`y = Wx + b + B_s(A_s x)` with the slot `s` of each row (LoRA, Hu et al. 2021)."""
 
     def __init__(self, linear: nn.Linear, place: Projection, binding: Binding) -> None:
-        """Read the pair of `place` from `binding`, which the whole network shares."""
+        """Read the pair of the projection `place` from `binding`, which the network shares."""
         super().__init__(linear)
         self.place = place
         self.binding = binding
@@ -99,13 +102,13 @@ class BankedLinear(FrozenLinear):
         if torch.jit.is_tracing():  # type: ignore[attr-defined]
             update = torch.bmm(narrow, B)
             return output + (update.squeeze(1) if flat else update)
-        # In place: `output` is new and unshared, and a second tensor would cost as much again.
+        # In place, because nothing else uses `output` and a second tensor would double the cost.
         (output.unsqueeze(1) if flat else output).baddbmm_(narrow, B)
         return output
 
 
 def share(module: Any) -> Any:
-    """Return a copy of a network's modules that shares their parameters and buffers."""
+    """Return a copy of the modules of a network that shares the parameters and buffers."""
     memo = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
     return copy.deepcopy(module, memo)
 
@@ -143,7 +146,7 @@ class BankedUNet(nn.Module):
         time_ids: Tensor,  # [row, 6]
         slots: Tensor,  # int64 [row]
         *bank: Tensor,  # a pair of [rank, layer, slot, features] for each of the UNet's groups
-        mask: int = EVERY_PROJECTION,  # bits of the projections that any row's adapter changes
+        mask: int = EVERY_PROJECTION,  # bits of the projections that an adapter of any row changes
     ) -> Tensor:
         """Return the predicted noise (or v), [row, 4, height, width], in the latents' dtype."""
         A, B = (dict(zip(self.groups, side, strict=True)) for side in (bank[::2], bank[1::2]))

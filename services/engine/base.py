@@ -1,4 +1,4 @@
-"""Load a base checkpoint into memory. Engine and trainer share it and never modify it."""
+"""Load a base checkpoint into memory. Engine and trainer share the loaded base unmodified."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Base:
     tokenizer_2: Any
     scheduler_config: Mapping[str, Any]
     force_zeros_for_empty_prompt: bool
-    vae_digest: str | None  # of a VAE that replaces the checkpoint's own
+    vae_digest: str | None  # digest of a VAE that replaces the VAE of the checkpoint
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of UNet and text encoders; that of the VAE may differ (see `vae_dtype`)."""
+        """The dtype of UNet and text encoders. The VAE may have another dtype (see `vae_dtype`)."""
         return self.unet.dtype
 
     @property
@@ -73,11 +73,12 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     unet_weights: bool = True,
 ) -> Base:
-    """Load a base in diffusers' folder format from a folder or a hub id.
+    """Load a base in diffusers' folder format from a folder or the Hugging Face hub.
 
-    `vae` is a folder or hub id of an AutoencoderKL that replaces the checkpoint's own. Without
-    `unet_weights` the UNet stays on the meta device, for use with a compiled UNet. Only files that
-    the digests cover are loaded. Raises BaseError that names the missing or unsuitable part.
+    `model` and `vae` are folders or hub IDs. `vae` is an AutoencoderKL that replaces the VAE of the
+    checkpoint. Without `unet_weights`, the UNet stays on the meta device, for use with a compiled
+    UNet. Only files that the digests cover are loaded. Raises BaseError that names the missing or
+    unsuitable component.
     """
     folder = resolve_base(str(model), revision)
     index, files = _index(folder), base_files(folder)
@@ -119,7 +120,7 @@ def load_base(
 def vae_dtype(dtype: torch.dtype, folder: Path) -> torch.dtype:
     """Return the dtype of the VAE in `folder`: fp32 instead of fp16 if it has `force_upcast`.
 
-    SDXL's own VAE overflows in fp16. The default of `force_upcast` is that of AutoencoderKL.
+    The VAE of SDXL overflows in fp16. `force_upcast` has the same default as in AutoencoderKL.
     """
     config = json.loads((folder / "config.json").read_text()) if folder.is_dir() else {}
     overflows = dtype == torch.float16 and config.get("force_upcast", True)
@@ -129,11 +130,14 @@ def vae_dtype(dtype: torch.dtype, folder: Path) -> torch.dtype:
 def _index(folder: Path) -> dict[str, Any]:
     file = folder / "model_index.json"
     if not file.is_file():
-        raise BaseError(f"{file}: missing; a base is a folder in diffusers' format")
+        raise BaseError(f"{file}: missing; give a base in the folder format of diffusers")
     index: dict[str, Any] = json.loads(file.read_text())
     missing = [part for part in (*TOKENIZERS, *MODELS) if not (folder / part).is_dir()]
     if missing:
-        raise BaseError(f"{folder}: no {', '.join(missing)}; use an SDXL base in diffusers' format")
+        raise BaseError(
+            f"{folder}: {', '.join(missing)} missing; use an SDXL base in the folder format of "
+            "diffusers"
+        )
     return index
 
 
@@ -157,12 +161,13 @@ def _without_weights(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
 def _check_unet(unet: Any, folder: Path) -> None:
     if unet.config.addition_embed_type != "text_time":
         raise BaseError(
-            f"{folder}/unet: not SDXL's (addition_embed_type is not text_time); use an SDXL base"
+            f"{folder}/unet: not a UNet of SDXL (addition_embed_type is not text_time); use an "
+            "SDXL base"
         )
     if unet.config.time_cond_proj_dim is not None:
         raise BaseError(
             f"{folder}/unet: has a guidance embedding (time_cond_proj_dim), which is not "
-            "supported; use a base without it"
+            "supported; use a base without a guidance embedding"
         )
 
 
@@ -170,7 +175,10 @@ def _tokenizer(folder: Path) -> Any:
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise BaseError(f"{folder}: not a CLIP tokenizer: {error}") from error
+        raise BaseError(
+            f"{folder}: not a CLIP tokenizer: {error}; use an SDXL base in the folder format of "
+            "diffusers"
+        ) from error
 
 
 def _scheduler_config(folder: Path, index: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -178,7 +186,8 @@ def _scheduler_config(folder: Path, index: Mapping[str, Any]) -> Mapping[str, An
     cls = getattr(diffusers, str(name), None)
     if cls is None:
         raise BaseError(
-            f"{folder}/model_index.json: unknown scheduler {name!r}; name a diffusers class"
+            f"{folder}/model_index.json: unknown scheduler {name!r}; name a scheduler class of "
+            "diffusers"
         )
     config: Mapping[str, Any] = cls.from_pretrained(folder / "scheduler").config
     return config

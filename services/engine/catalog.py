@@ -22,7 +22,7 @@ class Versioned(Protocol):
 
     @property
     def version(self) -> int | None:
-        """Its version; None for weights without one."""
+        """The version; None for weights without a version."""
         ...
 
 
@@ -37,13 +37,13 @@ class Catalog(Generic[Item]):
         self._defaults: dict[str, int | None] = {}
 
     def get(self, name: str, version: int | None) -> Item | None:
-        """Return the item of exactly this version, or None."""
+        """Return the item with exactly this version, or None."""
         return self._items.get(name, {}).get(version)
 
     def find(self, name: str, version: int | None) -> Item:
         """Return the item of a version, or of the default version if `version` is None.
 
-        Raises UnknownAdapter if there is none.
+        Raises UnknownAdapter if there is no such item.
         """
         item = self.get(name, version if version is not None else self._defaults.get(name))
         if item is None:
@@ -51,7 +51,7 @@ class Catalog(Generic[Item]):
         return item
 
     def put(self, item: Item) -> Item | None:
-        """Add an item. Return the item of the same name and version that it replaces, if any."""
+        """Add an item. Return the item with the same name and version that it replaces, or None."""
         versions = self._items.setdefault(item.name, {})
         before = versions.get(item.version)
         versions[item.version] = item
@@ -59,7 +59,9 @@ class Catalog(Generic[Item]):
         return before
 
     def remove(self, name: str, version: int | None) -> Item:
-        """Remove and return an item; the newest remaining version replaces a removed default.
+        """Remove and return an item.
+
+        If it was the default, the newest remaining version becomes the default.
 
         Raises UnknownAdapter if there is no such item.
         """
@@ -78,13 +80,13 @@ class Catalog(Generic[Item]):
         return item
 
     def set_default(self, name: str, version: int | None) -> None:
-        """Make a version the default of its name. Raises UnknownAdapter if it is not present."""
+        """Make a version the default of its name. Raises UnknownAdapter if it does not exist."""
         if version not in self._items.get(name, {}):
             raise UnknownAdapter(self._unknown(name, version))
         self._defaults[name] = version
 
     def default(self, name: str) -> int | None:
-        """Return the default version; None if there is none, or if it has no number."""
+        """Return the default version, or None if there is no default or it has no number."""
         return self._defaults.get(name)
 
     def __iter__(self) -> Iterator[Item]:

@@ -1,4 +1,4 @@
-"""Run the steps of an engine, in a background thread or in the thread that waits."""
+"""Run the steps of an engine, in a background thread or in the thread that waits for a result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.engine.request_queue import RequestQueue
 log = logging.getLogger(__name__)
 
 IDLE = 0.05  # seconds between checks of loads and deadlines while no waiting request can run
-LONG_IDLE = 1.0  # seconds, if no request waits
+LONG_IDLE = 1.0  # seconds between checks if no request waits
 
 
 class StepDriver:
@@ -23,7 +23,7 @@ class StepDriver:
         self,
         step: Callable[[], bool],
         requests: RequestQueue,
-        awake: threading.Event,  # set at every change that may unblock a request; ends a pause
+        awake: threading.Event,  # set at every change that may let a request run; ends a pause
     ) -> None:
         self._step, self._requests, self._awake = step, requests, awake
         self._thread: threading.Thread | None = None
@@ -40,11 +40,11 @@ class StepDriver:
         return self._thread is not None
 
     def alive(self) -> bool:
-        """Return whether the thread runs; before `start`, whether the queue is open."""
+        """Return whether the thread runs. Before `start`, return whether the queue is open."""
         return self._thread.is_alive() if self._thread is not None else not self._requests.closed
 
     def turn(self, future: Future[Any] | None = None) -> None:
-        """Wait for the thread to finish `future`; without a thread or future, run one step."""
+        """Wait until the thread has finished `future`. Without a thread or future, run one step."""
         if self._thread is not None and future is not None:
             future.exception()
         else:

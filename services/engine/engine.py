@@ -36,8 +36,8 @@ class Engine:
     def __init__(self, base: Base, settings: EngineSettings | None = None) -> None:
         """Share the parameters of `base` without changing them, and allocate the bank.
 
-        Raises BadInput if the backend of `settings` cannot run on this machine or with this base,
-        and ValueError if the bank is too large for 32-bit indices.
+        Raises BadInput if the backend of `settings` cannot run on this machine or cannot run this
+        base, and ValueError if the bank is too large for 32-bit indices.
         """
         self.base = base
         self.settings = settings = settings or EngineSettings()
@@ -84,16 +84,16 @@ class Engine:
         )
         self._max_rows = min([settings.max_batch, *self._backend.ladder[-1:]])
         self.digest = digest_json(self.describe())
-        self._device = threading.Lock()  # held during a step
+        self._device = threading.Lock()  # locked during a step
         self._driver = StepDriver(self.step, self._requests, self._awake)
 
     @classmethod
     def load(
         cls, base: str | Path, *, settings: EngineSettings | None = None, vae: str | None = None
     ) -> Engine:
-        """Load a base from a folder or a hub id and return an engine; `vae` replaces its VAE.
+        """Load a base from a folder or a hub ID, and return an engine. `vae` replaces its VAE.
 
-        Raises BaseError if it is not an SDXL base, and the errors of the constructor.
+        Raises BaseError if the base is not an SDXL base, and the errors of the constructor.
         """
         settings = settings or EngineSettings()
         device, dtype = settings.torch_device(), settings.torch_dtype()
@@ -102,7 +102,7 @@ class Engine:
         return cls(loaded, settings)
 
     def describe(self) -> dict[str, str | None]:
-        """Return everything apart from the request that affects pixels; `digest` covers it."""
+        """Return the properties of the engine that affect the pixels. `digest` covers them."""
         return {
             "base": self.base.digest,
             "vae": self.base.vae_digest,
@@ -132,17 +132,17 @@ class Engine:
         return flight.future
 
     def generate(self, request: ImageRequest) -> ImageResult:
-        """Return the result of one request; run the steps in this thread before `start`.
+        """Return the result of one request. Before `start`, this thread runs the steps.
 
-        Raises the errors of `submit` except QueueFull (it waits for room), and AdapterRejected,
-        Diverged, DeadlineExceeded or Cancelled if the request fails later.
+        If the queue is full, the call waits. Raises the other errors of `submit`, and
+        AdapterRejected, Diverged, DeadlineExceeded or Cancelled if the request fails later.
         """
         return self.generate_many([request])[0]
 
     def generate_many(self, requests: Sequence[ImageRequest]) -> list[ImageResult]:
-        """Generate many requests together and return the results in the order of the requests.
+        """Run many requests together and return the results in the order of the requests.
 
-        The first failure is raised and withdraws the other requests.
+        If a request fails, its error is raised and the other requests are withdrawn.
         """
         futures: list[Future[ImageResult]] = []
         try:
@@ -174,7 +174,7 @@ class Engine:
         self._driver.start()
 
     def close(self, *, drain: bool = True) -> None:
-        """Accept no more requests; finish the present ones, or without `drain` cancel them."""
+        """Refuse new requests. Finish the accepted requests, or without `drain` cancel them."""
         self._requests.close()
         if not drain:
             with self._device:
@@ -184,7 +184,7 @@ class Engine:
         self.adapters.close()
 
     def alive(self) -> bool:
-        """Return whether the engine can process requests; before `start`, the caller runs steps."""
+        """Return whether the engine can process requests. Before `start`, the caller runs steps."""
         return self._driver.alive()
 
     def stats(self) -> EngineStats:
@@ -203,7 +203,7 @@ class Engine:
         return metrics(self.stats())
 
     def _schedule(self) -> Batch[DenoisingJob]:
-        """Choose the images of the next UNet call, and count the calls that left out each image."""
+        """Choose the images of the next UNet call, and count the skipped calls of each image."""
         images = [job for job in self._requests.jobs if not job.denoised]
         batch = choose(images, max_rows=self._max_rows, patience=self.settings.patience)
         for image in images:
@@ -213,7 +213,7 @@ class Engine:
         return batch
 
     def _retire(self) -> None:
-        """Decode denoised images, and answer requests whose images are all decoded."""
+        """Decode denoised images, and end the requests whose images are all decoded."""
         denoised = [job for job in self._requests.jobs if job.denoised]
         self._runner.decode([job for job in denoised if job.pixels is None])
         for flight in self._requests.running:

@@ -31,8 +31,8 @@ class DenoisingJob:
 
     flight: InFlightRequest
     seed: int
-    order: int  # of arrival
-    shape: Shape  # of the latents
+    order: int  # position in the order of arrival
+    shape: Shape  # height and width of the latents
     conditions: tuple[Embedding, ...]  # (negative, prompt) with guidance, else (prompt,)
     time_ids: Tensor  # [6], in the dtype of the base
     slot: int
@@ -43,12 +43,12 @@ class DenoisingJob:
 
     @property
     def rows(self) -> int:
-        """UNet rows per call: 2 with guidance, else 1."""
+        """UNet rows per call: 2 with guidance, otherwise 1."""
         return len(self.conditions)
 
     @property
     def denoised(self) -> bool:
-        """Whether its last UNet call is done."""
+        """Whether the last UNet call of the image is done."""
         return self.sampler.done == self.sampler.calls
 
     def advance(self, predicted: Tensor) -> None:
@@ -69,7 +69,7 @@ class DenoisingJob:
 
 @dataclass(eq=False)
 class InFlightRequest:
-    """One request, from submission to answer. Compared by identity."""
+    """One request, from submission to result. Requests are compared by identity."""
 
     order: int
     request: ImageRequest
@@ -77,7 +77,7 @@ class InFlightRequest:
     shape: Shape
     future: Future[ImageResult] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
-    passed_over: int = 0  # admissions that found no slot for it
+    passed_over: int = 0  # number of failed attempts to assign a slot
     slot: int | None = None  # None until admitted
     images: list[DenoisingJob] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
@@ -85,13 +85,16 @@ class InFlightRequest:
 
     @property
     def key(self) -> BankKey:
-        """The content that its slot needs: (uid, weight) of its adapters; empty for the base."""
+        """The content of the slot that the request needs: (uid, weight) of each adapter.
+
+        It is empty for the base.
+        """
         uses = zip(self.entries, self.request.adapters, strict=True)
         return tuple(sorted((entry.uid, use.weight) for entry, use in uses if use.weight))
 
     @property
     def rank(self) -> int:
-        """The total rank of its adapters with a weight other than 0."""
+        """The total rank of the adapters whose weight is not 0."""
         uses = zip(self.entries, self.request.adapters, strict=True)
         return sum(entry.rank or 0 for entry, use in uses if use.weight)
 
@@ -102,12 +105,12 @@ class InFlightRequest:
 
     @property
     def overdue(self) -> bool:
-        """Whether its deadline has passed."""
+        """Whether the deadline of the request has passed."""
         deadline = self.request.deadline
         return deadline is not None and time.monotonic() > self.submitted + deadline
 
     def result(self, *, backend: str, engine_digest: str) -> ImageResult:
-        """Return the result once every image is decoded; its timings are in seconds."""
+        """Return the result. Every image must be decoded. Timings are in seconds."""
         total = time.monotonic() - self.submitted
         self.seconds["denoise"] = total - sum(self.seconds.values())
         self.seconds["total"] = total

@@ -1,8 +1,8 @@
 """The linear layers that adapters may change (projections), and their places in the bank.
 
-The canonical path of a projection is the one in a package's keys: `unet.…`,
+The canonical path of a projection is its path in the keys of a package: `unet.…`,
 `text_encoder.text_model.…`, `text_encoder_2.text_model.…`. It does not depend on the module names
-of the installed transformers.
+of the installed version of transformers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 class Components(Protocol):
-    """The part of a base that adapters act on."""
+    """The components of a base that adapters can change."""
 
     @property
     def unet(self) -> nn.Module:
@@ -136,9 +136,9 @@ def linears(module: nn.Module, endings: Sequence[str]) -> Iterator[tuple[str, nn
 
 
 def canonical_path(component: str, module: str) -> str:
-    """Return the path of a module in a package's keys.
+    """Return the path of a module in the keys of a package.
 
-    transformers 5 dropped the `text_model.` level of CLIPTextModel; packages keep it.
+    transformers 5 removed the level `text_model.` of CLIPTextModel, but packages contain it.
     """
     if component != "unet" and not module.startswith("text_model."):
         module = f"text_model.{module}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from services.engine.engine import Engine
     from services.engine.result import ImageResult
 
-# Packages from a folder have no version, but the engine needs one. The registry never uses these.
+# The engine needs a version for packages from a folder. The registry never uses these numbers.
 _UNREGISTERED: Final = 1_000_000
 
 
@@ -26,14 +26,14 @@ class LocalEngine:
     adapters: tuple[ResolvedAdapter, ...]
 
     def use(self, index: int, weight: float = 1.0) -> "AdapterUse":
-        """Return `adapters[index]` as an entry of a request, with a weight."""
+        """Return `adapters[index]` with a weight, as an entry of a request."""
         adapter = self.adapters[index]
         return AdapterUse(adapter.package.manifest.name, _engine_version(adapter, index), weight)
 
     def metadata(self, request: "ImageRequest", result: "ImageResult") -> dict[str, Any]:
-        """Return the content of an image's `atelier` chunk, which suffices to regenerate it.
+        """Return the content of the chunk `atelier` for the first image of `result`.
 
-        The values are those of the first image of `result`.
+        It suffices to generate the image again.
         """
         versions = {
             _engine_version(adapter, index): adapter.version
@@ -67,12 +67,14 @@ class LocalEngine:
 def local_engine(
     adapters: Sequence[ResolvedAdapter], base: str | None = None
 ) -> Iterator[LocalEngine]:
-    """Load a base (default: that of the first adapter) and the adapters; close the engine at exit.
+    """Load a base and the adapters. The engine is closed at the end of the block.
 
-    The engine reads the same ATELIER_* settings as a serving one. Raises AdapterRejected for an
-    adapter of another base, and BaseError if the base cannot be loaded.
+    The default base is the base of the first adapter. The engine reads the same ATELIER_* settings
+    as a serving engine. Raises AdapterRejected if an adapter was trained on another base, and
+    BaseError if the base cannot be loaded.
     """
-    from services.engine.engine import Engine  # imports torch and diffusers, which takes seconds
+    # imported late, because importing torch and diffusers takes seconds
+    from services.engine.engine import Engine
     from services.engine.settings import EngineSettings
 
     own_base = adapters[0].package.manifest.base.id if adapters else DEFAULT_BASE

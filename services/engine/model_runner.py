@@ -1,6 +1,6 @@
 """Run the networks of a step: one UNet call, and the VAE decoder.
 
-A call that fails for several images is repeated image by image, so that only the request that
+If a call fails for several images, it is repeated for each image, so that only the request that
 causes the error fails.
 """
 
@@ -29,7 +29,7 @@ class ModelRunner:
         vae: Any,
         bank: Bank,
         *,
-        decode_batch: int,  # images in one call of the VAE
+        decode_batch: int,  # maximum number of images in one call of the VAE
         stats: EngineStats,
         fail: Callable[[InFlightRequest, Exception], None],  # ends the request of an image
     ) -> None:

@@ -1,4 +1,4 @@
-"""The waiting and running requests of one engine, from submission to answer."""
+"""The waiting and running requests of one engine, from submission to result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RequestQueue:
     def __init__(
         self,
         *,
-        limit: int,  # of waiting requests
+        limit: int,  # maximum number of waiting requests
         release: Callable[[InFlightRequest], None],  # frees the slot and adapters of a request
         stats: EngineStats,
     ) -> None:
@@ -54,11 +54,15 @@ class RequestQueue:
 
     @property
     def empty(self) -> bool:
-        """Whether every request has been answered."""
+        """Whether every request has ended."""
         return not self._waiting and not self._running
 
     def add(self, flight: InFlightRequest) -> None:
-        """Append a waiting request. Release it and raise QueueFull, or Unavailable once closed."""
+        """Append a waiting request.
+
+        If it cannot be appended, release it and raise QueueFull, or Unavailable if the queue is
+        closed.
+        """
         try:
             with self._lock:
                 if self._closed:
@@ -76,7 +80,7 @@ class RequestQueue:
             raise
 
     def run(self, flight: InFlightRequest) -> None:
-        """Move a waiting request to the running ones."""
+        """Move a waiting request to the running requests."""
         with self._lock:
             self._waiting.remove(flight)
             self._running.append(flight)
@@ -89,7 +93,7 @@ class RequestQueue:
             flight.future.set_result(result)
 
     def fail(self, flight: InFlightRequest, error: Exception) -> None:
-        """End one request with an error; do nothing if it has ended already."""
+        """End one request with an error. Does nothing if the request has already ended."""
         if not self._remove(flight):
             return
         self._stats.requests[type(error).__name__] += 1
@@ -119,12 +123,12 @@ class RequestQueue:
                 )
 
     def close(self) -> None:
-        """Refuse new requests; the present ones stay."""
+        """Refuse new requests. Waiting and running requests stay."""
         with self._lock:
             self._closed = True
 
     def _remove(self, flight: InFlightRequest) -> bool:
-        """Remove and release a request; return False if it had been removed before."""
+        """Remove and release a request. Return False if it was removed before."""
         with self._lock:
             for flights in (self._waiting, self._running):
                 if flight in flights:

@@ -1,6 +1,6 @@
-"""Decide which adapters are in host memory, and which to drop for another; moves no data.
+"""Decide which adapters are in host memory, and which of them to drop for a new adapter.
 
-Nothing is dropped before it is certain that the new adapter fits.
+This module moves no data. No adapter is dropped before it is certain that the new adapter fits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Residency(Generic[Key]):
     def room_for(self, wanted: int, droppable: Callable[[Key], bool]) -> list[Key]:
         """Return the keys to drop so that `wanted` more bytes fit, least recently used first.
 
-        Nothing is dropped here. Raises Unavailable if dropping all `droppable` keys would not
+        The caller drops them. Raises Unavailable if dropping all `droppable` keys would not
         suffice.
         """
         missing = self.used + wanted - self.limit
@@ -44,16 +44,16 @@ class Residency(Generic[Key]):
         return dropped
 
     def add(self, key: Key, size: int) -> None:
-        """Record a key as in memory and just used."""
+        """Record that a key is in memory and has just been used."""
         self.drop(key)
         self._bytes[key] = size
         self.used += size
 
     def touch(self, key: Key) -> None:
-        """Record a key as just used, if it is in memory."""
+        """Record that a key has just been used, if it is in memory."""
         if key in self._bytes:
             self._bytes.move_to_end(key)
 
     def drop(self, key: Key) -> None:
-        """Record a key as no longer in memory."""
+        """Record that a key is no longer in memory."""
         self.used -= self._bytes.pop(key, 0)

@@ -12,7 +12,7 @@ from atelier.errors import AtelierError, BadInput, Unavailable
 
 
 class UnknownAdapter(BadInput):
-    """The request names an adapter or version that is not in this engine."""
+    """The request names an adapter or version that this engine does not have."""
 
 
 class QueueFull(Unavailable):
@@ -24,7 +24,7 @@ class DeadlineExceeded(Unavailable):
 
 
 class Cancelled(AtelierError):  # noqa: N818
-    """The request was cancelled, or the engine was closed before it was done."""
+    """The request was cancelled, or the engine was closed before the request ended."""
 
 
 class Diverged(AtelierError):  # noqa: N818

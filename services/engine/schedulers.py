@@ -58,12 +58,12 @@ class Sampler:
 
     @property
     def init_noise_sigma(self) -> float:
-        """The standard deviation of the initial latents; `init_noise_sigma` of diffusers."""
+        """The standard deviation of the initial latents (`init_noise_sigma` of diffusers)."""
         return float(self._scheduler.init_noise_sigma)
 
     @property
     def calls(self) -> int:
-        """The total number of UNet calls; second-order schedulers need more than one per step."""
+        """The total number of UNet calls. Second-order schedulers need several for some steps."""
         return len(self.timesteps)
 
     @property

@@ -1,8 +1,8 @@
-"""Choose the images of the next UNet call; uses no tensors.
+"""Choose the images of the next UNet call. This module uses no tensors.
 
-One call has one latent shape, that of the oldest image. Images of the same shape join it, oldest
-first, up to the limit of rows. An image left out of `patience` consecutive calls precedes all
-others, so that a stream of requests of one size cannot block another size.
+A call has the latent shape of the oldest image. Other images of this shape are added, oldest first,
+up to the limit of rows. An image that `patience` consecutive calls did not include precedes all
+other images, so that a stream of requests of one size cannot block another size.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ Shape = tuple[int, int]  # height and width of latents, in latent elements
 
 
 class Candidate(Protocol):
-    """The properties of an image that the choice depends on."""
+    """The properties of an image that decide whether it is chosen."""
 
     @property
     def order(self) -> int:
-        """Position in the order of arrival."""
+        """The position in the order of arrival."""
         ...
 
     @property
     def shape(self) -> Shape:
-        """Height and width of the latents."""
+        """The height and width of the latents."""
         ...
 
     @property
@@ -56,8 +56,8 @@ class Batch(Generic[C]):
 def choose(candidates: Sequence[C], *, max_rows: int, patience: int) -> Batch[C]:
     """Choose images of one latent shape with at most `max_rows` UNet rows in total.
 
-    The result is empty only if there are no candidates, because `max_rows` is at least the rows of
-    one image.
+    `max_rows` is never less than the rows of one image, so the result is empty only if there are no
+    candidates.
     """
 
     def priority(image: C) -> tuple[int, int]:
@@ -74,5 +74,5 @@ def choose(candidates: Sequence[C], *, max_rows: int, patience: int) -> Batch[C]
 
 
 def padded(rows: int, ladder: Sequence[int]) -> int:
-    """Return the smallest batch size in `ladder` for `rows`; without one, `rows` itself."""
+    """Return the smallest batch size in `ladder` of at least `rows`, or `rows` if there is none."""
     return min((rung for rung in ladder if rung >= rows), default=rows)

@@ -77,8 +77,8 @@ class EngineSettings(Settings):
         device = torch.device(self.device)
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise BadInput(
-                f"device {self.device}: torch finds {torch.cuda.device_count()} GPUs here; "
-                "use auto or cpu"
+                f"device {self.device}: torch finds {torch.cuda.device_count()} GPUs on this "
+                "machine; use auto or cpu"
             )
         return device
 
@@ -93,7 +93,7 @@ class EngineSettings(Settings):
 
 
 def is_device(name: str) -> bool:
-    """Return whether `device` accepts this value; the machine may not have the device."""
+    """Return whether the setting `device` accepts this name. The machine may lack the device."""
     return _DEVICE.fullmatch(name) is not None
 
 

@@ -1,7 +1,7 @@
-"""Assign the slots of the bank to adapters; uses no tensors.
+"""Assign the slots of the bank to adapters. This module uses no tensors.
 
-A slot in use is never reassigned. Among the idle ones, the least recently used is reassigned first.
-Slot 0 is never assigned: it is all zeros and stands for the base.
+A slot in use is never reassigned. Among the idle slots, the least recently used slot is reassigned
+first. Slot 0 is never assigned: it contains only zeros, for the base without an adapter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Grant:
-    """A slot to use; if `fresh`, the adapter must be written there first."""
+    """A slot to use. If `fresh` is true, the adapter must first be written to the slot."""
 
     slot: int
     fresh: bool
@@ -36,7 +36,7 @@ class Slots(Generic[Key]):
         self._idle: OrderedDict[Key, None] = OrderedDict()  # least recently used first
 
     def acquire(self, key: Key) -> Grant | None:
-        """Return a slot for one more user of `key`; None if other keys use every slot."""
+        """Return a slot for one more user of `key`, or None if other keys use every slot."""
         fresh = key not in self._slot
         if fresh:
             slot = self._take()
@@ -58,7 +58,7 @@ class Slots(Generic[Key]):
             self._idle[key] = None
 
     def forget(self, key: Key) -> None:
-        """Free the slot of an idle adapter, whose weights there are invalid or obsolete."""
+        """Free the slot of an idle adapter, because the weights in the slot must not be used."""
         if key in self._idle:
             del self._idle[key]
             self._free.append(self._slot.pop(key))

@@ -13,13 +13,16 @@ PREFIX = "atelier_engine_"
 
 @dataclass
 class EngineStats:
-    """Counters since the engine started, and gauges set by `Engine.stats`. Seconds and bytes."""
+    """Counters since the engine started, and gauges that `Engine.stats` sets.
+
+    Times are in seconds, sizes in bytes.
+    """
 
     requests: Counter[str] = field(default_factory=Counter)  # by outcome
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # by phase
     images: int = 0
-    calls: int = 0  # of the UNet
-    rows: int = 0  # of those calls, without padding
+    calls: int = 0  # UNet calls
+    rows: int = 0  # rows of the UNet calls, without padding
     swaps: int = 0  # adapters written into a slot
     queued: int = 0  # requests in the queue
     running: int = 0  # images in progress
@@ -32,7 +35,7 @@ class EngineStats:
     began: float = field(default_factory=time.monotonic)
     last_images: list[float] = field(
         default_factory=list
-    )  # times of the last 32, monotonic seconds
+    )  # end times of the last 32 images, in monotonic seconds
 
     def swapped(self, seconds: float) -> None:
         """Record that adapters were written into a slot."""
@@ -52,7 +55,7 @@ class EngineStats:
         self.last_images = [*self.last_images, *[time.monotonic()] * images][-32:]
 
     def seconds_per_image(self) -> float:
-        """Return the mean seconds per image over the last 32, or 1 before there are two."""
+        """Return the mean seconds per image of the last 32 images, or 1 before the second image."""
         if len(self.last_images) < 2:
             return 1.0
         return (self.last_images[-1] - self.last_images[0]) / (len(self.last_images) - 1)

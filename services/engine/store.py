@@ -1,12 +1,12 @@
-"""The adapters of an engine by name and version: the host memory between disk and bank.
+"""The adapters of an engine in host memory, by name and version.
 
-Memory is limited. While no request uses it, an adapter from a package may be dropped. The next
-request for it loads it again in the background and waits; other requests do not wait.
+The memory is limited. An adapter from a package may be dropped while no request uses it. The next
+request for this adapter loads it again in the background and waits; other requests do not wait.
 
-A version that an earlier process of the same volume has loaded is restored without reading it. The
-first request for it reads its manifest and loads its weights. Each load verifies the whole package
-against its digest. If the package is damaged, the requests that wait for it fail, and
-`take_damaged` returns the version.
+A version that an earlier process of the same volume has loaded is restored without reading its
+package. The first request for the version reads the manifest and loads the weights. Each load
+verifies the whole package against its digest. If the package is damaged, the requests that wait for
+it fail, and `take_damaged` returns the version.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from services.engine.layout import Layout
 from services.engine.residency import Residency
 from services.engine.weights import HostWeights, PackageLoader, rank_of
 
-LOADERS = 2  # threads; a load reads the disk and hashes without the lock
+LOADERS = 2  # threads; a load reads and hashes files without the lock
 FETCH_SECONDS = 5.0  # typical time until a damaged package has been fetched again
 
 Identity = tuple[str, int | None]
 
 
 class AdapterDamaged(AdapterRejected, Unavailable):
-    """An adapter whose package has been damaged since it was loaded; it is fetched again."""
+    """The package of an adapter was damaged after it had been loaded. It is fetched again."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class StoredAdapter:
     name: str
     version: int | None
     digest: str
-    source: str | None  # the package's folder, to load from again
+    source: str | None  # folder of the package, from which it can be loaded again
     rank: int | None = None  # None: its manifest has not been read yet
     weights: HostWeights | None = None
     mask: int = 0  # `HostWeights.mask`, once loaded
@@ -105,7 +105,7 @@ class AdapterStore:
         """Load a verified package as one more version of its adapter.
 
         The first version of an adapter becomes its default. Raises AdapterRejected if the package
-        does not fit the base, or if that version is held with another digest.
+        does not fit the base, or if the store has this version with another digest.
         """
         name = package.manifest.name
         with self._lock:
@@ -114,14 +114,14 @@ class AdapterStore:
                 if held.digest == package.digest:
                     return self._info(held)
                 raise AdapterRejected(
-                    f"{name}@{version}: loaded with digest {held.digest}, the package has "
-                    f"{package.digest}; a version cannot change: register a new one"
+                    f"{name}@{version}: loaded with digest {held.digest}, but the package has "
+                    f"{package.digest}; a version cannot change, so register a new version"
                 )
         weights, source = self._loader.load(package), str(package.path)
         return self._hold(name, version, package.digest, weights, source)
 
     def restore(self, name: str, version: int, digest: str, source: str) -> None:
-        """Hold a package that was loaded before, under the same `terms`, without reading it.
+        """Add a package that was loaded before, under the same `terms`, without reading it.
 
         The first version of an adapter becomes its default.
         """
@@ -131,7 +131,7 @@ class AdapterStore:
     def add_tensors(
         self, name: str, lora: Mapping[str, LoraWeights], version: int | None = None
     ) -> AdapterInfo:
-        """Hold weights without a package; they replace those of the same name and version."""
+        """Add weights without a package. They replace weights with the same name and version."""
         weights = self._loader.pack(lora, name)
         parts = {
             path: [sha256_bytes(np.ascontiguousarray(t).tobytes()) for t in (pair.A, pair.B)]
@@ -141,7 +141,7 @@ class AdapterStore:
         return self._hold(name, version, digest_json(parts), weights, None)
 
     def remove(self, name: str, version: int | None = None) -> None:
-        """Remove a version. Its memory is freed when the last request that uses it has ended."""
+        """Remove a version. Its memory is freed when no request uses it any more."""
         with self._lock:
             self._resident.drop(self._entries.remove(name, version))
 
@@ -151,7 +151,7 @@ class AdapterStore:
             self._entries.set_default(name, version)
 
     def default_of(self, name: str) -> int | None:
-        """Return the default version; None if there is none or it has no number."""
+        """Return the default version, or None if there is no default or it has no number."""
         with self._lock:
             return self._entries.default(name)
 
@@ -162,7 +162,7 @@ class AdapterStore:
             return tuple(self._info(entry) for entry in entries)
 
     def take_damaged(self) -> Mapping[Identity, str]:
-        """Return the versions found damaged since the last call, with the errors."""
+        """Return the versions whose damage was detected since the last call, with the errors."""
         with self._lock:
             damaged, self._damaged = self._damaged, {}
             return damaged
@@ -170,7 +170,7 @@ class AdapterStore:
     # For the engine
 
     def acquire(self, use: AdapterUse) -> StoredAdapter:
-        """Return the entry for a request, which must `release` it. Starts its load if needed."""
+        """Return the entry for a request, which must `release` it. Start to load it if needed."""
         with self._lock:
             entry = self._entries.find(use.name, use.version)
             if entry.rank is None and entry.source is not None:
@@ -191,7 +191,7 @@ class AdapterStore:
             entry.users -= 1
 
     def ready(self, entry: StoredAdapter) -> bool:
-        """Whether an entry is in host memory. Raises its error if it could not be loaded."""
+        """Return whether an entry is in host memory. If its load failed, raise the error."""
         if entry.error is not None:
             raise entry.error
         return entry.weights is not None
@@ -215,13 +215,13 @@ class AdapterStore:
             return self._info(entry)
 
     def _put(self, entry: StoredAdapter) -> None:
-        """Add an entry; it replaces another one of its name and version."""
+        """Add an entry. It replaces an entry with the same name and version."""
         before = self._entries.put(entry)
         if before is not None:
             self._resident.drop(before)
 
     def _take_in(self, entry: StoredAdapter, weights: HostWeights) -> None:
-        """Keep an entry's weights; drop idle ones that can be loaded again."""
+        """Store the weights of an entry. Drop weights of idle entries that can be loaded again."""
 
         def droppable(other: StoredAdapter) -> bool:
             return other.source is not None and not other.users
@@ -236,7 +236,7 @@ class AdapterStore:
         try:
             if entry.source is None:
                 raise AdapterRejected(
-                    f"{entry.name}: its weights were dropped, and it has no package to load"
+                    f"{entry.name}: the weights were dropped and have no package; add them again"
                 )
             weights = self._loader.open(Path(entry.source), entry.digest)
             with self._lock:
@@ -259,8 +259,8 @@ class AdapterStore:
             if self._entries.get(entry.name, entry.version) is entry:
                 self._damaged[entry.name, entry.version] = why
         return AdapterDamaged(
-            f"adapter {entry.name}@{entry.version}: its package is damaged and is being fetched "
-            f"again: {why}",
+            f"adapter {entry.name}@{entry.version}: the package is damaged and is being fetched "
+            f"again; try again later ({why})",
             retry_after=FETCH_SECONDS,
         )
 

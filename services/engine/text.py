@@ -1,7 +1,8 @@
 """Encode prompts as StableDiffusionXLPipeline does, with adapters on the text encoders.
 
 As in diffusers' `StableDiffusionXLPipeline.encode_prompt`, the penultimate hidden states of both
-encoders are concatenated, and the pooled embedding is the projected one of the second encoder.
+encoders are concatenated, and the pooled embedding is the projected embedding of the second
+encoder.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
 
 
 def dropped(tokenizer: Any, prompt: str) -> tuple[int, str]:
-    """Return the number of tokens of a prompt, and the text that the encoder cuts off, or ""."""
+    """Return the number of tokens of a prompt, and the text that the encoder does not read."""
     ids: list[int] = tokenizer(prompt, truncation=False, verbose=False).input_ids
     limit = tokenizer.model_max_length
     if len(ids) <= limit:
@@ -75,10 +76,10 @@ def encode_prompts(base: Base, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 class TextEncoders:
-    """Both text encoders of a base, reading the bank, with an LRU cache of embeddings."""
+    """Both text encoders of a base. They read the bank and have an LRU cache of embeddings."""
 
     def __init__(self, base: Base, layout: Layout, *, cached: int = 256) -> None:
-        """Share the encoders of `base`; cache at most `cached` encoded prompts on its device."""
+        """Share the encoders of `base`. Cache at most `cached` encoded prompts on its device."""
         self._tokenizers = (base.tokenizer, base.tokenizer_2)
         self._binding = Binding()
         self._encoders = []
@@ -93,7 +94,7 @@ class TextEncoders:
     def embed(
         self, prompts: Sequence[str], weights: Hashable, slot: int, bank: BankView
     ) -> list[Embedding]:
-        """Return the embeddings of prompts under one slot of the bank, encoded or cached.
+        """Return the embeddings of prompts for one slot of the bank, from the cache if possible.
 
         `weights` is the cache key of the adapter weights in the slot that act on the encoders.
         """
@@ -115,7 +116,7 @@ class TextEncoders:
         return embeddings
 
     def warnings(self, prompt: str, name: str = "prompt") -> list[str]:
-        """Return a warning for each encoder that cuts the prompt off; `name` is its field."""
+        """Return a warning for each encoder that truncates the prompt of the field `name`."""
         warnings = []
         for tokenizer in self._tokenizers:
             length, text = dropped(tokenizer, prompt)

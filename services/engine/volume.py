@@ -1,14 +1,14 @@
-"""Loads the adapter versions that `wanted.json` lists, and reports their states in `loaded.json`.
+"""Load the adapter versions that `wanted.json` lists, and report their states in `loaded.json`.
 
 The engine uses no network and no Kubernetes. It exchanges data with the agent through a folder. If
 one adapter fails, the engine keeps the last valid state and reports the error.
 
 `ready` means that the engine can generate images with the version. A new version is verified and
-loaded before it is reported as ready. If an earlier process of this volume reported a version as
-ready, with the same base, precision, largest rank and program version, the engine accepts it
-without opening it. The first request for the version loads it. So a restart opens no package. If
-the package was damaged in the meantime, that first request fails. The version is then reported as
-failed, and the agent fetches its package again.
+loaded before it is reported as ready. The exception is a version that an earlier process of this
+volume reported as ready with the same base, precision, largest rank and program version: the engine
+reports it as ready without opening its package, so that a restart opens no package. The first
+request for the version loads it. If the package was damaged in the meantime, this request fails,
+the version is reported as failed, and the agent fetches the package again.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from services.engine.engine import Engine
 log = logging.getLogger(__name__)
 
 POLL = 0.2  # seconds
-HEARTBEAT = 1.0
-RETRY, LONGEST_RETRY = 5.0, 60.0  # seconds until what failed is tried again, doubled each time
+HEARTBEAT = 1.0  # seconds
+RETRY, LONGEST_RETRY = 5.0, 60.0  # seconds until a failed version is tried again; doubled each time
 CHECK = 1.0  # seconds between two checks whether a failed package has been replaced
-MAX_CHARACTERS = 500  # of an error in the report
+MAX_CHARACTERS = 500  # maximum length of an error in the report
 
 Identity = tuple[str, int]
 State = Literal["ready", "loading", "failed"]
@@ -55,10 +55,10 @@ class Loaded(Replica):
 
 @dataclass(frozen=True)
 class _Failure:
-    """A version that could not be loaded, and the time of the next attempt (monotonic seconds)."""
+    """A version that could not be loaded, and the times of its attempts (monotonic seconds)."""
 
     package: Path
-    folder: tuple[int, int] | None  # the package's inode and change time
+    folder: tuple[int, int] | None  # inode and change time of the package
     wait: float
     again: float
 
@@ -66,7 +66,8 @@ class _Failure:
 class _Failures:
     """The versions that could not be loaded.
 
-    Each is tried again after a wait that doubles, or as soon as its package has been replaced.
+    Each version is tried again after a wait, which doubles with each failure, or as soon as its
+    package has been replaced.
     """
 
     def __init__(self) -> None:
@@ -74,7 +75,7 @@ class _Failures:
         self._check_at = 0.0
 
     def add(self, identity: Identity, package: Path, folder: tuple[int, int] | None) -> None:
-        """Record a failed attempt; `folder` is the state of the package before it."""
+        """Record a failed attempt. `folder` is the state of the package before the attempt."""
         last = self._failures.get(identity)
         wait = min(2 * last.wait, LONGEST_RETRY) if last else RETRY
         again = time.monotonic() + wait
@@ -85,7 +86,7 @@ class _Failures:
         self._failures.pop(identity, None)
 
     def due(self) -> set[str]:
-        """Return the adapters with a version to be tried again now."""
+        """Return the adapters with a version that must be tried again now."""
         now = time.monotonic()
         if not self._failures or now < self._check_at:
             return set()
@@ -98,7 +99,7 @@ class _Failures:
 
 
 class VolumeWatcher:
-    """Makes an engine's adapters follow `wanted.json` on the shared volume."""
+    """Keep the adapters of an engine equal to `wanted.json` on the shared volume."""
 
     def __init__(self, engine: Engine, volume: Path, replica: str) -> None:
         self._engine = engine
@@ -109,15 +110,15 @@ class VolumeWatcher:
         self._terms = digest_json({**engine.adapters.terms, "version": atelier.__version__})
         # the versions of an earlier process, until the first poll restores them
         self._earlier: Versions[HeldAdapter] | None = _earlier(self._loaded, self._terms)
-        self._applied: Versions[WantedAdapter] = Versions()  # the list applied last
+        self._applied: Versions[WantedAdapter] = Versions()  # the last applied list
         self._held: dict[str, dict[int, HeldAdapter]] = {}  # by name and version
         self._reported: Versions[HeldAdapter] = Versions()
         self._unreported: set[str] = set()  # adapters whose change is not in `_reported` yet
         self._failures = _Failures()
         self._generation = 0
         self._error: str | None = None
-        self._restored = False  # whether the versions of an earlier process are restored
-        self._lock = threading.Lock()  # of loaded.json and _unreported
+        self._restored = False  # whether the versions of an earlier process have been restored
+        self._lock = threading.Lock()  # protects loaded.json and _unreported
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -130,7 +131,7 @@ class VolumeWatcher:
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """End the threads. The last `loaded.json` stays and expires by its heartbeat."""
+        """End the threads. `loaded.json` stays and expires, because its heartbeat gets old."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -182,7 +183,7 @@ class VolumeWatcher:
             )
 
     def _apply(self, name: str, wanted: Iterable[WantedAdapter]) -> None:
-        """Hold exactly the wanted versions of one adapter."""
+        """Load the wanted versions of one adapter, and remove all other versions."""
         for version in wanted:
             held = self._held.get(name, {}).get(version.version)
             if held is None or held.state != "ready" or held.digest != version.digest:
@@ -200,10 +201,10 @@ class VolumeWatcher:
         self._change(name)
 
     def _restore(self, wanted: Wanted) -> None:
-        """Hold the versions that an earlier process had ready, without opening their packages.
+        """Restore the versions that an earlier process had ready, without opening their packages.
 
-        This precedes any load: a version that the next `write` omits would be opened again after
-        the next restart.
+        This must happen before any load: if the next `write` omitted a version, its package would
+        be opened again after the next restart.
         """
         if self._earlier is None:
             return
@@ -234,7 +235,8 @@ class VolumeWatcher:
             package = Package.open(path, digest=version.digest)
             if package.manifest.name != version.name:
                 raise AtelierError(
-                    f"{version.path}: contains {package.manifest.name}, not {version.name}"
+                    f"{version.path}: contains the adapter {package.manifest.name}, not "
+                    f"{version.name}; register a package of {version.name}"
                 )
             self._engine.adapters.add(package, version.version)
         except Exception as error:
@@ -267,7 +269,7 @@ class VolumeWatcher:
             self.write()
 
     def _switch(self, version: WantedAdapter) -> set[int]:
-        """Make a version the default. If it has failed, return the default that stays."""
+        """Make a version the default. If it is not ready, return the old default, which stays."""
         if self._held[version.name][version.version].state == "ready":
             self._engine.adapters.default(version.name, version.version)
             return set()
@@ -290,7 +292,7 @@ class VolumeWatcher:
             self._unreported.add(name)
 
     def _versions(self, name: str) -> tuple[HeldAdapter, ...]:
-        """Return one adapter's versions for the report."""
+        """Return the versions of one adapter for the report."""
         default = self._engine.adapters.default_of(name)
         return tuple(
             held
@@ -300,7 +302,7 @@ class VolumeWatcher:
         )
 
     def _beat(self) -> None:
-        if self._restored and self._engine.alive():  # a dead engine must not look alive
+        if self._restored and self._engine.alive():  # an engine that has ended must not report
             self.write()
 
     def _every(self, act: Callable[[], None], seconds: float) -> None:
@@ -308,12 +310,12 @@ class VolumeWatcher:
             try:
                 act()
             except Exception:
-                log.exception("volume: polling failed; it is tried again")
+                log.exception("volume: polling or reporting failed; trying again")
             self._stop.wait(seconds)
 
 
 def _earlier(file: ShardedFile[Loaded], terms: str) -> Versions[HeldAdapter]:
-    """Return the versions that an earlier process reported, if it loaded under the same terms."""
+    """Return the versions that an earlier process reported, if its `terms` were the same."""
     try:
         last = file.read()
     except (OSError, ValueError):
@@ -322,7 +324,7 @@ def _earlier(file: ShardedFile[Loaded], terms: str) -> Versions[HeldAdapter]:
 
 
 def _names_in(folder: Path) -> set[str]:
-    """Return the names of a folder's entries; none if it does not exist."""
+    """Return the names in a folder, or an empty set if the folder cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries}
@@ -331,7 +333,7 @@ def _names_in(folder: Path) -> set[str]:
 
 
 def _folder(path: Path) -> tuple[int, int] | None:
-    """Return inode and change time of a package, which differ once it is replaced, or None."""
+    """Return inode and change time of a package, or None. They differ after a replacement."""
     try:
         stat = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""From a verified package to host memory: check it against the base, stack it as in the bank."""
+"""Load a verified package into host memory: check it against the base, and stack its weights."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ NAMED = 8  # keys listed in an error
 
 @dataclass(frozen=True)
 class HostWeights:
-    """One adapter, stacked by the bank's groups; the factor alpha/rank is part of `B`.
+    """The weights of one adapter, stacked as in the bank. `B` includes the factor alpha/rank.
 
     `A[group]` is [layer, rank, in] and `B[group]` is [layer, rank, out], in the bank's dtype.
-    Groups without any of the adapter's projections are absent. `mask` has the bits of the
+    Groups in which the adapter changes no projection are absent. `mask` has the bits of the
     projections that the adapter changes.
     """
 
@@ -47,7 +47,7 @@ class PackageLoader:
     base_digest: str
     max_rank: int
     dtype: torch.dtype
-    pin: bool = False  # to page-locked memory, for asynchronous copies to a GPU
+    pin: bool = False  # load to page-locked memory, for asynchronous copies to a GPU
 
     @property
     def terms(self) -> Mapping[str, object]:
@@ -67,17 +67,19 @@ class PackageLoader:
         manifest = package.manifest
         if manifest.kind != "lora":
             raise AdapterRejected(
-                f"{package.path}: kind {manifest.kind} is not supported; only lora is"
+                f"{package.path}: kind {manifest.kind} is not supported; use a package of kind lora"
             )
         if manifest.base.digest != self.base_digest:
             raise AdapterRejected(
-                f"{package.path}: trained on base {manifest.base.id} ({manifest.base.digest}), but "
-                f"this engine serves {self.base_digest}; train it on this base"
+                f"{package.path}: the adapter was trained on base {manifest.base.id} "
+                f"({manifest.base.digest}), but this engine serves base {self.base_digest}; use an "
+                "engine with the base of the adapter, or train the adapter on the base of this "
+                "engine"
             )
         return self.pack(package.lora(), f"{package.path}")
 
     def pack(self, lora: Mapping[str, LoraWeights], place: str) -> HostWeights:
-        """Stack low-rank pairs in the layout of the bank; `place` begins an error message.
+        """Stack low-rank pairs in the layout of the bank. Error messages begin with `place`.
 
         Raises AdapterRejected if they do not fit.
         """
@@ -89,7 +91,7 @@ class PackageLoader:
 def rank_of(source: Path, digest: str) -> int:
     """Return the rank in the manifest of a package.
 
-    Raises AdapterRejected if the manifest cannot be read or does not have this digest.
+    Raises AdapterRejected if the manifest cannot be read or has another digest.
     """
     file = source / MANIFEST
     try:
@@ -107,9 +109,9 @@ def pack(
     pin: bool = False,
     place: str = "adapter",
 ) -> HostWeights:
-    """Stack the low-rank pairs `lora`, by canonical path; `place` begins an error message.
+    """Stack the low-rank pairs `lora`, by canonical path. Error messages begin with `place`.
 
-    Raises AdapterRejected that names the keys that do not fit the base or `max_rank`, or if a value
+    Raises AdapterRejected if keys do not fit the base, if a rank exceeds `max_rank`, or if a value
     overflows in `dtype`.
     """
     _check(layout, lora, max_rank, place)
@@ -147,7 +149,7 @@ def _check(layout: Layout, lora: Mapping[str, LoraWeights], max_rank: int, place
         required = (group.out_features, group.in_features)
         if shape != required:
             misfits.append(
-                f"{path} is {shape[0]}×{shape[1]}, the base has {required[0]}×{required[1]}"
+                f"{path} is {shape[0]}×{shape[1]}, but the base has {required[0]}×{required[1]}"
             )
     if unknown:
         raise AdapterRejected(
@@ -155,12 +157,15 @@ def _check(layout: Layout, lora: Mapping[str, LoraWeights], max_rank: int, place
             "on another base, or changes layers that the engine does not support"
         )
     if misfits:
-        raise AdapterRejected(f"{place}: trained on another base: {_some(misfits)}")
+        raise AdapterRejected(
+            f"{place}: the adapter was trained on another base: {_some(misfits)}; use an engine "
+            "with the base of the adapter"
+        )
     too_high = [pair.rank for pair in lora.values() if pair.rank > max_rank]
     if too_high:
         raise AdapterRejected(
-            f"{place}: rank {max(too_high)} is over this engine's "
-            f"max_rank {max_rank}; raise max_rank or train an adapter of a lower rank"
+            f"{place}: rank {max(too_high)} exceeds the max_rank of this engine, {max_rank}; "
+            "raise max_rank, or train an adapter of a lower rank"
         )
 
 

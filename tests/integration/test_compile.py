@@ -158,7 +158,7 @@ def test_what_is_damaged_or_made_for_something_else_is_not_served(
     edit(copy, spec={**spec, "base": "sha256:" + "0" * 64})
     refused("compiled for base sha256:0000")
     edit(copy, spec={**spec, "graph": 2})
-    refused(r"spec\.graph: .* compile it again")
+    refused(r"spec\.graph: .* compile the UNet again")
     edit(copy, spec=spec)
     data = bytearray((copy / "unet.onnx.data").read_bytes())
     data[100] ^= 1

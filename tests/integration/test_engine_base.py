@@ -50,7 +50,10 @@ def test_what_is_missing_is_named(broken: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"addition_embed_type": None}, "not SDXL's"), ({"time_cond_proj_dim": 16}, "guidance")],
+    [
+        ({"addition_embed_type": None}, "not a UNet of SDXL"),
+        ({"time_cond_proj_dim": 16}, "guidance"),
+    ],
 )
 def test_another_architecture_is_named(broken: Path, change: dict, said: str) -> None:
     edit(broken / "unet" / "config.json", **change)

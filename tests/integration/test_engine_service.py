@@ -96,14 +96,14 @@ def test_a_deadline_ends_a_request_wherever_it_is(engine: Engine) -> None:
 def test_bad_requests_hold_nothing(engine: Engine, cats: list[Package]) -> None:
     with pytest.raises(UnknownAdapter):
         engine.submit(replace(QUICK, adapters=(*CAT, AdapterUse("dog"))))
-    with pytest.raises(RequestError, match="named twice"):
+    with pytest.raises(RequestError, match="occurs twice"):
         engine.submit(replace(QUICK, adapters=CAT * 2))
     with pytest.raises(RequestError, match="images"):
         engine.submit(replace(QUICK, images=3))
     for seed in (1, 2):
         engine.adapters.add_tensors(f"copy{seed}", cats[0].lora())
     three = (*CAT, AdapterUse("copy1"), AdapterUse("copy2"))
-    with pytest.raises(RequestError, match="total rank 12 is over this engine's max_rank 8"):
+    with pytest.raises(RequestError, match="total rank 12 exceeds the max_rank of this engine, 8"):
         engine.submit(replace(QUICK, adapters=three))
     # At weight zero an adapter needs no place, and the picture is the base's.
     idle = tuple(replace(use, weight=0.0) for use in three)

@@ -192,9 +192,9 @@ def test_what_does_not_fit_is_named(layout: Layout) -> None:
     weights = lora(2)
     with pytest.raises(AdapterRejected, match=r"unet\.conv_in"):
         host(layout, {"unet.conv_in": weights["unet.to_q"]})
-    with pytest.raises(AdapterRejected, match=r"unet\.to_out\.0 is 4×6, the base has 6×4"):
+    with pytest.raises(AdapterRejected, match=r"unet\.to_out\.0 is 4×6, but the base has 6×4"):
         host(layout, {"unet.to_out.0": weights["unet.to_q"]})
-    with pytest.raises(AdapterRejected, match="rank 9 is over this engine's max_rank 8"):
+    with pytest.raises(AdapterRejected, match="rank 9 exceeds the max_rank of this engine, 8"):
         host(layout, lora(9))
     huge = {"unet.to_q": LoraWeights(np.full((1, 6), 1e6, np.float32), np.ones((4, 1)), 1.0)}
     with pytest.raises(AdapterRejected, match="outside the range"):

@@ -118,7 +118,7 @@ def test_an_unknown_name_is_told_the_nearest(tmp_path: Path) -> None:
 
 def test_another_base_is_refused(tmp_path: Path) -> None:
     store, _ = make_store()
-    with pytest.raises(AdapterRejected, match="train it on this base"):
+    with pytest.raises(AdapterRejected, match="train the adapter on the base of this engine"):
         store.add(package(tmp_path, "cat", base="sha256:" + "1" * 64))
     assert store.list() == ()
 
@@ -218,7 +218,7 @@ def test_a_known_adapter_that_is_damaged_gives_an_error_and_no_weights(
     store.restore("a", 1, made.digest, str(made.path))
     data = (made.path / file).read_bytes()
     (made.path / file).write_bytes(data[:-3] + b"\x00" + data[-2:])
-    with pytest.raises(AdapterDamaged, match="adapter a@1: its package is damaged") as caught:
+    with pytest.raises(AdapterDamaged, match="adapter a@1: the package is damaged") as caught:
         entry = store.acquire(AdapterUse("a"))
         assert loaded.wait(10)
         assert entry.weights is None

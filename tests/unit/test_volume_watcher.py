@@ -298,4 +298,4 @@ def test_a_name_that_is_not_the_packages_is_refused(home: Home) -> None:
     watcher, _ = home.start()
     watcher.poll()
     (failed,) = home.report().adapters.named("dog")
-    assert failed.state == "failed" and "contains cat, not dog" in (failed.error or "")
+    assert failed.state == "failed" and "contains the adapter cat, not dog" in (failed.error or "")

@@ -17,8 +17,8 @@ from services.engine.settings import EngineSettings, precision_of
 def make_backend(settings: EngineSettings, base: Base, layout: Layout) -> Backend:
     """Create the backend of `settings.backend`.
 
-    Raises BadInput if it cannot run on this machine, or if its compiled UNet has another base,
-    precision, bank or GPU.
+    Raises BadInput if the backend cannot run on this machine, or if the compiled UNet was compiled
+    for another base, precision, bank or GPU.
     """
     return BACKENDS[settings.backend](settings, base, layout)
 

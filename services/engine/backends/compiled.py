@@ -1,9 +1,9 @@
 """A compiled UNet: the format of its folder, and the names of its inputs.
 
-The folder contains the compiled files and `engine.json`, which is written last. The key is the
-digest of the inputs of the compilation, so it can be looked up before a compilation. The digest
-covers the compiled files. `pipelines/compile` creates the folder; the other modules of this package
-run it.
+The folder contains the compiled files and `engine.json`, which is written last. The key of a
+compiled UNet is the digest of the inputs of its compilation, so it can be looked up before a
+compilation. Its digest covers the compiled files. `pipelines/compile` creates the folder; the other
+modules of this package run the compiled UNet.
 """
 
 from __future__ import annotations
@@ -35,28 +35,28 @@ OUTPUT = "noise"
 
 
 class BankShape(BaseModel):
-    """The size of the bank that a graph of fixed shapes was compiled for."""
+    """The size of the bank for which a graph of fixed shapes was compiled."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int  # max_rank
-    slots: int  # without slot 0
+    slots: int  # number of slots, without slot 0
 
 
 class CompileSpec(BaseModel):
-    """The inputs of a compilation. An absent value means that the graph accepts any."""
+    """The inputs of a compilation. If a value is absent, the graph accepts any value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    graph: Literal[1] = 1  # increase it with every change of inputs or arithmetic
+    graph: Literal[1] = 1  # increased with every change of the graph's inputs or arithmetic
     backend: Literal["onnx", "tensorrt"]
     base: Digest
     precision: str = Field(pattern="fp32|fp16")
     bank: BankShape | None = None
-    batches: tuple[int, ...] = ()  # numbers of rows in one call, ascending
-    sizes: tuple[Shape, ...] = ()  # heights and widths of the latents
+    batches: tuple[int, ...] = ()  # supported numbers of rows in one call, ascending
+    sizes: tuple[Shape, ...] = ()  # supported heights and widths of the latents
     device: str = ANY_DEVICE
-    versions: Mapping[str, str]  # of the libraries that compiled it
+    versions: Mapping[str, str]  # versions of the libraries that compiled the UNet
 
     @property
     def key(self) -> str:
@@ -85,18 +85,19 @@ class Compiled:
 
     folder: Path
     manifest: CompiledManifest
-    digest: str  # of the manifest, which contains those of the files
+    digest: str  # digest of the manifest, which contains the digests of the files
 
     @property
     def spec(self) -> CompileSpec:
-        """The inputs of its compilation."""
+        """The inputs of the compilation."""
         return self.manifest.spec
 
     @classmethod
     def open(cls, folder: Path) -> Compiled:
         """Open and verify a folder.
 
-        Raises BadInput if a file is missing or damaged, or if another version wrote the manifest.
+        Raises BadInput if a file is missing or damaged, or if another version of Atelier wrote the
+        manifest.
         """
         file = folder / MANIFEST
         if not file.is_file():
@@ -108,14 +109,16 @@ class Compiled:
         try:
             manifest = CompiledManifest.model_validate_json(data)
         except ValidationError as error:
-            raise BadInput(f"{file}: {summary(error)}; compile it again") from error
+            raise BadInput(f"{file}: {summary(error)}; compile the UNet again") from error
         for name, digest in manifest.files.items():
             if not (folder / name).is_file() or sha256_file(folder / name) != digest:
-                raise BadInput(f"{folder / name}: missing or damaged; compile or fetch it again")
+                raise BadInput(
+                    f"{folder / name}: missing or damaged; compile or fetch the UNet again"
+                )
         return cls(folder, manifest, sha256_bytes(data))
 
     def check(self, *, backend: str, base: str, precision: str) -> None:
-        """Raise BadInput if it was compiled for another backend, base or precision."""
+        """Raise BadInput if the UNet was compiled for another backend, base or precision."""
         for name, engine, compiled in (
             ("backend", backend, self.spec.backend),
             ("base", base, self.spec.base),
@@ -124,11 +127,11 @@ class Compiled:
             if engine != compiled:
                 raise BadInput(
                     f"{self.folder}: was compiled for {name} {compiled}, but this engine has "
-                    f"{engine}; compile it again"
+                    f"{engine}; compile the UNet again"
                 )
 
     def file(self, suffix: str) -> Path:
-        """Return the first file with this suffix, which the runtime loads."""
+        """Return the file with this suffix, which the runtime loads."""
         return next(self.folder / name for name in self.manifest.files if name.endswith(suffix))
 
 
@@ -143,18 +146,21 @@ class CompiledBackend(Backend):
     """Run a compiled UNet on tensors on the engine's device."""
 
     def __init__(self, compiled: Compiled, layout: Layout) -> None:
-        """Store `compiled`, which must have passed `Compiled.check`."""
+        """Use `compiled`, which must have passed `Compiled.check`."""
         super().__init__(layout)
         self._compiled = compiled
         self._names = (*INPUTS, *bank_names(layout))
 
     def _run(self, inputs: Sequence[Tensor], mask: int) -> Tensor:
-        """Run the graph on every projection: rows without an adapter read slot 0, which is zero."""
-        contiguous = [tensor.contiguous() for tensor in inputs]  # kept until the call returns
+        """Run the graph. `mask` is ignored: rows without an adapter read slot 0, which is zero."""
+        contiguous = [tensor.contiguous() for tensor in inputs]  # referenced until the call returns
         predicted = torch.empty_like(contiguous[0], memory_format=torch.contiguous_format)
         self._call(dict(zip(self._names, contiguous, strict=True)), predicted)
         return predicted
 
     @abstractmethod
     def _call(self, inputs: Mapping[str, Tensor], predicted: Tensor) -> None:
-        """Fill `predicted` from contiguous inputs by name, at once or on torch's current stream."""
+        """Write the prediction for `inputs`, contiguous tensors by name, to `predicted`.
+
+        The call may be enqueued on the current stream of torch.
+        """

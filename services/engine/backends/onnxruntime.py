@@ -19,7 +19,7 @@ CUDA = "CUDAExecutionProvider"
 
 
 class OnnxBackend(CompiledBackend):
-    """Run calls of any size: rows, latent size, slots and rank are dynamic dimensions."""
+    """Run calls of any size, because rows, latent size, slots and rank are dynamic dimensions."""
 
     name = "onnx"
 
@@ -29,7 +29,7 @@ class OnnxBackend(CompiledBackend):
         self._session = _session(compiled, device)
 
     def describe(self) -> Mapping[str, str]:
-        """Return the digest of the compiled UNet, and ONNX Runtime's version and provider."""
+        """Return the digest of the compiled UNet, and the version and provider of ONNX Runtime."""
         import onnxruntime
 
         return {
@@ -54,7 +54,7 @@ class OnnxBackend(CompiledBackend):
 def _bound(tensor: Tensor) -> tuple[str, int, Any, list[int], int]:
     """Return device type, device index, dtype, shape and address for an I/O binding."""
     device = tensor.device
-    # An empty bank (no row has an adapter) has a null address. The other one is never read.
+    # An empty bank (no row has an adapter) has a null address; the replacement is never read.
     address = tensor.data_ptr() or 1
     return device.type, device.index or 0, _NUMPY[tensor.dtype], list(tensor.shape), address
 
@@ -68,7 +68,7 @@ def _session(compiled: Compiled, device: torch.device) -> Any:
     # Planning the reuse of buffers at load time takes a minute for SDXL's graph with its dynamic
     # shapes; the arena reuses memory at run time as well.
     options.enable_mem_reuse = False
-    # Threads that spin until the next call would take the cores from the schedulers and the VAE.
+    # Threads that spin until the next call would slow down the schedulers and the VAE.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":

@@ -15,15 +15,15 @@ from services.engine.scheduling import Shape
 
 
 class Backend(ABC):
-    """Compute one UNet call for rows that share only their latent size.
+    """Compute one UNet call for rows that have only the latent size in common.
 
     The bank and the slot of each row are inputs of every call. A swap is a copy into the bank and
     needs no change in a backend.
     """
 
     name: ClassVar[str]  # recorded in every result
-    ladder: tuple[int, ...] = ()  # the supported batch sizes, ascending; empty if any
-    sizes: tuple[Shape, ...] = ()  # the supported latent sizes; empty if any
+    ladder: tuple[int, ...] = ()  # the supported batch sizes, ascending; empty if any size
+    sizes: tuple[Shape, ...] = ()  # the supported latent sizes; empty if any size
     rank: int | None = None  # fixed rank of the bank inputs; None: the highest rank in use
 
     def __init__(self, layout: Layout) -> None:
@@ -31,7 +31,7 @@ class Backend(ABC):
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
-        """Return everything apart from base, torch and diffusers that affects the pixels."""
+        """Return the properties that affect the pixels, except base, torch and diffusers."""
 
     def denoise(
         self,
@@ -59,7 +59,7 @@ class Backend(ABC):
     def _run(self, inputs: Sequence[Tensor], mask: int) -> Tensor:
         """Compute a call from the inputs of `BankedUNet.forward`, in the same order.
 
-        `mask` has the bits of the projections that any row's adapter changes.
+        `mask` has the bits of the projections that the adapter of any row changes.
         """
 
 

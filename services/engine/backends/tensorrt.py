@@ -1,7 +1,7 @@
 """Run a UNet compiled to a TensorRT engine, on the GPU model that it was built on.
 
-There is one optimization profile for each batch size and latent size, with exactly these shapes.
-The bank is an input like the latents: the engine is never refitted.
+There is one optimization profile for each pair of batch size and latent size, with exactly these
+shapes. The bank is an input, as the latents are, so the TensorRT engine is never refitted.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from services.engine.layout import Layout
 def load_tensorrt(libraries: str | None = None) -> Any:
     """Import TensorRT's Python module.
 
-    NVIDIA's `tensorrt` package includes the libraries. The bindings alone
-    (`tensorrt_cu13_bindings`) need libraries that are loaded already; `libraries` is their folder.
+    NVIDIA's package `tensorrt` includes the libraries of TensorRT. The package of the bindings
+    (`tensorrt_cu13_bindings`) does not: the libraries in the folder `libraries` are loaded first.
     Raises BadInput with installation advice if TensorRT cannot be loaded.
     """
     try:
@@ -43,7 +43,7 @@ def load_tensorrt(libraries: str | None = None) -> Any:
 
 
 def gpu_name(device: torch.device) -> str:
-    """Return name and compute capability of a GPU, which an engine is built for.
+    """Return the name and compute capability of the GPU for which an engine is built.
 
     Raises BadInput if `device` is not a CUDA device.
     """
@@ -57,7 +57,7 @@ def gpu_name(device: torch.device) -> str:
 
 
 class TensorRTBackend(CompiledBackend):
-    """Run the batch sizes and latent sizes of its compilation."""
+    """Run a TensorRT engine for the batch sizes and latent sizes of the compilation."""
 
     name = "tensorrt"
 
@@ -73,7 +73,7 @@ class TensorRTBackend(CompiledBackend):
     ) -> None:
         """Load the engine and create a context for each profile.
 
-        Raises BadInput if it was compiled for another bank or GPU, or cannot be loaded.
+        Raises BadInput if the engine was compiled for another bank or GPU, or cannot be loaded.
         """
         spec = compiled.spec
         for name, present, required in (
@@ -93,8 +93,8 @@ class TensorRTBackend(CompiledBackend):
         self._engine = self._runtime.deserialize_cuda_engine(compiled.file(".plan").read_bytes())
         if self._engine is None:
             raise BadInput(
-                f"{compiled.folder}: TensorRT {self._version} cannot load it; compile it again "
-                "on this machine"
+                f"{compiled.folder}: TensorRT {self._version} cannot load this engine; compile "
+                "the UNet again on this machine"
             )
         # The profiles share their scratch memory, because one call runs at a time.
         profiles = spec.profiles
@@ -114,7 +114,7 @@ class TensorRTBackend(CompiledBackend):
         stream.synchronize()
 
     def describe(self) -> Mapping[str, str]:
-        """Return the digest of the compiled UNet, TensorRT's version, and the GPU of the build."""
+        """Return the digest of the compiled UNet, the TensorRT version and the GPU of the build."""
         return {
             "compiled": self._compiled.digest,
             "tensorrt": self._version,

@@ -1,4 +1,4 @@
-"""The reference backend: the base's own UNet in eager torch, on CPU or CUDA."""
+"""The reference backend: the UNet of the base in eager torch, on CPU or CUDA."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TorchBackend(Backend):
     name = "torch"
 
     def __init__(self, base: Base, layout: Layout) -> None:
-        """Share the parameters of the base's UNet."""
+        """Share the parameters of the UNet of the base."""
         super().__init__(layout)
         self._unet = BankedUNet(base.unet, layout).eval()
 
