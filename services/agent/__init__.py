@@ -1,1 +1,1 @@
-"""The sidecar that brings released adapters, verified, onto a replica's shared volume."""
+"""The sidecar that fetches and verifies released adapters on the shared volume of a replica."""

@@ -1,4 +1,4 @@
-"""Runs one replica's agent until SIGTERM or SIGINT: `python -m services.agent --home DIR`.
+"""Run the agent of one replica until SIGTERM or SIGINT: `python -m services.agent --home DIR`.
 
 With `--kubernetes`, the agent reads releases from the namespace's ConfigMaps, writes its report to
 Leases, and serves probes and metrics on port 9100. ATELIER_SIGNATURES (off, warn, enforce) and
@@ -30,7 +30,7 @@ from services.agent.settings import AgentSettings
 logger = logging.getLogger("services.agent")
 
 POLL_SECONDS = 0.25
-HTTP_PORT, GRPC_PORT, HEALTH_PORT = 8080, 9000, 9100  # of a serving pod
+HTTP_PORT, GRPC_PORT, HEALTH_PORT = 8080, 9000, 9100  # ports of a serving pod
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
     *,
     health: int | None,
 ) -> None:
-    """Sync until SIGTERM or SIGINT. Raises AtelierError if another agent uses the volume."""
+    """Run rounds until SIGTERM or SIGINT. Raises AtelierError if another agent uses the volume."""
     busy = AtelierError(f"{home.volume}: another agent uses this volume; stop it first")
     with locked(home.volume / ".agent.lock", busy=busy):
         _run_alone(home, identity, environment, tracking_uri, policy, health)
@@ -72,7 +72,7 @@ def _run_alone(
     pulse = Pulse()
     server = HealthServer(agent, pulse, "", health) if health is not None else None
     logger.info("replica %s: registry %s, volume %s", identity.replica, tracking_uri, home.volume)
-    # imported ahead: the import takes seconds and would delay the first release
+    # imported early, because the import takes seconds and would delay the first release
     slow = ["mlflow"]
     if policy.policy != "off":
         logger.info("signatures: %s %s", policy.policy, ", ".join(s.label for s in policy.signers))
@@ -81,7 +81,7 @@ def _run_alone(
     while not ended.wait(POLL_SECONDS):
         try:
             agent.sync()
-        except OSError:  # a full or missing disk; the replica continues meanwhile
+        except OSError:  # the disk is full or missing; the replica continues with its last state
             logger.exception("a round failed")
         pulse.beat()
     agent.close(withdraw=health is not None)

@@ -1,7 +1,7 @@
-"""The agent of one replica: makes the volume follow the releases, and reports the replica's state.
+"""The agent of one replica: keep the volume equal to the releases, and report the replica's state.
 
-The decisions are in `plan`. If a service is unavailable or a package is invalid, the replica
-continues with its last valid state, and its report states the reason.
+The module `plan` makes the decisions. If a service is unavailable or a package is invalid, the
+replica continues with its last valid state, and its report contains the reason.
 """
 
 import logging
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReplicaIdentity:
-    """The name, addresses and pool of a replica, which its engine does not know."""
+    """The name, addresses and pool of a replica. The report of the engine does not contain them."""
 
     replica: str
     address: str | None = None  # HTTP
@@ -43,16 +43,17 @@ class RoundSnapshot:
     report: Replica | None = None  # None before the engine's first report
     wanted: Wanted = field(default_factory=Wanted)
     problems: Sequence[str] = ()
-    known: bool = False  # whether the releases have ever been read
+    known: bool = False  # whether the releases have been read since the start
     read_at: float = 0.0  # last reading of the releases without a problem, seconds since the epoch
     failures: int = 0  # failed fetches since the start
 
     @property
     def ready(self) -> bool:
-        """Whether the replica serves each release that fits it, in its own or the last version.
+        """Whether the replica serves each release for its base, in the released or last version.
 
-        Until the releases have been read, this applies to the versions of `wanted.json`, which an
-        earlier process has written. So a restarted replica is ready before it reads the releases.
+        Until the releases have been read, the versions in the `wanted.json` of an earlier process
+        take the place of the releases. A restarted replica is therefore ready before it reads the
+        releases.
         """
         if self.report is None or not self.report.live():
             return False
@@ -67,7 +68,7 @@ class RoundSnapshot:
 
 
 class Agent:
-    """The agent of one replica. `sync` runs one round and never waits for the network."""
+    """The agent of one replica. `sync` runs one round and does not wait for the network."""
 
     def __init__(
         self,
@@ -99,8 +100,8 @@ class Agent:
         self._last_loaded: Replica | None = None
         self._reported: Replica | None = None
         self._logged: tuple[Sequence[str], ...] = ()
-        self.snapshot: RoundSnapshot | None = None  # of the last round
-        self.ready = False  # stays true: one bad release must not stop the other adapters
+        self.snapshot: RoundSnapshot | None = None  # snapshot of the last round
+        self.ready = False  # never reset, because one bad release must not stop the other adapters
 
     def sync(self) -> RoundPlan:
         """Run one round: read, plan, write `wanted.json`, fetch, prune and report."""
@@ -116,7 +117,7 @@ class Agent:
         self._damaged = {digest: e for digest, e in damaged.items() if digest not in on_volume}
         problems += self._shelf.warnings.values()
         plan = self._plan(loaded, wanted, on_volume)
-        for digest in plan.prune:  # first, because it frees space
+        for digest in plan.prune:  # before fetching, because it frees space
             self._shelf.remove(digest)
         if plan.wanted != wanted.adapters:
             wanted, errors = self._write_wanted(plan, wanted)
@@ -138,14 +139,14 @@ class Agent:
     def close(self, *, withdraw: bool = False) -> None:
         """Stop fetching. With `withdraw`, also remove the report, because the engine ends too.
 
-        Without it, the report expires by itself: it contains the engine's heartbeat.
+        A report that is not removed expires, because it contains the heartbeat of the engine.
         """
         self._fetcher.close()
         if withdraw:
             self._reports.remove(self._identity.replica)
 
     def _plan(self, loaded: Replica | None, wanted: Wanted, on_volume: Shards[bool]) -> RoundPlan:
-        """Plan the round. While the engine or the releases are unknown, keep the last versions."""
+        """Return the plan of the round. Without report or releases, it keeps the last versions."""
         refused = frozenset(self._shelf.refused)
         if loaded is None or self._released is None:
             return RoundPlan(wanted=wanted.without(refused).adapters)
@@ -161,7 +162,7 @@ class Agent:
         )
 
     def _recheck_failed(self, loaded: Replica) -> None:
-        """Verify each package again, once, that the engine reports as failed."""
+        """Verify each package that the engine reports as failed once more."""
         last, self._last_loaded = self._last_loaded, loaded
         before = last.adapters if last else type(loaded.adapters)()
         for name in loaded.adapters.changed(before):
@@ -175,11 +176,11 @@ class Agent:
                 self._failing.pop(name, None)
 
     def _read_releases(self) -> list[str]:
-        """Read the releases and return the problems. If that fails, the last reading stays."""
+        """Read the releases and return the problems. If this fails, keep the last releases."""
         try:
             self._released = self._releases.read()
         except (AtelierError, OSError) as error:
-            return [f"releases cannot be read, the last ones stay in use: {error}"]
+            return [f"releases cannot be read, so the last releases stay in use: {error}"]
         if self._released.trouble:
             problem = f"releases may be out of date: {self._released.trouble}"
             return [problem, *self._released.unreadable.values()]
@@ -187,7 +188,7 @@ class Agent:
         return list(self._released.unreadable.values())
 
     def _read_wanted(self) -> Wanted:
-        """Read `wanted.json`; empty if it cannot be read."""
+        """Return the content of `wanted.json`, or an empty list if it cannot be read."""
         try:
             return self._wanted.read()
         except (OSError, ValueError):
@@ -203,7 +204,7 @@ class Agent:
         return wanted, []
 
     def _read_loaded(self) -> Replica | None:
-        """Read the engine's `loaded.json`; None if it has not written one."""
+        """Return the content of the engine's `loaded.json`, or None if there is no such file."""
         try:
             return self._loaded.read()
         except (OSError, ValueError):
@@ -228,7 +229,7 @@ class Agent:
             self._reports.put(report)
             self._reported = report
         lines = (list(errors.values()), problems, plan.ignored)
-        if lines != self._logged:  # log each line once, not in every round
+        if lines != self._logged:  # log each problem once, not in every round
             before = {line for group in self._logged for line in group}
             for line in sorted({line for group in lines for line in group} - before):
                 logger.warning("%s", line)

@@ -1,4 +1,4 @@
-"""Fetches packages in the background, so that a slow registry does not delay a report."""
+"""Fetch packages in the background, so that a slow registry does not delay a report."""
 
 import logging
 import queue
@@ -15,8 +15,8 @@ from services.agent.plan import Named
 logger = logging.getLogger(__name__)
 
 THREADS = 2
-MAX_QUEUED = 16  # running and waiting fetches; a new release waits for no more than these
-FIRST_WAIT = 1.0  # seconds after a failure, doubled by each further one
+MAX_QUEUED = 16  # maximum of running and waiting fetches; a new release waits for no others
+FIRST_WAIT = 1.0  # seconds after the first failure; doubled with each further failure
 LONGEST_WAIT = 60.0
 
 
@@ -25,16 +25,16 @@ class _Failure:
     """The reason of the last failed attempt, and the time of the next (monotonic seconds)."""
 
     reason: str
-    temporary: bool  # an unavailable registry is, an invalid package is not
+    temporary: bool  # true for an unavailable registry, false for an invalid package
     count: int
     again: float
 
 
 class PackageFetcher:
-    """Fetches each digest at most once at a time; the wait grows with each failure.
+    """Fetch each digest at most once at a time. The wait doubles with each failure.
 
-    The threads are daemons, unlike those of an executor: a registry that never responds must not
-    keep the process from ending. The next start removes incomplete downloads.
+    Unlike the threads of an executor, these threads are daemons, so that a registry that never
+    responds cannot prevent the process from ending. The next start removes incomplete downloads.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class PackageFetcher:
             threading.Thread(target=self._work, name=f"fetch-{number}", daemon=True).start()
         self._running: dict[str, Future[None]] = {}
         self._failed: dict[str, _Failure] = {}
-        self.failures = 0  # failed attempts since the start
+        self.failures = 0  # number of failed attempts since the start
 
     def want(self, versions: Sequence[Named]) -> None:
-        """Start the fetches that neither run nor wait after a failure; forget other failures."""
+        """Start the fetches that neither run nor wait after a failure. Drop other failures."""
         if self._failed:
             wanted = {version.digest for version in versions}
             self._failed = {d: failure for d, failure in self._failed.items() if d in wanted}
@@ -78,11 +78,11 @@ class PackageFetcher:
 
     @property
     def temporary(self) -> frozenset[str]:
-        """The digests whose fetch failed for a reason that may pass by itself."""
+        """The digests whose fetch failed for a temporary reason."""
         return frozenset(digest for digest, failure in self._failed.items() if failure.temporary)
 
     def close(self) -> None:
-        """Start no more fetches; do not wait for the running ones."""
+        """Start no more fetches. Do not wait for the running fetches."""
         for future in self._running.values():
             future.cancel()
         for _ in range(THREADS):

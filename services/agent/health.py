@@ -1,7 +1,7 @@
 """The HTTP endpoints of an agent for probes and Prometheus: `/healthz`, `/readyz`, `/metrics`.
 
-One thread serves one request at a time, with a timeout: only the node and the monitoring send
-requests, and the agent's loop must not depend on them.
+One thread serves one request at a time, with a timeout. Only the node and the monitoring send
+requests, and the loop of the agent must not depend on them.
 """
 
 import logging
@@ -20,11 +20,12 @@ from prometheus_client.core import (
 )
 
 from atelier.addresses import listen
+from atelier.contract.reports import LIVE_SECONDS
 from services.agent.agent import Agent
 
 logger = logging.getLogger(__name__)
 
-STUCK_SECONDS = 30.0  # without a round, after which the agent counts as dead
+STUCK_SECONDS = 30.0  # time without a round after which the agent counts as dead
 CALL_SECONDS = 1.0  # timeout of a request, less than that of a probe
 
 
@@ -45,7 +46,7 @@ class Pulse:
 
 
 class AgentMetrics:
-    """Collects Prometheus metrics from an agent's last round."""
+    """Collect Prometheus metrics from the last round of an agent."""
 
     def __init__(self, agent: Agent):
         self._agent = agent
@@ -89,7 +90,7 @@ Answer = tuple[int, str, bytes]  # status, media type, body
 
 
 class HealthServer:
-    """Serves the endpoints on a port until `close`."""
+    """Serve the endpoints on a port until `close`."""
 
     def __init__(self, agent: Agent, pulse: Pulse, host: str, port: int):
         registry = CollectorRegistry()
@@ -110,7 +111,7 @@ class HealthServer:
 
 
 class _Server(HTTPServer):
-    """A server on IPv4 and IPv6: a pod may have only an IPv6 address."""
+    """A server on IPv4 and IPv6, because a pod may have only an IPv6 address."""
 
     def server_bind(self) -> None:
         self.socket.close()
@@ -152,7 +153,7 @@ def _reason(agent: Agent) -> str:
     if snapshot is None or snapshot.report is None:
         return "the engine has not reported its adapters yet"
     if not snapshot.report.live():
-        return "the engine has sent no heartbeat for some seconds"
+        return f"the engine has sent no heartbeat in the last {LIVE_SECONDS:g} s"
     waiting = [adapter for adapter in snapshot.report.adapters if adapter.state != "ready"]
     reasons = [f"{a.name}@{a.version}: {a.error or a.state}" for a in waiting]
     if not snapshot.known:

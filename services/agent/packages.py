@@ -21,44 +21,50 @@ from services.agent.verified import Stamp, Verified
 
 _HEX = re.compile("[0-9a-f]{64}")
 _ENDINGS = (".json", ".safetensors")
-RESCAN_SECONDS = 2.0  # between two scans; a round is shorter
-SCANNED = 256  # packages of one scan, in turn; takes about 25 ms
-VERIFY_SECONDS = 1.0  # the longest time that a scan verifies, because the agent waits for it
+RESCAN_SECONDS = 2.0  # time between two scans; a round is shorter
+SCANNED = 256  # packages that one scan checks, in turn, in about 25 ms
+# longest time that a scan spends on verification, because the agent waits for it
+VERIFY_SECONDS = 1.0
 
 RESERVED = 8 * 2**20  # bytes of the volume that packages leave free, for wanted.json and others
 
-Download = Callable[[str, int, Path], object]  # adapter, version: downloads it as a new folder
-SignaturesOf = Callable[[str, int], Sequence[bytes]]  # adapter, version: its signatures
-SIGNATURE = ".sig"  # suffix of a signature, which lies beside the folder of its package
+Download = Callable[
+    [str, int, Path], object
+]  # adapter, version: downloads the package as a new folder
+SignaturesOf = Callable[[str, int], Sequence[bytes]]  # adapter, version: returns the signatures
+SIGNATURE = ".sig"  # suffix of a signature file, which is beside the folder of its package
 
 
 class PackageShelf:
     """The folder `volume/packages/`: one folder for each package, and its signature beside it.
 
-    A folder's name is the hex part of the package's digest. A package is verified when it arrives,
-    when a file of it changes, when `recheck` requests it, and at the start unless an earlier
-    process has verified it (see `verified`). An invalid package is removed, so that it is fetched
-    again.
+    The name of a folder is the hex part of the package's digest. A package is verified when it
+    arrives, when one of its files changes, when `recheck` requests it, and at the start unless an
+    earlier process has verified it (see `verified`). An invalid package is removed, so that it is
+    fetched again.
     """
 
     def __init__(self, folder: Path, policy: SignaturePolicy):
         self.folder = folder
-        self.refused: set[str] = set()  # digests without a valid signature, under `enforce`
-        self.warnings: dict[str, str] = {}  # by digest: no valid signature, under `warn`
+        # digests without a valid signature, with the policy `enforce`
+        self.refused: set[str] = set()
+        self.warnings: dict[str, str] = {}  # by digest: signature problems, with the policy `warn`
         self._policy = policy
         self._record = Verified(folder, policy)
-        self._verified: dict[str, Stamp | None] = {}  # None: recorded, the record is not read yet
+        self._verified: dict[
+            str, Stamp | None
+        ] = {}  # None: recorded, but the record has not been read yet
         self._queue: list[str] | None = None  # digests to check next; None: not listed yet
         self._rechecks: list[str] = []  # digests to verify at the next scan
         self._scanned: float | None = None  # time of the last scan, monotonic seconds
         self._good: Shards[bool] = Shards()  # the verified digests
-        self._lock = threading.Lock()  # of _verified and _good; fetch threads change them
+        self._lock = threading.Lock()  # protects _verified and _good, which fetch threads change
 
     def scan(self) -> tuple[Shards[bool], dict[str, str]]:
-        """Return the digests of the good packages, and the errors of the removed ones by digest.
+        """Return the digests of verified packages, and the errors of removed packages by digest.
 
-        The digests are the keys of a mapping, which is the same object as long as they stay. A scan
-        checks some of the packages, in turn. A package that is not verified yet is not good yet.
+        The digests are the keys of a mapping, which is the same object until they change. A scan
+        checks some of the packages, in turn. The result does not include unverified packages.
         """
         now = time.monotonic()
         bad: dict[str, str] = {}
@@ -79,7 +85,7 @@ class PackageShelf:
         return self._good, bad
 
     def adopt(self, version: Named) -> bool:
-        """Return whether a valid package is on the volume. Verify it now; remove it if invalid."""
+        """Verify a package now. Return whether it is on the volume and valid; else remove it."""
         if self._paths(version.digest)[0].exists():
             self._check_again(version.digest, {})
         return version.digest in self._verified
@@ -105,11 +111,12 @@ class PackageShelf:
                 if signature is None:
                     beside.unlink(missing_ok=True)
                 else:
-                    write_atomic(beside, signature)  # first: a visible package has its signature
+                    # before the package, so that a visible package has its signature
+                    write_atomic(beside, signature)
                 package.publish(final)
             self._remember(digest, _stamp(final, beside))
         except AdapterRejected as error:
-            # without the temporary path: the same fault has the same text in each attempt
+            # without the temporary path, so that an error has the same text in each attempt
             temporary = rf"{re.escape(str(self.folder))}/\.[^:\s]*"
             text = re.sub(temporary, partial(_in_registry, version), str(error))
             raise AdapterRejected(text) from error
@@ -126,7 +133,7 @@ class PackageShelf:
         beside.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove the incomplete files of a killed agent. No other agent of the volume may run."""
+        """Remove the incomplete files of a killed agent. No other agent may use the volume."""
         names = self._names()
         for path in (self.folder / name for name in names if name.startswith(".")):
             if path.is_dir():
@@ -138,7 +145,7 @@ class PackageShelf:
                 (self.folder / name).unlink(missing_ok=True)
 
     def _restore(self) -> list[str]:
-        """Restore the packages that an earlier process has verified; return the other digests."""
+        """Restore the packages that an earlier process verified. Return the other digests."""
         present = {f"sha256:{name}" for name in self._names() if _HEX.fullmatch(name)}
         recorded = set(self._record.digests())
         known = present & recorded
@@ -164,7 +171,7 @@ class PackageShelf:
         return folder, folder.with_name(folder.name + SIGNATURE)
 
     def _check_again(self, digest: str, bad: dict[str, str]) -> None:
-        """Verify a package if its files have changed. Remove an invalid one, and add its error."""
+        """Verify a package if its files have changed. If invalid, remove it and add its error."""
         path, beside = self._paths(digest)
         try:
             if not path.exists():
@@ -183,7 +190,7 @@ class PackageShelf:
         except AdapterRejected as error:
             bad[digest] = str(error)
             self.remove(digest)
-        except (OSError, Unavailable) as error:  # the package may be valid: it stays
+        except (OSError, Unavailable) as error:  # the package stays, because it may be valid
             bad[digest] = f"{path}: cannot be checked now: {error}"
 
     def _remember(self, digest: str, stamp: Stamp) -> None:
@@ -221,7 +228,7 @@ class PackageShelf:
 
 
 class PackageSource:
-    """Brings versions from MLflow to a shelf."""
+    """Fetch versions from MLflow to a shelf."""
 
     def __init__(
         self,
@@ -270,7 +277,7 @@ class PackageSource:
 
 
 def _in_registry(version: Named, path: re.Match[str]) -> str:
-    """Return the words for a temporary path: a version's package, or one of its files."""
+    """Return the text that replaces a temporary path: a package in the registry, or its file."""
     name = Path(path[0]).name
     file = f", {name}" if name.endswith(_ENDINGS) else ""
     return f"{version.name}@{version.version} in the registry{file}"

@@ -1,9 +1,9 @@
-"""Decides which versions a replica should have. The module does no I/O.
+"""Decide which versions a replica should have. This module does no I/O.
 
 A release names the version that serves. The replica also keeps the last versions, so that a
-rollback does not depend on the registry. A version becomes the default once the engine reports it
-as ready, so an invalid or missing package leaves the last valid version in its place. Each adapter
-is planned independently: a round plans the adapters again that have changed.
+rollback does not depend on the registry. A version becomes the default when the engine reports it
+as ready. If its package is invalid or missing, the last valid version therefore stays the default.
+Each adapter is planned independently. A round plans only the adapters that have changed.
 """
 
 from collections.abc import Collection, Iterable
@@ -15,9 +15,10 @@ from atelier.contract.wanted import Wanted, WantedAdapter, default_of
 from atelier.data.names import hex_of
 from atelier.data.release import Pin, Release
 
-PACKAGES = "packages"  # folder on the volume, whose path differs between agent and engine
-KEPT = 3  # versions of each release: the serving one, its canary, the newest past ones
-SERVED = 2  # versions beyond these that served before, if the release does not list them
+# folder on the volume; the path of the volume differs between agent and engine
+PACKAGES = "packages"
+KEPT = 3  # versions of each release: the serving version, its canary, the newest past versions
+SERVED = 2  # further versions that served before and that the release does not list
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Named:
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """The versions to request from the engine, to fetch and to delete, and remarks."""
+    """The versions to request from the engine, to fetch and to delete, with remarks."""
 
     wanted: Versions[WantedAdapter] = field(default_factory=Versions)
-    fetch: tuple[Named, ...] = ()  # the serving versions first
+    fetch: tuple[Named, ...] = ()  # serving versions come first
     prune: tuple[str, ...] = ()  # digests
     ignored: tuple[str, ...] = ()  # remarks on releases for another base or VAE
     missing: Versions[Named] = field(default_factory=Versions)  # released, not on the volume yet
@@ -44,9 +45,9 @@ class RoundPlan:
 class PlanInputs:
     """The inputs of a plan. An input that has not changed is the same object as before.
 
-    The keys of `on_volume` are the digests of the verified packages. Adapters with an `unreadable`
-    release keep their last versions. `refused` digests are removed from the engine even then:
-    they may be from a time when the environment required no signatures.
+    The keys of `on_volume` are the digests of the verified packages. An adapter whose release is
+    `unreadable` keeps its last versions, except `refused` digests, which are always removed from
+    the engine: they may have been loaded before the environment required signatures.
     """
 
     loaded: Replica  # the engine's report
@@ -70,23 +71,25 @@ class _AdapterPlan:
 
 
 class Planner:
-    """Plans round after round. A change costs only the plans of its own adapters."""
+    """Plan each round. A change requires new plans only for the adapters that it affects."""
 
     def __init__(self) -> None:
         self._inputs: PlanInputs | None = None
         self._plans: dict[str, _AdapterPlan] = {}
-        self._adapters: dict[str, set[str]] = {}  # names by each digest that concerns them
+        self._adapters: dict[
+            str, set[str]
+        ] = {}  # by digest: names of the adapters whose plans depend on it
         self._missing: dict[str, tuple[Named, ...]] = {}
         self._ignored: dict[str, str] = {}
         self._plan = RoundPlan()
-        self.planned = 0  # adapters in the last round
+        self.planned = 0  # number of adapters planned in the last round
 
     def plan(self, inputs: PlanInputs) -> RoundPlan:
         """Return the plan of the next round."""
         due = self._due(inputs)
         self.planned = len(due)
         before, self._inputs = self._inputs, inputs
-        if before is None:  # unchanged versions keep their objects from the first round on
+        if before is None:  # unchanged versions must be the same objects from the first round on
             self._plan = RoundPlan(wanted=inputs.wanted.adapters)
         moved = inputs.on_volume.changed(before.on_volume if before else Shards())
         arrived = {digest for digest in moved if digest in inputs.on_volume}
@@ -123,7 +126,7 @@ class Planner:
         return due
 
     def _remove(self, name: str) -> frozenset[str]:
-        """Remove an adapter's plan; return the digests that concerned it."""
+        """Remove the plan of an adapter. Return the digests on which it depended."""
         plan = self._plans.pop(name, None)
         self._missing.pop(name, None)
         self._ignored.pop(name, None)
@@ -135,7 +138,7 @@ class Planner:
         return plan.concerned if plan else frozenset()
 
     def _add(self, name: str, plan: _AdapterPlan) -> frozenset[str]:
-        """Add an adapter's plan; return the digests that concern it."""
+        """Add the plan of an adapter. Return the digests on which it depends."""
         if plan.concerned or plan.ignored:
             self._plans[name] = plan
         if plan.missing:
@@ -151,13 +154,13 @@ class Planner:
         return plan.wanted if plan else ()
 
     def _fetch(self) -> tuple[Named, ...]:
-        """Return the missing versions by name, those that are to serve first."""
+        """Return the missing versions by name. Versions that must serve come first."""
         missing = [version for name in sorted(self._missing) for version in self._missing[name]]
         serving = {name: self._plans[name].serving for name in self._missing}
         return tuple(sorted(missing, key=lambda version: serving[version.name] != version.digest))
 
     def _is_unused(self, digest: str, inputs: PlanInputs) -> bool:
-        """Whether a package is on the volume and no release, list or engine names it."""
+        """Return whether a package is on the volume but not in a release, list or engine."""
         adapters = self._adapters.get(digest, ())
         needed = any(digest in self._plans[name].needed for name in adapters)
         return digest in inputs.on_volume and not needed
@@ -180,7 +183,7 @@ def _adapter_plan(name: str, inputs: PlanInputs) -> _AdapterPlan:
             f"this replica serves {drawn_with(inputs.loaded.base, inputs.loaded.vae)}"
         )
     else:
-        # A package that is damaged on the volume serves from memory while it is fetched again.
+        # If a package is damaged on the volume, the engine serves from memory until the new fetch.
         in_memory = {adapter.digest for adapter in loaded if adapter.state == "ready"}
 
         def available(digest: str) -> bool:
@@ -213,7 +216,7 @@ def _adapter_plan(name: str, inputs: PlanInputs) -> _AdapterPlan:
 
 
 def _wanted(name: str, pin: Pin, default: bool, last: WantedAdapter | None) -> WantedAdapter:
-    """Return the entry for a version; the same object as before if nothing changed."""
+    """Return the entry for a version. If nothing changed, it is the same object as before."""
     path = f"{PACKAGES}/{hex_of(pin.digest)}"
     if last and (last.version, last.path, last.default) == (pin.version, path, default):
         return last
@@ -225,7 +228,7 @@ def _wanted(name: str, pin: Pin, default: bool, last: WantedAdapter | None) -> W
 def _default(
     release: Release, pins: list[Pin], last: WantedAdapter | None, loaded: Collection[HeldAdapter]
 ) -> str | None:
-    """Return the digest of the default: the released one once it is ready, else the last valid."""
+    """Return the digest of the default: the released version if ready, else the last valid one."""
     states = _states(loaded)
     ready = [pin.digest for pin in pins if states.get(pin.digest) == "ready"]
     if release.digest in ready:
@@ -237,11 +240,11 @@ def _default(
 
 
 def _served_before(release: Release, pins: list[Pin], others: list[WantedAdapter]) -> list[Pin]:
-    """Return versions of the last list that the release does not know.
+    """Return versions of the last list that the release does not contain.
 
-    `helm rollback` writes an old release again, which does not know the version that it replaces.
-    Rolling forward must not depend on the registry either. Versions that the release lists as past
-    ones are not kept here.
+    `helm rollback` writes an old release again, which does not contain the version that it
+    replaces. The replica keeps this version, so that rolling forward does not depend on the
+    registry either. The result does not include the previous versions in the release.
     """
     known = {release.digest, *(pin.digest for pin in (*pins, *release.previous))}
     return [
@@ -252,7 +255,7 @@ def _served_before(release: Release, pins: list[Pin], others: list[WantedAdapter
 
 
 def _still_serving(pins: list[Pin], others: list[WantedAdapter], default: str | None) -> list[Pin]:
-    """Return the last valid version, if the release does not name it and none has replaced it."""
+    """Return the last valid version, unless the release names it or another has replaced it."""
     last = default_of(others)
     if last is None or last.digest != default or any(pin.digest == default for pin in pins):
         return []
@@ -260,7 +263,7 @@ def _still_serving(pins: list[Pin], others: list[WantedAdapter], default: str | 
 
 
 def _states(adapters: Iterable[HeldAdapter]) -> dict[str, str]:
-    """Return the states by digest. If two entries have the same digest, a ready one counts."""
+    """Return the states by digest. If two entries have the same digest, a ready entry wins."""
     ordered = sorted(adapters, key=lambda adapter: adapter.state == "ready")
     return {adapter.digest: adapter.state for adapter in ordered}
 

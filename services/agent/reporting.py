@@ -1,4 +1,4 @@
-"""The report of a replica: its engine's versions, and the released versions that are missing."""
+"""The report of a replica: the versions in its engine, and the missing released versions."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -6,12 +6,12 @@ from atelier.contract.replica import HeldAdapter, Replica
 from atelier.contract.shards import Versions
 from services.agent.plan import Named, RoundPlan
 
-MAX_PROBLEMS = 8  # in the report's error; the log has all
-MAX_CHARACTERS = 500  # of one problem, because a Lease limits the size of a head and of a shard
+MAX_PROBLEMS = 8  # problems in the error of the report; the log contains all
+MAX_CHARACTERS = 500  # length of one problem, because a Lease has a limited size
 
 
 class ReplicaReport:
-    """Updates the report round after round. A change costs only the entries of its adapters."""
+    """Update the report each round. A change updates only the entries of the affected adapters."""
 
     def __init__(self) -> None:
         self._loaded: Versions[HeldAdapter] | None = None
@@ -31,9 +31,9 @@ class ReplicaReport:
     ) -> Replica:
         """Return the report of this round.
 
-        `errors` has the reason for each digest that cannot be fetched. A `temporary` one, such as
-        an unavailable registry, counts as loading, the others as failed. `problems` concern no
-        single package.
+        `errors` has the reason for each digest that cannot be fetched. A digest in `temporary`,
+        for example because the registry is unavailable, counts as loading, the others as failed.
+        `problems` do not concern a single package.
         """
         due = self._due(loaded, plan, errors, temporary)
         if not plan.missing.sharded:
@@ -59,7 +59,9 @@ class ReplicaReport:
         temporary: Collection[str],
     ) -> set[str]:
         """Return the adapters whose entries may differ from the last report."""
-        if self._loaded is None or not self._missing.sharded:  # it was the engine's own report
+        if (
+            self._loaded is None or not self._missing.sharded
+        ):  # the last report was the report of the engine
             self._adapters = loaded.adapters
             return set(plan.missing.sharded)
         due = loaded.adapters.changed(self._loaded) | plan.missing.changed(self._missing)
@@ -76,7 +78,7 @@ def _entries(
     errors: Mapping[str, str],
     temporary: Collection[str],
 ) -> tuple[HeldAdapter, ...]:
-    """Return an adapter's versions: those of the engine, then the missing ones."""
+    """Return the versions of an adapter: first those in the engine, then the missing versions."""
     known = {adapter.digest for adapter in loaded}
     entries = list(loaded)
     for version in missing:

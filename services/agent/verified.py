@@ -1,10 +1,10 @@
 """Records of verified packages, so that a restart does not verify them again.
 
-A verified package gets a record: size, change time and inode of each of its files and of its
-signature. A later process accepts the package as long as these do not change. The engine verifies
-the package against its digest again before it uses the weights. So damage that changes neither
-size nor change time is found when the package is loaded, not at the start. If the signature policy
-changes, all packages are verified again.
+The record of a package contains size, change time and inode of each of its files and of its
+signature. A later process accepts the package as long as these values do not change. The engine
+verifies the package against its digest again before it uses the weights. Damage that changes none
+of these values is therefore detected when the package is loaded, not at the start. If the signature
+policy changes, all packages are verified again.
 """
 
 import hashlib
@@ -22,10 +22,11 @@ from atelier.files import write_atomic
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "verified"  # beside that of the packages
-POLICY = "trust"  # the file with the digest of the signature policy of the records
+FOLDER = "verified"  # folder beside the folder of the packages
+# file with the digest of the signature policy under which the packages were verified
+POLICY = "trust"
 
-Stamp = tuple[tuple[str, int, int, int], ...]  # of files: name, size, change time, inode
+Stamp = tuple[tuple[str, int, int, int], ...]  # name, size, change time and inode of each file
 
 
 class Verified:
@@ -35,10 +36,10 @@ class Verified:
     """
 
     def __init__(self, folder: Path, policy: SignaturePolicy):
-        """`folder` is the folder of the packages."""
+        """Use the records beside `folder`, the folder of the packages."""
         self._folder = folder.with_name(FOLDER)
         self._policy = hashlib.sha256(repr(policy).encode()).hexdigest()
-        self._begun = False  # whether the records of other policies are removed
+        self._begun = False  # whether the records of other policies have been removed
 
     def digests(self) -> Iterator[str]:
         """Yield the digests of the packages that were verified under this policy."""
@@ -54,7 +55,7 @@ class Verified:
                 yield f"sha256:{name}"
 
     def read(self, digest: str) -> tuple[Stamp | None, str | None]:
-        """Return the verified state of the files, and a warning; None without a record."""
+        """Return the verified state of the files and a warning, or None without a record."""
         try:
             record = json.loads((self._folder / hex_of(digest)).read_bytes())
             files = tuple(

@@ -1,1 +1,1 @@
-"""The storage initializer for KServe: downloads a base or a compiled engine by its digest."""
+"""The storage initializer for KServe: download a base or a compiled UNet by its digest."""

@@ -1,9 +1,9 @@
 """Download an artifact: `python -m services.storage mlflow://bases/<hex> /mnt/models`.
 
-KServe runs a ClusterStorageContainer with this command line, once in each new pod. The folder is
-the mount point of a volume, so each file appears in it complete and verified. A second run
-downloads only the missing files. Exit codes: 0 when all files are in the folder, 2 for an invalid
-address, 3 if MLflow is unavailable for longer than --patience.
+KServe runs a ClusterStorageContainer with this command line once in each new pod. The folder is a
+mount point, which cannot be replaced as a whole, so each file appears in it complete and verified.
+A second run downloads only the missing files. Exit codes: 0 if all files are in the folder, 2 for
+an invalid address, 3 if MLflow is unavailable for longer than --patience.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from atelier.stores.artifacts import Artifacts
 
 logger = logging.getLogger("services.storage")
 
-PATIENCE = 600.0  # seconds
+PATIENCE = 600.0  # seconds to retry by default
 
 
 def download(uri: str, target: Path, tracking_uri: str, patience: float) -> None:
-    """Download the artifact of `uri` into `target`; retry for `patience` seconds.
+    """Download the artifact of `uri` into `target`. Retry for `patience` seconds.
 
-    Raises BadInput for an address that names no artifact, Unavailable if MLflow does not answer
-    in time or `target` cannot be written.
+    Raises BadInput if the address names no artifact, and Unavailable if MLflow stays unavailable or
+    `target` cannot be written.
     """
     ref = ArtifactRef.parse(uri)
     started = time.monotonic()
@@ -42,7 +42,7 @@ def download(uri: str, target: Path, tracking_uri: str, patience: float) -> None
 
 
 def _fill(ref: ArtifactRef, target: Path, tracking_uri: str) -> int:
-    """Download the missing files and return their bytes; verified files stay after a failure."""
+    """Download the missing files and return their bytes. After a failure, verified files stay."""
     try:
         return Artifacts(tracking_uri).fill(ref, target, progress=_log_progress)
     except OSError as error:
@@ -62,7 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("target", type=Path, help="the folder to fill")
     parser.add_argument("--registry", help="address of MLflow (default: MLFLOW_TRACKING_URI)")
     parser.add_argument(
-        "--patience", type=float, default=PATIENCE, help="seconds to wait for MLflow"
+        "--patience",
+        type=float,
+        default=PATIENCE,
+        help="seconds to retry while MLflow is unavailable",
     )
     options = parser.parse_args(arguments)
     log_to(sys.stderr, format="%(asctime)s %(name)s: %(message)s")
@@ -71,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         home = Home.find()
         registry = options.registry or home.tracking_uri
         if registry.startswith("sqlite:") and "MLFLOW_TRACKING_URI" not in os.environ:
-            raise BadInput("MLFLOW_TRACKING_URI: not set; set it, or give --registry")
+            raise BadInput("MLFLOW_TRACKING_URI: not set; set it, or give --registry URL")
         download(options.uri, options.target, registry, options.patience)
 
     return run_process(work)

@@ -1,7 +1,8 @@
 """Serve the engine with Triton until SIGTERM or SIGINT: `python -m services.triton`.
 
-The process exits with an error when the server or the model's process dies, so that its supervisor
-or Kubernetes restarts it. Triton alone keeps running without a model and answers no request.
+If the server or the process of the model dies, this process exits with an error, so that its
+supervisor or Kubernetes restarts it. Triton itself keeps running without the model but does not
+respond to requests.
 """
 
 import signal

@@ -1,8 +1,8 @@
-"""The pending requests of Triton, and the error codes and texts of its responses.
+"""The pending requests of Triton, and the error codes and texts of the responses.
 
-The engine thread completes a future and a separate thread sends the response, so that the next step
-does not wait for Triton to copy an image. A request that its client cancels is cancelled in the
-engine.
+The engine thread completes a future, and a separate thread sends the response, so that the next
+step does not wait until Triton has copied an image. If a client cancels a request, it is also
+cancelled in the engine.
 """
 
 import itertools
@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 
 class Sender(Protocol):
-    """Triton's response sender of one request; it must not be used after the response."""
+    """Triton's response sender of one request. It must not be used after the response."""
 
     def is_cancelled(self) -> bool:
         """Return whether the client cancelled the call or disconnected (gRPC only)."""
@@ -35,7 +35,7 @@ class Answers(Generic[R]):
     """Send every response exactly once, with `send(sender, result or error)`."""
 
     def __init__(self, send: Callable[[Sender, R | BaseException], None]):
-        """Start without pending requests. A thread calls `send`; errors there are only logged."""
+        """Start the thread that calls `send`. Errors of `send` are only logged."""
         self._send = send
         self._waiting: dict[int, tuple[Sender, Future[R]]] = {}
         self._unanswered = 0
@@ -68,7 +68,7 @@ class Answers(Generic[R]):
         return sum(future.cancel() for future in abandoned)
 
     def wait_until_empty(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds; return whether every request was answered."""
+        """Wait at most `timeout` seconds. Return whether every request has its response."""
         with self._changed:
             return self._changed.wait_for(lambda: self._unanswered == 0, timeout)
 
@@ -91,12 +91,14 @@ class Answers(Generic[R]):
 
 
 def error_code(error: BaseException) -> str:
-    """Return the name of Triton's error code, by which a client decides whether to retry."""
+    """Return the name of Triton's error code. A client uses it to decide whether to retry."""
     if isinstance(error, UnknownAdapter):
         return "NOT_FOUND"
     if isinstance(error, (CancelledError, DeadlineExceeded)):
         return "CANCELLED"
-    if isinstance(error, (Unavailable, Cancelled)):  # before BadInput: AdapterDamaged is both
+    if isinstance(
+        error, (Unavailable, Cancelled)
+    ):  # checked before BadInput, because AdapterDamaged is both
         return "UNAVAILABLE"
     if isinstance(error, BadInput):
         return "INVALID_ARG"
@@ -104,9 +106,9 @@ def error_code(error: BaseException) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """Return one line for the client; log an unexpected error with its traceback.
+    """Return one line for the client. Log an unexpected error with its traceback.
 
-    The gateway reads the seconds from `(retry after … s)`.
+    The gateway parses the seconds in `(retry after … s)`.
     """
     if isinstance(error, CancelledError):
         return "the request was cancelled"

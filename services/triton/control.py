@@ -14,7 +14,7 @@ class ControlFolder:
     """Three files: `worker` with the model's process id, `drain` (request), `drained` (done)."""
 
     def __init__(self, path: Path):
-        """Use the folder `path`, the same in both processes; the first write creates it."""
+        """Use the folder `path`, the same in both processes. The first write creates it."""
         self.path = path
 
     def clear(self) -> None:
@@ -27,14 +27,14 @@ class ControlFolder:
         write_atomic(self.path / "worker", str(pid))
 
     def worker(self) -> int | None:
-        """Return the process id of the model; None before `announce`."""
+        """Return the process id of the model, or None before `announce`."""
         try:
             return int((self.path / "worker").read_text())
         except (OSError, ValueError):
             return None
 
     def drain(self, *, timeout: float) -> bool:
-        """Request a drain; return True once it is done, False after `timeout` seconds."""
+        """Request a drain. Return True when it is done, or False after `timeout` seconds."""
         write_atomic(self.path / "drain", "")
         deadline = time.monotonic() + timeout
         while not (self.path / "drained").exists():
@@ -48,5 +48,5 @@ class ControlFolder:
         return (self.path / "drain").exists()
 
     def report_drained(self) -> None:
-        """Record that the model has answered every request."""
+        """Record that the model has sent every response."""
         write_atomic(self.path / "drained", "")

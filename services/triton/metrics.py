@@ -1,7 +1,7 @@
-"""Publish the engine's metrics on Triton's metrics port, together with Triton's own.
+"""Publish the metrics of the engine on Triton's metrics port, with the metrics of Triton itself.
 
-Triton serves that port and takes a Python model's metrics as individual objects. These objects are
-created, set and removed to match the engine's report.
+Triton serves this port. A Python model passes its metrics to Triton as individual objects. These
+objects are created, set and removed to match the report of the engine.
 """
 
 import time
@@ -14,10 +14,10 @@ PERIOD = 0.5  # seconds; the time of the report is in `lora_requests_info`
 
 
 class Mirror:
-    """Keep Triton's metrics equal to the engine's report."""
+    """Keep the metrics in Triton equal to the report of the engine."""
 
     def __init__(self, triton: Any, report: Callable[[], Sequence[MetricFamily]]):
-        """Read `report`; `triton` is the module `triton_python_backend_utils`."""
+        """Publish the metrics of `report`. `triton` is `triton_python_backend_utils`."""
         self._triton = triton
         self._report = report
         self._families: dict[str, Any] = {}
@@ -33,7 +33,8 @@ class Mirror:
         outdated = self._remove_outdated(report)
         for family in report:
             self._set(family)
-        outdated.clear()  # only now, so that no scrape finds neither the old nor the new metrics
+        # after the new metrics are set, so that a scrape always finds old or new metrics
+        outdated.clear()
 
     def _remove_outdated(self, report: Sequence[MetricFamily]) -> list[Any]:
         """Remove and return the families with a metric that the report no longer contains.

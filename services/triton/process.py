@@ -12,7 +12,7 @@ from atelier.addresses import listen, redact
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(
     None, use_errno=True
-)  # loaded here, because loading is unsafe between fork and exec
+)  # loaded on import, because loading is unsafe between fork and exec
 
 
 def spawn(
@@ -25,15 +25,16 @@ def spawn(
 ) -> "subprocess.Popen[bytes]":
     """Start a child in its own process group, with its output appended to `log`.
 
-    The kernel sends it `when_orphaned` when the calling *thread* ends (PR_SET_PDEATHSIG), so call
-    this from the main thread. The process group keeps Ctrl-C at the terminal from reaching the
-    child, so that its parent decides when to stop it. Raises OSError if it cannot be started.
+    When the calling *thread* ends, the kernel sends the signal `when_orphaned` to the child
+    (PR_SET_PDEATHSIG), so the main thread must call this function. Because of the process group,
+    Ctrl-C at the terminal does not reach the child: its parent decides when to stop it. Raises
+    OSError if the child cannot be started.
     """
     parent = os.getpid()
 
     def bind_to_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, int(when_orphaned), 0, 0, 0)
-        if os.getppid() != parent:  # the parent died between fork and prctl
+        if os.getppid() != parent:  # the parent ended between fork and prctl
             os._exit(1)
 
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def stop(child: "subprocess.Popen[bytes]", *, grace: float) -> int:
 
 
 def alive(pid: int) -> bool:
-    """Return whether the process `pid` runs; a zombie does not."""
+    """Return whether the process `pid` runs. A zombie does not run."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -78,7 +79,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def roll(log: Path) -> None:
-    """Rename a log file to `<name>.1`, so that a new one is started."""
+    """Rename a log file to `<name>.1`, so that the next output starts a new file."""
     if log.exists() and log.stat().st_size:
         log.replace(log.with_name(f"{log.name}.1"))
 
@@ -86,8 +87,8 @@ def roll(log: Path) -> None:
 def tail(log: Path, lines: int = 20, *, limit: int = 64 * 1024) -> str:
     """Return the last `lines` lines of a log, indented, or the reason why it cannot be read.
 
-    At most `limit` bytes are read. Triton's tables of settings are left out: they would displace
-    the reason of a failed start.
+    At most `limit` bytes are read. The result does not include Triton's tables of settings, which
+    would displace the reason of a failed start.
     """
     try:
         with log.open("rb") as file:

@@ -1,8 +1,8 @@
-"""Find a tritonserver: the one in the nvidia-pytriton wheel, or an installed one.
+"""Find a tritonserver: the server in the nvidia-pytriton wheel, or an installed server.
 
 The wheel contains the server, its Python backend and one stub per Python version, but not in the
-folder layout that the server requires, and not with the libraries on its path. This module creates
-the layout and the environment.
+folder layout that the server requires. Its libraries are not on the library path. This module
+creates the layout and the environment.
 """
 
 import importlib.metadata
@@ -30,8 +30,9 @@ class Runtime:
     libraries: tuple[Path, ...] = ()
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
-        """Return `base` extended by the paths of the server's libraries and embedded Python."""
-        source = Path(__file__).resolve().parents[2]  # contains `services`, installed or not
+        """Return `base` with the paths of the server's libraries and of its embedded Python."""
+        # contains `services`, in a checkout or a wheel
+        source = Path(__file__).resolve().parents[2]
         return {
             **base,
             "LD_LIBRARY_PATH": _joined(self.libraries, base.get("LD_LIBRARY_PATH")),
@@ -43,11 +44,12 @@ class Runtime:
 
 
 def find_runtime(folder: Path, *, executable: str | None = None) -> Runtime:
-    """Find `executable` (a path, or a name on PATH), else the wheel's server, else one on PATH.
+    """Find `executable`, a path or a name on PATH.
 
-    The backends for the wheel's server are linked into `folder` in the layout that it requires.
-    Raises BadInput if there is no tritonserver, or the wheel's does not support this Python or
-    numpy version.
+    Without `executable`, find the server in the wheel, or else `tritonserver` on PATH. The backends
+    for the server in the wheel are linked into `folder` in the layout that it requires. Raises
+    BadInput if there is no tritonserver, or if the server in the wheel does not support this
+    version of Python or numpy.
     """
     if executable:
         program = shutil.which(executable)
@@ -67,7 +69,7 @@ def _from_wheel(package: Path, folder: Path) -> Runtime:
     numpy = importlib.metadata.version("numpy")
     if int(numpy.partition(".")[0]) >= 2:
         raise BadInput(
-            f"numpy {numpy}: Triton's Python backend passes empty tensors with it; "
+            f"numpy {numpy}: Triton's Python backend passes empty tensors with this version; "
             "install 'numpy>=1.26,<2'"
         )
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -88,7 +90,7 @@ def _from_wheel(package: Path, folder: Path) -> Runtime:
 
 
 def _link_all(backends: Path, files: Mapping[str, Path]) -> None:
-    """Create `backends/python/` with links to `files`, unless it has exactly these."""
+    """Create `backends/python/` with links to `files`, unless it has exactly these links."""
     inside = backends / "python"
     if inside.is_dir() and {link.name: link.resolve() for link in inside.iterdir()} == {
         name: file.resolve() for name, file in files.items()

@@ -1,9 +1,12 @@
 """Start, check and stop a Triton server that serves the engine.
 
-It compensates for three properties of Triton. If the model's process dies, Triton stays "ready"
-and answers no request: `failure` detects this. At a stop, Triton waits its whole exit timeout for
-an idle keep-alive connection and then exits with unfinished requests: `stop` drains first. A killed
-Triton leaves processes and shared memory: `stop` and `start` remove them.
+This module compensates for three properties of Triton:
+
+- If the process of the model dies, Triton stays "ready" but does not respond to requests. `failure`
+  detects this.
+- At a stop, Triton waits its whole exit timeout for an idle keep-alive connection and then exits
+  with unfinished requests. `stop` therefore drains the model first.
+- A killed Triton leaves processes and shared memory behind. `stop` and `start` remove them.
 """
 
 import contextlib
@@ -30,11 +33,11 @@ MODEL = "atelier"
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_BYTES = 16 * 2**20  # initial size and growth; an image of 1024×1024 pixels has 3 MiB
 START_SECONDS = 600.0  # SDXL takes minutes to load from a cold disk
-_GRACE_SECONDS = 2.0  # seconds between SIGTERM and SIGKILL for an idle server
+_GRACE_SECONDS = 2.0  # seconds between SIGTERM and SIGKILL if the server has no requests
 
 
 class TritonServer:
-    """The Triton server of a home. Use it as a context manager, or call start() and stop()."""
+    """The Triton server of a home. Use it as a context manager, or call `start` and `stop`."""
 
     def __init__(
         self,
@@ -42,11 +45,11 @@ class TritonServer:
         base: Path,
         settings: TritonSettings,
         *,
-        vae: Path | None = None,  # replaces the base's own
-        environment: Mapping[str, str] | None = None,  # default: that of this process
+        vae: Path | None = None,  # replaces the VAE of the base
+        environment: Mapping[str, str] | None = None,  # default: os.environ
         start_seconds: float = START_SECONDS,
     ):
-        """Choose the ports; `base` and `vae` are folders. `start` starts the server."""
+        """Choose the ports. `base` and `vae` are folders. `start` starts the server."""
         self.home = home
         self.base = Path(base)
         self.vae = vae
@@ -65,7 +68,7 @@ class TritonServer:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the server; None if it is not started."""
+        """The process id of the server, or None if it has not been started."""
         return self._process.pid if self._process else None
 
     @property
@@ -79,11 +82,11 @@ class TritonServer:
         return host_port(reachable(self.settings.host), self.grpc_port)
 
     def start(self, *, wait: bool = True) -> None:
-        """Start the server; with `wait`, return once the model is ready.
+        """Start the server. With `wait`, return when the model is ready.
 
         Raises AtelierError if another process serves this home, and BadInput if there is no
-        tritonserver. With `wait`, raises Unavailable with the end of Triton's log if the server
-        ends, or is not ready within `start_seconds`.
+        tritonserver. With `wait`, raises Unavailable with the last lines of Triton's log if the
+        server ends or is not ready within `start_seconds`.
         """
         busy = AtelierError(
             f"{self.home.root}: already served by another process; stop that process, "
@@ -108,7 +111,7 @@ class TritonServer:
             raise
 
     def wait_ready(self) -> None:
-        """Return once the model is ready; raise Unavailable with the end of the log if it fails."""
+        """Wait until the model is ready. Raises Unavailable with the end of the log if it fails."""
         deadline = time.monotonic() + self._start_seconds
         while not self.ready():
             if (failure := self.failure()) is not None:
@@ -126,7 +129,7 @@ class TritonServer:
         return self.failure() is None and all(is_ready(self.http_url + path) for path in paths)
 
     def failure(self) -> str | None:
-        """Return why the server cannot serve, with the end of its log; None if it can."""
+        """Return the reason why the server cannot serve, with the end of its log, or None."""
         if self._process is None:
             return "tritonserver was not started"
         code = self._process.poll()
@@ -144,7 +147,7 @@ class TritonServer:
     def stop(self, *, drain: bool = True) -> None:
         """End every process of the server.
 
-        With `drain`, running requests have `drain_seconds` of the settings to finish first.
+        With `drain`, wait at most `drain_seconds` of the settings for running requests first.
         """
         process, self._process = self._process, None
         try:
@@ -201,7 +204,7 @@ class TritonServer:
         ]
 
     def _repository(self) -> Path:
-        """Create a model repository with our model alone: Triton loads every folder in it."""
+        """Create a model repository with only this model, because Triton loads all its folders."""
         repository = self._folder / "models"
         link = repository / MODEL
         repository.mkdir(parents=True, exist_ok=True)
@@ -210,7 +213,7 @@ class TritonServer:
         return repository
 
     def _model_environment(self) -> dict[str, str]:
-        """Return the variables that this server sets; the model inherits those of the engine."""
+        """Return the variables that this server sets. The model inherits the engine's variables."""
         return {
             "ATELIER_BASE": str(self.base.absolute()),
             "ATELIER_VAE": str(self.vae.absolute()) if self.vae else "",
@@ -221,7 +224,7 @@ class TritonServer:
         }
 
     def _remove_shared_memory(self) -> None:
-        """Remove the regions that a killed server of this home left; no server of it may run."""
+        """Remove the shared memory of a killed server of this home. No such server may run."""
         for region in SHARED_MEMORY.glob(f"{self._shared_prefix}*"):
             if region.is_dir():
                 shutil.rmtree(region, ignore_errors=True)

@@ -20,7 +20,7 @@ _Seconds = Annotated[float, Field(ge=0, le=_LONGEST_DRAIN, allow_inf_nan=False)]
 
 
 class TritonSettings(Settings):
-    """The settings of a Triton server. Port 0 stands for a free port."""
+    """The settings of a Triton server. Port 0 selects a free port."""
 
     host: str = Field(
         default="127.0.0.1",
@@ -49,27 +49,29 @@ class TritonSettings(Settings):
     executable: str | None = Field(
         default=None,
         validation_alias="ATELIER_TRITONSERVER",
-        description="Another `tritonserver` than that of nvidia-pytriton: a path or a name",
+        description="Path or name of a `tritonserver` to use instead of the one in nvidia-pytriton",
     )
 
 
 class ServerSettings(TritonSettings, EngineSettings, HomeSettings):
-    """The settings of `python -m services.triton`; those of the engine are for the model."""
+    """The settings of `python -m services.triton`. The model reads the settings of the engine."""
 
-    base: str = Field(description="The base: a folder or a hub id")
+    base: str = Field(description="The base: a folder or a Hugging Face hub ID")
     revision: str | None = Field(
-        default=None, description="Commit, tag or branch of a base that is given by its hub id"
+        default=None, description="Commit, tag or branch of a base that is given by its hub ID"
     )
     vae: str | None = Field(
-        default=None, description="Folder or hub id of a VAE in place of the base's own"
+        default=None, description="Folder or hub ID of a VAE that replaces the VAE of the base"
     )
 
 
 class ModelSettings(EngineSettings):
-    """The settings of the model's process; `TritonServer` sets the ones defined here."""
+    """The settings of the process of the model. `TritonServer` sets the settings of this class."""
 
     base: str = Field(description="Folder of the base")
-    vae: str | None = Field(default=None, description="Folder of a VAE in place of the base's own")
+    vae: str | None = Field(
+        default=None, description="Folder of a VAE that replaces the VAE of the base"
+    )
     volume: Path = Field(description="Folder that agent and engine share")
     replica: str = Field(default="local", description="Name of this replica")
     control: Path | None = Field(

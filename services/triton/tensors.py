@@ -1,4 +1,4 @@
-"""Read the V2 tensors of a request and write those of a response (atelier/contract/tensors.py)."""
+"""Read the V2 tensors of a request, and write the tensors of a response (contract/tensors.py)."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -32,12 +32,12 @@ _USES: TypeAdapter[list[_Use]] = TypeAdapter(list[_Use])
 
 
 def parse(tensors: Tensors, *, timeout_us: int = 0) -> ImageRequest:
-    """Return the request of the input tensors; absent inputs take the defaults of ImageRequest.
+    """Return the request of the input tensors. Absent inputs get the defaults of ImageRequest.
 
-    Each tensor has one element, in any shape: TEXTS are UTF-8 bytes (BYTES of V2), NUMBERS are
-    integers, or a float for GUIDANCE_SCALE. `timeout_us` is the V2 parameter `timeout` in
-    microseconds, 0 if absent. Raises RequestError that names the input. The engine checks the
-    ranges.
+    Each tensor has one element, in any shape. The inputs TEXTS are UTF-8 bytes (BYTES of V2). The
+    inputs NUMBERS are integers, except GUIDANCE_SCALE, which is a float. `timeout_us` is the V2
+    parameter `timeout` in microseconds, or 0 if it is absent. Raises RequestError that names the
+    input. The engine checks the ranges.
     """
     if "PROMPT" not in tensors:
         raise RequestError("PROMPT: missing; send one string")

@@ -1,4 +1,4 @@
-"""The watchdog thread of the model's process, for events that Triton does not report to it."""
+"""The watchdog thread of the process of the model, for events that Triton does not report."""
 
 import logging
 import os
@@ -7,23 +7,24 @@ from collections.abc import Callable, Sequence
 
 logger = logging.getLogger(__name__)
 
-PERIOD = 0.1  # seconds; a cancelled request costs at most this long beyond its step
+PERIOD = 0.1  # seconds; a cancelled request occupies the engine at most this long after its step
 ORPHANED = 70  # EX_SOFTWARE: the exit status of a model without a server
 
 
 class Watchdog:
-    """Call every task once per period, and end this process when its Triton server is gone.
+    """Call every task once per period, and end this process if its Triton server has ended.
 
-    The model's process would otherwise outlive a killed server, with the weights in memory.
+    Otherwise the process of the model would keep running after a killed server, with the weights in
+    memory.
     """
 
     def __init__(
         self, tasks: Sequence[Callable[[], object]], *, server: int, period: float = PERIOD
     ):
-        """Prepare to call `tasks` every `period` seconds; nothing runs before `start`.
+        """Prepare to call `tasks` every `period` seconds after `start`.
 
-        `server` is the process id of Triton, read before the base is loaded, because Triton may die
-        during the load.
+        `server` is the process id of Triton. The caller reads it before it loads the base, because
+        Triton may end during the load.
         """
         self._tasks = tasks
         self._server = server

@@ -1,4 +1,4 @@
-"""The Triton Python model: pass requests to the engine, and send the images when they are done."""
+"""The Python model in Triton: pass requests to the engine, and send the finished images."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import numpy as np
-import triton_python_backend_utils as pb_utils  # exists only inside Triton
+import triton_python_backend_utils as pb_utils  # available only inside Triton
 
 from atelier.contract.tensors import INPUTS
 from atelier.errors import AtelierError, Unavailable
@@ -107,7 +107,7 @@ class TritonPythonModel:
             self._draining.wait()
 
     def _end_if_dead(self) -> None:
-        """Exit if the engine thread has ended: the model would accept requests and answer none."""
+        """Exit if the engine thread has ended, because requests would then get no response."""
         if not self._draining.is_set() and not self._engine.alive():
             logging.critical("triton: the engine has ended; ending the model's process")
             os._exit(ENGINE_ENDED)
