@@ -9,7 +9,7 @@ so a round plans those anew of which something has changed.
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from atelier.contract.replica import HeldAdapter, Replica, drawn_with
+from atelier.contract.replica import HeldAdapter, Replica, base_label
 from atelier.contract.shards import Shards, Versions
 from atelier.contract.wanted import Wanted, WantedAdapter, default_of
 from atelier.data.names import hex_of
@@ -199,8 +199,8 @@ def _planned(name: str, known: Known) -> _AdapterPlan:
         wanted = asked if name in known.unreadable else []
     elif not release.fits(known.loaded):
         ignored = (
-            f"release {name} is for {drawn_with(release.base, release.vae)}, "
-            f"this replica serves {drawn_with(known.loaded.base, known.loaded.vae)}"
+            f"release {name} is for {base_label(release.base, release.vae)}, "
+            f"this replica serves {base_label(known.loaded.base, known.loaded.vae)}"
         )
     else:
         # a package that is damaged on the volume serves on from memory while it is fetched anew

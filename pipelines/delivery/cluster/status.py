@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from atelier.contract.replica import Replica, drawn_with
+from atelier.contract.replica import Replica, base_label
 from atelier.data.declaration import Declaration
 from atelier.data.release import Canary, Release
 from atelier.errors import ExitCode, Unavailable
@@ -129,7 +129,7 @@ def _git_and_cluster(
     elif _what(said) != _what(live):
         yield f"{git}, {cluster}"
     elif not said.is_live(live):
-        drawn = [drawn_with(one.base, one.vae) for one in (said, live)]
+        drawn = [base_label(one.base, one.vae) for one in (said, live)]
         yield f"{git} with {drawn[0]}, {cluster} with {drawn[1]}"
     if said and live:
         serves = {pin.digest for pin in live.served}
