@@ -141,8 +141,8 @@ def _require_served(home: Home, label: str, base: str, vae: str | None) -> Seque
         served = base_label(live[0].base, live[0].vae)
         raise Refused(
             f"{label}: evaluated on {base_label(base, vae)}, but {live[0].replica} serves "
-            f"{served}; serve the base and VAE of the evaluation (`atelier serve` has --base, --revision and "
-            "--vae), or train and evaluate the adapter on the base that is served"
+            f"{served}; serve the base and VAE of the evaluation (`atelier serve` has "
+            "--base, --revision and --vae), or train and evaluate the adapter on that base"
         )
     return fitting
 

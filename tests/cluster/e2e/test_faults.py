@@ -45,7 +45,7 @@ def test_the_way_back_needs_no_mlflow(released: Platform, oracle: Oracle) -> Non
         released.rollback("thor")  # its hook ends well, and says that the alias follows
         assert draws(released, oracle) == old
         said = released.kube("logs", "job/hook-thor")
-        assert "MLflow is away" in said
+        assert "MLflow is unavailable" in said
     released.wait_for(lambda: released.alias("thor") == 2, "MLflow")
     settle(released)
     assert released.alias("thor") == 1
