@@ -16,7 +16,7 @@ import pytest
 from atelier.adapter.package import MANIFEST, Package
 from atelier.data.release import Pin
 from tests.cluster.conftest import NAMED
-from tests.cluster.e2e.away import damaged, mlflow_away, settle
+from tests.cluster.e2e.away import damaged, mlflow_away, reconcile
 from tests.cluster.e2e.platform import Platform
 from tests.cluster.e2e.traffic import PROMPTS, Load, Oracle, direct
 from tests.cluster.local import cluster, processes
@@ -47,7 +47,7 @@ def test_the_way_back_needs_no_mlflow(released: Platform, oracle: Oracle) -> Non
         said = released.kube("logs", "job/hook-thor")
         assert "MLflow is unavailable" in said
     released.wait_for(lambda: released.alias("thor") == 2, "MLflow")
-    settle(released)
+    reconcile(released)
     assert released.alias("thor") == 1
 
 

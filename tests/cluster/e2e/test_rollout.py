@@ -15,7 +15,7 @@ from atelier.platform.release_configmaps import PREFIX
 from pipelines.delivery.cluster import STEPS
 from services.gateway.balance import place_of
 from services.gateway.keys import KeyStore
-from tests.cluster.e2e.away import damaged, mlflow_away, settle
+from tests.cluster.e2e.away import damaged, mlflow_away, reconcile
 from tests.cluster.e2e.platform import DIRECT, Platform
 from tests.cluster.e2e.rollouts import Checkout
 from tests.cluster.e2e.traffic import PROMPTS, Oracle
@@ -181,7 +181,7 @@ def test_the_way_back_needs_no_mlflow(
         away = checkout.atelier("status")
         assert away.data["away"] and not any(NAME in one for one in away.data["differences"])
     released.wait_for(lambda: released.alias(NAME) == new.version, "MLflow")
-    settle(released)
+    reconcile(released)
     assert agree(checkout)["alias"] == old.version
     checkout.files.put(declared.model_copy(update={"withdrawn": ()}))
 

@@ -59,7 +59,7 @@ def gateway() -> Iterator[Gateway]:
     server.server_close()
 
 
-class Settling:
+class RunningLoop:
     """The process, and what it said."""
 
     def __init__(self, home: Home, registry: Registry, log: Path) -> None:
@@ -85,13 +85,13 @@ class Settling:
 
 
 @contextmanager
-def reconciling(home: Home, registry: Registry, log: Path) -> Iterator[Settling]:
-    made = Settling(home, registry, log)
+def reconciling(home: Home, registry: Registry, log: Path) -> Iterator[RunningLoop]:
+    loop = RunningLoop(home, registry, log)
     try:
-        yield made
+        yield loop
     finally:
-        made.process.send_signal(signal.SIGTERM)
-        made.process.wait(30)
+        loop.process.send_signal(signal.SIGTERM)
+        loop.process.wait(30)
 
 
 def test_a_promotion_made_while_nothing_ran_is_finished_once_it_serves(

@@ -78,7 +78,7 @@ def test_retire_ends_release_and_alias(cat: Adapter) -> None:
         retire(cat.name, registry=cat.registry, home=cat.home)
 
 
-def test_retire_without_the_registry_leaves_the_alias_to_settle(cat: Adapter) -> None:
+def test_retire_without_the_registry_leaves_the_alias_for_later(cat: Adapter) -> None:
     cat.report(v1="ready")
     cat.promote(1)
     cat.report()
