@@ -116,7 +116,7 @@ def test_an_api_server_that_is_away_for_a_minute_stops_no_picture(
     oracle: Oracle,
     record_property: Callable[[str, object], None],
 ) -> None:
-    (server,) = [one for one in cluster.everything(local) if one.name == "kube-apiserver"]
+    (server,) = [one for one in cluster.all_programs(local) if one.name == "kube-apiserver"]
     load = Load(released, pause=0.5)
     with load.running(clients=2):
         released.wait_for(lambda: load.failures or len(load.answers) >= 5, "load")
