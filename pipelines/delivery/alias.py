@@ -109,7 +109,10 @@ def registry_state(
 
 
 class AliasWriter:
-    """Moves and removes one environment's alias. Raises Unavailable if the registry is."""
+    """Moves and removes one environment's alias.
+
+    Methods raise Unavailable if the registry does not respond.
+    """
 
     def __init__(self, registry: Callable[[], Registry], environment: str):
         self._registry = registry

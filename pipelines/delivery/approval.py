@@ -25,8 +25,8 @@ def approve(
 ) -> Approval:
     """Check the verdict under `policy` and the signature under `signatures`.
 
-    Raises Refused if one of them does not allow the version, Unavailable if the registry is. The
-    package is fetched only if the signature policy is not `off`.
+    Raises Refused if one of them does not allow the version, and Unavailable if the registry does
+    not respond. The package is fetched only if the signature policy is not `off`.
     """
     evaluation = accepted_evaluation(registry, version, policy)
     return Approval(version, evaluation, signature_warning(registry, version, signatures))

@@ -82,7 +82,7 @@ def request_declaration(
 
     Returns None if the branch `main` already declares the same versions. The checkout is not
     changed. Raises Refused as `write_declaration` does, and Unavailable if git's remote or GitHub
-    is.
+    does not respond.
     """
     tip, path = repository.fetch(main), declarations.path(proposal.adapter).as_posix()
     text = (repository.read(tip, path) or b"").decode()

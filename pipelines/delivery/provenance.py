@@ -44,7 +44,7 @@ class Provenance:
 
     @property
     def is_good(self) -> bool:
-        """Whether the registry has this digest, or needs none, and no signature is refused."""
+        """Whether no check failed: version, digest and signature. An unregistered adapter passes."""
         refused = self.signature is not None and self.signature.state == "refused"
         return self.registry in ("known", "unregistered") and not refused
 
@@ -70,7 +70,7 @@ def provenance_of(
     """Compare the version and digest of an adapter in an image with the registry.
 
     An adapter without a version needs no registry. With `signers`, the package is fetched and its
-    signature is verified. Raises Unavailable if the registry is.
+    signature is verified. Raises Unavailable if the registry does not respond.
     """
     if version is None:
         return Provenance("unregistered")

@@ -41,14 +41,17 @@ class _CachedReports(Generic[ReportT]):
         self._read_at = float("-inf")
 
     def live(self) -> tuple[ReportT, ...]:
+        """Return the live reports, at most MAX_AGE old."""
         if self._clock() - self._read_at >= MAX_AGE:
             self._cached, self._read_at = self._reports.live(), self._clock()
         return self._cached
 
     def put(self, report: ReportT) -> None:
+        """Write a report; the cache is not updated."""
         self._reports.put(report)
 
     def remove(self, reporter: str) -> None:
+        """Remove a report; the cache is not updated."""
         self._reports.remove(reporter)
 
 

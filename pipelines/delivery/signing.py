@@ -56,7 +56,7 @@ def sign_versions(
     for any digest. If one version has another digest, nothing is signed. Without a key, the
     identity of the CI job signs (keyless, through Sigstore). Raises Refused for another digest,
     BadInput for an unknown version or a key that cannot sign, and Unavailable if the registry or
-    Sigstore is.
+    Sigstore does not respond.
     """
     public = key.public if key else None
     versions = [_required(registry, name, version, digest) for version, digest in digests.items()]

@@ -81,7 +81,8 @@ class AliasFollower:
         """Wait until the adapter's release serves, then move the alias to its version.
 
         Raises BadInput if there is no release, Refused if the smoke test fails or the release is
-        unreadable, Unavailable if the API server or the gateway is after `wait` seconds.
+        unreadable, Unavailable if the API server or the gateway still does not respond
+        after `wait` seconds.
         """
         end = self._clock() + wait
         while True:

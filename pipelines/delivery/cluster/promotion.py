@@ -67,7 +67,7 @@ class Promotion:
         """Make the cluster serve the declared versions of an adapter.
 
         Raises Refused if a check forbids the promotion, or if the versions could not serve and the
-        promotion was reverted. Raises Unavailable if a service is.
+        promotion was reverted. Raises Unavailable if a service does not respond.
         """
         declared = self._releases.declarations.get(name)
         self._step("check", declared)

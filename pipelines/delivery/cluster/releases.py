@@ -24,7 +24,7 @@ from pipelines.delivery.cluster.helm_values import release_of
 logger = logging.getLogger(__name__)
 
 PLATFORM: Final = "atelier"  # the platform's Helm release
-LOCK_SECONDS: Final = 20  # until the lock of a killed command expires
+LOCK_SECONDS: Final = 20  # seconds until the lock of a killed command expires
 LOCK_WAIT: Final = 120.0  # seconds
 HOOK_LINES: Final = 5  # last lines of a failed hook's log that an error quotes
 
@@ -56,7 +56,8 @@ class RevisionRelease:
 class AdapterReleases:
     """The adapters of one environment on a cluster.
 
-    Methods raise Refused if a check forbids the change, and Unavailable if a service is.
+    Methods raise Refused if a check forbids the change, and Unavailable if a service does not
+    respond.
     """
 
     def __init__(

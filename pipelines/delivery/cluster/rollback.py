@@ -89,7 +89,7 @@ def rolled_back_release(
 def unrecorded_rollback(
     history: Sequence[RevisionRelease], declared: Declaration
 ) -> Revision | None:
-    """Return the newest revision if it is a rollback of the declared versions that git lacks.
+    """Return the newest revision if it rolled declared versions back, unrecorded in git.
 
     Interrupted rollbacks count: somebody wanted to stop serving the version. Other interrupted
     revisions are ignored, because the next command removes them.

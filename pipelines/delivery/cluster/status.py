@@ -52,7 +52,8 @@ class EnvironmentStatus:
 def environment_status(releases: AdapterReleases) -> EnvironmentStatus:
     """Read git, Helm, the cluster and MLflow, and compare every adapter.
 
-    If MLflow is unavailable, the aliases are not compared. Raises Unavailable if the cluster is.
+    If MLflow is unavailable, the aliases are not compared. Raises Unavailable if the
+    cluster does not respond.
     """
     environment = listing(releases.api)
     released, declared = environment.releases.read(), releases.declarations.list()

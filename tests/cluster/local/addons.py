@@ -137,7 +137,7 @@ def _webhook_certificate(settings: Settings) -> dict[str, Any]:
 
 
 def _wait_for_webhook(kubeconfig: Path, api: str, kind: str, spec: dict[str, Any]) -> None:
-    """Wait until the webhook accepts an object: a ready pod has no endpoint yet."""
+    """Wait until the webhook accepts an object: a ready pod may have no endpoint yet."""
     trial = {"apiVersion": api, "kind": kind, "metadata": {"name": "would-be"}, "spec": spec}
     arguments = ["create", "--dry-run=server", "-f", "-"]
     _retry(kubeconfig, *arguments, stdin=yaml.safe_dump(trial))

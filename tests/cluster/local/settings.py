@@ -32,7 +32,7 @@ class Settings:
 
     @classmethod
     def of_environment(cls) -> "Settings":
-        """Read ATELIER_CLUSTER_HOME (default: .cluster in the checkout) and _PREFIX."""
+        """Read the settings from ATELIER_CLUSTER_HOME and ATELIER_CLUSTER_PREFIX."""
         folder = os.environ.get("ATELIER_CLUSTER_HOME")
         home = Path(folder).absolute() if folder else CHECKOUT / ".cluster"
         return cls(home, os.environ.get("ATELIER_CLUSTER_PREFIX", "10.99"))
