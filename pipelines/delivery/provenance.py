@@ -44,7 +44,7 @@ class Provenance:
 
     @property
     def is_good(self) -> bool:
-        """Whether no check failed: version, digest and signature. An unregistered adapter passes."""
+        """Whether version, digest and signature passed. An unregistered adapter passes too."""
         refused = self.signature is not None and self.signature.state == "refused"
         return self.registry in ("known", "unregistered") and not refused
 
