@@ -53,7 +53,7 @@ def run(spec: TrainingSpec, policy: Policy, home: Home, *, patience: float = PAT
     """
 
     def ask(question: Callable[[], Answer]) -> Answer:
-        return patiently(question, seconds=patience, told=logger.warning)
+        return patiently(question, seconds=patience, on_retry=logger.warning)
 
     version = ask(lambda: existing_version(spec, home))
     if version is not None:

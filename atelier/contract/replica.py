@@ -47,7 +47,7 @@ class Replica(Report):
         """The replica's name."""
         return self.replica
 
-    def can_draw(self, name: str, version: int) -> bool:
+    def has_ready(self, name: str, version: int) -> bool:
         """Return whether a version of an adapter is ready in this replica."""
         versions = self.adapters.named(name)
         return any((entry.version, entry.state) == (version, "ready") for entry in versions)
@@ -68,7 +68,7 @@ def ready(replicas: Iterable[Replica], name: str, digest: str, *, now: float | N
     return bool(entries) and all(entry is not None and entry.state == "ready" for entry in entries)
 
 
-def drawn_with(base: str, vae: str | None) -> str:
+def base_label(base: str, vae: str | None) -> str:
     """Describe base and VAE for an error message."""
     return f"base {base} and {f'VAE {vae}' if vae else 'its own VAE'}"
 

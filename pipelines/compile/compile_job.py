@@ -52,7 +52,7 @@ def run(
         def once() -> Answer:
             return question(Artifacts(home.tracking_uri))
 
-        return patiently(once, seconds=patience, told=logger.warning)
+        return patiently(once, seconds=patience, on_retry=logger.warning)
 
     existing_ref = ask(lambda artifacts: artifacts.made_from("engines", spec.digest))
     if existing_ref is not None:
