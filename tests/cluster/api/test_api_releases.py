@@ -68,7 +68,7 @@ def test_a_manifest_of_another_digest_is_refused(namespace: Namespace, agent: En
     manifests = json.dumps({ONE.digest: changed})
     namespace.put("thor-cat", {"release.json": said, "manifests.json": manifests})
     until(lambda: versions(agent) == {"thor-cat": 1})
-    with pytest.raises(ReleaseError, match="its digest is different one"):
+    with pytest.raises(ReleaseError, match="its digest is different"):
         agent.releases.manifest(ONE.digest)
     assert agent.releases.manifest(TWO.digest) is None
 
