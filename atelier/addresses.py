@@ -12,8 +12,8 @@ from contextlib import suppress
 
 HIDDEN = "***"
 
-# Matches up to the last @ before white space: a password that is not percent-encoded may contain
-# : / ? # and @. An address with an @ in its path loses its host, but no password remains.
+# Matches up to the last @ before white space, because a password that is not percent-encoded may
+# contain : / ? # and @. An address with an @ in its path loses its host, but no password remains.
 _USERINFO = re.compile(r"://\S*@")
 # Parameters of a query: ?token=…, &X-Amz-Signature=…, &sig=…
 _QUERY = re.compile(
@@ -51,7 +51,7 @@ def link(url: str) -> str:
 
 
 def host_port(host: str, port: int) -> str:
-    """Return `host:port` for URLs and gRPC targets; an IPv6 address gets brackets."""
+    """Return `host:port` for URLs and gRPC targets; put an IPv6 address into brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -65,7 +65,7 @@ def split_host_port(address: str) -> tuple[str, int]:
         raise ValueError(f"{shown}: an IPv6 address needs brackets, as in [::1]:8001")
     valid = port.isascii() and port.isdigit() and 0 < int(port) < 65536
     if not host or not valid or re.search(r"[\s/@\[\]]", host):
-        raise ValueError(f"{shown}: is not host:port")
+        raise ValueError(f"{shown}: is not an address; write host:port")
     return host, int(port)
 
 
@@ -86,9 +86,9 @@ def reachable(host: str) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening TCP socket; port 0 is any free one. Raises OSError if this fails.
+    """Return a listening TCP socket; port 0 means any free port. Raises OSError on failure.
 
-    `::` and an empty host are every address of this machine, of both families if it has both.
+    `::` and an empty host mean every address of this machine, of both families if it has both.
     """
     if host in ("", "::") and socket.has_dualstack_ipv6():
         with suppress(OSError):  # a kernel with IPv6 may have no IPv6 address
@@ -99,5 +99,5 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(("" if host == "::" else host, port), family=family)
     except socket.gaierror:
         raise
-    except OSError as error:  # its text would repeat the address
+    except OSError as error:  # the error would repeat the address
         raise OSError(error.errno, os.strerror(error.errno or 0)) from None

@@ -1,4 +1,4 @@
-"""The errors of the project, by the possible reaction of the caller.
+"""The errors of the project; each class allows one reaction of the caller.
 
 Every text names the place (file, key, address), the problem and the fix, because it is printed to
 the user unchanged. The exit codes are part of the command line's interface.
@@ -53,7 +53,7 @@ class DatasetError(BadInput):
 
 
 class PolicyError(BadInput):
-    """A policy is invalid, or a recipe loosens it."""
+    """A policy is invalid, or a recipe loosens the policy."""
 
 
 class AdapterRejected(BadInput):
@@ -96,6 +96,6 @@ class Unavailable(AtelierError):
 
 
 class Interrupted(AtelierError):
-    """The process was stopped by SIGTERM, and has saved the state to resume from."""
+    """SIGTERM stopped the process, which has saved the state to resume from."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.STOPPED

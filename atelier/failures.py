@@ -20,7 +20,7 @@ class Failure:
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Translate an exception; an unexpected one is a bug, with the exit code INTERNAL."""
+    """Translate an exception. An unexpected exception is a bug and gives the exit code INTERNAL."""
     kind = type(error).__name__
     if isinstance(error, AtelierError):
         return Failure(kind, str(error), error.exit_code)
@@ -37,8 +37,8 @@ def failure_of(error: BaseException) -> Failure:
 def run_process(work: Callable[[], int | None]) -> int:
     """Run the work of a Job or a service; return the exit code of the process.
 
-    `work` may return an exit code; None is DONE. An error is one line on stderr. A bug also prints
-    its traceback, because a pod cannot be run again with --debug.
+    `work` may return an exit code; None is DONE. An error prints one line on stderr. A bug also
+    prints its traceback, because a pod cannot be run again with --debug.
     """
     redact_tracebacks()
     try:

@@ -1,7 +1,7 @@
 """Atomic writes of files and folders, locks, and digests.
 
-Other processes never see an incomplete file: it is written under a temporary name, flushed to the
-disk, and renamed.
+A file is written under a temporary name, flushed to the disk, and renamed, so other processes never
+read an incomplete file.
 """
 
 import errno
@@ -17,12 +17,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-_IN_PLACE = (errno.ENOTEMPTY, errno.EEXIST)  # of a rename onto a folder that is not empty
+_IN_PLACE = (errno.ENOTEMPTY, errno.EEXIST)  # errors of a rename onto a folder that is not empty
 _LOOK = 0.1  # seconds between two attempts to take a lock
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
-    """Replace the content of `path` atomically; the old content stays if this fails.
+    """Replace the content of `path` atomically; the old content stays if the write fails.
 
     `mode` gives the permissions of the new file, before the process's umask.
     """
@@ -56,8 +56,8 @@ def writing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 def staging(final: Path) -> Iterator[Path]:
     """Create an empty folder beside `final` to build it in; publish it with `replace_folder`.
 
-    Its name is hidden and unique, so processes that build the same folder do not conflict. If it is
-    not published, it is removed at the end of the block.
+    The name of the new folder is hidden and unique, so processes that build the same folder do not
+    conflict. At the end of the block, a folder that was not published is removed.
     """
     aside = _aside(Path(final))
     aside.mkdir(parents=True)
@@ -70,8 +70,9 @@ def staging(final: Path) -> Iterator[Path]:
 def replace_folder(aside: Path, final: Path) -> None:
     """Publish the finished folder `aside` as `final`, on the same file system.
 
-    An existing folder is renamed first and removed last, so a crash in between leaves it beside the
-    new one, and never a mixture of both. If several processes publish at once, the last one wins.
+    An existing folder is renamed first and removed last, so a crash in between leaves the old
+    folder beside the new one, and never a mixture of both. If several processes publish at once,
+    the last one wins.
     """
     for folder, _, names in os.walk(aside):
         for name in names:
@@ -88,7 +89,7 @@ def replace_folder(aside: Path, final: Path) -> None:
             if error.errno not in _IN_PLACE:
                 raise
         old.append(_aside(final))
-        with suppress(FileNotFoundError):  # another process has moved it
+        with suppress(FileNotFoundError):  # another process has moved the folder
             final.rename(old[-1])
     _sync_folder(final.parent)
     for folder_before in old:
@@ -112,10 +113,10 @@ def locked(
 ) -> Iterator[None]:
     """Hold the lock of the file `path`, exclusively or shared with other holders.
 
-    Raises `busy` if the lock is taken; without `busy`, waits for it. Meanwhile `waiting` is called
-    about ten times a second, and ends the wait by raising. The kernel releases the lock at any end
-    of this process. The file stays, unless it is `temporary`, for folders that must not contain
-    other files. A shared lock cannot be temporary.
+    Raises `busy` if the lock is taken; without `busy`, waits for it. During the wait, `waiting` is
+    called about ten times a second; an exception that it raises ends the wait. The kernel releases
+    the lock when this process ends. The lock file stays, unless it is `temporary`, for folders that
+    must not contain other files. A shared lock cannot be temporary.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

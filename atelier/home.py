@@ -58,7 +58,7 @@ class Home:
 
     @property
     def fetched(self) -> Path:
-        """The package cache of commands, with folders named like those of `packages`."""
+        """The package cache of commands; its folders are named as in `packages`."""
         return self.root / "fetched"
 
     @property

@@ -1,4 +1,4 @@
-"""Single HTTP requests to other services, with errors of this project.
+"""Single HTTP requests to other services, with the errors of this project.
 
 Redirects are refused. A client that follows one sends the request's credential to the new host: all
 client libraries keep `X-API-Key`, unlike `Authorization`.
@@ -31,7 +31,7 @@ def send(
     headers: Mapping[str, str] | None = None,
     body: object = None,
 ) -> httpx2.Response:
-    """Send a request, `body` as JSON; return the response with any status but a redirect.
+    """Send a request, `body` as JSON; return the response unless it is a redirect.
 
     `timeout` is in seconds for each read or write; `what` begins the text of errors. Raises
     Unavailable if there is no response, BadInput if the address or a header is malformed or the
@@ -45,9 +45,11 @@ def send(
         try:
             content = json.dumps(body, allow_nan=False)
         except ValueError as error:
-            raise BadInput(f"{what}: not sent, a number is infinite or NaN") from error
+            raise BadInput(
+                f"{what}: not sent, because a number is infinite or NaN; correct it"
+            ) from error
     try:
-        answer = httpx2.request(
+        response = httpx2.request(
             method,
             url,
             headers=sent,
@@ -56,41 +58,47 @@ def send(
             follow_redirects=False,
             verify=_authorities(),
         )
-    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):  # their text may quote a password
-        raise BadInput(f"{what}: the address must read like https://host:port") from None
-    except (httpx2.LocalProtocolError, UnicodeError):  # their text quotes the header
+    except (
+        httpx2.InvalidURL,
+        httpx2.UnsupportedProtocol,
+    ):  # the text of these errors may quote a password
+        raise BadInput(f"{what}: the address must have the form https://host:port") from None
+    except (httpx2.LocalProtocolError, UnicodeError):  # the text of these errors quotes the header
         text = f"{what}: the key has a character that is not allowed in HTTP headers; remove it"
         raise BadInput(text) from None
     except httpx2.HTTPError as error:
         raise Unavailable(f"{what}: {str(error) or type(error).__name__}") from error
-    if answer.has_redirect_location:
-        text = f"the address redirects to {_target(answer)}; use that one, if you trust it"
+    if response.has_redirect_location:
+        text = f"the address redirects to {_target(response)}; use that address if you trust it"
         raise BadInput(f"{what}: {text}")
-    return answer
+    return response
 
 
-def _target(answer: httpx2.Response) -> str:
+def _target(response: httpx2.Response) -> str:
     """Return the target of a redirect, without user, query and fragment (possible credentials)."""
     import httpx2
 
     try:
-        place = answer.url.join(answer.headers["Location"])
+        place = response.url.join(response.headers["Location"])
     except httpx2.InvalidURL:
         return "a malformed address"
     return f"{place.scheme}://{place.netloc.decode()}{place.path}"
 
 
-def decoded(answer: httpx2.Response, *, what: str) -> Any:
-    """Return the JSON of a response. Raises Unavailable for other content, as of a proxy."""
+def decoded(response: httpx2.Response, *, what: str) -> Any:
+    """Return the JSON of a response.
+
+    Raises Unavailable for other content, such as a proxy's page.
+    """
     try:
-        return answer.json()
+        return response.json()
     except ValueError as error:
-        raise Unavailable(f"{what}: the answer is not JSON: {error}") from error
+        raise Unavailable(f"{what}: the response is not JSON: {error}") from error
 
 
-def retry_after(answer: httpx2.Response) -> float | None:
+def retry_after(response: httpx2.Response) -> float | None:
     """Return the seconds in the header Retry-After of a response, or None."""
-    value = answer.headers.get("Retry-After", "")
+    value = response.headers.get("Retry-After", "")
     return float(value) if value.isdigit() else None
 
 
@@ -99,10 +107,10 @@ def is_ready(url: str) -> bool:
     import httpx2
 
     try:
-        answer = httpx2.get(url, timeout=PROBE_SECONDS, trust_env=False, verify=_authorities())
+        response = httpx2.get(url, timeout=PROBE_SECONDS, trust_env=False, verify=_authorities())
     except httpx2.HTTPError:
         return False
-    return bool(answer.status_code == 200)
+    return bool(response.status_code == 200)
 
 
 @cache

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Pause the garbage collector during imports, which create no garbage.
+    """Pause the garbage collector in the block: imports create hardly any garbage.
 
     Each full pass visits all objects, half a million of them after torch and diffusers.
     """

@@ -11,7 +11,7 @@ from atelier.addresses import redact
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats a record, its traceback included, and redacts the result."""
+    """Formats a record with its traceback, and redacts the result."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the redacted text of a record."""
@@ -19,7 +19,7 @@ class RedactingFormatter(logging.Formatter):
 
 
 def log_to(stream: TextIO, *, format: str, level: int | str = logging.INFO) -> None:
-    """Write every log line to the stream; a log that is already set up stays unchanged."""
+    """Write every log line to the stream, unless the log is already set up."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(RedactingFormatter(format))
     logging.basicConfig(level=level, handlers=[handler])
@@ -33,7 +33,7 @@ def redact_tracebacks() -> None:
 
 
 def traceback_of(error: BaseException) -> str:
-    """Return the redacted traceback of an exception and of its causes."""
+    """Return the redacted traceback of an exception and its causes."""
     return redact("".join(traceback.format_exception(error)))
 
 

@@ -1,7 +1,8 @@
 """Settings of a process: typed `ATELIER_*` variables.
 
 Each process has one class of settings beside its main function, and reads every variable through
-it. A wrong name or value ends the process at its start. docs/settings.md lists them with defaults.
+it. A wrong name or value ends the process at its start. docs/settings.md lists the variables with
+their defaults.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from atelier.errors import BadInput
 
 PREFIX: Final = "ATELIER_"
 
-# The variables of all processes. A pod or a shell may set those of several processes, so each
-# accepts the names of the others. The core cannot import their classes; a test compares this list.
+# The variables of all processes. A pod or a shell may set the variables of several processes, so
+# each process accepts the names of the others. The core cannot import the classes of the other
+# processes; a test compares this list with them.
 NAMES: Final = frozenset(
     {
         "ATELIER_BACKEND",
@@ -112,7 +114,7 @@ DEVELOPMENT: Final = frozenset(
     }
 )
 
-# Texts by pydantic's type of error; other types keep pydantic's text.
+# Texts by pydantic's type of error. Other types keep the text of pydantic.
 _TEXTS: Final = {
     "bool_parsing": "must be true or false",
     "finite_number": "must be a finite number",
@@ -151,15 +153,15 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only the constructor's arguments; `read` adds the environment."""
+        """Use only the arguments of the constructor; `read` adds the environment."""
         return (init_settings,)
 
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Read the settings from environment variables, by default those of this process.
 
-        An empty variable counts as not set. Raises BadInput with each variable of an invalid value,
-        or with the first of an unknown name.
+        An empty variable counts as not set. Raises BadInput, with every variable whose value is
+        invalid, or with the first variable whose name is unknown.
         """
         variables = os.environ if environment is None else environment
         refuse_unknown(variables)
@@ -210,6 +212,6 @@ def _text(error: ErrorDetails, cls: type[Settings]) -> str:
         text = template.format_map(context)
     if error["type"] == "literal_error":
         text = text.replace("'", "").replace(" or ", ", ")
-    if error["type"] != "value_error":  # our validators describe the setting
+    if error["type"] != "value_error":  # the texts of our own validators describe the setting
         text = f"{text} ({info.description})"
     return f"{variable}={error['input']}: {text}" if info.repr else f"{variable}: {text}"

@@ -1,7 +1,8 @@
 """Transfers of files to and from MLflow's server, with a separate timeout.
 
 MLflow has one timeout for all calls, which is short in this project, so that an absent server is
-noticed. But before the first byte of a large file, or after its last, the server may copy the file.
+detected. A transfer needs a longer one: the server may copy a large file before it sends the first
+byte, or after it has received the last byte.
 """
 
 from functools import cache
@@ -16,8 +17,8 @@ _CHUNK = 2**20  # bytes
 def use_long_transfers() -> None:
     """Set the timeout of file transfers to TRANSFER_SECONDS, for all MLflow clients of the process.
 
-    Registers a repository for the scheme `mlflow-artifacts`, as MLflow's plug-ins do. It differs
-    from MLflow's in the timeout of the two calls that transfer a whole file.
+    Registers a repository for the scheme `mlflow-artifacts`, as MLflow's plug-ins do. Only the
+    timeout of the two calls that transfer a whole file differs from MLflow's own repository.
     """
     from mlflow.store.artifact import artifact_repository_registry as registry
     from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository

@@ -16,7 +16,7 @@ Loc = tuple[int | str, ...]
 
 SHOWN = 5  # mistakes in a summary
 _LONGEST = 80  # characters of an input that are shown
-_CREDENTIALS = re.compile(r"://[^\s'\"]*@")  # of an address: user and password
+_CREDENTIALS = re.compile(r"://[^\s'\"]*@")  # user and password in an address
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Mistake:
 
     @property
     def key(self) -> str:
-        """The path in the form of a document: `stages.0.train.lr`."""
+        """The path as in a document: `stages.0.train.lr`."""
         return ".".join(map(str, self.loc))
 
     @property
     def field(self) -> str:
-        """The path in the form of a program: `adapters[0].name`."""
+        """The path as in a program: `adapters[0].name`."""
         parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.loc)
         return "".join(parts).removeprefix(".")
 
@@ -55,7 +55,7 @@ def mistakes(
 
 
 def summary(error: ValidationError, *, whole: str = "", values: bool = True) -> str:
-    """Return the first mistakes in one line; `whole` names the data for a mistake without key."""
+    """Return the first mistakes in one line; `whole` names the data in a mistake without a key."""
     every = mistakes(error, values=values)
     texts = [": ".join(filter(None, (item.key or whole, item.text))) for item in every[:SHOWN]]
     if len(every) > SHOWN:
@@ -64,7 +64,7 @@ def summary(error: ValidationError, *, whole: str = "", values: bool = True) -> 
 
 
 def _deepest(problems: Sequence[Any]) -> list[Any]:
-    """Drop errors that follow from a nested one: a list is empty after its items have failed."""
+    """Drop errors that follow from a nested one: a list of invalid items counts as empty."""
     return [
         problem
         for problem in problems
@@ -115,7 +115,7 @@ def _hint(name: str, options: Sequence[str], *, listed: bool = True) -> str:
 
 
 def _fields(model: type[BaseModel] | None, loc: Loc) -> list[str]:
-    """Return the keys of the model at `loc`; none if there is another type."""
+    """Return the keys of the model at `loc`; none if the type there is not a model."""
     kind: Any = model
     for part in loc:
         if isinstance(kind, type) and issubclass(kind, BaseModel):

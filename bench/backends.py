@@ -1,13 +1,13 @@
 """Compare the speed of torch and ONNX Runtime, for single UNet calls and for whole requests.
 
-The runs alternate, so that other work on the machine affects them equally; each figure is the
-median over the rounds. On a CPU, processor seconds are measured, which other work affects less.
-Adapters are random, because the speed does not depend on the values of the weights.
+The runs alternate, so that other work on the machine affects all runs equally; each figure is the
+median over the rounds. On a CPU, processor seconds are measured, because other work affects them
+less. Adapters are random, because the speed does not depend on the values of the weights.
 
     atelier compile models/miniature --output build/compiled
     OMP_NUM_THREADS=1 python bench/backends.py --compiled build/compiled --rank 16 --rounds 15
 
-`mixed` has a different adapter in each row, `base` has none.
+`mixed` has a different adapter in each row; `base` has no adapters.
 """
 
 from __future__ import annotations

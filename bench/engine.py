@@ -1,8 +1,8 @@
-"""Measure the cost and gain of the bank: the UNet with it, and the engine against diffusers.
+"""Measure the bank: the UNet with and without the bank, and the engine against diffusers.
 
-The runs alternate, so that other work on the machine affects them equally; each figure is the
-median over the rounds. On a CPU, processor seconds are measured, which other work affects less.
-Adapters are random, because the speed does not depend on the values of the weights.
+The runs alternate, so that other work on the machine affects all runs equally; each figure is the
+median over the rounds. On a CPU, processor seconds are measured, because other work affects them
+less. Adapters are random, because the speed does not depend on the values of the weights.
 
     OMP_NUM_THREADS=1 python bench/engine.py --base models/miniature --rank 16 --rounds 15
 
@@ -63,7 +63,7 @@ def random_adapter(
 
 
 def clock() -> float:
-    """Return processor seconds; with a GPU, wall seconds after its work has finished."""
+    """Return processor seconds; with a GPU, wall seconds after the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -88,7 +88,7 @@ def ratio(seconds: Mapping[str, Sequence[float]], name: str, to: str) -> float:
 
 
 def unet_calls(base: Base, layout: Layout, rank: int, rounds: int) -> None:
-    """Print the time of one UNet call with the bank, relative to one without it."""
+    """Print the time of one UNet call with the bank, relative to a call without the bank."""
     banked = BankedUNet(base.unet, layout).eval()
     side = base.unet.config.sample_size
     print(f"\n{'rows':>4} {'targets':>14} {'base ms':>8} {'empty':>7} {'one':>7} {'four':>7}")
@@ -193,7 +193,7 @@ def requests(base_folder: Path, base: Base, layout: Layout, rank: int, rounds: i
 def main() -> None:
     """Print both tables."""
     warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)  # the loaders warn about the parts that an adapter lacks
+    logging.disable(logging.WARNING)  # loaders warn about parts without tensors
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", type=Path, default=ROOT / "models/miniature")
     parser.add_argument("--rank", type=int, default=16)

@@ -7,8 +7,8 @@ There are ten replicas; each adapter has a release with one serving and two past
 gateway, one agent and the volume watcher of one engine run as in their pods. They use a volume on
 this machine, and an API server in this process that stores JSON and sends it to watches. Nine more
 replicas send the same reports. The engine has no base: it registers adapters but generates no
-images. Processor time is that of the threads of each loop, including reading and writing JSON, as a
-share of one core.
+images. The result for each loop is the processor time of its threads, including reading and writing
+JSON, as a share of one core.
 """
 
 import argparse
@@ -193,7 +193,7 @@ class Fleet:
         return self.folder / "volume"
 
     def prepare(self) -> None:
-        """Write a volume in the state that a stopped agent and engine leave behind."""
+        """Write a volume in the state after a stop of agent and engine."""
         packages = self.volume / PACKAGES
         record = Verified(packages, SignaturePolicy())
         wanted: list[WantedAdapter] = []
@@ -225,9 +225,8 @@ class Fleet:
         for adapter in wanted:
             path = self.volume / adapter.path
             text = {"files": _stamp(path, path.with_name(f"{path.name}.sig")), "warning": None}
-            (record._folder / path.name).write_text(
-                json.dumps(text)
-            )  # faster than a flush for each
+            # faster than the record's own write, which flushes each file
+            (record._folder / path.name).write_text(json.dumps(text))
         generation = Wanted(adapters=Versions(wanted), generation=1)
         ShardedFile(self.volume / "wanted.json", Wanted).write(generation)
         held = [
@@ -423,7 +422,10 @@ def _wait(condition: Callable[[], bool], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise SystemExit(f"the fleet did not serve every release within {seconds:.0f} s")
+            raise SystemExit(
+                f"the fleet did not serve every release within {seconds:.0f} s; use fewer "
+                "--adapters"
+            )
         time.sleep(0.2)
 
 
@@ -444,7 +446,7 @@ def report_sizes(server: ApiServer, name: str) -> dict[str, int]:
 
 
 def restart(fleet: Fleet) -> dict[str, float]:
-    """Measure the start of a replica until it is ready: seconds, and the packages it opens."""
+    """Measure the start of a replica: seconds until it is ready, and opened packages."""
     server: Any = ApiServer()
     for name in fleet.releases:
         fleet.publish(server, name)
@@ -477,7 +479,7 @@ def counted_packages() -> Iterator[list[Path]]:
 
 
 def main() -> None:
-    """Measure, print tables, write JSON."""
+    """Measure, print tables, and write JSON."""
     logging.disable(logging.WARNING)
     options = argparse.ArgumentParser(prog="bench.fleet", description=__doc__.splitlines()[0])
     options.add_argument("--adapters", type=int, default=10_000)

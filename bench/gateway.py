@@ -3,9 +3,9 @@
     python -m bench.gateway --calls 4
     python -m bench.gateway --calls 2 --side 1024 --images 1
 
-Starts a gateway with simulated engines that return noise, the worst case for PNG. Sends the calls
-at the same time and prints the peak resident memory of the gateway's process (`VmHWM`), for
-`/generate_image` and for both forms of `/v2`.
+Starts a gateway with simulated engines that return noise, which is the worst case for PNG. Sends
+the calls at the same time and prints the peak resident memory of the gateway's process (`VmHWM`),
+for `/generate_image` and for both forms of `/v2`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from tests.integration.gateway.conftest import Gateway, Setting
 from tests.integration.gateway.v2http import V2HttpServer
 
 MIB = 2**20
-TOGETHER = 5.0  # seconds in which simultaneous calls reach an engine
+TOGETHER = 5.0  # seconds in which all simultaneous calls reach an engine
 SECONDS = 900.0  # timeout of a call
 
 

@@ -5,7 +5,8 @@
 
 Starts `atelier serve` in a temporary home, sends requests over gRPC, and switches the release of
 one adapter between two versions. The first swap fetches the package from the registry; for later
-ones it is on the volume. A swap ends with the first picture whose response has the new digest.
+swaps, the package is on the volume. A swap ends with the first picture whose response has the new
+digest.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from tests.tiny import tiny_adapter, tiny_base
 
 
 def load_of(stack: ServedStack, name: str, *, steps: int) -> LoadGenerator[str]:
-    """Return a generator of requests with one adapter and different seeds; answers are digests."""
+    """Return a load of requests with one adapter and different seeds; the responses are digests."""
 
     def ask(number: int) -> str:
         picture = stack.grpc(
@@ -40,9 +41,9 @@ def load_of(stack: ServedStack, name: str, *, steps: int) -> LoadGenerator[str]:
 
 
 def first_of(load: LoadGenerator[str], digest: str, since: float) -> float:
-    """Wait for an answer with `digest` to a request sent after `since`.
+    """Wait for a response with `digest` to a request sent after `since`.
 
-    Return the time, in seconds, of the first answer with `digest` that arrived after `since`.
+    Return the arrival time, in seconds, of the first such response.
     """
 
     def moved() -> bool:
@@ -52,7 +53,7 @@ def first_of(load: LoadGenerator[str], digest: str, since: float) -> float:
     while not moved():
         if load.now - since > PATIENCE:
             failures = [str(failure) for failure in load.failures[:3]]
-            raise SystemExit(f"no answer with {digest} in {PATIENCE:.0f} s; failures: {failures}")
+            raise SystemExit(f"no response with {digest} in {PATIENCE:.0f} s; failures: {failures}")
         time.sleep(0.005)
     return min(call.came for call in load.answers if call.answer == digest and call.came > since)
 
@@ -91,7 +92,7 @@ def measure(
 
 
 def diffusers_baseline(base: Path, packages: tuple[Package, Package], rounds: int) -> list[float]:
-    """Return the seconds that an idle diffusers pipeline takes to replace one LoRA by the other."""
+    """Return the seconds in which an idle diffusers pipeline replaces one LoRA by the other."""
     from diffusers import StableDiffusionXLPipeline
 
     pipeline = StableDiffusionXLPipeline.from_pretrained(base, use_safetensors=True)

@@ -1,4 +1,4 @@
-"""Compare our trainer with diffusers' train_dreambooth_lora_sdxl.py: the time to the same loss.
+"""Compare the time to the same loss: this project's trainer and diffusers' DreamBooth script.
 
 Both use the same base, pictures, prompt, batch, rank, rate, precision and threads. Each runs in a
 new process, and imports, class pictures and preparation are included in its time. Both write
@@ -7,15 +7,16 @@ measures its loss: the mean squared error of the predicted noise on pictures of 
 its class that neither trainer has used, at fixed noise levels with fixed noise. The goal is the
 final loss of diffusers; the time to reach it is interpolated between checkpoints.
 
-Our trainer runs twice. `ours` adapts the same layers at the same rate. `recommended` uses the
-settings recommended in pipelines/train/README.md, which diffusers' script does not support: it also
-adapts the feed-forward and projection layers, and B has four times the learning rate of A (LoRA+).
+The trainer of this project runs twice. `ours` adapts the same layers at the same rate.
+`recommended` uses the settings recommended in pipelines/train/README.md, which diffusers' script
+does not support: it also adapts the feed-forward and projection layers, and B has four times the
+learning rate of A (LoRA+).
 
     python bench/training.py --diffusers /tmp/train_dreambooth_lora_sdxl.py \\
         --base models/miniature --pictures examples/thor-cat/images
 
-Neither weights the loss by min-SNR, because diffusers' script fails if --snr_gamma is used with
-class pictures.
+Neither trainer weights the loss by min-SNR, because diffusers' script fails if --snr_gamma is used
+with class pictures.
 
 diffusers' script is not part of this project; it is in `examples/dreambooth` of its repository.
 The output has processor seconds beside wall seconds, because other work on the machine affects them
@@ -59,7 +60,7 @@ class Mark:
     step: int
     weights: Path | None  # None for the base
     wall: float  # seconds since the start of the process
-    processor: float  # seconds of all its threads
+    processor: float  # processor seconds of all threads
     loss: float = float("nan")
 
 
@@ -93,7 +94,7 @@ def main() -> None:
     if failures:
         sys.exit("\n".join(failures))
     if options.together:
-        torch.set_num_threads(1)  # synchronising threads are slow on a busy machine
+        torch.set_num_threads(1)  # threads that synchronise are slow on a busy machine
     spec = YardstickSpec(options.prompt, options.class_prompt, options.resolution)
     yardstick = Yardstick(load_base(str(options.base)), held_back, spec)
     start = yardstick.loss({})
@@ -137,8 +138,8 @@ def _split(options: argparse.Namespace) -> list[Path]:
     held_back = pictures[options.hold_out - 1 :: options.hold_out]
     if not held_back:
         sys.exit(
-            f"{options.pictures}: {len(pictures)} pictures are too few to hold one back; add some, "
-            "or use a smaller --hold-out"
+            f"{options.pictures}: {len(pictures)} pictures are too few to hold one back; add "
+            "pictures, or use a smaller --hold-out"
         )
     shutil.rmtree(options.out / "pictures", ignore_errors=True)
     (options.out / "pictures").mkdir()
@@ -285,7 +286,7 @@ def _processor_seconds(pid: int) -> float:
 
 
 def _begin(trainer: Trainer, loss: float) -> Mark:
-    """Estimate when the updates began, from the first checkpoint and the time of a step."""
+    """Estimate the start of the updates from the first checkpoint and the time of a step."""
     first = trainer.marks[0]
     wall, used = (of(first) - first.step * _pace(trainer, of) for of in (_wall, _processor))
     return Mark(0, None, wall, used, loss)
@@ -305,9 +306,9 @@ def _weights(path: Path | None) -> dict[str, Tensor]:
 
 
 def _reached(trainer: Trainer, goal: float, of: Callable[[Mark], float]) -> float:
-    """Return when the loss first reached the goal, interpolated between two checkpoints.
+    """Return the time at which the loss first reached the goal, interpolated between checkpoints.
 
-    Return infinity if it did not.
+    Return infinity if the loss did not reach the goal.
     """
     for before, mark in pairwise(trainer.marks):
         if mark.loss <= goal < before.loss:

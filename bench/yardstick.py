@@ -1,4 +1,4 @@
-"""Measure a checkpoint of any trainer by its error on pictures that no trainer has used."""
+"""Measures a checkpoint of any trainer: the error on pictures that no trainer has used."""
 
 import copy
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from services.engine import Engine, EngineSettings, ImageRequest
 from services.engine.base import Base
 from services.engine.text import encode_prompts
 
-UNUSED = 1_000_000  # a seed above those of the class pictures of all trainers
+UNUSED = 1_000_000  # above the seeds of the class pictures of all trainers
 LEVELS = 20  # noise levels, evenly spaced
 NOISES = 2  # noise samples for each picture and level
 
@@ -45,8 +45,8 @@ class _EncodedPicture:
 class Yardstick:
     """Measures the error on held-back pictures, at fixed noise levels with fixed noise.
 
-    Half of the pictures show the subject and half its class, as in the training objective.
-    Otherwise a trainer could appear faster because it forgets the class.
+    Half of the pictures show the subject and half its class, as in the training objective. With
+    subject pictures only, a trainer could appear faster because it forgets the class.
     """
 
     def __init__(self, base: Base, held_back: Sequence[Path], spec: YardstickSpec) -> None:

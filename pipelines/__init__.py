@@ -1,1 +1,4 @@
-"""Batch jobs. Each stage is a function; `python -m` modules run stages in a Job's pod."""
+"""Batch jobs.
+
+Each stage is a function. The modules for `python -m` run the stages in the pod of a Job.
+"""

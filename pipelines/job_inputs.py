@@ -24,7 +24,7 @@ class Content:
     ref: ArtifactRef
     root: Path
     files: Sequence[Path]
-    source: str | None = None  # the name that the artifact is registered under
+    source: str | None = None  # the name under which the artifact is registered
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,9 @@ def find_base(
 ) -> tuple[str, Sequence[Content]]:
     """Return a base's digest, and the files that the registry must contain.
 
-    For a folder these are its files. For a hub id they are none: the registry must already contain
-    the base, imported with `atelier base import`. Raises BaseError if it does not.
+    For a folder, these are the files of the base. For a hub ID there are none, because the registry
+    must already contain the base (`atelier base import`). Raises BaseError if it does not contain
+    the base.
     """
     if not Path(model).expanduser().exists():
         ref = artifacts().named("bases", known_as(model, revision))
@@ -116,6 +117,9 @@ def _vae(name: str) -> Content:
 
 
 def _pictures(folder: Path) -> Content:
-    """Return a folder's pictures and captions. File names are kept: they determine the order."""
+    """Return a folder's pictures and captions.
+
+    File names are kept, because they determine the order of the pictures.
+    """
     files = [*(picture.path for picture in open_folder(folder).pictures), *folder.glob(METADATA)]
     return Content(ArtifactRef.of("datasets", digest_files(folder, files)), folder, files)

@@ -1,7 +1,7 @@
 """The whole pipeline: trains a recipe, evaluates the result, registers it and promotes it.
 
-`atelier run` calls `run`. Each line of `run` is a stage that also runs alone. The stages pass
-folders, digests and registered versions to each other.
+`atelier run` calls `run`. Each line of `run` is a stage, which can also be called alone. The stages
+pass folders, digests and registered versions to each other.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def judge(
 ) -> int:
     """Evaluate and register a training result; return its version.
 
-    Raises Refused with the reasons if the verdict refuses it. It is registered nevertheless.
+    A refused version is registered, too. Raises Refused with the reasons if the verdict refuses it.
     """
     judged = evaluate(
         trained.package,

@@ -9,9 +9,9 @@ from services.engine.settings import EngineSettings
 class JobSettings(EngineSettings, HomeSettings):
     """The settings of every `python -m pipelines.…` except the hook.
 
-    They include the engine's, because an evaluation renders with an engine.
+    They include the settings of the engine, because an evaluation renders pictures with an engine.
     """
 
     git_commit: str | None = Field(
-        default=None, description="Commit that the recipe is from; by default the checkout's"
+        default=None, description="Commit of the recipe; by default the commit of the checkout"
     )

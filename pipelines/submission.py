@@ -50,7 +50,7 @@ class SubmittedJob:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of its container; DONE if it was not followed."""
+        """The exit code of the Job's container; DONE if the Job was not followed."""
         return self.outcome.exit_code if self.outcome else ExitCode.DONE
 
 
@@ -58,7 +58,7 @@ class SubmittedJob:
 class TrainingResult:
     """A submitted training: its Job, its version, or both.
 
-    `evaluation` is set if an earlier training made the version: its evaluation for the environment.
+    If an earlier training made the version, `evaluation` is its evaluation for the environment.
     """
 
     version: VersionInfo | None
@@ -96,7 +96,10 @@ class TrainingSubmission:
         self.work = self.spec.work(environment, commit=commit_of(recipe.folder))
 
     def stop(self) -> bool:
-        """Stop its Job; return whether there was one. A later Job resumes from the checkpoint."""
+        """Stop the Job of the training; return whether there was one.
+
+        A later Job resumes from the checkpoint.
+        """
         return stop_job(self._connect(), self.work)
 
     def submit(
@@ -125,8 +128,8 @@ def earlier_result(
 ) -> TrainingResult | None:
     """Return a version from equal inputs that was evaluated under the environment's policy.
 
-    Return None if there is none, and if the policy cannot be read from here. The Job's pod then
-    reports the missing policy.
+    Return None if there is no such version, or if the policy cannot be read on this machine. The
+    Job's pod then reports the missing policy.
     """
     version = _version(spec, registry)
     policy = policy_of(connect(), environment) if version else None
@@ -137,7 +140,7 @@ def earlier_result(
 
 
 def _version(spec: TrainingSpec, registry: Registry) -> VersionInfo | None:
-    """Return the version from equal inputs, evaluated under any policy or none."""
+    """Return the version from equal inputs, evaluated or not."""
     return registry.made_from(spec.adapter, SPEC_TAG, spec.digest)
 
 
@@ -150,7 +153,7 @@ class CompilationResult:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the Job; DONE without one."""
+        """The exit code of the Job; DONE if there is no Job."""
         return self.job.exit_code if self.job else ExitCode.DONE
 
 
@@ -189,7 +192,10 @@ class CompilationSubmission:
             return CompilationResult(None, job)
         engine = self._engine()
         if engine is None:
-            raise BadInput(f"{job}, but MLflow no longer has its engine; delete that Job")
+            raise BadInput(
+                f"{job}, but MLflow no longer has its engine; delete this Job and submit the "
+                "compilation again"
+            )
         return CompilationResult(engine, job)
 
     def _engine(self) -> ArtifactRef | None:

@@ -3,9 +3,9 @@
 python -m pipelines.training_job --spec '{"adapter": …}' --policy policy.yaml
 
 Recipe, datasets and base come from MLflow. $ATELIER_HOME is a volume that outlives the pod, so the
-next pod resumes from the checkpoint. The Job's podFailurePolicy depends on the exit code: 0 a
-candidate, 1 refused by its gates, 2 bad input, 3 a service was unavailable for longer than
---patience, 143 stopped by SIGTERM, resumable.
+next pod of the Job resumes from the checkpoint. The Job's podFailurePolicy depends on the exit
+code: 0 a candidate was registered, 1 its gates refused it, 2 bad input, 3 a service was unavailable
+for longer than --patience, 143 SIGTERM stopped the run, which can be resumed.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def run(spec: TrainingSpec, policy: Policy, home: Home, *, patience: float = PAT
     """
 
     def ask(question: Callable[[], Answer]) -> Answer:
-        return patiently(question, seconds=patience, told=logger.warning)
+        return patiently(question, seconds=patience, on_retry=logger.warning)
 
     version = ask(lambda: existing_version(spec, home))
     if version is not None:
-        logger.info("%s exists already, made from the same inputs", version.label)
+        logger.info("%s exists already; it was made from the same inputs", version.label)
         evaluation = ask(lambda: existing_evaluation(policy, version, home))
         if evaluation is not None:
             require_accepted(evaluation, version.version)
@@ -85,15 +85,15 @@ def existing_evaluation(policy: Policy, version: VersionInfo, home: Home) -> Eva
 
 
 def existing_result(version: VersionInfo, recipe: Recipe, home: Home) -> training.TrainResult:
-    """Fetch and verify the version's package; return it like the result of a training."""
+    """Fetch and verify the version's package; return it as the result of a training."""
     package = fetched(Registry(home.tracking_uri), home, version)
     return training.TrainResult(package, version.run_id, recipe.stages[0].train.steps, 0.0)
 
 
 def fetch_inputs(spec: TrainingSpec, home: Home) -> Recipe:
-    """Fetch and verify the recipe and everything it names.
+    """Fetch and verify the recipe and all inputs that it names.
 
-    Returns the recipe with the local folders. Raises BadInput if it does not match the spec.
+    Return the recipe with the local folders. Raises BadInput if the recipe does not match the spec.
     """
     artifacts, root = Artifacts(home.tracking_uri), home.root / "artifacts"
 
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     log_to(sys.stderr, format="%(message)s")
-    # Process 1 of a container needs a handler: SIGTERM has no default action there.
+    # Process 1 of a container needs a handler, because SIGTERM has no default action for it.
     signal.signal(signal.SIGTERM, _stop)
 
     def work() -> None:
@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """Exit at once. Outside training, which has its own handler, there is no state to save."""
+    """Exit at once. Only training has state to save, and it has its own handler."""
     print("stopped; the next pod resumes from the files on the volume", file=sys.stderr, flush=True)
     os._exit(Interrupted.exit_code)  # sys.exit would wait for the threads of a download
 

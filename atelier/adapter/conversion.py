@@ -64,12 +64,14 @@ def export_lora(package: Package, out: Path, form: str) -> None:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise BadInput(f"format {form!r}: is not one of {', '.join(FORMATS)}{hint}")
     if package.manifest.kind != "lora":
-        raise BadInput(f"{package.path}: kind {package.manifest.kind} has no single-file form")
+        raise BadInput(
+            f"{package.path}: kind {package.manifest.kind} has no single-file form; copy the folder"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     if form == "kohya":
         write_kohya(out, package.lora(), package.manifest)
     else:
-        shutil.copyfile(package.path / ADAPTER, out)  # a package's file already has the format peft
+        shutil.copyfile(package.path / ADAPTER, out)  # already in the format peft
 
 
 def projection_shapes(base_files: Iterable[Path]) -> dict[str, Shape]:
@@ -101,8 +103,8 @@ def _require_fit(
     if misfits:
         raise AdapterRejected(
             f"{file}: {len(misfits)} of {len(lora)} projections do not fit base {base}: "
-            f"{'; '.join(misfits[:4])}{' …' if len(misfits) > 4 else ''}; name the base that it "
-            "was trained on"
+            f"{'; '.join(misfits[:4])}{' …' if len(misfits) > 4 else ''}; give the base that the "
+            "adapter was trained on"
         )
 
 

@@ -11,7 +11,8 @@ from atelier.adapter import tensor_names
 from atelier.adapter.safetensors_file import Array, Tensor
 from atelier.errors import AdapterRejected
 
-METADATA_KEY = "lora_adapter_metadata"  # as diffusers writes it into the header
+METADATA_KEY = "lora_adapter_metadata"  # in the header, written by diffusers
+_FIX = "export the adapter again"
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def pair_up(
     """Return the pairs of a file by canonical module, sorted.
 
     `place` names the file in errors. Alphas come from diffusers' header metadata or from `.alpha`
-    keys; without either, the scale is 1, as in diffusers and PEFT. Raises AdapterRejected, with
-    their names, if some tensors cannot be used.
+    keys; without either, the scale is 1, as in diffusers and PEFT. Raises AdapterRejected, with the
+    names of the tensors, if some cannot be used.
     """
     parts = _sorted_parts(tensors, place, kohya)
     config = _config(metadata, place)
@@ -88,7 +89,8 @@ def pair_up(
         raise AdapterRejected(
             f"{place}: some projections cannot be served: {'; '.join(broken[:8])}"
             f"{' …' if len(broken) > 8 else ''}; "
-            "train or export it as LoRA on linear projections, with both factors of each"
+            "train or export the adapter as LoRA on linear projections, with both factors of each "
+            "one"
         )
     return pairs
 
@@ -108,7 +110,7 @@ def header_metadata(lora: Mapping[str, LoraWeights]) -> dict[str, str]:
 
 
 def nominal(lora: Mapping[str, LoraWeights]) -> tuple[int, float]:
-    """Return rank and alpha for a manifest: those of the first projection of the highest rank."""
+    """Return rank and alpha for a manifest: taken from the first projection of the highest rank."""
     if not lora:
         return 0, 0.0
     widest = max(lora.values(), key=lambda weights: weights.rank)
@@ -141,8 +143,8 @@ def _sorted_parts(
         )
     if twice:
         raise AdapterRejected(
-            f"{place}: duplicate tensors, stored under two names: {', '.join(twice)}; export it "
-            "again"
+            f"{place}: tensors that are also stored under another name: {', '.join(twice)}; export "
+            "the adapter again with one name for each tensor"
         )
     return parts
 
@@ -155,24 +157,30 @@ def _config(metadata: Mapping[str, str], place: str) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except ValueError as error:
-        raise AdapterRejected(f"{place}: {METADATA_KEY} in the header is not JSON") from error
+        raise AdapterRejected(
+            f"{place}: {METADATA_KEY} in the header is not JSON; {_FIX}"
+        ) from error
     if not isinstance(config, dict):
-        raise AdapterRejected(f"{place}: {METADATA_KEY} in the header is not a JSON object")
+        raise AdapterRejected(f"{place}: {METADATA_KEY} in the header is not a JSON object; {_FIX}")
     for component in tensor_names.COMPONENTS:
         for field, family in (("use_dora", "DoRA"), ("lora_bias", "LoRA with biases")):
             if config.get(f"{component}.{field}"):
-                raise AdapterRejected(f"{place}: {component} uses {family}, which is not supported")
+                raise AdapterRejected(
+                    f"{place}: {component} uses {family}, which is not supported; train plain LoRA"
+                )
     return config
 
 
 def _alpha(
     module: str, key: Tensor | None, rank: int, config: Mapping[str, Any], place: str
 ) -> float:
-    """Return the alpha of one pair. If header and key both give one, they must agree."""
+    """Return the alpha of one pair. If header and key both give an alpha, the two must agree."""
     alphas = []
     if key is not None:
         if key.size != 1:
-            raise AdapterRejected(f"{place}: {module}.alpha has {key.size} values instead of one")
+            raise AdapterRejected(
+                f"{place}: {module}.alpha has {key.size} values instead of one; {_FIX}"
+            )
         alphas.append(float(np.asarray(key).reshape(())))
     component, inner = module.split(".", 1)
     if f"{component}.lora_alpha" in config:
@@ -180,20 +188,21 @@ def _alpha(
         value = _lookup(pattern, inner, config[f"{component}.lora_alpha"])
         if type(value) not in (int, float) or not np.isfinite(value):
             raise AdapterRejected(
-                f"{place}: {METADATA_KEY}: alpha {value!r} of {module} is invalid"
+                f"{place}: {METADATA_KEY}: alpha {value!r} of {module} is invalid; {_FIX}"
             )
         # Rank-stabilised LoRA divides by the root of the rank.
         stabilised = bool(config.get(f"{component}.use_rslora"))
         alphas.append(float(value) * (float(np.sqrt(rank)) if stabilised else 1.0))
     if len(alphas) == 2 and not np.isclose(alphas[0], alphas[1]):
         raise AdapterRejected(
-            f"{place}: {module} has alpha {alphas[0]:g} in its key, {alphas[1]:g} in the header"
+            f"{place}: {module} has alpha {alphas[0]:g} in its key, but {alphas[1]:g} in the "
+            f"header; {_FIX}"
         )
     return alphas[-1] if alphas else float(rank)
 
 
 def _lookup(pattern: Any, inner: str, default: Any) -> Any:
-    """Look up a name in a PEFT pattern, as diffusers writes it: a full name or its ending."""
+    """Look up a module in PEFT's `alpha_pattern`, whose keys are full names or endings of names."""
     if not isinstance(pattern, dict):
         return default
     names = (inner, inner.removeprefix("text_model."))

@@ -54,8 +54,10 @@ class Package:
                 )
             package = cls(path, manifest, manifest.digest, _verified(path, manifest))
             package._check_content()
-        except OSError as error:  # removed during reading, or a failing disk
-            raise AdapterRejected(f"{path}: cannot be read ({error.strerror})") from error
+        except OSError as error:  # the file was removed during reading, or the disk fails
+            raise AdapterRejected(
+                f"{path}: cannot be read ({error.strerror}); fetch the package again"
+            ) from error
         return package
 
     def lora(self) -> dict[str, LoraWeights]:
@@ -79,7 +81,9 @@ class Package:
         lora, manifest = self.lora(), self.manifest
         if ADAPTER in manifest.files:
             if not lora:
-                raise AdapterRejected(f"{self.path / ADAPTER}: contains no tensors; train it again")
+                raise AdapterRejected(
+                    f"{self.path / ADAPTER}: contains no tensors; train the adapter again"
+                )
             rank, _ = nominal(lora)
             alphas = {pair.alpha for pair in lora.values() if pair.rank == rank}
             if manifest.rank != rank or not np.isclose(manifest.alpha, list(alphas)).any():
@@ -96,7 +100,7 @@ class Package:
             if not shapes or not right or len({shape[0] for shape in shapes.values()}) != 1:
                 raise AdapterRejected(
                     f"{self.path / EMBEDDINGS}: must contain clip_l and clip_g with the same "
-                    f"number of rows, has {shapes}"
+                    f"number of rows, but has {shapes}; train the adapter again"
                 )
 
 
@@ -119,10 +123,10 @@ def write_package(
 ) -> Package:
     """Write a package to a temporary folder, verify it, and rename it to `folder`.
 
-    `tensors` are LoRA factors under canonical or diffusers/PEFT keys. The alpha of a pair is its
-    `.alpha` key; if no key gives one, `alpha`; if that is None, its rank (scale 1). Equal arguments
-    give equal bytes, so the digest is reproducible. Raises AdapterRejected if the package is
-    invalid.
+    `tensors` are LoRA factors under canonical or diffusers/PEFT keys. The alpha of a pair is the
+    value of its `.alpha` key. If no tensor is an alpha, it is `alpha`, or the rank of the pair
+    (scale 1) if `alpha` is None. Equal arguments give equal bytes, so the digest is reproducible.
+    Raises AdapterRejected if the package is invalid.
     """
     with staging(folder) as aside:
         lora = _with_alpha(pair_up(tensors, {}, place=str(folder)), tensors, alpha)
@@ -177,17 +181,21 @@ def _write_files(
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     if file.is_symlink():
-        raise AdapterRejected(f"{file}: is a link; a package must contain its files")
+        raise AdapterRejected(f"{file}: is a link; put the file itself into the package")
     if not path.is_dir():
-        raise AdapterRejected(f"{path}: no such folder; a package is a folder with {MANIFEST}")
+        raise AdapterRejected(
+            f"{path}: no such folder; give the folder of a package, with {MANIFEST}"
+        )
     try:
         if file.stat().st_size > _MANIFEST_BYTES:
-            raise AdapterRejected(f"{file}: larger than {_MANIFEST_BYTES} bytes")
+            raise AdapterRejected(
+                f"{file}: larger than {_MANIFEST_BYTES} bytes; fetch the package again"
+            )
         data = file.read_bytes()
     except OSError as error:
         raise AdapterRejected(
-            f"{path}: {MANIFEST} cannot be read ({error.strerror}); "
-            "a package is a folder that `atelier train` or `atelier adapters import` writes"
+            f"{path}: {MANIFEST} cannot be read ({error.strerror}); give "
+            "a folder that `atelier train` or `atelier adapters import` has written"
         ) from error
     try:
         manifest = Manifest.model_validate_json(data)
@@ -202,25 +210,25 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _verified(path: Path, manifest: Manifest) -> dict[FileName, TensorFile]:
-    """Map the files of a package: exactly those that the manifest names, with its digests."""
+    """Map the files of a package: exactly the ones in the manifest, with equal digests."""
     wanted = FILES_OF_KIND[manifest.kind]
     if set(manifest.files) != wanted:
         raise AdapterRejected(
             f"{path / MANIFEST}: names {', '.join(sorted(manifest.files)) or 'no file'}; "
-            f"a package of kind {manifest.kind} has {' and '.join(sorted(wanted))}"
+            f"a package of kind {manifest.kind} has {' and '.join(sorted(wanted))}; fetch it again"
         )
     present = {entry.name for entry in path.iterdir()}
     extra = sorted(present - wanted - {MANIFEST})
     if extra:
         raise AdapterRejected(
-            f"{path}: contains {', '.join(extra)}, which {MANIFEST} does not name; remove foreign "
-            "files"
+            f"{path}: contains {', '.join(extra)}, which {MANIFEST} does not name; remove the "
+            "extra files"
         )
     files = {}
     for name, digest in manifest.files.items():
         file = path / name
         if file.is_symlink() or not file.is_file():
             raise AdapterRejected(f"{file}: missing, or not a plain file; fetch the package again")
-        files[name] = TensorFile(file)  # first, because it recognizes a pickle of any digest
+        files[name] = TensorFile(file)  # before the digest: names a pickle as such
         files[name].verify(digest)
     return files

@@ -4,8 +4,9 @@ The header is checked against limits before any tensor is read. The safetensors 
 for two reasons: its writer orders the metadata at random, so equal adapters would have different
 digests, and its reader does not recognize other formats, such as a pickle.
 
-A file is mapped into memory. Checking it takes the memory of one block, and using it the memory of
-one tensor, whatever its size. Format: https://huggingface.co/docs/safetensors.
+A file is mapped into memory. Checking a file takes the memory of one block, and using a file takes
+the memory of one tensor, whatever the size of the file. Format:
+https://huggingface.co/docs/safetensors.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer (run `git lfs pull`)"),
     (b"<", "a web page"),
 )
-_FIX = "only whole safetensors files are accepted; save it again with safetensors"
+_FIX = "only complete safetensors files are accepted; save the file again with safetensors"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,10 @@ class TensorFile:
     """
 
     def __init__(self, path: Path, limits: Limits = Limits()) -> None:
-        """Open and map the file. Raises AdapterRejected if it is not complete safetensors."""
+        """Open the file and map it into memory.
+
+        Raises AdapterRejected if it is not a complete safetensors file.
+        """
         self.path = path
         try:
             with path.open("rb") as file:
@@ -127,13 +131,13 @@ class TensorFile:
         }
 
     def verify(self, digest: str | None = None) -> None:
-        """Read the file once, and check its digest and that its values are finite.
+        """Check, in one reading, that the file has the digest `digest` and only finite values.
 
-        Takes the memory of one block, and releases each page that it has read. Raises
-        AdapterRejected if the digest is not `digest`, or a value is NaN or infinite.
+        Takes the memory of one block, because each page is released after it was read. Raises
+        AdapterRejected for another digest, and if a value is NaN or infinite.
         """
         sha256, not_finite = hashlib.sha256(self._head), []
-        for name, tensor in self.tensors.items():  # adjacent, and together the whole file
+        for name, tensor in self.tensors.items():  # the entries are adjacent and fill the file
             finite = True
             for block, values in tensor.blocks():
                 sha256.update(block)
@@ -187,7 +191,9 @@ def write_tensors(
     kinds = {np.dtype(np.float64): "F64", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16"}
     wrong = [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype not in kinds]
     if wrong:
-        raise ValueError(f"{path}: only floating point tensors can be written, not {_some(wrong)}")
+        raise ValueError(
+            f"{path}: only floating-point tensors can be written, not {_some(wrong)}; convert them"
+        )
     # The widest types first keep every tensor aligned, as in the safetensors package's writer.
     names = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
@@ -218,7 +224,8 @@ def _read_header(file: BinaryIO, path: Path, limits: Limits) -> Header:
     file.seek(0)
     if size > limits.file_bytes:
         raise AdapterRejected(
-            f"{path}: has {size} bytes, more than the limit of {limits.file_bytes}"
+            f"{path}: has {size} bytes, more than the limit of {limits.file_bytes}; give a LoRA "
+            "file"
         )
     start = file.read(8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -230,7 +237,8 @@ def _read_header(file: BinaryIO, path: Path, limits: Limits) -> Header:
         raise AdapterRejected(f"{path}: {problem}; {_FIX}")
     if length > limits.header_bytes:
         raise AdapterRejected(
-            f"{path}: has a header of {length} bytes, more than the limit of {limits.header_bytes}"
+            f"{path}: has a header of {length} bytes, more than the limit of "
+            f"{limits.header_bytes}; {_FIX}"
         )
     if len(text) < length:
         raise AdapterRejected(f"{path}: ends within its header; fetch or save it again")
@@ -266,13 +274,14 @@ def _check(
         raise AdapterRejected(f"{path}: the metadata in the header is not text; {_FIX}")
     if len(parsed) > limits.tensors:
         raise AdapterRejected(
-            f"{path}: has {len(parsed)} tensors, more than the limit of {limits.tensors}"
+            f"{path}: has {len(parsed)} tensors, more than the limit of {limits.tensors}; give a "
+            "LoRA file"
         )
     entries = {name: _entry(name, value, path) for name, value in parsed.items()}
     offset = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != offset:
-            raise AdapterRejected(f"{path}: {name} leaves a gap or overlaps another; {_FIX}")
+            raise AdapterRejected(f"{path}: {name} leaves a gap or overlaps another tensor; {_FIX}")
         offset = entry.end
     if data_start + offset != size:
         more = "more" if data_start + offset < size else "fewer"
@@ -289,7 +298,7 @@ def _entry(name: str, value: Any, path: Path) -> TensorEntry:
     dtype, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if dtype not in _WIDTHS:
         raise AdapterRejected(
-            f"{path}: {name} has the type {dtype}; supported are {', '.join(_WIDTHS)}"
+            f"{path}: {name} has the type {dtype}; convert it to one of {', '.join(_WIDTHS)}"
         )
     if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2):
         raise AdapterRejected(f"{path}: {name} has no valid shape and offsets; {_FIX}")
@@ -308,7 +317,10 @@ def _naturals(value: Any) -> TypeGuard[list[int]]:
 
 
 def _floats(data: Bytes, dtype: str) -> Array:
-    """Return values as float32, without a copy if possible; bfloat16 is the upper half of one."""
+    """Return values as float32, without a copy if possible.
+
+    A bfloat16 is the upper half of a float32.
+    """
     if dtype == "BF16":
         halves = np.frombuffer(data, dtype="<u2").astype(np.uint32)
         halves <<= 16

@@ -1,8 +1,8 @@
 """Signatures of packages, in the format of OpenSSF Model Signing.
 
 A signature is a Sigstore bundle over the digest of every file, made with an elliptic-curve key or,
-keyless, with a certificate for an OpenID identity. It is stored beside the package, and does not
-affect its digest. `model_signing verify` reads these signatures.
+keyless, with a certificate for an OpenID identity. The signature is stored beside the package,
+whose digest stays the same. `model_signing verify` reads these signatures.
 """
 
 import base64
@@ -21,7 +21,7 @@ from atelier.errors import BadInput, SignatureRejected, Unavailable
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-_PREFIX, _SUFFIX = "model-", ".sig"  # of the names of signature files, one per key
+_PREFIX, _SUFFIX = "model-", ".sig"  # in the file names of signatures, one per key
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")  # supported by Sigstore's bundles
 
 
@@ -47,7 +47,7 @@ def file_of(key: PublicKey | None) -> str:
 
 
 def is_file(name: str) -> bool:
-    """Return whether a file of that name is a signature."""
+    """Return whether a file of this name is a signature."""
     return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
@@ -71,7 +71,7 @@ def sign(package: Package, pem: bytes, password: str | None = None) -> bytes:
     key_of(pem, password)
     from model_signing import signing
 
-    with tempfile.TemporaryDirectory() as folder:  # of mode 0700: the library reads keys from files
+    with tempfile.TemporaryDirectory() as folder:  # mode 0700: the library reads keys from files
         key, output = Path(folder) / "key", Path(folder) / "made"
         key.write_bytes(pem)
         secret = password.encode() if password else None  # passed unchanged to cryptography
@@ -91,7 +91,9 @@ def sign_keyless(package: Package) -> bytes:
     try:
         token = detect_credential()
     except Exception as error:  # differs by CI service
-        raise Unavailable(f"keyless: cannot get the identity of this job: {error}") from error
+        raise Unavailable(
+            f"keyless: cannot get the identity of this job: {error}; run it again"
+        ) from error
     if token is None:
         raise BadInput(
             "keyless: this process has no OpenID identity; in GitHub Actions give the job "
@@ -103,7 +105,7 @@ def sign_keyless(package: Package) -> bytes:
             config = signing.Config().use_sigstore_signer(identity_token=token)
             config.sign(package.path, output)
         except Exception as error:  # of TUF, Fulcio or Rekor
-            raise Unavailable(f"keyless: Sigstore failed to sign: {error}") from error
+            raise Unavailable(f"keyless: Sigstore failed to sign: {error}; try again") from error
         return output.read_bytes()
 
 
@@ -122,7 +124,7 @@ def key_of(pem: bytes, password: str | None = None) -> PublicKey:
         ) from error
     if not isinstance(private, EllipticCurvePrivateKey) or private.curve.name not in _CURVES:
         raise BadInput(
-            "the signing key is of an unsupported kind; make one with "
+            "the kind of the signing key is not supported; make a key with "
             "`openssl ecparam -name prime256v1 -genkey -noout`"
         )
     return PublicKey("this key", _public(private))
@@ -137,8 +139,8 @@ def _public(private: "EllipticCurvePrivateKey") -> bytes:
 def verify(package: Package, signatures: Sequence[bytes], signers: Sequence[Signer]) -> Verified:
     """Return the first valid signature of a package by one of `signers`.
 
-    Raises SignatureRejected with the reasons if there is none, Unavailable if verification needs
-    Sigstore's roots and cannot get them.
+    Raises SignatureRejected with the reasons if there is none, Unavailable if the roots of Sigstore
+    are needed and cannot be fetched.
     """
     name = package.manifest.name
     if not signatures:
@@ -157,7 +159,7 @@ def verify(package: Package, signatures: Sequence[bytes], signers: Sequence[Sign
 
 def _signer(package: Package, signature: bytes, signers: Sequence[Signer]) -> Signer:
     stated = claim(signature)
-    if stated.files != {MANIFEST, *package.manifest.files}:  # a signer may have omitted some
+    if stated.files != {MANIFEST, *package.manifest.files}:  # a signer may have omitted some files
         raise SignatureRejected(
             f"the signature covers {', '.join(sorted(stated.files)) or 'no file'}, not the "
             "package's files; it belongs to another package, or the package was altered after "
@@ -167,7 +169,10 @@ def _signer(package: Package, signature: bytes, signers: Sequence[Signer]) -> Si
     if not candidates:
         actual = f"key {stated.key[:12]}…" if stated.key else "an identity"
         trusted = ", ".join(signer.label for signer in signers) or "no signers"
-        raise SignatureRejected(f"signed by {actual}; trusted are {trusted}")
+        raise SignatureRejected(
+            f"signed by {actual}, which is not trusted; trusted are {trusted}; "
+            "sign the version with a trusted key, or add the signer to the policy"
+        )
     reasons = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "signature"
@@ -185,7 +190,7 @@ def _signer(package: Package, signature: bytes, signers: Sequence[Signer]) -> Si
 
 
 def _reason(error: Exception) -> str:
-    text = redact(str(error)) or type(error).__name__  # before truncation
+    text = redact(str(error)) or type(error).__name__  # a cut secret would not be recognized
     if text.startswith("Signature mismatch"):
         text = "the package was altered after signing"
     return text if len(text) < 200 else f"{text[:200]}…"

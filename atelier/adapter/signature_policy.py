@@ -27,7 +27,7 @@ class SignatureSettings(Settings):
 
     signatures: SignatureMode = Field(
         default="off",
-        description="Check of packages' signatures: `off`, `warn` or `enforce`",
+        description="Policy for the signatures of packages: `off`, `warn` or `enforce`",
     )
     signers: Path | None = Field(
         default=None, description="Folder of trusted signers (docs/signing.md)"
@@ -71,12 +71,13 @@ class SignaturePolicy:
     def __post_init__(self) -> None:
         if self.policy == "enforce" and not self.signers:
             raise PolicyError(
-                "signatures: `enforce` needs a signer, else no version can serve; name one"
+                "signatures: the policy `enforce` has no signer, so no version could serve; name "
+                "one"
             )
 
     @classmethod
     def of_platform(cls, file: Path) -> Self:
-        """Read the policy from the values of a platform. Raises PolicyError with the line."""
+        """Read the policy from the values of a platform. Raises PolicyError, with the line."""
         signatures = yaml_model.load(file, _Platform, PolicyError).serving.signatures
         try:
             return cls(signatures.policy, signers_of(signatures.signers, file))
@@ -95,7 +96,7 @@ class SignaturePolicy:
         return cls(settings.signatures, signers_in(folder) if folder else ())
 
     def check(self, package: Package, signatures: Sequence[bytes]) -> Checked:
-        """Find a valid signature of a package.
+        """Return the first valid signature of a package, or the warning of the policy `warn`.
 
         Under `enforce`, raises SignatureRejected if there is none, and Unavailable if Sigstore's
         roots are needed and cannot be fetched.

@@ -24,14 +24,14 @@ Text = Annotated[str, Field(min_length=1)]
 
 @dataclass(frozen=True)
 class PublicKey:
-    """An elliptic-curve public key, as PEM in the form of openssl and cryptography."""
+    """An elliptic-curve public key; `pem` has the line breaks of openssl and cryptography."""
 
     name: str
     pem: bytes
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of the PEM in hex, as `sha256sum NAME.pem` prints and signatures store it."""
+        """The SHA-256 of the PEM in hex; `sha256sum NAME.pem` prints it, signatures store it."""
         return hashlib.sha256(self.pem).hexdigest()
 
     @property
@@ -44,7 +44,7 @@ class PublicKey:
         return key == self.fingerprint
 
     def verifier(self, folder: Path) -> "Config":
-        """Return a verifier of signatures of this key, with its files in `folder`."""
+        """Return a verifier for signatures of this key; write its files to `folder`."""
         from model_signing import verifying
 
         file = folder / "key.pem"
@@ -79,7 +79,7 @@ class SignerIdentity:
         return key is None
 
     def verifier(self, folder: Path) -> "Config":
-        """Return a verifier of keyless signatures of this identity, with its files in `folder`.
+        """Return a verifier for keyless signatures of this identity; write its files to `folder`.
 
         Raises Unavailable if Sigstore's roots cannot be fetched.
         """
@@ -94,23 +94,28 @@ class SignerIdentity:
                 identity=self.identity, oidc_issuer=self.issuer, trust_config=roots
             )
         except Exception as error:  # of the network, of TUF, or of an invalid `trust`
-            raise Unavailable(f"{self.label}: cannot get Sigstore's roots: {error}") from error
+            raise Unavailable(
+                f"{self.label}: cannot get Sigstore's roots: {error}; try again, or give the roots "
+                "as `trust`"
+            ) from error
 
 
 Signer = PublicKey | SignerIdentity
 
 
 def signers_in(folder: Path) -> tuple[Signer, ...]:
-    """Return the signers in a folder. Raises PolicyError if a file is unreadable or no signer."""
+    """Return the signers in a folder. Raises PolicyError if a file is no readable signer."""
     try:
         files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
         return signers_of({file.name: file.read_text("utf-8") for file in files}, folder)
     except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"{folder}: cannot read the signers: {error}") from error
+        raise PolicyError(
+            f"{folder}: cannot read the signers: {error}; give a folder of readable text files"
+        ) from error
 
 
 def signers_of(files: Mapping[str, str], source: Path) -> tuple[Signer, ...]:
-    """Return the signers in `files`, texts by file name; `source` is their place in errors."""
+    """Return the signers in `files` (text by file name); errors name `source` as their folder."""
     return tuple(_signer(Path(name), text, source) for name, text in sorted(files.items()))
 
 
@@ -140,7 +145,9 @@ def _canonical(text: str, place: Path) -> bytes:
     try:
         key = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise PolicyError(f"{place}: is not a public key as PEM ({error})") from error
+        raise PolicyError(f"{place}: is not a public key ({error}); give one as PEM") from error
     if not isinstance(key, EllipticCurvePublicKey):
-        raise PolicyError(f"{place}: is not an elliptic-curve key; only those can sign packages")
+        raise PolicyError(
+            f"{place}: is not an elliptic-curve key; only such keys can sign packages"
+        )
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -21,7 +21,9 @@ def read_single(path: Path, modules: Iterable[str]) -> dict[str, LoraWeights]:
     try:
         kohya = tensor_names.kohya_modules(modules)
     except ValueError as error:
-        raise AdapterRejected(f"{path}: cannot be matched to this base: {error}") from error
+        raise AdapterRejected(
+            f"{path}: cannot be matched to this base: {error}; give the base of the adapter"
+        ) from error
     file = TensorFile(path)
     file.verify()
     return pair_up(file.tensors, file.metadata, place=str(path), kohya=kohya)

@@ -81,7 +81,7 @@ class TensorName:
 
 
 def parse(key: str, kohya: Mapping[str, str] | None = None) -> TensorName | None:
-    """Return the canonical key of any spelling, or None if the key is unknown.
+    """Return the canonical key for a key in any spelling, or None if the key is unknown.
 
     kohya's names need the modules of the base: pass `kohya_modules(…)`.
     """

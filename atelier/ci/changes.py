@@ -1,7 +1,7 @@
 """The work that a push requires: recipes to train, and declarations to apply.
 
-It follows from the changed paths and the content of two commits, not from their history: a rename
-removes one path and adds another, and of a merge only the result counts.
+The work follows from the changed paths and the content of two commits, not from the history between
+them: a rename counts as a removed and an added path, and a merge counts by its result.
 """
 
 import re
@@ -25,10 +25,10 @@ class Trained:
 
     adapter: str
     recipe: str
-    uses: frozenset[str]  # the folders of its inputs, including its own
+    uses: frozenset[str]  # the folders of the inputs, and of the recipe
 
     def is_touched(self, paths: Iterable[str]) -> bool:
-        """Return whether one of these paths is, or is below, one of its folders."""
+        """Return whether one of `paths` is one of the folders `uses`, or is inside one."""
         return any(
             path == folder or path.startswith(f"{folder}/")
             for path in paths
@@ -42,7 +42,7 @@ class Declared:
 
     environment: str
     adapter: str
-    version: int | None = None  # the canary's, if there is one
+    version: int | None = None  # of the canary, if there is one
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _recipes(repository: Repository, commit: str) -> dict[str, Trained]:
 
 
 def _trained(path: str, written: Mapping[str, Any]) -> Trained:
-    """Return a recipe's work; a recipe without a name is that of its folder."""
+    """Return the training of a recipe; without `adapter`, the folder names the adapter."""
     folder = PurePosixPath(path).parent.as_posix()
     name = written.get("adapter")
     adapter = name if isinstance(name, str) else PurePosixPath(folder).name
@@ -129,7 +129,7 @@ def _trained(path: str, written: Mapping[str, Any]) -> Trained:
 
 
 def _named(written: Mapping[str, Any], folder: str) -> Iterator[str]:
-    """Yield the paths in a recipe: pictures are relative to the recipe, bases to the root."""
+    """Yield the paths in a recipe: of pictures, relative to `folder`; of bases, to the root."""
     stages, base = written.get("stages"), written.get("base")
     for stage in stages if isinstance(stages, list) else []:
         data = stage.get("dataset") if isinstance(stage, dict) else None

@@ -57,7 +57,7 @@ class Repository:
         return self._names("diff-tree", "-r", "-z", "--name-only", "--no-renames", since, until)
 
     def read(self, commit: str, path: str) -> bytes | None:
-        """Return a file's content in a commit, or None."""
+        """Return a file's content in a commit, or None if the commit has no such file."""
         done = self._run("cat-file", "blob", f"{commit}:{path}")
         return done.stdout if done.returncode == 0 else None
 
@@ -103,8 +103,8 @@ class Repository:
     def record(self, files: Mapping[str, bytes | None], message: str, branch: str) -> str:
         """Commit files to a branch of `origin`, on top of concurrent pushes; return the commit.
 
-        Raises GitError if one of them has changed on the branch since HEAD, Refused if the branch
-        is protected, Unavailable if `origin` cannot be reached.
+        Raises GitError if one of the files has changed on the branch since HEAD, Refused if the
+        branch is protected, Unavailable if `origin` cannot be reached.
         """
         for tries_left in reversed(range(PUSHES)):
             tip = self.fetch(branch)
@@ -126,7 +126,7 @@ class Repository:
             if self.read(tip, path) != self.read("HEAD", path):
                 raise GitError(
                     f"{path}: was changed on {branch} meanwhile; "
-                    "fetch it, check what is still needed, and run this again"
+                    "fetch the branch, check the changes that are still needed, and run this again"
                 )
 
     def _author(self) -> dict[str, str]:
@@ -178,7 +178,7 @@ class Repository:
                 check=False,
             )
         except FileNotFoundError:
-            raise GitError("git is not installed") from None
+            raise GitError("git: is not installed; install it") from None
 
 
 def _last_line(stderr: bytes) -> str:

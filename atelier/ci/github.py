@@ -48,13 +48,13 @@ class GitHub:
         existing = self._request("GET", f"pulls?{query}")
         content = {"title": title, "body": _fitting(body)}
         if existing:
-            answer = self._request("PATCH", f"pulls/{existing[0]['number']}", content)
+            response = self._request("PATCH", f"pulls/{existing[0]['number']}", content)
         else:
-            answer = self._request("POST", "pulls", {**content, "head": branch, "base": onto})
-        return str(answer["html_url"])
+            response = self._request("POST", "pulls", {**content, "head": branch, "base": onto})
+        return str(response["html_url"])
 
     def comment(self, number: int, kind: str, body: str) -> str:
-        """Write or replace the comment of a kind on a pull request; return its URL."""
+        """Write the comment of this kind on a pull request, or replace it; return its URL."""
         marker = f"<!-- atelier:{quote(kind)} -->"
         content = {"body": f"{marker}\n{_fitting(body)}"}
         page = 1
@@ -62,8 +62,8 @@ class GitHub:
             comments = self._request("GET", f"issues/{number}/comments?per_page={PAGE}&page={page}")
             for comment in comments:
                 if (comment.get("body") or "").startswith(marker):
-                    answer = self._request("PATCH", f"issues/comments/{comment['id']}", content)
-                    return str(answer["html_url"])
+                    response = self._request("PATCH", f"issues/comments/{comment['id']}", content)
+                    return str(response["html_url"])
             if len(comments) < PAGE:
                 break
             page += 1
@@ -71,7 +71,7 @@ class GitHub:
 
     def _request(self, method: str, path: str, body: object = None) -> Any:
         what = f"GitHub, {method} {self.repository}/{path.partition('?')[0]}"
-        answer = http_client.send(
+        response = http_client.send(
             method,
             f"{self.api}/repos/{self.repository}/{path}",
             what=what,
@@ -83,9 +83,9 @@ class GitHub:
             },
             body=body,
         )
-        if not answer.is_success:
-            raise _refusal(what, answer)
-        return http_client.decoded(answer, what=what)
+        if not response.is_success:
+            raise _refusal(what, response)
+        return http_client.decoded(response, what=what)
 
 
 def pull_request_of_workflow() -> int:
@@ -102,11 +102,11 @@ def _fitting(body: str) -> str:
     return body if len(body) <= BODY else body[:BODY] + "\n\n… (cut off: too long)"
 
 
-def _refusal(what: str, answer: httpx2.Response) -> Exception:
+def _refusal(what: str, response: httpx2.Response) -> Exception:
     """Return the error for a response, with GitHub's message."""
-    text, wait = f"{what}: {_message(answer)}", http_client.retry_after(answer)
-    limited = wait is not None or answer.headers.get("X-RateLimit-Remaining") == "0"
-    status = answer.status_code
+    text, wait = f"{what}: {_message(response)}", http_client.retry_after(response)
+    limited = wait is not None or response.headers.get("X-RateLimit-Remaining") == "0"
+    status = response.status_code
     if status >= 500 or status == 429 or (status == 403 and limited):
         return Unavailable(text, retry_after=60 if wait is None else wait)
     if status in (401, 403):
@@ -117,10 +117,10 @@ def _refusal(what: str, answer: httpx2.Response) -> Exception:
     return BadInput(text)
 
 
-def _message(answer: httpx2.Response) -> str:
+def _message(response: httpx2.Response) -> str:
     try:
-        content = answer.json()
+        content = response.json()
         texts = [content.get("message", ""), *(str(error) for error in content.get("errors", []))]
-        return f"{answer.status_code} {': '.join(filter(None, texts))}"
+        return f"{response.status_code} {': '.join(filter(None, texts))}"
     except (ValueError, AttributeError):
-        return f"{answer.status_code} {answer.reason_phrase}"
+        return f"{response.status_code} {response.reason_phrase}"

@@ -1,7 +1,8 @@
 """OIDC tokens of a GitHub Actions job, and a kubeconfig that requests them.
 
-The kubeconfig contains no credential. Its users (kubectl, Helm, this program) run this module when
-they need a token, and it requests one from Actions that is valid for some minutes.
+The kubeconfig contains no credential. Programs that use it (kubectl, Helm, Atelier) run this module
+when they need a token. The module requests a token from Actions. The token is valid for some
+minutes.
 
 python -m atelier.ci.oidc AUDIENCE
 """
@@ -26,32 +27,33 @@ _URL, _TOKEN = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"
 def token(audience: str) -> str:
     """Request a new token of the job.
 
-    Raises BadInput if the job has no permission for one, Unavailable if Actions gives none.
+    Raises BadInput if the job has no permission to request one, Unavailable if Actions returns
+    none.
     """
     url, bearer = os.environ.get(_URL), os.environ.get(_TOKEN)
     if not url or not bearer:
         raise BadInput(f"{_URL}: not set; give the job `id-token: write`, or set KUBECONFIG")
     what = "Actions gives no OIDC token"
-    answer = http_client.send(
+    response = http_client.send(
         "GET",
         f"{url}{'&' if '?' in url else '?'}{urlencode({'audience': audience})}",
         what=what,
         timeout=SECONDS,
         headers={"Authorization": f"Bearer {bearer}", "Accept": "application/json"},
     )
-    if not answer.is_success:
-        status = f"{answer.status_code} {answer.reason_phrase}"
-        raise Unavailable(f"{what}: {status}", retry_after=http_client.retry_after(answer) or 5)
-    body = http_client.decoded(answer, what=what)
+    if not response.is_success:
+        status = f"{response.status_code} {response.reason_phrase}"
+        raise Unavailable(f"{what}: {status}", retry_after=http_client.retry_after(response) or 5)
+    body = http_client.decoded(response, what=what)
     if not isinstance(body, dict) or not isinstance(body.get("value"), str):
-        raise Unavailable(f"{what}: the answer has no `value`", retry_after=5)
+        raise Unavailable(f"{what}: the response has no `value`", retry_after=5)
     return str(body["value"])
 
 
 def credential(audience: str) -> dict[str, Any]:
     """Return an ExecCredential with the token's expiry, so that the client renews it in time.
 
-    Raises as `token` does.
+    Raises the errors of `token`.
     """
     jwt = token(audience)
     claims = jwt.split(".")[1]
@@ -62,7 +64,7 @@ def credential(audience: str) -> dict[str, Any]:
 
 
 def kubeconfig(server: str, authority: str, audience: str) -> dict[str, Any]:
-    """Return a kubeconfig whose user runs this module. `authority` is PEM; empty: a public CA."""
+    """Return a kubeconfig whose user runs this module. `authority`: its CA as PEM, or empty."""
     cluster = {"server": server}
     if authority:
         cluster["certificate-authority-data"] = b64encode(authority.encode()).decode()

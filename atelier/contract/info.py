@@ -15,7 +15,7 @@ class UsedAdapter(BaseModel):
 
 
 class Info(BaseModel):
-    """All that is needed to generate the images again. `timings` are in seconds."""
+    """All data needed to generate the images again. `timings` are in seconds."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -47,28 +47,28 @@ class Replica(Report):
         """The replica's name."""
         return self.replica
 
-    def can_draw(self, name: str, version: int) -> bool:
+    def has_ready(self, name: str, version: int) -> bool:
         """Return whether a version of an adapter is ready in this replica."""
         versions = self.adapters.named(name)
         return any((entry.version, entry.state) == (version, "ready") for entry in versions)
 
     def holds(self, name: str, digest: str) -> HeldAdapter | None:
-        """Return the entry of an adapter's digest, a ready one first, or None."""
+        """Return an adapter's entry with this digest, preferably a ready one, or None."""
         matches = [entry for entry in self.adapters.named(name) if entry.digest == digest]
         return min(matches, key=lambda entry: entry.state != "ready", default=None)
 
 
 def ready(replicas: Iterable[Replica], name: str, digest: str, *, now: float | None = None) -> bool:
-    """Return whether all live replicas have the adapter's digest ready, and there is at least one.
+    """Return whether there are live replicas and all of them have the adapter's digest ready.
 
-    `replicas` are those that the release fits (`Release.fits`).
+    `replicas` are the replicas that the release fits (`Release.fits`).
     """
     live = [replica for replica in replicas if replica.live(now)]
     entries = [replica.holds(name, digest) for replica in live]
     return bool(entries) and all(entry is not None and entry.state == "ready" for entry in entries)
 
 
-def drawn_with(base: str, vae: str | None) -> str:
+def base_label(base: str, vae: str | None) -> str:
     """Describe base and VAE for an error message."""
     return f"base {base} and {f'VAE {vae}' if vae else 'its own VAE'}"
 

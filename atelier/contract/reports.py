@@ -25,7 +25,7 @@ class Report(ShardedModel, ABC):
         """The name of the reporting process."""
 
     def live(self, now: float | None = None) -> bool:
-        """Return whether the heartbeat is recent, at `now` or at present."""
+        """Return whether the heartbeat is recent at `now`, by default the current time."""
         return (time.time() if now is None else now) - self.heartbeat < LIVE_SECONDS
 
 
@@ -33,7 +33,7 @@ ReportT = TypeVar("ReportT", bound=Report)
 
 
 class ReportFolder(Generic[ReportT]):
-    """The reports of one kind on one machine: one file per process, written only by it."""
+    """The reports of one kind on one machine: each process writes one file."""
 
     kind: ClassVar[type[Report]]
 
@@ -41,7 +41,7 @@ class ReportFolder(Generic[ReportT]):
         self.path = path
         self._pool: ShardPool[ReportT] = ShardPool(self.kind)  # type: ignore[arg-type]
         self._files: dict[Path, ShardedFile[ReportT]] = {}
-        self._unreadable: dict[Path, str] = {}  # the logged errors
+        self._unreadable: dict[Path, str] = {}  # errors that were logged
 
     def list(self) -> dict[str, ReportT]:
         """Return all readable reports by process; an unreadable one is logged and omitted."""
@@ -57,7 +57,9 @@ class ReportFolder(Generic[ReportT]):
             except (OSError, ValueError) as error:
                 unreadable[path] = str(error)
                 if self._unreadable.get(path) != unreadable[path]:
-                    logger.warning("%s is not a report, and counts as absent: %s", path, error)
+                    logger.warning(
+                        "%s: is not a report, so its process counts as absent: %s", path, error
+                    )
                 continue
             reports[report.reporter] = report
         self._unreadable = unreadable

@@ -62,7 +62,7 @@ class ImageRequest:
     deadline: float | None = None  # seconds from submission
 
     def validate(self, *, max_side: int = MAX_SIDE) -> None:
-        """Raise RequestError if a field is outside of the limits; `max_side` is in pixels."""
+        """Raise RequestError if a field is outside the limits; `max_side` is in pixels."""
         _within("steps", self.steps, 1, MAX_STEPS)
         _within("seed", self.seed, 0, SEEDS - 1)
         _within("images", self.images, 1, MAX_IMAGES)
@@ -90,4 +90,4 @@ class ImageRequest:
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not math.isfinite(value) or not low <= value <= high:
-        raise RequestError(f"{name}: {value} is not within {low} and {high}")
+        raise RequestError(f"{name}: {value} is not between {low} and {high}")

@@ -7,7 +7,7 @@ from typing import Generic
 from atelier.contract.shards import ModelT, ShardPool
 from atelier.files import write_atomic
 
-ATTEMPTS = 3  # to read a model that is being written
+ATTEMPTS = 3  # readings of a model that is being written
 
 Stamp = tuple[int, int, int]  # of a file: change time, size, inode
 

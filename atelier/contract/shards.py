@@ -3,7 +3,7 @@
 A hash of the name gives the shard. The collections are immutable; a changed one shares the
 unchanged shards with the previous one. So two states of ten thousand adapters are compared, written
 and sent by the shards that differ. A shard is written as JSON and named by the digest of its text,
-so a known shard is never read again.
+so a shard that was read is never read again.
 """
 
 from __future__ import annotations
@@ -131,12 +131,12 @@ class Shards(Mapping[str, Value]):
 
     @property
     def sharded(self) -> Shards[Value]:
-        """This mapping, as `Versions` has one."""
+        """This mapping; `Versions` has a property of the same name."""
         return self
 
     @classmethod
     def of(cls, sharded: Shards[Value]) -> Shards[Value]:
-        """Return `sharded`, as the counterpart of `Versions.of`."""
+        """Return `sharded`; `Versions` has a method of the same name."""
         return sharded
 
     @classmethod
@@ -146,10 +146,10 @@ class Shards(Mapping[str, Value]):
 
 
 class Versions(Sequence[Entry]):
-    """Versions of many adapters, such as those in a replica, with look-up by adapter.
+    """The versions of many adapters, for example in a replica, with look-up by adapter.
 
-    Iteration goes adapter by adapter. Equal to any sequence that has the same versions of each
-    adapter in the same order.
+    Iteration goes adapter by adapter. The collection equals any sequence that has the same versions
+    of each adapter in the same order.
     """
 
     __slots__ = ("_length", "sharded")

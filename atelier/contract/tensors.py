@@ -1,6 +1,6 @@
 """The V2 tensors of Triton's model: names and datatypes of requests and responses.
 
-Each input has one value. `services/triton/atelier/config.pbtxt` declares the same.
+Each input has one value. `services/triton/atelier/config.pbtxt` declares the same tensors.
 """
 
 from typing import Final

@@ -62,13 +62,15 @@ class Declaration(_Plain):
     canary: Canary | None = None
     replaces: Pin | None = None  # the version served at the time of writing; None: none
     withdrawn: tuple[Withdrawn, ...] = ()  # newest first
-    revision: int = Field(default=0, ge=0)  # Helm's; later manual rollbacks are not in git yet
+    revision: int = Field(default=0, ge=0)  # of Helm; later manual rollbacks are not in git yet
     reason: Reason
 
     @model_validator(mode="after")
     def _tries_out_another(self) -> Self:
         if self.canary and self.canary.digest == self.digest:
-            raise ValueError("canary: is the serving version already")
+            raise ValueError(
+                "canary: is the serving version already; remove it, or choose another version"
+            )
         return self
 
     @property
@@ -82,7 +84,7 @@ class Declaration(_Plain):
         return (self.pin, *([self.canary] if self.canary else ()))
 
     def require_wanted(self) -> None:
-        """Raise Refused if it declares a withdrawn version."""
+        """Raise Refused if the declared version or its canary is withdrawn."""
         for past in self.withdrawn:
             if any(past.digest == pin.digest for pin in self.served):
                 raise Refused(
@@ -102,11 +104,13 @@ class Declaration(_Plain):
         declaration = yaml_model.load(path, cls, DeclarationError)
         name = declaration.adapter
         if name != path.stem:
-            raise DeclarationError(f"{path}: is the declaration of {name}; rename it {name}.yaml")
+            raise DeclarationError(
+                f"{path}: is the declaration of {name}; rename the file to {name}.yaml"
+            )
         return declaration
 
     def to_yaml(self, over: str = "") -> str:
-        """Return the text of the file, with the comments of `over`, the text that it replaces."""
+        """Return the declaration as YAML, with the comments of the text `over` if given."""
         fields = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         if not over:
             return _HEAD + yaml_text.write(fields)

@@ -1,7 +1,7 @@
 """The manifest of an adapter package, fixed when the package is written.
 
-The package's digest is the digest of the manifest, which names the digests of the other files. So
-later facts (a version number, an evaluation, a signature) are stored beside the package.
+The package's digest is the digest of the manifest, which names the digests of the other files.
+Later facts (a version number, an evaluation, a signature) are therefore stored beside the package.
 """
 
 import json

@@ -17,7 +17,7 @@ _KEY = re.compile(r"[0-9a-z][0-9a-z._-]{0,127}")
 
 
 def _adapter_name(name: str) -> str:
-    # The name is also that of a Helm release (at most 53 characters), a ConfigMap and a folder.
+    # The name is also used for a Helm release (at most 53 characters), a ConfigMap and a folder.
     if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?", name):
         raise ValueError(
             f"{name!r} is not an adapter name; use at most 53 of a-z, 0-9 and -, without - at "

@@ -94,7 +94,7 @@ class Prompts(_Plain):
 
 
 class ScorerNames(_Plain):
-    """The scorers: a folder (relative to the working directory), a hub id, or the address
+    """The scorers: a folder (relative to the working directory), a hub ID, or the address
     `mlflow://scorers/<hex>` that `atelier scorer import` prints."""
 
     clip: Text
@@ -117,9 +117,7 @@ class Policy(_Plain):
     @classmethod
     def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(seeds)) < len(seeds):
-            raise ValueError(
-                "a seed is given twice, which would count its pictures twice; remove one"
-            )
+            raise ValueError("a seed is given twice, so its pictures would count twice; remove one")
         return seeds
 
     @field_validator("against_serving")
@@ -135,7 +133,10 @@ class Policy(_Plain):
 
     @classmethod
     def load(cls, path: Path | None = None) -> "Policy":
-        """Read a policy, by default that of the miniature. Raises PolicyError if it is invalid."""
+        """Read a policy, by default the policy of the miniature.
+
+        Raises PolicyError if it is invalid.
+        """
         return yaml_model.load(Path(path) if path else DEFAULT, cls, PolicyError)
 
     @classmethod
@@ -145,7 +146,7 @@ class Policy(_Plain):
 
     @property
     def digest(self) -> str:
-        """`sha256:<hex>` of its content."""
+        """`sha256:<hex>` of the content."""
         return digest_json(self.model_dump(mode="json"))
 
     def tightened(self, gates: Mapping[Measure, Gate]) -> "Policy":

@@ -58,7 +58,7 @@ class _Plain(BaseModel):
 
 
 class BaseSpec(_Plain):
-    """The base to train on: a folder (relative to the working directory) or a hub id."""
+    """The base to train on: a folder (relative to the working directory) or a hub ID."""
 
     model: Text
     revision: str | None = None
@@ -103,7 +103,7 @@ class TrainSpec(_Plain):
 
     steps: Count
     lr: Positive
-    # B's rate over A's. At 1 (plain LoRA) B learns too slowly (LoRA+, Hayou et al. 2024).
+    # rate of B / rate of A; at 1 (LoRA), B learns too slowly (LoRA+, Hayou et al. 2024)
     lr_ratio: Positive = 1.0
     batch: Count = 1
     accumulate: Count = 1
@@ -123,7 +123,9 @@ class TrainSpec(_Plain):
     @model_validator(mode="after")
     def _rules_fit_the_schedule(self) -> Self:
         if (self.schedule == "piecewise_constant") != (self.step_rules is not None):
-            raise ValueError("schedule piecewise_constant and step_rules need each other")
+            raise ValueError(
+                "schedule piecewise_constant and step_rules require each other; set both or neither"
+            )
         if self.step_rules is not None and not _STEP_RULES.fullmatch(self.step_rules):
             raise ValueError(
                 f"step_rules {self.step_rules!r} must read like 1:100,0.1:200,0.01 "
@@ -147,14 +149,14 @@ class Stage(_Plain):
     @model_validator(mode="after")
     def _says_what_it_trains(self) -> Self:
         if self.prompt is None and self.dataset.captions is None:
-            raise ValueError("needs a prompt for all pictures or dataset.captions")
+            raise ValueError("has no captions; give a prompt for all pictures, or dataset.captions")
         if self.prompt is not None:
             _check_fields(self.prompt, "prompt", {"trigger", "caption"})
         return self
 
 
 class ValidationSpec(_Plain):
-    """Validation pictures during the training, always from the same noise."""
+    """Validation pictures during the training, all generated from the same noise."""
 
     prompts: Annotated[tuple[Text, ...], Field(min_length=1)]
     every: Count
@@ -171,14 +173,14 @@ class ValidationSpec(_Plain):
 
 
 class CheckpointSpec(_Plain):
-    """The interval of checkpoints in steps, and the number that is kept."""
+    """The interval of checkpoints in steps, and the number of checkpoints to keep."""
 
     every: Count = 100
     keep: Count = 2
 
 
 class WandbSpec(_Plain):
-    """Weights & Biases beside MLflow."""
+    """Tracking in Weights & Biases, in addition to MLflow."""
 
     project: Text
     mode: Literal["online", "offline"] = "online"
@@ -221,7 +223,7 @@ class _Written(_Plain):
         prompts += self.validation.prompts if self.validation else ()
         using = [prompt for prompt in prompts if "{trigger}" in prompt]
         if using and not self.trigger.strip():
-            raise ValueError(f"trigger is empty, but the prompt {using[0]!r} uses it")
+            raise ValueError(f"trigger is empty, but the prompt {using[0]!r} uses it; set trigger")
         return self
 
 
@@ -236,7 +238,7 @@ class Places(_Plain):
 class Recipe(_Written):
     """A recipe: the training of one adapter."""
 
-    # The folder of the recipe, and of its inputs if they were fetched: not part of the content.
+    # Local folders (of the recipe, and of fetched inputs) are not part of the content.
     folder: Path = Field(default=Path(), exclude=True)
     places: Places | None = Field(default=None, exclude=True)
 
@@ -260,7 +262,7 @@ class Recipe(_Written):
             raise RecipeError(f"{source}: {summary(error)}") from error
 
     def to_json(self, *, placed: bool = False) -> str:
-        """Return the content as JSON, with defaults and, if `placed`, with the local folders."""
+        """Return the content and the defaults as JSON; `placed` adds the local folders."""
         content = self.model_dump(mode="json")
         if placed:
             places = self.places.model_dump(mode="json") if self.places else None
@@ -280,7 +282,7 @@ class Recipe(_Written):
 
     @property
     def base_here(self) -> BaseSpec:
-        """The base to load: its fetched folder, or the one that the recipe names."""
+        """The base to load: the fetched folder, or the base that the recipe names."""
         if self.places is None:
             return self.base
         vae = self.places.vae
@@ -305,7 +307,7 @@ def _refuse_twin(path: Path, name: str) -> None:
 
 
 def _adapter_of(path: Path) -> object:
-    """Return the adapter of a recipe, which may otherwise be invalid."""
+    """Return the adapter that a recipe names, even if other parts of it are invalid."""
     try:
         return yaml_text.mapping(path.read_bytes()).get("adapter")
     except OSError:

@@ -37,7 +37,10 @@ class Canary(Pin):
 
 
 class Past(Pin):
-    """A past version. After a rollback from it, it is withdrawn, and no default for a rollback."""
+    """A past version.
+
+    A rollback from it marks it as withdrawn; later rollbacks skip it by default.
+    """
 
     base: Digest
     vae: Digest | None = None
@@ -52,11 +55,11 @@ class Drawing(Protocol):
 
     @property
     def base(self) -> str:
-        """The digest of its base."""
+        """The digest of the base."""
 
     @property
     def vae(self) -> str | None:
-        """The digest of its VAE; None: the VAE of the base."""
+        """The digest of the VAE; None: the VAE of the base."""
 
 
 class Release(_Plain):
@@ -64,7 +67,7 @@ class Release(_Plain):
 
     adapter: AdapterName
     base: Digest
-    vae: Digest | None = None  # of its evaluation; None: the VAE of the base
+    vae: Digest | None = None  # of the evaluation; None: the VAE of the base
     version: int = Field(ge=1)
     digest: Digest
     canary: Canary | None = None
@@ -92,7 +95,7 @@ class Release(_Plain):
     ) -> Self:
         """Return a release that serves `pin`; the serving version becomes the newest past one.
 
-        A canary ends. Without `base`, base and VAE stay the same.
+        The canary is removed. Without `base`, base and VAE stay the same.
         """
         base, vae = (base, vae) if base else (self.base, self.vae)
         return self._next(pin, reason, base=base, vae=vae)
@@ -103,19 +106,20 @@ class Release(_Plain):
         return self.model_copy(update=fields)
 
     def rolled_back(self, revision: int | None = None, reason: str = "rolled back") -> Self:
-        """Return a release that serves a past revision, by default the newest not withdrawn.
+        """Return a release that serves a past revision, by default the newest one not withdrawn.
 
-        Base and VAE are also those of that revision. The serving version is marked as withdrawn, so
-        a second rollback goes back further. Raises ReleaseError if there is no such revision.
+        The release gets base and VAE of that revision, too. The serving version is marked as
+        withdrawn, so a second rollback goes back further. Raises ReleaseError if there is no such
+        revision.
         """
         past = self._target(revision)
         pin = Pin(version=past.version, digest=past.digest)
         return self._next(pin, reason, base=past.base, vae=past.vae, withdrawn=True)
 
     def kept(self, count: int) -> tuple[Pin, ...]:
-        """Return up to `count` pins: present, canary, then the newest distinct past ones.
+        """Return up to `count` distinct pins: serving, canary, then past ones, newest first.
 
-        Past ones of another base are omitted: they would not fit the replicas.
+        Past pins of another base are omitted, because they do not fit the replicas.
         """
         canary = [self.canary] if self.canary else []
         past = [entry for entry in self.previous if entry.base == self.base]
@@ -166,7 +170,7 @@ class Release(_Plain):
 
 
 class ReleaseFolder:
-    """The releases on one machine: a file per adapter, the counterpart of a ConfigMap."""
+    """The releases on one machine: one file per adapter, as on a cluster one ConfigMap."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -18,7 +18,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load(path: Path, model: type[Model], error: type[BadInput]) -> Model:
-    """Read the file `path` as a `model`. Raises `error` with each mistake, its line and key."""
+    """Read the file `path` as a `model`.
+
+    Raises `error`, which lists the mistakes with line and key.
+    """
     return parse(_read(path, error), path, model, error)
 
 
@@ -31,7 +34,9 @@ def parse(text: str, path: Path, model: type[Model], error: type[BadInput]) -> M
         raise error(f"{path}{line}: {problem}") from problem
     value = {} if document.is_empty else document.value
     if not isinstance(value, dict):
-        raise error(f"{path}: must be a mapping (`key: value` lines), is a {type(value).__name__}")
+        raise error(
+            f"{path}: must be a mapping (`key: value` lines), but is a {type(value).__name__}"
+        )
     try:
         return model.model_validate(value)
     except ValidationError as problem:
@@ -56,9 +61,11 @@ def _read(path: Path, error: type[BadInput]) -> str:
         hint = f"; did you mean {path / inside[0]}?" if len(inside) == 1 else ""
         raise error(f"{path}: is a folder, not a file{hint}") from None
     except OSError as problem:
-        raise error(f"{path}: cannot be read ({problem.strerror})") from problem
+        raise error(
+            f"{path}: cannot be read ({problem.strerror}); check its permissions"
+        ) from problem
     except UnicodeDecodeError as problem:
-        raise error(f"{path}: is not UTF-8 text ({problem.reason})") from problem
+        raise error(f"{path}: is not UTF-8 text ({problem.reason}); save it as UTF-8") from problem
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,9 +1,9 @@
 """Reading of YAML text with positions, and writing that keeps comments.
 
-Scalars are those of the core schema of YAML 1.2, but only decimal: `1e-4` is a number; `off` and
-`1:30` are text, and so are `010`, `0x10` and `1_000`, which other readers interpret differently. A
-date is text. A duplicate key is an error. Written text means the same in YAML 1.1 (kubectl, Helm)
-and 1.2.
+Scalars follow the core schema of YAML 1.2, but numbers are only decimal: `1e-4` is a number; `off`
+and `1:30` are text. `010`, `0x10` and `1_000` are text, because other readers interpret them
+differently. A date is text. A duplicate key is an error. YAML 1.1 (kubectl, Helm) and 1.2 read
+written text alike.
 """
 
 import io
@@ -139,7 +139,7 @@ def read(text: str) -> Document:
         loc = next(loc for loc, other in _marks(node) if other.index == mark.index)
         raise YamlError(f"{'.'.join(loc)}: given twice; keep one", mark.line + 1) from error
     except MaxDepthExceededError as error:
-        text = f"not valid YAML here: more than {DEPTH} levels deep"
+        text = f"not valid YAML here: more than {DEPTH} levels deep; nest it less"
         raise YamlError(text, error.problem_mark.line + 1) from error
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
@@ -153,7 +153,7 @@ def read(text: str) -> Document:
 
 
 def mapping(text: str | bytes | None) -> dict[str, Any]:
-    """Return the mapping in `text`; empty if the text is invalid or another type."""
+    """Return the mapping in `text`; empty if the text is invalid or not a mapping."""
     try:
         value = read(text.decode() if isinstance(text, bytes) else text or "").value
     except ValueError:
@@ -162,7 +162,10 @@ def mapping(text: str | bytes | None) -> dict[str, Any]:
 
 
 def _marks(node: Node | None, loc: Loc = (), visited: set[int] | None = None) -> Iterator[Any]:
-    """Yield each key and element with its mark; an anchor's content once, at its definition."""
+    """Yield each key and element with its mark.
+
+    The content of an anchor is yielded once, at its definition.
+    """
     visited = set() if visited is None else visited
     if id(node) in visited:
         return

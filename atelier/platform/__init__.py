@@ -1,7 +1,7 @@
 """A Kubernetes namespace as an environment: releases are ConfigMaps, reports are Leases.
 
-`watching` serves long-running processes: it follows the namespace, and keeps the last known state
-while the API server is unavailable. `listing` serves commands: it requests everything at each call.
+`watching` is for long-running processes: it follows the namespace, and keeps the last known state
+while the API server is unavailable. `listing` is for commands: it lists all objects at each call.
 The Kubernetes client is imported on the first connection.
 """
 

@@ -39,7 +39,7 @@ _SHORT = 300  # characters of an API server's message in an error
 
 
 class ClusterAway(Unavailable):
-    """The API server does not answer, or is temporarily unable to."""
+    """The API server does not answer, or reports a temporary failure."""
 
 
 class ClusterRefused(AtelierError):  # noqa: N818 (named after the event)
@@ -55,7 +55,7 @@ class Conflict(ClusterRefused):
 
 
 class Expired(ClusterAway):
-    """The version to watch from is too old; list again."""
+    """The version to watch from is too old; the caller must list again."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Api:
     def connect(cls, namespace: str | None = None) -> Api:
         """Connect with KUBECONFIG, else a pod's service account, else the user's kubeconfig.
 
-        The namespace is that of POD_NAMESPACE or of the pod. Raises BadInput if there is no
+        The namespace is POD_NAMESPACE or the namespace of the pod. Raises BadInput if there is no
         configuration or no namespace.
         """
         from kubernetes import client, config
@@ -92,7 +92,7 @@ class Api:
                 _of_pod_or_user(configuration)
         except (config.ConfigException, OSError) as error:
             place = f"KUBECONFIG {named}" if named else "no account's token is mounted, KUBECONFIG"
-            raise BadInput(f"no cluster: {place}: {error}") from error
+            raise BadInput(f"no cluster: {place}: {error}; set KUBECONFIG") from error
         configuration.retries = False  # callers decide how long to wait
         return cls(client.ApiClient(configuration), namespace or _own_namespace())
 
@@ -169,9 +169,9 @@ class Api:
     def delete(self, path: str, name: str, *, version: str | None = None) -> None:
         """Delete an object and the objects that it owns, if it exists.
 
-        With `version`, an object of another version stays.
+        If `version` is given, an object of another version stays.
         """
-        body: Object = {"propagationPolicy": "Background"}  # else a Job's pods would stay
+        body: Object = {"propagationPolicy": "Background"}  # otherwise the pods of a Job would stay
         body |= {"preconditions": {"resourceVersion": version}} if version else {}
         with suppress(NotFound, Conflict):
             self._json("DELETE", f"{path}/{name}", body=json.dumps(body))
@@ -179,7 +179,7 @@ class Api:
     def log(
         self, path: str, pod: str, container: str, *, since: str | None = None
     ) -> Iterator[str]:
-        """Yield the lines of a container's log, each with its time and a space in front.
+        """Yield the lines of a container's log, each preceded by its time and a space.
 
         Starts at the first line, or at about the time `since`. Ends with the container, with the
         connection, or after `READ_SECONDS` without output.
@@ -194,7 +194,7 @@ class Api:
                 *lines, pending = (pending + chunk).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
         except (urllib3.exceptions.HTTPError, OSError):
-            return  # the follower tries again
+            return  # the caller tries again
         finally:
             response.close()
         if pending:
@@ -220,7 +220,7 @@ class Api:
         content_type: str = "application/json",
         timeout: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS),
     ) -> urllib3.BaseHTTPResponse:
-        """Send a request; return the response, its body unread. Raises this module's errors."""
+        """Send a request; return the response with unread body. Raises this module's errors."""
         url = self.host + path.format(namespace=self.namespace)
         headers = {"Accept": "application/json", "Content-Type": content_type}
         # adds the credentials; a pod's token is read again after its rotation

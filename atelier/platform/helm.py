@@ -1,7 +1,7 @@
 """Helm in one namespace: `history`, `upgrade`, `rollback`, `uninstall`, and recovery.
 
-Commands run Helm's program with the KUBECONFIG of this process. A killed Helm leaves its revision
-pending, and Helm then refuses every later one; `recover` deletes such a revision.
+The methods run the program `helm` with the KUBECONFIG of this process. A killed Helm leaves its
+revision pending, and Helm then refuses every later revision; `recover` deletes the pending one.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ class Revision:
 
     @property
     def went_back(self) -> bool:
-        """Whether a rollback created it, with or without a reason."""
+        """Whether a rollback created the revision, with or without a reason."""
         return _BACK.match(self.description) is not None
 
     @property
     def reason(self) -> str:
-        """The reason in its description, or the description."""
+        """The reason in the description of a rollback, or else the whole description."""
         return _BACK.sub("", self.description, count=1) or self.description
 
     @property
     def pending(self) -> bool:
-        """Whether Helm is working on it, or was killed."""
+        """Whether Helm is working on the revision, or was killed during the work."""
         return self.status.startswith("pending-") or self.status == "uninstalling"
 
     @property
     def served(self) -> bool:
-        """Whether it succeeded, including its hook."""
+        """Whether the revision and its hook succeeded."""
         return self.status in ("deployed", "superseded")
 
 
@@ -121,7 +121,8 @@ class Helm:
         """Delete the pending revision that a killed Helm left; return it, or None.
 
         The objects stay: the next upgrade changes those that differ. The caller must hold the lock
-        of the adapter, or this would break the revision of a Helm that is still running.
+        of the adapter, or `recover` would delete the revision of a Helm process that is still
+        running.
         """
         last = next(iter(self.history(name)[-1:]), None)
         if last is None or not last.pending:
@@ -151,7 +152,7 @@ class Helm:
             ) from error
         try:
             output, errors = process.communicate(stdin)
-        except BaseException:  # interrupted: give Helm time to record the failure
+        except BaseException:  # interrupted: let Helm record the failure
             try:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):

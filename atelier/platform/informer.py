@@ -17,7 +17,7 @@ from atelier.platform.keeping import KeptObjects
 
 logger = logging.getLogger(__name__)
 
-WATCH_SECONDS = 20  # duration of a watch; limits the time until a dead connection is noticed
+WATCH_SECONDS = 20  # duration of a watch; a dead connection is detected at its end
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0  # seconds between attempts to reach an API server
 FIRST_LOOK = 3.0  # seconds that the first reader waits for the first listing
 FULL_DISK_PAUSE = 60.0  # seconds until a failed save is tried again
@@ -25,11 +25,11 @@ FULL_DISK_PAUSE = 60.0  # seconds until a failed save is tried again
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A known state. An object that has not changed is the same one in a later snapshot."""
+    """A state of the objects. Unchanged objects are shared with later snapshots."""
 
     objects: Mapping[str, Object] = field(default_factory=dict)  # by name
-    known: bool = False  # whether it was read from the API server or a file
-    trouble: str = ""  # why it may be out of date
+    known: bool = False  # whether the state was read from the API server or a file
+    trouble: str = ""  # why the state may be out of date
     connection: int = 0  # changes with each new listing
     at: datetime | None = None  # time of the listing, by the API server's clock
 
@@ -58,9 +58,9 @@ class Listed:
 class Informer:
     """Lists the objects once, then watches them, in a thread that the first read starts.
 
-    While the API server is unavailable, the last known state stays. It is also saved in the file
-    `kept`, for a process that starts meanwhile: at most every `save_seconds`, and when the API
-    server becomes unavailable.
+    While the API server is unavailable, the last known state stays. The state is also saved in the
+    file `kept`, for a process that starts during this time. It is saved at most every
+    `save_seconds`, and when the API server becomes unavailable.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Informer:
         self._thread: threading.Thread | None = None
 
     def read(self) -> Snapshot:
-        """Return the last known state; the first call waits for it up to `FIRST_LOOK` seconds."""
+        """Return the last known state; the first call waits for one, up to `FIRST_LOOK` seconds."""
         with self._lock:
             if self._thread is None:
                 name = self._path.rpartition("/")[2]
@@ -186,7 +186,7 @@ class Informer:
                 self._kept.save(objects)
             except OSError as error:
                 name = self._path.rpartition("/")[2]
-                logger.warning("%s cannot be saved for a restart: %s", name, error)
+                logger.warning("%s: cannot be saved for a restart: %s", name, error)
                 self._save_at = now + FULL_DISK_PAUSE
 
 
@@ -195,7 +195,7 @@ def _restored(kept: KeptObjects) -> Snapshot:
     restored = kept.restore()
     if restored is None:
         return Snapshot()
-    trouble = f"this is the last known state; since {restored.at:%H:%M:%S} UTC"
+    trouble = f"the state is the last one saved; since {restored.at:%H:%M:%S} UTC"
     return Snapshot(restored.objects, known=True, trouble=trouble)
 
 

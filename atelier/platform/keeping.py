@@ -1,4 +1,4 @@
-"""Saved objects of a cluster, for a process that starts while the API server is unavailable."""
+"""A file of a cluster's objects, for processes that start while the API server is unavailable."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class KeptObjects:
     """Objects by name in a file of JSON lines; the last line of a name counts.
 
     A change of one object appends one line. The first `save` of a process rewrites the file, so
-    nothing is appended to a line that a crash has truncated. A `save` also rewrites it if there are
-    more outdated lines than objects and `SPARE_LINES` together.
+    nothing is appended to a line that a crash has truncated. A `save` also rewrites the file if it
+    has more outdated lines than objects and `SPARE_LINES` together.
     """
 
     def __init__(self, path: Path):
         self._path = path
-        self._lines: int | None = None  # None: not yet written by this process
+        self._lines: int | None = None  # None: this process has not written the file yet
         self.saved: Mapping[str, Object] | None = None  # the content of the file
 
     def restore(self) -> Restored | None:
@@ -46,7 +46,7 @@ class KeptObjects:
         except FileNotFoundError:
             return None
         except OSError as error:
-            logger.warning("%s cannot be read: %s", self._path, error)
+            logger.warning("%s: cannot be read: %s", self._path, error)
             return None
         objects: dict[str, Object] = {}
         for line in lines:
@@ -67,7 +67,10 @@ class KeptObjects:
         return Restored(objects, at)
 
     def save(self, objects: Mapping[str, Object]) -> None:
-        """Save objects, which must not change afterwards. Raises OSError if the disk is full."""
+        """Save objects, which must not be changed afterwards.
+
+        Raises OSError if the disk is full.
+        """
         saved, self.saved = self.saved or {}, None
         lines, self._lines = self._lines, None  # if this fails, the next save rewrites the file
         changed = {name: item for name, item in objects.items() if _differs(item, saved.get(name))}

@@ -1,7 +1,7 @@
 """A lock between processes of a cluster: a Lease that its holder creates, and deletes at the end.
 
-The Lease of a killed holder is taken over if it has not changed for its stated duration, by the
-clock of the waiting process.
+A waiting process takes over the Lease of a killed holder: it waits until the Lease has not changed
+for the duration that the Lease states, measured by its own clock.
 
 The Kubernetes client's leader election on Leases (kubernetes.leaderelection) is made for processes
 that lead until they end. It is unsuitable for a single command. Measured with kubernetes 37.0.2 and
@@ -51,7 +51,7 @@ class HeldLease:
         return str(self.lease["metadata"]["resourceVersion"])
 
     def require(self) -> None:
-        """Raise Unavailable if another process has taken the Lease over, or may have.
+        """Raise Unavailable if another process has or may have taken the Lease over.
 
         This happens if this process was suspended or the API server was unavailable.
         """
@@ -63,9 +63,9 @@ class HeldLease:
 
 
 class LeaseLock:
-    """The lock `name`. A waiting process takes it over after `seconds` without a change.
+    """The lock `name`. A waiting process takes the lock over after `seconds` without a change.
 
-    With `renewed`, the holder renews it three times in `seconds`, for longer work.
+    With `renewed`, the holder renews the lock three times in `seconds`, for longer work.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class LeaseLock:
             ended.set()
             if self._renewed:
                 worker.join()
-            with suppress(AtelierError):  # it expires by itself
+            with suppress(AtelierError):  # the Lease expires
                 self._api.delete(LEASES, self._name, version=lease.version)
 
     def _renew(self, held: HeldLease, ended: threading.Event) -> None:
@@ -114,7 +114,7 @@ class LeaseLock:
                 held.lost = True
                 return
             except AtelierError as error:
-                logger.warning("lease %s is not renewed: %s", self._name, error)
+                logger.warning("lease %s: is not renewed: %s", self._name, error)
 
     def _take(self, deadline: float) -> HeldLease:
         version, since = "", self._clock()

@@ -18,7 +18,7 @@ from atelier.platform.report_leases import ClusterReports
 from atelier.stores.environment import Environment
 
 SERVICE = "atelier"  # the InferenceService
-SAVE_SECONDS = 5.0  # reports change often, and a start only needs their addresses
+SAVE_SECONDS = 5.0  # reports change often, and a start needs only the addresses in them
 
 
 def watching(api: Api, pod: Pod, keep: Path) -> Environment:
@@ -39,7 +39,7 @@ def watching(api: Api, pod: Pod, keep: Path) -> Environment:
 
 
 def listing(api: Api) -> Environment:
-    """Return a read-only environment that lists at each call, and reads shards on access."""
+    """Return a read-only environment: lists objects at each call, reads shards on access."""
     heads = f"{REPORT} in (replica, gateway)"
     return _environment(
         api,
@@ -69,7 +69,7 @@ def _environment(
 
 
 def canary_shares(service: Mapping[str, Any]) -> dict[str, int]:
-    """Return percent of requests by canary, from `spec.canary` of an InferenceService."""
+    """Return each canary's percentage of requests, from `spec.canary` of an InferenceService."""
     canaries = service.get("spec", {}).get("canary") or ()
     return {
         str(canary["predictor"]["name"]): int(canary.get("trafficPercent") or 0)

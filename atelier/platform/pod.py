@@ -18,11 +18,12 @@ class Pod:
 
     @classmethod
     def find(cls, environment: Mapping[str, str] = os.environ) -> "Pod":
-        """Read POD_NAME, POD_NAMESPACE, POD_UID and POD_IP. Raises BadInput for missing ones."""
+        """Read POD_NAME, POD_NAMESPACE, POD_UID and POD_IP. Raises BadInput if one is missing."""
         variables = ("POD_NAME", "POD_NAMESPACE", "POD_UID", "POD_IP")
         if missing := [variable for variable in variables if not environment.get(variable)]:
             raise BadInput(
-                f"{', '.join(missing)}: not set; on a cluster set them from the downward API"
+                f"{', '.join(missing)}: not set; on a cluster, set these variables from the "
+                "downward API"
             )
         return cls(*(environment[variable] for variable in variables))
 

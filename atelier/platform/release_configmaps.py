@@ -39,7 +39,7 @@ class _Read:
 class ClusterReleases:
     """The releases of a namespace.
 
-    A ConfigMap is parsed when its data change, and a manifest in it at the first call of
+    A ConfigMap is parsed when its data change. The manifests in it are parsed at the first call of
     `manifest`.
     """
 
@@ -53,7 +53,7 @@ class ClusterReleases:
     def read(self) -> Released:
         """Return all releases, as the same object until something changes.
 
-        Raises ClusterAway if there was never a listing.
+        Raises ClusterAway if the API server has never returned a list.
         """
         snapshot = self._source.read()
         if not snapshot.known:
@@ -76,7 +76,7 @@ class ClusterReleases:
 
     def manifest(self, digest: str) -> Manifest | None:
         """Return the manifest of a package, or None. Raises ReleaseError if it is invalid."""
-        if self._pinned is None:  # the first call; an agent makes none
+        if self._pinned is None:  # only at the first call, because agents never call this
             self._pinned = _by_digest(self._parsed)
         entry = self._parsed.get(self._pinned.get(digest, ""))
         text = _texts(entry.data.get(MANIFESTS, "{}")).get(digest) if entry else None
@@ -85,14 +85,16 @@ class ClusterReleases:
         try:
             return verified(str(text).encode(), digest)
         except ValueError as error:
-            raise ReleaseError(f"{PREFIX}{entry.name}, manifest {digest}: {error}") from error
+            raise ReleaseError(
+                f"{PREFIX}{entry.name}, manifest {digest}: {error}; promote the adapter again"
+            ) from error
 
     def _read_anew(self, objects: Mapping[str, Object]) -> None:
         """Parse the objects that have changed."""
         parsed: dict[str, _Read] = {}
         changes: dict[str, Release | None] = {}  # by adapter
         for name, config_map in objects.items():
-            if not name.startswith(PREFIX):  # the hook of charts/adapter has the label, too
+            if not name.startswith(PREFIX):  # the hook of charts/adapter has the same label
                 continue
             entry = self._parsed.get(name)
             if entry is None or entry.object is not config_map:
@@ -115,7 +117,7 @@ class ClusterReleases:
                 unreadable={entry.name: entry.trouble for entry in entries if not entry.release},
             )
         if self._pinned is not None and len(self._pinned) > 2 * len(parsed) * HISTORY:
-            self._pinned = _by_digest(parsed)  # drops digests that no release names
+            self._pinned = _by_digest(parsed)  # omit digests that no release names
         self._objects, self._parsed = objects, parsed
 
 
@@ -139,12 +141,21 @@ def _parse(config_map: Object) -> _Read:
     try:
         release = Release.model_validate_json(data[RELEASE])
     except KeyError:
-        return _Read(config_map, name, trouble=f"ConfigMap {PREFIX}{name}: has no {RELEASE}")
+        return _Read(
+            config_map,
+            name,
+            trouble=f"ConfigMap {PREFIX}{name}: has no {RELEASE}; promote the adapter again",
+        )
     except ValidationError as error:
-        text = f"ConfigMap {PREFIX}{name}: not a release ({summary(error)})"
+        text = (
+            f"ConfigMap {PREFIX}{name}: not a release ({summary(error)}); promote the adapter again"
+        )
         return _Read(config_map, name, trouble=text)
     if release.adapter != name:
-        text = f"ConfigMap {PREFIX}{name}: contains the release of {release.adapter}"
+        text = (
+            f"ConfigMap {PREFIX}{name}: contains the release of {release.adapter}; promote both "
+            "adapters again"
+        )
         return _Read(config_map, name, trouble=text)
     return _Read(config_map, name, release)
 

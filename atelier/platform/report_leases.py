@@ -1,9 +1,9 @@
 """Reports as Leases, each renewed by its pod.
 
-Clocks of different machines are never compared. A report is live if this reader has seen its
-renewTime change within the last seconds. At the first reading of a Lease, its age is the difference
-of two times of the API server. While the API server is unavailable, the reports that were live
-count as live.
+Clocks of different machines are never compared. A report is live if its renewTime has changed in
+the last `LIVE_SECONDS` by this reader's clock. At the first reading of a Lease, its age is the
+difference of two times of the API server. While the API server is unavailable, the reports that
+were live count as live.
 
 A Lease takes 256 KiB of annotations. A report of many adapters consists of a head, renewed every
 two seconds, and shards, each a Lease whose name ends in the digest of its text. A shard never
@@ -81,11 +81,11 @@ class ClusterReports(Generic[ReportT]):
     def live(self) -> tuple[ReportT, ...]:
         """Return the reports renewed in the last `LIVE_SECONDS`.
 
-        Their heartbeat is the time of renewal, by this reader's clock.
+        The heartbeat of each report is the time of its renewal, by this reader's clock.
         """
         snapshot = self._source.read()
         with self._lock:
-            if snapshot.connection != self._connection:  # the other pods reconnect now, too
+            if snapshot.connection != self._connection:  # the other pods are also reconnecting
                 self._connection, now = snapshot.connection, self._clock()
                 self._entries = {
                     name: _Entry(entry.lease, entry.renewed, now, entry.report)
@@ -120,7 +120,7 @@ class ClusterReports(Generic[ReportT]):
             self._writer = Writer(self._api, LEASES, renewed=_renewed, seconds=RENEW_SECONDS)
         self._published, self._published_at = report, self._clock()
         name, owner = self._name(report.reporter), self._pod.owner()
-        head, texts = _without_time(report).split()  # its time is in the Lease
+        head, texts = _without_time(report).split()  # the Lease contains the time
         lease = _lease(name, self._role, head.model_dump_json(exclude_defaults=True), owner)
         lease["spec"] = {
             "holderIdentity": report.reporter,
@@ -134,7 +134,7 @@ class ClusterReports(Generic[ReportT]):
         self._writer.put(_renewed(lease), shards)
 
     def remove(self, reporter: str) -> None:
-        """Delete the report; if this fails, it expires, and is deleted with its pod."""
+        """Delete the report. If this fails, the report expires, and is deleted with its pod."""
         writer = self._writer or Writer(self._api, LEASES)
         self._writer, self._published = None, None
         writer.close(self._name(reporter))
@@ -145,7 +145,7 @@ class ClusterReports(Generic[ReportT]):
         return self._writer.trouble if self._writer else ""
 
     def _heads(self, snapshot: Snapshot) -> list[tuple[str, _Entry[ReportT]]]:
-        """Return all heads of a snapshot; those that are the same objects are not parsed again."""
+        """Return all heads of a snapshot. Objects of the previous snapshot are not parsed again."""
         heads = []
         for name, lease in snapshot.objects.items():
             entry = self._entries.get(name)
@@ -171,9 +171,13 @@ class ClusterReports(Generic[ReportT]):
         try:
             return _Entry(lease, renewed, at, self._parse(name, text, snapshot.objects))
         except (KeyError, ValueError) as error:
-            # the process counts as absent
+            # without a report, the process counts as absent
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-            logger.error("Lease %s contains no readable report: %s", name, reason)
+            logger.error(
+                "Lease %s: contains no readable report, so its process counts as absent: %s",
+                name,
+                reason,
+            )
             return _Entry(lease, renewed, at, None)
 
     def _parse(self, name: str, text: str | None, objects: Mapping[str, Object]) -> ReportT:
@@ -250,7 +254,7 @@ def _lease(name: str, label: str, text: str | bytes, owner: Object) -> Object:
 
 
 def _renewed(lease: Object) -> Object:
-    """Return the Lease with the present time as renewTime."""
+    """Return the Lease with the current time as renewTime."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {**lease, "spec": {**lease["spec"], "renewTime": now}}
 
@@ -265,10 +269,10 @@ def _text(lease: Object) -> str | None:
 
 
 def _age(lease: Object, now: datetime | None) -> float:
-    """Return the seconds since our fields of a Lease were written, at most two too few.
+    """Return the seconds since this project wrote its fields of a Lease, at most two too few.
 
-    Both times are those of the API server, in whole seconds: of its managedFields and of its
-    response. Returns 0 if the age is unknown.
+    Both times are from the clock of the API server, in whole seconds: one from the managedFields of
+    the Lease, one from the response. Returns 0 if the age is unknown.
     """
     times = [
         datetime.fromisoformat(fields["time"])

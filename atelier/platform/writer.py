@@ -23,15 +23,15 @@ class _Written:
     """Objects to write: the parts, then the head that names them."""
 
     head: Object
-    parts: Mapping[str, Callable[[], Object]]  # by name; equal names mean equal parts
+    parts: Mapping[str, Callable[[], Object]]  # by name; parts of equal name are equal
 
 
 class Writer:
     """Applies a head and the parts that it names; versions between two writes are skipped.
 
     A part never changes: it is written once, before the head, and deleted after a head that does
-    not name it. While many parts are written, the previous head, which is still correct, is
-    `renewed` every `seconds`.
+    not name it. While many parts are written, `renewed` updates the previous head, which is still
+    correct, every `seconds`.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Writer:
         self._ended = False
         self._thread: threading.Thread | None = None
         self._there: set[str] = set()  # written parts
-        self._head: Object | None = None  # as last applied
+        self._head: Object | None = None  # the last applied head
         self._head_at = float("-inf")
         self.trouble = ""
 
     def put(self, head: Object, parts: Mapping[str, Callable[[], Object]] | None = None) -> None:
-        """Write this head and its parts next; does not wait."""
+        """Write this head and its parts next, without waiting for the write."""
         with self._news:
             self._next = _Written(head, parts or {})
             self._news.notify()
@@ -78,7 +78,7 @@ class Writer:
                     break  # deleted with their pod
                 self._api.delete(self._path, part)
         except AtelierError as error:
-            logger.warning("%s is not deleted: %s", name, error)
+            logger.warning("%s: is not deleted: %s", name, error)
 
     @property
     def idle(self) -> bool:
@@ -104,7 +104,7 @@ class Writer:
                     self._news.wait_for(lambda: self._ended, PAUSE)
             else:
                 if self.trouble:
-                    logger.info("%s is published again", work.head["metadata"]["name"])
+                    logger.info("%s: is published again", work.head["metadata"]["name"])
                 self.trouble = ""
 
     def _write(self, work: _Written) -> None:
@@ -132,7 +132,7 @@ class Writer:
         if str(error) == self.trouble:
             return
         if isinstance(error, ClusterRefused):
-            logger.error("%s is refused, so this process counts as absent: %s", name, error)
+            logger.error("%s: is refused, so this process counts as absent: %s", name, error)
         elif not self.trouble:
-            logger.warning("%s cannot be published: %s", name, error)
+            logger.warning("%s: cannot be published: %s", name, error)
         self.trouble = str(error)

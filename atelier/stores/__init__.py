@@ -1,1 +1,1 @@
-"""Clients of the stores: MLflow, model files, and the releases of an environment."""
+"""Access to MLflow, to model files, and to the releases of an environment."""

@@ -25,8 +25,8 @@ Progress = Callable[[str, int, int], None]  # description, MiB so far, MiB in to
 INDEX, FILES = "index.json", "files"
 _PART = ".part"  # unfinished downloads; the name is fixed, so the next process removes leftovers
 _LOCK = ".lock"  # guards `_PART`
-# Kinds whose key is the digest of their files. The key of a recipe is the digest of its content,
-# that of an engine the digest of its inputs; code that fetches one of those checks its content.
+# Kinds whose key is the digest of the files. The key of a recipe is the digest of its content, and
+# the key of an engine is the digest of its inputs; code that fetches one must check its content.
 BY_CONTENT: tuple[ArtifactKind, ...] = ("bases", "vaes", "scorers", "datasets")
 _KEY_TAG, _SOURCE_TAG = "atelier.key", "atelier.source"
 
@@ -71,7 +71,7 @@ class Index(BaseModel):
 
     @property
     def digest(self) -> str:
-        """The digest over names and contents, as of `atelier.files.digest_files`."""
+        """The digest over names and contents, equal to `atelier.files.digest_files`."""
         return digest_lines({path: entry.sha256 for path, entry in self.files.items()})
 
     @property
@@ -88,7 +88,7 @@ class Artifacts(Tracking):
     """
 
     def exists(self, ref: ArtifactRef) -> bool:
-        """Return whether the complete artifact is stored."""
+        """Return whether the artifact is stored completely."""
         return self._finished(ref) is not None
 
     def put(
@@ -102,13 +102,17 @@ class Artifacts(Tracking):
     ) -> bool:
         """Upload the missing files of an artifact; return whether there were any.
 
-        `files` lie below `root`, by default all of it. `source` is a public name for `named`. An
-        interrupted upload is resumed. The artifact becomes visible when the upload is complete.
+        `files` are below `root`; the default is all files below it. `source` is a public name for
+        `named`. An interrupted upload is resumed. The artifact becomes visible when the upload is
+        complete.
         """
         paths = list(files) if files is not None else [f for f in root.rglob("*") if f.is_file()]
         index = Index.read(root, paths)
         if ref.kind in BY_CONTENT and hex_of(index.digest) != ref.key:
-            raise ArtifactError(f"{root}: the files have digest {index.digest}, not {ref.key}")
+            raise ArtifactError(
+                f"{root}: the files have digest {index.digest}, not {ref.key}; restore the files, "
+                "or register them as a new artifact"
+            )
         run = self._finished(ref) or self._begun(ref)
         if run is None:
             run = self.start_run(f"atelier/{ref.kind}", ref.key[:12], {_KEY_TAG: ref.key})
@@ -214,7 +218,10 @@ class Artifacts(Tracking):
             text = f"{INDEX} of run {run} is damaged ({summary(error)}); {_way_out(ref)}"
             raise ArtifactError(f"{ref}: {text}") from error
         if ref.kind in BY_CONTENT and hex_of(index.digest) != ref.key:
-            raise ArtifactError(f"{ref}: run {run} contains another artifact ({index.digest})")
+            raise ArtifactError(
+                f"{ref}: run {run} contains another artifact ({index.digest}); delete that run and "
+                "register the artifact again"
+            )
         return run, index
 
     def _missing(self, run: str, index: Index) -> dict[str, _Entry]:
@@ -297,7 +304,10 @@ def _way_out(ref: ArtifactRef) -> str:
 
 
 def _spec_tag(spec: str) -> str:
-    """Return the tag of a spec; different specs, such as of two images, may give one artifact."""
+    """Return the tag of a spec.
+
+    An artifact may have several: the specs of two images may give the same files.
+    """
     return f"atelier.spec.{hex_of(spec)}"
 
 

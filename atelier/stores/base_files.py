@@ -1,6 +1,6 @@
-"""Base models: their folder, the files that are loaded, and the digest over these files.
+"""Base models: folder, files to load, and the digest over these files.
 
-Every adapter names the digest of its base.
+Every adapter's manifest contains the digest of its base.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from atelier.errors import BaseError, Unavailable
 from atelier.files import digest_files
 from atelier.stores.model_files import ModelClass, model_files, text_files
 
-DEFAULT_BASE = "models/miniature"  # default of commands, in a checkout
+DEFAULT_BASE = "models/miniature"  # the default of commands that run in a checkout
 INDEX = "model_index.json"
 MODELS = {
     "unet": ModelClass("diffusers", "UNet2DConditionModel"),
@@ -30,7 +30,7 @@ _TEXT_PATTERNS = ("*.json", "*.txt", "*.model")  # of hub models
 
 
 def resolve_base(model: str, revision: str | None = None) -> Path:
-    """Return the folder of a base, from a path (relative to the working directory) or a hub id.
+    """Return the folder of a base, from a path (relative to the working directory) or a hub ID.
 
     Raises BaseError if the base is missing or incomplete, Unavailable if the hub cannot be reached.
     """
@@ -41,23 +41,30 @@ def resolve_base(model: str, revision: str | None = None) -> Path:
         base_files(folder)  # an early error, before another program starts
         return folder
     if folder.is_file():
-        raise BaseError(f"base {model}: is a file; give the folder with {INDEX}, or a hub id")
+        raise BaseError(
+            f"base {model}: is a file; give the folder that contains {INDEX}, or a hub ID"
+        )
     if _looks_local(model):
         near = difflib.get_close_matches(folder.name, _siblings(folder), n=1)
         hint = f"; did you mean {folder.parent / near[0]}?" if near else ""
-        raise BaseError(f"base {model}: no such folder (relative to {Path.cwd()}){hint}")
+        raise BaseError(
+            f"base {model}: no such folder (relative to "
+            f"{Path.cwd()}){hint or '; give a folder or a hub ID'}"
+        )
     return _fetch(model, revision)
 
 
 def resolve_vae(vae: str) -> Path:
-    """Return the folder of a separate VAE: a path or a hub id (`madebyollin/sdxl-vae-fp16-fix`).
+    """Return the folder of a separate VAE: a path or a hub ID (`madebyollin/sdxl-vae-fp16-fix`).
 
     Raises BaseError if it is missing or incomplete, Unavailable if the hub cannot be reached.
     """
     folder = Path(vae).expanduser()
     if not folder.is_dir():
         if _looks_local(vae):
-            raise BaseError(f"vae {vae}: no such folder (relative to {Path.cwd()})")
+            raise BaseError(
+                f"vae {vae}: no such folder (relative to {Path.cwd()}); give a folder or a hub ID"
+            )
         folder = _snapshot("vae", vae, None, list(MODELS["vae"].patterns))
         with _of_hub():
             vae_files(folder)
@@ -66,19 +73,22 @@ def resolve_vae(vae: str) -> Path:
 
 
 def vae_files(folder: Path) -> list[Path]:
-    """Return the files that are loaded of a separate VAE. Raises BaseError if some are missing."""
+    """Return the files to load of a separate VAE. Raises BaseError if some are missing."""
     return model_files(folder, MODELS["vae"], f"vae {folder}")
 
 
 def scorer_files(model: str, revision: str | None = None) -> tuple[Path, list[Path]]:
-    """Return the folder of a scorer, and its files that are loaded.
+    """Return the folder of a scorer, and the files to load.
 
     Raises BaseError if it is missing or incomplete, Unavailable if the hub cannot be reached.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
         if _looks_local(model):
-            raise BaseError(f"scorer {model}: no such folder (relative to {Path.cwd()})")
+            raise BaseError(
+                f"scorer {model}: no such folder (relative to {Path.cwd()}); give a folder or a "
+                "hub ID"
+            )
         folder = _snapshot("scorer", model, revision, [*_TEXT_PATTERNS, *_SCORER.patterns])
         with _of_hub():
             model_files(folder, _SCORER, f"scorer {model}")
@@ -87,12 +97,12 @@ def scorer_files(model: str, revision: str | None = None) -> tuple[Path, list[Pa
 
 
 def base_digest(folder: Path) -> str:
-    """Return `sha256:<hex>` over the files that are loaded of a base."""
+    """Return `sha256:<hex>` over the files that `base_files` returns."""
     return digest_files(Path(folder), base_files(folder))
 
 
 def base_files(folder: Path) -> list[Path]:
-    """Return `model_index.json` and the files that are loaded of its components.
+    """Return `model_index.json` and the files to load of its components.
 
     Raises BaseError if a component's weights are not in safetensors, with the command to convert
     them.
@@ -120,17 +130,20 @@ def _components(folder: Path) -> list[str]:
             f"base {folder}: no {INDEX}; a base is a folder in diffusers' format"
         ) from None
     except ValueError as error:
-        raise BaseError(f"base {index}: not JSON ({error}); fetch it again") from error
+        raise BaseError(f"base {index}: not JSON ({error}); fetch the base again") from error
     names = _named(parsed)
     missing = [name for name in names if not (folder / name).is_dir()]
     if missing or not names:
         lacking = ", ".join(missing) or "every component"
-        raise BaseError(f"base {folder}: {INDEX} names {lacking}, but there is no such folder")
+        raise BaseError(
+            f"base {folder}: {INDEX} names {lacking}, but there is no such folder; fetch the base "
+            "again"
+        )
     return names
 
 
 def _named(index: Any) -> list[str]:
-    """Return the components to load that an index names; an absent one is `[null, null]`."""
+    """Return the components to load that an index names; it names absent ones as `[null, null]`."""
     entries = index if isinstance(index, dict) else {}
     return [name for name in _LOADED if isinstance(entries.get(name), list) and any(entries[name])]
 
@@ -151,7 +164,10 @@ def _fetch(model: str, revision: str | None) -> Path:
     """Fetch a hub model: first its index, then only the components that it names."""
     index = _snapshot("base", model, revision, [INDEX]) / INDEX
     if not index.exists():
-        raise BaseError(f"base {model}: the hub's model has no {INDEX}")
+        raise BaseError(
+            f"base {model}: the model on the hub has no {INDEX}; choose a model in diffusers' "
+            "format"
+        )
     wanted = [INDEX]
     for name in _named(json.loads(index.read_bytes())):
         patterns = MODELS[name].patterns if name in MODELS else _TEXT_PATTERNS
@@ -169,7 +185,8 @@ def _of_hub() -> Iterator[None]:
         yield
     except BaseError as error:
         raise BaseError(
-            f"{error}. The hub may have it as a pickle or a variant, which are not fetched; load "
+            f"{error}. The hub may have the weights as a pickle or a variant, which are not "
+            "fetched; load "
             "the model with its library, write it into a folder with `save_pretrained`, and give "
             "that folder"
         ) from error
@@ -192,7 +209,7 @@ def _snapshot(kind: str, model: str, revision: str | None, patterns: list[str]) 
         where = f" at revision {revision}" if revision else ""
         raise BaseError(
             f"{kind} {model}{where}: neither a local folder nor a model on the hub that you may "
-            "read (a gated one needs HF_TOKEN in the environment)"
+            "read; check the name, and set HF_TOKEN for a gated model"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise Unavailable(

@@ -31,7 +31,7 @@ ReportT = TypeVar("ReportT", bound=Report)
 
 @dataclass(frozen=True)
 class Released:
-    """The readable releases and the errors of the others, by adapter.
+    """The readable releases, and the errors of the unreadable ones, by adapter.
 
     A release that has not changed is the same object as in the previous reading.
     """
@@ -57,9 +57,9 @@ class Releases(Protocol):
         ...
 
     def manifest(self, digest: str) -> Manifest | None:
-        """Return the verified manifest of a package, or None if it is unknown.
+        """Return the verified manifest of a package, or None if the package is unknown.
 
-        Raises ReleaseError if it does not match the digest.
+        Raises ReleaseError if the manifest does not match the digest.
         """
         ...
 
@@ -85,7 +85,7 @@ Shares = Callable[[], Mapping[str, int]]  # percent of requests by pool; `stable
 
 @dataclass(frozen=True)
 class Environment:
-    """The interface to one place where adapters are served."""
+    """The releases, reports and canaries of one environment."""
 
     releases: Releases
     replicas: Reports[Replica]
@@ -102,7 +102,7 @@ def local(home: Home) -> Environment:
     )
 
 
-FEW = 256  # releases that every reading checks: that takes half a millisecond
+FEW = 256  # releases that every reading checks, in half a millisecond
 SWEEP_SECONDS = 2.0
 
 Stamp = tuple[int, int, int]  # of a file: change time, size, inode
@@ -111,8 +111,9 @@ Stamp = tuple[int, int, int]  # of a file: change time, size, inode
 class LocalReleases:
     """The releases in a folder; a file is parsed when it changes.
 
-    If there are more than `FEW`, files are checked only when the folder has changed, which every
-    write of a release does, and every `SWEEP_SECONDS`, because editors may change a file in place.
+    If there are more than `FEW` files, they are checked only when the folder has changed and every
+    `SWEEP_SECONDS`. Every write of a release changes the folder, but an editor may change a file in
+    place.
     """
 
     def __init__(self, folder: ReleaseFolder, packages: Path | None = None):
@@ -146,7 +147,9 @@ class LocalReleases:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise ReleaseError(f"{file}: cannot be used: {error}") from error
+            raise ReleaseError(
+                f"{file}: cannot be used: {error}; fetch the package again"
+            ) from error
 
     def _sweep(self) -> None:
         """Check every file, and parse those that have changed."""
@@ -182,7 +185,7 @@ class LocalReleases:
                 if name != entry.name and not name.startswith("."):
                     try:
                         stat = entry.stat()
-                    except FileNotFoundError:  # retired meanwhile
+                    except FileNotFoundError:  # the adapter was retired meanwhile
                         continue
                     yield name, (stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
@@ -203,7 +206,7 @@ class _File:
 
 
 def _change_time(folder: Path) -> int | None:
-    """Return when an entry was last added, removed or replaced; None without a folder."""
+    """Return the time of the last change of a folder's entries; None if there is no folder."""
     try:
         return folder.stat().st_mtime_ns
     except FileNotFoundError:

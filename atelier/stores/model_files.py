@@ -1,8 +1,8 @@
-"""The files that are loaded of a model's folder: configuration, and weights in safetensors.
+"""The files to load of a model's folder: configuration, and weights in safetensors.
 
 diffusers and transformers fall back to pickles, load other precisions, and follow files that a
 configuration names. A digest covers exactly the files chosen by this module, and a loader sees only
-them (`only`). So all that is loaded is covered by the digest, and nothing is unpickled.
+them (`only`). The digest therefore covers every loaded file, and no pickle is loaded.
 """
 
 import json
@@ -19,7 +19,7 @@ CONFIG = "config.json"
 _INDEX = ".safetensors.index.json"
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 _TEXTS = ("*.json", "*.txt", "*.model")  # of tokenizers and image processors
-# Excluded from the texts: indices of weights in other formats, and the configuration of an adapter,
+# Excluded: indices of weights in other formats, and the configuration of an adapter,
 # which names weights in another place.
 _OTHER_TEXTS = ("*.index.json", "adapter_config.json")
 
@@ -54,15 +54,15 @@ class ModelClass:
 def model_files(folder: Path, cls: ModelClass, label: str) -> list[Path]:
     """Return configuration and weights of a model. Raises BaseError, beginning with `label`."""
     if not (folder / CONFIG).is_file():
-        raise BaseError(f"{label}: {folder} has no {CONFIG}")
+        raise BaseError(f"{label}: {folder} has no {CONFIG}; fetch the model again")
     return [folder / CONFIG, *weight_files(folder, cls, label)]
 
 
 def weight_files(folder: Path, cls: ModelClass, label: str) -> list[Path]:
     """Return one file of weights in safetensors, or an index and the files that it names.
 
-    Raises BaseError, beginning with `label`, if there is neither; its text gives the command that
-    converts the weights, if there are others.
+    Raises BaseError, beginning with `label`, if there is neither; if there are weights in another
+    format, the text gives the command that converts them.
     """
     whole, index = (folder / f"{cls.stem}{ending}" for ending in (".safetensors", _INDEX))
     if whole.is_file() and index.is_file():
@@ -85,9 +85,9 @@ def text_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def only(folder: Path, files: Iterable[Path]) -> Iterator[Path]:
-    """Give a loader a temporary folder of links to only these files of `folder`.
+    """Yield a temporary folder with links to only these files of `folder`, for a loader.
 
-    A BadInput raised within names the real folder.
+    A BadInput that the block raises names the real folder.
     """
     with TemporaryDirectory(prefix="atelier-") as name:
         view = Path(name)
@@ -111,10 +111,15 @@ def _shards(index: Path, label: str) -> list[Path]:
         raise BaseError(f"{label}: {index} is not an index of weights; fetch it again") from error
     if not names or outside or others:
         wrong = ", ".join([*outside, *others]) or "no file"
-        raise BaseError(f"{label}: {index} names {wrong}; only safetensors beside it are loaded")
+        raise BaseError(
+            f"{label}: {index} names {wrong}; only safetensors files beside the index are loaded; "
+            "convert the weights"
+        )
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise BaseError(f"{label}: {index} names {', '.join(missing)}, which is missing")
+        raise BaseError(
+            f"{label}: {index} names {', '.join(missing)}, which is missing; fetch the model again"
+        )
     return [index.parent / name for name in names]
 
 
@@ -140,4 +145,4 @@ def _without_weights(folder: Path, cls: ModelClass) -> str:
             f"{folder} has no {wanted}, only {', '.join(pickles)}; loading a pickle runs code "
             f"that it contains, so convert it once, if you trust its source: {convert}"
         )
-    return f"{folder} has no weights; {wanted} is needed"
+    return f"{folder} has no weights; add {wanted}"

@@ -1,4 +1,4 @@
-"""Verified packages by adapter and version, from the volume, the cache or the registry."""
+"""Look-up of verified packages in the volume, the cache and the registry."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def resolve(
 ) -> ResolvedAdapter:
     """Return the package of an adapter's version.
 
-    The default version is the one that serves in this home, or else the registry's newest. The
+    The default version is the serving one of this home, or else the newest one in the registry. The
     registry is used only if the home's volume does not contain the package. Raises BadInput if
     there is no such version, AdapterRejected for a damaged package, and Unavailable if the registry
     cannot be reached.

@@ -59,7 +59,7 @@ class Registry(Tracking):
     ) -> int:
         """Register a package as the adapter's newest version and `candidate`; return its number.
 
-        A digest that is registered already keeps its number. Without a `run_id` (an import), a run
+        A package whose digest is registered keeps its number. Without `run_id` (an import), a run
         is created for the files.
         """
         name = package.manifest.name
@@ -82,7 +82,7 @@ class Registry(Tracking):
         return version
 
     def attest(self, info: VersionInfo, filename: str, data: bytes) -> None:
-        """Store an attestation (an evaluation, a signature) beside a version."""
+        """Store an attestation (such as an evaluation or a signature) with the run of a version."""
         folder, _, file = f"{_beside(info)}/{filename}".rpartition("/")
         self.log_bytes(info.run_id, file, data, folder)
 
@@ -104,8 +104,8 @@ class Registry(Tracking):
     def fetch(self, info: VersionInfo, into: Path) -> Package:
         """Fetch a version's package as the folder `into`, which appears once it is verified.
 
-        A valid package that is there already is used. Processes that fetch into the same folder
-        wait for each other. Raises AdapterRejected if the package in MLflow is damaged.
+        A valid package in `into` is kept. Processes that fetch into the same folder wait for each
+        other. Raises AdapterRejected if the package in MLflow is damaged.
         """
         with locked(into.with_name(f".{into.name}.lock"), temporary=True):
             if into.exists():
@@ -118,7 +118,7 @@ class Registry(Tracking):
     def download(self, info: VersionInfo, into: Path) -> None:
         """Download the files of a version's package, unverified, as the new folder `into`.
 
-        The caller must verify them before use.
+        The caller must verify the files before use.
         """
         stored = _stored(info)
         with staging(into) as aside:
@@ -136,12 +136,15 @@ class Registry(Tracking):
         if data is None or sha256_bytes(data) != info.digest:
             problem = "no manifest" if data is None else "a manifest of another digest"
             raise AdapterRejected(
-                f"registry: {info.label} ({info.digest}) has {problem}; register it again"
+                f"registry: {info.label} ({info.digest}) has {problem}; register the package again"
             )
         return data.decode()
 
     def version(self, name: str, version: int | str) -> VersionInfo:
-        """Return a version by number or alias. Raises BadInput, with the known ones, if absent."""
+        """Return a version by number or alias.
+
+        Raises BadInput, with the known versions, if absent.
+        """
         infos = self.versions(name)
         for info in infos:
             if version in (info.version, str(info.version), *info.aliases):
@@ -245,7 +248,7 @@ class Registry(Tracking):
         return next(versions, None)
 
     def _first_of_twins(self, name: str, digest: str, version: int) -> int:
-        """Return the oldest version with this digest; remove `version` if it is not that one."""
+        """Return the oldest version with this digest; remove `version` if it is a later one."""
         first = self._with_digest(name, digest)
         if first is not None and first < version:
             with self._call(f"remove the duplicate {name}@{version}"):
@@ -259,7 +262,7 @@ class Registry(Tracking):
         return run_id
 
     def _upload(self, package: Package, run_id: str) -> str:
-        """Store the package with its run, beside another one if there is one; return the folder.
+        """Store the package with its run; return its folder, a new one beside another package.
 
         A finished training has stored its package already.
         """

@@ -23,8 +23,8 @@ from atelier.transfers import use_long_transfers
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-# An absent server must be noticed in seconds; MLflow's defaults retry for minutes. Variables that
-# are already set take precedence.
+# An absent server must be detected in seconds, but MLflow's defaults retry for minutes. Variables
+# that are already set take precedence.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -52,7 +52,7 @@ _CALLER_AT_FAULT = frozenset(
 
 @dataclass(frozen=True)
 class Point:
-    """One value of a metric. Sending it twice has no further effect."""
+    """One value of a metric. A repeated point has no further effect."""
 
     name: str
     value: float
@@ -63,7 +63,7 @@ class Point:
 class Tracking:
     """Runs on one MLflow server, or in one local database with its artifacts beside it.
 
-    Methods raise Unavailable if MLflow cannot be reached (a retry may succeed), BadInput if it
+    Methods raise Unavailable if MLflow cannot be reached (a retry may succeed), BadInput if MLflow
     refuses the call.
     """
 
@@ -125,7 +125,7 @@ class Tracking:
             self._client.log_artifact(run_id, str(path), folder)
 
     def log_bytes(self, run_id: str, name: str, data: bytes, folder: str | None = None) -> None:
-        """Store bytes with a run, as a file of that name."""
+        """Store bytes with a run, as the file `name`."""
         with tempfile.TemporaryDirectory() as aside:
             file = Path(aside) / name
             file.write_bytes(data)
@@ -142,7 +142,7 @@ class Tracking:
             return tuple(str(file.path) for file in self._client.list_artifacts(run_id, folder))
 
     def read(self, run_id: str, path: str) -> bytes | None:
-        """Return a file of a run, or None if there is none of that path."""
+        """Return a file of a run, or None if the run has no such file."""
         folder = path.rpartition("/")[0]
         if path not in self.files(run_id, folder or None):
             return None
@@ -150,7 +150,7 @@ class Tracking:
             return Path(self._client.download_artifacts(run_id, path, aside)).read_bytes()
 
     def run_url(self, run_id: str) -> str | None:
-        """Return the URL of a run in MLflow's web interface, without credentials; None if local."""
+        """Return a run's URL in MLflow, without credentials; None for a local database."""
         if not self.uri.startswith(("http://", "https://")):
             return None
         with self._call(f"find run {run_id}"):
@@ -208,7 +208,7 @@ def _first_line(error: Exception) -> str:
 def _local_database(uri: str) -> Path | None:
     """Return the file of an sqlite address, and create its folder; None for other addresses.
 
-    Raises BadInput for a file that is not a database: MLflow would try to open it for minutes.
+    Raises BadInput for a file that is not a database, which MLflow would try to open for minutes.
     """
     if not uri.startswith("sqlite:///"):
         return None
@@ -220,16 +220,21 @@ def _local_database(uri: str) -> Path | None:
             with database.open("rb") as file:
                 start = file.read(len(_SQLITE))
     except OSError as error:
-        raise Unavailable(f"MLflow at {uri}: {error.strerror} ({error.filename})") from error
+        raise Unavailable(
+            f"MLflow at {uri}: {error.strerror} ({error.filename}); check MLFLOW_TRACKING_URI"
+        ) from error
     if start and start != _SQLITE:
-        raise BadInput(f"MLflow at {uri}: {database} is not an SQLite database; move it")
+        raise BadInput(
+            f"MLflow at {uri}: {database} is not an SQLite database; move the file, or set "
+            "MLFLOW_TRACKING_URI"
+        )
     return database
 
 
 def _check(uri: str) -> None:
-    """Raise BadInput for an address that clients parse differently.
+    """Raise BadInput for an address that different clients would parse differently.
 
-    Their errors could contain a part of the password outside of any address.
+    The errors of those clients could contain a part of the password outside an address.
     """
     try:
         parts = urlsplit(uri)
@@ -240,8 +245,8 @@ def _check(uri: str) -> None:
     if not valid:
         shown = redact("".join(uri.split()))
         raise BadInput(
-            f"MLflow at {shown}: not an address; percent-encode the special characters of user and "
-            "password in MLFLOW_TRACKING_URI"
+            f"MLflow at {shown}: not a valid address; percent-encode the special characters of "
+            "user and password in MLFLOW_TRACKING_URI"
         )
 
 
@@ -264,13 +269,13 @@ def _reach(uri: str) -> None:
 
 def _unreachable(uri: str) -> str:
     return (
-        f"MLflow at {uri} does not answer; start it, or set MLFLOW_TRACKING_URI "
-        "(if unset, a local database is used)"
+        f"MLflow at {uri} does not answer; start it, or set MLFLOW_TRACKING_URI (if it is unset, a "
+        "local database is used)"
     )
 
 
 def _exclusive(database: Path | None) -> AbstractContextManager[None]:
-    """Return a lock, so that one process at a time creates the tables of a local database."""
+    """Return a lock for the creation of a local database's tables by one process at a time."""
     if database is None:
         return nullcontext()
     return locked(database.with_name(f"{database.name}.lock"))

@@ -17,7 +17,8 @@ from services.engine.layout import Layout
 Progress = Callable[[str, int, int], None]  # the activity, steps done, steps in total
 
 # Maximum error relative to the prediction's largest value. Another order of summation causes a
-# hundredth of this. A missing projection, or one with another's rows, causes a hundred times this.
+# hundredth of this. A missing projection, or the rows of another projection, causes a hundred times
+# this.
 TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
 _RANKS, _SLOTS = (3, 8, 5), 4
 _BATCHES = (1, 2, 5)
@@ -45,10 +46,11 @@ def check(
             scale = expected.abs().max()
             error = float((actual - expected).abs().max() / scale)
             rows, _, height, width = call.latents.shape
-            if not error <= limit:  # also true if the error is NaN
+            if not error <= limit:  # written so that NaN counts as too large
                 raise Refused(
                     f"compiled UNet: {rows} rows of {height}×{width} with slots {call.slots} "
-                    f"differ from torch by {error:.1e} of the largest value; {limit:.0e} is allowed"
+                    f"differ from torch by {error:.1e} of the largest value, but {limit:.0e} is "
+                    "allowed; report this bug with the versions in use"
                 )
             worst = max(worst, error)
             if any(call.slots):
@@ -57,7 +59,8 @@ def check(
             progress("checking against torch", done, len(calls))
     if effect < 10 * limit:
         raise Refused(
-            "compiled UNet: the adapters of the check have no effect, so the check is not valid"
+            "compiled UNet: the adapters of the check have no effect, so the check is not valid; "
+            "report this bug"
         )
     return worst
 

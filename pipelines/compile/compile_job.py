@@ -2,11 +2,11 @@
 
 python -m pipelines.compile.compile_job --spec '{"base": …}'
 
-The base comes from MLflow. The engine is uploaded there under its key; the last line of the output
-is its address. $ATELIER_HOME is a volume that outlives the pod, so the next pod reuses the fetched
-base and an engine that was not uploaded. The Job's podFailurePolicy depends on the exit code: 0 an
-engine is registered, 1 its results differ from torch's, 2 bad input, 3 a service was unavailable
-for longer than --patience, 143 stopped by SIGTERM.
+The base comes from MLflow. The engine is uploaded to MLflow under its key. The last line of the
+output is the address of the engine. $ATELIER_HOME is a volume that outlives the pod, so the next
+pod reuses the fetched base and an engine that was not uploaded. The Job's podFailurePolicy depends
+on the exit code: 0 an engine is registered, 1 its results differ from torch, 2 bad input, 3 a
+service was unavailable for longer than --patience, 143 SIGTERM stopped the run.
 """
 
 import argparse
@@ -45,18 +45,18 @@ def run(
     """Compile the spec's engine unless the registry contains it; return its address.
 
     `tensorrt` is a folder of TensorRT's libraries, `patience` is in seconds. Raises Refused if the
-    results differ from torch's, and BadInput if the engine cannot be made.
+    results differ from torch's, and BadInput if this machine cannot build the engine.
     """
 
     def ask(question: Callable[[Artifacts], Answer]) -> Answer:
         def once() -> Answer:
             return question(Artifacts(home.tracking_uri))
 
-        return patiently(once, seconds=patience, told=logger.warning)
+        return patiently(once, seconds=patience, on_retry=logger.warning)
 
     existing_ref = ask(lambda artifacts: artifacts.made_from("engines", spec.digest))
     if existing_ref is not None:
-        logger.info("%s exists already, made from the same inputs", existing_ref)
+        logger.info("%s exists already; it was made from the same inputs", existing_ref)
         return existing_ref
     base_ref = ArtifactRef.of("bases", spec.base)
     logger.info("%s", base_ref)
@@ -76,12 +76,15 @@ def run(
             make(base, compile_spec, output, _log_progress, tensorrt=tensorrt)
         ask(lambda artifacts: artifacts.put(ref, output, progress=_log_progress))
     ask(lambda artifacts: artifacts.mark(ref, spec.digest))
-    shutil.rmtree(output, ignore_errors=True)  # MLflow has it, and other Jobs may share the volume
+    shutil.rmtree(output, ignore_errors=True)  # MLflow has the engine; Jobs may share the volume
     return ref
 
 
 def _clear(output: Path) -> None:
-    """Delete the temporary folders of killed pods, which take gigabytes. Only one pod runs."""
+    """Delete the temporary folders (gigabytes) of killed pods.
+
+    No other pod of the Job is running.
+    """
     for leftover in output.parent.glob(f".{output.name}.*"):
         shutil.rmtree(leftover)
 

@@ -17,7 +17,7 @@ from services.engine.layout import Layout
 
 FILE, WEIGHTS = "unet.onnx", "unet.onnx.data"
 OPSET = 18
-# The traced example: small, because tracing computes it; all dimensions differ.
+# The traced example is small, because tracing computes it. All of its dimensions differ.
 _SIZE, _SLOTS, _RANK = (16, 24), (1, 2, 0), 5
 # diffusers passes the sizes of skip connections on only if a side is not a multiple of 2 to the
 # power of num_upsamplers. The graph would keep the decision made for the example. With this value
@@ -47,9 +47,10 @@ def export(base: Base, layout: Layout, folder: Path) -> Path:
     dynamic["latents"] = dynamic[OUTPUT] = {0: "rows", 2: "height", 3: "width"}
     dynamic |= {name: {0: "rank", 2: "slots"} for name in names}
     with tempfile.TemporaryDirectory(dir=folder) as aside, torch.inference_mode():
-        traced = Path(aside) / FILE  # torch writes one file per weight if they exceed 2 GB
+        # torch writes one file per weight if all weights together exceed 2 GB
+        traced = Path(aside) / FILE
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about shapes that are constant by design
+            warnings.simplefilter("ignore")  # warnings about shapes that are constant by design
             torch.onnx.export(
                 network,
                 example,
@@ -67,5 +68,5 @@ def export(base: Base, layout: Layout, folder: Path) -> Path:
             location=WEIGHTS,
             size_threshold=_BESIDE,
         )
-    (folder / WEIGHTS).chmod(0o644)  # onnx creates it readable by the owner only
+    (folder / WEIGHTS).chmod(0o644)  # onnx creates the file readable by the owner only
     return folder / FILE

@@ -1,4 +1,7 @@
-"""The request for a compilation, from the command line or from a Job's spec. Imports no torch."""
+"""The request for a compilation, from the command line or from a Job's spec.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,9 @@ _SIZE: Final = re.compile(r"(\d+)x(\d+)")
 class CompileRequest:
     """The base to compile, and the options.
 
-    Only TensorRT fixes batches, sizes, rank and slots; their defaults are those of the engine. An
-    ONNX graph takes any. Raises BadInput for an invalid value, or an option that the backend lacks.
+    Only TensorRT fixes batches, sizes, rank and slots, with the defaults of the engine. An ONNX
+    graph takes any values. Raises BadInput for an invalid value, or an option that the backend
+    lacks.
     """
 
     base: str
@@ -32,7 +36,7 @@ class CompileRequest:
     sizes: Sequence[tuple[int, int]] = ()  # width and height in pixels
     rank: int | None = None
     slots: int | None = None
-    tensorrt: str | None = None  # folder of its libraries, if no package is installed
+    tensorrt: str | None = None  # folder of TensorRT's libraries, if its package is not installed
 
     def __post_init__(self) -> None:
         """Raise BadInput for an invalid value, or an option that the backend lacks."""
@@ -44,8 +48,8 @@ class CompileRequest:
         fixed = (self.batches, self.sizes, self.rank, self.slots)
         if self.backend == "onnx" and any(fixed):
             raise BadInput(
-                "batch, sizes, ranks, slots: only the backend tensorrt has these options; an ONNX "
-                "graph takes any, so leave them out"
+                "batch, sizes, ranks, slots: only the backend tensorrt has these options; omit "
+                "them, because an ONNX graph takes any values"
             )
         if any(count is not None and count < 1 for count in (*self.batches, self.rank, self.slots)):
             raise BadInput("batch, ranks, slots: must be at least 1")
@@ -72,7 +76,9 @@ class CompileRequest:
         gpus = int(tensorrt) if requested is None else requested
         if gpus > 1 or (tensorrt and not gpus):
             usable = "exactly one GPU" if tensorrt else "at most one GPU"
-            raise BadInput(f"{gpus} GPUs: a compilation for {self.backend} uses {usable}")
+            raise BadInput(
+                f"{gpus} GPUs: a compilation for {self.backend} uses {usable}; request that number"
+            )
         return gpus
 
     def job_spec(

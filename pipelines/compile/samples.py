@@ -67,7 +67,7 @@ def random_bank(
 
 
 def random_weights(base: Base, layout: Layout, rank: int, random: torch.Generator) -> HostWeights:
-    """Return an adapter with a clear effect (EFFECT), independent of the layers' widths."""
+    """Return an adapter whose effect has the size EFFECT for layers of any width."""
     downs, ups = {}, {}
     for place in layout.of("unet"):
         group = layout.groups[place.group]

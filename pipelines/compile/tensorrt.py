@@ -21,8 +21,8 @@ def build(
 ) -> None:
     """Build PLAN from the graph in `folder`, and delete the graph.
 
-    The network is strongly typed: every tensor has the format of the graph, which is the base's.
-    Raises Refused with TensorRT's reason if it cannot parse or build the graph.
+    The network is strongly typed: every tensor has its type in the graph, which is the dtype of the
+    base. Raises Refused with TensorRT's reason if it cannot parse or build the graph.
     """
     trt = load_tensorrt(tensorrt)
     logger = trt.Logger(trt.Logger.WARNING)
@@ -31,7 +31,9 @@ def build(
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(folder / FILE)):
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise Refused(f"TensorRT {trt.__version__} cannot parse the graph: {reasons}")
+        raise Refused(
+            f"TensorRT {trt.__version__} cannot parse the graph: {reasons}; use a later TensorRT"
+        )
     bank = bank_shapes(spec, layout)
     for i in range(network.num_inputs):
         tensor = network.get_input(i)
@@ -45,7 +47,9 @@ def build(
         )
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise Refused(f"TensorRT {trt.__version__} built no engine; see its messages above")
+        raise Refused(
+            f"TensorRT {trt.__version__} built no engine; see the messages of TensorRT above"
+        )
     (folder / PLAN).write_bytes(plan)
     for file in (FILE, WEIGHTS):
         (folder / file).unlink()

@@ -1,8 +1,8 @@
 """Compiles a base's UNet, checks it against torch, and stores it under its key.
 
-The bank and the slots of the rows are inputs, so adapters can change without a refit or rebuild.
-The key is computed from everything that the result depends on. A result that differs from torch is
-discarded.
+The bank and the slots of the rows are inputs of the graph, so adapters can change without a refit
+or rebuild. The key is computed from all inputs that affect the result. A compiled UNet that differs
+from torch is discarded.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def compile_unet(
 ) -> Compiled:
     """Compile the UNet into the folder `output`, or reuse one with the same spec.
 
-    `registry` is MLflow's address: an existing one is fetched from there, a new one is uploaded.
-    Raises Refused if the result differs from torch, and BadInput if this machine cannot make it.
+    `registry` is the address of MLflow: an existing compiled UNet is fetched from MLflow, and a new
+    one is uploaded. Raises Refused if the result differs from torch, and BadInput if this machine
+    cannot compile it.
     """
     base, spec = load(request, progress)
     ref = ArtifactRef("engines", spec.key)
@@ -62,7 +63,7 @@ def compile_unet(
 
 def load(request: CompileRequest, progress: Progress) -> tuple[Base, CompileSpec]:
     """Load the base on its device; return it with the spec of the request."""
-    precision = cast(Precision, request.precision)  # CompileRequest has checked it
+    precision = cast(Precision, request.precision)  # CompileRequest has checked the value
     settings = EngineSettings(device=request.device, precision=precision)
     device, dtype = settings.torch_device(), settings.torch_dtype()
     progress("loading the base", 0, 1)
@@ -72,7 +73,7 @@ def load(request: CompileRequest, progress: Progress) -> tuple[Base, CompileSpec
 
 
 def spec_of(request: CompileRequest, base: Base) -> CompileSpec:
-    """Return the spec of a request on this machine. Raises BadInput if it cannot be done here."""
+    """Return the spec of a request. Raises BadInput if this machine cannot fulfil the request."""
     precision = precision_of(base.dtype)
     if precision == "bf16":
         raise BadInput("precision bf16: no compiled UNet supports it; use fp16 or fp32")
@@ -117,9 +118,9 @@ def existing(output: Path, spec: CompileSpec) -> Compiled | None:
     """
     if not (output / MANIFEST).is_file():
         if output.exists() and any(output.iterdir()):
-            raise BadInput(f"{output}: contains other files; name a new or empty folder")
+            raise BadInput(f"{output}: contains other files; use a new or empty folder")
         return None
-    with suppress(BadInput):  # if damaged, it is made again
+    with suppress(BadInput):  # a damaged one is compiled again
         compiled = Compiled.open(output)
         if compiled.spec == spec:
             return compiled

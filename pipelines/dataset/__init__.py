@@ -1,4 +1,4 @@
-"""Read, check and prepare a folder of pictures and captions for training."""
+"""Reads, checks and prepares a folder of pictures and captions for training."""
 
 from pipelines.dataset.crop import Fitted, square, whole
 from pipelines.dataset.lint import Finding, check_pictures, lint, lint_recipe, lint_stage

@@ -32,7 +32,9 @@ def read_captions(folder: Path, column: str) -> dict[str, str]:
     for number, line in lines:
         name, caption = _entry(file, number, line, column)
         if name in captions:
-            raise DatasetError(f"{file}:{number}: {name} has an earlier line; remove one of them")
+            raise DatasetError(
+                f"{file}:{number}: {name} has an earlier line; remove one of the lines"
+            )
         captions[name] = caption
     return captions
 
@@ -43,7 +45,9 @@ def _entry(file: Path, number: int, line: Mapping[str, Any], column: str) -> tup
         raise DatasetError(f"{file}:{number}: no {FILE_NAME}; add the name of the picture")
     path = Path(name)
     if path.is_absolute() or ".." in path.parts:
-        raise DatasetError(f"{file}:{number}: {name} is outside the folder; move it into it")
+        raise DatasetError(
+            f"{file}:{number}: {name} is outside the folder; move the picture into the folder"
+        )
     if not (file.parent / path).is_file():
         near = _near(name, {entry.name for entry in file.parent.iterdir() if entry.is_file()})
         raise DatasetError(
@@ -52,7 +56,7 @@ def _entry(file: Path, number: int, line: Mapping[str, Any], column: str) -> tup
         )
     caption = line.get(column)
     if caption is not None and not isinstance(caption, str):
-        raise DatasetError(f"{file}:{number}: {column} is {caption!r}; a caption must be text")
+        raise DatasetError(f"{file}:{number}: {column} is {caption!r}; write the caption as text")
     return path.as_posix(), (caption or "").strip()
 
 

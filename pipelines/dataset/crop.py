@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-GRID = 32  # pixels; sides of `whole` pictures are multiples of it: VAE factor 8, UNet factor 4
+GRID = 32  # pixels; the sides of `whole` pictures are multiples: VAE factor 8, UNet factor 4
 MIDDLE = (0.5, 0.5)
 
 
@@ -15,7 +15,8 @@ MIDDLE = (0.5, 0.5)
 class Fitted:
     """A fitted picture and its size conditioning; sizes and offsets are (height, width) in pixels.
 
-    `crop_top_left` is in pixels of the scaled picture, `original_size` in those of the original.
+    `crop_top_left` is in pixels of the scaled picture, `original_size` in pixels of the original
+    picture.
     """
 
     pixels: npt.NDArray[np.uint8]  # [height, width, 3]
@@ -32,7 +33,8 @@ class Fitted:
 def square(image: Image.Image, resolution: int, at: tuple[float, float] = MIDDLE) -> Fitted:
     """Crop the largest square of `image` and scale it to `resolution` pixels per side.
 
-    `at` is its position (down, right), from (0, 0), top left, to (1, 1), bottom right.
+    `at` is the position of the square (down, right), from (0, 0), top left, to (1, 1), bottom
+    right.
     """
     return _cover(image, (resolution, resolution), at)
 

@@ -17,7 +17,7 @@ from pipelines.dataset.pictures import has_transparency, open_picture
 Severity = Literal["error", "warning", "info"]
 
 FEW, MANY = 4, 200  # pictures of one subject
-ALIKE = 4  # bits of 64 in which the difference hashes of similar pictures may differ
+ALIKE = 4  # of the 64 bits of their difference hashes, similar pictures differ in at most this many
 CUT = 0.35  # share of a picture that a square crop may remove without a warning
 BLURRED = 12.0  # variance of the Laplacian on 0..255 greys; sharp photographs have hundreds
 DARK, BRIGHT = 30.0, 235.0  # mean grey
@@ -69,7 +69,7 @@ def lint(
 
 
 def difference_hash(image: Image.Image) -> int:
-    """Return the 64-bit dHash of an image, which scaling and compression hardly change.
+    """Return the 64-bit dHash of an image. Scaling and compression hardly change the dHash.
 
     The bits compare the greys of horizontal neighbours in a 9x8 thumbnail (Krawetz 2013).
     """
@@ -96,7 +96,9 @@ def _folder_findings(
         text = f"{len(pictures)} pictures are many for one subject"
         yield Finding("info", folder, text, "increase `steps`, or keep only the best pictures")
     for file in other_files(folder):
-        yield Finding("info", file, "its extension is not that of a picture", "it is ignored")
+        yield Finding(
+            "info", file, "the extension is not the extension of a picture", "it is ignored"
+        )
     uncaptioned = [picture for picture in pictures if not picture.caption]
     if captions and uncaptioned and len(uncaptioned) < len(pictures):
         for picture in uncaptioned:
@@ -126,7 +128,7 @@ def _picture_findings(path: Path, image: Image.Image, resolution: int | None) ->
                 "warning",
                 path,
                 "has transparent parts",
-                "they become white: add a real background",
+                "add a real background, because transparent parts become white",
             )
         if stored.mode == "CMYK":
             yield Finding("info", path, "is CMYK", "its colours are converted; check the result")
@@ -155,7 +157,10 @@ def _sharpness(grey: Grey) -> Remark:
     inner = grey[1:-1, 1:-1]
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
     if laplacian.var() < BLURRED:
-        return "is blurred or nearly empty", "use a sharp picture: the adapter also learns blur"
+        return (
+            "is blurred or nearly empty",
+            "use a sharp picture, because the adapter also learns blur",
+        )
     return None
 
 

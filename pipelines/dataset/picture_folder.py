@@ -11,7 +11,7 @@ from pipelines.dataset.pictures import ENDINGS
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file; `caption` is empty if it has none."""
+    """A picture file; `caption` is empty if the picture has no caption."""
 
     path: Path
     digest: str

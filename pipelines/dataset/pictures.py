@@ -34,8 +34,8 @@ def open_picture(path: Path) -> Image.Image:
     if min(upright.size) < SMALLEST_SIDE:
         width, height = upright.size
         raise DatasetError(
-            f"{path}: {width}x{height} pixels are too few for training; remove it, or use a "
-            "larger original"
+            f"{path}: {width}x{height} pixels are too few for training; remove the picture, or use "
+            "a larger original"
         )
     return _rgb(upright, profile, path)
 
@@ -57,21 +57,24 @@ def _decoded(path: Path) -> Image.Image:
             f"{path}: cannot be read ({error.strerror}); check that it exists and is readable"
         ) from error
     if not data:
-        raise DatasetError(f"{path}: an empty file; copy the picture again or remove it")
+        raise DatasetError(f"{path}: an empty file; copy the picture again, or remove it")
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
     except UnidentifiedImageError as error:
         raise DatasetError(
-            f"{path}: not a picture in a known format; save it as PNG or JPEG, or remove it"
+            f"{path}: not a picture in a known format; save the picture as PNG or JPEG, or remove "
+            "the file"
         ) from error
     except Image.DecompressionBombError as error:
         raise DatasetError(
-            f"{path}: more than {MOST_PIXELS} pixels; save it smaller, training needs far fewer"
+            f"{path}: more than {MOST_PIXELS} pixels; save the picture smaller, because training "
+            "needs far fewer pixels"
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise DatasetError(
-            f"{path}: damaged or truncated ({error}); copy it again from its source, or remove it"
+            f"{path}: damaged or truncated ({error}); copy the picture again from its source, or "
+            "remove it"
         ) from error
     return image
 
@@ -80,8 +83,8 @@ def _check_still(image: Image.Image, path: Path) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format not in _STILL_OF_MANY:
         raise DatasetError(
-            f"{path}: contains {frames} pictures (an animation or several pages); save the one to "
-            "train on as PNG"
+            f"{path}: contains {frames} pictures (an animation or several pages); save the picture "
+            "to train on as PNG"
         )
 
 
@@ -100,24 +103,24 @@ def _rgb(image: Image.Image, profile: bytes | None, path: Path) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
-    """Scale 16-bit grey to 8 bits; Pillow's own conversion would clip it at 255.
+    """Scale 16-bit grey to 8 bits; Pillow's own conversion would clip the values at 255.
 
     Raises DatasetError for floating-point and 32-bit pixels.
     """
     if image.mode == "F":
         raise DatasetError(
-            f"{path}: floating-point pixels, whose range is unknown; save it as 8-bit PNG"
+            f"{path}: floating-point pixels of unknown range; save the picture as 8-bit PNG"
         )
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise DatasetError(f"{path}: 32-bit pixels; save it as 8-bit PNG")
+        raise DatasetError(f"{path}: 32-bit pixels; save the picture as 8-bit PNG")
     return Image.fromarray(np.round(values / 257).astype(np.uint8))
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
     """Convert colours from an ICC profile to sRGB.
 
-    Return None if the profile is unusable; it is then ignored, as browsers do.
+    Return None if the profile is unusable. Such a profile is ignored, as in browsers.
     """
     if image.mode not in ("RGB", "CMYK", "L", "LAB"):
         return None

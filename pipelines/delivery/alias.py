@@ -1,8 +1,8 @@
 """The environment's alias in the registry: the decision when it moves, and its only writer.
 
-The release says which version serves. The alias names the version that was verified to serve.
-`decide` knows every case and changes nothing. `AliasWriter` is the only code that moves an alias,
-on one machine and on a cluster.
+The release names the version to serve. The alias names the version that was verified to serve.
+`decide` chooses the next step and changes nothing. Only `AliasWriter` moves an alias, on one
+machine and on a cluster.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from pipelines.delivery.readiness import Readiness
 
 
 class JournalEntry(BaseModel):
-    """A change that is under way for one adapter, and the revision to restore if it fails."""
+    """An unfinished change of one adapter, and the revision to restore if it fails."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,10 +28,10 @@ class JournalEntry(BaseModel):
     doing: Literal["promote", "canary", "retire"]
     version: int | None = None
     digest: Digest | None = None
-    before: int | None = None  # revision of the release that it replaces; None: there was none
+    before: int | None = None  # revision of the release that it replaces; None: no release
 
     def describes(self, release: Release) -> bool:
-        """Whether the release is still as this change made it."""
+        """Return whether the release still serves the version of this change."""
         if self.doing == "canary":
             return release.canary is not None and release.canary.digest == self.digest
         return self.doing == "promote" and release.digest == self.digest
@@ -41,20 +41,20 @@ class NextStep(Enum):
     """The next step for one adapter."""
 
     NOTHING = "release and alias agree"
-    WAIT = "replicas or gateways have not followed yet"
-    VERIFY = "check that it serves, then move the alias"
-    RESTORE = "the new version failed before it served: restore the release before it"
-    FORGET = "the journal entry was overtaken or never began"
-    UNALIAS = "nothing is released: remove the alias"
+    WAIT = "replicas or gateways do not serve the release yet"
+    VERIFY = "run the smoke test, then move the alias"
+    RESTORE = "the new version failed before it served: restore the previous release"
+    FORGET = "the release does not match the journal entry: remove the entry"
+    UNALIAS = "the adapter is retired: remove the alias"
 
 
 def decide(
     release: Release | None, entry: JournalEntry | None, readiness: Readiness, alias: int | None
 ) -> NextStep:
-    """The next step, from the release, the change under way, the reports and the alias.
+    """Return the next step. `alias` is the version that the alias names.
 
-    Only a promotion is restored automatically. A rollback is final: a replica that stumbles must
-    not bring the newer version back.
+    Only a failed promotion or canary is reverted automatically. A rollback has no journal entry: a
+    replica that fails must not bring the newer version back.
     """
     if release is None:
         if entry is not None and entry.doing == "retire":
@@ -76,60 +76,63 @@ class RegistryState:
 
     alias: int | None = None  # the version that the environment's alias names
     problem: str = ""
-    away: bool = False
+    unavailable: bool = False  # the problem is that the registry does not respond
 
 
 def registry_state(
     registry: Registry | None, name: str, environment: str, release: Release | None
 ) -> RegistryState:
-    """The version that the alias names, and whether the registry has what the release pins.
+    """Return the alias's version, and a problem if the registry lacks the release's version.
 
-    None as `registry` means that it is known to be away.
+    `registry` is None if it is known to be unavailable.
     """
     if registry is None:
-        return RegistryState(problem="the registry is away", away=True)
+        return RegistryState(problem="the registry is unavailable", unavailable=True)
     try:
         versions = registry.versions(name)
     except Unavailable as error:
-        return RegistryState(problem=str(error), away=True)
+        return RegistryState(problem=str(error), unavailable=True)
     except BadInput as error:
         return RegistryState(problem=str(error) if release else "")
-    alias = next((one.version for one in versions if environment in one.aliases), None)
+    alias = next((info.version for info in versions if environment in info.aliases), None)
     if release is None:
         return RegistryState(alias)
-    digests = {one.version: one.digest for one in versions}
-    found = digests.get(release.version, "nothing")
-    if found != release.digest:
+    digests = {info.version: info.digest for info in versions}
+    registered = digests.get(release.version, "no such version")
+    if registered != release.digest:
         return RegistryState(
             alias,
             f"the release pins version {release.version} as {release.digest}, but the registry "
-            f"has {found} there; promote a version that it has, or roll back",
+            f"has {registered}; promote a version that it has, or roll back",
         )
     return RegistryState(alias)
 
 
 class AliasWriter:
-    """Moves and removes one environment's alias; Unavailable where the registry is away."""
+    """Moves and removes one environment's alias.
+
+    Methods raise Unavailable if the registry does not respond.
+    """
 
     def __init__(self, registry: Callable[[], Registry], environment: str):
         self._registry = registry
         self._environment = environment
 
     def move(self, release: Release) -> None:
-        """Let the alias name the release's version, and tag the version as served here."""
+        """Set the alias to the release's version, and tag the version as served here."""
         registry = self._registry()
         registry.tag(release.adapter, release.version, self._mark(release))
         registry.set_alias(release.adapter, self._environment, release.version)
 
     def remove(self, name: str) -> None:
-        """Let the alias name nothing."""
+        """Remove the alias of an adapter."""
         self._registry().remove_alias(name, self._environment)
 
     def has_named(self, release: Release, pin: Pin) -> bool:
-        """Whether the alias has named `pin` before, with the release's base and VAE."""
+        """Return whether the alias has named `pin` before, with the release's base and VAE."""
         version = self._registry().version(release.adapter, pin.version)
         return self._mark(release).items() <= version.tags.items()
 
     def _mark(self, release: Release) -> dict[str, str]:
-        """The tag of a version since the alias first named it."""
+        """Return the tag of a version that the alias has named."""
         return {f"atelier.served.{self._environment}": f"{release.base} {release.vae}"}

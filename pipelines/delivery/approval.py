@@ -1,4 +1,4 @@
-"""Whether a version may be delivered: its verdict and its signature. Every path asks here."""
+"""Approval of a version before it is delivered: its verdict and its signature."""
 
 import tempfile
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pipelines.evaluate import Evaluation, judged_version, verdict
 
 @dataclass(frozen=True)
 class Approval:
-    """A version that may serve. `warning` reports a bad signature where the policy only warns."""
+    """A version that may serve. `warning` reports a bad signature if the policy only warns."""
 
     version: VersionInfo
     evaluation: Evaluation
@@ -25,20 +25,23 @@ def approve(
 ) -> Approval:
     """Check the verdict under `policy` and the signature under `signatures`.
 
-    Raises Refused where one of them does not allow the version, Unavailable where the registry is
-    away. The package is fetched only where the signature policy is not `off`.
+    Raises Refused if one of them does not allow the version, and Unavailable if the registry does
+    not respond. The package is fetched only if the signature policy is not `off`.
     """
     evaluation = accepted_evaluation(registry, version, policy)
     return Approval(version, evaluation, signature_warning(registry, version, signatures))
 
 
 def accepted_evaluation(registry: Registry, version: VersionInfo, policy: Policy) -> Evaluation:
-    """Compute the verdict again from the version's measures; Refused where a gate fails."""
+    """Return the version's evaluation; raise Refused if it fails a gate of `policy`.
+
+    The verdict is computed again from the measurements, because the policy may have changed.
+    """
     how = "run `atelier evaluate` on its package first"
     evaluation = judged_version(registry, version, policy.digest, how=how)
-    found = verdict(evaluation, policy)
-    if not found.accepted:
-        reasons = "\n- ".join(found.reasons)
+    result = verdict(evaluation, policy)
+    if not result.accepted:
+        reasons = "\n- ".join(result.reasons)
         raise Refused(f"{version.label} is refused by the policy:\n- {reasons}")
     return evaluation
 
@@ -46,13 +49,16 @@ def accepted_evaluation(registry: Registry, version: VersionInfo, policy: Policy
 def signature_warning(
     registry: Registry, version: VersionInfo, signatures: SignaturePolicy
 ) -> str | None:
-    """None where the signature is good or nobody asks for one; Refused under `enforce`."""
+    """Return the warning about a bad signature, None if it is good or the policy is `off`.
+
+    Raises Refused under `enforce`.
+    """
     if signatures.policy == "off":
         return None
-    found = registry.signatures(version)
+    stored = registry.signatures(version)
     with tempfile.TemporaryDirectory() as folder:
         package = registry.fetch(version, Path(folder) / "package")
         try:
-            return signatures.check(package, found).warning
+            return signatures.check(package, stored).warning
         except SignatureRejected as error:
             raise Refused(f"{version.label} is refused by the signature policy: {error}") from error

@@ -1,6 +1,6 @@
-"""What git is asked to declare: a version that its verdict allows."""
+"""Create the declaration of a version that its verdict allows to serve."""
 
-from atelier.contract.replica import drawn_with
+from atelier.contract.replica import base_label
 from atelier.data.declaration import Declaration, reason_of
 from atelier.data.policy import Policy
 from atelier.data.release import Canary, Pin
@@ -20,26 +20,26 @@ def propose(
     canary: int | None = None,
     reason: str = "promoted",
 ) -> Declaration:
-    """The declaration that lets a version serve, wholly or to `canary` percent.
+    """Return the declaration of a version, for all requests or for `canary` percent of them.
 
-    It replaces what was seen to serve: the version that the environment's alias names. What git
-    declares may have failed, or never have been tried. Refused where the policy does, or where the
-    version was withdrawn.
+    `replaces` is the version that the environment's alias names, because that version was verified
+    to serve. The declared version may have failed, or may never have been promoted. Raises Refused
+    if the policy refuses the version, or if it was withdrawn.
     """
     reason = reason_of(reason)
     info = registry.version(name, version)
-    judged = accepted_evaluation(registry, info, policy)
+    evaluation = accepted_evaluation(registry, info, policy)
     if canary is None:
         serving = registry.aliased(name, environment)
         before = Pin(version=serving.version, digest=serving.digest) if serving else None
         if before and before.digest == info.digest:
             before = declared.replaces if declared else None
-        made = Declaration(
+        declaration = Declaration(
             adapter=name,
             version=info.version,
             digest=info.digest,
-            base=judged.base,
-            vae=judged.vae,
+            base=evaluation.base,
+            vae=evaluation.vae,
             replaces=before,
             withdrawn=declared.withdrawn if declared else (),
             revision=declared.revision if declared else 0,
@@ -47,15 +47,16 @@ def propose(
         )
     else:
         share = Canary(version=info.version, digest=info.digest, percent=canary)
-        made = _with_canary(name, declared, share, reason)
-        if (made.base, made.vae) != (judged.base, judged.vae):
+        declaration = _with_canary(name, declared, share, reason)
+        if (declaration.base, declaration.vae) != (evaluation.base, evaluation.vae):
             raise Refused(
-                f"{name}@{version}: judged on {drawn_with(judged.base, judged.vae)}, but version "
-                f"{made.version} on {drawn_with(made.base, made.vae)}; "
-                "one adapter's traffic cannot be shared by two"
+                f"{name}@{version}: evaluated on {base_label(evaluation.base, evaluation.vae)}, "
+                f"but version {declaration.version} on "
+                f"{base_label(declaration.base, declaration.vae)}; "
+                "a canary needs the base and VAE of the version beside it"
             )
-    made.require_wanted()
-    return made
+    declaration.require_wanted()
+    return declaration
 
 
 def _with_canary(
@@ -64,5 +65,5 @@ def _with_canary(
     if declared is None:
         raise BadInput(f"{name}: a canary needs a version that serves; propose one first")
     if declared.digest == canary.digest:
-        raise BadInput(f"{name}: version {canary.version} serves already; nothing to try out")
+        raise BadInput(f"{name}: version {canary.version} serves already; name another version")
     return declared.model_copy(update={"canary": canary, "reason": reason})

@@ -1,7 +1,7 @@
-"""Brings declarations into git: into this checkout, by a pull request, or by a commit.
+"""Write declarations into git: into this checkout, as a pull request, or as a commit.
 
-`declare.propose` makes the declaration. A pull request and a commit are made beside the checkout,
-on the newest commit of the branch.
+`declare.propose` creates the declaration. A pull request and a commit are based on the newest
+commit of the branch and do not change the checkout.
 """
 
 from collections.abc import Callable
@@ -20,29 +20,29 @@ from pipelines.delivery.declare import propose
 
 @dataclass(frozen=True)
 class Proposal:
-    """A version of the registry that one environment is to serve, whole or as a canary."""
+    """A version that one environment shall serve: to all requests, or to a share as a canary."""
 
     adapter: str
     version: int
     environment: str
     reason: str
-    canary: int | None = None  # percent of the calls
+    canary: int | None = None  # percent of the requests
 
     @property
     def title(self) -> str:
-        """The subject of the commit and of the pull request."""
+        """The subject of the commit and the title of the pull request."""
         share = f" to {self.canary} %" if self.canary else ""
         return f"{self.environment}: {self.adapter} {self.version}{share}"
 
     @property
     def branch(self) -> str:
-        """The one branch for proposals of this adapter in this environment."""
+        """The branch of all proposals for this adapter in this environment."""
         return f"atelier/{self.environment}/{self.adapter}"
 
     def declaration(
         self, declared: Declaration | None, registry: Registry, policy: Path
     ) -> Declaration:
-        """The declaration in place of `declared`; Refused where the policy does not allow it."""
+        """Return the declaration that replaces `declared`. Raises like `declare.propose`."""
         return propose(
             self.adapter,
             self.version,
@@ -58,14 +58,14 @@ class Proposal:
 def write_declaration(
     proposal: Proposal, declarations: Declarations, registry: Registry, policy: Path | None = None
 ) -> Path:
-    """Write the declaration into the checkout, if the environment's policy allows it; its file.
+    """Write the declaration into the checkout and return its file.
 
-    `policy` takes the place of the environment's. Raises Refused where the version may not serve,
-    and DeclarationError where the file in its place cannot be read.
+    `policy` replaces the environment's policy. Raises Refused if the version may not serve, and
+    DeclarationError if the existing file cannot be read.
     """
     declared = declarations.find(proposal.adapter)
-    made = proposal.declaration(declared, registry, policy or declarations.policy)
-    return declarations.put(made)
+    declaration = proposal.declaration(declared, registry, policy or declarations.policy)
+    return declarations.put(declaration)
 
 
 def request_declaration(
@@ -78,19 +78,19 @@ def request_declaration(
     main: str,
     body: str,
 ) -> str | None:
-    """Push the declaration as a branch and open or update its pull request; its address.
+    """Push the declaration as a branch, open or update its pull request, and return its address.
 
-    None where the branch `main` declares the same versions already. The checkout stays as it is.
-    Raises Refused as `write_declaration` does, and Unavailable where git's remote or GitHub is
-    away.
+    Returns None if the branch `main` already declares the same versions. The checkout is not
+    changed. Raises Refused as `write_declaration` does, and Unavailable if git's remote or GitHub
+    does not respond.
     """
     tip, path = repository.fetch(main), declarations.path(proposal.adapter).as_posix()
     text = (repository.read(tip, path) or b"").decode()
     declared = yaml_model.parse(text, Path(path), Declaration, DeclarationError) if text else None
-    made = proposal.declaration(declared, registry, declarations.policy)
-    if declared and declared.served == made.served:
+    declaration = proposal.declaration(declared, registry, declarations.policy)
+    if declared and declared.served == declaration.served:
         return None
-    files: dict[str, bytes | None] = {path: made.to_yaml(text).encode()}
+    files: dict[str, bytes | None] = {path: declaration.to_yaml(text).encode()}
     commit = repository.commit_of(files, proposal.title, tip)
     repository.push(commit, proposal.branch, force=True)
     return github.pull_request(proposal.branch, main, proposal.title, body)
@@ -98,7 +98,7 @@ def request_declaration(
 
 @dataclass(frozen=True)
 class RecordedEdits:
-    """Edits of declarations as a commit; `pull_request` is its address where one was needed."""
+    """The commit of edited declarations, and the address of its pull request if one was needed."""
 
     files: tuple[str, ...]
     commit: str | None = None  # None: nothing was edited
@@ -110,8 +110,8 @@ def record_edits(
 ) -> RecordedEdits:
     """Commit the edited declarations of a checkout to the branch `main`.
 
-    A protected branch gets a pull request. Raises GitError where the branch has changed one of the
-    files in the meantime.
+    If the branch is protected, open a pull request instead. Raises GitError if the branch has
+    changed one of the files in the meantime.
     """
     files = repository.edited(ENVIRONMENTS.as_posix())
     if not files:

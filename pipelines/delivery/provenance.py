@@ -1,4 +1,4 @@
-"""Where an adapter of a picture comes from: its version in the registry, lineage and signature."""
+"""The provenance of an adapter that an image names: registry version, lineage and signature."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from atelier.stores.registry import Registry, VersionInfo
 
 @dataclass(frozen=True)
 class SignatureCheck:
-    """A version's signatures: `unchecked` without signers to check by."""
+    """The result of checking a version's signatures; `unchecked` if no signers are given."""
 
     state: Literal["unsigned", "unchecked", "good", "refused"]
-    keys: tuple[str | None, ...] = ()  # that the signatures claim; None: keyless
-    signer: str | None = None  # of a good one
-    why: str | None = None  # it is refused
+    keys: tuple[str | None, ...] = ()  # that the signatures name; None: keyless
+    signer: str | None = None  # of a good signature
+    why: str | None = None  # the reason of a refusal
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that its state has."""
+        """Return the fields that apply to the state."""
         if self.state == "refused":
             return {"state": self.state, "why": self.why}
         signer = {"signer": self.signer} if self.state == "good" else {}
@@ -31,10 +31,10 @@ class SignatureCheck:
 
 @dataclass(frozen=True)
 class Provenance:
-    """An adapter of a picture against the registry.
+    """An adapter of an image, compared with the registry.
 
-    `unregistered` is a package from a folder; `known` has a lineage and a signature, the others a
-    reason.
+    `unregistered` is a package from a folder. `known` has a lineage and a signature. The other
+    states have a reason (`why`).
     """
 
     registry: Literal["known", "unregistered", "unknown", "another digest", "damaged"]
@@ -44,12 +44,12 @@ class Provenance:
 
     @property
     def is_good(self) -> bool:
-        """Whether the registry confirms what it knows of the adapter, signature included."""
+        """Whether version, digest and signature passed. An unregistered adapter passes too."""
         refused = self.signature is not None and self.signature.state == "refused"
         return self.registry in ("known", "unregistered") and not refused
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that are known."""
+        """Return the fields that have a value."""
         fields = {
             "registry": self.registry,
             "why": self.why,
@@ -67,22 +67,22 @@ def provenance_of(
     digest: str,
     signers: Sequence[Signer] | None = None,
 ) -> Provenance:
-    """Hold an adapter's version and digest, as a picture names them, against the registry.
+    """Compare the version and digest of an adapter in an image with the registry.
 
-    An adapter without a version needs no registry. With `signers` the package is fetched and its
-    signature verified. Raises Unavailable where the registry is away.
+    An adapter without a version needs no registry. With `signers`, the package is fetched and its
+    signature is verified. Raises Unavailable if the registry does not respond.
     """
     if version is None:
         return Provenance("unregistered")
-    known = registry()
+    client = registry()
     try:
-        info = known.version(name, version)
+        info = client.version(name, version)
     except BadInput as error:
         return Provenance("unknown", str(error))
     if info.digest != digest:
         return Provenance("another digest", f"the registry has {info.digest}")
     try:
-        manifest = known.manifest(info)
+        manifest = client.manifest(info)
     except AdapterRejected as error:
         return Provenance("damaged", str(error))
     lineage = {
@@ -90,7 +90,7 @@ def provenance_of(
         **manifest.model_dump(include={"dataset", "recipe", "git_commit"}),
         "registered": info.created.isoformat(timespec="seconds"),
     }
-    return Provenance("known", None, lineage, _signature(known, home, info, signers))
+    return Provenance("known", None, lineage, _signature(client, home, info, signers))
 
 
 def _signature(

@@ -1,4 +1,4 @@
-"""Signs versions of an adapter: exactly the given digests, and each version once by a key."""
+"""Sign versions of an adapter, by digest, and each version only once per key."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from atelier.stores.registry import Registry, VersionInfo
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key: PEM of an elliptic-curve key, and its password."""
+    """The PEM of an elliptic-curve private key, and its password."""
 
     pem: bytes
     password: str | None = None
 
     @property
     def public(self) -> PublicKey:
-        """The public half; BadInput where the key cannot sign."""
+        """The public key; raises BadInput if the key cannot sign."""
         return signature.key_of(self.pem, self.password)
 
 
 @dataclass(frozen=True)
 class SignedVersion:
-    """A version with a signature. `signed` is False where the key had signed it before."""
+    """A version with a signature. `signed` is False if the key had signed it before."""
 
     version: int
     digest: str
@@ -36,7 +36,10 @@ class SignedVersion:
 
 
 def declared_versions(declarations: Declarations, name: str) -> dict[str, str | None]:
-    """The digests, by version, that git lets serve; DeclarationError where it declares none."""
+    """Return the digests of the declared versions, by version.
+
+    Raises DeclarationError if git declares no version of the adapter.
+    """
     return {str(pin.version): pin.digest for pin in declarations.get(name).served}
 
 
@@ -47,11 +50,13 @@ def sign_versions(
     digests: Mapping[str, str | None],
     key: SigningKey | None,
 ) -> Sequence[SignedVersion]:
-    """Sign an adapter's versions, by number or alias; without a key as this CI job (keyless).
+    """Sign versions of an adapter in OpenSSF's model-signing format.
 
-    `digests` has the digest that each version must have, None for any. Nothing is signed unless all
-    have theirs. Raises Refused where one has another digest, BadInput for an unknown version or a
-    key that cannot sign, and Unavailable where the registry or Sigstore is away.
+    The keys of `digests` are version numbers or aliases. Its values are the required digests, None
+    for any digest. If one version has another digest, nothing is signed. Without a key, the
+    identity of the CI job signs (keyless, through Sigstore). Raises Refused for another digest,
+    BadInput for an unknown version or a key that cannot sign, and Unavailable if the registry or
+    Sigstore does not respond.
     """
     public = key.public if key else None
     versions = [_required(registry, name, version, digest) for version, digest in digests.items()]
@@ -59,11 +64,11 @@ def sign_versions(
 
 
 def _required(registry: Registry, name: str, version: str, digest: str | None) -> VersionInfo:
-    """The version; Refused where its digest is another one."""
+    """Return the version; raise Refused if it has another digest."""
     info = registry.version(name, version)
     if digest not in (None, info.digest):
         raise Refused(
-            f"{name}@{info.version}: should be {digest}, but the registry has {info.digest}; "
+            f"{name}@{info.version}: must have {digest}, but the registry has {info.digest}; "
             "nothing is signed"
         )
     return info
@@ -78,11 +83,10 @@ def _sign(
 ) -> SignedVersion:
     package = fetched(registry, home, info)
     file = signature.file_of(public)
-    known = registry.attestation(info, file)
-    if public and known is not None and _has_signed(public, package, known):
+    stored = registry.attestation(info, file)
+    if public and stored is not None and _has_signed(public, package, stored):
         return SignedVersion(info.version, info.digest, signed=False)
-    made = _signature(package, key)
-    registry.attest(info, file, made)
+    registry.attest(info, file, _signature(package, key))
     return SignedVersion(info.version, info.digest, signed=True)
 
 
@@ -92,8 +96,8 @@ def _signature(package: Package, key: SigningKey | None) -> bytes:
     return signature.sign(package, key.pem, key.password)
 
 
-def _has_signed(key: PublicKey, package: Package, known: bytes) -> bool:
+def _has_signed(key: PublicKey, package: Package, stored: bytes) -> bool:
     try:
-        return bool(signature.verify(package, [known], [key]))
+        return bool(signature.verify(package, [stored], [key]))
     except SignatureRejected:
         return False

@@ -106,13 +106,20 @@ def gateway_smoke(url: str, key: str, tolerance: float = TOLERANCE) -> Smoke:
 
         def generate(request: dict[str, Any]) -> bytes:
             answer = _post(url, key, {"adapter": adapter, **request}, label)
-            digests = {used["digest"] for used in answer["adapters"]}
+            try:
+                digests = {str(used["digest"]) for used in answer["adapters"]}
+                png = base64.b64decode(answer["images"][0]["png"], validate=True)
+            except (LookupError, TypeError, ValueError) as error:
+                raise Refused(
+                    f"smoke image of {label}: {url} did not return a gateway's response; check the "
+                    "address of the gateway, and a proxy in front of it"
+                ) from error
             if digests != {pin.digest}:
                 raise Refused(
                     f"smoke image of {label}: generated with {', '.join(sorted(digests))} instead "
                     f"of {pin.digest}"
                 )
-            return base64.b64decode(answer["images"][0]["png"])
+            return png
 
         if not evaluated:
             generate({"prompt": "smoke check", "steps": STEPS, "seed": 0})
@@ -150,12 +157,20 @@ def require_similar(
     `tolerance` is in levels of 255 and applies to another engine. The engine of the evaluation gets
     SAME_ENGINE of it. The limit is at most half of the adapter's effect (the mean difference to the
     base's image), so the base's own image fails for an adapter with a small effect too: averaging
-    leaves four fifths of that difference. Raises ImageMismatch if the distance exceeds the limit.
+    leaves four fifths of that difference. Raises ImageMismatch if the distance exceeds the limit,
+    Refused if `png` is not a PNG of the gateway.
     """
-    with Image.open(io.BytesIO(png)) as image:
-        image.load()
-        engine = json.loads(image.text["atelier"])["engine_digest"]  # type: ignore[attr-defined]
-        generated = image.convert("RGB")
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            image.load()
+            record: str = image.text["atelier"]  # type: ignore[attr-defined]
+            engine = json.loads(record)["engine_digest"]
+            generated = image.convert("RGB")
+    except (OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Refused(
+            f"smoke image of {label}: is not a PNG with the gateway's metadata; check whether a "
+            "proxy changes the images"
+        ) from error
     if generated.size != evaluated.image.size:
         raise ImageMismatch(
             f"{label} generates {generated.width}x{generated.height} pixels, "

@@ -1,7 +1,7 @@
 """Evaluates an adapter before it may serve.
 
 `evaluate` renders pictures with the serving engine and measures them. `verdict` computes the gates
-from these measurements. It can be repeated under every policy that requires the same pictures.
+from these measurements, and can be repeated under every policy that requires the same pictures.
 """
 
 from .attestations import (

@@ -1,4 +1,4 @@
-"""Validates a candidate for an environment: by its gates, and against the serving version.
+"""Validates a candidate for an environment, with its gates and against the serving version.
 
 Both versions were evaluated by their training Jobs. The validation needs only the stored
 evaluations, so it takes milliseconds and needs no GPU.
@@ -39,7 +39,10 @@ class JudgedVersion:
 
 @dataclass(frozen=True)
 class Validation:
-    """The result of a validation. If nothing serves, `serving` and `comparison` are None."""
+    """The result of a validation.
+
+    Without a serving version, `serving` and `comparison` are None.
+    """
 
     environment: str
     candidate: JudgedVersion
@@ -63,7 +66,7 @@ class Validation:
 
     @property
     def side_by_side(self) -> Sequence[tuple[str, int, Sequence[Image.Image]]]:
-        """Prompt, seed, and the pictures of all versions, for each picture that all have stored."""
+        """The prompts, seeds and pictures that are stored for all versions."""
         sides = [self.candidate, *([self.serving] if self.serving else [])]
         return [
             (item.prompt, item.seed, [side.pictures[item.picture] for side in sides])
@@ -77,8 +80,8 @@ def validate(
 ) -> Validation:
     """Validate a version, or without a number the candidate, for an environment.
 
-    The serving version is the one that the environment's alias names. Raises Refused if one of the
-    two was not evaluated as the policy requires.
+    The environment's alias names the serving version. Raises Refused if one of the two versions was
+    not evaluated as the policy requires.
     """
     candidate = _judged(registry, registry.version(name, version or CANDIDATE), policy, environment)
     alias = registry.aliased(name, environment)

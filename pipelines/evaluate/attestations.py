@@ -1,8 +1,9 @@
 """Stores evaluations beside a version in the registry: the newest, and the newest for each policy.
 
-Each environment has its own policy, so the evaluation for one must not replace that for another. A
-few unmodified pictures are stored with each evaluation: for people who compare two versions, and
-for the smoke test, which compares them with pictures that the cluster generates.
+Each environment has its own policy, so an evaluation for one environment must not replace the
+evaluation for another. A few unmodified pictures are stored with each evaluation, for people who
+compare two versions and for the smoke test, which compares the pictures with new ones from the
+cluster.
 """
 
 import io
@@ -21,17 +22,17 @@ from atelier.stores.registry import Registry, VersionInfo
 from .evaluation import FILE, SHEET, Evaluation, Measured, SamplingSettings
 
 KEPT: Final = 4  # pictures for each evaluation; with SDXL a few megabytes each
-SAMPLED: Final = 2  # of these the smoke test generates again
+SAMPLED: Final = 2  # of these, the smoke test generates this many again
 
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """A picture of an evaluation, and everything that is needed to generate it again."""
+    """A picture of an evaluation, and all data needed to generate it again."""
 
     prompt: str
     seed: int
     sampling: SamplingSettings
-    engine_digest: str  # digest of the engine that generated it
+    engine_digest: str  # digest of the engine that generated the picture
     effect: float | None  # mean absolute pixel difference from the base's picture, 0 to 1
     image: Image.Image
 
@@ -49,7 +50,7 @@ def attest(registry: Registry, info: VersionInfo, judged: Evaluation, folder: Pa
 def attested_evaluation(
     registry: Registry, info: VersionInfo, policy: Digest | None = None
 ) -> Evaluation | None:
-    """Return the version's evaluation under `policy`, otherwise the newest; None without any."""
+    """Return the version's evaluation under `policy`, else the newest, or None if there is none."""
     for filename in (*([_under(policy, FILE)] if policy else []), FILE):
         data = registry.attestation(info, filename)
         if data is not None:
@@ -68,7 +69,8 @@ def judged_version(
 ) -> Evaluation:
     """Return the evaluation of exactly this version, under `policy` if possible.
 
-    Raises Refused if there is none, with the instruction `how`, or if it is of another package.
+    Raises Refused if there is none (the error contains the instruction `how`), or if the evaluation
+    is of another package.
     """
     evaluation = attested_evaluation(registry, info, policy)
     if evaluation is None:
@@ -93,7 +95,10 @@ def kept(judged: Evaluation) -> tuple[Measured, ...]:
 def pictures(
     registry: Registry, info: VersionInfo, judged: Evaluation
 ) -> Mapping[str, Image.Image]:
-    """Return the stored pictures by their paths in the document. Old evaluations may lack some."""
+    """Return the stored pictures by path in the document.
+
+    Old evaluations may lack some pictures.
+    """
     images = {}
     for measured in kept(judged):
         data = registry.attestation(info, _under(judged.policy, measured.picture))

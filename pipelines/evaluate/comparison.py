@@ -50,14 +50,14 @@ class Comparison:
     gates: tuple[GateResult, ...]
     accepted: bool
     reasons: tuple[str, ...]
-    remarks: tuple[str, ...]  # other differences between the two that affect the measures
+    remarks: tuple[str, ...]  # other differences between the two versions that affect the measures
 
 
 def compare(candidate: Evaluation, serving: Evaluation, policy: Policy) -> Comparison:
     """Compare the measures of the candidate with those of the serving version.
 
-    Raises Refused if one of them was not evaluated as the policy requires, or if the files of a
-    scorer differ between the two: their values could not be compared.
+    Raises Refused if one of the two was not evaluated as the policy requires, or if the files of a
+    scorer differ between the two evaluations, because their values could not be compared.
     """
     for evaluation in (candidate, serving):
         require_same_protocol(evaluation, policy)
@@ -116,7 +116,7 @@ def _difference(
 
 
 def _gates(policy: Policy, differences: Mapping[Measure, Difference]) -> list[GateResult]:
-    """Return the result of every limit of the policy. Without a difference it is failed."""
+    """Return the result of every limit of the policy. A limit without a difference has failed."""
     return [
         _gate(differences.get(name), name, kind, threshold)
         for name in MEASURES
@@ -145,12 +145,15 @@ def _reason(gate: GateResult, differences: tuple[Difference, ...]) -> str:
     measure = MEASURES[gate.name]
     difference = next((item for item in differences if item.name == gate.name), None)
     if difference is None:
-        return f"{measure.title} could not be compared with the serving version"
+        return (
+            f"{measure.title} could not be compared with the serving version; evaluate both "
+            "versions again"
+        )
     low = gate.kind.startswith("min")
     side, why = ("lower", measure.low) if low else ("higher", measure.high)
     return (
         f"{measure.title} is {difference.candidate:.3f}, {abs(difference.delta):.3f} {side} than "
-        f"that of the serving version ({difference.serving:.3f}); {abs(gate.threshold):.3f} is "
+        f"for the serving version ({difference.serving:.3f}); {abs(gate.threshold):.3f} is "
         f"allowed (95 % interval of the difference {difference.ci[0]:.3f} to "
         f"{difference.ci[1]:.3f}, {len(difference.pictures)} pairs): "
         f"{why} (worst: {', '.join(gate.pictures[:2])})"

@@ -10,7 +10,7 @@ Values on drawings of the miniature's script:
 
 - a training picture reproduced with the blur and noise of a VAE: at least 0.995; if it is also
   shifted, mirrored and relit: about 0.92
-- the same character drawn again: at most 0.94 in a place from the training pictures, 0.86 in
+- another drawing of the same character: at most 0.94 in a place from the training pictures, 0.86 in
   another place
 - other characters: less than 0.63
 
@@ -26,7 +26,7 @@ from PIL import Image, ImageFilter, ImageOps
 COLOUR_SIDE: Final = 32
 CONTOUR_SIDE: Final = 48
 CONTOUR_BLUR: Final = 4.0
-SHIFT: Final = 1 / 16  # of the side, each way
+SHIFT: Final = 1 / 16  # fraction of the side, in each direction
 
 
 def copying(pictures: Sequence[Image.Image], training: Sequence[Image.Image]) -> np.ndarray:

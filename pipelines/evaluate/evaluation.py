@@ -28,7 +28,10 @@ class _Plain(BaseModel):
 
 
 class Measured(_Plain):
-    """The measures of one picture. `base_values` are those of the base, from the same noise."""
+    """The measures of one picture.
+
+    `base_values` are the measures of the base's picture from the same noise.
+    """
 
     role: Role
     prompt: str
@@ -41,7 +44,7 @@ class Measured(_Plain):
 
 
 class References(_Plain):
-    """The reference pictures: those that the pictures of the subject were compared with."""
+    """The pictures with which the pictures of the subject were compared."""
 
     digest: Digest  # of the training pictures, as in the package's manifest
     files: tuple[str, ...]
@@ -65,7 +68,7 @@ class SamplingSettings(_Plain):
 
 
 class GateResult(_Plain):
-    """The result of one gate: value, limit, and its pictures, worst first."""
+    """The result of one gate: value, limit and pictures, the worst picture first."""
 
     name: Measure
     kind: Kind
@@ -83,7 +86,7 @@ class Evaluation(_Plain):
     adapter: AdapterName
     digest: Digest
     base: Digest
-    vae: Digest | None = None  # the VAE of the pictures, if not the base's own
+    vae: Digest | None = None  # the VAE that decoded the pictures; None: the VAE of the base
     policy: Digest  # the policy of `gates` and `accepted`
     backend: str
     engine_digest: str
@@ -116,7 +119,9 @@ class Evaluation(_Plain):
         try:
             return cls.parse(file.read_bytes(), str(file))
         except OSError as error:
-            raise BadInput(f"{file}: cannot be read ({error.strerror})") from error
+            raise BadInput(
+                f"{file}: cannot be read ({error.strerror}); evaluate the package again"
+            ) from error
 
     def to_json(self) -> str:
         """Return the text of evaluation.json."""

@@ -22,15 +22,18 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 @dataclass(frozen=True)
 class MeasureInfo:
-    """The properties of a measure. `low` and `high` describe the cause if a gate fails that way."""
+    """The properties of a measure.
+
+    `low` and `high` describe the cause of a value that is too low or too high.
+    """
 
     title: str
     role: Role
     low: str
     high: str = ""
-    against_base: bool = True  # also measured on the base, so a delta is possible
-    largest: bool = False  # aggregated by the maximum instead of the mean
-    better: Literal["higher", "lower", "neither"] = "higher"  # if two versions are compared
+    against_base: bool = True  # whether it is also measured on the base, for a delta
+    largest: bool = False  # whether it is aggregated by the maximum instead of the mean
+    better: Literal["higher", "lower", "neither"] = "higher"  # in a comparison of two versions
 
     def over(self, values: np.ndarray, axis: int | None = None) -> np.ndarray:
         """Return the aggregate that is compared with the limit."""
@@ -81,7 +84,7 @@ MEASURES: Final[Mapping[Measure, MeasureInfo]] = {
     "effect": MeasureInfo(
         "effect on the picture",
         "subject",
-        low="the adapter changes nothing; was it trained, and is it loaded with weight 0?",
+        low="the adapter changes nothing; check that it was trained, and that its weight is not 0",
         high="the adapter changes more than the subject; lower the learning rate",
         against_base=False,
         better="neither",
@@ -101,8 +104,8 @@ class Verdict:
 def verdict(evaluation: Evaluation, policy: Policy) -> Verdict:
     """Compute the verdict from the measures in `evaluation`, under `policy` and the recipe's gates.
 
-    Raises Refused if the evaluation has other settings or pictures than the policy requires: its
-    values could not be compared with the policy's limits.
+    Raises Refused if the evaluation has other settings or pictures than the policy requires: the
+    values of such an evaluation cannot be compared with the policy's limits.
     """
     require_same_protocol(evaluation, policy)
     strictest = limits(policy.gates, evaluation.recipe_gates)
@@ -175,7 +178,7 @@ def _each_limit(gates: Mapping[Measure, Gate]) -> Iterator[tuple[Measure, Kind, 
 
 
 def _result(measures: Measures, name: Measure, kind: Kind, threshold: float) -> GateResult:
-    """Return the result of one gate. Without a value (one seed has no diversity) it fails."""
+    """Return the result of one gate. A gate without a value (one seed has no diversity) fails."""
     delta = kind.endswith("delta")
     pictures = [picture for picture in measures.pictures if _has(picture, name, delta)]
     if not pictures:
@@ -234,7 +237,7 @@ def _is_close(gate: GateResult) -> bool:
 def _reason(gate: GateResult) -> str:
     measure = MEASURES[gate.name]
     if gate.value is None or gate.ci is None:
-        return f"{measure.title} could not be measured; it needs a policy with at least two seeds"
+        return f"{measure.title} could not be measured; give the policy at least two seeds"
     low = gate.kind.startswith("min")
     side, why = ("below", measure.low) if low else ("above", measure.high)
     what = f"{measure.title}{' minus the base’s' if gate.kind.endswith('delta') else ''}"

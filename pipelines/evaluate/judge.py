@@ -22,7 +22,7 @@ from .renderer import Progress, Renderer, save
 from .scorers import Scorers
 from .sheet import contact_sheet
 
-_UNDER_TEST = 0  # MLflow's versions start at 1, so this replaces no serving version
+_UNDER_TEST = 0  # versions in MLflow start at 1, so this number replaces no serving version
 
 if TYPE_CHECKING:
     from services.engine import AdapterUse, Engine
@@ -45,16 +45,16 @@ def evaluate(
     """Evaluate `package` on `base`; write evaluation.json, sheet.png and pictures/ into `output`.
 
     - `training_pictures`: the recipe or the folder of the pictures that the package was trained on;
-      their digest must be that of the manifest
-    - `gates` (by default the recipe's): may only tighten the policy
-    - `vae` (by default the recipe's): replaces the base's own
+      their digest must be the dataset digest of the manifest
+    - `gates` (by default the gates of the recipe): may only tighten the policy
+    - `vae` (by default the VAE of the recipe): replaces the VAE of the base
     - `held_back`: a folder of pictures of the subject that training never saw
     - `engine`: its base and VAE are used; without one, an engine is loaded from the process's
       ATELIER_* settings
     - `cache`: a folder that keeps the base's pictures between evaluations
 
-    Raises BadInput (PolicyError, DatasetError) if the gates loosen the policy, the pictures are not
-    the package's, or a scorer cannot be loaded.
+    Raises BadInput (PolicyError, DatasetError) if the gates loosen the policy, the package was not
+    trained on the pictures, or a scorer cannot be loaded.
     """
     progress = progress or _silent
     tightening = _tightening(training_pictures, gates)

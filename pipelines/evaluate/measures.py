@@ -42,7 +42,7 @@ class ReferenceSet:
     """The pictures that an adapter's pictures are compared with.
 
     `references` are the held-back pictures if `held_back` is true, otherwise the training pictures.
-    `digest` is that of the training pictures.
+    `digest` is the digest of the training pictures.
     """
 
     digest: str
@@ -76,7 +76,7 @@ def measure(pairs: Sequence[Pair], reference_set: ReferenceSet, scorer: Scorer) 
 def _likeness(dino: np.ndarray, clip: np.ndarray) -> dict[str, float]:
     """Return the mean similarity of the reference pictures to each other; {} for fewer than two.
 
-    An adapter cannot be expected to score higher than that.
+    An adapter cannot be expected to score higher than this mean.
     """
     count = len(dino)
     if count < 2:
@@ -115,7 +115,7 @@ def _subject_values(
     scorer: Scorer,
     against: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> list[dict[str, float]]:
-    """Return the measures that pictures of the adapter and of the base have in common.
+    """Return the measures that exist for pictures of the adapter and for pictures of the base.
 
     `against` are the DINO and CLIP features of the references and the CLIP features of the texts.
     `subject`, `image` and `text` are the fidelities of DreamBooth (Ruiz et al., 2023): DINO, CLIP-I
@@ -139,7 +139,7 @@ def _subject_values(
 def diversity(features: np.ndarray, prompts: Sequence[int]) -> dict[int, float]:
     """Return each picture's mean cosine distance to the other pictures of its prompt, by index.
 
-    `features` are [pictures, features] of unit length. A picture alone in its prompt has no entry.
+    `features` are [pictures, features] of unit length. The only picture of a prompt has no entry.
     """
     distances = {}
     for i, prompt in enumerate(prompts):

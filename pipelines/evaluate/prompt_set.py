@@ -1,4 +1,4 @@
-"""The prompt set of an evaluation: the policy's prompts, filled in, times its seeds."""
+"""The prompt set of an evaluation: every prompt of the policy, filled in, with every seed."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _OPENING = re.compile(
 
 @dataclass(frozen=True)
 class PromptCase:
-    """A prompt and seed, rendered with the adapter and without it from the same noise."""
+    """A prompt and seed, rendered from the same noise with the adapter and without it."""
 
     role: Role
     number: int  # of the prompt within its role, from 0
@@ -51,7 +51,7 @@ def class_noun(manifest: Manifest) -> str:
 
 
 def prompt_set(policy: Policy, *, trigger: str, noun: str) -> tuple[PromptCase, ...]:
-    """Return all cases of the policy for this trigger and class, those of the subject first."""
+    """Return all cases of the policy for this trigger and class, the cases of the subject first."""
     return tuple(_cases(policy, trigger, noun))
 
 

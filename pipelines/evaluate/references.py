@@ -1,7 +1,7 @@
-"""Loads the pictures that an adapter is compared with: training pictures and held-back pictures.
+"""Loads the reference pictures of an adapter: training pictures and held-back pictures.
 
-Similarity to the wrong pictures would be meaningless, so the digest of the training pictures must
-equal the one in the package's manifest.
+Similarity to the wrong pictures is meaningless, so the digest of the training pictures must equal
+the dataset digest in the package's manifest.
 """
 
 import json
@@ -20,7 +20,7 @@ from pipelines.dataset.captions import FILE_NAME, METADATA
 
 from .measures import ReferenceSet
 
-ENOUGH: Final = 3  # held-back pictures; the measures of fewer depend too much on their poses
+ENOUGH: Final = 3  # held-back pictures; with fewer, the measures depend too much on their poses
 HELD_BACK: Final = "held_back"  # their optional folder beside a recipe
 RECIPES: Final = (Path("adapters"), Path("examples"))  # folders of a checkout with recipes
 
@@ -88,7 +88,7 @@ def _square(path: Path) -> Image.Image:
 
 
 def _columns(folder: Path) -> list[str | None]:
-    """Return the caption columns that training may have used, which only a recipe names."""
+    """Return the caption columns that training may have used; only a recipe names one."""
     file = folder / METADATA
     if not file.exists():
         return [None]
@@ -97,13 +97,17 @@ def _columns(folder: Path) -> list[str | None]:
 
 
 def _require_same(manifest: Manifest, source: Recipe | Path, digests: Sequence[str]) -> None:
-    """Raise DatasetError for other pictures. An imported adapter has no dataset digest to check."""
+    """Raise DatasetError if the pictures are not the training pictures of the adapter.
+
+    An imported adapter has no dataset digest, so its pictures are not checked.
+    """
     if manifest.dataset is None or manifest.dataset in digests:
         return
     place = source.folder if isinstance(source, Recipe) else source
     raise DatasetError(
         f"{place}: these pictures have digest {digests[0]}, but adapter {manifest.name} was "
-        f"trained on {manifest.dataset}; name the pictures it was trained on, or train it again"
+        f"trained on {manifest.dataset}; give the pictures on which it was trained, or train the "
+        "adapter again"
     )
 
 
@@ -120,6 +124,7 @@ def _held_back(folder: Path | None, trained_on: set[str]) -> list[Path]:
     overlap = [picture.path.name for picture in pictures if picture.digest in trained_on]
     if overlap:
         raise DatasetError(
-            f"{folder}: {', '.join(overlap)} was trained on; hold back other pictures, or remove it"
+            f"{folder}: {', '.join(overlap)} was used in training; hold back other pictures, or "
+            "remove the file"
         )
     return [picture.path for picture in pictures] if len(pictures) >= ENOUGH else []

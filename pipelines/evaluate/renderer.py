@@ -1,7 +1,7 @@
 """Renders the pictures of an evaluation with the serving engine, with and without the adapter.
 
 The base's pictures do not depend on the adapter, so they are cached between evaluations. The cache
-key covers everything that determines their pixels, including the engine digest.
+key covers all inputs that determine the pixels, including the engine digest.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class Renderer:
 
     engine: "Engine"
     policy: Policy
-    cache: Path | None  # folder of the base's pictures; None caches nothing
+    cache: Path | None  # folder of the base's pictures; None: no cache
     progress: Progress
 
     def pairs(self, cases: Sequence[PromptCase], adapter: "AdapterUse") -> list[Pair]:

@@ -1,7 +1,7 @@
 """Loads the scorers: CLIP compares pictures with texts, DINO distinguishes individuals of a class.
 
-The policy names both: as a folder, a hub id, or an address in the registry, which pins it by digest
-(`mlflow://scorers/<hex>`). They are loaded with transformers' classes. For SDXL use
+The policy names both scorers: as a folder, a hub ID, or an address in the registry, which pins the
+files by digest (`mlflow://scorers/<hex>`). They are loaded with transformers' classes. For SDXL use
 `openai/clip-vit-large-patch14` and `facebook/dino-vits16`.
 """
 
@@ -55,8 +55,8 @@ class Scorers:
         except (OSError, ValueError) as error:
             why = str(error).splitlines()[0]
             raise PolicyError(
-                f"scorers.{role}: {self.names[role]} cannot be loaded ({why}); "
-                "name a folder or a hub id in the policy"
+                f"scorers.{role}: {self.names[role]} cannot be loaded ({why}); name a folder or a "
+                "hub ID in the policy"
             ) from error
         return loaded.eval().to(self.device) if hasattr(loaded, "parameters") else loaded
 
@@ -113,7 +113,7 @@ class Scorers:
 
 
 def _located(role: str, name: str) -> tuple[Path, list[Path]]:
-    """Return a scorer's folder and files. One from the registry is fetched into the home."""
+    """Return a scorer's folder and files. A scorer in the registry is fetched into the home."""
     place = name
     if name.startswith(SCHEME):
         ref, home = ArtifactRef.parse(name), Home.find()
@@ -127,7 +127,7 @@ def _located(role: str, name: str) -> tuple[Path, list[Path]]:
         return scorer_files(place)
     except BaseError as error:
         raise PolicyError(
-            f"scorers.{role}: {error}; name a folder or a hub id in the policy"
+            f"scorers.{role}: {error}; name a folder or a hub ID in the policy"
         ) from error
 
 

@@ -25,7 +25,7 @@ GOOD, BAD = (20, 120, 50), (175, 30, 30)
 
 @dataclass(frozen=True)
 class ContactRow:
-    """A labelled row of tiles. `titles` are (column, text); one may span several columns."""
+    """A labelled row of tiles. `titles` are (column, text); a title may span several columns."""
 
     label: str
     tiles: Sequence[Image.Image]

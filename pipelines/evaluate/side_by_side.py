@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PROMPTS: Final = ("a photo of {trigger}", "a photo of {trigger} in the snow")
 SEEDS: Final = (0, 1)
-TRIGGER: Final = "{trigger}"  # replaced by the adapter's; for the base by the first's
+TRIGGER: Final = "{trigger}"  # the trigger of the adapter; for the base, of the first adapter
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]  # [height, width, 3]
 
@@ -48,7 +48,7 @@ def draw_side_by_side(
 ) -> list[SideBySide]:
     """Render every prompt with every seed, with the base and with the engine's two adapters.
 
-    Raises RequestError if an engine does not support the steps or the guidance scale.
+    Raises RequestError if the engine does not support the steps or the guidance scale.
     """
     from services.engine import ImageRequest
 
@@ -89,7 +89,7 @@ def sheet(rows: Sequence[SideBySide], columns: Sequence[str]) -> Image.Image:
 
 
 def labels(first: "ResolvedAdapter", second: "ResolvedAdapter") -> tuple[str, str]:
-    """Return the adapters' labels. Equal ones get the prefixes `A: ` and `B: `."""
+    """Return the adapters' labels. Equal labels get the prefixes `A: ` and `B: `."""
     if first.label != second.label:
         return first.label, second.label
     return f"A: {first.label}", f"B: {second.label}"

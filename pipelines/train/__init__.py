@@ -1,4 +1,4 @@
-"""Train an adapter package from a recipe and its pictures; a killed run can be resumed.
+"""Trains an adapter package from a recipe and its pictures; a killed run can be resumed.
 
 Names are imported on first access, so that an invalid recipe is reported before torch is loaded.
 """

@@ -1,4 +1,4 @@
-"""Run one of several processes that train together; `launch.py` starts them with accelerate.
+"""One of several processes that train together; `launch.py` starts them with accelerate.
 
 python -m pipelines.train run/placed.json --output run --resume
 """
@@ -17,7 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.train", description=__doc__)
     parser.add_argument("recipe", type=Path, help="the recipe as JSON, with the paths of its files")
     parser.add_argument("--output", type=Path, required=True, help="the run folder")
-    parser.add_argument("--resume", action="store_true", help="resume the run in that folder")
+    parser.add_argument(
+        "--resume", action="store_true", help="resume the run in the folder --output"
+    )
     options = parser.parse_args(arguments)
 
     def work() -> None:

@@ -35,7 +35,7 @@ class RunIdentity:
     base: str
     dataset: str
     stage: int = 0
-    processes: int = 1  # the batch of a step is proportional to it
+    processes: int = 1  # the batch of a step is proportional to this number
 
     def check(self, recorded: Mapping[str, Any], place: Path) -> None:
         """Raise BadInput with both values of each field in which `recorded` differs.
@@ -43,7 +43,7 @@ class RunIdentity:
         `recorded` is the identity that was read from the checkpoint or run folder `place`.
         """
         current = asdict(self)
-        recorded = {"processes": 1, **recorded}  # older runs do not record it
+        recorded = {"processes": 1, **recorded}  # older runs do not record the number of processes
         changed = [name for name in current if recorded.get(name) != current[name]]
         if changed:
             changes = ", ".join(
@@ -66,7 +66,7 @@ class Checkpoint:
     position: int
     weights: Mapping[str, torch.Tensor]
     optimiser: Mapping[str, Any]
-    threads: int  # of the CPU; with another number, sums may round differently
+    threads: int  # of the CPU; another number may change the rounding of sums
 
 
 class Checkpoints:
@@ -110,9 +110,9 @@ class Checkpoints:
         return final
 
     def latest(self) -> Checkpoint | None:
-        """Return the newest undamaged checkpoint, or None, and restore the random state from it.
+        """Return the newest undamaged checkpoint, or None, and restore its random state.
 
-        Raises BadInput if it belongs to another recipe, base or dataset.
+        Raises BadInput if the checkpoint belongs to another recipe, base or dataset.
         """
         for unfinished in self.folder.glob(".step-*"):
             shutil.rmtree(unfinished)
@@ -151,8 +151,8 @@ def disk_full(
     free = shutil.disk_usage(existing).free // 2**20
     takes = "" if needed is None else f"takes {math.ceil(needed / 2**20)} MiB, "
     return Unavailable(
-        f"{path}: does not fit on its disk ({takes}{free} MiB free: {reason.strerror}); earlier "
-        "checkpoints are complete: free space, then continue with --resume"
+        f"{path}: does not fit on its disk ({takes}{free} MiB free: {reason.strerror}); free "
+        "space, then continue with --resume, because earlier checkpoints are complete"
     )
 
 

@@ -1,8 +1,8 @@
 """Random numbers that depend only on the position in the run.
 
 Every number of step *k* comes from a generator seeded by (seed, stage, k, purpose). A resumed run
-therefore draws the same numbers as an uninterrupted one, and a change to one purpose does not
-affect the others. All numbers are drawn on the CPU, so they do not depend on the device.
+therefore generates the same numbers as an uninterrupted run, and a change to one purpose does not
+affect the others. All numbers are generated on the CPU, so they do not depend on the device.
 """
 
 import hashlib

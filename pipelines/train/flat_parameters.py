@@ -1,8 +1,8 @@
 """Store many small parameters in one flat tensor, so that an update takes few operations.
 
-A LoRA of SDXL has over a thousand small tensors. A loop over them costs the optimiser more than the
-arithmetic. Here each parameter and its gradient are views into one flat tensor. The arithmetic of
-each element is unchanged.
+A LoRA of SDXL has over a thousand small tensors. In a loop over them, the optimiser spends more
+time on the loop than on arithmetic. Here each parameter and its gradient are views into one flat
+tensor. The arithmetic of each element is unchanged.
 """
 
 from collections.abc import Mapping, Sequence

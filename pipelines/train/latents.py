@@ -1,7 +1,7 @@
 """Encode pictures once, as the mean and deviation of the VAE's posterior.
 
-Every step draws a new sample from the posterior, like a trainer that encodes each time, but without
-running the VAE again.
+Every step samples from the posterior again, like a trainer that encodes each time, but without
+running the VAE.
 """
 
 from collections.abc import Sequence
@@ -44,8 +44,8 @@ def encode(vae: Any, pictures: Sequence[Fitted], names: Sequence[str]) -> list[L
         mean, deviation = (posterior.mean - shift) * scale, posterior.std * scale
         if not (torch.isfinite(mean).all() and torch.isfinite(deviation).all()):
             raise Refused(
-                f"{name}: the VAE encodes it to values that are not finite, so its weights are "
-                "damaged or overflow; set base.vae (madebyollin/sdxl-vae-fp16-fix for SDXL)"
+                f"{name}: the VAE encodes it to values that are not finite, so the weights of the "
+                "VAE are damaged or overflow; set base.vae (madebyollin/sdxl-vae-fp16-fix for SDXL)"
             )
         ids = torch.tensor(picture.time_ids, dtype=torch.float32, device=vae.device)
         encoded.append(Latent(mean[0], deviation[0], ids))
@@ -53,7 +53,7 @@ def encode(vae: Any, pictures: Sequence[Fitted], names: Sequence[str]) -> list[L
 
 
 def _in_float32(vae: Any) -> Any:
-    """Return a float32 copy, because SDXL's own VAE overflows in fp16; `vae` is unchanged."""
+    """Return a float32 copy of the VAE, because SDXL's own VAE overflows in fp16."""
     from copy import deepcopy
 
     return deepcopy(vae).float()

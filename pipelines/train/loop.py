@@ -1,4 +1,4 @@
-"""The training loop, from batches to gradients to updates; independent of the method."""
+"""The training loop, independent of the method: batches, gradients and updates."""
 
 import math
 import time
@@ -122,7 +122,7 @@ class Loop:
     def _not_finite(self, step: int, loss: float) -> Refused:
         spec = self.spec
         if spec.precision == "fp16":
-            cause = "fp16 overflows easily: use bf16 or fp32, and a VAE made for fp16 (base.vae)"
+            cause = "fp16 overflows easily; use bf16 or fp32, and a VAE made for fp16 (base.vae)"
         else:
             cause = f"the learning rate {spec.lr:g} is likely too high: try {spec.lr / 5:g}"
             if spec.warmup == 0:

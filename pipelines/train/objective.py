@@ -26,7 +26,7 @@ class Objective:
     def of(cls, scheduler_config: Mapping[str, Any], device: torch.device) -> "Objective":
         """Read the scheduler configuration of a base (diffusers' `scheduler_config.json`).
 
-        Raises BaseError if its prediction type cannot be trained.
+        Raises BaseError if the prediction type is not supported.
         """
         scheduler = DDPMScheduler.from_config(scheduler_config)
         prediction = scheduler.config.prediction_type

@@ -55,7 +55,7 @@ class Optimiser:
         return float(self.rule.param_groups[0]["lr"])
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of the loss to the accumulated ones."""
+        """Add the gradients of the loss to the accumulated gradients."""
         self.scaler.scale(loss).backward()
 
     def update(self) -> torch.Tensor:
@@ -71,7 +71,7 @@ class Optimiser:
         return norm
 
     def state(self) -> dict[str, Any]:
-        """Return everything that a resume needs except the parameters."""
+        """Return the state that a resumed run needs, except the parameters."""
         return {
             "rule": self.rule.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -79,7 +79,7 @@ class Optimiser:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state` returned."""
+        """Restore a state that `state` returned."""
         self.rule.load_state_dict(state["rule"])
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:
@@ -107,7 +107,9 @@ def check_optimizer(name: str, device: torch.device) -> None:
             "run `pip install bitsandbytes`, or use adamw"
         )
     if device.type != "cuda":
-        raise RecipeError("train.optimizer: adamw8bit saves GPU memory and needs a GPU; use adamw")
+        raise RecipeError(
+            "train.optimizer: adamw8bit saves GPU memory and needs a GPU; use adamw on a CPU"
+        )
 
 
 def _rule(spec: TrainSpec, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -1,9 +1,9 @@
-"""Data-parallel training: each process computes its share of every batch, and one is the leader.
+"""Data-parallel training: each process computes its share of every batch.
 
 `accelerate launch` starts the processes (see launch.py). They communicate over gloo on CPUs and
 NCCL on GPUs. N processes with batch B take the same steps as one process with batch N x B: the
 gradient is one flat tensor (see flat_parameters.py), averaged once a step. Every process runs the
-same code; only the leader writes files and reports.
+same code. One process, the leader, writes files and reports.
 """
 
 import os
@@ -71,7 +71,7 @@ ALONE = Processes()
 
 @contextmanager
 def joined() -> Iterator[tuple[Processes, torch.device]]:
-    """Join the processes that were started together; yield them and the device of this process."""
+    """Join the process group; yield it and the device of this process."""
     on_gpu = torch.cuda.is_available()
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:

@@ -1,4 +1,4 @@
-"""Show the progress of a training: a live bar on a terminal, plain lines otherwise."""
+"""The progress of a training: a live bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 

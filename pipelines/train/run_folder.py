@@ -31,7 +31,7 @@ class RunFolder:
 
     @classmethod
     def of(cls, recipe: Recipe, home: Home) -> RunFolder:
-        """Return the default folder. Equal recipes share it, so that a run can be resumed."""
+        """Return the default folder. Equal recipes share a folder, so that a run can be resumed."""
         return cls(home.runs / recipe.adapter / hex_of(recipe.digest)[:12])
 
     @property
@@ -67,7 +67,7 @@ class RunFolder:
     def begin(self, recipe: Recipe, identity: RunIdentity, *, resume: bool) -> None:
         """Record the run in `about`, or check that the recorded run may be resumed.
 
-        Raises BadInput if the folder contains another run, or if it contains this one and `resume`
+        Raises BadInput if the folder contains another run, or if it contains this run and `resume`
         is False.
         """
         if not self.about.exists():

@@ -57,7 +57,7 @@ class Samples:
             self._prior = [SampleRow(latent, prompt) for latent in encoded]
 
     def subject(self, draws: Draws, count: int) -> list[SampleRow]:
-        """Return `count` rows of the subject; every picture is used once before any repeats."""
+        """Return `count` rows of the subject; no picture is repeated before all are used."""
         return [self._subject[i] for i in draws.picks("subject", count, len(self._subject))]
 
     def prior(self, draws: Draws, count: int) -> list[SampleRow]:

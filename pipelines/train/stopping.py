@@ -1,4 +1,4 @@
-"""Turn SIGTERM into a request to write a checkpoint and end within the grace period."""
+"""Stops a training on SIGTERM: requests a checkpoint and the end within the grace period."""
 
 import signal
 import threading

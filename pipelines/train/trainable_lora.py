@@ -47,7 +47,7 @@ class _Pair(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Return the gradients of the inputs of `forward`; None for those without one."""
+        """Return the gradients of the inputs of `forward`; None for inputs without a gradient."""
         rows, weight, A, B, low = ctx.saved_tensors
         dy = dy.reshape(-1, dy.shape[-1])
         dlow = (dy @ B).mul_(ctx.scale)

@@ -1,4 +1,4 @@
-"""One training from start to end: check, prepare, train, package, report."""
+"""Runs one training: checks, preparation, updates, package and report."""
 
 import json
 import time
@@ -287,7 +287,10 @@ class _Job:
 
 
 def _load(recipe: Recipe, stage: Stage, device: torch.device) -> Base:
-    """Load the base. Its `id` is the one in the recipe, even if it is loaded from another place."""
+    """Load the base.
+
+    Its `id` is the name in the recipe, even if its files were fetched elsewhere.
+    """
     check_precision(stage.train.precision, device)
     check_optimizer(stage.train.optimizer, device)
     spec = recipe.base_here
@@ -316,7 +319,7 @@ def _reporters(
 
 
 def _only_stage(recipe: Recipe) -> Stage:
-    """Return the only stage. Raises RecipeError for several, or for an unknown method."""
+    """Return the only stage. Raises RecipeError for several stages, or for an unknown method."""
     if len(recipe.stages) > 1:
         raise RecipeError(
             f"{recipe.adapter}: {len(recipe.stages)} stages, but only one can be trained; keep "
@@ -337,7 +340,7 @@ def _snapshot(optimiser: Optimiser, step: int, position: int) -> Checkpoint:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to keys such as `train.lr`, without those that are None."""
+    """Flatten nested settings to keys such as `train.lr`, and omit None values."""
     if not isinstance(value, dict):
         return {} if value is None else {prefix: value}
     return {

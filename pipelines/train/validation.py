@@ -1,4 +1,4 @@
-"""Generate validation pictures during training, with the engine that serves the adapter."""
+"""Generates validation pictures during training, with the serving engine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ Each adapter is planned independently. A round plans only the adapters that have
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from atelier.contract.replica import HeldAdapter, Replica, drawn_with
+from atelier.contract.replica import HeldAdapter, Replica, base_label
 from atelier.contract.shards import Shards, Versions
 from atelier.contract.wanted import Wanted, WantedAdapter, default_of
 from atelier.data.names import hex_of
@@ -179,8 +179,8 @@ def _adapter_plan(name: str, inputs: PlanInputs) -> _AdapterPlan:
         wanted = allowed if name in inputs.unreadable else []
     elif not release.fits(inputs.loaded):
         ignored = (
-            f"release {name} needs {drawn_with(release.base, release.vae)}, "
-            f"this replica serves {drawn_with(inputs.loaded.base, inputs.loaded.vae)}"
+            f"release {name} needs {base_label(release.base, release.vae)}, "
+            f"this replica serves {base_label(inputs.loaded.base, inputs.loaded.vae)}"
         )
     else:
         # If a package is damaged on the volume, the engine serves from memory until the new fetch.

@@ -28,37 +28,48 @@ _Count = Annotated[int, Field(ge=1)]
 class EngineSettings(Settings):
     """Limits of one engine. Memory grows with slots × max_rank, latency with max_batch."""
 
-    slots: _Count = Field(default=8, description="Adapters, or weighted mixtures, in one batch")
-    max_rank: _Count = Field(default=64, description="Rank of all of a request's adapters together")
-    max_batch: Annotated[int, Field(ge=2)] = Field(
-        default=8, description="UNet rows in one call; an image with guidance takes two"
+    slots: _Count = Field(
+        default=8, description="Maximum number of adapters, or weighted mixtures, in one batch"
     )
-    inflight: _Count = Field(default=16, description="Images in progress at a time")
-    queue: _Count = Field(default=64, description="Requests that may wait in addition")
+    max_rank: _Count = Field(
+        default=64, description="Maximum total rank of the adapters of one request"
+    )
+    max_batch: Annotated[int, Field(ge=2)] = Field(
+        default=8,
+        description="Maximum number of rows in one UNet call; an image with guidance needs two",
+    )
+    inflight: _Count = Field(default=16, description="Maximum number of images in progress")
+    queue: _Count = Field(default=64, description="Maximum number of waiting requests")
     patience: _Count = Field(
         default=4,
         validation_alias="ATELIER_MAX_SKIPPED_STEPS",
-        description="UNet calls in a row that may leave an image out; then it goes first",
+        description="Consecutive UNet calls that may skip an image; it then goes first",
     )
-    decode_batch: _Count = Field(default=4, description="Images in one call of the VAE")
+    decode_batch: _Count = Field(
+        default=4, description="Maximum number of images in one call of the VAE"
+    )
     max_side: Annotated[int, Field(ge=MIN_SIDE)] = Field(
-        default=2048, description="Longest side of a picture, in pixels"
+        default=2048, description="Maximum side of an image, in pixels"
     )
-    host_memory: _Count = Field(default=8 * 2**30, description="Bytes of adapters in host memory")
-    embeddings: Annotated[int, Field(ge=0)] = Field(default=256, description="Encoded prompts kept")
+    host_memory: _Count = Field(
+        default=8 * 2**30, description="Maximum host memory for adapters, in bytes"
+    )
+    embeddings: Annotated[int, Field(ge=0)] = Field(
+        default=256, description="Number of encoded prompts to keep"
+    )
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`")
     precision: Precision = Field(
         default="auto", description="Number format; `auto` is `fp16` on CUDA and `fp32` elsewhere"
     )
     backend: Literal["torch", "onnx", "tensorrt"] = Field(
-        default="torch", description="Runs the UNet: `torch`, `onnx` or `tensorrt`"
+        default="torch", description="Runtime of the UNet: `torch`, `onnx` or `tensorrt`"
     )
     compiled: str | None = Field(
         default=None, description="Folder of the compiled UNet that `onnx` and `tensorrt` run"
     )
     tensorrt: str | None = Field(
         default=None,
-        description="Folder of TensorRT's libraries, if no Python package installs them",
+        description="Folder of TensorRT's libraries, if no Python package contains them",
     )
 
     @field_validator("device")

@@ -143,7 +143,7 @@ def check_database(settings: Settings) -> None:
     database = Database(settings.database_url)
     try:
         seconds = math.inf if settings.kubernetes else 0.0
-        patiently(database.prepare, seconds=seconds, told=logger.warning)
+        patiently(database.prepare, seconds=seconds, on_retry=logger.warning)
     finally:
         database.close()
 

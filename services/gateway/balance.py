@@ -60,7 +60,7 @@ class Balancer:
         able = [
             replica
             for replica in self.replicas()
-            if replica.replica not in tried and all(replica.can_draw(*pin) for pin in wanted)
+            if replica.replica not in tried and all(replica.has_ready(*pin) for pin in wanted)
         ]
         pools = (pool_of(shares, caller), STABLE)
         pool = next((members for name in pools if (members := _in(able, name))), able)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from atelier.contract.replica import HeldAdapter, Replica, drawn_with, ready
+from atelier.contract.replica import HeldAdapter, Replica, base_label, ready
 from atelier.contract.reports import LIVE_SECONDS
 from atelier.data.manifest import Manifest
 from atelier.data.release import Release
@@ -155,8 +155,8 @@ def why_not_served(
     ready.
     """
     if not fitting:
-        served = drawn_with(live[0].base, live[0].vae)
-        return f"it needs {drawn_with(release.base, release.vae)}, but the replicas run {served}"
+        served = base_label(live[0].base, live[0].vae)
+        return f"it needs {base_label(release.base, release.vae)}, but the replicas run {served}"
     for replica in fitting:
         held = replica.holds(release.adapter, release.digest)
         if held is None or held.state != "ready":

@@ -53,42 +53,42 @@ class Settings(HomeSettings):
         default=8080, description="Port to listen on; 0 selects a free port"
     )
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=1, description="Processes that share the port"
+        default=1, description="Number of processes that share the port"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="`debug`, `info`, `warning` or `error`"
     )
     body_limit: Annotated[int, Field(ge=1024, le=64 * 2**20)] = Field(
-        default=256 * 1024, description="Bytes of a request's body"
+        default=256 * 1024, description="Maximum size of a request body, in bytes"
     )
     prompt_limit: Annotated[int, Field(ge=1, le=MAX_PROMPT)] = Field(
-        default=4000, description="Bytes of a prompt in UTF-8"
+        default=4000, description="Maximum size of a prompt in UTF-8, in bytes"
     )
     max_images: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = Field(
-        default=MAX_IMAGES, description="Images in a request"
+        default=MAX_IMAGES, description="Maximum number of images in a request"
     )
     max_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = Field(
-        default=MAX_STEPS, description="Denoising steps of an image"
+        default=MAX_STEPS, description="Maximum number of denoising steps of an image"
     )
     max_side: Annotated[int, Field(ge=64, le=MAX_SIDE)] = Field(
-        default=MAX_SIDE, description="Longest side of an image, in pixels"
+        default=MAX_SIDE, description="Maximum side of an image, in pixels"
     )
     memory: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="Bytes for all workers together, including images in progress; "
+        description="Memory of all workers together, including images in progress, in bytes; "
         "by default 1 GiB for each worker",
     )
     picture_queue: Annotated[int, Field(ge=0, le=10_000)] = Field(
-        default=256, description="Requests that may wait for memory"
+        default=256, description="Maximum number of requests that wait for memory"
     )
     picture_wait: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
-        default=30.0, description="Seconds that a request may wait for memory"
+        default=30.0, description="Maximum time that a request waits for memory, in seconds"
     )
     request_timeout: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = Field(
-        default=300.0, description="Seconds that a request may take"
+        default=300.0, description="Maximum time of a request, in seconds"
     )
     shutdown_timeout: _Seconds = Field(
-        default=30.0, description="Seconds for in-flight requests when the gateway stops"
+        default=30.0, description="Seconds to complete in-flight requests when the gateway stops"
     )
     # Releases must take effect within a second, so the default is a fifth of a second.
     poll: Annotated[float, Field(gt=0, le=0.25)] = Field(

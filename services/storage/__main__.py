@@ -35,7 +35,7 @@ def download(uri: str, target: Path, tracking_uri: str, patience: float) -> None
     ref = ArtifactRef.parse(uri)
     started = time.monotonic()
     size = patiently(
-        lambda: _fill(ref, target, tracking_uri), seconds=patience, told=logger.warning
+        lambda: _fill(ref, target, tracking_uri), seconds=patience, on_retry=logger.warning
     )
     seconds = time.monotonic() - started
     logger.info("%s is in %s (%d MiB downloaded, %.0f s)", ref, target, size >> 20, seconds)

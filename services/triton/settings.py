@@ -30,35 +30,35 @@ class TritonSettings(Settings):
     http_port: _Port = Field(
         default=8000,
         validation_alias="ATELIER_TRITON_HTTP_PORT",
-        description="V2 over HTTP",
+        description="Port of V2 over HTTP",
     )
     grpc_port: _Port = Field(
         default=8001,
         validation_alias="ATELIER_TRITON_GRPC_PORT",
-        description="V2 over gRPC",
+        description="Port of V2 over gRPC",
     )
     metrics_port: _Port = Field(
         default=8002,
         validation_alias="ATELIER_TRITON_METRICS_PORT",
-        description="Triton's metrics",
+        description="Port of Triton's metrics",
     )
     replica: str = Field(default="local", description="Name of this replica")
     drain_seconds: _Seconds = Field(
-        default=25.0, description="Seconds that running requests have when the server stops"
+        default=25.0, description="Seconds to complete running requests when the server stops"
     )
     executable: str | None = Field(
         default=None,
         validation_alias="ATELIER_TRITONSERVER",
-        description="Path or name of a `tritonserver` to use instead of the one in nvidia-pytriton",
+        description="Path or name of a `tritonserver` that replaces the one in nvidia-pytriton",
     )
 
 
 class ServerSettings(TritonSettings, EngineSettings, HomeSettings):
     """The settings of `python -m services.triton`. The model reads the settings of the engine."""
 
-    base: str = Field(description="The base: a folder or a Hugging Face hub ID")
+    base: str = Field(description="Folder or hub ID of the base")
     revision: str | None = Field(
-        default=None, description="Commit, tag or branch of a base that is given by its hub ID"
+        default=None, description="Commit, tag or branch of the base, if it is a hub ID"
     )
     vae: str | None = Field(
         default=None, description="Folder or hub ID of a VAE that replaces the VAE of the base"
@@ -72,12 +72,12 @@ class ModelSettings(EngineSettings):
     vae: str | None = Field(
         default=None, description="Folder of a VAE that replaces the VAE of the base"
     )
-    volume: Path = Field(description="Folder that agent and engine share")
+    volume: Path = Field(description="Folder that the agent and the engine share")
     replica: str = Field(default="local", description="Name of this replica")
     control: Path | None = Field(
         default=None,
         description="Folder of the files that request a drain of the model and report its end",
     )
     drain_seconds: _Seconds = Field(
-        default=25.0, description="Seconds that running requests have when the server stops"
+        default=25.0, description="Seconds to complete running requests when the server stops"
     )

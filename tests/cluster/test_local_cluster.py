@@ -130,7 +130,9 @@ def test_nothing_is_left_of_a_cluster(settings: Settings) -> None:
     print(f"the second up took {time.monotonic() - started:.1f} s")
     assert kubectl(settings.kubeconfig, *pods) == first
 
-    etcd, kubelet = (one for one in cluster.everything(settings) if one.name in ("etcd", "kubelet"))
+    etcd, kubelet = (
+        one for one in cluster.all_programs(settings) if one.name in ("etcd", "kubelet")
+    )
     stop(settings, etcd, signal.SIGKILL)
     stop(settings, kubelet, signal.SIGKILL)
     running = cluster.status(settings)

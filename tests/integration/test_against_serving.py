@@ -89,7 +89,7 @@ def test_the_first_version_is_judged_alone_and_the_next_against_it(desk: Desk) -
     seen = html.unescape(page)
     assert f'<a href="https://ci.example/runs/7#artifacts">{out / "sheet.jpg"}</a>' in seen
     assert f"## ❌ {NAME}@{second}: refused for production, against {NAME}@{first}" in seen
-    assert "0.100 lower than that of the serving version (0.800)" in seen
+    assert "0.100 lower than for the serving version (0.800)" in seen
     assert f"atelier validate {NAME} {second} --environment production" in seen
     assert desk.registry.version(NAME, second).digest in seen
 

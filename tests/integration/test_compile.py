@@ -282,7 +282,7 @@ def test_tensorrt_is_loaded_or_the_way_to_it_is_told() -> None:
     ("arguments", "said"),
     [
         (["--sizes", "64"], "WIDTHxHEIGHT"),
-        (["--batch", "2"], "leave them out"),
+        (["--batch", "2"], "omit them"),
         (["--precision", "bf16"], "use fp16 or fp32"),
         (["--precision", "fp8"], "precision fp8: must be one of auto, fp32, fp16, bf16"),
         (["--device", "gpu"], "device gpu: must be auto, cpu, cuda or cuda:N"),

@@ -90,7 +90,7 @@ def test_a_stopped_pod_leaves_a_base_and_the_next_one_makes_the_engine(
     # Of the same spec nothing is done; of another image with the same versions, nothing is made.
     code, out, said_next = ended(start(spec, tmp_path / "empty", registry))
     assert (code, out.strip()) == (0, str(ref)), said_next
-    assert "exists already, made from the same inputs" in said_next
+    assert "exists already; it was made from the same inputs" in said_next
     assert not (tmp_path / "empty/artifacts").exists()
     renewed = spec.model_copy(update={"image": "sha256:2"})
     code, out, said_next = ended(start(renewed, volume, registry))
@@ -105,7 +105,7 @@ def test_a_stopped_pod_leaves_a_base_and_the_next_one_makes_the_engine(
         words = ["compile", str(tiny_model), "--submit", "--image", "anywhere/i@sha256:1"]
         told = CliRunner().invoke(app, words)
     assert told.exit_code == 0, told.stderr
-    assert told.stdout == f"{ref} exists already, made from the same inputs\n"
+    assert told.stdout == f"{ref} exists already; it was made from the same inputs\n"
 
 
 def left_behind(volume: Path) -> Sequence[Path]:

@@ -136,7 +136,7 @@ def test_a_pod_is_evicted_and_the_next_one_goes_on(workshop: Workshop, tmp_path:
     # Made once: another Job of the same digests finds it, and trains nothing.
     code, said = ended(start(workshop, tmp_path / "empty", policy))
     assert code == 0, said
-    assert "exists already, made from the same inputs" in said
+    assert "exists already; it was made from the same inputs" in said
     assert not (tmp_path / "empty/runs").exists()
     # Under a stricter policy it is judged anew, and refused; the version stays the same one.
     strict = workshop.policy(tmp_path / "strict.yaml", gates={"effect": {"min": 0.99}})

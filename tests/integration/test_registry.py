@@ -127,7 +127,8 @@ def test_a_fetched_package_is_read_once(
     shelf = PackageShelf(tmp_path / "packages", SignaturePolicy())
     named = Named("read-once", version, fetched.digest)
     shelf.put(named, LazyRegistry(registry.uri).download, ())
-    assert shelf.scan() == ({fetched.digest}, {})
+    on_volume, bad = shelf.scan()
+    assert (set(on_volume), bad) == ({fetched.digest}, {})
     assert len(read) == 2
 
 
@@ -322,7 +323,7 @@ def test_a_home_that_cannot_be_written_is_unavailable(tmp_path: Path) -> None:
 def test_a_database_that_is_none_is_noticed_quickly(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database at all")
     (tmp_path / "folder.db").mkdir()
-    with pytest.raises(BadInput, match="is not an SQLite database; move it"):
+    with pytest.raises(BadInput, match="is not an SQLite database; move the file"):
         Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
     with pytest.raises(Unavailable, match="Is a directory"):
         Registry(f"sqlite:///{tmp_path / 'folder.db'}")

@@ -90,7 +90,7 @@ def test_tokens_beside_addresses_are_hidden_too(text: str) -> None:
         "adapter thor-cat: version 3 is not ready on any replica; available: thor-cat@1",
         "MLflow at http://mlflow:5000 does not answer",
         "sqlite:////home/anna/mlflow.db: it is not a database",
-        "steps: 0 is not within 1 and 150",
+        "steps: 0 is not between 1 and 150",
         '{"adapter":"thor@3","weight":0.5}',
         "API key: missing; send it as X-API-Key or as Bearer",
     ],
@@ -170,7 +170,7 @@ def test_an_ipv6_address_stands_in_brackets(host: str, address: str) -> None:
     "address", ["", ":80", "host", "host:", "host:x", "host:0", "host:70000", "::1:80", "a@b:80"]
 )
 def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(ValueError, match=r"not host:port|needs brackets"):
+    with pytest.raises(ValueError, match=r"write host:port|needs brackets"):
         split_host_port(address)
 
 

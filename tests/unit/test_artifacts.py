@@ -62,7 +62,7 @@ def test_a_model_is_known_with_its_revision() -> None:
 
 
 def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, calls, told = [0.0], [0], list[str]()
+    now, calls, messages = [0.0], [0], list[str]()
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
 
@@ -72,8 +72,8 @@ def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
             raise Unavailable("away")
         return calls[0]
 
-    assert patiently(away, seconds=60, told=told.append) == 4
-    assert told == ["away (again in 5 s)"] * 3
+    assert patiently(away, seconds=60, on_retry=messages.append) == 4
+    assert messages == ["away (again in 5 s)"] * 3
     calls[0] = -1000
     with pytest.raises(Unavailable):
         patiently(away, seconds=20)

@@ -118,7 +118,7 @@ def test_a_component_that_is_only_a_pickle_is_refused_with_the_way_out(tmp_path:
         ({".fp16.safetensors": "x"}, "only the variant fp16; convert it: python -c"),
         ({".fp16-00001-of-00002.safetensors": "x"}, "only the variant fp16"),
         ({".non_ema.safetensors": "x"}, "only the variant non_ema"),
-        ({".msgpack": "x"}, "has no weights; diffusion_pytorch_model.safetensors is needed"),
+        ({".msgpack": "x"}, "has no weights; add diffusion_pytorch_model.safetensors"),
         ({}, "has no weights"),
         ({".safetensors": "x", ".safetensors.index.json": "{}"}, "has both"),
         ({".safetensors.index.json": "{"}, "is not an index of weights"),
@@ -230,8 +230,10 @@ def test_a_hub_model_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.M
     assert resolve_base("somebody/some-model") == snapshot
     assert resolve_base("somebody/some-model", "0" * 40) == snapshot
     (snapshot / f"{UNET}.safetensors").unlink()
-    with pytest.raises(BaseError, match=r"unet: .* has no weights.*may have it as a pickle"):
+    with pytest.raises(
+        BaseError, match=r"unet: .* has no weights.*may have the weights as a pickle"
+    ):
         resolve_base("somebody/some-model")
     (snapshot / "model_index.json").unlink()
-    with pytest.raises(BaseError, match=r"the hub's model has no model_index\.json"):
+    with pytest.raises(BaseError, match=r"the model on the hub has no model_index\.json"):
         resolve_base("somebody/some-model")

@@ -161,7 +161,7 @@ def test_without_the_commit_before_everything_counts_as_changed(
         "promote": [("staging", "thor-cat", 1)],
     }
     said = CliRunner().invoke(app, ["changed", "--since", before]).stdout
-    assert said.startswith(f"{before} is not in this repository")
+    assert said.startswith(f"{before}: not in this repository")
 
 
 @pytest.mark.parametrize("revision", ["mian", "--output=/tmp/x", "HEAD:README.md"])

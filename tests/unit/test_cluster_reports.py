@@ -222,7 +222,7 @@ def test_a_lease_that_is_no_report_is_named_once(
     cluster.objects[shard] = broken
     looked = reader(cluster, clock)
     assert looked.live() == looked.live() == ()
-    assert caplog.text.count(f"Lease {HEAD} contains no readable report") == 1
+    assert caplog.text.count(f"Lease {HEAD}: contains no readable report") == 1
 
 
 def test_many_shards_are_written_while_the_head_before_is_renewed(cluster: Cluster) -> None:

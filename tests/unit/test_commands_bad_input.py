@@ -257,7 +257,7 @@ def test_a_job_is_shown_without_a_registry_or_a_cluster(
         (["--submit", "--image", "i"], "MLFLOW_TRACKING_URI"),
         (["--submit", "--image", "i", "--device", "cpu"], "leave them out"),
         (["--submit", "--image", "i", "--priority", "urgent"], "name the queue"),
-        (["--submit", "--image", "i", "--batch", "2"], "leave them out"),
+        (["--submit", "--image", "i", "--batch", "2"], "omit them"),
         (["--submit", "--image", "i", "--gpus", "2"], "at most one GPU"),
         (["--submit", "--image", "i", "--gpu-kind", "NVIDIA-L4"], "the Job has no GPUs"),
         (["--submit", "--backend", "tensorrt", "--gpus", "0"], "uses exactly one GPU"),

@@ -95,7 +95,7 @@ def test_a_colour_profile_is_honoured(tmp_path: Path) -> None:
 def test_an_animation_is_refused(tmp_path: Path, ending: str) -> None:
     frames = [gradient(), gradient().transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
     frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
-    with pytest.raises(DatasetError, match=rf"a\.{ending}: contains 2 pictures.*save the one"):
+    with pytest.raises(DatasetError, match=rf"a\.{ending}: contains 2 pictures.*save the picture"):
         open_picture(tmp_path / f"a.{ending}")
 
 
@@ -110,7 +110,9 @@ def truncated(tmp_path: Path, ending: str) -> Path:
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 def test_half_a_file_is_refused(tmp_path: Path, ending: str) -> None:
     file = truncated(tmp_path, ending)
-    with pytest.raises(DatasetError, match=rf"a\.{ending}: damaged or truncated.*copy it again"):
+    with pytest.raises(
+        DatasetError, match=rf"a\.{ending}: damaged or truncated.*copy the picture again"
+    ):
         open_picture(file)
 
 

@@ -193,7 +193,9 @@ def test_what_was_rolled_back_from_is_not_served_again_though_git_never_heard(
     scene: Scene,
 ) -> None:
     scene.killed_on_its_way_back()
-    said = r"rollback from it was not written down \(Helm revision 3: grey cats\); `atelier record"
+    said = (
+        r"its rollback is not recorded in git \(Helm revision 3: grey cats\); run `atelier record"
+    )
     with pytest.raises(Refused, match=said):
         scene.promotion.promote(NAME)
     assert scene.cluster.done == [] and scene.serves().pin == pin(1)
@@ -210,7 +212,9 @@ def test_what_was_rolled_back_from_is_not_served_again_though_git_never_heard(
 
 def test_a_rollback_that_was_cut_off_is_finished_by_no_promotion(scene: Scene) -> None:
     scene.killed_on_its_way_back(pending=True)
-    said = r"was begun and cut off \(Helm revision 3: grey cats\); `atelier rollback thor"
+    said = (
+        r"its rollback was interrupted \(Helm revision 3: grey cats\); run `atelier rollback thor"
+    )
     with pytest.raises(Refused, match=said):
         scene.promotion.promote(NAME)
     assert scene.cluster.done == []
@@ -223,7 +227,7 @@ def test_a_canary_that_was_ended_does_not_begin_again(scene: Scene) -> None:
     scene.declare(2, canary=Canary(**pin(3).model_dump(), percent=10))
     scene.promotion.promote(NAME)
     scene.killed_on_its_way_back()
-    with pytest.raises(Refused, match="a rollback from it was not written down"):
+    with pytest.raises(Refused, match="its rollback is not recorded in git"):
         scene.promotion.promote(NAME)
     assert scene.serves().canary is None
 
@@ -247,7 +251,7 @@ def test_a_promotion_that_was_taken_back_may_be_tried_again(scene: Scene, pendin
     """That was the promotion's own doing: its cause may be gone by now."""
     scene.cluster.bad = THREE
     scene.declare(3, replaces=pin(2).model_dump())
-    with pytest.raises(Refused, match="taken back, revision 2 serves as before"):
+    with pytest.raises(Refused, match="was reverted; revision 2 serves, as before"):
         scene.promotion.promote(NAME)
     if pending:
         scene.cluster.leave("pending-rollback")

@@ -17,7 +17,11 @@ from atelier.stores.registry import VersionInfo
 from pipelines.delivery.cluster import EnvironmentStatus, StatusLine, compare
 from pipelines.delivery.cluster.helm_values import release_values, require_served
 from pipelines.delivery.cluster.record import recorded
-from pipelines.delivery.cluster.rollback import RevisionRelease, left_behind, target
+from pipelines.delivery.cluster.rollback import (
+    RevisionRelease,
+    rollback_target,
+    rolled_back_release,
+)
 
 ONE, TWO, THREE, BASE = (f"sha256:{digit * 64}" for digit in "123b")
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -81,7 +85,7 @@ def test_what_was_withdrawn_is_not_kept_at_hand() -> None:
 def test_a_version_for_another_base_is_refused_before_anything_waits_for_it() -> None:
     require_served(declared(), PLATFORM)
     other = {**PLATFORM, "serving": {"base": ONE, "vae": "", "canary": []}}
-    with pytest.raises(Refused, match="judged on base"):
+    with pytest.raises(Refused, match="evaluated on base"):
         require_served(declared(), other)
     beside = {"base": ONE, "vae": "", "canary": [{"name": "next", "base": BASE, "percent": 5}]}
     require_served(declared(), {**PLATFORM, "serving": beside})
@@ -186,29 +190,31 @@ def test_a_way_back_leaves_what_was_bad_and_nothing_else(
     goes_to: int,
 ) -> None:
     there = known(*history)
-    behind = left_behind(there, now, cut_off)
+    behind = rolled_back_release(there, now, cut_off)
     assert (behind.version if behind else None) == left
-    found = target("thor", there, behind, withdrawn=[], bases=HERE)
+    found = rollback_target("thor", there, behind, withdrawn=[], bases=HERE)
     assert found.release.version == goes_to
 
 
 def test_a_way_back_passes_over_what_was_withdrawn_and_what_does_not_fit() -> None:
     there = known((1, "superseded"), live(2, base=THREE), (2, "superseded"), (3, "deployed"))
-    behind = left_behind(there, live(3), None)
-    assert target("thor", there, behind, withdrawn=[TWO], bases=HERE).number == 1
-    assert target("thor", there, behind, withdrawn=[], bases=HERE).number == 3
-    with pytest.raises(Refused, match="revision 2 is for a base that the platform has not"):
-        target("thor", there, behind, withdrawn=[], bases=HERE, revision=2)
-    with pytest.raises(BadInput, match="no revision 7 that served; known are 4, 3, 2, 1"):
-        target("thor", there, behind, withdrawn=[], bases=HERE, revision=7)
+    behind = rolled_back_release(there, live(3), None)
+    assert rollback_target("thor", there, behind, withdrawn=[TWO], bases=HERE).number == 1
+    assert rollback_target("thor", there, behind, withdrawn=[], bases=HERE).number == 3
+    with pytest.raises(Refused, match="revision 2 needs a base that the platform does not have"):
+        rollback_target("thor", there, behind, withdrawn=[], bases=HERE, revision=2)
+    with pytest.raises(
+        BadInput, match="no revision 7 that served; the revisions that served are 4, 3, 2, 1"
+    ):
+        rollback_target("thor", there, behind, withdrawn=[], bases=HERE, revision=7)
     with pytest.raises(Refused, match="none of its 4 known revisions"):
-        target("thor", there, behind, withdrawn=[ONE, TWO], bases=HERE)
+        rollback_target("thor", there, behind, withdrawn=[ONE, TWO], bases=HERE)
 
 
 def test_a_way_back_from_a_canary_keeps_what_serves() -> None:
     tried = live(1, canary=canary(2))
     there = known((1, "superseded"), tried, live(1, canary=canary(2, 50)))
-    assert target("thor", there, tried, withdrawn=[], bases=HERE).number == 1
+    assert rollback_target("thor", there, tried, withdrawn=[], bases=HERE).number == 1
 
 
 def replica(*versions: int) -> Replica:

@@ -168,24 +168,24 @@ def test_a_release_serves_once_its_canary_does(clock: Clock, versions: Versions)
     release = Release(adapter=NAME, base=BASE, version=1, digest=ONE, canary=share)
     place = Place(clock, release)
     place.states = {ONE: "ready", TWO: "failed"}
-    ended = hook(place, clock, versions).one(NAME, wait=60)
+    ended = hook(place, clock, versions).follow(NAME, wait=60)
     assert ended.failed and "canary version 2: failed on pod-a" in ended.text
     place.states[TWO] = "ready"
-    ended = hook(place, clock, versions).one(NAME, wait=60)
+    ended = hook(place, clock, versions).follow(NAME, wait=60)
     assert ended.failed and "canary version 2: not yet routed by gateway g" in ended.text
     assert versions.alias is None
     place.routed = Routed(serving=ONE, canary=TWO)
-    ended = hook(place, clock, versions).one(NAME, wait=60)
+    ended = hook(place, clock, versions).follow(NAME, wait=60)
     assert not ended.failed and versions.alias == 1
 
 
 def test_a_single_round_sees_a_failure(clock: Clock, versions: Versions) -> None:
     place = Place(clock, Release(adapter=NAME, base=BASE, version=2, digest=TWO))
     place.states = {TWO: "failed"}
-    (ended,) = hook(place, clock, versions).every()
-    assert ended.failed and "waits: failed on pod-a" in ended.text
+    (ended,) = hook(place, clock, versions).follow_all()
+    assert ended.failed and "does not serve yet: failed on pod-a" in ended.text
     place.states = {TWO: "ready"}
-    (ended,) = hook(place, clock, versions).every()
+    (ended,) = hook(place, clock, versions).follow_all()
     assert not ended.failed and versions.alias == 2
 
 
@@ -194,7 +194,7 @@ def test_without_a_key_there_is_no_picture_and_so_no_alias(monkeypatch: pytest.M
     monkeypatch.delenv("ATELIER_SMOKE_REQUIRED", raising=False)
     smoke = _smoke("http://gateway", HookSettings.read())
     assert smoke is not None
-    with pytest.raises(BadInput, match="ATELIER_KEY is not set; keep a key"):
+    with pytest.raises(BadInput, match="ATELIER_KEY is not set; store a key"):
         smoke(Release(adapter=NAME, base=BASE, version=2, digest=TWO), TWO_PIN, ())
     monkeypatch.setenv("ATELIER_SMOKE_REQUIRED", "false")
     assert _smoke("http://gateway", HookSettings.read()) is None
@@ -218,12 +218,12 @@ def test_a_canary_is_drawn_too_before_its_release_counts_as_served(
     place.routed = Routed(serving=ONE, canary=TWO)
     versions.alias = 1  # the version beside which the canary comes is served already
     with pytest.raises(ImageMismatch):
-        hook(place, clock, versions, smoke).one(NAME, wait=60)
+        hook(place, clock, versions, smoke).follow(NAME, wait=60)
     assert drawn == [2]
     broken = False
-    assert not hook(place, clock, versions, smoke).one(NAME, wait=60).failed
+    assert not hook(place, clock, versions, smoke).follow(NAME, wait=60).failed
     versions.alias, drawn[:] = None, []
-    assert not hook(place, clock, versions, smoke).one(NAME, wait=60).failed
+    assert not hook(place, clock, versions, smoke).follow(NAME, wait=60).failed
     assert drawn == [1, 2] and versions.alias == 1
 
 
@@ -238,7 +238,7 @@ def test_a_way_back_is_not_held_up_by_pixels(
     def serve(version: int, digest: str, base: str = BASE) -> None:
         place.release = Release(adapter=NAME, base=base, version=version, digest=digest)
         place.states, place.routed = {digest: "ready"}, Routed(serving=digest)
-        hook(place, clock, versions, smoke).one(NAME, wait=60)
+        hook(place, clock, versions, smoke).follow(NAME, wait=60)
 
     broken = False
     place = Place(clock, Release(adapter=NAME, base=BASE, version=1, digest=ONE))
@@ -266,7 +266,7 @@ def test_what_was_judged_is_what_has_to_be_drawn(clock: Clock, versions: Version
 
     def asked() -> Sequence[JudgedImage]:
         versions.alias = None
-        (ended,) = hook(place, clock, versions, smoke).every()
+        (ended,) = hook(place, clock, versions, smoke).follow_all()
         assert not ended.failed and versions.alias == 2
         return given.pop()
 
@@ -319,7 +319,7 @@ def test_two_prompts_are_two_pictures(clock: Clock, versions: Versions) -> None:
 
     place = Place(clock, Release(adapter=NAME, base=BASE, version=2, digest=TWO))
     place.states = {TWO: "ready"}
-    hook(place, clock, versions, smoke).every()
+    hook(place, clock, versions, smoke).follow_all()
     assert given == ["sks cat", "sks cat at night"]
 
 

@@ -79,7 +79,7 @@ def test_all_live_replicas_must_be_ready(home: Home) -> None:
 def test_replicas_must_answer_by_it_where_no_version_is_named(home: Home) -> None:
     replica(home, "r0", "ready")
     replica(home, "r1", "ready", default=False)
-    assert look(home) == Readiness("loading", "another version still answers on r1")
+    assert look(home) == Readiness("loading", "another version still serves on r1")
     assert look(home, canary=True).state == "ready"  # most calls are not the canary's
 
 
@@ -108,9 +108,7 @@ def test_what_was_retired_is_gone_when_nobody_answers_by_it(home: Home) -> None:
     assert retirement_readiness(local(home), NAME).state == "absent"
     replica(home, "r0", "ready")
     gateway(home, "g0", serving=TWO)
-    assert retirement_readiness(local(home), NAME) == Readiness(
-        "loading", "still answering by it: g0, r0"
-    )
+    assert retirement_readiness(local(home), NAME) == Readiness("loading", "still served by g0, r0")
     gateway(home, "g0")
     replica(home, "r0", "ready", default=False)
     assert retirement_readiness(local(home), NAME).state == "absent"

@@ -1,10 +1,12 @@
-"""What a smoke picture's pixels, and a gateway's refusals, are taken to mean."""
+"""The smoke test: its verdict on pixels, and on responses that are not an image."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from atelier.data.release import Release
 from atelier.errors import AtelierError, Refused, Unavailable
+from pipelines.delivery import smoke
 from pipelines.delivery.smoke import ImageMismatch, _refusal, require_similar
 from pipelines.evaluate.attestations import JudgedImage
 from services.gateway.png import encode_png
@@ -12,6 +14,7 @@ from services.gateway.problems import Problem, invalid, problem_of
 from services.gateway.usage import QuotaExceeded, Usage
 from tests.judged import evaluation, policy
 
+DIGEST = "sha256:" + "d" * 64
 GREY = np.full((64, 64, 3), 100, dtype=np.uint8)
 
 
@@ -92,3 +95,32 @@ def test_steps_beyond_the_gateway_s_limit_name_both_settings() -> None:
     for part in ("60 exceeds the limit", "gateway.settings.MAX_STEPS", "policy.yaml"):
         assert part in str(ended)
     assert "the gateway returned 422" in str(refusal(invalid([("seed", "is too large")])))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"adapters": [], "images": []},
+        {"adapters": [{"name": "thor-cat"}], "images": [{"png": "AA=="}]},
+        {"adapters": [{"digest": DIGEST}], "images": [{}]},
+        {"adapters": [{"digest": DIGEST}], "images": [{"png": "not base64!"}]},
+        {"adapters": [{"digest": DIGEST}], "images": [{"png": None}]},
+        {"adapters": 5, "images": 5},
+    ],
+)
+def test_another_server_s_success_is_refused_in_words(
+    answer: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of a proxy or of another service must not end the hook with a stack trace."""
+    monkeypatch.setattr(smoke, "_post", lambda *_: answer)
+    release = Release(adapter="thor-cat", base=DIGEST, version=2, digest=DIGEST)
+    with pytest.raises(Refused, match=r"http://here did not return a gateway's response"):
+        smoke.gateway_smoke("http://here", "key")(release, release.pin, ())
+
+
+@pytest.mark.parametrize("metadata", [None, {"seed": 1}])
+def test_an_image_that_a_proxy_changed_is_refused_in_words(metadata: dict | None) -> None:
+    png = b"GIF89a" if metadata is None else encode_png(GREY, metadata)
+    with pytest.raises(Refused, match="is not a PNG with the gateway's metadata"):
+        require_similar(png, judged(), "thor-cat@2")

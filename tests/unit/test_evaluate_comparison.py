@@ -107,7 +107,7 @@ def test_worse_than_the_policy_allows_is_refused_with_a_reason() -> None:
     assert "(worst: pictures/subject-0-seed-2.png" in reason
     drifted = compare(replaced(evaluation(POLICY), 5, drift=0.9), serving, POLICY)
     assert [gate.name for gate in drifted.gates if not gate.passed] == ["drift"]
-    assert "higher than that of the serving version" in drifted.reasons[0]
+    assert "higher than for the serving version" in drifted.reasons[0]
     assert "(worst: pictures/unrelated-0-seed-1.png" in drifted.reasons[0]
     assert compare(serving, candidate, POLICY).accepted
 

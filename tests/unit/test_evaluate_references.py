@@ -103,7 +103,7 @@ def test_too_few_held_back_pictures_are_not_trusted(pictures: Path, tmp_path: Pa
 def test_a_picture_that_was_trained_on_cannot_be_held_back(pictures: Path, tmp_path: Path) -> None:
     kept = held_back(tmp_path / "kept", 3)
     (kept / "sneaked.png").write_bytes((pictures / "1.png").read_bytes())
-    with pytest.raises(DatasetError, match=r"sneaked\.png was trained on"):
+    with pytest.raises(DatasetError, match=r"sneaked\.png was used in training"):
         reference_set(manifest(None), pictures, kept)
 
 

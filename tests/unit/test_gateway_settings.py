@@ -51,8 +51,8 @@ def test_addresses_are_normalised(tmp_path: Path) -> None:
     ("variable", "value", "said"),
     [
         ("ATELIER_TRITON_URL", "http://triton:8000", "over gRPC"),
-        ("ATELIER_TRITON_URL", "triton", "not host:port"),
-        ("ATELIER_TRITON_URL", "triton:99999", "not host:port"),
+        ("ATELIER_TRITON_URL", "triton", "write host:port"),
+        ("ATELIER_TRITON_URL", "triton:99999", "write host:port"),
         ("ATELIER_DATABASE_URL", "mysql://root@db/x", "use sqlite:///file.db or postgresql://"),
         ("ATELIER_DATABASE_URL", "sqlite://", "names no file"),
         ("ATELIER_DATABASE_URL", "nonsense", "not a database address"),

@@ -107,7 +107,7 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ftp://a", "http://user:hidden#@host", ""])
 def test_an_address_that_is_none_is_refused_and_not_shown(address: str) -> None:
-    with pytest.raises(BadInput, match="must read like https://") as caught:
+    with pytest.raises(BadInput, match="must have the form https://") as caught:
         http_client.send("GET", address, what="a service", timeout=1)
     assert "hidden" not in str(caught.value)
 

@@ -103,7 +103,7 @@ def test_the_card_holds_the_weakest_aspect_against_the_promise(tmp_path):
     words = " ".join(card.split())
     assert "200 random captions, 15 DPM++ steps, guidance 4" in words
     assert "kinds, colours or places is 91.0% (target 90.0%: met)" in words
-    assert "100 captions of combinations that were kept from training it is 87.0%" in words
+    assert "100 captions of combinations that were kept out of training, it is 87.0%" in words
     assert "mean PSNR 29.4 dB (target 29.0 dB: met)" in words
     assert "at chance (at most 0.6 points from it)" in words
     assert "| generated, captions shuffled | 8.4% | 9.8% | 13.1% | 0.1% |" in card

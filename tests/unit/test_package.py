@@ -280,7 +280,7 @@ def _link_manifest(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (_pickle, "is a pickle; only whole safetensors files are accepted"),
+        (_pickle, "is a pickle; only complete safetensors files are accepted"),
         (_cut, "fewer bytes than its header requires"),
         (_flip, "it was changed or damaged; fetch the package again"),
         (_nan, f"infinite values in {Q}.lora_B.weight"),
@@ -348,7 +348,7 @@ def pairs(tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> An
         ({f"{Q}.lora_B.weight": np.ones((6, 3))}, "do not multiply"),
         ({f"{Q}.lora_A.weight": np.ones((4, 6, 1, 1))}, "convolution LoRA, 4 dimensions"),
         ({f"{Q}.lora_A.weight": np.ones((0, 6)), f"{Q}.lora_B.weight": np.ones((6, 0))}, "do not"),
-        ({f"{Q}.lora.down.weight": np.ones((4, 6))}, "under two names: unet.mid_block"),
+        ({f"{Q}.lora.down.weight": np.ones((4, 6))}, "under another name: unet.mid_block"),
         ({f"{Q}.alpha": np.ones(2)}, "alpha has 2 values"),
     ],
 )
@@ -394,5 +394,5 @@ def test_headers_that_change_the_meaning_are_refused(metadata: dict[str, str], t
 def test_two_alphas_must_agree() -> None:
     tensors = factors({Q: 4}) | {f"{Q}.alpha": np.array(2.0)}
     assert pairs(tensors, header(lora_alpha=2))[Q].alpha == 2.0
-    with pytest.raises(AdapterRejected, match="alpha 2 in its key, 4 in the header"):
+    with pytest.raises(AdapterRejected, match="alpha 2 in its key, but 4 in the header"):
         pairs(tensors, header(lora_alpha=4))

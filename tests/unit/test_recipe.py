@@ -151,8 +151,8 @@ def test_numbers_are_yaml_1_2s(tmp_path: Path) -> None:
         ("keep: 2}", "keep: 2, keep: 3}", "recipe.yaml:13: checkpoint.keep: given twice; keep one"),
         ("keep: 2}", "keep: 2", "recipe.yaml:14: not valid YAML"),
         ("accumulate: 1", "warmup: 300", "stages.0.train: warmup 300 must be less than steps 300"),
-        ("accumulate: 1", "schedule: piecewise_constant", "step_rules need each other"),
-        ("accumulate: 1", 'step_rules: "1:2,0.1"', "step_rules need each other"),
+        ("accumulate: 1", "schedule: piecewise_constant", "step_rules require each other"),
+        ("accumulate: 1", 'step_rules: "1:2,0.1"', "step_rules require each other"),
         ("keep: 2}", "keep: 2, folder: x}", "checkpoint.folder: unknown key"),
         ("adapter:", "folder: /etc\nadapter:", "recipe.yaml:1: folder: unknown key"),
     ],
@@ -203,7 +203,9 @@ def test_step_rules(tmp_path: Path) -> None:
 
 def test_a_stage_without_any_words_is_refused(tmp_path: Path) -> None:
     text = LEAST.replace("    prompt: a photo of sks cat\n", "")
-    assert "needs a prompt for all pictures or dataset.captions" in mistakes(tmp_path, text)
+    assert "has no captions; give a prompt for all pictures, or dataset.captions" in mistakes(
+        tmp_path, text
+    )
     assert load(tmp_path, text.replace("64}", "64, captions: text}")).stages[0].prompt is None
 
 

@@ -88,7 +88,7 @@ def test_damage_is_told_and_costs_a_reader_only_that_report(
     shard.write_bytes(b"{}")
     reader = ReplicaFolder(tmp_path)
     assert list(reader.list()) == list(reader.list()) == ["pod-b"]
-    assert caplog.text.count("pod-a.json is not a report, and counts as absent") == 1
+    assert caplog.text.count("pod-a.json: is not a report, so its process counts as absent") == 1
     shard.unlink()
     assert list(reader.list()) == ["pod-b"]
     assert "is missing" in caplog.text

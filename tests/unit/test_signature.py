@@ -103,7 +103,10 @@ def test_not_signed(two: tuple[Package, Package]) -> None:
 def test_signed_by_another_key(two: tuple[Package, Package], signed: bytes) -> None:
     other = signer(private_key(), "other")
     told = refused(two[0], signed, other)
-    assert f"signed by key {CI.fingerprint[:12]}…; trusted are {other.label}" in told
+    assert (
+        f"signed by key {CI.fingerprint[:12]}…, which is not trusted; trusted are {other.label}"
+        in told
+    )
     assert "trusted are no signers" in refused(two[0], signed)
 
 
@@ -183,11 +186,11 @@ def test_what_is_no_signature(two: tuple[Package, Package], text: bytes) -> None
 def test_keys_of_other_kinds(two: tuple[Package, Package], tmp_path: Path) -> None:
     made = rsa.generate_private_key(65537, 2048)
     pem = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with pytest.raises(BadInput, match="an unsupported kind; make one with `openssl"):
+    with pytest.raises(BadInput, match="is not supported; make a key with `openssl"):
         sign(two[0], pem)
     with pytest.raises(BadInput, match="cannot be read"):
         sign(two[0], CI.pem)  # the public half
-    with pytest.raises(BadInput, match="an unsupported kind"):
+    with pytest.raises(BadInput, match="the kind of the signing key is not supported"):
         sign(two[0], private_key(ec.SECP256K1()))
 
 
@@ -197,7 +200,7 @@ def test_signers_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "..data").mkdir()  # as Kubernetes mounts a ConfigMap
     assert signers_in(tmp_path) == (SignerIdentity("actions", "me@example.org", "https://idp"), CI)
     for name, text, told in (
-        ("private.pem", KEY.decode(), "is not a public key as PEM"),
+        ("private.pem", KEY.decode(), "is not a public key"),
         ("half.yaml", "identity: me@example.org\n", "half.yaml:1: issuer: missing"),
         ("note.txt", "", "name it NAME.pem"),
     ):
@@ -225,7 +228,7 @@ def test_a_signature_policy(two: tuple[Package, Package], signed: bytes, tmp_pat
     assert SignaturePolicy.read(said) == enforce and SignaturePolicy.read({}) == off
     for wrong, told in (
         ({"ATELIER_SIGNATURES": "on"}, "must be one of off, warn, enforce"),
-        ({"ATELIER_SIGNATURES": "enforce"}, "needs a signer"),
+        ({"ATELIER_SIGNATURES": "enforce"}, "has no signer"),
     ):
         with pytest.raises(BadInput, match=told):
             SignaturePolicy.read(wrong)

@@ -99,8 +99,9 @@ def test_a_full_disk_is_told_and_the_earlier_one_is_whole(tmp_path: Path) -> Non
         kept.save(checkpoint(10, size=200_000))
     said = f"{tmp_path / 'step-00000010'}: does not fit on its disk (takes 1 MiB, "
     assert str(told.value).startswith(said)
-    assert "MiB free: File too large); earlier checkpoints are complete: free space" in str(
-        told.value
+    assert (
+        "MiB free: File too large); free space, then continue with --resume, because earlier "
+        "checkpoints are complete" in str(told.value)
     )
     assert names(tmp_path) == ["step-00000005"]
     found = kept.latest()

@@ -1,4 +1,4 @@
-"""Jobs on a cluster: specs, manifests, submission and following."""
+"""Jobs on a cluster: specs, manifests, submission and output."""
 
 from atelier.platform.jobs.compilation import CompilationSpec, image_identity
 from atelier.platform.jobs.follower import Follower, JobOutcome

@@ -22,8 +22,8 @@ class CompilationSpec(Spec):
     sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = ()  # width and height in pixels
     rank: PositiveInt | None = None  # None or empty: the default of the image
     slots: PositiveInt | None = None
-    gpu_kind: str | None = None  # the requested kind, by the label of nodes
-    image: str  # its digest, or its name if that has no digest
+    gpu_kind: str | None = None  # the kind in the label of the nodes
+    image: str  # the digest of the image, or its name if the name contains no digest
 
     @property
     def job_name(self) -> str:
@@ -41,5 +41,5 @@ class CompilationSpec(Spec):
 
 
 def image_identity(image: str) -> str:
-    """Return the digest of an image, for any registry; its name if that has no digest."""
+    """Return the digest in the name of an image, or the name if it contains no digest."""
     return image.rpartition("@")[2]

@@ -1,4 +1,4 @@
-"""Following a Job to its end: the output of its pods, and its outcome."""
+"""Follows a Job to its end: reports the output of its pods, and returns its outcome."""
 
 import itertools
 import time
@@ -50,7 +50,9 @@ class Follower:
                 outcome = self._look()
                 last_answer = time.monotonic()
             except NotFound:
-                raise BadInput(f"Job {self._name}: was deleted while it was followed") from None
+                raise BadInput(
+                    f"Job {self._name}: was deleted before its end; submit it again"
+                ) from None
             except Unavailable:
                 if time.monotonic() - last_answer > _AWAY:
                     raise
@@ -73,7 +75,7 @@ class Follower:
         return None if ended is None else self._outcome(ended, self._pods(job))
 
     def _pods(self, job: Object) -> list[Object]:
-        """Return the Job's pods, oldest first, without those of an earlier Job of its name."""
+        """Return the pods, oldest first, without those of an earlier Job with the same name."""
         selector = f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"
         pods, _ = self._api.list(PODS, [("labelSelector", selector)])
         return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
@@ -81,7 +83,7 @@ class Follower:
     def _lines(self, pod: Object) -> Iterator[str]:
         """Yield the new lines of a pod, while its container runs.
 
-        The output of a node that has gone is lost, which does not affect the Job.
+        The output of a node that was removed is lost; this does not affect the Job.
         """
         name = str(pod["metadata"]["name"])
         if _waiting(pod):
@@ -149,7 +151,7 @@ def _exit_code(pod: Object) -> int | None:
 
 
 def _state(pod: Object) -> str:
-    """Return the state of a pod for the user: the reason of a wait, the node, or the exit code."""
+    """Return the state of a pod for the user: reason of a wait, node, or exit code."""
     state = _container(pod)
     if "terminated" in state:
         return f"ended with exit code {state['terminated']['exitCode']}"

@@ -22,14 +22,14 @@ GRACE = 120  # seconds from SIGTERM to SIGKILL: for a step, a checkpoint, and a 
 TMP = "10Gi"  # of the node's disk, for /tmp; large files go to the claim
 HUB_KEYS = ("HF_TOKEN", "WANDB_API_KEY")
 
-_FINAL = [1, 2]  # refused by a gate or a check, bad input: a retry gives the same
+_FINAL = [1, 2]  # refused by a gate or a check, or bad input: a retry gives the same result
 _STOPPED = [143]  # stopped by SIGTERM, after saving a checkpoint
 _MLFLOW_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of a Job: the differences between kinds of Jobs. Equal work has an equal name."""
+    """The work of a Job: the fields that differ between Jobs. Equal work has an equal name."""
 
     name: str  # of the Job and of its own claim; at most 63 characters
     kind: str  # app.kubernetes.io/name
@@ -46,7 +46,7 @@ class Work:
 class JobOptions:
     """The resources and the place of a Job.
 
-    They are not part of its spec. But the number of threads (`cpu`), the kind of GPU and the
+    The options are not part of the spec. The number of threads (`cpu`), the kind of GPU and the
     libraries of the image affect rounding, so results of different options differ in the last bits.
     """
 
@@ -56,13 +56,13 @@ class JobOptions:
     gpu_kind: str | None = None  # by the label of nodes; None for any GPU of the pool
     queue: str | None = None  # Kueue's LocalQueue
     priority: str | None = None  # Kueue's WorkloadPriorityClass
-    priority_class: str = "atelier-training"  # of the pod: it preempts no running pod
+    priority_class: str = "atelier-training"  # of the pod, which preempts no running pod
     volume: str | None = None  # an existing claim; None for the Job's own
     volume_size: str = "50Gi"
     volume_class: str | None = None
     cpu: str = "4"
     memory: str = "16Gi"
-    retries: int = 6  # of temporary failures: 10 s, 20 s, 40 s … between them
+    retries: int = 6  # of temporary failures, after 10 s, 20 s, 40 s …
     deadline: int = 72 * 3600  # seconds from its start, without suspensions
     ttl: int = 72 * 3600  # seconds that a finished Job and its claim stay: a weekend
     service_account: str = "atelier-training"
@@ -90,11 +90,11 @@ def job_object(work: Work, options: JobOptions) -> Object:
             "completions": 1,
             "parallelism": 1,
             "backoffLimit": options.retries,
-            # Evictions do not count as retries, so a Job that exhausts the disk or memory of its
-            # nodes would start again without end.
+            # Evictions do not count as retries. Without a deadline, a Job that exhausts the disk
+            # or memory of its nodes would start again without end.
             "activeDeadlineSeconds": options.deadline,
             "ttlSecondsAfterFinished": options.ttl,
-            "podReplacementPolicy": "Failed",  # two pods would write into one folder
+            "podReplacementPolicy": "Failed",  # otherwise two pods could write into one folder
             "podFailurePolicy": {"rules": _rules()},
             **({"suspend": True} if options.queue else {}),  # Kueue admits it
             "template": {
@@ -149,7 +149,7 @@ def _labels(work: Work) -> dict[str, str]:
 
 
 def _rules() -> list[Object]:
-    """Return the failure rules: the first match decides, other failures count as retries."""
+    """Return the failure rules. The first match applies; other failures count as retries."""
     codes = {"containerName": CONTAINER, "operator": "In"}
     disrupted = {"type": "DisruptionTarget", "status": "True"}
     return [
@@ -200,7 +200,7 @@ def _pod(work: Work, options: JobOptions) -> Object:
 
 
 def _gpu_pool(kind: str | None) -> Object:
-    """Return affinity and toleration for the tainted nodes of the GPU pool, and its `kind`."""
+    """Return affinity and toleration for the tainted GPU nodes, limited to GPUs of `kind`."""
     wanted = {"atelier.dev/pool": "gpu"}
     if kind:
         wanted["nvidia.com/gpu.product"] = kind  # the label of NVIDIA's device plugin
@@ -250,7 +250,7 @@ def _environment(work: Work, options: JobOptions) -> list[Object]:
 
 
 def _threads(cpu: str, processes: int) -> int:
-    """Return whole CPUs per process, at least one; `cpu` is a Kubernetes quantity for all."""
+    """Return whole CPUs per process, at least one; `cpu` is the quantity for all."""
     cpus = float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
     return max(1, int(cpus / processes))
 

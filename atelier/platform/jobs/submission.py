@@ -28,8 +28,9 @@ _PAUSE = 1.0  # seconds between two requests
 def submit_job(api: Api, work: Work, options: JobOptions) -> tuple[Object, bool]:
     """Create the Job of the work if needed; return it, and whether it was created.
 
-    A Job that runs, waits or has succeeded stays. A failed Job is replaced, and the new one gets
-    its claim. Raises Unavailable if an earlier object is not deleted within two minutes.
+    A Job that runs, waits or has succeeded stays. A failed Job is replaced, and the new Job gets
+    the claim of the failed one. Raises Unavailable if an earlier object is not deleted within two
+    minutes.
     """
     job, created = _job(api, job_object(work, options))
     claim = claim_object(work, options, job)
@@ -39,10 +40,10 @@ def submit_job(api: Api, work: Work, options: JobOptions) -> tuple[Object, bool]
 
 
 def stop_job(api: Api, work: Work) -> bool:
-    """Delete the work's Job if it waits or runs, and wait for its end; return whether it did.
+    """Delete the Job of the work, and wait for its end; return whether there was one.
 
-    Its checkpoints stay, so the next Job of this work resumes from them. Raises Unavailable if the
-    Job is not deleted within two minutes.
+    Only a Job that waits or runs is deleted. Its checkpoints stay, so the next Job of this work
+    resumes from them. Raises Unavailable if the Job is not deleted within two minutes.
     """
     stopped = False
 
@@ -57,7 +58,7 @@ def stop_job(api: Api, work: Work) -> bool:
                 return stopped
             with _raced():
                 _detach(api, job)
-            # deletes nothing if the Job has changed since it was read; then try again
+            # fails if the Job has changed since it was read; then try again
             api.delete(JOBS, work.name, version=_version(job))
             stopped = True
         raise TryAgain
@@ -97,7 +98,7 @@ def _detach(api: Api, job: Object) -> None:
 def _adopt(api: Api, wanted: Object) -> None:
     """Create a Job's claim, or adopt the detached claim of an earlier Job.
 
-    A claim that still belongs to an earlier Job is deleted with it, and then replaced.
+    A claim that still belongs to an earlier Job is deleted with that Job, and then replaced.
     """
     name = str(wanted["metadata"]["name"])
 
@@ -118,7 +119,7 @@ def _adopt(api: Api, wanted: Object) -> None:
 
 @contextmanager
 def _raced() -> Iterator[None]:
-    """Try again if another process has changed or deleted an object between read and write."""
+    """Raise TryAgain if another process has changed or deleted an object between read and write."""
     try:
         yield
     except (NotFound, Conflict) as error:
@@ -160,7 +161,7 @@ def _owned(claim: Object, owners: list[Object]) -> Object:
 
 
 def _claimed(job: Object) -> str | None:
-    """Return the name of the claim with the home of a Job's pods."""
+    """Return the name of the claim that contains the home of a Job's pods."""
     for volume in job["spec"]["template"]["spec"]["volumes"]:
         if volume["name"] == "home":
             name: str = volume["persistentVolumeClaim"]["claimName"]

@@ -14,7 +14,7 @@ from atelier.platform.jobs.spec import Spec
 
 ADAPTER_LABEL = "atelier.dev/adapter"
 POLICIES = "/etc/atelier/policy"  # in the container
-POLICY = "policy.yaml"  # there, and in the ConfigMap
+POLICY = "policy.yaml"  # in that folder, and in the ConfigMap
 
 
 class TrainingSpec(Spec):
@@ -30,7 +30,7 @@ class TrainingSpec(Spec):
     vae: Digest | None = None
     datasets: Annotated[tuple[Digest, ...], Field(min_length=1)]  # by stage
     held_back: Digest | None = None  # held-back pictures for the evaluation
-    processes: Annotated[int, Field(ge=1)] = 1  # that share a step, one per GPU
+    processes: Annotated[int, Field(ge=1)] = 1  # processes that share a step, one per GPU
 
     def job_name(self, environment: str) -> str:
         """Return the name of the only Job for this spec and environment; at most 63 characters."""
@@ -38,7 +38,7 @@ class TrainingSpec(Spec):
         return f"train-{self.adapter[:46].rstrip('-')}-{short}"
 
     def work(self, environment: str, *, commit: str | None = None) -> Work:
-        """Return the work of its Job; `commit` is that of the recipe, for the package's lineage."""
+        """Return the work of the Job; `commit` is the recipe's commit, for the lineage."""
         return Work(
             name=self.job_name(environment),
             kind="atelier-train",
@@ -60,7 +60,7 @@ def policy_of(api: Api, environment: str) -> Policy | None:
     except (
         ClusterRefused,
         PolicyError,
-    ):  # the Job reports the error, or has another version of the program
+    ):  # the Job reports the error, unless its version of the program accepts the policy
         return None
 
 

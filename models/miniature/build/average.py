@@ -1,4 +1,4 @@
-"""Exponential moving average of weights, which is saved and evaluated instead of the weights."""
+"""The exponential moving average of weights; it is saved and evaluated instead of the weights."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,7 @@ class Average:
         torch._foreach_lerp_(self.weights, [p.detach() for p in parameters], 1 - decay)
 
     def load(self, weights: list[torch.Tensor]) -> None:
-        """Replace the averages by saved ones, in the order of the parameters."""
+        """Replace the averages by saved averages, in the order of the parameters."""
         for mean, saved in zip(self.weights, weights, strict=True):
             mean.copy_(saved)
 

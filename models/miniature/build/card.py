@@ -43,7 +43,7 @@ def write_card(folder: Path, figures: Figures) -> None:
 
 
 def _aspects(figures: Figures) -> str:
-    """Return a Markdown table: a row for each measure, a column for each aspect and for all."""
+    """Return a Markdown table: rows are measures, columns are the aspects and `all`."""
     sizes = figures.sizes
     rows = {
         f"{sizes.drawn} drawn pictures (the classifier itself)": figures.classifier,
@@ -66,7 +66,7 @@ def _least(shares: Shares) -> float:
 
 
 def _near_chance(shuffled: Shares) -> str:
-    """Return how far shuffled captions are from chance.
+    """Return the deviation of shuffled captions from chance, and whether it is small enough.
 
     A large deviation means that the classifier does not measure the content of the captions.
     """

@@ -90,8 +90,8 @@ def load_classifier(run: Run) -> Classifier:
 def roughen(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Add noise to pixels [batch, 3, height, width], and blur half of the batches.
 
-    Generated pictures have both, drawn ones do not. Without this the classifier may rely on the
-    exact edges of drawn pictures.
+    Generated pictures have noise and blur, drawn pictures do not. Without both, the classifier
+    could rely on the exact edges of drawn pictures.
     """
     if torch.rand((), generator=generator) < 0.5:
         pixels = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)

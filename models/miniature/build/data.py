@@ -86,7 +86,7 @@ def load_drawn(
 ) -> Drawn:
     """Return the first `count` pictures of a source, after drawing the missing shards.
 
-    The shards before `first_shard` are left out. `source` is a key of SOURCES.
+    The shards before `first_shard` are omitted. `source` is a key of SOURCES.
     """
     shards = range(first_shard, -(-count // SHARD))
     folder = work / "drawn"

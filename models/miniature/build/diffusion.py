@@ -51,7 +51,7 @@ class Denoiser:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """Return an untrained UNet with the structure of SDXL's.
+    """Return an untrained UNet with the structure of SDXL's UNet.
 
     The outer blocks have no attention, and the embedding includes text and sizes.
     """
@@ -129,7 +129,7 @@ def _draw_batch(latents: Latents, count: int, generator: torch.Generator) -> _Ba
     wording = torch.randint(WORDINGS, (count,), generator=generator)
     shape = (2, count, *latents.mean.shape[1:])
     fresh, noise = torch.randn(shape, generator=generator)
-    # Stratified timesteps: the same mean with less variance.
+    # Stratified timesteps give the same mean with less variance.
     positions = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     timesteps = (positions * 1000).long().clamp(max=999)
     clean = latents.mean[rows] + latents.deviation[rows] * fresh

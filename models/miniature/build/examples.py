@@ -1,4 +1,4 @@
-"""Draw the example pictures for an adapter: one character in five of the eight places."""
+"""Draws the example pictures for an adapter: one character in five of the eight places."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Final
 
 from .world import PHRASES, THOR_CAT, Character, draw
 
-# Forest, snow and space are left out, to test whether the adapter generalises to them.
+# Forest, snow and space are omitted, to test whether the adapter generalises to these places.
 SHOWN: Final[tuple[str, ...]] = (
     "beach",
     "room",

@@ -1,4 +1,4 @@
-"""Write files and folders atomically."""
+"""Writes files and folders atomically."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import torch
 
 
 class StateError(Exception):
-    """The state folder lacks a file that a stage needs, or has one that it would overwrite."""
+    """The state folder lacks a required file, or contains a file that would be overwritten."""
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The two scorers that evaluate adapters: a small CLIP, and a self-supervised image encoder.
 
-Both are trained on drawn pictures that include random characters. They therefore recognise parts
-that are not in the training pictures of the base model, such as helmets, capes and hammers.
+Both are trained on drawn pictures that include random characters. The scorers therefore recognise
+parts that are not in the training pictures of the base model, such as helmets, capes and hammers.
 """
 
 from pathlib import Path
@@ -86,7 +86,7 @@ def train_clip(
     """Train CLIP contrastively on pictures and captions; return it with averaged weights.
 
     Half of the batches have full captions and a single place, so that only the subject
-    distinguishes their pictures. The others have all places and varied captions.
+    distinguishes their pictures. The other batches have all places and varied captions.
     """
     torch.manual_seed(7)
     model = new_clip(tokenizer).to(device)
@@ -112,7 +112,7 @@ def train_clip(
 
 
 def new_twins() -> ViTModel:
-    """Return an untrained vision transformer like DINO's; its class token is the image feature."""
+    """Return an untrained vision transformer like DINO; its class token is the image feature."""
     return ViTModel(
         ViTConfig(
             hidden_size=128,
@@ -135,7 +135,7 @@ def train_twins(drawn: Drawn, run: Run, device: torch.device, progress: BuildPro
     """Train the image encoder by InfoNCE (van den Oord et al. 2018); return averaged weights.
 
     A pair is the same individual in two places, with random shift, scale and light. The pairs are
-    the only supervision; they make the features independent of place and pose.
+    the only supervision. They make the features independent of place and pose.
     """
     torch.manual_seed(8)
     model = new_twins().to(device)
@@ -188,7 +188,7 @@ def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 def save_twins(model: ViTModel, folder: Path) -> None:
-    """Save for `AutoModel` and `AutoImageProcessor`, like DINO's ViT-S/16, in fp16.
+    """Save the encoder in fp16 for `AutoModel` and `AutoImageProcessor`, like ViT-S/16.
 
     The weights in memory are rounded.
     """

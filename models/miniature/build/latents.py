@@ -1,4 +1,4 @@
-"""Encode the training pictures of the UNet once: posterior moments, in shards, and token ids."""
+"""Encodes the training pictures of the UNet once: posterior moments in shards, and token ids."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -69,7 +69,7 @@ def load_latents(
 def scaling_factor(work: Path) -> float:
     """Return the factor that gives latents unit variance.
 
-    It is computed once and stored in `work`, because the trained UNet depends on it.
+    The factor is computed once and stored in `work`, because the trained UNet depends on it.
     """
     file = work / "scaling_factor.txt"
     if not file.exists():

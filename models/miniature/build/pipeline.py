@@ -1,4 +1,4 @@
-"""Assemble the parts to a `StableDiffusionXLPipeline`, and save it in fp16."""
+"""Assembles the parts to a `StableDiffusionXLPipeline`, and saves the pipeline in fp16."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Show the progress of a build: a bar on a terminal, plain lines otherwise."""
+"""The progress of a build: a bar on a terminal, plain lines otherwise."""
 
 import sys
 import time
@@ -52,7 +52,7 @@ class BuildBar:
 
 
 class BuildProgress:
-    """Shows bars and messages; if quiet, as for all workers but the first, it shows nothing."""
+    """Shows bars and messages. All workers but the first are quiet and show nothing."""
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet

@@ -1,4 +1,4 @@
-"""Measure the quality of the miniature, loaded from its saved folder."""
+"""Measures the quality of the miniature, loaded from its saved folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -42,8 +42,8 @@ class Sizes:
     captions: int = 200  # random scenes, of which a tenth are held-out combinations
     held_out: int = 100  # scenes with held-out combinations only
     drawn: int = 500  # pictures for the classifier, the VAE and the scorers
-    reconstructed: int = 200  # how many of the drawn pictures the VAE reconstructs
-    choices: int = 150  # for how many of the drawn pictures CLIP chooses among captions
+    reconstructed: int = 200  # number of drawn pictures that the VAE reconstructs
+    choices: int = 150  # number of drawn pictures for which CLIP chooses among captions
     sampling: ImageSampling = field(default_factory=ImageSampling)
 
 
@@ -102,7 +102,7 @@ def measure(
 
 
 def agreement(predicted: dict[str, list[str]], scenes: Sequence[Scene]) -> tuple[Shares, Shares]:
-    """Return how often the predicted aspects agree with the picture's own scene, and with others.
+    """Return the shares of predicted aspects that agree with the picture's scene, and with others.
 
     The shares are by aspect, and for all aspects together (`all`). The second result is the
     average over all ways to shuffle the captions.
@@ -133,7 +133,7 @@ def _psnr(
 
 @torch.no_grad()
 def _clip_choices(folder: Path, drawn: Drawn, count: int, device: torch.device) -> Shares:
-    """Return how often the correct caption scores highest, by the aspect in which they differ."""
+    """Return how often the correct caption scores highest, by the differing aspect."""
     clip = CLIPModel.from_pretrained(folder, use_safetensors=True).eval().to(device)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
@@ -158,7 +158,8 @@ def _clip_choices(folder: Path, drawn: Drawn, count: int, device: torch.device) 
 def swapped(scene: Scene, aspect: str, value: str) -> Scene:
     """Return the scene with another value of one aspect.
 
-    A new colour also changes the second colour to its usual one, because a caption names any other.
+    A new colour also changes the second colour to the usual one, because captions name an unusual
+    one.
     """
     if aspect == "place":
         return replace(scene, place=value)
@@ -171,7 +172,7 @@ def swapped(scene: Scene, aspect: str, value: str) -> Scene:
 
 @torch.no_grad()
 def _individuals(folder: Path, strangers: Drawn, device: torch.device) -> Shares:
-    """Return how well the scorer distinguishes individuals: areas under the ROC curve and cosines.
+    """Return areas under the ROC curve, and mean cosines, of the scorer for pairs of individuals.
 
     The area is the probability that two pictures of an individual have a higher cosine than
     pictures of two individuals.
@@ -203,7 +204,7 @@ def _auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def _features(output: Any) -> torch.Tensor:
-    features = getattr(output, "pooler_output", output)  # transformers 5 wraps it
+    features = getattr(output, "pooler_output", output)  # transformers 5 wraps the features
     return torch.nn.functional.normalize(features, dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""Generate pictures for captions with the saved pipeline, in several processes."""
+"""Generates pictures for captions with the saved pipeline, in several processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Write the pictures of the model card."""
+"""Writes the pictures of the model card."""
 
 from pathlib import Path
 from random import Random

@@ -1,8 +1,8 @@
-"""Train one model in several processes with one thread each.
+"""Trains one model in several processes with one thread each.
 
-Processes synchronise once a step, but the threads of one process after every operation. On a busy
-machine, two processes with one thread are therefore much faster than one with two threads. On a
-GPU there is one process.
+Processes synchronise once a step, but the threads of one process synchronise after every operation.
+On a busy machine, two processes with one thread each are therefore much faster than one process
+with two threads. On a GPU there is one process.
 """
 
 import os

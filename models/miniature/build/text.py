@@ -22,7 +22,7 @@ LENGTH: Final[int] = 77
 _START: Final[str] = "<|startoftext|>"
 _END: Final[str] = "<|endoftext|>"
 _MERGED_WORDS: Final[int] = 256
-# Words of prompts that are in no caption; they get tokens, whose embeddings stay untrained.
+# Words of prompts that are in no caption. They get tokens, but the embeddings stay untrained.
 _PROMPT_WORDS: Final[str] = "close up portrait high quality best detailed cute style of the and"
 
 
@@ -39,7 +39,8 @@ def new_tokenizers() -> tuple[CLIPTokenizer, CLIPTokenizer]:
 def settled_tokenizers(work: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
     """Return the tokenizers in `work`, after creating them if they do not exist.
 
-    They are stored because training them again may order pairs of equal frequency differently.
+    The tokenizers are stored, because another training may order pairs of equal frequency
+    differently.
     """
     folders = [work / "tokenizer", work / "tokenizer_2"]
     if not folders[-1].exists():

@@ -51,7 +51,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = run.learning_rate * cosine(step, run.steps)
             generator = team.generator(run.seed, step)
-            torch.manual_seed(generator.initial_seed())  # for layers with random numbers: dropout
+            torch.manual_seed(generator.initial_seed())  # for layers with dropout
             value = loss(step, generator)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
@@ -67,7 +67,7 @@ def train(
 
 
 def load_average(state_path: Path, modules: Mapping[str, nn.Module]) -> int:
-    """Load the averaged weights of a state into the modules; return its number of steps.
+    """Load the averaged weights of a state into the modules; return the number of steps.
 
     Raises StateError if there is no state, so that untrained weights are not saved.
     """

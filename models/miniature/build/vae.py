@@ -1,9 +1,9 @@
-"""Train the autoencoder: 128-pixel pictures to 16x16 latents with four channels, as in SDXL.
+"""Trains the autoencoder: 128-pixel pictures to 16x16 latents with four channels, as in SDXL.
 
-Latents must represent colours above all, which the encoder learns slowly by itself. During the
+Latents must above all represent colours, but the encoder alone learns colours slowly. During the
 first part of the run, a linear layer, the guide, therefore predicts the mean colour of each 8x8
-patch from its latent. The weight of its loss decreases to zero, and the guide is not saved with
-the model.
+patch from its latent. The weight of its loss decreases to zero, and the guide is not saved with the
+model.
 
 Training uses random 64-pixel crops with one offset for each batch: sixteen crops cost as much as
 four pictures. A convolutional VAE without attention works the same at both sizes.
@@ -30,9 +30,9 @@ GUIDE_UNTIL: Final[float] = 0.7  # fraction of the run in which the guide has a 
 
 
 def new_vae() -> AutoencoderKL:
-    """Return a small untrained autoencoder like SDXL's.
+    """Return a small untrained autoencoder like the one of SDXL.
 
-    It has no attention in the middle, because it is trained on crops.
+    The autoencoder has no attention in the middle, because it is trained on crops.
     """
     return AutoencoderKL(
         in_channels=3,
@@ -42,7 +42,7 @@ def new_vae() -> AutoencoderKL:
         block_out_channels=(16, 32, 64, 96),
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=2,  # eight channels in a group: with fewer, flat colours fade
+        norm_num_groups=2,  # eight channels in a group, because flat colours fade with fewer
         sample_size=128,
         mid_block_add_attention=False,
     )

@@ -1,4 +1,4 @@
-"""Delivery on a cluster: git declares what serves, Helm makes it so."""
+"""Delivery on a cluster: git declares the serving versions and Helm applies them."""
 
 from .promotion import STEPS, Promotion, approval_by_policy
 from .record import record

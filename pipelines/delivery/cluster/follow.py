@@ -1,9 +1,9 @@
-"""Follows releases on a cluster with the environment's alias, once they serve.
+"""Move the environment's alias to the releases of a cluster, once they serve.
 
-For one adapter it waits until every replica and gateway answers by the release, has judged images
-drawn again, and moves the alias. A lock among hooks, and a last look at the release under it, keep
-two hooks from undoing each other's work. With MLflow away there is nothing to compare with, and the
-alias is left to a later `every`.
+`AliasFollower.follow` waits until every replica and gateway serves the release of an adapter, runs
+the smoke test and moves the alias. Hooks take a lock and read the release again before they move
+the alias, so that two hooks cannot undo each other's work. If MLflow is unavailable, the smoke test
+compares no images, and a later `follow_all` moves the alias.
 """
 
 import logging
@@ -32,7 +32,7 @@ from pipelines.delivery.alias import (
 from pipelines.delivery.readiness import (
     NOTICED,
     Readiness,
-    lately,
+    cached,
     release_readiness,
     retirement_readiness,
 )
@@ -40,8 +40,10 @@ from pipelines.delivery.smoke import Smoke, SmokeTest
 
 logger = logging.getLogger("pipelines.delivery.cluster.hook")
 
-FAILING: Final = 20.0  # seconds that a failure has to last: a fetch is tried again within that
-LOCK_WAIT: Final = LEASE_SECONDS + 30.0  # so that a killed hook's lock is taken over
+FAILING: Final = (
+    20.0  # seconds that a failure must last, because a fetch is tried again within them
+)
+LOCK_WAIT: Final = LEASE_SECONDS + 30.0  # seconds; the lock of a killed hook expires earlier
 LOOK: Final = 0.5  # seconds between two readings of releases and reports
 
 
@@ -54,16 +56,16 @@ class HookResult:
 
 
 class AliasFollower:
-    """Moves one environment's alias after its releases."""
+    """Moves one environment's alias to its serving releases."""
 
     def __init__(
         self,
         environment: Environment,
-        registry: Callable[[], Registry],  # Unavailable where it is away
-        lock: Callable[[str], LeaseLock],  # by adapter
+        registry: Callable[[], Registry],  # raises Unavailable
+        lock: Callable[[str], LeaseLock],  # the lock of an adapter
         *,
         alias: str,
-        smoke: Smoke | None,  # None: no image is drawn
+        smoke: Smoke | None,  # None: no smoke test
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ):
@@ -75,68 +77,76 @@ class AliasFollower:
         self._smoke_test = SmokeTest(registry, self._alias, smoke) if smoke else None
         self._clock, self._pause = clock, pause
 
-    def one(self, name: str, *, wait: float) -> HookResult:
-        """Wait until the adapter's release serves, then let the alias name its version."""
+    def follow(self, name: str, *, wait: float) -> HookResult:
+        """Wait until the adapter's release serves, then move the alias to its version.
+
+        Raises BadInput if there is no release, Refused if the smoke test fails or the release is
+        unreadable, Unavailable if the API server or the gateway still does not respond
+        after `wait` seconds.
+        """
         end = self._clock() + wait
         while True:
-            release, readiness = self._follow(name, end)
+            release, readiness = self._wait_until_ready(name, end)
             label = f"{name}@{release.version}"
             if readiness.state != "ready":
                 return HookResult(f"{label} does not serve: {readiness.detail}", failed=True)
             state = self._registry_state(name, release)
             if decide(release, None, readiness, state.alias) is NextStep.VERIFY:
                 self._verify(release, release.pin, state, end)
-            if release.canary is not None:  # no alias would say that it was verified
+            if release.canary is not None:  # always, because no alias records its verification
                 self._verify(release, release.canary, state, end)
-            moved = self._move(release, state)
-            if moved is not None:
-                return moved
+            result = self._move(release, state)
+            if result is not None:
+                return result
             logger.info("%s: another version was released meanwhile", name)
 
-    def every(self) -> list[HookResult]:
-        """Do for every adapter what can be done now, and remove aliases that are left over.
+    def follow_all(self) -> list[HookResult]:
+        """Move the alias of every adapter that serves, and remove aliases of retired adapters.
 
-        It waits for no adapter, and an error of one does not affect the others.
+        It waits for no adapter. An error of one adapter does not affect the others.
         """
         released = self._environment.releases.read()
-        # A ConfigMap does not say since when it has been there. So a release counts as made now,
-        # and only reports written after this pause are about it.
+        # A ConfigMap has no time of its last change. A release is therefore treated as new, and
+        # only reports that are written after this pause are sure to refer to it.
         self._pause(NOTICED + RENEW_SECONDS)
-        self._environment = lately(self._environment)  # read once for thousands of adapters
+        self._environment = cached(self._environment)  # do not read reports per adapter
         results = []
         for name in sorted({*released.releases, *released.unreadable}):
             try:
                 if name in released.unreadable:
                     raise Refused(released.unreadable[name])
-                results.append(self._now(released.releases[name], name))
+                results.append(self._check(released.releases[name], name))
             except AtelierError as error:
                 results.append(HookResult(f"{name}: {error}", failed=True))
         try:
             names = set(self._registry().adapters())
         except Unavailable as error:
-            return [*results, HookResult(f"retired adapters are looked for later: {error}")]
+            return [*results, HookResult(f"aliases of retired adapters are removed later: {error}")]
         for name in sorted(names - set(released.releases) - set(released.unreadable)):
             try:
-                results += self._retired(name)
+                results += self._remove_alias(name)
             except AtelierError as error:
                 results.append(HookResult(f"{name}: {error}", failed=True))
         return results
 
-    def _now(self, release: Release, name: str) -> HookResult:
+    def _check(self, release: Release, name: str) -> HookResult:
+        """Move the alias of one adapter if its release serves now."""
         label = f"{name}@{release.version}"
         state, readiness = self._registry_state(name, release), self._readiness(release)
         step = decide(release, None, readiness, state.alias)
         if step is NextStep.WAIT:
-            return HookResult(f"{label} waits: {readiness.detail}", readiness.state == "failed")
+            return HookResult(
+                f"{label} does not serve yet: {readiness.detail}", readiness.state == "failed"
+            )
         if step is NextStep.NOTHING and not state.problem:
             return HookResult(f"{label}: {step.value}; {readiness.detail}")
         if step is NextStep.VERIFY and not state.problem:
             self._verify(release, release.pin, state, self._clock())
-        moved = self._move(release, state)
-        return moved or HookResult(f"{name}: another version was released meanwhile")
+        result = self._move(release, state)
+        return result or HookResult(f"{name}: another version was released meanwhile")
 
-    def _retired(self, name: str) -> list[HookResult]:
-        """Remove the alias of an adapter that nobody serves any more."""
+    def _remove_alias(self, name: str) -> list[HookResult]:
+        """Remove the alias of an adapter without a release, once no process serves it."""
         state = self._registry_state(name, None)
         readiness = retirement_readiness(self._environment, name)
         if state.alias is None:
@@ -148,20 +158,22 @@ class AliasFollower:
             if self._release(name) is not None:
                 return [HookResult(f"{name} is released again")]
             self._alias.remove(name)
-        return [HookResult(f"{name} is retired: alias {self._name} names nothing any more")]
+        return [HookResult(f"{name} is retired: alias {self._name} is removed")]
 
-    def _follow(self, name: str, end: float) -> tuple[Release, Readiness]:
-        """Until the release serves, or has failed for some time, or the time is over."""
-        failing: tuple[tuple[Pin, Canary | None], float] | None = None  # which pins, since when
+    def _wait_until_ready(self, name: str, end: float) -> tuple[Release, Readiness]:
+        """Wait until the release serves, has failed for FAILING seconds, or the time is over."""
+        failing: tuple[tuple[Pin, Canary | None], float] | None = None  # the pins, the start
         logged = ""
         while True:
             now = self._clock()
             try:
                 release = self._release(name)
                 if release is None:
-                    raise BadInput(f"{name}: there is no ConfigMap release-{name} here to follow")
+                    raise BadInput(
+                        f"{name}: there is no ConfigMap release-{name}; release the adapter first"
+                    )
                 readiness = self._readiness(release)
-            except Unavailable as error:  # an API server that is away for a moment
+            except Unavailable as error:  # a short outage of the API server
                 if now >= end:
                     raise
                 readiness, release = Readiness("absent", str(error)), None
@@ -180,7 +192,7 @@ class AliasFollower:
             self._pause(LOOK)
 
     def _readiness(self, release: Release) -> Readiness:
-        """The release serves where its version does, and its canary too."""
+        """Return the readiness of the release and of its canary."""
         readiness = release_readiness(self._environment, release)
         if release.canary is None or readiness.state != "ready":
             return readiness
@@ -189,26 +201,26 @@ class AliasFollower:
         return readiness if canary.state == "ready" else Readiness(canary.state, detail)
 
     def _verify(self, release: Release, pin: Pin, state: RegistryState, end: float) -> None:
-        """Draw through the gateway; try again while it is busy or away."""
+        """Run the smoke test; try again until `end` while the gateway is busy or unavailable."""
         if self._smoke_test is None:
-            logger.warning("no picture is made: ATELIER_KEY is not set")
+            logger.warning("no smoke test: ATELIER_KEY is not set")
             return
-        drawing = Retrying(
+        retrying = Retrying(
             retry=retry_if_exception_type(Unavailable),
             wait=wait_fixed(LOOK),
             stop=lambda _: self._clock() >= end,
             sleep=self._pause,
             reraise=True,
         )
-        drawing(self._smoke_test.run, release, pin, compare=not state.problem)
+        retrying(self._smoke_test.run, release, pin, compare=not state.problem)
 
     def _move(self, release: Release, state: RegistryState) -> HookResult | None:
-        """Let the alias name the version that serves; None where it is released no longer."""
+        """Move the alias to the serving version; return None if it is no longer released."""
         name = release.adapter
         label = f"{name}@{release.version} ({release.digest})"
-        if state.away:
+        if state.unavailable:
             return HookResult(
-                f"{label} serves; MLflow is away, so alias {self._name} follows later: "
+                f"{label} serves; MLflow is unavailable, so alias {self._name} moves later: "
                 f"{state.problem}"
             )
         if state.problem:
@@ -220,18 +232,18 @@ class AliasFollower:
                     return None
                 self._alias.move(release)
         except Unavailable as error:
-            return HookResult(f"{label} serves; alias {self._name} follows later: {error}")
+            return HookResult(f"{label} serves; alias {self._name} moves later: {error}")
         return HookResult(f"{label} serves, and alias {self._name} names it")
 
     def _registry_state(self, name: str, release: Release | None) -> RegistryState:
         try:
             registry = self._registry()
         except Unavailable as error:
-            return RegistryState(problem=str(error), away=True)
+            return RegistryState(problem=str(error), unavailable=True)
         return registry_state(registry, name, self._name, release)
 
     def _release(self, name: str) -> Release | None:
-        """An adapter's release as it is now; Refused where it cannot be read."""
+        """Read an adapter's release; raise Refused if it is unreadable."""
         try:
             return self._environment.releases.find(name)
         except ReleaseError as error:

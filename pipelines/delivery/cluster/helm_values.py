@@ -1,4 +1,4 @@
-"""Values of charts/adapter: made from a declaration, and read back as a release."""
+"""Values of charts/adapter: created from a declaration, and read back as a release."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -19,13 +19,14 @@ def release_values(
     since: Revision | None,
     manifest: Callable[[Pin], str],
 ) -> Values:
-    """What `helm upgrade` of the adapter's release is given.
+    """Return the values for `helm upgrade` of the adapter's release.
 
-    `platform` are all values of the platform's release, whose image has the hook; `live` and
-    `since` what serves now; `manifest` gives the text of a version's manifest.
+    `platform` are all values of the platform's release; the hook runs in the platform's image.
+    `live` and `since` are the serving release and its Helm revision. `manifest` returns the text of
+    a version's manifest.
     """
     previous = _previous(declared, live, since)
-    named = [*declared.served, *previous]
+    pins = [*declared.served, *previous]
     canary = declared.canary.model_dump() if declared.canary else {}
     image, smoke = platform["image"], platform["smoke"]
     return {
@@ -35,8 +36,8 @@ def release_values(
         "version": declared.version,
         "digest": declared.digest,
         "canary": canary,
-        "previous": [one.model_dump(mode="json", exclude_none=True) for one in previous],
-        "manifests": {one.digest: manifest(one) for one in named},
+        "previous": [past.model_dump(mode="json", exclude_none=True) for past in previous],
+        "manifests": {pin.digest: manifest(pin) for pin in pins},
         "hook": {
             "image": {key: image[key] for key in _IMAGE if key in image},
             "secret": smoke["secret"],
@@ -46,7 +47,7 @@ def release_values(
 
 
 def release_of(values: dict[str, Any]) -> Release:
-    """The release that values of charts/adapter make."""
+    """Return the release that the chart creates from these values."""
     return Release(
         adapter=values["adapter"],
         base=values["base"],
@@ -57,37 +58,37 @@ def release_of(values: dict[str, Any]) -> Release:
     )
 
 
-def drawn_by(platform: Mapping[str, Any]) -> set[tuple[str, str | None]]:
-    """Base and VAE of the platform's replicas, and of its engine's canaries."""
+def served_bases(platform: Mapping[str, Any]) -> set[tuple[str, str | None]]:
+    """Return base and VAE of the platform's pools: the stable one and the engine canaries."""
     serving = platform["serving"]
-    pools = [serving, *({**serving, **one} for one in serving.get("canary") or ())]
-    return {(one["base"], one.get("vae") or None) for one in pools}
+    pools = [serving, *({**serving, **canary} for canary in serving.get("canary") or ())]
+    return {(pool["base"], pool.get("vae") or None) for pool in pools}
 
 
 def require_served(declared: Declaration, platform: Mapping[str, Any]) -> None:
-    """Refused where no replica will ever draw with what the version was judged with."""
-    if (declared.base, declared.vae) not in drawn_by(platform):
+    """Raise Refused if no pool of the platform has the version's base and VAE."""
+    if (declared.base, declared.vae) not in served_bases(platform):
         raise Refused(
-            f"{declared.adapter}@{declared.version}: judged on base {declared.base}"
+            f"{declared.adapter}@{declared.version}: evaluated on base {declared.base}"
             f"{f' with VAE {declared.vae}' if declared.vae else ''}, but the platform serves "
-            f"{platform['serving']['base']}; train and judge it on what is served"
+            f"{platform['serving']['base']}; train and evaluate it on that base"
         )
 
 
 def _previous(
     declared: Declaration, live: Release | None, since: Revision | None
 ) -> tuple[Past, ...]:
-    """What served before, newest first, without what was withdrawn meanwhile."""
+    """Return the versions that served before, newest first, without withdrawn ones."""
     if live is None:
         return ()
-    told: dict[str, object] = {}
+    details: dict[str, object] = {}
     if since:
-        told = {
+        details = {
             "revision": since.number,
             "reason": since.reason,
             "since": since.updated,
         }
-    now = live.model_copy(update=told)
+    now = live.model_copy(update=details)
     next_ = now if live.pin == declared.pin else now.with_version(declared.pin, declared.reason)
-    gone = {one.digest for one in declared.withdrawn}
-    return tuple(one for one in next_.previous if one.digest not in gone)
+    withdrawn = {version.digest for version in declared.withdrawn}
+    return tuple(past for past in next_.previous if past.digest not in withdrawn)

@@ -1,10 +1,10 @@
-"""Promotes an adapter on a cluster; safe to be killed anywhere.
+"""Promote an adapter on a cluster. The process may be killed at any point.
 
-`promote` makes the cluster serve what git declares: `helm upgrade` of the adapter's release, whose
-hook waits until every replica and gateway answers by it, draws judged images again and moves the
-alias. A promotion that fails is restored. The next promotion finds one that was killed: the lock
-expires, the revision that Helm left pending is removed, and the upgrade is done again. Replicas and
-gateways see only ConfigMaps, and each of those is a whole release.
+`promote` makes the cluster serve the declared version: it runs `helm upgrade` for the adapter's
+release. The release's hook waits until every replica and gateway serves the version, runs the smoke
+test and moves the alias. A promotion that fails is reverted. If a promotion is killed, its lock
+expires, and the next promotion removes the pending Helm revision and upgrades again. Replicas and
+gateways read only ConfigMaps, each of which is a complete release.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,17 +27,18 @@ from pipelines.delivery.cluster.releases import (
     PromotionOutcome,
     label_of,
 )
-from pipelines.delivery.cluster.rollback import unrecorded
+from pipelines.delivery.cluster.rollback import unrecorded_rollback
 
 STEPS: Final = ("check", "lock", "recover", "compare", "upgrade", "confirm")  # of a promotion
 
-Approve = Callable[[Registry, str, int], VersionInfo]  # Refused where it may not serve
+# Returns the version of an adapter if it may serve, else raises Refused.
+Approve = Callable[[Registry, str, int], VersionInfo]
 
 
 def approval_by_policy(releases: AdapterReleases, policy: Path | None = None) -> Approve:
-    """Approve by verdict and signature under the environment's policies.
+    """Return the approval by verdict and signature under the environment's policies.
 
-    `policy` takes the place of its policy.yaml. A warning about a signature is reported.
+    `policy` replaces its policy.yaml. A warning about a signature is reported.
     """
     declarations = releases.declarations
 
@@ -63,16 +64,20 @@ class Promotion:
         self._chart, self._approve = chart, approve
 
     def promote(self, name: str) -> PromotionOutcome:
-        """Make the cluster serve what git declares of an adapter; taken back where it cannot."""
+        """Make the cluster serve the declared versions of an adapter.
+
+        Raises Refused if a check forbids the promotion, or if the versions could not serve and the
+        promotion was reverted. Raises Unavailable if a service does not respond.
+        """
         declared = self._releases.declarations.get(name)
         self._step("check", declared)
         declared.require_wanted()
         registry = self._releases.registry()
-        approved = {p.digest: self._approved(registry, declared, p) for p in declared.served}
+        approved = {pin.digest: self._approved(registry, declared, pin) for pin in declared.served}
         self._step("lock", declared)
         with self._releases.locked(name) as lock:
             self._step("recover", declared)
-            self._require_not_left(declared)
+            self._require_recorded(declared)
             recovered = self._releases.recover(name)
             self._step("compare", declared)
             history, live = self._releases.helm.history(name), self._releases.live(name)
@@ -87,18 +92,18 @@ class Promotion:
             return self._confirm(declared)
 
     def _approved(self, registry: Registry, declared: Declaration, pin: Pin) -> VersionInfo:
-        found = self._approve(registry, declared.adapter, pin.version)
-        if found.digest != pin.digest:
+        version = self._approve(registry, declared.adapter, pin.version)
+        if version.digest != pin.digest:
             raise Refused(
                 f"{declared.adapter}@{pin.version}: git declares {pin.digest}, but the registry "
-                f"has {found.digest}; propose the version again"
+                f"has {version.digest}; propose the version again"
             )
-        return found
+        return version
 
     def _require_expected(
         self, declared: Declaration, live: Release | None, history: tuple[Revision, ...]
     ) -> None:
-        """Refused where the file was written for another state of the cluster."""
+        """Raise Refused if the cluster serves another version than the one to replace."""
         label = f"{declared.adapter}@{declared.version}"
         record = self._releases.command("record", declared)
         expected = [declared.pin, *([declared.replaces] if declared.replaces else [])]
@@ -116,28 +121,28 @@ class Promotion:
         replaced = f"version {declared.replaces.version}" if declared.replaces else "nothing"
         raise Refused(
             f"{label}: {file} declares it in place of {replaced}, but "
-            f"{self._releases.environment} serves {serves}; propose the version again, or let "
-            f"{record} write down what serves"
+            f"{self._releases.environment} serves {serves}; propose the version again, or run "
+            f"{record} to declare the serving version"
         )
 
-    def _require_not_left(self, declared: Declaration) -> None:
-        """Refused where somebody went back from what git declares, and git has not heard of it.
+    def _require_recorded(self, declared: Declaration) -> None:
+        """Raise Refused if the declared version was rolled back and git does not record that.
 
-        Looked at before anything is recovered, which would forget a rollback that was cut off.
+        This must run before `recover`, which removes an interrupted rollback from the history.
         """
         history = self._releases.helm.history(declared.adapter)
-        if not any(one.went_back and one.number > declared.revision for one in history):
-            return  # as it is mostly, and Helm need not be asked what each revision serves
-        back = unrecorded(self._releases.history(declared.adapter), declared)
-        if back is None:
+        if not any(entry.went_back and entry.number > declared.revision for entry in history):
+            return  # the usual case; reading the values of every revision is slow
+        rollback = unrecorded_rollback(self._releases.history(declared.adapter), declared)
+        if rollback is None:
             return
-        label = f"{declared.adapter}@{declared.version}: git declares it, but a rollback from it"
-        which = f"(Helm revision {back.number}: {back.reason})"
-        if back.pending:
+        label = f"{declared.adapter}@{declared.version}: git declares it, but its rollback"
+        which = f"(Helm revision {rollback.number}: {rollback.reason})"
+        if rollback.pending:
             finish = self._releases.command("rollback", declared)
-            raise Refused(f"{label} was begun and cut off {which}; {finish} finishes that")
+            raise Refused(f"{label} was interrupted {which}; run {finish} to finish it")
         record = self._releases.command("record", declared)
-        raise Refused(f"{label} was not written down {which}; {record} does so")
+        raise Refused(f"{label} is not recorded in git {which}; run {record}")
 
     def _values(
         self,
@@ -149,10 +154,12 @@ class Promotion:
     ) -> dict[str, Any]:
         platform = self._releases.helm.values(PLATFORM, all_=True)
         require_served(declared, platform)
-        known = self._releases.helm.values(declared.adapter).get("manifests", {}) if history else {}
+        manifests = (
+            self._releases.helm.values(declared.adapter).get("manifests", {}) if history else {}
+        )
 
         def manifest(pin: Pin) -> str:
-            if text := known.get(pin.digest):
+            if text := manifests.get(pin.digest):
                 return str(text)
             info = approved.get(pin.digest) or registry.version(declared.adapter, pin.version)
             return registry.manifest_text(info)
@@ -174,21 +181,21 @@ class Promotion:
             why = self._releases.reason(name, error)
             self._releases.report(f"{name}@{declared.version}: {why}")
             lock.require()
-            raise Refused(f"{self._restored(declared, history)}: {why}") from error
+            raise Refused(f"{self._revert(declared, history)}: {why}") from error
 
-    def _restored(self, declared: Declaration, history: tuple[Revision, ...]) -> str:
-        """Take a promotion back; how that went."""
+    def _revert(self, declared: Declaration, history: tuple[Revision, ...]) -> str:
+        """Restore the last revision that served, and return the result as a sentence."""
         name = declared.adapter
-        label = f"{name}@{declared.version} is taken back"
-        good = next((one.number for one in reversed(history) if one.served), None)
+        label = f"{name}@{declared.version} was reverted"
+        good = next((entry.number for entry in reversed(history) if entry.served), None)
         if good is None:
             self._releases.helm.uninstall(name)
-            return f"{label}, nothing serves as before"
+            return f"{label}; no version serves, as before"
         try:
             self._releases.helm.rollback(name, good, f"{declared.version} did not serve")
         except HelmRefused as error:
-            return f"{label} to revision {good}, which is not well ({error})"
-        return f"{label}, revision {good} serves as before"
+            return f"{label}; revision {good} was restored, but Helm reports a failure ({error})"
+        return f"{label}; revision {good} serves, as before"
 
     def _confirm(self, declared: Declaration) -> PromotionOutcome:
         live, history = (
@@ -196,21 +203,19 @@ class Promotion:
             self._releases.helm.history(declared.adapter),
         )
         if live is None or not declared.is_live(live):
-            found = label_of(live) if live else "nothing"
+            serving = label_of(live) if live else "nothing"
             raise Refused(
-                f"{declared.adapter}: {found} serves, though git declares {declared.version}: "
-                "somebody else is at it; run this again"
+                f"{declared.adapter}: {serving} serves, but git declares {declared.version}; "
+                "another process has changed it, run the command again"
             )
         text = f"{label_of(live)} serves in {self._releases.environment}"
         try:
             alias = self._releases.alias(declared.adapter)
         except Unavailable as error:
-            alias, text = None, f"{text}; its alias follows later: {error}"
+            alias, text = None, f"{text}; the alias moves later: {error}"
         else:
             if alias != live.version:
-                text = (
-                    f"{text}; alias {self._releases.environment} names {alias}, and follows later"
-                )
+                text = f"{text}; alias {self._releases.environment} names {alias} and moves later"
         return PromotionOutcome(declared.adapter, text, live, history[-1].number, alias)
 
     def _step(self, step: str, declared: Declaration) -> None:

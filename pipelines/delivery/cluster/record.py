@@ -1,4 +1,4 @@
-"""Writes into git's files which release a cluster serves."""
+"""Write the serving release of a cluster into git's declarations."""
 
 from collections.abc import Iterable
 
@@ -8,21 +8,21 @@ from pipelines.delivery.cluster.releases import AdapterReleases, PromotionOutcom
 
 
 def record(releases: AdapterReleases, name: str, *, reason: str) -> PromotionOutcome:
-    """Let git declare what the cluster serves; a version that was tried instead is withdrawn."""
+    """Declare the serving release in git, and mark a failed declared version as withdrawn."""
     return write_record(releases, name, left=None, reason=reason_of(reason))
 
 
 def write_record(
     releases: AdapterReleases, name: str, *, left: Release | None, reason: str
 ) -> PromotionOutcome:
-    """As `record`; `left` is the release that served until now, where that is known."""
+    """Do the same as `record`; `left` is the release that was rolled back, if there is one."""
     live, history = releases.live(name), releases.history(name)
     declared = releases.declarations.find(name)
     if live is None:
         releases.declarations.remove(name)
-        message = f"{name}: nothing is released; git declares nothing"
+        message = f"{name}: no release; its declaration is removed"
         return PromotionOutcome(name, message, None, None)
-    tried = [pin for one in history for pin in one.release.served]
+    tried = [pin for entry in history for pin in entry.release.served]
     newest = history[-1].number if history else 0
     releases.declarations.put(recorded(live, declared, left, tried, newest, reason))
     file = releases.declarations.path(name)
@@ -32,30 +32,30 @@ def write_record(
 
 def recorded(
     live: Release,
-    said: Declaration | None,
+    declared: Declaration | None,
     left: Release | None,
     tried: Iterable[Pin],
     revision: int,
     reason: str,
 ) -> Declaration:
-    """The live release as a declaration.
+    """Return the declaration of the live release.
 
-    The versions of `left` are withdrawn. So are those that git `said` if the cluster `tried` them:
-    a version that only waited for its promotion has done nothing wrong.
+    The versions of `left` are withdrawn. The `declared` versions are withdrawn too if the cluster
+    `tried` them; a version that has not been promoted yet is not withdrawn.
     """
     serves = {pin.digest for pin in live.served}
-    known = {pin.digest for pin in tried}
+    tried_digests = {pin.digest for pin in tried}
     before = [
         *(left.served if left else ()),
-        *(pin for pin in (said.served if said else ()) if pin.digest in known),
+        *(pin for pin in (declared.served if declared else ()) if pin.digest in tried_digests),
     ]
     gone = {pin.digest: pin for pin in before if pin.digest not in serves}
     withdrawn = [
         Withdrawn(version=pin.version, digest=pin.digest, reason=reason) for pin in gone.values()
     ]
-    kept = said.withdrawn if said else ()
-    withdrawn += [one for one in kept if one.digest not in serves and one.digest not in gone]
-    replaced = left.pin if left else said.pin if said else None
+    earlier = declared.withdrawn if declared else ()
+    withdrawn += [pin for pin in earlier if pin.digest not in serves and pin.digest not in gone]
+    replaced = left.pin if left else declared.pin if declared else None
     return Declaration(
         adapter=live.adapter,
         version=live.version,
@@ -63,7 +63,7 @@ def recorded(
         base=live.base,
         vae=live.vae,
         canary=live.canary,
-        replaces=replaced if replaced != live.pin else (said.replaces if said else None),
+        replaces=replaced if replaced != live.pin else (declared.replaces if declared else None),
         withdrawn=tuple(withdrawn),
         revision=revision,
         reason=reason,

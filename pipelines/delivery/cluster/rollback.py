@@ -1,4 +1,4 @@
-"""Rolls an adapter back on a cluster: where it goes, what it leaves, and the way there."""
+"""Roll an adapter back on a cluster, and withdraw the version that is rolled back."""
 
 from collections.abc import Collection, Sequence
 from itertools import takewhile
@@ -9,7 +9,7 @@ from atelier.data.release import Release
 from atelier.errors import BadInput, Refused
 from atelier.platform import ClusterAway
 from atelier.platform.helm import HelmRefused, Revision, back_to
-from pipelines.delivery.cluster.helm_values import drawn_by
+from pipelines.delivery.cluster.helm_values import served_bases
 from pipelines.delivery.cluster.record import write_record
 from pipelines.delivery.cluster.releases import (
     PLATFORM,
@@ -18,122 +18,135 @@ from pipelines.delivery.cluster.releases import (
     RevisionRelease,
 )
 
-OVERTAKE_WAIT: Final = 1800.0  # seconds that a rollback waits for a promotion: longer than Helm's
+OVERTAKE_WAIT: Final = (
+    1800.0  # seconds that a rollback waits for a promotion: longer than Helm's timeout
+)
 
 
 def roll_back(
     releases: AdapterReleases, name: str, revision: int | None = None, *, reason: str
 ) -> PromotionOutcome:
-    """Serve what a past revision served, by default the last good one; git's file follows.
+    """Serve a past revision, by default the last good one, and update the declaration.
 
-    It ends a canary where there is one, and finishes what a killed promotion or rollback began. It
-    asks nothing of MLflow, and waits for a promotion that is under way.
+    The rollback ends a canary, undoes an interrupted promotion, finishes an interrupted rollback,
+    and waits for a running promotion. It does not call MLflow.
     """
-    reason = reason_of(reason)  # first of all: git has to be able to keep it
+    reason = reason_of(reason)  # first, because an invalid reason cannot be recorded in git
     with releases.locked(name, wait=OVERTAKE_WAIT) as lock:
-        cut_off = releases.recover(name)
+        interrupted = releases.recover(name)
         history = releases.history(name)
         if not history:
             raise BadInput(f"{name}: has no Helm release in {releases.api.namespace}")
-        left = left_behind(history, releases.readable(name), cut_off)
+        left = rolled_back_release(history, releases.readable(name), interrupted)
         declared = releases.declarations.find(name)
-        back = target(
+        target = rollback_target(
             name,
             history,
             left,
-            withdrawn=[one.digest for one in declared.withdrawn] if declared else [],
-            bases=drawn_by(releases.helm.values(PLATFORM, all_=True)),
+            withdrawn=[version.digest for version in declared.withdrawn] if declared else [],
+            bases=served_bases(releases.helm.values(PLATFORM, all_=True)),
             revision=revision,
         )
         lock.require()
         releases.report(f"{name}: roll back")
         failed: HelmRefused | ClusterAway | None = None
         try:
-            releases.helm.rollback(name, back.number, back_to(back.number, reason))
+            releases.helm.rollback(name, target.number, back_to(target.number, reason))
         except (HelmRefused, ClusterAway) as error:  # the ConfigMap is written before any hook
-            failed = error  # Helm leaves such a rollback pending: the next one recovers it
+            failed = error  # Helm leaves the rollback pending; the next command recovers it
         outcome = write_record(releases, name, left=left, reason=reason)
         if isinstance(failed, HelmRefused):
             why = releases.reason(name, failed)
-            raise Refused(f"{outcome.message}, but it is not well: {why}")
+            raise Refused(f"{outcome.message}, but Helm reports a failure: {why}")
         if failed is not None:
             raise failed
         return outcome
 
 
-def same(one: Release | None, other: Release | None) -> bool:
-    """Whether both serve the same versions, to the same share."""
-    return one is not None and other is not None and one.served == other.served
+def serve_the_same(release: Release | None, other: Release | None) -> bool:
+    """Return whether both releases exist and serve the same versions to the same shares."""
+    return release is not None and other is not None and release.served == other.served
 
 
-def left_behind(
-    known: Sequence[RevisionRelease], live: Release | None, cut_off: Revision | None
+def rolled_back_release(
+    history: Sequence[RevisionRelease], live: Release | None, interrupted: Revision | None
 ) -> Release | None:
-    """The release to leave; None where only an attempt of one ends.
+    """Return the release that a rollback withdraws, None if it only undoes an unapplied promotion.
 
-    `known` is the history without `cut_off`, the revision that a killed Helm left pending. `live`
-    is the ConfigMap, None where there is none or it cannot be read. A rollback that was cut off may
-    have written its ConfigMap already: the release to leave is then the one before it. A promotion
-    that was cut off before it wrote anything leaves nothing.
+    `history` does not contain `interrupted`, the revision that a killed Helm left pending. `live`
+    is the release in the ConfigMap, None if there is none or it cannot be read. An interrupted
+    rollback may have written its ConfigMap already, so the release before it is the one to
+    withdraw. If a promotion was interrupted before it wrote its ConfigMap, nothing is withdrawn.
     """
-    last = known[-1].release if known else None
-    if cut_off is None:
+    last = history[-1].release if history else None
+    if interrupted is None:
         return live or last
-    if cut_off.status == "pending-rollback":
+    if interrupted.status == "pending-rollback":
         return last
-    return None if same(live, last) else live
+    return None if serve_the_same(live, last) else live
 
 
-def unrecorded(known: Sequence[RevisionRelease], declared: Declaration) -> Revision | None:
-    """The newest revision, where it went back from what git declares, and git has not heard of it.
+def unrecorded_rollback(
+    history: Sequence[RevisionRelease], declared: Declaration
+) -> Revision | None:
+    """Return the newest revision if it rolled declared versions back, unrecorded in git.
 
-    A rollback that was cut off counts, too: whoever began it wanted something to be gone. What was
-    cut off beside that is passed over, as the next one takes it away.
+    Interrupted rollbacks count: somebody wanted to stop serving the version. Other interrupted
+    revisions are ignored, because the next command removes them.
     """
 
-    def unheard(one: RevisionRelease) -> bool:
-        return one.revision.went_back and one.number > declared.revision
+    def is_unrecorded(entry: RevisionRelease) -> bool:
+        return entry.revision.went_back and entry.number > declared.revision
 
-    made = [one for one in known if one.revision.went_back or not one.revision.pending]
-    ways = list(takewhile(unheard, reversed(made)))
-    if not ways:
+    effective = [
+        entry for entry in history if entry.revision.went_back or not entry.revision.pending
+    ]
+    rollbacks = list(takewhile(is_unrecorded, reversed(effective)))
+    if not rollbacks:
         return None
-    left = {pin.digest for one in made[-len(ways) - 1 : -1] for pin in one.release.served}
-    left -= {pin.digest for pin in made[-1].release.served}
-    return made[-1].revision if left & {pin.digest for pin in declared.served} else None
+    before = effective[-len(rollbacks) - 1 : -1]
+    left = {pin.digest for entry in before for pin in entry.release.served}
+    left -= {pin.digest for pin in effective[-1].release.served}
+    return effective[-1].revision if left & {pin.digest for pin in declared.served} else None
 
 
-def target(
+def rollback_target(
     name: str,
-    known: Sequence[RevisionRelease],
+    history: Sequence[RevisionRelease],
     left: Release | None,
     *,
     withdrawn: Collection[str],  # digests
-    bases: Collection[tuple[str, str | None]],  # base and VAE that the platform draws with
+    bases: Collection[tuple[str, str | None]],  # base and VAE of the platform's pools
     revision: int | None = None,
 ) -> RevisionRelease:
-    """The revision to go back to: the one asked for, else the newest that served, is drawn with
-    what the platform has, and names neither the version that is left nor one that was withdrawn.
+    """Return the revision to roll back to: the requested one, else the newest suitable one.
 
-    A canary that is left takes only itself along.
+    A suitable revision served, has a base and VAE of the platform, and names neither the version
+    that is rolled back nor a withdrawn one. If `left` has a canary, only the canary is rolled back.
+    Raises BadInput if the requested revision never served, Refused if no revision is suitable.
     """
-    served = [one for one in reversed(known) if one.revision.served]
-    fit = [one for one in served if (one.release.base, one.release.vae) in bases]
+    served = [entry for entry in reversed(history) if entry.revision.served]
+    fitting = [entry for entry in served if (entry.release.base, entry.release.vae) in bases]
     if revision is not None:
-        found = next((one for one in served if one.number == revision), None)
-        if found is None:
-            listed = ", ".join(str(one.number) for one in served) or "none"
-            raise BadInput(f"{name}: has no revision {revision} that served; known are {listed}")
-        if found not in fit:
-            raise Refused(f"{name}: revision {revision} is for a base that the platform has not")
-        return found
+        requested = next((entry for entry in served if entry.number == revision), None)
+        if requested is None:
+            numbers = ", ".join(str(entry.number) for entry in served) or "none"
+            raise BadInput(
+                f"{name}: has no revision {revision} that served; the revisions that served are "
+                f"{numbers}"
+            )
+        if requested not in fitting:
+            raise Refused(
+                f"{name}: revision {revision} needs a base that the platform does not have"
+            )
+        return requested
     bad = set(withdrawn)
     if left is not None:
         bad.add(left.canary.digest if left.canary else left.digest)
-    for one in fit:
-        if not {pin.digest for pin in one.release.served} & bad:
-            return one
+    for entry in fitting:
+        if not {pin.digest for pin in entry.release.served} & bad:
+            return entry
     raise Refused(
-        f"{name}: none of its {len(known)} known revisions serves another version that fits the "
+        f"{name}: none of its {len(history)} known revisions serves another version that fits the "
         "platform and was not withdrawn; name a revision, or `atelier retire` it"
     )

@@ -1,9 +1,9 @@
-"""Where git, the cluster and MLflow disagree about what serves, each said with both sides."""
+"""Compare git, the cluster and MLflow: every difference is reported with both values."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from atelier.contract.replica import Replica, drawn_with
+from atelier.contract.replica import Replica, base_label
 from atelier.data.declaration import Declaration
 from atelier.data.release import Canary, Release
 from atelier.errors import ExitCode, Unavailable
@@ -16,7 +16,7 @@ from pipelines.delivery.cluster.releases import AdapterReleases
 
 @dataclass(frozen=True)
 class StatusLine:
-    """One adapter as each side has it. `ready` of `replicas` could serve it at once."""
+    """One adapter in git, the cluster and MLflow. `ready` of `replicas` have its version ready."""
 
     adapter: str
     declared: Declaration | None
@@ -30,29 +30,30 @@ class StatusLine:
 
 @dataclass(frozen=True)
 class EnvironmentStatus:
-    """Every adapter of an environment as git, the cluster and MLflow have it."""
+    """The comparison of git, the cluster and MLflow for every adapter of an environment."""
 
     environment: str
     lines: tuple[StatusLine, ...]
-    registry_problem: str = ""  # why aliases were not compared
+    registry_problem: str = ""  # the reason if aliases were not compared
 
     @property
     def differences(self) -> list[str]:
-        """Each disagreement, with its adapter."""
+        """Every difference, with its adapter."""
         return [f"{line.adapter}: {text}" for line in self.lines for text in line.differences]
 
     @property
     def exit_code(self) -> ExitCode:
-        """REFUSED where the sides disagree, UNAVAILABLE where not all could be compared."""
+        """REFUSED if there are differences, UNAVAILABLE if aliases were not compared."""
         if self.differences:
             return ExitCode.REFUSED
         return ExitCode.UNAVAILABLE if self.registry_problem else ExitCode.DONE
 
 
 def environment_status(releases: AdapterReleases) -> EnvironmentStatus:
-    """Ask git, Helm, the cluster and MLflow about every adapter.
+    """Read git, Helm, the cluster and MLflow, and compare every adapter.
 
-    With MLflow away the aliases are not compared. Raises Unavailable where the cluster is away.
+    If MLflow is unavailable, the aliases are not compared. Raises Unavailable if the
+    cluster does not respond.
     """
     environment = listing(releases.api)
     released, declared = environment.releases.read(), releases.declarations.list()
@@ -79,63 +80,75 @@ def compare(
     environment: str,
     declared: Mapping[str, Declaration],
     released: Released,
-    revisions: Mapping[str, Revision],  # Helm's newest by adapter
-    versions: Mapping[str, Iterable[VersionInfo]] | None,  # MLflow's by adapter; None: it is away
+    revisions: Mapping[str, Revision],  # the newest one by adapter
+    versions: Mapping[str, Iterable[VersionInfo]] | None,  # by adapter; None: MLflow is unavailable
     replicas: Iterable[Replica],
 ) -> list[StatusLine]:
-    """A line for every adapter that git, cluster or alias know of."""
-    there = list(replicas)
+    """Return a line for every adapter with a declaration, a release or the alias."""
+    replicas = list(replicas)
     aliases = {
-        name: one
-        for name, found in (versions or {}).items()
-        for one in found
-        if environment in one.aliases
+        name: version
+        for name, infos in (versions or {}).items()
+        for version in infos
+        if environment in version.aliases
     }
     names = {*declared, *released.releases, *released.unreadable, *revisions, *aliases}
     lines = []
     for name in sorted(names):
-        live, said, alias = released.releases.get(name), declared.get(name), aliases.get(name)
-        revision = revisions.get(name)
-        fitting = [one for one in there if live and live.fits(one)]
-        held = [live and one.holds(name, live.digest) for one in fitting]
-        ready = sum(bool(one) and one.state == "ready" for one in held)  # type: ignore[union-attr]
-        told = [
+        live, declaration = released.releases.get(name), declared.get(name)
+        alias, revision = aliases.get(name), revisions.get(name)
+        fitting = [replica for replica in replicas if live and live.fits(replica)]
+        entries = [live and replica.holds(name, live.digest) for replica in fitting]
+        ready = sum(bool(entry) and entry.state == "ready" for entry in entries)  # type: ignore[union-attr]
+        differences = [
             *([released.unreadable[name]] if name in released.unreadable else []),
-            *_git_and_cluster(environment, said, live, revision),
+            *_git_and_cluster(environment, declaration, live, revision),
             *_helm(revision),
             *(
                 _cluster_and_mlflow(environment, live, alias, versions)
-                if versions is not None  # an empty MLflow is not away: it has lost something
+                if versions is not None  # empty: MLflow has lost its versions
                 else ()
             ),
         ]
         if live and ready < len(fitting):
-            told.append(f"version {live.version} is ready on {ready} of {len(fitting)} replicas")
+            differences.append(
+                f"version {live.version} is ready on {ready} of {len(fitting)} replicas"
+            )
         number = alias.version if alias else None
-        line = StatusLine(name, said, live, revision, number, ready, len(fitting), tuple(told))
-        lines.append(line)
+        lines.append(
+            StatusLine(
+                name,
+                declaration,
+                live,
+                revision,
+                number,
+                ready,
+                len(fitting),
+                tuple(differences),
+            )
+        )
     return lines
 
 
 def _git_and_cluster(
-    environment: str, said: Declaration | None, live: Release | None, revision: Revision | None
+    environment: str, declared: Declaration | None, live: Release | None, revision: Revision | None
 ) -> Iterator[str]:
-    git = f"git declares {_what(said)} in {environment}"
+    git = f"git declares {_describe(declared)} in {environment}"
     since = f" (Helm revision {revision.number}: {revision.reason})" if revision else ""
-    cluster = f"the cluster serves {_what(live)}{since}"
-    if said is None or live is None:
-        if (said is None) != (live is None):
+    cluster = f"the cluster serves {_describe(live)}{since}"
+    if declared is None or live is None:
+        if (declared is None) != (live is None):
             yield f"{git}, {cluster}"
-    elif _what(said) != _what(live):
+    elif _describe(declared) != _describe(live):
         yield f"{git}, {cluster}"
-    elif not said.is_live(live):
-        drawn = [drawn_with(one.base, one.vae) for one in (said, live)]
-        yield f"{git} with {drawn[0]}, {cluster} with {drawn[1]}"
-    if said and live:
+    elif not declared.is_live(live):
+        in_git, in_cluster = (base_label(side.base, side.vae) for side in (declared, live))
+        yield f"{git} with {in_git}, {cluster} with {in_cluster}"
+    if declared and live:
         serves = {pin.digest for pin in live.served}
-        for one in said.withdrawn:
-            if one.digest in serves:
-                yield f"the cluster serves version {one.version}, withdrawn in git: {one.reason}"
+        for pin in declared.withdrawn:
+            if pin.digest in serves:
+                yield f"the cluster serves version {pin.version}, withdrawn in git: {pin.reason}"
 
 
 def _helm(revision: Revision | None) -> Iterator[str]:
@@ -153,19 +166,19 @@ def _cluster_and_mlflow(
 ) -> Iterator[str]:
     if (live.version if live else None) != (alias.version if alias else None):
         named = f"version {alias.version}" if alias else "no version"
-        yield f"the cluster serves {_what(live)}, alias {environment} in MLflow names {named}"
+        yield f"the cluster serves {_describe(live)}, alias {environment} in MLflow names {named}"
     if live is None:
         return
-    known = {one.version: one.digest for one in versions.get(live.adapter, ())}
+    digests = {info.version: info.digest for info in versions.get(live.adapter, ())}
     for pin in live.served:
-        if known.get(pin.version) != pin.digest:
-            found = known.get(pin.version, "no such version")
-            yield f"the cluster serves version {pin.version} as {pin.digest}, MLflow has {found}"
+        if digests.get(pin.version) != pin.digest:
+            stored = digests.get(pin.version, "no such version")
+            yield f"the cluster serves version {pin.version} as {pin.digest}, MLflow has {stored}"
 
 
-def _what(one: Declaration | Release | None) -> str:
-    if one is None:
+def _describe(served: Declaration | Release | None) -> str:
+    if served is None:
         return "nothing"
-    canary: Canary | None = one.canary
+    canary: Canary | None = served.canary
     share = f" with version {canary.version} to {canary.percent} %" if canary else ""
-    return f"version {one.version} ({one.digest[:19]}…){share}"
+    return f"version {served.version} ({served.digest[:19]}…){share}"

@@ -1,1 +1,1 @@
-"""Delivery on one machine: the release is a file in a home."""
+"""Delivery on one machine: the release is a file in the home."""

@@ -1,6 +1,6 @@
-"""The promotion journal: each change of a release is written down before it is made.
+"""The promotion journal: a change of a release is recorded before it is made.
 
-After a crash, whoever finds an entry knows which change was under way and how to undo it.
+After a crash, the entry names the unfinished change and the release revision to restore.
 """
 
 from contextlib import AbstractContextManager
@@ -13,44 +13,46 @@ from pipelines.delivery.alias import JournalEntry
 
 
 class PromotionJournal:
-    """The intents of one environment, a file for each adapter."""
+    """The journal of one home, with one file per adapter."""
 
     def __init__(self, home: Home):
         self.path = home.root / "promotions"
 
     def get(self, name: str) -> JournalEntry | None:
-        """The intent of an adapter. One that cannot be read is as good as none: written whole or
-        not at all, it can only be from another version of this program."""
+        """Return the entry of an adapter, None if there is none or it cannot be read.
+
+        Entries are written atomically, so an unreadable one is from another version of Atelier.
+        """
         try:
             return JournalEntry.model_validate_json((self.path / f"{name}.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 
-    def put(self, intent: JournalEntry) -> None:
-        """Write an intent in one step."""
-        write_atomic(self.path / f"{intent.adapter}.json", intent.model_dump_json(indent=1))
+    def put(self, entry: JournalEntry) -> None:
+        """Write an entry atomically."""
+        write_atomic(self.path / f"{entry.adapter}.json", entry.model_dump_json(indent=1))
 
     def remove(self, name: str) -> None:
-        """Nothing is under way any more."""
+        """Remove the entry of an adapter, if there is one."""
         (self.path / f"{name}.json").unlink(missing_ok=True)
 
     def names(self) -> set[str]:
-        """The adapters with something under way."""
+        """Return the adapters that have an entry."""
         return {file.stem for file in self.path.glob("[!.]*.json")}
 
     def locked(self, name: str) -> AbstractContextManager[None]:
-        """Read and write one adapter's release and intent undisturbed. Released by a crash too."""
+        """Lock the release and the entry of one adapter; a crash releases the lock."""
         return locked(self.path / f".{name}.lock")
 
-    def worked_on(self, name: str) -> AbstractContextManager[None]:
-        """Held by a command for as long as it sees its own work on an adapter through.
+    def command_running(self, name: str) -> AbstractContextManager[None]:
+        """Mark an adapter while a command changes it, so that the reconciler leaves it alone.
 
-        Commands do not keep one another out: going back must overtake a promotion that waits.
+        Commands share this lock: a rollback must be able to overtake a promotion that waits.
         """
         return locked(self.path / f".{name}.work", shared=True)
 
-    def is_worked_on(self, name: str) -> bool:
-        """Whether a command is at it, which also tells somebody how it went."""
+    def is_command_running(self, name: str) -> bool:
+        """Return whether a command is changing the adapter."""
         try:
             with locked(self.path / f".{name}.work", busy=BlockingIOError()):
                 return False

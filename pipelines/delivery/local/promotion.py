@@ -1,10 +1,9 @@
 """Promotion, rollback and retirement on this machine.
 
-A promotion needs an accepted verdict and, where the environment asks for it, a good signature. It
-writes the release, waits until every live replica and gateway answers by it, has judged images
-drawn again through the gateway, and only then moves the environment's alias. The reconciler
-finishes or restores a promotion that was killed in between. A rollback depends on nothing: no
-registry, no verdict.
+A promotion needs an accepted verdict and, if the environment requires it, a good signature. It
+writes the release, waits until every live replica and gateway serves it, runs the smoke test, and
+then moves the environment's alias. If a promotion is killed, the reconciler finishes or reverts
+it. A rollback needs no registry and no verdict.
 """
 
 import time
@@ -13,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from atelier.adapter.signature_policy import SignaturePolicy
-from atelier.contract.replica import Replica, ReplicaFolder, drawn_with
+from atelier.contract.replica import Replica, ReplicaFolder, base_label
 from atelier.data.policy import Policy
 from atelier.data.release import Canary, Pin, Release, ReleaseFolder
 from atelier.errors import BadInput, Refused, Unavailable
@@ -26,8 +25,8 @@ from pipelines.delivery.local.reconciler import ENVIRONMENT, PromotionStatus, Re
 from pipelines.delivery.smoke import Smoke
 from pipelines.evaluate import Evaluation
 
-WAIT: Final = 60.0  # seconds for replicas to fetch, verify and load a package, gateways to follow
-UNSIGNED: Final = SignaturePolicy()  # asks for no signature
+WAIT: Final = 60.0  # seconds until replicas have loaded a package and gateways route to it
+UNSIGNED: Final = SignaturePolicy()  # requires no signature
 LOOK: Final = 0.1  # seconds between two readings of the replicas' reports
 
 
@@ -45,24 +44,25 @@ def promote(
     reason: str = "promoted",
     environment: str = ENVIRONMENT,
 ) -> PromotionStatus:
-    """Let a version serve, wholly or to `canary` percent; Refused, and restored, if it cannot.
+    """Make a version serve all requests, or `canary` percent of them.
 
-    Without a live replica the release is written and stays pending: replicas load it when they
-    start, and the reconciler moves the alias then.
+    If it cannot serve within `wait` seconds, restore the previous release and raise Refused.
+    Without a live replica, the release is written and stays pending: replicas load it when they
+    start, and then the reconciler moves the alias.
     """
     approval = approve(registry, registry.version(name, version), policy, signatures)
     info, evaluation = approval.version, approval.evaluation
     live = _require_served(home, f"{name}@{version}", evaluation.base, evaluation.vae)
     pin = Pin(version=info.version, digest=info.digest)
     reconciler = Reconciler(name, home, registry, smoke=smoke, environment=environment)
-    with PromotionJournal(home).worked_on(name):
+    with PromotionJournal(home).command_running(name):
         _write(home, name, pin, evaluation, canary, reason)
         status = _wait(reconciler, wait)
         serves = status.version == version if canary is None else status.state != "restored"
         if status.state == "restored" or not serves:
             raise Refused(status.message)
         if status.retry:
-            raise Refused(_take_back(reconciler, pin, f"{status.message} after {wait:g} s").message)
+            raise Refused(_revert(reconciler, pin, f"{status.message} after {wait:g} s").message)
     warning = f"; {approval.warning}" if approval.warning else ""
     return replace(status, message=status.message + _other_engines(live, evaluation) + warning)
 
@@ -78,20 +78,20 @@ def rollback(
     reason: str = "rolled back",
     environment: str = ENVIRONMENT,
 ) -> PromotionStatus:
-    """Serve what a past revision served, by default the last good one; the alias follows.
+    """Serve a past revision, by default the last good one, and move the alias.
 
-    The release is written first and is never restored. Refused before that where the version was
-    judged on another base or VAE than the live replicas serve. With the registry away the release
-    moves all the same, and the status says that the alias follows later.
+    The release is written first and is never reverted. If the registry is unavailable, the release
+    changes nevertheless, and the alias moves later. Raises Refused, before any change, if the
+    version was evaluated on another base or VAE than those of the live replicas.
     """
     releases, journal = ReleaseFolder(home.releases), PromotionJournal(home)
     reconciler = Reconciler(name, home, registry, smoke=smoke, environment=environment)
-    with journal.worked_on(name):
+    with journal.command_running(name):
         with journal.locked(name):
-            back = _released(releases, name).rolled_back(revision, reason)
-            _require_served(home, f"{name}@{back.version}", back.base, back.vae)
-            releases.put(back)
-            journal.remove(name)  # whatever was under way has been overtaken
+            release = _released(releases, name).rolled_back(revision, reason)
+            _require_served(home, f"{name}@{release.version}", release.base, release.vae)
+            releases.put(release)
+            journal.remove(name)  # the rollback replaces any unfinished promotion
         return _wait(reconciler, wait)
 
 
@@ -103,10 +103,10 @@ def retire(
     wait: float = WAIT,
     environment: str = ENVIRONMENT,
 ) -> PromotionStatus:
-    """Stop serving an adapter, and wait until nothing answers by it; its versions stay."""
+    """Stop serving an adapter, and wait until no process serves it; its versions stay in MLflow."""
     releases, journal = ReleaseFolder(home.releases), PromotionJournal(home)
     reconciler = Reconciler(name, home, registry, environment=environment)
-    with journal.worked_on(name):
+    with journal.command_running(name):
         with journal.locked(name):
             _released(releases, name)
             journal.put(JournalEntry(adapter=name, doing="retire"))
@@ -115,7 +115,7 @@ def retire(
 
 
 def available_registry(home: Home) -> Registry | None:
-    """The registry, or None where it is away: a rollback must not wait for it."""
+    """Return the registry, None if it is unavailable: a rollback must not wait for it."""
     try:
         return Registry(home.tracking_uri)
     except Unavailable:
@@ -126,52 +126,54 @@ def _released(releases: ReleaseFolder, name: str) -> Release:
     release = releases.get(name)
     if release is None:
         served = ", ".join(releases.list()) or "none"
-        raise BadInput(f"{name}: is not served here; served are: {served}")
+        raise BadInput(f"{name}: is not served here; the served adapters are: {served}")
     return release
 
 
 def _require_served(home: Home, label: str, base: str, vae: str | None) -> Sequence[Replica]:
-    """The live replicas with the base and VAE of the verdict; Refused where there are only others.
+    """Return the live replicas with this base and VAE; raise Refused if all live ones have others.
 
-    A version for another base would wait for ever.
+    Otherwise the promotion would wait in vain.
     """
     live = ReplicaFolder(home.replicas).live()
-    fit = [one for one in live if (one.base, one.vae) == (base, vae)]
-    if live and not fit:
-        served = drawn_with(live[0].base, live[0].vae)
+    fitting = [replica for replica in live if (replica.base, replica.vae) == (base, vae)]
+    if live and not fitting:
+        served = base_label(live[0].base, live[0].vae)
         raise Refused(
-            f"{label}: judged on {drawn_with(base, vae)}, but {live[0].replica} serves {served}; "
-            "serve what it was judged on (`atelier serve` has --base, --revision and --vae), "
-            "or train and judge it on what is served"
+            f"{label}: evaluated on {base_label(base, vae)}, but {live[0].replica} serves "
+            f"{served}; serve the base and VAE of the evaluation (`atelier serve` has "
+            "--base, --revision and --vae), or train and evaluate the adapter on that base"
         )
-    return fit
+    return fitting
 
 
 def _other_engines(live: Sequence[Replica], evaluation: Evaluation) -> str:
-    """A remark where precision, device, backend or a library's version differ; it refuses nothing.
+    """Return a remark if the backend, precision, device or a library version differs.
 
-    A verdict drawn on one GPU may let an adapter serve on another. The difference is rounding: the
-    engine's tests hold every backend to the same images within a tolerance.
+    This is no error. An adapter that was evaluated on one GPU may serve on another: only rounding
+    differs, and the engine's tests compare the images of all backends within a tolerance.
     """
-    others = [one for one in live if one.engine_digest != evaluation.engine_digest]
+    others = [replica for replica in live if replica.engine_digest != evaluation.engine_digest]
     if not others:
         return ""
-    where = ", ".join(f"{one.replica} ({one.backend} {one.engine_digest})" for one in others)
+    engines = ", ".join(
+        f"{replica.replica} ({replica.backend} {replica.engine_digest})" for replica in others
+    )
     return (
-        f"; judged by another engine ({evaluation.backend} {evaluation.engine_digest}) than that "
-        f"of {where}: the same base and VAE, another backend, precision, device or library version"
+        f"; evaluated on another engine ({evaluation.backend} {evaluation.engine_digest}) than "
+        f"{engines}: same base and VAE, other backend, precision, device or library version"
     )
 
 
 def _write(
     home: Home, name: str, pin: Pin, evaluation: Evaluation, canary: int | None, reason: str
 ) -> None:
-    """Write the journal entry, then the release; nothing where the release has it already."""
+    """Write the journal entry, then the release; nothing if the release already serves `pin`."""
     releases, journal = ReleaseFolder(home.releases), PromotionJournal(home)
     base, vae = evaluation.base, evaluation.vae
     with journal.locked(name):
         before = releases.get(name)
-        same_drawing = before is not None and (before.base, before.vae) == (base, vae)
+        same_base = before is not None and (before.base, before.vae) == (base, vae)
         entry = JournalEntry(
             adapter=name,
             doing="promote" if canary is None else "canary",
@@ -183,18 +185,20 @@ def _write(
             if before is None:
                 raise BadInput(f"{name}: a canary needs a version that serves; promote one first")
             if before.pin == pin:
-                raise BadInput(f"{name}: version {pin.version} serves already; nothing to try out")
-            if not same_drawing:
+                raise BadInput(
+                    f"{name}: version {pin.version} serves already; name another version"
+                )
+            if not same_base:
                 raise Refused(
-                    f"{name}@{pin.version}: judged on {drawn_with(base, vae)}, but version "
-                    f"{before.version} on {drawn_with(before.base, before.vae)}; "
-                    "one adapter's traffic cannot be shared by two"
+                    f"{name}@{pin.version}: evaluated on {base_label(base, vae)}, but version "
+                    f"{before.version} on {base_label(before.base, before.vae)}; "
+                    "a canary needs the base and VAE of the version beside it"
                 )
             share = Canary(version=pin.version, digest=pin.digest, percent=canary)
             after = before.with_canary(share, reason)
         elif before is None:
             after = Release(adapter=name, base=base, vae=vae, reason=reason, **pin.model_dump())
-        elif before.pin == pin and before.canary is None and same_drawing:
+        elif before.pin == pin and before.canary is None and same_base:
             return
         else:
             after = before.with_version(pin, reason, base=base, vae=vae)
@@ -203,7 +207,7 @@ def _write(
 
 
 def _wait(reconciler: Reconciler, seconds: float) -> PromotionStatus:
-    """Reconcile until nothing more can be expected, or until the time is over."""
+    """Reconcile until the status is final, or until the timeout."""
     deadline = time.monotonic() + seconds
     while True:
         status = reconciler.run()
@@ -212,8 +216,8 @@ def _wait(reconciler: Reconciler, seconds: float) -> PromotionStatus:
         time.sleep(LOOK)
 
 
-def _take_back(reconciler: Reconciler, pin: Pin, why: str) -> PromotionStatus:
-    """Restore a promotion that took too long, unless it succeeded or was overtaken meanwhile."""
+def _revert(reconciler: Reconciler, pin: Pin, why: str) -> PromotionStatus:
+    """Revert a promotion that timed out, unless it has succeeded or was replaced meanwhile."""
     release, entry = (
         reconciler.releases.get(reconciler.name),
         reconciler.journal.get(reconciler.name),

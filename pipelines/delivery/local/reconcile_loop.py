@@ -1,9 +1,9 @@
-"""Completes unfinished promotions. `atelier serve` runs it beside its other processes.
+"""Complete unfinished promotions. `atelier serve` runs this beside its other processes.
 
 python -m pipelines.delivery.local.reconcile_loop
 
-A version that was promoted while nothing ran is verified once it serves, and then its alias moves.
-The same applies to an alias that had to wait for MLflow, and to a promotion that was killed.
+If a version was promoted while no replica ran, the loop verifies it once it serves, and then moves
+the alias. The same applies if MLflow was unavailable, or if the promotion was killed.
 """
 
 import logging
@@ -34,10 +34,10 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a pending promotion is re
 
 @dataclass
 class ReconcileLoop:
-    """Reconciles the adapters of which something has changed, and those that are not settled yet.
+    """Reconciles the adapters whose inputs have changed, and those that are not finished.
 
-    While any is pending, it tries again after growing delays. SIGTERM may end it at any point. The
-    next reconciliation continues its work.
+    While an adapter is pending, it is reconciled again after growing delays. SIGTERM may end the
+    loop at any point; the next reconciliation continues.
     """
 
     home: Home
@@ -45,14 +45,14 @@ class ReconcileLoop:
     _inputs: "_Inputs | None" = None  # of the last reconciliation
     _wait: float = FIRST_WAIT
     _retry_at: float = float("inf")
-    _open: dict[str, str] = field(default_factory=dict)  # the state, by adapter, if not settled
+    _open: dict[str, str] = field(default_factory=dict)  # the state, by adapter, if not finished
     _logged: dict[str, str] = field(default_factory=dict)  # the last message, by adapter
 
     def __post_init__(self) -> None:
-        self._here = local(self.home)  # keeps what it has read
+        self._here = local(self.home)  # caches the files that it has read
 
     def check(self) -> None:
-        """Reconcile if something changed or a retry is due; only then MLflow is called."""
+        """Reconcile if an input changed or a retry is due; MLflow is called only then."""
         smoke = local_smoke(self.home)
         if smoke is None:  # the replica is still starting, or is stopping
             return
@@ -82,7 +82,7 @@ class ReconcileLoop:
                 self._open[status.adapter] = status.state
 
     def _log(self, adapter: str, message: str) -> None:
-        """Log a message once, not at every check."""
+        """Log a message only if it differs from the adapter's last one."""
         if self._logged.get(adapter) != message:
             logger.info("%s", message)
         self._logged[adapter] = message
@@ -99,7 +99,7 @@ class ReconcileLoop:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """The inputs of a reconciliation but the registry. An unchanged input is the same object."""
+    """The inputs of a reconciliation except the registry. An unchanged input is the same object."""
 
     released: Released
     journal: Mapping[str, int]  # the modification time of each adapter's entry
@@ -107,26 +107,26 @@ class _Inputs:
     gateways: Sequence[Gateway]
 
     def names(self) -> set[str]:
-        """Every adapter."""
+        """Return every adapter that has a release or a journal entry."""
         return {*self.released.releases, *self.released.unreadable, *self.journal}
 
     def changed(self, since: "_Inputs") -> set[str]:
-        """The adapters of which something has changed; all where a process came or went."""
+        """Return the adapters whose inputs have changed; all if a process started or ended."""
         if self._processes() != since._processes():
             return self.names() | since.names()
-        found: set[str] = set()
+        names: set[str] = set()
         for now, before in (
             (self.released.releases, since.released.releases),
             (self.released.unreadable, since.released.unreadable),
             (self.journal, since.journal),
         ):
             if now is not before:
-                found |= _differing(now, before)
+                names |= _differing(now, before)
         for replica, last in zip(self.replicas, since.replicas, strict=True):
-            found |= replica.adapters.changed(last.adapters)
+            names |= replica.adapters.changed(last.adapters)
         for gateway, other in zip(self.gateways, since.gateways, strict=True):
-            found |= gateway.routes.changed(other.routes)
-        return found
+            names |= gateway.routes.changed(other.routes)
+        return names
 
     def _processes(self) -> list[tuple[str, str | None]]:
         replicas = [(replica.replica, replica.base) for replica in self.replicas]
@@ -134,12 +134,12 @@ class _Inputs:
 
 
 def _differing(now: Mapping[str, object], before: Mapping[str, object]) -> set[str]:
-    """The names whose values are others, came or went."""
+    """Return the names whose values differ, or that only one mapping has."""
     return {name for name in {*now, *before} if now.get(name) != before.get(name)}
 
 
 def _modified(file: Path) -> int:
-    """Modification time in nanoseconds since the epoch; 0 if the file has just disappeared."""
+    """Return the modification time in nanoseconds since the epoch; 0 if the file is gone."""
     try:
         return file.stat().st_mtime_ns
     except FileNotFoundError:
@@ -147,19 +147,19 @@ def _modified(file: Path) -> int:
 
 
 def run() -> None:
-    """Reconcile until SIGTERM. Raises BadInput for a setting that is unknown or invalid."""
+    """Reconcile until SIGTERM. Raises BadInput if a setting is unknown or invalid."""
     loop = ReconcileLoop(Home(HomeSettings.read().home))
     log_to(sys.stderr, format="%(asctime)s %(message)s")
     while True:
         try:
             loop.check()
-        except Exception:  # serving must not depend on it; the log has the reason
+        except Exception:  # the loop must go on; the log has the traceback
             logger.exception("reconciliation failed; trying again later")
         time.sleep(LOOK)
 
 
 def main() -> int:
-    """The exit code."""
+    """Run the loop and return the exit code."""
     return run_process(run)
 
 

@@ -1,8 +1,8 @@
-"""Brings each adapter of a home to the state that its release asks for.
+"""Reconcile the adapters of a home: make the release, the journal and the alias agree.
 
-A promotion writes a journal entry beside the release while it is under way. Whoever comes next (the
-promotion itself, the next command, `atelier serve`) reads it and finishes the promotion or restores
-the release before it. `alias.decide` chooses each step; the reconciler takes it.
+While a promotion is unfinished, it has a journal entry beside the release. The promotion itself,
+the next command or `atelier serve` reads the entry, and finishes the promotion or restores the
+previous release. `alias.decide` chooses each step and the reconciler executes it.
 """
 
 from collections.abc import Collection
@@ -27,14 +27,14 @@ from pipelines.delivery.readiness import Readiness, release_readiness, retiremen
 from pipelines.delivery.smoke import Smoke, SmokeTest
 
 ENVIRONMENT: Final = "local"
-ROUNDS: Final = 5  # how often a release may change during one run before the next run takes over
+ROUNDS: Final = 5  # steps of one run; a release that keeps changing must not keep a command busy
 
 State = Literal["serving", "pending", "restored", "retired", "disagrees"]
 
 
 @dataclass(frozen=True)
 class PromotionStatus:
-    """The state of one adapter. `retry` says whether it may change soon without a command."""
+    """The promotion status of one adapter. `retry`: it may change soon without a command."""
 
     adapter: str
     state: State
@@ -46,7 +46,7 @@ class PromotionStatus:
 
     @property
     def exit_code(self) -> ExitCode:
-        """REFUSED where the release and the registry disagree."""
+        """REFUSED if the release and the registry disagree, else DONE."""
         return ExitCode.of_verdict(self.state != "disagrees")
 
 
@@ -59,21 +59,21 @@ def reconcile(
     names: Collection[str] | None = None,
     here: Environment | None = None,
 ) -> list[PromotionStatus]:
-    """Bring the adapters of this home as far as possible now. Safe to repeat.
+    """Reconcile adapters of this home as far as possible now. Safe to repeat.
 
-    Without `names` these are all that are released or have a journal entry. `here` is the home's
-    environment, for a caller that keeps what it has read of it.
+    Without `names`, these are all adapters that have a release or a journal entry. `here` is the
+    home's environment, for callers that reuse its cache.
 
-    An adapter that a command works on is left to that command. An error of one adapter does not
-    affect the others.
+    An adapter that a command is changing is skipped. An error of one adapter does not affect the
+    others.
     """
     journal, here = PromotionJournal(home), here or local(home)
     statuses = []
     if names is None:
         names = ReleaseFolder(home.releases).names() | journal.names()
     for name in sorted(names):
-        if journal.is_worked_on(name):
-            message = f"{name}: another command is working on it"
+        if journal.is_command_running(name):
+            message = f"{name}: another command is changing it"
             statuses.append(PromotionStatus(name, "pending", message, retry=True))
             continue
         reconciler = Reconciler(
@@ -93,9 +93,9 @@ class Reconciler:
         self,
         name: str,
         home: Home,
-        registry: Registry | None,  # None: known to be away
+        registry: Registry | None,  # None: known to be unavailable
         *,
-        smoke: Smoke | None = None,  # None: no image is drawn
+        smoke: Smoke | None = None,  # None: no smoke test
         environment: str = ENVIRONMENT,
         here: Environment | None = None,
     ):
@@ -108,18 +108,18 @@ class Reconciler:
         self.journal = PromotionJournal(home)
         self._alias = AliasWriter(self._registry, environment)
         self._smoke_test = SmokeTest(self._registry, self._alias, smoke) if smoke else None
-        self._restored = ""  # the reason, once a promotion failed during this run
+        self._restored = ""  # the reason, if a promotion was reverted during this run
 
     def run(self) -> PromotionStatus:
-        """Take steps until none is left that can be taken now."""
+        """Execute steps until the rest has to wait; Unavailable if the release keeps changing."""
         for _ in range(ROUNDS):
-            status = self._turn()
+            status = self._step()
             if status is not None:
                 return status
-        raise Unavailable(f"{self.name}: its release keeps changing; run the command again")
+        raise Unavailable(f"{self.name}: the release keeps changing; run the command again")
 
     def restore(self, release: Release, entry: JournalEntry, why: str) -> None:
-        """Serve again the release before `entry`, unless somebody changed it in the meantime."""
+        """Restore the release before `entry`, unless the release has changed in the meantime."""
         with self.journal.locked(self.name):
             if self.releases.get(self.name) != release:
                 return
@@ -130,10 +130,10 @@ class Reconciler:
             else:
                 self.releases.put(release.rolled_back(entry.before, why))
             self.journal.remove(self.name)
-            self._restored = f"version {entry.version} was taken back before it served: {why}"
+            self._restored = f"version {entry.version} was reverted before it served: {why}"
 
-    def _turn(self) -> PromotionStatus | None:
-        """One step; None where it changed something and another turn is due."""
+    def _step(self) -> PromotionStatus | None:
+        """Execute one step and return the status, None if the step changed something."""
         with self.journal.locked(self.name):
             release, entry = self.releases.get(self.name), self.journal.get(self.name)
         state = registry_state(self.registry, self.name, self.environment, release)
@@ -150,7 +150,7 @@ class Reconciler:
         if step is NextStep.RESTORE and entry is not None:
             self.restore(release, entry, readiness.detail)
             return None
-        disagrees = bool(state.problem) and not state.away
+        disagrees = bool(state.problem) and not state.unavailable
         if step is NextStep.WAIT:
             retry = readiness.state == "loading"
             if disagrees:
@@ -172,7 +172,7 @@ class Reconciler:
     def _verify(
         self, release: Release, entry: JournalEntry | None, state: RegistryState
     ) -> PromotionStatus | None:
-        """Draw, then move the alias. A canary moves none: most calls go to the other version."""
+        """Run the smoke test, then move the alias; not for a canary, which gets only a share."""
         canary = release.canary if entry is not None and entry.doing == "canary" else None
         try:
             if self._smoke_test is not None:
@@ -180,22 +180,22 @@ class Reconciler:
             if canary is None:
                 self._alias.move(release)
         except Unavailable as error:
-            return self._status("pending", release, state, f"smoke check: {error}", retry=True)
+            return self._status("pending", release, state, f"smoke test: {error}", retry=True)
         except AtelierError as error:
             if entry is not None:
-                self.restore(release, entry, f"smoke check: {error}")
+                self.restore(release, entry, f"smoke test: {error}")
                 return None
-            return self._status("pending", release, state, f"smoke check failed: {error}")
+            return self._status("pending", release, state, f"smoke test failed: {error}")
         self._forget(entry)
         return None
 
     def _without_release(self, entry: JournalEntry | None, state: RegistryState) -> PromotionStatus:
-        """Nothing is served any more, so the alias goes too."""
+        """Remove the alias of an adapter that has no release."""
         text = self._restored or f"{self.name} is not released"
         if entry is None and self._restored:
             return PromotionStatus(self.name, "restored", text)
-        if state.away or self.registry is None:
-            text = f"{text}; alias {self.environment} is still to be removed: {state.problem}"
+        if state.unavailable or self.registry is None:
+            text = f"{text}; alias {self.environment} will be removed later: {state.problem}"
             return PromotionStatus(self.name, "pending", text, alias=state.alias)
         try:
             if state.alias is not None:
@@ -213,7 +213,7 @@ class Reconciler:
 
     def _registry(self) -> Registry:
         if self.registry is None:
-            raise Unavailable("the registry is away")
+            raise Unavailable("the registry is unavailable")
         return self.registry
 
     def _status(
@@ -225,7 +225,7 @@ class Reconciler:
         *,
         retry: bool = False,
     ) -> PromotionStatus:
-        """The status in words: the released version, the alias's version, and the reason."""
+        """Return the status; its message has the released version, the alias and the reason."""
         alias = "no version" if registry.alias is None else f"version {registry.alias}"
         if self._restored:
             state, reason = "restored", f"{self._restored}; {reason}"

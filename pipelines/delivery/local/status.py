@@ -1,4 +1,4 @@
-"""Which versions serve on this machine, and on how many replicas they are ready."""
+"""The serving versions on this machine, and the number of replicas that have them ready."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from atelier.home import Home
 
 @dataclass(frozen=True)
 class ReleaseStatus:
-    """A release, and the number of live replicas that hold its version ready."""
+    """A release, and the number of live replicas that have its version ready."""
 
     release: Release
     ready: int
@@ -25,7 +25,7 @@ class HomeStatus:
 
 
 def home_status(home: Home) -> HomeStatus:
-    """Read the releases and the replicas' reports; asks no service."""
+    """Read the releases and the replicas' reports from the home; no service is called."""
     replicas = tuple(ReplicaFolder(home.replicas).live())
     releases = ReleaseFolder(home.releases).list().values()
     return HomeStatus(
@@ -34,5 +34,5 @@ def home_status(home: Home) -> HomeStatus:
 
 
 def _ready(release: Release, replicas: Sequence[Replica]) -> int:
-    held = [replica.holds(release.adapter, release.digest) for replica in replicas]
-    return sum(adapter is not None and adapter.state == "ready" for adapter in held)
+    entries = [replica.holds(release.adapter, release.digest) for replica in replicas]
+    return sum(entry is not None and entry.state == "ready" for entry in entries)

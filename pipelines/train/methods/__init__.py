@@ -1,4 +1,4 @@
-"""Training methods. Each file defines the trainable parameters, the samples and the loss."""
+"""Training methods. The module of a method defines its trainable parameters, samples and loss."""
 
 from pipelines.train.methods.dreambooth import DreamBooth
 from pipelines.train.methods.method import Loss, Method

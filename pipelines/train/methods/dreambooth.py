@@ -1,8 +1,8 @@
 """DreamBooth with LoRA (Ruiz et al. 2023): train a rare word to denote the subject.
 
 If the recipe has a prior, each batch of subject pictures is accompanied by an equal number of class
-pictures, which the base generated. They preserve the class: without them, every cat becomes the
-trained cat.
+pictures, which the base generated. The class pictures preserve the class: without them, every cat
+would become the trained cat.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class DreamBooth:
         self.unet = networks["unet"]
         if self.stage.train.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
-            self.unet.train()  # diffusers checkpoints in this mode only; there is no dropout
+            self.unet.train()  # diffusers requires it for checkpointing; there is no dropout
         self.samples = Samples(material)
         self.encoders = [networks[name] for name in ENCODERS]
         tokenizers = (base.tokenizer, base.tokenizer_2)
@@ -123,7 +123,7 @@ class DreamBooth:
     def _drawn(
         rows: Sequence[SampleRow], members: list[int], chosen: list[int], draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        """Return normal numbers for the posterior and the noise of the rows `chosen`.
+        """Return standard normal numbers for the posterior and the noise of the rows `chosen`.
 
         The numbers are drawn for all `members` of the group, which have the same shape.
         """

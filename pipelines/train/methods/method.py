@@ -13,7 +13,7 @@ from pipelines.train.samples import StageInputs
 
 @dataclass(frozen=True)
 class Loss:
-    """The scalar to minimise, and the parts of it to report, by name."""
+    """The scalar to minimise, and the parts of the scalar to report, by name."""
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)

@@ -1,1 +1,1 @@
-"""Report a run to MLflow and W&B without blocking the training."""
+"""Reports a run to MLflow and W&B without blocking the training."""

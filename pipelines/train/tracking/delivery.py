@@ -1,4 +1,4 @@
-"""Deliver a journal to its sinks in a background thread, and record the progress of each sink."""
+"""Delivers a journal to its sinks in a background thread, and records the progress of each sink."""
 
 import json
 import threading
@@ -42,16 +42,15 @@ class Delivery:
         """Deliver the remaining events. Raises Unavailable if some cannot be delivered.
 
         An unavailable sink is retried for `patience` seconds. A call in progress may take
-        `slowness` seconds more. The default is LOCAL if every sink is local, because creating a new
-        database takes minutes on a slow machine and a local sink cannot be unreachable; otherwise
-        it is SLOWNESS.
+        `slowness` seconds more. The default is LOCAL if every sink is local, otherwise SLOWNESS. A
+        local sink cannot be unreachable, but creating its database takes minutes on a slow machine.
         """
         if slowness is None:
             slowness = LOCAL if all(sink.local for sink in self.sinks) else SLOWNESS
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(slowness)
-        if self._thread.is_alive():  # during a call; the daemon thread ends with the process
+        if self._thread.is_alive():  # in a call; the daemon thread ends with the process
             self._failed.setdefault("tracking", Unavailable(f"no answer in {slowness:g} s"))
         else:
             retrying = Retrying(
@@ -103,7 +102,7 @@ class Delivery:
         self._write()
 
     def _link(self) -> None:
-        """Record in each sink the identity of the run in the others, once all have one."""
+        """Record in each sink the identities of the run in the other sinks, once all have one."""
         identities = {
             name: state["identity"]
             for name, state in self._delivered.items()

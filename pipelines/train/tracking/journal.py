@@ -44,7 +44,7 @@ class Journal:
             self._events.append(event)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Append the metrics of one step, unless the run recorded them before it was resumed."""
+        """Append the metrics of one step, unless the run recorded these before it was resumed."""
         if step > self._step:
             self._step = step
             self.append("metrics", step=step, values=values)
@@ -69,7 +69,7 @@ class Journal:
 
 
 def _whole_lines(path: Path) -> list[Event]:
-    """Return the events of a file, and remove an incomplete last line from it."""
+    """Return the events of a file, after removing an incomplete last line from the file."""
     if not path.exists():
         return []
     data = path.read_bytes()

@@ -17,7 +17,7 @@ class Sink(Protocol):
     """A receiver of events. Every method may raise Unavailable and is then called again."""
 
     name: str
-    local: bool  # on this machine, so it can be slow but not unreachable
+    local: bool  # whether it is on this machine, so that it can be slow but not unreachable
 
     def send(self, events: Sequence[Event]) -> None:
         """Send the events in order. Sending an event twice must have no effect."""
@@ -80,7 +80,7 @@ class MlflowSink:
         if self.run_id is None:
             self.run_id = self._tracking.start_run(self.experiment, self.run_name)
             self._running = True
-        if resume and not self._running:  # an earlier process of the run had ended it
+        if resume and not self._running:  # an earlier process had ended the run
             self._tracking.resume_run(self.run_id)
             self._running = True
         return self._tracking, self.run_id
@@ -154,7 +154,7 @@ class WandbSink:
                     resume="allow",
                     mode=self.mode,
                     dir=str(self.folder),
-                    # the configuration has the commit; a git remote's address may contain a token
+                    # the address of a git remote may contain a token; the commit is recorded
                     settings=wandb.Settings(
                         silent=True, console="off", init_timeout=30, disable_git=True
                     ),

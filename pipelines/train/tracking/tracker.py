@@ -1,4 +1,4 @@
-"""Track a run: parameters, metrics, validation pictures, the package and the end."""
+"""Tracks a run: parameters, metrics, validation pictures, package and end."""
 
 import json
 import uuid
@@ -25,7 +25,7 @@ class Tracker(Protocol):
         ...
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Record the parameters and tags; called again when a run is resumed."""
+        """Record the parameters and tags. A resumed run calls this again."""
         ...
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
@@ -91,7 +91,7 @@ class RunTracker:
         return run_id_of(self._folder)
 
     def begin(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Record the parameters once, since they never change, and the tags if they are new."""
+        """Record the parameters once, because they never change, and tags if they are new."""
         if not self.journal.since(0):
             self.journal.append("params", **params)
         if not self.journal.has("tags", **tags):
@@ -123,7 +123,7 @@ class RunTracker:
         try:
             if how == "finished":
                 self.delivery.finish()
-            else:  # a stopped run has only the grace period
+            else:  # a stopped run must end within the grace period
                 self.delivery.finish(patience=5.0, slowness=5.0)
         finally:
             self.journal.close()

@@ -130,17 +130,17 @@ def scene(
 def test_the_alias_follows_what_serves_there_and_back(scene: Scene) -> None:
     scene.release(1)
     scene.serve(1)
-    assert "alias production names it" in scene.hook().one(NAME, wait=30).text
+    assert "alias production names it" in scene.hook().follow(NAME, wait=30).text
     assert scene.alias == 1
     scene.release(2)
     later = threading.Timer(1.0, scene.serve, [2])
     later.start()
     began = time.monotonic()
-    assert not scene.hook().one(NAME, wait=30).failed
+    assert not scene.hook().follow(NAME, wait=30).failed
     assert time.monotonic() - began > 1.0 and scene.alias == 2  # it waited for the replica
     scene.release(1)  # helm rollback writes the old object again
     scene.serve(1)
-    assert not scene.hook().one(NAME, wait=30).failed
+    assert not scene.hook().follow(NAME, wait=30).failed
     assert scene.alias == 1
     assert scene.drawn == [(NAME, 1), (NAME, 2), (NAME, 1)]
 
@@ -148,14 +148,14 @@ def test_the_alias_follows_what_serves_there_and_back(scene: Scene) -> None:
 def test_what_never_serves_leaves_the_alias_and_says_why(scene: Scene) -> None:
     scene.release(1)
     scene.serve(1, routed=False)
-    ended = scene.hook().one(NAME, wait=2)
+    ended = scene.hook().follow(NAME, wait=2)
     assert ended.failed and "not yet routed by gateway gate-a" in ended.text
     scene.serve(1, "failed")
-    ended = scene.hook().one(NAME, wait=4)
+    ended = scene.hook().follow(NAME, wait=4)
     assert ended.failed and "the package is damaged" in ended.text
     assert scene.alias is None and scene.drawn == []
     with pytest.raises(BadInput, match="there is no ConfigMap release-nobody"):
-        scene.hook().one("nobody", wait=1)
+        scene.hook().follow("nobody", wait=1)
 
 
 def test_a_picture_that_cannot_be_made_leaves_the_alias(scene: Scene) -> None:
@@ -166,7 +166,7 @@ def test_a_picture_that_cannot_be_made_leaves_the_alias(scene: Scene) -> None:
     scene.release(1)
     scene.serve(1)
     with pytest.raises(Refused, match="422"):
-        scene.hook().one(NAME, wait=10)
+        scene.hook().follow(NAME, wait=10)
     assert scene.alias is None
 
 
@@ -174,13 +174,15 @@ def test_with_mlflow_away_it_says_so_and_a_later_round_finishes(scene: Scene) ->
     scene.release(1)
     scene.serve(1)
     scene.mlflow_away = True
-    ended = scene.hook().one(NAME, wait=10)
-    assert not ended.failed and "MLflow is away, so alias production follows later" in ended.text
+    ended = scene.hook().follow(NAME, wait=10)
+    assert (
+        not ended.failed and "MLflow is unavailable, so alias production moves later" in ended.text
+    )
     assert scene.drawn == [(NAME, 1)]
-    assert not any(one.failed for one in scene.hook().every())
+    assert not any(one.failed for one in scene.hook().follow_all())
     scene.mlflow_away = False
     assert scene.alias is None
-    (ended,) = scene.hook().every()
+    (ended,) = scene.hook().follow_all()
     assert not ended.failed and scene.alias == 1
 
 
@@ -188,7 +190,7 @@ def test_a_release_that_the_registry_does_not_know_is_a_disagreement(scene: Scen
     digests, scene.digests = scene.digests, {1: scene.digests[2]}
     scene.release(1)
     scene.serve(1)
-    ended = scene.hook().one(NAME, wait=10)
+    ended = scene.hook().follow(NAME, wait=10)
     assert ended.failed and "but the registry has" in ended.text and digests[1] in ended.text
     assert scene.alias is None
 
@@ -196,16 +198,16 @@ def test_a_release_that_the_registry_does_not_know_is_a_disagreement(scene: Scen
 def test_a_retired_adapter_loses_its_alias_once_nobody_answers_by_it(scene: Scene) -> None:
     scene.release(1)
     scene.serve(1)
-    scene.hook().one(NAME, wait=10)
+    scene.hook().follow(NAME, wait=10)
     scene.namespace.put("broken", {"release.json": "{"})
     scene.namespace.retire(NAME)
-    texts = [one.text for one in scene.hook().every()]
-    assert any("still answering by it: gate-a, pod-a" in text for text in texts)
+    texts = [one.text for one in scene.hook().follow_all()]
+    assert any("still served by gate-a, pod-a" in text for text in texts)
     assert scene.alias == 1
     scene.serve_nothing()
     deadline = time.monotonic() + 20
     while scene.alias is not None:
-        outcomes = scene.hook().every()
+        outcomes = scene.hook().follow_all()
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert [one.failed for one in outcomes] == [True, False]  # the broken one is told, no more
@@ -214,11 +216,11 @@ def test_a_retired_adapter_loses_its_alias_once_nobody_answers_by_it(scene: Scen
 def test_a_release_that_cannot_be_read_loses_nothing(scene: Scene) -> None:
     scene.release(1)
     scene.serve(1)
-    scene.hook().one(NAME, wait=10)
+    scene.hook().follow(NAME, wait=10)
     scene.namespace.put(NAME, {"release.json": "{"})
     with pytest.raises(Refused, match="not a release"):
-        scene.hook().one(NAME, wait=1)
-    assert [one.failed for one in scene.hook().every()] == [True]
+        scene.hook().follow(NAME, wait=1)
+    assert [one.failed for one in scene.hook().follow_all()] == [True]
     assert scene.alias == 1
 
 

@@ -54,8 +54,8 @@ def point_at(platform: Platform, selector: dict[str, str]) -> None:
     platform.kube("patch", "service", "atelier-mlflow", "--type=merge", "-p", patch)
 
 
-def settle(platform: Platform) -> None:
+def reconcile(platform: Platform) -> None:
     """Run the platform's CronJob now."""
-    name = f"settle-{int(time.time())}"
-    platform.kube("create", "job", name, "--from=cronjob/atelier-settle")
+    name = f"reconcile-{int(time.time())}"
+    platform.kube("create", "job", name, "--from=cronjob/atelier-reconcile")
     platform.kube("wait", "--for=condition=Complete", f"job/{name}", "--timeout=180s")

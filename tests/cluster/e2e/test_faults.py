@@ -16,7 +16,7 @@ import pytest
 from atelier.adapter.package import MANIFEST, Package
 from atelier.data.release import Pin
 from tests.cluster.conftest import NAMED
-from tests.cluster.e2e.away import damaged, mlflow_away, settle
+from tests.cluster.e2e.away import damaged, mlflow_away, reconcile
 from tests.cluster.e2e.platform import Platform
 from tests.cluster.e2e.traffic import PROMPTS, Load, Oracle, direct
 from tests.cluster.local import cluster, processes
@@ -45,9 +45,9 @@ def test_the_way_back_needs_no_mlflow(released: Platform, oracle: Oracle) -> Non
         released.rollback("thor")  # its hook ends well, and says that the alias follows
         assert draws(released, oracle) == old
         said = released.kube("logs", "job/hook-thor")
-        assert "MLflow is away" in said
+        assert "MLflow is unavailable" in said
     released.wait_for(lambda: released.alias("thor") == 2, "MLflow")
-    settle(released)
+    reconcile(released)
     assert released.alias("thor") == 1
 
 
@@ -116,7 +116,7 @@ def test_an_api_server_that_is_away_for_a_minute_stops_no_picture(
     oracle: Oracle,
     record_property: Callable[[str, object], None],
 ) -> None:
-    (server,) = [one for one in cluster.everything(local) if one.name == "kube-apiserver"]
+    (server,) = [one for one in cluster.all_programs(local) if one.name == "kube-apiserver"]
     load = Load(released, pause=0.5)
     with load.running(clients=2):
         released.wait_for(lambda: load.failures or len(load.answers) >= 5, "load")

@@ -126,7 +126,7 @@ def test_a_push_of_a_recipe_ends_with_the_adapter_served(
 
     again = workflows.push("train", before)  # the same commit: found, not trained again
     succeeded(again)
-    assert any("exists already, made from the same inputs" in line for line in again.said())
+    assert any("exists already; it was made from the same inputs" in line for line in again.said())
     assert workflows.open_requests() == []
 
 
@@ -166,7 +166,9 @@ def test_what_is_refused_is_shown_and_proposed_to_nobody(
     ended = workflows.push("train", workflows.recipe(NAME, lr=1.0e-7))
     assert ended.code != 0
     said = "\n".join(ended.said())
-    assert "is refused:" in said and "the adapter changes nothing; was it trained" in said
+    assert (
+        "is refused:" in said and "the adapter changes nothing; check that it was trained" in said
+    )
     assert any(line.startswith("MEASURE") for line in ended.said())  # beside what serves
     assert workflows.open_requests() == []
     assert live(released).pin == serves.pin and released.alias(NAME) == serves.version

@@ -15,7 +15,7 @@ from atelier.platform.release_configmaps import PREFIX
 from pipelines.delivery.cluster import STEPS
 from services.gateway.balance import place_of
 from services.gateway.keys import KeyStore
-from tests.cluster.e2e.away import damaged, mlflow_away, settle
+from tests.cluster.e2e.away import damaged, mlflow_away, reconcile
 from tests.cluster.e2e.platform import DIRECT, Platform
 from tests.cluster.e2e.rollouts import Checkout
 from tests.cluster.e2e.traffic import PROMPTS, Oracle
@@ -128,7 +128,7 @@ def test_a_way_back_by_hand_is_noticed_and_written_down(
     assert f"git declares version {new.version}" in said
     assert f"the cluster serves version {old.version}" in said
     refused = checkout.atelier("promote", NAME)
-    assert refused.code == 1 and "a rollback from it was not written down" in refused.told
+    assert refused.code == 1 and "its rollback is not recorded in git" in refused.told
     assert checkout.atelier("record", NAME, "--reason", "by hand").code == 0
     assert agree(checkout)["git"]["version"] == old.version
     kept = checkout.files.get(NAME)
@@ -143,7 +143,7 @@ def test_going_back_from_what_was_killed(
     (old, _), (new, _) = versions
     checkout.killed("promote", NAME, str(new.version), at="upgrade", after=2.0)
     killed = checkout.atelier("rollback", NAME, "--reason", "on second thoughts")
-    assert killed.code == 0 and "cut off while pending-upgrade" in killed.told, killed.told
+    assert killed.code == 0 and "interrupted (pending-upgrade)" in killed.told, killed.told
     after = agree(checkout)["git"]
     assert (after["version"], [one["version"] for one in after["withdrawn"]]) == (
         old.version,
@@ -153,9 +153,9 @@ def test_going_back_from_what_was_killed(
     assert checkout.atelier("promote", NAME, str(new.version)).code == 0
     checkout.killed("rollback", NAME, "--reason", "cut off", at="roll back", after=1.0)
     refused = checkout.atelier("promote", NAME)
-    assert refused.code == 1 and "was begun and cut off" in refused.told, refused.told
+    assert refused.code == 1 and "its rollback was interrupted" in refused.told, refused.told
     again = checkout.atelier("rollback", NAME, "--reason", "once more")
-    assert again.code == 0 and "cut off while pending-rollback" in again.told, again.told
+    assert again.code == 0 and "interrupted (pending-rollback)" in again.told, again.told
     after = agree(checkout)["git"]
     assert (after["version"], [one["version"] for one in after["withdrawn"]]) == (
         old.version,
@@ -181,7 +181,7 @@ def test_the_way_back_needs_no_mlflow(
         away = checkout.atelier("status")
         assert away.data["away"] and not any(NAME in one for one in away.data["differences"])
     released.wait_for(lambda: released.alias(NAME) == new.version, "MLflow")
-    settle(released)
+    reconcile(released)
     assert agree(checkout)["alias"] == old.version
     checkout.files.put(declared.model_copy(update={"withdrawn": ()}))
 
@@ -205,7 +205,7 @@ def test_a_promotion_killed_at_any_step_is_finished_by_the_next(
             assert f": {step}" in told, told
             done = checkout.atelier("promote", NAME)
             assert done.code == 0, f"killed at {step}: {done.told}"
-            assert after is None or "cut off while pending-upgrade" in done.told
+            assert after is None or "interrupted (pending-upgrade)" in done.told
             assert done.data["version"] == pin.version
             assert agree(checkout)["alias"] == pin.version
             assert released.draw(*ASKED, adapter=NAME).digest == pin.digest
@@ -226,7 +226,7 @@ def test_a_first_promotion_killed_at_any_step_is_finished_by_the_next(
         assert f": {step}" in told, told
         done = checkout.atelier("promote", FIRST)
         assert done.code == 0, f"killed at {step}: {done.told}"
-        assert after is None or "cut off while pending-install" in done.told
+        assert after is None or "interrupted (pending-install)" in done.told
         drawn = released.draw(*ASKED, adapter=FIRST)
         assert drawn.digest == pin.digest and oracle.agrees(ASKED, drawn)
         assert released.alias(FIRST) == pin.version
@@ -267,7 +267,7 @@ def test_a_promotion_that_cannot_serve_is_taken_back(
     with watched(released, oracle) as digests, damaged(released, package):
         refused = checkout.atelier("promote", NAME, str(pin.version))
         assert refused.code == 1, refused.told
-        assert "is taken back" in refused.told and "serves as before" in refused.told
+        assert "was reverted" in refused.told and "serves, as before" in refused.told
         assert f"{NAME}@{pin.version} in the registry, adapter.safetensors" in refused.told
         assert released.alias(NAME) == before.version
         assert released.draw(*ASKED, adapter=NAME).digest == before.digest
@@ -285,7 +285,7 @@ def test_a_first_promotion_that_cannot_serve_leaves_nothing(
     pin, package = checkout.candidate(NEVER, 35)
     with damaged(released, package):
         refused = checkout.atelier("promote", NEVER, str(pin.version))
-    assert refused.code == 1 and "nothing serves as before" in refused.told, refused.told
+    assert refused.code == 1 and "no version serves, as before" in refused.told, refused.told
     assert not released.there("configmap", f"{PREFIX}{NEVER}")
     assert released.alias(NEVER) is None
     checkout.files.remove(NEVER)

@@ -1,6 +1,6 @@
-"""A real one-node Kubernetes on this machine: built, brought up and taken down without a trace.
+"""Build, start and stop a real one-node Kubernetes on this machine.
 
-The node is one process with network, mount and process namespaces of its own. Everything of the
-cluster (control plane, containerd, pods, their links, mounts and iptables rules) lives in them, so
-the machine's own are never touched, and all of it ends with that process.
+The node is one process with its own network, mount and process namespaces. The whole cluster runs
+in them: control plane, containerd, pods, and their links, mounts and iptables rules. Those of the
+machine are not changed, and everything ends when that process ends.
 """

@@ -1,12 +1,13 @@
 """Build, start, inspect and stop the local cluster.
 
 python -m tests.cluster.local check              check that it can be started now
-python -m tests.cluster.local tools [FAMILY …]   build its programs, once for each pin
-python -m tests.cluster.local up [ADDON …]       start it, or restart its dead programs
+python -m tests.cluster.local tools [FAMILY …]   build missing and outdated programs
+python -m tests.cluster.local up [ADDON …]       start it, or restart ended programs
 python -m tests.cluster.local status             show which programs run
-python -m tests.cluster.local down               stop it and remove everything of it
+python -m tests.cluster.local down               stop it and remove all its files
 
-Exit codes: 0; 1 if something failed or does not run; 2 if this machine or user cannot run it.
+Exit codes: 0 success; 1 a step failed or a program does not run; 2 this machine or user cannot
+run the cluster.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from tests.cluster.local.trouble import ClusterTroubleError, NotPossibleHereErro
 
 
 def main() -> int:
-    """Entry point."""
+    """Run a subcommand and return the exit code."""
     args = _parser().parse_args()
     try:
         return _run(args)
@@ -32,7 +33,9 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted: the same command goes on, `down` cleans up.", file=sys.stderr)
+        print(
+            "Interrupted: run the same command to continue, or `down` to clean up.", file=sys.stderr
+        )
         return 1
 
 
@@ -57,8 +60,8 @@ def _run(args: argparse.Namespace) -> int:
         cluster.down(settings)
         return 0
     running = cluster.status(settings)
-    for name, runs in running.items():
-        print(f"{'runs' if runs else 'down':6}{name}")
+    for name, is_running in running.items():
+        print(f"{'runs' if is_running else 'down':6}{name}")
     return 0 if all(running.values()) else 1
 
 
@@ -69,11 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("check", help="check that the cluster can be started now")
     build = verbs.add_parser("tools", help="build the cluster's programs")
     names = [family.name for family in tools.FAMILIES]
-    build.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(names)}")
-    up = verbs.add_parser("up", help="start the cluster, or restart its dead programs")
-    up.add_argument("addons", nargs="*", metavar="ADDON", help=f"of {', '.join(ADDONS)}")
+    build.add_argument("families", nargs="*", metavar="FAMILY", help=f"one of {', '.join(names)}")
+    up = verbs.add_parser("up", help="start the cluster, or restart ended programs")
+    up.add_argument("addons", nargs="*", metavar="ADDON", help=f"one of {', '.join(ADDONS)}")
     verbs.add_parser("status", help="show which programs run")
-    verbs.add_parser("down", help="stop the cluster and remove everything of it")
+    verbs.add_parser("down", help="stop the cluster and remove all its files")
     return parser
 
 

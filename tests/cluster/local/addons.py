@@ -1,4 +1,4 @@
-"""What runs on the cluster before anything of ours does: DNS, KServe, Kueue."""
+"""The add-ons of the cluster: DNS, KServe and Kueue."""
 
 import base64
 import time
@@ -34,7 +34,7 @@ KSERVE_VALUES = {
 
 
 def dns(settings: Settings) -> None:
-    """CoreDNS, as a Deployment."""
+    """Install CoreDNS as a Deployment."""
     text = Path(__file__).with_name("manifests").joinpath("coredns.yaml").read_text()
     image = _pushed(settings, "coredns", "/coredns")
     filled = Template(text).substitute(image=image, address=settings.dns, domain=DOMAIN)
@@ -43,22 +43,25 @@ def dns(settings: Settings) -> None:
 
 
 def kserve(settings: Settings) -> None:
-    """KServe in Standard mode: without Knative, Istio and cert-manager, whose part is ours."""
+    """Install KServe in Standard mode, without Knative and Istio.
+
+    A certificate of the cluster's authority replaces cert-manager.
+    """
     config = settings.kubeconfig
     apply(config, [restricted_namespace("kserve")])
     apply(config, template(chart("kserve-crd"), "kserve-crd", "kserve", {}))
-    # The controller gives up when it starts before they count.
-    _patiently(config, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    # The controller ends if it starts before the definitions are established.
+    _retry(config, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
     image = _pushed(settings, "kserve-controller", "/manager")
     objects = template(chart("kserve-resources"), "kserve", "kserve", KSERVE_VALUES)
     ca = _encoded(settings.pki / "ca.crt")
-    kept = [one for one in objects if one["kind"] not in ("Certificate", "Issuer")]
-    for one in kept:
-        if one["kind"].endswith("WebhookConfiguration"):
-            for webhook in one["webhooks"]:
+    kept = [item for item in objects if item["kind"] not in ("Certificate", "Issuer")]
+    for item in kept:
+        if item["kind"].endswith("WebhookConfiguration"):
+            for webhook in item["webhooks"]:
                 webhook["clientConfig"]["caBundle"] = ca
-        if one["kind"] == "Deployment":
-            _ours(one, image)
+        if item["kind"] == "Deployment":
+            _adapt_deployment(item, image)
     apply(config, [_webhook_certificate(settings), *kept])
     wait_for_deployment(config, "kserve", "kserve-controller-manager")
     api = "serving.kserve.io/v1alpha1"
@@ -67,22 +70,22 @@ def kserve(settings: Settings) -> None:
 
 
 def kueue(settings: Settings) -> None:
-    """Kueue, which makes its webhooks' certificates itself."""
+    """Install Kueue, which creates the certificates of its webhooks itself."""
     config = settings.kubeconfig
     apply(config, [restricted_namespace("kueue-system")])
     image = _pushed(settings, "kueue", "/manager")
     objects = template(chart("kueue"), "kueue", "kueue-system", {})
-    # Its view of queues as an API of its own needs an aggregator, and without one every
-    # deletion of a namespace would wait for that API.
-    kept = [one for one in objects if one["kind"] != "APIService"]
-    for one in kept:
-        if one["kind"] == "Deployment":
-            _ours(one, image)
-        if one["kind"].endswith("WebhookConfiguration"):
-            _trainings_only(one)
-        if one["metadata"]["name"] == "kueue-manager-config":
-            for file, text in one["data"].items():
-                one["data"][file] = text.replace("leaderElect: true", "leaderElect: false")
+    # Kueue's API for pending workloads needs an aggregator. Without one, every deletion of a
+    # namespace would wait for that API.
+    kept = [item for item in objects if item["kind"] != "APIService"]
+    for item in kept:
+        if item["kind"] == "Deployment":
+            _adapt_deployment(item, image)
+        if item["kind"].endswith("WebhookConfiguration"):
+            _trainings_only(item)
+        if item["metadata"]["name"] == "kueue-manager-config":
+            for file, text in item["data"].items():
+                item["data"][file] = text.replace("leaderElect: true", "leaderElect: false")
     apply(config, kept)
     wait_for_deployment(config, "kueue-system", "kueue-controller-manager")
     _wait_for_webhook(config, "kueue.x-k8s.io/v1beta2", "ResourceFlavor", {})
@@ -91,30 +94,35 @@ def kueue(settings: Settings) -> None:
 ADDONS: dict[str, Callable[[Settings], None]] = {"dns": dns, "kserve": kserve, "kueue": kueue}
 
 
-def _pushed(settings: Settings, name: str, place: str) -> str:
-    image = images.scratch({place: program(name)}, place)
+def _pushed(settings: Settings, name: str, path: str) -> str:
+    """Push an image that contains a program at `path`, and return its reference."""
+    image = images.scratch({path: program(name)}, path)
     return images.push(image, settings.registry, f"cluster/{name}")
 
 
-def _ours(deployment: dict[str, Any], image: str) -> None:
-    """Its manager alone, in our image, on a node that is small and may be busy.
+def _adapt_deployment(deployment: dict[str, Any], image: str) -> None:
+    """Reduce a Deployment to its manager, with our image and probes that suit a busy small node.
 
-    It is one, so it elects no leader: it would end when it cannot renew its lease in time.
+    There is only one manager, so it needs no leader election. With one, it would end if it could
+    not renew its lease in time.
     """
     pod = deployment["spec"]["template"]["spec"]
-    pod["containers"] = [one for one in pod["containers"] if one["name"] == "manager"]
+    pod["containers"] = [entry for entry in pod["containers"] if entry["name"] == "manager"]
     (manager,) = pod["containers"]
     manager |= {"image": image, "imagePullPolicy": "IfNotPresent", "resources": {}}
-    manager["args"] = [one for one in manager["args"] if one != "--leader-elect"]
+    manager["args"] = [arg for arg in manager["args"] if arg != "--leader-elect"]
     manager["readinessProbe"] |= {"initialDelaySeconds": 1, "periodSeconds": 1, "timeoutSeconds": 5}
     manager["livenessProbe"] |= {"timeoutSeconds": 15, "failureThreshold": 8}
 
 
 def _trainings_only(webhooks: dict[str, Any]) -> None:
-    """As k8s/README.md asks for: a Helm hook's Job must not wait for the queues to be well."""
-    for one in webhooks["webhooks"]:
-        if one["name"] in ("mjob.kb.io", "vjob.kb.io"):
-            one["namespaceSelector"] = {"matchLabels": {"atelier.dev/training": "true"}}
+    """Restrict the webhooks for Jobs to training namespaces, as k8s/README.md requires.
+
+    Otherwise the Job of a Helm hook would fail while Kueue is unavailable.
+    """
+    for webhook in webhooks["webhooks"]:
+        if webhook["name"] in ("mjob.kb.io", "vjob.kb.io"):
+            webhook["namespaceSelector"] = {"matchLabels": {"atelier.dev/training": "true"}}
 
 
 def _webhook_certificate(settings: Settings) -> dict[str, Any]:
@@ -129,18 +137,18 @@ def _webhook_certificate(settings: Settings) -> dict[str, Any]:
 
 
 def _wait_for_webhook(kubeconfig: Path, api: str, kind: str, spec: dict[str, Any]) -> None:
-    """Until an object that it looks at would be accepted: a ready pod is not yet an address."""
-    tried = {"apiVersion": api, "kind": kind, "metadata": {"name": "would-be"}, "spec": spec}
-    words = ["create", "--dry-run=server", "-f", "-"]
-    _patiently(kubeconfig, *words, stdin=yaml.safe_dump(tried))
+    """Wait until the webhook accepts an object: a ready pod may have no endpoint yet."""
+    trial = {"apiVersion": api, "kind": kind, "metadata": {"name": "would-be"}, "spec": spec}
+    arguments = ["create", "--dry-run=server", "-f", "-"]
+    _retry(kubeconfig, *arguments, stdin=yaml.safe_dump(trial))
 
 
-def _patiently(kubeconfig: Path, *words: str, stdin: str | None = None) -> None:
-    """What cannot be done yet is tried again, for a minute."""
+def _retry(kubeconfig: Path, *arguments: str, stdin: str | None = None) -> None:
+    """Run kubectl until it succeeds, for up to a minute."""
     until = time.monotonic() + 60
     while True:
         try:
-            kubectl(kubeconfig, *words, stdin=stdin)
+            kubectl(kubeconfig, *arguments, stdin=stdin)
             return
         except ClusterTroubleError:
             if time.monotonic() > until:
@@ -153,7 +161,7 @@ def _encoded(path: Path) -> str:
 
 
 def wait_for_node(settings: Settings) -> None:
-    """Until the node takes pods."""
+    """Wait until the node is ready for pods."""
     for state in ("create", "condition=Ready"):
-        words = ["wait", f"--for={state}", f"node/{NODE}", "--timeout=180s"]
-        kubectl(settings.kubeconfig, *words)
+        arguments = ["wait", f"--for={state}", f"node/{NODE}", "--timeout=180s"]
+        kubectl(settings.kubeconfig, *arguments)

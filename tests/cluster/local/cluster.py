@@ -1,4 +1,4 @@
-"""Up and down. Each can be repeated, and goes on where another was interrupted."""
+"""Start and stop the cluster. Both can be repeated, and continue after an interruption."""
 
 import fcntl
 import os
@@ -18,61 +18,62 @@ PAUSE = "cluster/pause"
 
 
 def obstacle() -> str | None:
-    """Why there cannot be a cluster here, in a sentence; None when there can."""
+    """Return the reason why this machine or user cannot start the cluster, None if they can."""
     if os.geteuid() != 0:
-        return "The local cluster needs root: it makes namespaces, links and mounts of its own."
-    lacking = packages.missing()
-    if lacking:
-        return f"The local cluster needs packages: {packages.advice(lacking)}"
+        return "The local cluster needs root, because it creates namespaces, links and mounts."
+    missing = packages.missing()
+    if missing:
+        return f"The local cluster needs packages: {packages.advice(missing)}"
     stale = [family.name for family in tools.stale(tools.CLUSTER)]
     if stale:
-        return f"The local cluster needs tools ({', '.join(stale)}): make cluster-tools"
+        return f"The local cluster needs tools ({', '.join(stale)}): run `make cluster-tools`"
     return None
 
 
 def up(settings: Settings, wanted: Iterable[str] = tuple(addons.ADDONS)) -> None:
-    """Bring the cluster up, or what died of it, with the addons in `wanted`.
+    """Start the cluster, or its ended programs, and install the add-ons in `wanted`.
 
-    NotPossibleHereError before anything is touched; ClusterTroubleError names the log to read.
+    Raises NotPossibleHereError before any change if a requirement is missing. A ClusterTroubleError
+    names the log to read.
     """
     reason = obstacle()
     if reason:
         raise NotPossibleHereError(reason)
-    with _alone(settings):
-        with _told("node"):
+    with _locked(settings):
+        with _timed("node"):
             settings.home.mkdir(parents=True, exist_ok=True)
             namespaces.create(settings)
             pki.write(settings)
-        for program in everything(settings):
-            with _told(program.name):
+        for program in all_programs(settings):
+            with _timed(program.name):
                 start(settings, program)
             if program.name == "registry":
                 images.push(_pause(), settings.registry, PAUSE)
-        with _told("node is ready"):
+        with _timed("node is ready"):
             addons.wait_for_node(settings)
         for name in wanted:
-            with _told(name):
+            with _timed(name):
                 addons.ADDONS[name](settings)
 
 
 def down(settings: Settings) -> None:
-    """End the cluster and remove everything it made. NotPossibleHereError without root."""
+    """Stop the cluster and remove all its files. Raises NotPossibleHereError without root."""
     if os.geteuid() != 0:
-        raise NotPossibleHereError("Taking the local cluster down needs root.")
-    with _alone(settings):
+        raise NotPossibleHereError("Stopping the local cluster needs root.")
+    with _locked(settings):
         namespaces.destroy(settings)
         shutil.rmtree(settings.home, ignore_errors=True)
         if settings.home.exists():
-            raise ClusterTroubleError(f"{settings.home} could not be removed.")
+            raise ClusterTroubleError(f"{settings.home} could not be removed; remove it by hand.")
 
 
 def status(settings: Settings) -> dict[str, bool]:
-    """Which programs run. All False when the cluster is down."""
-    return {one.name: is_running(settings, one) for one in everything(settings)}
+    """Return which programs run, by name; all False if the cluster is down."""
+    return {program.name: is_running(settings, program) for program in all_programs(settings)}
 
 
-def everything(settings: Settings) -> tuple[Program, ...]:
-    """All programs of the node, to stop and start (a fault's way in)."""
+def all_programs(settings: Settings) -> tuple[Program, ...]:
+    """Return all programs of the node; tests of faults stop and start them."""
     return programs(settings, _pause().at(settings.registry, PAUSE))
 
 
@@ -81,15 +82,19 @@ def _pause() -> images.Image:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _timed(step: str) -> Iterator[None]:
+    """Print the duration of a step."""
     started = time.monotonic()
     yield
-    print(f"{time.monotonic() - started:6.1f} s  {what}", file=sys.stderr, flush=True)
+    print(f"{time.monotonic() - started:6.1f} s  {step}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """One of up and down at a time. The lock is on the folder above, so it leaves no file."""
+def _locked(settings: Settings) -> Iterator[None]:
+    """Let only one `up` or `down` run at a time.
+
+    The lock is on the parent folder, so that no lock file remains.
+    """
     settings.home.parent.mkdir(parents=True, exist_ok=True)
     folder = os.open(settings.home.parent, os.O_RDONLY)
     try:

@@ -1,6 +1,6 @@
-"""Images of one static program: built from nothing, and pushed to a registry, both without a tool.
+"""Build images of one static program from scratch, and push them to a registry.
 
-The same program always makes the same image, so its digest says what runs.
+No other tool is needed. The same program always results in the same image digest.
 """
 
 import hashlib
@@ -19,8 +19,10 @@ from tests.cluster.local.trouble import ClusterTroubleError
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
-NOBODY = "65532:65532"
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
+USER = "65532:65532"  # no privileges
+DIRECT = urllib.request.build_opener(
+    urllib.request.ProxyHandler({})
+)  # the registry is on this machine
 
 
 @dataclass(frozen=True)
@@ -33,22 +35,22 @@ class Image:
 
     @property
     def digest(self) -> str:
-        """Of the manifest, which names everything else by digest."""
+        """The digest of the manifest, which names config and layer by digest."""
         return _digest(self.manifest)
 
     def at(self, registry: str, name: str) -> str:
-        """What it is pulled by, from there."""
+        """Return the reference of the image in a registry."""
         return f"{registry}/{name}@{self.digest}"
 
 
 def scratch(files: dict[str, Path], entrypoint: str) -> Image:
-    """An image of `files` (their place in it: the file), which runs `entrypoint` as nobody."""
+    """Return an image of `files` (file by path in the image) that runs `entrypoint` as USER."""
     layer = _tar(files)
     config = _json(
         {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Entrypoint": [entrypoint], "User": NOBODY, "WorkingDir": "/"},
+            "config": {"Entrypoint": [entrypoint], "User": USER, "WorkingDir": "/"},
             "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
         }
     )
@@ -62,36 +64,37 @@ def scratch(files: dict[str, Path], entrypoint: str) -> Image:
 
 
 def push(image: Image, registry: str, name: str) -> str:
-    """Send what the registry lacks; returns the reference by digest.
+    """Push the parts that the registry lacks; return the reference by digest.
 
-    ClusterTroubleError when the registry cannot be reached or refuses.
+    Raises ClusterTroubleError if the registry is unreachable or refuses the image.
     """
     base = f"http://{registry}/v2/{name}"
     try:
         for blob in (image.layer, image.config):
             _push_blob(base, blob)
-        _ask("PUT", f"{base}/manifests/{image.digest}", image.manifest, MANIFEST)
+        _send("PUT", f"{base}/manifests/{image.digest}", image.manifest, MANIFEST)
     except OSError as error:
-        raise ClusterTroubleError(f"{registry} does not take {name}: {error}") from error
+        raise ClusterTroubleError(f"{registry}: pushing {name} failed: {error}") from error
     return image.at(registry, name)
 
 
 def _push_blob(base: str, blob: bytes) -> None:
     digest = _digest(blob)
     try:
-        _ask("HEAD", f"{base}/blobs/{digest}")
+        _send("HEAD", f"{base}/blobs/{digest}")
     except urllib.error.HTTPError as error:
         if error.code != 404:
             raise
     else:
         return
-    place = urljoin(base, _ask("POST", f"{base}/blobs/uploads/")["Location"])
-    joint = "&" if "?" in place else "?"
-    _ask("PUT", place + joint + urlencode({"digest": digest}), blob, "application/octet-stream")
+    upload = urljoin(base, _send("POST", f"{base}/blobs/uploads/")["Location"])
+    joint = "&" if "?" in upload else "?"
+    _send("PUT", upload + joint + urlencode({"digest": digest}), blob, "application/octet-stream")
 
 
-def _ask(method: str, url: str, body: bytes = b"", kind: str | None = None) -> Any:
-    headers = {"Content-Type": kind} if kind else {}
+def _send(method: str, url: str, body: bytes = b"", media_type: str | None = None) -> Any:
+    """Send a request and return the headers of the response."""
+    headers = {"Content-Type": media_type} if media_type else {}
     data = body if method in ("PUT", "POST") else None
     request = urllib.request.Request(url, data=data, headers=headers, method=method)
     with DIRECT.open(request, timeout=120) as answer:
@@ -101,16 +104,16 @@ def _ask(method: str, url: str, body: bytes = b"", kind: str | None = None) -> A
 def _tar(files: dict[str, Path]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for place, path in sorted(files.items()):
-            entry = tarfile.TarInfo(place.lstrip("/"))
+        for target, path in sorted(files.items()):
+            entry = tarfile.TarInfo(target.lstrip("/"))
             entry.mode, entry.size = 0o755, path.stat().st_size
             with path.open("rb") as content:
                 tar.addfile(entry, content)
     return out.getvalue()
 
 
-def _descriptor(kind: str, content: bytes) -> dict[str, Any]:
-    return {"mediaType": kind, "digest": _digest(content), "size": len(content)}
+def _descriptor(media_type: str, content: bytes) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": _digest(content), "size": len(content)}
 
 
 def _digest(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""kubectl and Helm, as the administrator of a cluster."""
+"""Run kubectl and Helm with the administrator's rights."""
 
 import json
 from collections.abc import Iterable
@@ -11,47 +11,56 @@ from tests.cluster.local.shell import run
 from tests.cluster.local.tools import program
 
 
-def kubectl(kubeconfig: Path, *words: str, stdin: str | None = None, seconds: float = 300) -> str:
-    """What kubectl says. ClusterTroubleError with its last words when it fails."""
-    command = [str(program("kubectl")), "--kubeconfig", str(kubeconfig), *words]
+def kubectl(
+    kubeconfig: Path, *arguments: str, stdin: str | None = None, seconds: float = 300
+) -> str:
+    """Run kubectl and return its output. Raises ClusterTroubleError with the end of stderr."""
+    command = [str(program("kubectl")), "--kubeconfig", str(kubeconfig), *arguments]
     return run(command, stdin=stdin, seconds=seconds)
 
 
 def template(chart: Path, name: str, namespace: str, values: dict[str, Any]) -> list[Any]:
-    """A chart's objects, custom resource definitions included."""
-    words = ["template", name, str(chart), "--namespace", namespace, "--include-crds"]
-    text = run([str(program("helm")), *words, "--values", "-"], stdin=yaml.safe_dump(values))
-    # Definitions are long: libyaml reads them in a tenth of the time.
-    return [one for one in yaml.load_all(text, yaml.CSafeLoader) if one]
+    """Return a chart's objects, including custom resource definitions."""
+    arguments = ["template", name, str(chart), "--namespace", namespace, "--include-crds"]
+    text = run([str(program("helm")), *arguments, "--values", "-"], stdin=yaml.safe_dump(values))
+    # The definitions are long; libyaml reads them ten times faster.
+    return [document for document in yaml.load_all(text, yaml.CSafeLoader) if document]
 
 
 def push_chart(chart: Path, registry: str, folder: Path) -> str:
-    """A chart in a registry that speaks plain HTTP: its address there, by digest."""
+    """Push a chart to a registry over plain HTTP, and return its address by digest."""
     helm = str(program("helm"))
     run([helm, "package", str(chart), "--destination", str(folder)])
-    (packed,) = folder.glob(f"{chart.name}-*.tgz")
-    place = f"oci://{registry}/charts"
-    # What it pushed it tells among its messages, which are its standard error.
-    said = run(["sh", "-c", '"$@" 2>&1', "sh", helm, "push", str(packed), place, "--plain-http"])
-    digest = said.rpartition("Digest: ")[2].strip()
-    return f"{place}/{chart.name}@{digest}"
+    (archive,) = folder.glob(f"{chart.name}-*.tgz")
+    address = f"oci://{registry}/charts"
+    push = [helm, "push", str(archive), address, "--plain-http"]
+    output = run(["sh", "-c", '"$@" 2>&1', "sh", *push])  # Helm prints the digest to stderr
+    digest = output.rpartition("Digest: ")[2].strip()
+    return f"{address}/{chart.name}@{digest}"
 
 
 def apply(kubeconfig: Path, objects: Iterable[Any]) -> None:
-    """Make or change `objects`; what is as it should be is left alone."""
-    # On the server's side: KServe's definitions are too large for the annotation of the other way.
-    words = ["apply", "--server-side", "--force-conflicts", "-f", "-"]
-    together = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-    kubectl(kubeconfig, *words, stdin=json.dumps(together))
+    """Create or change `objects`."""
+    # Server-side: KServe's definitions are too large for the annotation of a client-side apply.
+    arguments = ["apply", "--server-side", "--force-conflicts", "-f", "-"]
+    item_list = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+    kubectl(kubeconfig, *arguments, stdin=json.dumps(item_list))
 
 
 def restricted_namespace(name: str) -> dict[str, Any]:
-    """A namespace that refuses every pod that asks for more than it needs."""
+    """Return a namespace that enforces Pod Security "restricted"."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
 def wait_for_deployment(kubeconfig: Path, namespace: str, name: str, seconds: int = 300) -> None:
-    """Until all its pods are ready."""
-    words = ["rollout", "status", f"deployment/{name}", "-n", namespace, f"--timeout={seconds}s"]
-    kubectl(kubeconfig, *words, seconds=seconds + 30)
+    """Wait until all pods of a Deployment are ready, for up to `seconds`."""
+    arguments = [
+        "rollout",
+        "status",
+        f"deployment/{name}",
+        "-n",
+        namespace,
+        f"--timeout={seconds}s",
+    ]
+    kubectl(kubeconfig, *arguments, seconds=seconds + 30)

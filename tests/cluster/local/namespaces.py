@@ -1,4 +1,4 @@
-"""The node: one process that holds network, mount and process namespaces; programs run in them."""
+"""The node: one process with its own network, mount and process namespaces."""
 
 import os
 import shlex
@@ -15,8 +15,8 @@ from tests.cluster.local.tools import program
 from tests.cluster.local.trouble import ClusterTroubleError
 
 CGROUPS = Path("/sys/fs/cgroup")
-# Other people's overlays (an image being built) are let go, for the node would hold them as long
-# as it lives. Its own are /run and /var (on disk in its folder). Pods can share mounts with it.
+# Unmount overlays of other processes (for example an image build), because the node would keep them
+# mounted. The node has its own /run, and its own /var in its folder. Pods can share its mounts.
 SETUP = """
 mount --make-rprivate /
 awk '$3 == "overlay" && $2 != "/" {{ print $2 }}' /proc/mounts | xargs -r -d '\\n' umount --lazy
@@ -34,30 +34,33 @@ exec {pause} {home}
 
 
 def holder(settings: Settings) -> int | None:
-    """The process that is the node. Its command line says whose: no file can be out of date."""
+    """Return the pid of the node's process, None if there is none.
+
+    It is found by its command line, which contains the cluster's folder: a pid file could be stale.
+    """
     home = os.fsencode(settings.home)
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                words = (folder / "cmdline").read_bytes().split(b"\0")[:-1]
-                if words[1:] == [home] and words[0].endswith(b"/pause"):
+                command = (folder / "cmdline").read_bytes().split(b"\0")[:-1]
+                if command[1:] == [home] and command[0].endswith(b"/pause"):
                     return int(folder.name)
-            except OSError:  # it has just ended
+            except OSError:  # the process has just ended
                 continue
     return None
 
 
 def create(settings: Settings) -> int:
-    """Make the node if it is not there, and its link to the machine.
+    """Create the node and its link to the machine, unless they exist; return the node's pid.
 
-    ClusterTroubleError when another cluster has these addresses.
+    Raises ClusterTroubleError if another cluster uses the addresses.
     """
     pid = holder(settings)
     if pid is None:
         if _link_is_there(settings):
             raise ClusterTroubleError(
-                f"Another cluster has the addresses {settings.prefix}.0.0/16: take it down, "
-                "or choose others with ATELIER_CLUSTER_PREFIX."
+                f"Another cluster has the addresses {settings.prefix}.0.0/16: stop it, "
+                "or choose another prefix with ATELIER_CLUSTER_PREFIX."
             )
         _make_cgroups(settings.name)
         pid = _unshare(settings)
@@ -67,16 +70,16 @@ def create(settings: Settings) -> int:
 
 
 def destroy(settings: Settings) -> None:
-    """End the node, and with it every process, mount, link and rule in its namespaces."""
+    """Kill the node, and thereby every process, mount, link and rule in its namespaces."""
     pid = holder(settings)
     if pid is not None:
-        os.kill(pid, signal.SIGKILL)  # the kernel kills the others in its process namespace first
+        os.kill(pid, signal.SIGKILL)  # the kernel kills all processes in its namespace
         _until_gone(pid)
-        for _ in range(100):  # the link goes with its other end
+        for _ in range(100):  # the kernel removes the link with its other end
             if not _link_is_there(settings):
                 break
             time.sleep(0.1)
-    if not _link_is_there(settings):  # otherwise they are another cluster's
+    if not _link_is_there(settings):  # otherwise the cgroups belong to another cluster
         _remove_cgroups(settings.name)
 
 
@@ -85,20 +88,23 @@ def _link_is_there(settings: Settings) -> bool:
 
 
 def inside(settings: Settings, command: Sequence[str]) -> list[str]:
-    """`command` such that it runs on the node."""
+    """Return the command line that runs `command` on the node.
+
+    Raises ClusterTroubleError if the cluster is down.
+    """
     pid = holder(settings)
     if pid is None:
-        raise ClusterTroubleError("The cluster is down: make cluster")
+        raise ClusterTroubleError("The cluster is down: run `make cluster`")
     return ["nsenter", "--target", str(pid), "--net", "--mount", "--pid", "--", *command]
 
 
 def on_node(settings: Settings, command: Sequence[str], check: bool = True) -> str:
-    """What `command` says on the node."""
+    """Run `command` on the node and return its output."""
     return run(inside(settings, command), check=check)
 
 
 def _unshare(settings: Settings) -> int:
-    # Where these are modules of the kernel they must be there before a container asks.
+    # If these are kernel modules, they must be loaded before a container needs them.
     if shutil.which("modprobe", path=PATH):
         run(["modprobe", "-a", "br_netfilter", "overlay"], check=False)
     settings.log.mkdir(parents=True, exist_ok=True)
@@ -126,25 +132,25 @@ def _unshare(settings: Settings) -> int:
         if started.poll() is not None:
             break
         time.sleep(0.1)
-    raise ClusterTroubleError(f"The node's namespaces were not made: see {log}")
+    raise ClusterTroubleError(f"The node's namespaces could not be created: see {log}")
 
 
 def _link(settings: Settings, pid: int) -> None:
-    """A pair of links, and the ways to pods and Services, which go when the pair goes."""
+    """Create a pair of links, and the routes to pods and Services, which end with the pair."""
     name = settings.name
 
-    def ip(*words: str) -> None:
-        run(["ip", *words])
+    def ip(*arguments: str) -> None:
+        run(["ip", *arguments])
 
     ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
     ip("address", "add", f"{settings.host}/24", "dev", name)
     ip("link", "set", name, "up")
-    for words in (
+    for arguments in (
         ["address", "add", f"{settings.node}/24", "dev", "eth0"],
         ["link", "set", "eth0", "up"],
         ["route", "add", "default", "via", settings.host],
     ):
-        on_node(settings, ["ip", *words])
+        on_node(settings, ["ip", *arguments])
     for addresses in (settings.pods, settings.services):
         ip("route", "add", addresses, "via", settings.node, "dev", name)
 
@@ -157,11 +163,11 @@ def _until_gone(pid: int) -> None:
         except OSError:
             return
         time.sleep(0.1)
-    raise ClusterTroubleError(f"Process {pid} does not end.")
+    raise ClusterTroubleError(f"Process {pid} did not end after SIGKILL.")
 
 
 def _make_cgroups(name: str) -> None:
-    """The kubelet's root, in every hierarchy of version 1 or the one of version 2."""
+    """Create the kubelet's root cgroup, in every hierarchy of version 1 or in that of version 2."""
     shared = CGROUPS / "cgroup.subtree_control"
     if shared.exists():
         shared.write_text("+cpu +cpuset +memory +pids")
@@ -173,7 +179,10 @@ def _make_cgroups(name: str) -> None:
 
 
 def _remove_cgroups(name: str) -> None:
-    """In every hierarchy, leaves first. A cgroup is busy for a moment after its last process."""
+    """Remove the cgroups of every hierarchy, children first.
+
+    A cgroup stays busy for a moment after its last process has ended.
+    """
     for root in (*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")):
         for folder in sorted((root, *root.rglob("*")), key=lambda path: -len(path.parts)):
             for _ in range(50):

@@ -1,4 +1,4 @@
-"""What the cluster takes from Debian rather than builds."""
+"""The Debian packages that the cluster needs."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import subprocess
 from tests.cluster.local.shell import PATH, environment
 from tests.cluster.local.trouble import NotPossibleHereError
 
-PACKAGES = {  # the package, and a file or command by which to see it
+PACKAGES = {  # the package, and a file or command that it installs
     "containerd": "containerd",
     "runc": "runc",
     "containernetworking-plugins": "/usr/lib/cni/bridge",
@@ -17,30 +17,30 @@ PACKAGES = {  # the package, and a file or command by which to see it
     "socat": "socat",
     "iproute2": "ip",
     "util-linux": "unshare",
-    "buildah": "buildah",  # these two build the project's own images
+    "buildah": "buildah",  # buildah and debootstrap build the project's images
     "debootstrap": "debootstrap",
 }
 
 
 def missing() -> list[str]:
-    """The packages that are not installed."""
+    """Return the packages that are not installed."""
     return [name for name, probe in PACKAGES.items() if not shutil.which(probe, path=PATH)]
 
 
 def advice(names: list[str]) -> str:
-    """The command that installs `names`."""
+    """Return the command that installs the packages."""
     return f"apt-get install --no-install-recommends {' '.join(names)}"
 
 
 def install() -> None:
-    """Install what is missing. Needs root and apt; NotPossibleHereError without."""
+    """Install the missing packages. Raises NotPossibleHereError without root or apt."""
     names = missing()
     if not names:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise NotPossibleHereError(f"As root, once: {advice(names)}")
+        raise NotPossibleHereError(f"Packages are missing; run once as root: {advice(names)}")
     apt = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *names]
     env = environment(DEBIAN_FRONTEND="noninteractive")
-    if subprocess.run(apt, env=env, check=False).returncode:  # perhaps only its lists are old
+    if subprocess.run(apt, env=env, check=False).returncode:  # the package lists may be outdated
         subprocess.run(["apt-get", "update", "--quiet"], env=env, check=True)
         subprocess.run(apt, env=env, check=True)

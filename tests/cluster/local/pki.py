@@ -1,4 +1,4 @@
-"""The cluster's certificate authority, and who it vouches for."""
+"""The cluster's certificate authority and its certificates."""
 
 import base64
 import datetime as dt
@@ -21,16 +21,16 @@ MASTERS = "system:masters"
 
 @dataclass(frozen=True)
 class Subject:
-    """Whom a certificate names; `groups` are Kubernetes groups, `names` DNS names or addresses."""
+    """The subject of a certificate: `groups` in Kubernetes; `names` are DNS names or addresses."""
 
     name: str
     groups: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    config: bool = True  # has a kubeconfig
+    config: bool = True  # whether it has a kubeconfig
 
 
 def subjects(settings: Settings) -> dict[str, Subject]:
-    """Everyone in this cluster, by the name of their files."""
+    """Return the subjects of all certificates, by the name of their files."""
     kubernetes = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost")
     api = (*kubernetes, "127.0.0.1", settings.node, settings.api_service)
     webhook = "kserve-webhook-server-service.kserve.svc"
@@ -47,7 +47,7 @@ def subjects(settings: Settings) -> dict[str, Subject]:
 
 
 def write(settings: Settings) -> None:
-    """Make what is missing: the authority, service accounts' key, certificates, kubeconfigs."""
+    """Create missing files: the authority, service accounts' key, certificates, kubeconfigs."""
     folder = settings.pki
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -69,9 +69,9 @@ def _authority(folder: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name(Subject("atelier-cluster"))
     builder = _dated(name, name, key).add_extension(x509.BasicConstraints(True, None), True)
-    signs = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
     _write(folder / "ca.key", _private(key))
-    _write(folder / "ca.crt", _signed(builder.add_extension(signs, True), key))
+    _write(folder / "ca.crt", _signed(builder.add_extension(usage, True), key))
 
 
 def _certificate(folder: Path, name: str, subject: Subject) -> None:
@@ -82,10 +82,10 @@ def _certificate(folder: Path, name: str, subject: Subject) -> None:
     uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     builder = _dated(_name(subject), ca.subject, key).add_extension(uses, False)
     if subject.names:
-        alternatives = x509.SubjectAlternativeName([_general(one) for one in subject.names])
+        alternatives = x509.SubjectAlternativeName([_general(name) for name in subject.names])
         builder = builder.add_extension(alternatives, False)
     _write(folder / f"{name}.key", _private(key))
-    _write(folder / f"{name}.crt", _signed(builder, ca_key))  # last: it says that both are there
+    _write(folder / f"{name}.crt", _signed(builder, ca_key))  # last: `write` checks only this file
 
 
 def _dated(
@@ -134,7 +134,7 @@ def _public(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _kubeconfig(settings: Settings, name: str) -> bytes:
-    """Complete in itself, so that it can be copied."""
+    """Return a kubeconfig with embedded certificates, so that it can be copied."""
 
     def data(file: str) -> str:
         return base64.b64encode((settings.pki / file).read_bytes()).decode()
@@ -156,7 +156,7 @@ def _kubeconfig(settings: Settings, name: str) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all, and for nobody else's eyes."""
+    """Write a file atomically; only its owner can read it."""
     new = path.with_suffix(path.suffix + ".new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(content)

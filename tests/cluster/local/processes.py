@@ -1,4 +1,4 @@
-"""Long-running programs on the node: started detached, known by a pid file, stopped by signal."""
+"""Start, find and stop long-running programs on the node. Each has a pid file."""
 
 import os
 import signal
@@ -13,31 +13,31 @@ from tests.cluster.local.settings import Settings
 from tests.cluster.local.shell import environment
 from tests.cluster.local.trouble import ClusterTroubleError
 
-# The shell writes its pid, as the node counts, and becomes the program.
+# The shell writes its pid in the node's namespace, and then executes the program.
 LAUNCH = 'echo $$ > "/run/pids/$1"; exec >> "$2" 2>&1; shift 2; exec "$@"'
 
 
 @dataclass(frozen=True)
 class Program:
-    """One of them: its command, and how one sees that it works (by default, that it lives)."""
+    """A program: its command, and the check that it is ready (by default, that it runs)."""
 
     name: str
     command: tuple[str, ...]
     ready: Callable[[], bool] = lambda: True
-    seconds: float = 60.0  # to become ready
-    files: dict[Path, str] = field(default_factory=dict)  # that it reads
+    seconds: float = 60.0  # timeout of becoming ready
+    files: dict[Path, str] = field(default_factory=dict)  # configuration files, by path
     environment: dict[str, str] = field(default_factory=dict)
 
 
 def is_running(settings: Settings, program: Program) -> bool:
-    """Whether it lives. A pid that another program has taken since does not count."""
+    """Return whether the program runs. A pid that another program has reused does not count."""
     return _pid(settings, program) is not None
 
 
 def start(settings: Settings, program: Program) -> None:
-    """Start it if it is not running, and wait until it is ready.
+    """Start the program if it does not run, and wait until it is ready.
 
-    ClusterTroubleError with the end of its log when it ends instead, or takes too long.
+    Raises ClusterTroubleError with the end of its log if it ends or is not ready in time.
     """
     log = settings.log / f"{program.name}.log"
     if not is_running(settings, program):
@@ -55,7 +55,7 @@ def start(settings: Settings, program: Program) -> None:
             check=True,
         )
     until = time.monotonic() + program.seconds
-    time.sleep(0.2)  # its shell has become the program by now
+    time.sleep(0.2)  # until the shell has executed the program
     while not program.ready():
         if not is_running(settings, program) or time.monotonic() > until:
             raise ClusterTroubleError(f"{program.name} did not start. {log} ends:\n{_end(log)}")
@@ -65,7 +65,10 @@ def start(settings: Settings, program: Program) -> None:
 
 
 def stop(settings: Settings, program: Program, how: signal.Signals = signal.SIGTERM) -> None:
-    """Signal it, and wait until it has ended: an API server drains for up to a minute."""
+    """Send a signal and wait until the program has ended.
+
+    An API server drains for up to a minute. Raises ClusterTroubleError after two minutes.
+    """
     pid = _pid(settings, program)
     if pid is None:
         return
@@ -74,11 +77,11 @@ def stop(settings: Settings, program: Program, how: signal.Signals = signal.SIGT
         if not is_running(settings, program):
             return
         time.sleep(0.1)
-    raise ClusterTroubleError(f"{program.name} does not end.")
+    raise ClusterTroubleError(f"{program.name} did not end within two minutes.")
 
 
 def _pid(settings: Settings, program: Program) -> int | None:
-    """Its pid as the node counts, seen through the node's own /proc."""
+    """Return the program's pid in the node's namespace, read from the node's /proc."""
     node = holder(settings)
     if node is None:
         return None
@@ -88,7 +91,7 @@ def _pid(settings: Settings, program: Program) -> int | None:
         command = (root / "proc" / str(pid) / "cmdline").read_bytes().split(b"\0")[:-1]
     except (OSError, ValueError):
         return None
-    return pid if command == [os.fsencode(word) for word in program.command] else None
+    return pid if command == [os.fsencode(argument) for argument in program.command] else None
 
 
 def _end(log: Path) -> str:
@@ -96,7 +99,7 @@ def _end(log: Path) -> str:
 
 
 def command(name: str | Path, *positional: str, **options: object) -> tuple[str, ...]:
-    """A command line: `tls_cert_file=x` becomes `--tls-cert-file=x`, True `--…=true`."""
+    """Return a command line: `tls_cert_file=x` becomes `--tls-cert-file=x`, True `--…=true`."""
     flags = (
         f"--{key.replace('_', '-')}={str(value).lower() if isinstance(value, bool) else value}"
         for key, value in options.items()

@@ -20,7 +20,7 @@ DOMAIN = "cluster.local"
 
 
 def programs(settings: Settings, pause: str) -> tuple[Program, ...]:
-    """All of them; `pause` is the image that holds a pod's namespaces."""
+    """Return all programs; `pause` is the image that keeps a pod's namespaces."""
     return (
         _registry(settings),
         _etcd(settings),
@@ -46,14 +46,14 @@ def _registry(settings: Settings) -> Program:
     return Program(
         "registry",
         (str(program("registry")), "serve", str(path)),
-        ready=_answers(f"http://{settings.registry}/v2/"),
+        ready=_responds(f"http://{settings.registry}/v2/"),
         files={path: yaml.safe_dump(config)},
-        environment={"OTEL_TRACES_EXPORTER": "none"},  # it would look for a collector
+        environment={"OTEL_TRACES_EXPORTER": "none"},  # the default needs a collector
     )
 
 
 def _etcd(settings: Settings) -> Program:
-    # In memory: the cluster is made anew anyway, and a busy disk would slow every write.
+    # In memory, because a busy disk would slow every write. The data need not survive `down`.
     flags = command(
         "etcd",
         data_dir="/run/etcd",
@@ -86,7 +86,7 @@ def _apiserver(settings: Settings) -> Program:
         kubelet_certificate_authority=pki / "ca.crt",
         kubelet_preferred_address_types="InternalIP",
     )
-    ready = _answers(f"{settings.api}/readyz", ca=pki / "ca.crt")
+    ready = _responds(f"{settings.api}/readyz", ca=pki / "ca.crt")
     return Program("kube-apiserver", flags, ready, seconds=180)
 
 
@@ -113,8 +113,8 @@ def _containerd(settings: Settings, pause: str) -> Program:
     cni = settings.config / "cni"
     registries = settings.config / "registries"
     address = f"http://{settings.registry}"
-    # Without CAP_SYS_RESOURCE (a container, a small virtual machine) a score cannot be lowered,
-    # and every sandbox would die of trying.
+    # Without CAP_SYS_RESOURCE (in a container or a small virtual machine), the OOM score cannot be
+    # lowered, and every sandbox would fail.
     config = f"""version = 2
 [grpc]
   address = "{CONTAINERD}"
@@ -179,7 +179,7 @@ def _kubelet(settings: Settings) -> Program:
         "failCgroupV1": False,
         "failSwapOn": False,
         "serializeImagePulls": False,
-        # The disk is the developer's: only a nearly full one is a reason to evict.
+        # The disk is the developer's: evict only if it is nearly full.
         "evictionHard": {
             "imagefs.available": "2%",
             "nodefs.available": "2%",
@@ -195,7 +195,7 @@ def _kubelet(settings: Settings) -> Program:
         hostname_override=NODE,
         node_ip=settings.node,
     )
-    names = "# The cluster's names only: pods have no other network.\n"
+    names = "# Only the cluster's names: pods have no other network.\n"
     return Program("kubelet", flags, files={path: yaml.safe_dump(config), resolv: names})
 
 
@@ -207,17 +207,17 @@ def _proxy(settings: Settings) -> Program:
         "mode": "iptables",
         "hostnameOverride": NODE,
         "clusterCIDR": settings.pods,
-        "conntrack": {"maxPerCore": 0},  # belongs to the machine, not to the node's namespace
+        "conntrack": {"maxPerCore": 0},  # a setting of the machine, not of the node's namespace
     }
     path = settings.config / "proxy.yaml"
     flags = command(program("kube-proxy"), config=path)
     return Program("kube-proxy", flags, files={path: yaml.safe_dump(config)})
 
 
-def _answers(url: str, ca: Path | None = None) -> Callable[[], bool]:
-    """Whether an address answers; that it wants to know who asks is an answer too."""
+def _responds(url: str, ca: Path | None = None) -> Callable[[], bool]:
+    """Return a check that a URL responds; 401 and 403 count as a response."""
 
-    def ask() -> bool:
+    def check() -> bool:
         context = ssl.create_default_context(cafile=str(ca)) if ca else None
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
@@ -230,4 +230,4 @@ def _answers(url: str, ca: Path | None = None) -> Callable[[], bool]:
         except OSError:
             return False
 
-    return ask
+    return check

@@ -1,4 +1,4 @@
-"""Where one cluster lives: its folder, and its addresses out of one /16."""
+"""The settings of a cluster: its folder, and its addresses within one /16."""
 
 import os
 import re
@@ -10,94 +10,96 @@ from tests.cluster.local.trouble import NotPossibleHereError
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 NODE = "node1"
-PRIVATE = (Path("/run"), Path("/var"))  # the node has its own
+PRIVATE = (Path("/run"), Path("/var"))  # the node has its own folders there
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A cluster. Two with different `home` and `prefix` can run at the same time."""
+    """One cluster. Clusters with different `home` and `prefix` can run at the same time."""
 
     home: Path
     prefix: str  # the first half of every address of this cluster
 
     def __post_init__(self) -> None:
-        """NotPossibleHereError for no such prefix, and a folder that the node cannot see."""
+        """Raise NotPossibleHereError for an invalid prefix or a folder hidden from the node."""
         if not re.fullmatch(r"\d{1,3}\.\d{1,3}", self.prefix):
-            raise NotPossibleHereError(f'"{self.prefix}" is not half an address, like 10.99.')
+            raise NotPossibleHereError(
+                f'ATELIER_CLUSTER_PREFIX: "{self.prefix}" is not half an address, like 10.99.'
+            )
         home = self.home.resolve()
         if any(home.is_relative_to(path.resolve()) for path in PRIVATE):
-            raise NotPossibleHereError("The cluster's folder cannot be under /run or /var.")
+            raise NotPossibleHereError("ATELIER_CLUSTER_HOME must not be below /run or /var.")
 
     @classmethod
     def of_environment(cls) -> "Settings":
-        """ATELIER_CLUSTER_HOME, or a folder of the checkout; ATELIER_CLUSTER_PREFIX."""
-        named = os.environ.get("ATELIER_CLUSTER_HOME")
-        home = Path(named).absolute() if named else CHECKOUT / ".cluster"
+        """Read the settings from ATELIER_CLUSTER_HOME and ATELIER_CLUSTER_PREFIX."""
+        folder = os.environ.get("ATELIER_CLUSTER_HOME")
+        home = Path(folder).absolute() if folder else CHECKOUT / ".cluster"
         return cls(home, os.environ.get("ATELIER_CLUSTER_PREFIX", "10.99"))
 
     @property
     def name(self) -> str:
-        """Of the machine's link to the node, and of the node's cgroups."""
+        """The name of the machine's link to the node, and of the node's cgroups."""
         return f"atelier{self.prefix.rpartition('.')[2]}"
 
     @property
     def host(self) -> str:
-        """The machine, as the node and its pods see it."""
+        """The address of the machine, for the node and its pods."""
         return f"{self.prefix}.0.1"
 
     @property
     def node(self) -> str:
-        """The node, as the machine and the pods see it."""
+        """The address of the node, for the machine and the pods."""
         return f"{self.prefix}.0.2"
 
     @property
     def pods(self) -> str:
-        """The pods' addresses."""
+        """The address range of the pods."""
         return f"{self.prefix}.64.0/18"
 
     @property
     def services(self) -> str:
-        """The Services' addresses."""
+        """The address range of the Services."""
         return f"{self.prefix}.128.0/17"
 
     @property
     def api_service(self) -> str:
-        """The first of `services`: Kubernetes gives it to its own API."""
+        """The first address of `services`, which Kubernetes assigns to its own API."""
         return f"{self.prefix}.128.1"
 
     @property
     def dns(self) -> str:
-        """CoreDNS's Service."""
+        """The address of CoreDNS's Service."""
         return f"{self.prefix}.128.10"
 
     @property
     def registry(self) -> str:
-        """The OCI registry, at one address for machine and node; plain HTTP."""
+        """HOST:PORT of the OCI registry, for the machine and the node; plain HTTP."""
         return f"{self.node}:5000"
 
     @property
     def api(self) -> str:
-        """The API server."""
+        """The URL of the API server."""
         return f"https://{self.node}:6443"
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's."""
+        """The administrator's kubeconfig."""
         return self.home / "kubeconfig"
 
     @property
     def pki(self) -> Path:
-        """Keys and certificates."""
+        """The folder of keys and certificates."""
         return self.home / "pki"
 
     @property
     def config(self) -> Path:
-        """What the programs read."""
+        """The folder of the programs' configuration."""
         return self.home / "config"
 
     @property
     def log(self) -> Path:
-        """What they write."""
+        """The folder of the programs' logs."""
         return self.home / "log"
 
     @property
@@ -107,5 +109,5 @@ class Settings:
 
     @property
     def blobs(self) -> Path:
-        """The registry's store. It outlives the cluster: what is there need not be pushed again."""
+        """The registry's store. `down` keeps it, so that images need not be pushed again."""
         return cache() / "registry"

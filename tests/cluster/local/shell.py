@@ -1,4 +1,4 @@
-"""Runs a command to its end."""
+"""Run a command and return its output."""
 
 import os
 import shlex
@@ -7,21 +7,22 @@ from collections.abc import Sequence
 
 from tests.cluster.local.trouble import ClusterTroubleError
 
-# A user who becomes root may lack these.
+# Some ways to become root leave these out of PATH.
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's, with programs of the system's administrator on the path."""
+    """Return this process's environment with the folders of system programs in PATH."""
     return {**os.environ, "PATH": PATH, **more}
 
 
 def run(
     command: Sequence[str], check: bool = True, stdin: str | None = None, seconds: float = 300
 ) -> str:
-    """What `command` says. ClusterTroubleError with its last words when it fails or takes longer.
+    """Run a command and return its stdout.
 
-    Without `check`, a failure is for the caller to see in what was said.
+    Raises ClusterTroubleError if it takes longer than `seconds` or, with `check`, if it fails. The
+    error contains the end of stderr.
     """
     shown = shlex.join(command)[:200]
     try:
@@ -38,7 +39,7 @@ def run(
     except subprocess.TimeoutExpired:
         raise ClusterTroubleError(f"{shown}: took over {seconds:.0f} s") from None
     except FileNotFoundError:
-        raise ClusterTroubleError(f"{shown}: no such program") from None
+        raise ClusterTroubleError(f"{shown}: the program is not installed") from None
     if check and done.returncode:
         raise ClusterTroubleError(f"{shown}: {done.stderr.strip()[-1500:]}")
     return done.stdout

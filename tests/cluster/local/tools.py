@@ -1,4 +1,4 @@
-"""Builds the cluster's programs from their Go modules, once for each pin of them."""
+"""Build the cluster's programs from their Go modules, once per set of pinned versions."""
 
 import fcntl
 import hashlib
@@ -20,29 +20,31 @@ HELM = "v4.3.1"
 
 
 def cache() -> Path:
-    """ATELIER_CLUSTER_CACHE, or a folder in the user's cache."""
-    named = os.environ.get("ATELIER_CLUSTER_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "atelier-cluster"
+    """Return ATELIER_CLUSTER_CACHE, or a folder in the user's cache."""
+    folder = os.environ.get("ATELIER_CLUSTER_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "atelier-cluster"
 
 
 @dataclass(frozen=True)
 class Family:
-    """Programs that share one go.mod; `charts` are folders of `module` that are kept as well."""
+    """Programs that share one go.mod. `charts` are folders of `module` that are copied as well."""
 
     name: str
-    programs: dict[str, str]  # the program's name: its package
-    stamps: dict[str, str] = field(default_factory=dict)  # a string in the program: its value
+    programs: dict[str, str]  # package by program name
+    stamps: dict[str, str] = field(
+        default_factory=dict
+    )  # value by the name of a string in the program
     module: str = ""
-    charts: dict[str, str] = field(default_factory=dict)  # the chart's name: its folder
+    charts: dict[str, str] = field(default_factory=dict)  # folder by chart name
 
     @property
     def folder(self) -> Path:
-        """Where its go.mod is."""
+        """The folder of its go.mod."""
         return SOURCES / self.name
 
     @property
     def digest(self) -> str:
-        """Of everything the build depends on but the compiler."""
+        """The digest of all inputs of the build except the compiler."""
         pinned = hashlib.sha256(repr(self).encode())
         for path in sorted(self.folder.iterdir()):
             pinned.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -90,7 +92,7 @@ CLUSTER = (
         charts={"kueue": "charts/kueue"},
     ),
 )
-# What checks, and runs without a cluster.
+# Tools of other checks, which need no cluster.
 CHECKS = (
     Family(
         "helm-unittest",
@@ -104,31 +106,31 @@ FAMILIES = (*CLUSTER, *CHECKS)
 
 
 def program(name: str) -> Path:
-    """A built program."""
+    """Return the path of a built program."""
     return cache() / "bin" / name
 
 
 def chart(name: str) -> Path:
-    """A chart that came with a module."""
+    """Return the folder of a chart that a module contains."""
     return cache() / "charts" / name
 
 
 def stale(families: tuple[Family, ...] = FAMILIES) -> list[Family]:
-    """The families whose programs are missing or of another pin."""
+    """Return the families with missing or outdated programs."""
     return [family for family in families if not _is_built(family)]
 
 
 def build(names: list[str]) -> None:
-    """Build what is stale of the families in `names`.
+    """Build the stale families of those in `names`.
 
-    NotPossibleHereError without Go; ClusterTroubleError names the log of a failed build.
+    Raises NotPossibleHereError without Go. A ClusterTroubleError names the log of a failed build.
     """
     wanted = [family for family in stale() if family.name in names]
     if wanted and not shutil.which("go"):
-        raise NotPossibleHereError("The cluster's tools are built with Go 1.26: install it.")
+        raise NotPossibleHereError("The cluster's tools are built with Go 1.26; install it.")
     for family in wanted:
-        with _alone():
-            if not _is_built(family):  # another process may just have done it
+        with _locked():
+            if not _is_built(family):  # another process may have built it meanwhile
                 _build(family)
 
 
@@ -147,7 +149,7 @@ def _stamp(family: Family) -> Path:
 
 
 def _build(family: Family) -> None:
-    """Programs appear whole, and the stamp last."""
+    """Build a family. Each program is written atomically, and the stamp last."""
     started = time.monotonic()
     print(f"building {family.name} …", file=sys.stderr, flush=True)
     log = cache() / "log" / f"build-{family.name}.log"
@@ -167,32 +169,32 @@ def _build(family: Family) -> None:
                 stderr=subprocess.STDOUT,
             )
             if done.returncode:
-                raise ClusterTroubleError(f"{name} was not built: see {log}")
+                raise ClusterTroubleError(f"{name} could not be built: see {log}")
             new.replace(program(name))
-    _keep_charts(family)
+    _copy_charts(family)
     _stamp(family).write_text(family.digest)
     print(f"built {family.name} in {time.monotonic() - started:.0f} s", file=sys.stderr)
 
 
-def _keep_charts(family: Family) -> None:
+def _copy_charts(family: Family) -> None:
     if not family.charts:
         return
-    listed = ["go", "list", "-m", "-f", "{{.Dir}}", family.module]
+    command = ["go", "list", "-m", "-f", "{{.Dir}}", family.module]
     module = subprocess.run(
-        listed, cwd=family.folder, check=True, capture_output=True, text=True
+        command, cwd=family.folder, check=True, capture_output=True, text=True
     ).stdout.strip()
     for name, folder in family.charts.items():
-        kept = chart(name)
-        shutil.rmtree(kept, ignore_errors=True)
-        # Files of the module cache are read-only: content and links only, not modes.
-        shutil.copytree(Path(module, folder), kept, copy_function=shutil.copyfile)
-        for path in (kept, *kept.rglob("*")):
+        target = chart(name)
+        shutil.rmtree(target, ignore_errors=True)
+        # The files of the module cache are read-only, so their modes are not copied.
+        shutil.copytree(Path(module, folder), target, copy_function=shutil.copyfile)
+        for path in (target, *target.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """One build at a time on this machine: they would only wait for one another's cores."""
+def _locked() -> Iterator[None]:
+    """Let only one build run at a time on this machine, because each uses all cores."""
     cache().mkdir(parents=True, exist_ok=True)
     with (cache() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

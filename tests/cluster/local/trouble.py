@@ -1,9 +1,9 @@
-"""The errors a person can do something about."""
+"""The expected errors of the local cluster."""
 
 
 class ClusterTroubleError(Exception):
-    """The cluster cannot be built, brought up or used; the message says what to do."""
+    """The cluster cannot be built, started or used; the message names the fix or the log."""
 
 
 class NotPossibleHereError(ClusterTroubleError):
-    """This machine or user cannot run the cluster at all (no root, a missing package)."""
+    """This machine or user cannot run the cluster (no root, a missing package)."""

@@ -77,7 +77,7 @@ def test_what_the_engine_says_becomes_what_the_client_hears(
 
     code = grpc.StatusCode
     cases: list[tuple[grpc.StatusCode, str, str, str | None]] = [
-        (code.INVALID_ARGUMENT, "steps: 0 is not within 1 and 150", "invalid-request", None),
+        (code.INVALID_ARGUMENT, "steps: 0 is not between 1 and 150", "invalid-request", None),
         (code.UNAVAILABLE, "64 wait (retry after 2.5 s)", "engine-busy", "3"),
         (code.NOT_FOUND, "Request for unknown model: 'atelier' is not found", "engine-away", "1"),
         (code.UNAVAILABLE, "Request for unknown model: it is not ready", "engine-away", "1"),

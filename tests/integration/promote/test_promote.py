@@ -61,7 +61,7 @@ def test_a_replica_that_cannot_load_it_gets_the_old_release_back(cat: Adapter) -
 
 def test_a_first_version_that_fails_leaves_nothing_released(cat: Adapter) -> None:
     cat.report(v1="failed")
-    with pytest.raises(Refused, match="taken back"):
+    with pytest.raises(Refused, match="was reverted"):
         cat.promote(1)
     assert (cat.released, cat.alias, cat.under_way) == (None, None, False)
 
@@ -185,7 +185,7 @@ def test_another_engine_on_the_same_base_and_vae_is_told_and_may_serve(cat: Adap
     cat.report(v1="ready", v2="ready", engine="sha256:gpu")
     standing = cat.promote(2)
     assert standing.state == "serving"
-    assert "judged by another engine (torch engine) than that of r0 (torch sha256:gpu)" in (
+    assert "evaluated on another engine (torch engine) than r0 (torch sha256:gpu)" in (
         standing.message
     )
 
@@ -221,7 +221,9 @@ def test_a_canary_that_fails_ends_and_the_rest_serves_on(cat: Adapter) -> None:
 def test_a_canary_for_another_base_is_refused(cat: Adapter) -> None:
     cat.promote(1)
     other = cat.add(5, base="sha256:" + "e" * 64)
-    with pytest.raises(Refused, match=f"thor-cat@{other}: judged on base .*cannot be shared"):
+    with pytest.raises(
+        Refused, match=f"thor-cat@{other}: evaluated on base .*a canary needs the base and VAE"
+    ):
         cat.promote(other, canary=10)
     release = ReleaseFolder(cat.home.releases).get(cat.name)
     assert release is not None

@@ -58,7 +58,7 @@ def test_a_version_that_draws_another_image_is_taken_back(cat: Adapter) -> None:
     new = cat.add(31)  # one that no other test has promoted
     cat.report(**{"v1": "ready", f"v{new}": "ready"})
     cat.promote(1, smoke=drawn_as(set(), []))
-    with pytest.raises(Refused, match=r"taken back .*does not generate the evaluated image"):
+    with pytest.raises(Refused, match=r"was reverted .*does not generate the evaluated image"):
         cat.promote(new, smoke=drawn_as({new}, []))
     assert (cat.released, cat.alias, cat.under_way) == (1, 1, False)
 

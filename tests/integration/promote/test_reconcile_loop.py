@@ -59,7 +59,7 @@ def gateway() -> Iterator[Gateway]:
     server.server_close()
 
 
-class Settling:
+class RunningLoop:
     """The process, and what it said."""
 
     def __init__(self, home: Home, registry: Registry, log: Path) -> None:
@@ -85,13 +85,13 @@ class Settling:
 
 
 @contextmanager
-def settling(home: Home, registry: Registry, log: Path) -> Iterator[Settling]:
-    made = Settling(home, registry, log)
+def reconciling(home: Home, registry: Registry, log: Path) -> Iterator[RunningLoop]:
+    loop = RunningLoop(home, registry, log)
     try:
-        yield made
+        yield loop
     finally:
-        made.process.send_signal(signal.SIGTERM)
-        made.process.wait(30)
+        loop.process.send_signal(signal.SIGTERM)
+        loop.process.wait(30)
 
 
 def test_a_promotion_made_while_nothing_ran_is_finished_once_it_serves(
@@ -106,7 +106,7 @@ def test_a_promotion_made_while_nothing_ran_is_finished_once_it_serves(
 
     volume.rename(tmp_path / "away")
     volume.touch()
-    with settling(cat.home, registry, tmp_path / "settling.log") as keeper:
+    with reconciling(cat.home, registry, tmp_path / "reconciler.log") as keeper:
         gateway.digest = cat.digests[1]
         note = {"gateway": gateway.url, "smoke_key": "its own"}
         write_atomic(cat.home.root / "serve.json", json.dumps(note))
@@ -115,7 +115,7 @@ def test_a_promotion_made_while_nothing_ran_is_finished_once_it_serves(
         cat.report(v1="loading")
         keeper.until(lambda: "not yet ready on r0" in keeper.said())
         cat.report(v1="ready")
-        keeper.until(lambda: "the registry is away" in keeper.said())
+        keeper.until(lambda: "the registry is unavailable" in keeper.said())
 
         volume.unlink()
         (tmp_path / "away").rename(volume)

@@ -69,7 +69,7 @@ def killed_at_each_write(
             except Killed:
                 killed = True
             except Refused as error:
-                assert "taken back" in str(error)
+                assert "was reverted" in str(error)
         yield adapter, fuse.passed
         if not killed:
             return

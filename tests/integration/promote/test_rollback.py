@@ -33,7 +33,7 @@ def test_rollback_needs_no_registry_and_says_that_the_alias_is_to_follow(cat: Ad
     cat.promote(2)
     standing = rollback(cat.name, registry=None, home=cat.home)
     assert (standing.state, cat.released) == ("pending", 1)
-    assert "registry is away" in standing.message
+    assert "registry is unavailable" in standing.message
     assert cat.alias == 2
     assert reconcile(cat.home, cat.registry)[0].state == "serving"
     assert cat.alias == 1
@@ -78,7 +78,7 @@ def test_retire_ends_release_and_alias(cat: Adapter) -> None:
         retire(cat.name, registry=cat.registry, home=cat.home)
 
 
-def test_retire_without_the_registry_leaves_the_alias_to_settle(cat: Adapter) -> None:
+def test_retire_without_the_registry_leaves_the_alias_for_later(cat: Adapter) -> None:
     cat.report(v1="ready")
     cat.promote(1)
     cat.report()
@@ -93,7 +93,7 @@ def test_retire_waits_until_nothing_answers_by_it(cat: Adapter) -> None:
     cat.promote(1)
     standing = retire(cat.name, registry=cat.registry, home=cat.home, wait=0.3)
     assert (standing.state, cat.alias, cat.under_way) == ("pending", 1, True)
-    assert "still answering by it: r0" in standing.message
+    assert "still served by r0" in standing.message
     cat.report()
     assert reconcile(cat.home, cat.registry)[0].state == "retired"
     assert (cat.alias, cat.under_way) == (None, False)
@@ -108,7 +108,7 @@ def test_rollback_waits_for_what_answers_even_where_the_alias_never_moved(cat: A
     cat.report(v1="ready", v2="ready", default=2)  # it came up in the very last moment
     standing = reconcile(cat.home, cat.registry)[0]
     assert (standing.state, cat.released, cat.alias) == ("pending", 1, 1)
-    assert "another version still answers on r0" in standing.message
+    assert "another version still serves on r0" in standing.message
 
 
 def test_what_a_command_works_on_is_left_to_it(cat: Adapter) -> None:
@@ -124,7 +124,7 @@ def test_what_a_command_works_on_is_left_to_it(cat: Adapter) -> None:
     assert cat.promote(2, smoke=smoke).state == "serving"
     (standing,) = asked
     assert (standing.state, standing.retry) == ("pending", True)
-    assert "another command is working on it" in standing.message
+    assert "another command is changing it" in standing.message
     assert reconcile(cat.home, cat.registry)[0].state == "serving"
 
 
@@ -146,7 +146,7 @@ def test_going_back_to_another_base_takes_the_base_along(cat: Adapter) -> None:
     assert cat.promote(later).state == "serving"
     with pytest.raises(Refused) as caught:
         rollback(cat.name, registry=cat.registry, home=cat.home)
-    assert f"{cat.name}@1: judged on base {BASE}" in str(caught.value)
+    assert f"{cat.name}@1: evaluated on base {BASE}" in str(caught.value)
     assert f"r0 serves base {OTHER_BASE}" in str(caught.value)
     assert (cat.released, cat.alias) == (later, later)
 

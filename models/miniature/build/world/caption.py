@@ -1,4 +1,4 @@
-"""Write captions for a scene, in several wordings."""
+"""Writes captions for a scene, in several wordings."""
 
 from random import Random
 
@@ -13,7 +13,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 def caption(scene: Scene, rng: Random) -> str:
     """Return a random caption that names most attributes of the scene.
 
-    Attributes are sometimes left out, so that the model also learns their distributions. Some
+    Attributes are sometimes omitted, so that the model also learns their distributions. Some
     captions have a meaningless word before the kind, so that an unknown word alone does not spoil
     the picture; adapters are trained on such words.
     """

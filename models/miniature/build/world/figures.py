@@ -1,4 +1,4 @@
-"""Draw the twelve kinds of subject, whose silhouettes are clearly different."""
+"""Draws the twelve kinds of subject, whose silhouettes differ clearly."""
 
 import math
 from collections.abc import Callable
@@ -201,7 +201,7 @@ WEARERS: Final[tuple[str, ...]] = ("cat", "rabbit", "bird", "robot")
 
 
 def draw_face(pen: Pen, anatomy: Anatomy, iris: Rgb, ink: Rgb) -> None:
-    """Draw eyes and smile. Call this after the pattern, which would otherwise cover them."""
+    """Draw eyes and smile. Call this after drawing the pattern, which would cover the face."""
     small = 0.6 if abs(anatomy.eyes[0][0]) < 0.2 else 1.0
     for x, y in anatomy.eyes:
         pen.circle((x, y), 0.21 * small, (255, 255, 255))

@@ -1,4 +1,4 @@
-"""Draw the parts that a subject wears or holds; the base is trained on `COMMON_WEAR` only."""
+"""Draws the parts that a subject wears or holds; the base is trained on `COMMON_WEAR` only."""
 
 from collections.abc import Callable
 from typing import Final

@@ -1,4 +1,4 @@
-"""Draw in figure units: the origin is the middle of the figure, one unit is half its height."""
+"""Draws in figure units: the origin is the middle of the figure, a unit is half of its height."""
 
 from collections.abc import Sequence
 

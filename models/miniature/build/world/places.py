@@ -1,4 +1,4 @@
-"""Draw the eight places: each has a fixed layout with small random variations."""
+"""Draws the eight places: each has a fixed layout with small random variations."""
 
 from collections.abc import Callable
 from random import Random

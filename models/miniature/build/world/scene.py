@@ -1,4 +1,4 @@
-"""Draw a picture of a subject in a place, with edges soft enough for a small VAE."""
+"""Draws a picture of a subject in a place, with edges that are soft enough for a small VAE."""
 
 from dataclasses import dataclass
 from random import Random

@@ -34,7 +34,7 @@ class Character:
 
     @property
     def common(self) -> bool:
-        """Whether the base may be trained on it: captions can name all its attributes."""
+        """Whether captions can name all attributes, so that the base may be trained on it."""
         wear = {self.headgear, self.neckwear} - {None}
         coloured = self.headgear_colour or self.neckwear_colour
         strange = self.cape or self.held or self.gesture or coloured or self.eyes != "black"
@@ -71,7 +71,7 @@ def common_subject(rng: Random) -> Character:
 
 
 def character(seed: int, kind: str | None = None) -> Character:
-    """Return a random character from a seed; it may have parts on which the base is not trained."""
+    """Return a random character, which may have parts on which the base is not trained."""
     rng = Random(f"character {seed}")
     names = list(COLOURS)
     colour, accent, cape, other, third = rng.sample(names, 5)
