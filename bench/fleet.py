@@ -51,7 +51,7 @@ from atelier.platform.report_leases import ANNOTATION, ClusterReports
 from services.agent.agent import Agent, ReplicaIdentity
 from services.agent.packages import _stamp
 from services.agent.plan import PACKAGES
-from services.agent.verified import Verified
+from services.agent.verified import VerificationRecords
 from services.engine.layout import layout_of
 from services.engine.store import AdapterStore
 from services.engine.volume import Loaded, VolumeWatcher
@@ -123,7 +123,7 @@ class ApiServer:
                 yield kind, body
 
 
-class Loop:
+class MeasuredLoop:
     """The threads of one control loop, and their processor time."""
 
     def __init__(self, name: str):
@@ -161,7 +161,7 @@ class Loop:
         return sum(time.clock_gettime(clock) for clock in clocks)
 
 
-def shares(loops: list[Loop], seconds: float) -> dict[str, float]:
+def shares(loops: list[MeasuredLoop], seconds: float) -> dict[str, float]:
     """Return the share of one core that each loop uses, measured for `seconds`."""
     began = time.monotonic()
     before = {loop.name: loop.processor_seconds() for loop in loops}
@@ -179,7 +179,7 @@ class Block(nn.Module):
 
 
 @dataclass
-class Fleet:
+class SimulatedFleet:
     """Generated adapters; the digest of a version depends only on adapter and version number."""
 
     folder: Path
@@ -195,7 +195,7 @@ class Fleet:
     def prepare(self) -> None:
         """Write a volume in the state after a stop of agent and engine."""
         packages = self.volume / PACKAGES
-        record = Verified(packages, SignaturePolicy())
+        record = VerificationRecords(packages, SignaturePolicy())
         wanted: list[WantedAdapter] = []
         for number in range(self.adapters):
             name = f"adapter-with-a-name-{number}"
@@ -292,8 +292,10 @@ def engine() -> Any:
 class MeasuredReplica:
     """The measured replica: an agent and the volume watcher of an engine, on a fleet's volume."""
 
-    def __init__(self, fleet: Fleet, server: Any, registry: Mapping[tuple[str, int], Path]):
-        self.agent_loop, self.engine_loop = Loop("agent"), Loop("engine's watcher")
+    def __init__(
+        self, fleet: SimulatedFleet, server: Any, registry: Mapping[tuple[str, int], Path]
+    ):
+        self.agent_loop, self.engine_loop = MeasuredLoop("agent"), MeasuredLoop("engine's watcher")
         self.watcher = VolumeWatcher(engine(), fleet.volume, "pod-0")
         pod = Pod("pod-0", "bench", "uid", "10.0.0.1")
         self.environment = watching(server, pod, fleet.folder / "cluster")
@@ -329,7 +331,7 @@ class MeasuredReplica:
         self.agent.close()
 
 
-def steady(fleet: Fleet, replicas: int, seconds: float) -> dict[str, Any]:
+def steady(fleet: SimulatedFleet, replicas: int, seconds: float) -> dict[str, Any]:
     """Measure the shares of the loops without new releases, and with one release per second.
 
     The result also has the sizes of the reports, in bytes.
@@ -342,12 +344,12 @@ def steady(fleet: Fleet, replicas: int, seconds: float) -> dict[str, Any]:
     replica = MeasuredReplica(fleet, server, registry)
     replica.until_ready()
     replica.start()
-    others = Loop("others")
+    others = MeasuredLoop("others")
     for number in range(1, replicas):
         pod = Pod(f"pod-{number}", "bench", f"uid-{number}", "10.0.0.2")
         reports = ClusterReports(Replica, "replica", Listed(server, LEASES), server, pod)
         others.every(0.5, _OtherReplica(replica.agent, reports, pod.name).report)
-    gateway_loop = Loop("gateway")
+    gateway_loop = MeasuredLoop("gateway")
     place = watching(server, Pod("gateway-0", "bench", "uid-g", "10.0.0.3"), fleet.folder / "g")
     watch = ReleaseWatch(place, poll=GATEWAY_SECONDS, name="gateway-0")
     with gateway_loop.owns():
@@ -385,7 +387,9 @@ class _OtherReplica:
             self.reports.put(report.model_copy(update={"replica": self.name}))
 
 
-def _new_version(fleet: Fleet, number: int, registry: dict[tuple[str, int], Path]) -> Manifest:
+def _new_version(
+    fleet: SimulatedFleet, number: int, registry: dict[tuple[str, int], Path]
+) -> Manifest:
     """Write a package that an agent can fetch, verify and load; return its manifest."""
     name = f"adapter-with-a-name-{number}"
     random = np.random.default_rng(number)
@@ -401,7 +405,7 @@ def _new_version(fleet: Fleet, number: int, registry: dict[tuple[str, int], Path
     return package.manifest
 
 
-def _release(fleet: Fleet, server: ApiServer, new: list[Manifest]) -> None:
+def _release(fleet: SimulatedFleet, server: ApiServer, new: list[Manifest]) -> None:
     for manifest in new:
         pin = Pin(version=VERSIONS + 1, digest=manifest.digest)
         fleet.releases[manifest.name] = fleet.releases[manifest.name].with_version(pin, "promoted")
@@ -409,7 +413,7 @@ def _release(fleet: Fleet, server: ApiServer, new: list[Manifest]) -> None:
         time.sleep(1.0)
 
 
-def _all_serve(fleet: Fleet, watch: ReleaseWatch) -> bool:
+def _all_serve(fleet: SimulatedFleet, watch: ReleaseWatch) -> bool:
     """Return whether the gateway routes every adapter to the version of its release."""
     routes = watch.routes
     return all(
@@ -445,7 +449,7 @@ def report_sizes(server: ApiServer, name: str) -> dict[str, int]:
     }
 
 
-def restart(fleet: Fleet) -> dict[str, float]:
+def restart(fleet: SimulatedFleet) -> dict[str, float]:
     """Measure the start of a replica: seconds until it is ready, and opened packages."""
     server: Any = ApiServer()
     for name in fleet.releases:
@@ -495,7 +499,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as aside:
         print(f"{'adapters':>9} {'to ready s':>11} {'processor s':>12} {'packages opened':>16}")
         for count in (chosen.adapters // 100, chosen.adapters // 10, chosen.adapters):
-            fleet = Fleet(Path(aside) / str(count), count)
+            fleet = SimulatedFleet(Path(aside) / str(count), count)
             fleet.prepare()
             taken = restart(fleet)
             results["restart"][count] = taken

@@ -19,7 +19,7 @@ from atelier.files import write_atomic
 from atelier.home import Home
 from services.gateway.app import create_app
 from services.gateway.keys import KeyStore
-from services.gateway.settings import Settings
+from services.gateway.settings import GatewaySettings
 from services.gateway.triton_client import ImageAnswer, ImageCall
 
 BASE = "sha256:" + "ba" * 32
@@ -94,10 +94,10 @@ class Stage:
                 )
             )
 
-    def settings(self, **changes: object) -> Settings:
+    def settings(self, **changes: object) -> GatewaySettings:
         """The gateway's settings for this home."""
         database = f"sqlite:///{self.home.root / 'gateway.db'}"
-        return Settings.model_validate(
+        return GatewaySettings.model_validate(
             {"home": self.home.root, "database_url": database, **changes}
         )
 

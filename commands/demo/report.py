@@ -92,7 +92,7 @@ def data_uri(picture: bytes | Path) -> str:
 
 
 @dataclass(frozen=True)
-class Bar:
+class TrafficBar:
     """One request on the timeline of the page. `left` and `width` are in percent."""
 
     left: float
@@ -109,7 +109,7 @@ def _timeline(swap: Swap) -> dict[str, Any]:
     answers = sorted(swap.answers, key=lambda answer: answer.asked)
     end = max((answer.came for answer in answers), default=1.0)
     bars = [
-        Bar(
+        TrafficBar(
             left=100 * answer.asked / end,
             width=100 * (answer.came - answer.asked) / end,
             lane=index % LANES,

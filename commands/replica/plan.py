@@ -173,7 +173,7 @@ def _agent(home: Home, addresses: Addresses, shared: dict[str, str], replica: st
 
 
 def _gateway(home: Home, addresses: Addresses, shared: dict[str, str], workers: int) -> Service:
-    from services.gateway.settings import Settings  # imports sqlalchemy
+    from services.gateway.settings import GatewaySettings  # imports sqlalchemy
 
     url = addresses.to_json(gateway=True)["gateway"]
     settings = {
@@ -182,7 +182,7 @@ def _gateway(home: Home, addresses: Addresses, shared: dict[str, str], workers: 
         "ATELIER_GATEWAY_PORT": str(addresses.gateway),
         "ATELIER_GATEWAY_WORKERS": str(workers),
     }
-    Settings.read({**shared, **settings})
+    GatewaySettings.read({**shared, **settings})
     return Service(
         name="gateway",
         argv=_module("services.gateway"),

@@ -17,7 +17,7 @@ from atelier.data.names import hex_of
 from atelier.errors import AdapterRejected, SignatureRejected, Unavailable
 from atelier.files import staging, write_atomic
 from services.agent.plan import Named
-from services.agent.verified import Stamp, Verified
+from services.agent.verified import Stamp, VerificationRecords
 
 _HEX = re.compile("[0-9a-f]{64}")
 _ENDINGS = (".json", ".safetensors")
@@ -50,7 +50,7 @@ class PackageShelf:
         self.refused: set[str] = set()
         self.warnings: dict[str, str] = {}  # by digest: signature problems, with the policy `warn`
         self._policy = policy
-        self._record = Verified(folder, policy)
+        self._record = VerificationRecords(folder, policy)
         self._verified: dict[
             str, Stamp | None
         ] = {}  # None: recorded, but the record has not been read yet

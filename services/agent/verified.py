@@ -29,7 +29,7 @@ POLICY = "trust"
 Stamp = tuple[tuple[str, int, int, int], ...]  # name, size, change time and inode of each file
 
 
-class Verified:
+class VerificationRecords:
     """One record for each package, named by the hex part of its digest.
 
     Records of another signature policy are removed.

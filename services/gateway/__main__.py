@@ -31,7 +31,7 @@ from atelier.retry import patiently
 from services.gateway.app import create_app
 from services.gateway.budget import return_freed_memory
 from services.gateway.database import Database
-from services.gateway.settings import PREFIX, Settings
+from services.gateway.settings import PREFIX, GatewaySettings
 from services.gateway.workers import end_with_parent, run_workers
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def serve() -> int:
     Raises BadInput if a setting is invalid, and Unavailable if the port or the database is
     unavailable.
     """
-    settings = Settings.read()
+    settings = GatewaySettings.read()
     log_to_stderr(settings)
     check_database(settings)
     config = uvicorn.Config(
@@ -106,14 +106,14 @@ def variables_of(argv: Sequence[str] | None) -> dict[str, str]:
 
 def worker_app() -> FastAPI:
     """Return the application of this process. uvicorn calls it once in each worker."""
-    settings = Settings.read()
+    settings = GatewaySettings.read()
     log_to_stderr(settings)
     end_with_parent()
     return_freed_memory()
     return create_app(settings)
 
 
-def log_to_stderr(settings: Settings) -> None:
+def log_to_stderr(settings: GatewaySettings) -> None:
     """Log to stderr; the gateway and uvicorn share one format."""
     log_to(sys.stderr, format=FORMAT, level=settings.log_level.upper())
 
@@ -131,7 +131,7 @@ def exit_cleanly(server: uvicorn.Server) -> None:
         signal.signal(number, stop)
 
 
-def check_database(settings: Settings) -> None:
+def check_database(settings: GatewaySettings) -> None:
     """Open the database before the server starts, so that a wrong address gives a one-line error.
 
     In a pod, wait while the database is unavailable: Kubernetes delays each further restart longer,

@@ -26,7 +26,7 @@ from services.gateway.problems import install
 from services.gateway.releases import ReleaseWatch
 from services.gateway.replicas import Replicas
 from services.gateway.routes import health, images, models, usage, v2
-from services.gateway.settings import Settings
+from services.gateway.settings import GatewaySettings
 from services.gateway.usage import Meter
 from services.gateway.v2 import V2
 
@@ -37,7 +37,7 @@ problem documents with a stable `type`; below `/v2` an error is `{"error": "…"
 """
 
 
-def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> FastAPI:
+def create_app(settings: GatewaySettings, *, engine: ImageEngine | None = None) -> FastAPI:
     """Return the gateway for these settings. Tests pass an `engine` in place of Triton."""
     metrics = Metrics()
 
@@ -80,7 +80,7 @@ def create_app(settings: Settings, *, engine: ImageEngine | None = None) -> Fast
 
 
 def _parts(
-    settings: Settings,
+    settings: GatewaySettings,
     environment: Environment,
     database: Database,
     engine: ImageEngine | None,

@@ -20,7 +20,7 @@ from services.gateway.generation import Generation, ImageEngine
 from services.gateway.keys import KeyRecord, KeyStore
 from services.gateway.metrics import Metrics
 from services.gateway.releases import ReleaseWatch
-from services.gateway.settings import Settings
+from services.gateway.settings import GatewaySettings
 from services.gateway.usage import Meter
 from services.gateway.v2 import V2
 
@@ -41,7 +41,7 @@ bearer = HTTPBearer(
 class Parts:
     """The objects that all requests of one application share."""
 
-    settings: Settings
+    settings: GatewaySettings
     keys: KeyStore
     meter: Meter
     engine: ImageEngine

@@ -13,12 +13,12 @@ from pathlib import Path
 from atelier.home import Home
 from atelier.platform import Api, Pod, watching
 from atelier.stores.environment import Environment, Shares, local
-from services.gateway.settings import Settings
+from services.gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
 
 
-def environment_source(settings: Settings) -> Environment:
+def environment_source(settings: GatewaySettings) -> Environment:
     """Return the environment that the settings name."""
     home = Home(settings.home)
     if settings.kubernetes:
@@ -31,7 +31,7 @@ def environment_source(settings: Settings) -> Environment:
     return environment
 
 
-def reporter_name(settings: Settings) -> str:
+def reporter_name(settings: GatewaySettings) -> str:
     """Return the name of this process in its report: the pod's name, or host name and process id.
 
     If a pod has several workers, the process id is appended. Containers that share a volume may

@@ -29,7 +29,7 @@ from services.gateway.problems import invalid
 from services.gateway.releases import RETRY_AFTER, AdapterLoading, ReleaseWatch
 from services.gateway.routing import Version
 from services.gateway.schemas import GenerateImage
-from services.gateway.settings import Settings
+from services.gateway.settings import GatewaySettings
 from services.gateway.triton_client import (
     AdapterGone,
     EngineBusy,
@@ -90,7 +90,7 @@ class ChargedImages:
 class Generation:
     """Generate images for requests, with the shared objects of one application."""
 
-    settings: Settings
+    settings: GatewaySettings
     engine: ImageEngine
     releases: ReleaseWatch
     meter: Meter
@@ -239,7 +239,7 @@ async def _release(meter: Meter, reserved: Reserved) -> None:
         logger.exception("reservation %s: cannot be released; it will expire", reserved.id)
 
 
-def check_limits(request: GenerateImage, settings: Settings) -> None:
+def check_limits(request: GenerateImage, settings: GatewaySettings) -> None:
     """Raise an `invalid-request` problem that names every field over a limit of this gateway."""
     check_sizes(
         settings,
@@ -252,7 +252,7 @@ def check_limits(request: GenerateImage, settings: Settings) -> None:
 
 
 def check_sizes(
-    settings: Settings, *, texts: Mapping[str, str | None], **sizes: int | None
+    settings: GatewaySettings, *, texts: Mapping[str, str | None], **sizes: int | None
 ) -> None:
     """Raise the problem of `check_limits`; `sizes` are images, steps, width and height."""
     errors = [

@@ -22,7 +22,7 @@ GIB = 2**30
 _Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 
 
-class Settings(HomeSettings):
+class GatewaySettings(HomeSettings):
     """The gateway's settings. Times are in seconds, sizes in bytes or pixels."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX)
@@ -125,7 +125,7 @@ class Settings(HomeSettings):
         return url
 
     @model_validator(mode="after")
-    def _room_for_one_call(self) -> Settings:
+    def _room_for_one_call(self) -> GatewaySettings:
         if self.picture_pixels < self.largest_call:
             least = self.workers * (PROCESS_BYTES + BYTES_PER_PIXEL * self.largest_call)
             raise ValueError(

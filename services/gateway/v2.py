@@ -27,7 +27,7 @@ from services.gateway.metrics import Metrics
 from services.gateway.releases import RETRY_AFTER, AdapterLoading, ReleaseWatch
 from services.gateway.replicas import Replicas, V2Answer
 from services.gateway.schemas import AdapterChoice
-from services.gateway.settings import Settings
+from services.gateway.settings import GatewaySettings
 from services.gateway.triton_client import EngineFailed, TimedOut
 from services.gateway.usage import Meter
 from services.gateway.v2_answer import (
@@ -165,7 +165,7 @@ class V2Call:
 class V2:
     """Run the V2 calls of clients, with the shared objects of one application."""
 
-    settings: Settings
+    settings: GatewaySettings
     replicas: Replicas
     releases: ReleaseWatch
     meter: Meter

@@ -21,7 +21,7 @@ from commands.errors import report
 from commands.replica.plan import Addresses
 from services.agent.__main__ import pod_identity
 from services.agent.settings import AgentSettings
-from services.gateway.settings import Settings
+from services.gateway.settings import GatewaySettings
 from services.triton.runtime import Runtime
 from services.triton.server import TritonServer, TritonSettings
 
@@ -240,10 +240,10 @@ def test_whoever_spells_an_address_of_ipv6_puts_it_in_brackets(
         addresses = Addresses(gateway=1, http=2, grpc=3, metrics=4, host=host)
         assert addresses.to_json(gateway=True)["gateway"] == f"http://{spelt}:1"
     given = {"home": tmp_path, "database_url": "sqlite:///keys.db"}
-    settings = Settings.model_validate({**given, "triton_url": "grpc://[fd00::5]:8001"})
+    settings = GatewaySettings.model_validate({**given, "triton_url": "grpc://[fd00::5]:8001"})
     assert settings.triton_url == "[fd00::5]:8001"
     with pytest.raises(ValueError, match="needs brackets"):
-        Settings.model_validate({**given, "triton_url": "grpc://fd00::5:8001"})
+        GatewaySettings.model_validate({**given, "triton_url": "grpc://fd00::5:8001"})
 
 
 def test_errors_keep_what_is_no_text() -> None:

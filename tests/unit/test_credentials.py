@@ -19,7 +19,7 @@ from pipelines.train.tracking.sinks import MlflowSink
 from services.agent.fetcher import PackageFetcher
 from services.agent.plan import Named
 from services.gateway.database import Database, DatabaseAway, parse_url
-from services.gateway.settings import Settings
+from services.gateway.settings import GatewaySettings
 from tests.gateway import BASE, Client, manifest_of, serving
 from tests.repository import Scratch
 
@@ -132,7 +132,7 @@ def test_the_database_s_errors(address: str) -> None:
 def test_settings_that_are_refused(changes: dict[str, str], tmp_path: Path) -> None:
     given = {"home": tmp_path, "database_url": "sqlite:///keys.db", **changes}
     with pytest.raises(ValueError) as caught:
-        Settings.model_validate(given)
+        GatewaySettings.model_validate(given)
     assert clean(str(caught.value))
 
 

@@ -1,16 +1,16 @@
-"""Settings are refused at boot, by the name of the variable, and hold no secret in their text."""
+"""The gateway refuses invalid settings at boot, names the variable, and hides secrets."""
 
 from pathlib import Path
 
 import pytest
 
 from atelier.errors import BadInput
-from services.gateway.settings import Settings
+from services.gateway.settings import GatewaySettings
 
 
 def test_defaults(tmp_path: Path) -> None:
     """Pinned on purpose: a changed default is a change for every operator."""
-    settings = Settings.read({"ATELIER_HOME": str(tmp_path)})
+    settings = GatewaySettings.read({"ATELIER_HOME": str(tmp_path)})
     assert settings.database_url == f"sqlite:///{tmp_path / 'gateway.db'}"
     assert settings.model_dump(exclude={"home", "database_url"}) == {
         "triton_url": "127.0.0.1:8001",
@@ -36,7 +36,7 @@ def test_defaults(tmp_path: Path) -> None:
 
 
 def test_addresses_are_normalised(tmp_path: Path) -> None:
-    settings = Settings.read(
+    settings = GatewaySettings.read(
         {
             "ATELIER_HOME": str(tmp_path),
             "ATELIER_TRITON_URL": "grpc://triton:9001",
@@ -71,16 +71,16 @@ def test_addresses_are_normalised(tmp_path: Path) -> None:
 )
 def test_nonsense_is_refused_by_name(variable: str, value: str, said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        Settings.read({variable: value})
+        GatewaySettings.read({variable: value})
 
 
 def test_every_bad_variable_is_named_at_once() -> None:
     with pytest.raises(BadInput, match=r"PORT.*;.*MAX_SIDE"):
-        Settings.read({"ATELIER_GATEWAY_PORT": "x", "ATELIER_GATEWAY_MAX_SIDE": "1"})
+        GatewaySettings.read({"ATELIER_GATEWAY_PORT": "x", "ATELIER_GATEWAY_MAX_SIDE": "1"})
 
 
 def test_a_password_is_in_no_text(tmp_path: Path) -> None:
     url = "postgresql://atelier:hunter2@db/atelier"
-    settings = Settings.read({"ATELIER_HOME": str(tmp_path), "ATELIER_DATABASE_URL": url})
+    settings = GatewaySettings.read({"ATELIER_HOME": str(tmp_path), "ATELIER_DATABASE_URL": url})
     assert settings.database_url == url
     assert "hunter2" not in f"{settings!r}{settings}"

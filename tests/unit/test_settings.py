@@ -23,7 +23,7 @@ from pipelines.delivery.cluster.hook_settings import HookSettings
 from pipelines.settings import JobSettings
 from services.agent.settings import AgentSettings
 from services.engine.settings import EngineSettings
-from services.gateway.settings import Settings as GatewaySettings
+from services.gateway.settings import GatewaySettings
 from services.triton.settings import ModelSettings, ServerSettings
 
 ROOT = Path(__file__).parents[2]
