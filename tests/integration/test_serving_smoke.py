@@ -87,7 +87,7 @@ def test_the_judged_picture_comes_out_and_no_other_passes_for_it(
         smoke(
             release, first, theirs
         )  # as if the second version's release drew with the first's weights
-    with pytest.raises(Refused, match=r"was made by \['sha256"):
+    with pytest.raises(Refused, match=r"generated with sha256:\w+ instead of sha256:"):
         smoke(release, second.model_copy(update={"version": first.version}), ours)
 
     one = ours[0]
