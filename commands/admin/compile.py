@@ -149,7 +149,7 @@ def _submitted(request: "CompileRequest", job: JobChoices) -> Answer:
         lines.append(str(result.job))
         data |= job_data(result.job)
     if result.engine is not None:
-        note = "" if result.job else " exists already, made from the same inputs"
+        note = "" if result.job else " exists already; it was made from the same inputs"
         lines.append(f"{result.engine}{note}")
         data |= {"key": result.engine.key, "uri": str(result.engine)}
     return Answer("\n".join(lines), data, result.exit_code)

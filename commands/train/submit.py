@@ -85,7 +85,7 @@ def _answer(result: "TrainingResult", spec: "TrainingSpec", environment: str) ->
         text = f"{result.job}: {label}" if label else str(result.job)
         return Answer(text, {**data, **job_data(result.job)}, result.exit_code)
     data |= {"environment": environment, "job": None}
-    lines = [f"{label} exists already, made from the same inputs"]
+    lines = [f"{label} exists already; it was made from the same inputs"]
     if evaluation := result.evaluation:
         verdict = "accepted" if evaluation.accepted else "refused"
         lines[0] += f": {verdict} by the policy of {environment}"
