@@ -48,6 +48,7 @@ from atelier.platform.informer import Listed
 from atelier.platform.namespace import watching
 from atelier.platform.pod import Pod
 from atelier.platform.report_leases import ANNOTATION, ClusterReports
+from atelier.stores.registry import VersionInfo
 from services.agent.agent import Agent, ReplicaIdentity
 from services.agent.packages import _stamp
 from services.agent.plan import PACKAGES
@@ -289,6 +290,25 @@ def engine() -> Any:
     )
 
 
+@dataclass(frozen=True)
+class FolderRegistry:
+    """A registry whose packages are folders, by adapter and version."""
+
+    folders: Mapping[tuple[str, int], Path]
+
+    def version(self, name: str, version: int) -> VersionInfo:
+        """Return the version without looking it up."""
+        return VersionInfo(name, version, "", "", {}, (), datetime.now(UTC))
+
+    def signatures(self, info: VersionInfo) -> tuple[bytes, ...]:
+        """Return no signatures."""
+        return ()
+
+    def download(self, info: VersionInfo, into: Path) -> None:
+        """Copy the folder."""
+        shutil.copytree(self.folders[info.name, info.version], into)
+
+
 class MeasuredReplica:
     """The measured replica: an agent and the volume watcher of an engine, on a fleet's volume."""
 
@@ -306,8 +326,7 @@ class MeasuredReplica:
             volume=fleet.volume,
             releases=self.environment.releases,
             reports=self.environment.replicas,
-            download=lambda name, version, folder: shutil.copytree(registry[name, version], folder),
-            signatures_of=lambda name, version: (),
+            registry=lambda: FolderRegistry(registry),
             policy=SignaturePolicy(),
         )
 

@@ -284,26 +284,6 @@ class Registry(Tracking):
         return all(stored.get(path) == size for path, size in local.items())
 
 
-class LazyRegistry:
-    """The registry for a long-running process: each call opens a new connection.
-
-    Methods raise Unavailable while MLflow cannot be reached.
-    """
-
-    def __init__(self, tracking_uri: str):
-        self._uri = tracking_uri
-
-    def signatures(self, name: str, version: int) -> tuple[bytes, ...]:
-        """Return all signatures of a version's package."""
-        registry = Registry(self._uri)
-        return registry.signatures(registry.version(name, version))
-
-    def download(self, name: str, version: int, into: Path) -> None:
-        """Download a version's files, unverified, as the new folder `into`."""
-        registry = Registry(self._uri)
-        registry.download(registry.version(name, version), into)
-
-
 def lineage(package: Package) -> dict[str, str]:
     """Return the tags that record the inputs of a version."""
     manifest = package.manifest

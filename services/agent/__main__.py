@@ -22,7 +22,7 @@ from atelier.home import Home
 from atelier.logs import log_to
 from atelier.platform import Api, Pod, watching
 from atelier.stores.environment import Environment, local
-from atelier.stores.registry import LazyRegistry
+from atelier.stores.registry import Registry
 from services.agent.agent import Agent, ReplicaIdentity
 from services.agent.health import HealthServer, Pulse
 from services.agent.settings import AgentSettings
@@ -59,14 +59,12 @@ def _run_alone(
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    registry = LazyRegistry(tracking_uri)
     agent = Agent(
         identity=identity,
         volume=home.volume,
         releases=environment.releases,
         reports=environment.replicas,
-        download=registry.download,
-        signatures_of=registry.signatures,
+        registry=lambda: Registry(tracking_uri),
         policy=policy,
     )
     pulse = Pulse()

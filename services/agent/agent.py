@@ -6,7 +6,7 @@ replica continues with its last valid state, and its report contains the reason.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from atelier.contract.wanted import Wanted
 from atelier.errors import AtelierError
 from atelier.stores.environment import Released, Releases, Reports
 from services.agent.fetcher import PackageFetcher
-from services.agent.packages import Download, PackageShelf, PackageSource, SignaturesOf
+from services.agent.packages import PackageRegistry, PackageShelf, PackageSource
 from services.agent.plan import PACKAGES, PlanInputs, Planner, RoundPlan
 from services.agent.reporting import ReplicaReport
 
@@ -77,8 +77,7 @@ class Agent:
         volume: Path,
         releases: Releases,
         reports: Reports[Replica],
-        download: Download,
-        signatures_of: SignaturesOf,
+        registry: Callable[[], PackageRegistry],
         policy: SignaturePolicy,
     ):
         self._identity = identity
@@ -87,7 +86,7 @@ class Agent:
         self._reports = reports
         self._shelf = PackageShelf(volume / PACKAGES, policy)
         self._shelf.sweep()
-        source = PackageSource(self._shelf, policy, download, signatures_of)
+        source = PackageSource(self._shelf, policy, registry)
         self._fetcher = PackageFetcher(source.fetch)
         self._planner = Planner()
         self._report = ReplicaReport()

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from atelier.adapter.package import Package
 from atelier.adapter.signature_policy import SignaturePolicy
@@ -16,6 +17,7 @@ from atelier.contract.shards import Shards
 from atelier.data.names import hex_of
 from atelier.errors import AdapterRejected, SignatureRejected, Unavailable
 from atelier.files import staging, write_atomic
+from atelier.stores.registry import VersionInfo
 from services.agent.plan import Named
 from services.agent.verified import Stamp, VerificationRecords
 
@@ -28,10 +30,25 @@ VERIFY_SECONDS = 1.0
 
 RESERVED = 8 * 2**20  # bytes of the volume that packages leave free, for wanted.json and others
 
-Download = Callable[
-    [str, int, Path], object
-]  # adapter, version: downloads the package as a new folder
-SignaturesOf = Callable[[str, int], Sequence[bytes]]  # adapter, version: returns the signatures
+Download = Callable[[Path], object]  # downloads a package as a new folder
+
+
+class PackageRegistry(Protocol):
+    """The registry, as `atelier.stores.registry.Registry`. A version is looked up once."""
+
+    def version(self, name: str, version: int) -> VersionInfo:
+        """Look a version up."""
+        ...
+
+    def signatures(self, info: VersionInfo) -> Sequence[bytes]:
+        """Return the signatures of a version's package."""
+        ...
+
+    def download(self, info: VersionInfo, into: Path) -> None:
+        """Download a version's package, unverified, as the new folder `into`."""
+        ...
+
+
 SIGNATURE = ".sig"  # suffix of a signature file, which is beside the folder of its package
 
 
@@ -105,7 +122,7 @@ class PackageShelf:
         final, beside = self._paths(digest)
         try:
             with staging(final) as aside:
-                download(version.name, version.version, aside / "package")
+                download(aside / "package")
                 package, signature = self._check(digest, aside / "package", signatures)
                 self._forget(digest)
                 if signature is None:
@@ -234,13 +251,12 @@ class PackageSource:
         self,
         shelf: PackageShelf,
         policy: SignaturePolicy,
-        download: Download,
-        signatures_of: SignaturesOf,
+        registry: Callable[[], PackageRegistry],
     ):
+        """`registry` opens a connection, because MLflow may be unavailable at the start."""
         self._shelf = shelf
         self._policy = policy
-        self._download = download
-        self._signatures_of = signatures_of
+        self._registry = registry
 
     def fetch(self, version: Named) -> None:
         """Put a version's package on the shelf, unless a valid one is there already.
@@ -257,21 +273,25 @@ class PackageSource:
                     f"{label}: {volume} has {free >> 20} MiB left, too little for a package; free "
                     "some space, or use a larger volume"
                 )
-            if not self._shelf.adopt(version):
-                self._shelf.put(version, self._download, self._signatures(version, label))
+            if self._shelf.adopt(version):
+                return
+            registry = self._registry()
+            info = registry.version(version.name, version.version)
+            signatures = self._signatures(registry, info)
+            self._shelf.put(version, partial(registry.download, info), signatures)
         except OSError as error:
             raise Unavailable(
                 f"{label}: cannot be written to {volume}: {error.strerror}"
             ) from error
 
-    def _signatures(self, version: Named, label: str) -> Sequence[bytes]:
+    def _signatures(self, registry: PackageRegistry, info: VersionInfo) -> Sequence[bytes]:
         if self._policy.policy == "off":
             return ()
-        signatures = self._signatures_of(version.name, version.version)
+        signatures = registry.signatures(info)
         if not signatures and self._policy.policy == "enforce":
             raise SignatureRejected(
-                f"{label}: is not signed, and this environment serves only signed packages; run "
-                f"`atelier sign {version.name} {version.version}`"
+                f"{info.label}: is not signed, and this environment serves only signed packages; run "
+                f"`atelier sign {info.name} {info.version}`"
             )
         return signatures
 

@@ -21,9 +21,9 @@ from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, BadInput, Unavailable
 from atelier.home import Home
-from atelier.stores.registry import LazyRegistry, Registry
+from atelier.stores.registry import Registry
 from atelier.stores.tracking import Point
-from services.agent.packages import PackageShelf
+from services.agent.packages import PackageShelf, PackageSource
 from services.agent.plan import Named
 
 BASE = BaseRef(id="models/miniature", digest="sha256:" + "0" * 64)
@@ -126,7 +126,7 @@ def test_a_fetched_package_is_read_once(
     # an agent's shelf brings it as well, and verifies it itself
     shelf = PackageShelf(tmp_path / "packages", SignaturePolicy())
     named = Named("read-once", version, fetched.digest)
-    shelf.put(named, LazyRegistry(registry.uri).download, ())
+    PackageSource(shelf, SignaturePolicy(), lambda: Registry(registry.uri)).fetch(named)
     on_volume, bad = shelf.scan()
     assert (set(on_volume), bad) == ({fetched.digest}, {})
     assert len(read) == 2

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from atelier.data.release import Pin, Release, ReleaseFolder
 from atelier.errors import Unavailable
 from atelier.files import write_atomic
 from atelier.stores.environment import LocalReleases
+from atelier.stores.registry import VersionInfo
 from services.agent.agent import Agent, ReplicaIdentity
 from services.agent.fetcher import MAX_QUEUED, PackageFetcher
 from services.agent.health import HealthServer, Pulse
@@ -88,7 +90,8 @@ class Rig:
         self.reports = ReplicaFolder(root / "replicas")
         self.away = False
         self.fetched: list[int] = []
-        self.signatures: dict[int, bytes] = {}  # of one key
+        self.signed: dict[int, bytes] = {}  # by version, of one key
+        self.looked_up: list[int] = []
         self.foreign: bytes | None = None  # another's, of any version
         self.agent = self.new_agent()
         self.engine()
@@ -99,22 +102,26 @@ class Rig:
             volume=self.volume,
             releases=LocalReleases(self.releases),
             reports=self.reports,
-            download=self.fetch,
-            signatures_of=self.signed,
+            registry=lambda: self,
             policy=self.trust,
         )
 
-    def fetch(self, name: str, version: int, folder: Path) -> None:
-        if self.away:
-            raise Unavailable(f"fetch {name}@{version}: the registry is away")
-        self.fetched.append(version)
-        shutil.copytree(self.registry / str(version), folder)
+    def version(self, name: str, version: int) -> VersionInfo:
+        self.looked_up.append(version)
+        return VersionInfo(name, version, "", "", {}, (), datetime.now(UTC))
 
-    def signed(self, name: str, version: int) -> list[bytes]:
+    def download(self, info: VersionInfo, folder: Path) -> None:
         if self.away:
-            raise Unavailable(f"read {name}@{version}: the registry is away")
+            raise Unavailable(f"fetch {info.label}: the registry is away")
+        self.fetched.append(info.version)
+        shutil.copytree(self.registry / str(info.version), folder)
+
+    def signatures(self, info: VersionInfo) -> list[bytes]:
+        if self.away:
+            raise Unavailable(f"read {info.label}: the registry is away")
         others = [self.foreign] if self.foreign else []
-        return [*others, *([self.signatures[version]] if version in self.signatures else [])]
+        own = self.signed.get(info.version)
+        return [*others, *([own] if own else [])]
 
     def publish(self, version: int, *, serve: bool = True) -> Package:
         made = package(self.registry / str(version), seed=version)
@@ -404,13 +411,13 @@ def test_enforced_nothing_but_a_good_signature_reaches_the_volume(
     guarded: Rig, case: str, told: str
 ) -> None:
     good, bad = guarded.publish(1), guarded.publish(2, serve=False)
-    guarded.signatures[1] = sign(good, KEY)
+    guarded.signed[1] = sign(good, KEY)
     wrong = {
         "another key": sign(bad, private_key()),
-        "another package": guarded.signatures[1],
+        "another package": guarded.signed[1],
         "cut short": sign(bad, KEY)[:-100],
     }
-    guarded.signatures |= {2: wrong[case]} if case in wrong else {}
+    guarded.signed |= {2: wrong[case]} if case in wrong else {}
     guarded.settle(lambda: guarded.wanted().adapters)
     guarded.engine((good, 1, "ready"), default=1)
     guarded.releases.put(
@@ -423,7 +430,7 @@ def test_enforced_nothing_but_a_good_signature_reaches_the_volume(
     assert [one.version for one in guarded.wanted().adapters] == [1]
     assert not (guarded.volume / "packages" / hex_of(bad.digest)).exists()
     assert (2 in guarded.fetched) is (case in wrong)  # nothing large comes for nothing
-    guarded.signatures[2] = sign(bad, KEY)  # signed after all: the next attempt brings it
+    guarded.signed[2] = sign(bad, KEY)  # signed after all: the next attempt brings it
     guarded.settle(lambda: len(guarded.wanted().adapters) == 2)
     guarded.agent.sync()
     assert guarded.report().error is None
@@ -443,7 +450,7 @@ def test_warned_of_is_served_and_told(tmp_path: Path) -> None:
 
 def test_a_restart_checks_signatures_again_without_the_registry(guarded: Rig) -> None:
     made = guarded.publish(1)
-    guarded.signatures[1], guarded.foreign = sign(made, KEY), sign(made, private_key())
+    guarded.signed[1], guarded.foreign = sign(made, KEY), sign(made, private_key())
     guarded.settle(lambda: guarded.wanted().adapters)
     guarded.engine((made, 1, "ready"), default=1)
     guarded.agent.close()
@@ -459,7 +466,7 @@ def test_a_restart_checks_signatures_again_without_the_registry(guarded: Rig) ->
     assert "trusted are new (" in guarded.report().error
     assert list((guarded.volume / "packages").iterdir()) == []
     guarded.away = False
-    guarded.signatures.clear()
+    guarded.signed.clear()
     guarded.foreign = None
     guarded.engine()
     guarded.settle(lambda: "is not signed" in (guarded.report().error or ""))
@@ -470,25 +477,25 @@ def test_a_signature_damaged_on_the_volume_is_fetched_again(
 ) -> None:
     monkeypatch.setattr("services.agent.packages.RESCAN_SECONDS", 0.0)
     made = guarded.publish(1)
-    guarded.signatures[1] = sign(made, KEY)
+    guarded.signed[1] = sign(made, KEY)
     guarded.settle(lambda: guarded.wanted().adapters)
     beside = guarded.volume / "packages" / f"{hex_of(made.digest)}.sig"
-    assert beside.read_bytes() == guarded.signatures[1]
+    assert beside.read_bytes() == guarded.signed[1]
     beside.write_text("{}")
     guarded.settle(lambda: guarded.fetched == [1, 1] and guarded.report().error is None)
-    assert beside.read_bytes() == guarded.signatures[1]
+    assert beside.read_bytes() == guarded.signed[1]
 
 
 def test_roots_that_are_away_cost_no_package_and_no_round(guarded: Rig) -> None:
     """What cannot be checked is not visible, and not thrown away; it serves on from memory."""
     made = guarded.publish(1)
-    guarded.signatures[1] = sign(made, KEY)
+    guarded.signed[1] = sign(made, KEY)
     guarded.settle(lambda: guarded.wanted().adapters)
     guarded.engine((made, 1, "ready"), default=1)
     guarded.agent.close()
     roots = SignerIdentity("me", "me@example.org", "https://idp", trust=b"{}")
     beside = guarded.volume / "packages" / f"{hex_of(made.digest)}.sig"
-    keyless = json.loads(guarded.signatures[1])
+    keyless = json.loads(guarded.signed[1])
     keyless["verificationMaterial"] = {"certificate": {"rawBytes": ""}}
     beside.write_text(json.dumps(keyless))
     guarded.away, guarded.trust = True, SignaturePolicy("enforce", (roots,))
@@ -508,7 +515,7 @@ def test_what_came_in_while_nobody_asked_leaves_when_somebody_does(tmp_path: Pat
     rig.agent = rig.new_agent()
     rig.agent.sync()
     assert rig.wanted().adapters == ()
-    rig.signatures[1] = sign(made, KEY)
+    rig.signed[1] = sign(made, KEY)
     rig.settle(lambda: rig.wanted().adapters)
     assert rig.fetched == [1, 1]
     rig.agent.close()
@@ -609,9 +616,7 @@ def test_packages_are_looked_at_in_turn(tmp_path: Path, monkeypatch: pytest.Monk
     made = [package(tmp_path / "registry" / str(seed), seed) for seed in range(5)]
     for one in made:
         named = Named("thor-cat", 1, one.digest)
-        shelf.put(
-            named, lambda name, version, folder, one=one: shutil.copytree(one.path, folder), ()
-        )
+        shelf.put(named, lambda folder, one=one: shutil.copytree(one.path, folder), ())
     for _ in range(2):  # the first scan lists what is there
         good, bad = shelf.scan()
         assert (len(good), bad) == (5, {})
@@ -675,9 +680,7 @@ def test_a_removed_package_starts_no_scan_of_the_others(
     made = [package(tmp_path / "registry" / str(seed), seed) for seed in range(3)]
     for one in made:
         named = Named("thor-cat", 1, one.digest)
-        shelf.put(
-            named, lambda name, version, folder, one=one: shutil.copytree(one.path, folder), ()
-        )
+        shelf.put(named, lambda folder, one=one: shutil.copytree(one.path, folder), ())
     shelf.scan()
     checked: list[str] = []
     monkeypatch.setattr(shelf, "_check_again", lambda digest, bad: checked.append(digest))
@@ -686,6 +689,14 @@ def test_a_removed_package_starts_no_scan_of_the_others(
     shelf.recheck(made[1].digest)
     shelf.scan()
     assert checked == [made[1].digest]
+
+
+def test_a_fetch_looks_its_version_up_once(guarded: Rig) -> None:
+    made = guarded.publish(1, serve=False)
+    guarded.signed[1] = sign(made, KEY)
+    guarded.publish(1)
+    guarded.settle(lambda: guarded.wanted().adapters)
+    assert (guarded.looked_up, guarded.fetched) == ([1], [1])
 
 
 HANGING = """
