@@ -290,8 +290,8 @@ class PackageSource:
         signatures = registry.signatures(info)
         if not signatures and self._policy.policy == "enforce":
             raise SignatureRejected(
-                f"{info.label}: is not signed, and this environment serves only signed packages; run "
-                f"`atelier sign {info.name} {info.version}`"
+                f"{info.label}: is not signed, and this environment serves only signed packages; "
+                f"run `atelier sign {info.name} {info.version}`"
             )
         return signatures
 
