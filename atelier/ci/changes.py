@@ -129,7 +129,10 @@ def _trained(path: str, written: Mapping[str, Any]) -> Trained:
 
 
 def _named(written: Mapping[str, Any], folder: str) -> Iterator[str]:
-    """Yield the paths in a recipe: of pictures, relative to `folder`; of bases, to the root."""
+    """Yield the paths that a recipe names, relative to the root of the repository.
+
+    In the recipe, picture paths are relative to `folder`, those of base and VAE to the root.
+    """
     stages, base = written.get("stages"), written.get("base")
     for stage in stages if isinstance(stages, list) else []:
         data = stage.get("dataset") if isinstance(stage, dict) else None

@@ -110,7 +110,8 @@ class ClusterReports(Generic[ReportT]):
         """
         if self._pod is None:
             raise BadInput(
-                "report: no pod to report for; set POD_NAME and the other POD_ variables"
+                "report: this process has no pod to report for; set POD_NAME, POD_NAMESPACE, "
+                "POD_UID and POD_IP from the downward API"
             )
         last = self._published
         same = last is not None and _without_time(last) == _without_time(report)
