@@ -78,7 +78,7 @@ def test_the_settings_name_the_backends_that_there_are() -> None:
 
 
 def test_a_device_that_is_not_here_is_bad_input(tiny_model: Path) -> None:
-    with pytest.raises(BadInput, match=r"device cuda:99: torch finds \d+ GPUs here"):
+    with pytest.raises(BadInput, match=r"device cuda:99: torch finds \d+ GPUs on this machine"):
         Engine.load(tiny_model, settings=EngineSettings(device="cuda:99"))
 
 
