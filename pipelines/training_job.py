@@ -1,11 +1,15 @@
-"""The entry point of a training Job: trains the spec's inputs and registers an evaluated candidate.
+"""The entry point of a training Job: trains, evaluates and registers the adapter of a spec.
 
 python -m pipelines.training_job --spec '{"adapter": …}' --policy policy.yaml
 
 Recipe, datasets and base come from MLflow. $ATELIER_HOME is a volume that outlives the pod, so the
-next pod of the Job resumes from the checkpoint. The Job's podFailurePolicy depends on the exit
-code: 0 a candidate was registered, 1 its gates refused it, 2 bad input, 3 a service was unavailable
-for longer than --patience, 143 SIGTERM stopped the run, which can be resumed.
+next pod of the Job resumes from the checkpoint. The Job's podFailurePolicy uses the exit code:
+
+- 0: a candidate was registered
+- 1: the gates refused the version
+- 2: bad input
+- 3: a service was unavailable for longer than --patience
+- 143: SIGTERM stopped the run, which can be resumed
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Clients of git and GitHub, and the work that a push requires."""
+"""Clients of git and GitHub, and the recipes and declarations that a push changed."""

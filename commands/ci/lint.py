@@ -39,7 +39,7 @@ def lint(
 ) -> Answer:
     """Check recipes and their pictures for errors and warnings.
 
-    Exit code 1 if an error would stop a training.
+    Exit code 1 if an error would stop a training run.
     """
     from pipelines.dataset import lint_recipe
 

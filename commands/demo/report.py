@@ -74,7 +74,7 @@ class DemoReport:
 
     @property
     def _hero(self) -> int:
-        """The column of the images at the top of the page, which show the first version."""
+        """The index in `SheetRow.images` of the images at the top of the page."""
         return 1
 
 

@@ -19,7 +19,7 @@ def lint(
 ) -> Answer:
     """Check a folder of pictures for errors and warnings.
 
-    Exit code 1 if an error would stop a training.
+    Exit code 1 if an error would stop a training run.
     """
     from pipelines.dataset import lint as lint_folder
 

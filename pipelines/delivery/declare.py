@@ -51,9 +51,9 @@ def propose(
         if (declaration.base, declaration.vae) != (evaluation.base, evaluation.vae):
             raise Refused(
                 f"{name}@{version}: evaluated on {base_label(evaluation.base, evaluation.vae)}, "
-                f"but version {declaration.version} on "
+                f"but version {declaration.version} was evaluated on "
                 f"{base_label(declaration.base, declaration.vae)}; "
-                "a canary needs the base and VAE of the version beside it"
+                f"evaluate the canary on the base and VAE of version {declaration.version}"
             )
     declaration.require_wanted()
     return declaration

@@ -123,6 +123,9 @@ def record_edits(
         branch = f"atelier/done/{commit[:12]}"
         forge = github()
         repository.push(commit, branch)
-        body = f"This change is already live; merge it so that git agrees. {refusal}"
+        body = (
+            "The cluster already serves this change; merge it so that the branch declares it too. "
+            f"{refusal}"
+        )
         url = forge.pull_request(branch, main, message.splitlines()[0], body)
         return RecordedEdits(tuple(files), commit, url)

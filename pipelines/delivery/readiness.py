@@ -70,9 +70,9 @@ def release_readiness(
 ) -> Readiness:
     """Return the readiness of the release's version, or of its canary.
 
-    The result is `failed` if one replica failed, else `loading` if one still loads. A failure that
-    was reported before the replica can have read the release belongs to an earlier attempt and
-    counts as loading.
+    The result is `failed` if one replica failed, else `loading` if one still loads. A failure
+    reported before the replica could read the release counts as loading: it belongs to an earlier
+    attempt.
     """
     name, pin = release.adapter, release.canary if canary and release.canary else release.pin
     live = environment.replicas.live()

@@ -117,7 +117,7 @@ def gateway_smoke(url: str, key: str, tolerance: float = TOLERANCE) -> Smoke:
             if digests != {pin.digest}:
                 raise Refused(
                     f"smoke image of {label}: generated with {', '.join(sorted(digests))} instead "
-                    f"of {pin.digest}"
+                    f"of {pin.digest}; wait until all gateways route to the release, then try again"
                 )
             return png
 
@@ -154,11 +154,11 @@ def require_similar(
 ) -> str:
     """Return the distance between a PNG of the gateway and the evaluated image, in words.
 
-    `tolerance` is in levels of 255 and applies to another engine. The engine of the evaluation gets
-    SAME_ENGINE of it. The limit is at most half of the adapter's effect (the mean difference to the
-    base's image), so the base's own image fails for an adapter with a small effect too: averaging
-    leaves four fifths of that difference. Raises ImageMismatch if the distance exceeds the limit,
-    Refused if `png` is not a PNG of the gateway.
+    `tolerance` is in levels of 255 and applies to another engine. For the engine of the evaluation,
+    it is multiplied by SAME_ENGINE. The limit is never more than half of the adapter's effect (the
+    mean difference from the base's image). Averaging keeps four fifths of this difference, so the
+    base's own image exceeds the limit even if the effect is small. Raises ImageMismatch if the
+    distance exceeds the limit, Refused if `png` is not a PNG of the gateway.
     """
     try:
         with Image.open(io.BytesIO(png)) as image:
@@ -174,7 +174,8 @@ def require_similar(
     if generated.size != evaluated.image.size:
         raise ImageMismatch(
             f"{label} generates {generated.width}x{generated.height} pixels, "
-            f"but was evaluated at {evaluated.image.width}x{evaluated.image.height}"
+            f"but was evaluated at {evaluated.image.width}x{evaluated.image.height}; check the "
+            "size settings of the gateway, and evaluate the version again"
         )
     apart = distance(generated, evaluated.image)
     same_engine = engine == evaluated.engine_digest
@@ -186,8 +187,8 @@ def require_similar(
     if apart > limit:
         raise ImageMismatch(
             f"{label} does not generate the evaluated image: {evaluated.prompt!r}, seed "
-            f"{evaluated.seed}: {result}, at most {limit:.2f} is allowed; compare base, VAE and "
-            "engine, or raise the platform's smoke.tolerance"
+            f"{evaluated.seed}: {result}, but at most {limit:.2f} is allowed; check that base, "
+            "VAE and engine are those of the evaluation, or raise the platform's smoke.tolerance"
         )
     return result
 

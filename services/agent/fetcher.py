@@ -15,14 +15,14 @@ from services.agent.plan import Named
 logger = logging.getLogger(__name__)
 
 THREADS = 2
-MAX_QUEUED = 16  # maximum of running and waiting fetches; a new release waits for no others
+MAX_QUEUED = 16  # running and waiting fetches, so that a new release waits for few others
 FIRST_WAIT = 1.0  # seconds after the first failure; doubled with each further failure
 LONGEST_WAIT = 60.0
 
 
 @dataclass
 class _Failure:
-    """The reason of the last failed attempt, and the time of the next (monotonic seconds)."""
+    """The reason for the last failed attempt, and the time of the next (monotonic seconds)."""
 
     reason: str
     temporary: bool  # true for an unavailable registry, false for an invalid package
@@ -50,7 +50,10 @@ class PackageFetcher:
         self.failures = 0  # number of failed attempts since the start
 
     def want(self, versions: Sequence[Named]) -> None:
-        """Start the fetches that neither run nor wait after a failure. Drop other failures."""
+        """Start the fetches of `versions` that are neither running nor waiting for a retry.
+
+        Failures of all other versions are forgotten.
+        """
         if self._failed:
             wanted = {version.digest for version in versions}
             self._failed = {d: failure for d, failure in self._failed.items() if d in wanted}
@@ -73,7 +76,7 @@ class PackageFetcher:
 
     @property
     def problems(self) -> dict[str, str]:
-        """The reasons of the failed fetches, by digest."""
+        """The reasons for the failed fetches, by digest."""
         return {digest: failure.reason for digest, failure in self._failed.items()}
 
     @property

@@ -28,7 +28,9 @@ SCANNED = 256  # packages that one scan checks, in turn, in about 25 ms
 # longest time that a scan spends on verification, because the agent waits for it
 VERIFY_SECONDS = 1.0
 
-RESERVED = 8 * 2**20  # bytes of the volume that packages leave free, for wanted.json and others
+RESERVED = (
+    8 * 2**20
+)  # bytes of the volume that packages leave free, for wanted.json and other files
 
 Download = Callable[[Path], object]  # downloads a package as a new folder
 

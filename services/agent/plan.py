@@ -180,7 +180,7 @@ def _adapter_plan(name: str, inputs: PlanInputs) -> _AdapterPlan:
     elif not release.fits(inputs.loaded):
         ignored = (
             f"release {name} needs {base_label(release.base, release.vae)}, "
-            f"this replica serves {base_label(inputs.loaded.base, inputs.loaded.vae)}"
+            f"but this replica serves {base_label(inputs.loaded.base, inputs.loaded.vae)}"
         )
     else:
         # If a package is damaged on the volume, the engine serves from memory until the new fetch.

@@ -31,9 +31,9 @@ class ReplicaReport:
     ) -> Replica:
         """Return the report of this round.
 
-        `errors` has the reason for each digest that cannot be fetched. A digest in `temporary`,
-        for example because the registry is unavailable, counts as loading, the others as failed.
-        `problems` do not concern a single package.
+        `errors` has the reason for each digest that cannot be fetched. `temporary` has the
+        digests whose fetch may succeed later, for example when the registry responds again. They
+        count as loading, the others as failed. `problems` belong to no particular package.
         """
         due = self._due(loaded, plan, errors, temporary)
         if not plan.missing.sharded:

@@ -127,7 +127,10 @@ def projections_of(module: nn.Module, component: str) -> Iterator[tuple[str, nn.
 
 
 def linears(module: nn.Module, endings: Sequence[str]) -> Iterator[tuple[str, nn.Linear]]:
-    """Yield name and layer of the linear layers whose names end in one of `endings`, in order."""
+    """Yield the name and module of each linear layer whose name ends in one of `endings`.
+
+    The order is that of `named_modules`.
+    """
     for name, child in module.named_modules():
         if isinstance(child, nn.Linear) and f".{name}".endswith(
             tuple(f".{end}" for end in endings)

@@ -29,9 +29,10 @@ _LARGE = 64 * 2**10
 def return_freed_memory() -> None:
     """Make glibc return large blocks to the system as soon as they are freed.
 
-    By default glibc raises the size of such blocks up to 32 MiB (mallopt(3)), and each thread keeps
-    smaller blocks. With this default, a process kept twice the memory of its images after some
-    calls for large images. Does nothing with another C library.
+    By default glibc raises the size from which a block counts as large to at most 32 MiB
+    (mallopt(3)). Each thread keeps smaller blocks after they are freed. With this default, a
+    process kept twice the memory of its images after some calls for large images. Does nothing with
+    another C library.
     """
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)

@@ -132,7 +132,7 @@ def test_a_release_for_another_base_is_ignored_and_told() -> None:
     assert (made.wanted, made.fetch) == ((), ())
     assert made.ignored == (
         f"release thor-cat needs base {OTHER_BASE} and its own VAE, "
-        f"this replica serves base {BASE} and its own VAE",
+        f"but this replica serves base {BASE} and its own VAE",
     )
     told = report(loaded(), made, errors={}, problems=())
     assert told.error == made.ignored[0]

@@ -201,7 +201,9 @@ def test_a_way_back_passes_over_what_was_withdrawn_and_what_does_not_fit() -> No
     behind = rolled_back_release(there, live(3), None)
     assert rollback_target("thor", there, behind, withdrawn=[TWO], bases=HERE).number == 1
     assert rollback_target("thor", there, behind, withdrawn=[], bases=HERE).number == 3
-    with pytest.raises(Refused, match="revision 2 needs a base that the platform does not have"):
+    with pytest.raises(
+        Refused, match="revision 2 needs a base or VAE that the platform does not serve"
+    ):
         rollback_target("thor", there, behind, withdrawn=[], bases=HERE, revision=2)
     with pytest.raises(
         BadInput, match="no revision 7 that served; the revisions that served are 4, 3, 2, 1"

@@ -161,8 +161,10 @@ class AliasFollower:
         return [HookResult(f"{name} is retired: alias {self._name} is removed")]
 
     def _wait_until_ready(self, name: str, end: float) -> tuple[Release, Readiness]:
-        """Wait until the release serves, has failed for FAILING seconds, or the time is over."""
-        failing: tuple[tuple[Pin, Canary | None], float] | None = None  # the pins, the start
+        """Wait until the release serves, has failed for FAILING seconds, or `end` is reached."""
+        failing: tuple[tuple[Pin, Canary | None], float] | None = (
+            None  # the pins, and when the failure began
+        )
         logged = ""
         while True:
             now = self._clock()

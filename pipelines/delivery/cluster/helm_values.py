@@ -21,7 +21,7 @@ def release_values(
 ) -> Values:
     """Return the values for `helm upgrade` of the adapter's release.
 
-    `platform` are all values of the platform's release; the hook runs in the platform's image.
+    `platform` contains all values of the platform's release; the hook runs in the platform's image.
     `live` and `since` are the serving release and its Helm revision. `manifest` returns the text of
     a version's manifest.
     """

@@ -21,5 +21,5 @@ class HookSettings(HomeSettings):
     )
     smoke_tolerance: Annotated[float, Field(gt=0, le=255, allow_inf_nan=False)] = Field(
         default=TOLERANCE,
-        description="Allowed mean difference to the evaluated image, in levels of 255",
+        description="Allowed mean difference from the evaluated image, in levels of 255",
     )

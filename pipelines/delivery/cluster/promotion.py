@@ -206,7 +206,7 @@ class Promotion:
             serving = label_of(live) if live else "nothing"
             raise Refused(
                 f"{declared.adapter}: {serving} serves, but git declares {declared.version}; "
-                "another process has changed it, run the command again"
+                "another process has changed the release; run the command again"
             )
         text = f"{label_of(live)} serves in {self._releases.environment}"
         try:

@@ -36,7 +36,10 @@ def roll_back(
         interrupted = releases.recover(name)
         history = releases.history(name)
         if not history:
-            raise BadInput(f"{name}: has no Helm release in {releases.api.namespace}")
+            raise BadInput(
+                f"{name}: has no Helm release in {releases.api.namespace}; check the name and "
+                "--environment"
+            )
         left = rolled_back_release(history, releases.readable(name), interrupted)
         declared = releases.declarations.find(name)
         target = rollback_target(
@@ -137,7 +140,8 @@ def rollback_target(
             )
         if requested not in fitting:
             raise Refused(
-                f"{name}: revision {revision} needs a base that the platform does not have"
+                f"{name}: revision {revision} needs a base or VAE that the platform does not "
+                "serve; choose another revision"
             )
         return requested
     bad = set(withdrawn)
@@ -148,5 +152,6 @@ def rollback_target(
             return entry
     raise Refused(
         f"{name}: none of its {len(history)} known revisions serves another version that fits the "
-        "platform and was not withdrawn; name a revision, or `atelier retire` it"
+        "platform and was not withdrawn; give the number of a revision that served, or stop "
+        f"serving the adapter with `atelier retire {name}`"
     )

@@ -138,12 +138,12 @@ def _git_and_cluster(
     cluster = f"the cluster serves {_describe(live)}{since}"
     if declared is None or live is None:
         if (declared is None) != (live is None):
-            yield f"{git}, {cluster}"
+            yield f"{git}, but {cluster}"
     elif _describe(declared) != _describe(live):
-        yield f"{git}, {cluster}"
+        yield f"{git}, but {cluster}"
     elif not declared.is_live(live):
         in_git, in_cluster = (base_label(side.base, side.vae) for side in (declared, live))
-        yield f"{git} with {in_git}, {cluster} with {in_cluster}"
+        yield f"{git} with {in_git}, but {cluster} with {in_cluster}"
     if declared and live:
         serves = {pin.digest for pin in live.served}
         for pin in declared.withdrawn:
@@ -166,14 +166,18 @@ def _cluster_and_mlflow(
 ) -> Iterator[str]:
     if (live.version if live else None) != (alias.version if alias else None):
         named = f"version {alias.version}" if alias else "no version"
-        yield f"the cluster serves {_describe(live)}, alias {environment} in MLflow names {named}"
+        yield (
+            f"the cluster serves {_describe(live)}, but alias {environment} in MLflow names {named}"
+        )
     if live is None:
         return
     digests = {info.version: info.digest for info in versions.get(live.adapter, ())}
     for pin in live.served:
         if digests.get(pin.version) != pin.digest:
             stored = digests.get(pin.version, "no such version")
-            yield f"the cluster serves version {pin.version} as {pin.digest}, MLflow has {stored}"
+            yield (
+                f"the cluster serves version {pin.version} as {pin.digest}, but MLflow has {stored}"
+            )
 
 
 def _describe(served: Declaration | Release | None) -> str:

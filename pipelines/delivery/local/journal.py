@@ -45,9 +45,9 @@ class PromotionJournal:
         return locked(self.path / f".{name}.lock")
 
     def command_running(self, name: str) -> AbstractContextManager[None]:
-        """Mark an adapter while a command changes it, so that the reconciler leaves it alone.
+        """Hold a shared lock while a command changes an adapter; the reconciler then skips it.
 
-        Commands share this lock: a rollback must be able to overtake a promotion that waits.
+        The lock is shared, because a rollback must be able to run while a promotion waits.
         """
         return locked(self.path / f".{name}.work", shared=True)
 

@@ -131,9 +131,9 @@ def _released(releases: ReleaseFolder, name: str) -> Release:
 
 
 def _require_served(home: Home, label: str, base: str, vae: str | None) -> Sequence[Replica]:
-    """Return the live replicas with this base and VAE; raise Refused if all live ones have others.
+    """Return the live replicas with this base and VAE.
 
-    Otherwise the promotion would wait in vain.
+    Raises Refused if replicas are live but none fits: the promotion would wait until its timeout.
     """
     live = ReplicaFolder(home.replicas).live()
     fitting = [replica for replica in live if (replica.base, replica.vae) == (base, vae)]
@@ -168,7 +168,7 @@ def _other_engines(live: Sequence[Replica], evaluation: Evaluation) -> str:
 def _write(
     home: Home, name: str, pin: Pin, evaluation: Evaluation, canary: int | None, reason: str
 ) -> None:
-    """Write the journal entry, then the release; nothing if the release already serves `pin`."""
+    """Write the journal entry, then the release. Write neither if only `pin` serves already."""
     releases, journal = ReleaseFolder(home.releases), PromotionJournal(home)
     base, vae = evaluation.base, evaluation.vae
     with journal.locked(name):
@@ -191,8 +191,8 @@ def _write(
             if not same_base:
                 raise Refused(
                     f"{name}@{pin.version}: evaluated on {base_label(base, vae)}, but version "
-                    f"{before.version} on {base_label(before.base, before.vae)}; "
-                    "a canary needs the base and VAE of the version beside it"
+                    f"{before.version} was evaluated on {base_label(before.base, before.vae)}; "
+                    f"evaluate the canary on the base and VAE of version {before.version}"
                 )
             share = Canary(version=pin.version, digest=pin.digest, percent=canary)
             after = before.with_canary(share, reason)

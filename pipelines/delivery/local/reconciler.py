@@ -111,7 +111,10 @@ class Reconciler:
         self._restored = ""  # the reason, if a promotion was reverted during this run
 
     def run(self) -> PromotionStatus:
-        """Execute steps until the rest has to wait; Unavailable if the release keeps changing."""
+        """Execute steps until the next one must wait.
+
+        Raises Unavailable if the release keeps changing.
+        """
         for _ in range(ROUNDS):
             status = self._step()
             if status is not None:
@@ -172,7 +175,7 @@ class Reconciler:
     def _verify(
         self, release: Release, entry: JournalEntry | None, state: RegistryState
     ) -> PromotionStatus | None:
-        """Run the smoke test, then move the alias; not for a canary, which gets only a share."""
+        """Run the smoke test, then move the alias. For a canary, only run the smoke test."""
         canary = release.canary if entry is not None and entry.doing == "canary" else None
         try:
             if self._smoke_test is not None:

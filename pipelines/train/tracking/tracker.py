@@ -136,7 +136,9 @@ def deliver(folder: Path, home: Home) -> None:
     """
     about = folder / ABOUT
     if not about.exists():
-        raise BadInput(f"{folder}: contains no run; use the output folder of a training")
+        raise BadInput(
+            f"{folder}: contains no training run; use the output folder of `atelier train`"
+        )
     recipe = json.loads(about.read_text())["recipe"]
     spec = TrackingSpec.model_validate(recipe["tracking"])
     journal = Journal(folder / LOG)

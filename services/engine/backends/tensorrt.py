@@ -78,12 +78,12 @@ class TensorRTBackend(CompiledBackend):
         spec = compiled.spec
         for name, present, required in (
             ("GPU", gpu_name(device), spec.device),
-            ("slots and max_rank", BankShape(slots=slots, rank=rank), spec.bank),
+            ("the bank", BankShape(slots=slots, rank=rank), spec.bank),
         ):
             if present != required:
                 raise BadInput(
-                    f"{compiled.folder}: was compiled for {name} {required}, but this engine has "
-                    f"{present}; compile it again"
+                    f"{compiled.folder}: was compiled for {name} ({required}), but this engine has "
+                    f"{present}; compile it again with the settings of this engine"
                 )
         super().__init__(compiled, layout)
         self.ladder, self.sizes, self.rank = spec.batches, spec.sizes, rank
