@@ -29,7 +29,7 @@ class JobChoices:
         typer.Option(
             min=0,
             show_default=False,
-            help="Number of GPUs. Training runs one process for each; TensorRT uses exactly one.",
+            help="Number of GPUs. Training runs one process per GPU; TensorRT needs one GPU.",
         ),
     ] = None
     gpu_kind: Annotated[

@@ -43,7 +43,8 @@ def propose(
 ) -> Answer:
     """Write the declaration of a version that the policy accepts.
 
-    The environment sets the policy. With --pull-request, this checkout stays unchanged.
+    The policy is `policy.yaml` of the environment. With --pull-request, the checkout
+    is not changed.
     """
     from atelier.ci.git import Repository
     from atelier.ci.github import GitHub

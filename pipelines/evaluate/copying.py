@@ -1,17 +1,18 @@
 """Detects pictures that reproduce a training picture, by aligned correlation of their pixels.
 
 Features that recognise a subject cannot detect copies: they also give a high score to a faithful
-picture of the same subject in another scene. A copy has the same layout. Two views are therefore
-correlated pixel by pixel, over small shifts and mirroring: colours at 32 pixels, and contours (the
-picture minus its blur) at 48. Carlini et al., "Extracting Training Data from Diffusion Models"
-(2023), also compare pixels.
+picture of the same subject in another scene. A copy has the same layout as its original. Each
+picture is therefore reduced to two forms: colours at 32 × 32 pixels, and contours (the picture
+minus its blur) at 48 × 48. Each form is correlated pixel by pixel with that of each training
+picture, over small shifts and mirroring. Carlini et al., "Extracting Training Data from Diffusion
+Models" (2023), also compare pixels.
 
 Values on drawings of the miniature's script:
 
 - a training picture reproduced with the blur and noise of a VAE: at least 0.995; if it is also
   shifted, mirrored and relit: about 0.92
-- another drawing of the same character: at most 0.94 in a place from the training pictures, 0.86 in
-  another place
+- another drawing of the same character: at most 0.94 if the training pictures show the place,
+  0.86 in another place
 - other characters: less than 0.63
 
 Pictures by adapters score lower than drawings; README.md lists their values.

@@ -47,11 +47,11 @@ class RunIdentity:
         changed = [name for name in current if recorded.get(name) != current[name]]
         if changed:
             changes = ", ".join(
-                f"{name} {recorded.get(name)} (now {current[name]})" for name in changed
+                f"{name} was {recorded.get(name)}, is now {current[name]}" for name in changed
             )
             raise BadInput(
-                f"{place}: belongs to {changes}; use another --output for the changed training, or "
-                "undo the change to resume"
+                f"{place}: cannot be resumed, because its inputs have changed: {changes}; use "
+                "another --output for a new run, or restore the earlier values to resume"
             )
 
 

@@ -14,8 +14,8 @@ ORPHANED = 70  # EX_SOFTWARE: the exit status of a model without a server
 class Watchdog:
     """Call every task once per period, and end this process if its Triton server has ended.
 
-    Otherwise the process of the model would keep running after a killed server, with the weights in
-    memory.
+    Without it, the model process would keep running, with the weights in memory, if the Triton
+    server is killed.
     """
 
     def __init__(

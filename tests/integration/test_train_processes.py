@@ -113,7 +113,7 @@ def test_another_number_of_processes_is_another_training(studio: Path, together:
     command += ["--output", str(together), "--resume"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert "belongs to processes 2 (now 1)" in ended.stderr
+    assert "processes was 2, is now 1" in ended.stderr
 
 
 def test_what_ends_the_processes_is_the_exit_code(studio: Path, together: Path) -> None:

@@ -150,8 +150,10 @@ def rollback_target(
     for entry in fitting:
         if not {pin.digest for pin in entry.release.served} & bad:
             return entry
+    numbers = ", ".join(str(entry.number) for entry in fitting)
+    choice = f"choose one of the revisions {numbers}, or " if numbers else ""
     raise Refused(
-        f"{name}: none of its {len(history)} known revisions serves another version that fits the "
-        "platform and was not withdrawn; give the number of a revision that served, or stop "
-        f"serving the adapter with `atelier retire {name}`"
+        f"{name}: none of its {len(history)} revisions is suitable: each never served, has the "
+        "version to roll back or a withdrawn one, or needs a base or VAE that is not served; "
+        f"{choice}stop serving the adapter with `atelier retire {name}`"
     )
