@@ -36,7 +36,7 @@ from torch import nn
 
 from atelier.adapter.package import MANIFEST, Package, write_package
 from atelier.adapter.signature_policy import SignaturePolicy
-from atelier.contract.replica import HeldAdapter, Replica
+from atelier.contract.replica import HeldAdapter, Loaded, Replica
 from atelier.contract.sharded_file import ShardedFile
 from atelier.contract.shards import Versions
 from atelier.contract.wanted import Wanted, WantedAdapter
@@ -55,7 +55,7 @@ from services.agent.plan import PACKAGES
 from services.agent.verified import VerificationRecords
 from services.engine.layout import layout_of
 from services.engine.store import AdapterStore
-from services.engine.volume import Loaded, VolumeWatcher
+from services.engine.volume import VolumeWatcher
 from services.gateway.releases import ReleaseWatch
 
 BASE = "sha256:" + "ba" * 32
@@ -228,8 +228,8 @@ class SimulatedFleet:
             text = {"files": _stamp(path, path.with_name(f"{path.name}.sig")), "warning": None}
             # faster than the record's own write, which flushes each file
             (record._folder / path.name).write_text(json.dumps(text))
-        generation = Wanted(adapters=Versions(wanted), generation=1)
-        ShardedFile(self.volume / "wanted.json", Wanted).write(generation)
+        listed = Wanted(adapters=Versions(wanted), generation=1)
+        ShardedFile(self.volume / "wanted.json", Wanted).write(listed)
         held = [
             HeldAdapter(
                 name=adapter.name,
@@ -247,6 +247,8 @@ class SimulatedFleet:
             backend="torch",
             engine_digest="e",
             heartbeat=0.0,
+            generation=listed.generation,
+            settled=True,
             adapters=Versions(held),
             terms=watcher._terms,
         )
@@ -331,13 +333,19 @@ class MeasuredReplica:
         )
 
     def until_ready(self) -> None:
-        """Start the watcher and sync until the agent is ready, as in the pod of a replica."""
+        """Start engine and agent as in the pod of a replica, and wait until the agent is ready."""
         with self.engine_loop.owns():
-            self.watcher.poll()
+            if not self.watcher.resumes:
+                self.watcher.poll()
             self.watcher.start()
+        self.start()
         while not self.agent.ready:
-            with self.agent_loop.owns():
-                self.agent.sync()
+            time.sleep(0.001)
+
+    def until_followed(self) -> None:
+        """Wait until the agent has read the releases and published a report."""
+        while self.agent.snapshot is None or not self.agent.snapshot.known:
+            time.sleep(0.001)
 
     def start(self) -> None:
         """Start the loop of the agent."""
@@ -362,7 +370,7 @@ def steady(fleet: SimulatedFleet, replicas: int, seconds: float) -> dict[str, An
     new = [_new_version(fleet, number, registry) for number in range(int(seconds))]
     replica = MeasuredReplica(fleet, server, registry)
     replica.until_ready()
-    replica.start()
+    replica.until_followed()
     others = MeasuredLoop("others")
     for number in range(1, replicas):
         pod = Pod(f"pod-{number}", "bench", f"uid-{number}", "10.0.0.2")
@@ -477,9 +485,15 @@ def restart(fleet: SimulatedFleet) -> dict[str, float]:
         began, processor = time.monotonic(), time.process_time()
         replica = MeasuredReplica(fleet, server, {})
         replica.until_ready()
-        taken = time.monotonic() - began, time.process_time() - processor
+        ready = time.monotonic() - began
+        replica.until_followed()
+        processor_seconds = time.process_time() - processor
     replica.close()
-    return {"seconds": taken[0], "processor_seconds": taken[1], "packages_opened": len(opened)}
+    return {
+        "seconds": ready,
+        "processor_seconds": processor_seconds,
+        "packages_opened": len(opened),
+    }
 
 
 @contextmanager

@@ -73,6 +73,13 @@ def base_label(base: str, vae: str | None) -> str:
     return f"base {base} and {f'VAE {vae}' if vae else 'its own VAE'}"
 
 
+class Loaded(Replica):
+    """The content of `loaded.json`: the engine writes it for its agent and its next start."""
+
+    terms: str = ""  # digest of the values that decide whether a package can be loaded
+    settled: bool = False  # whether each wanted adapter has a default version that is ready
+
+
 class ReplicaFolder(ReportFolder[Replica]):
     """The reports of replicas on one machine, each written by its agent."""
 

@@ -49,6 +49,17 @@ class ShardedFile(Generic[ModelT]):
         assert self._known is not None
         return self._known[1]
 
+    def head(self) -> ModelT:
+        """Read the head alone: its time does not depend on the number of shards.
+
+        The entries are missing if they are in shards. Raises as `read` does.
+        """
+        return self._kind.model_validate_json(self.path.read_bytes())
+
+    def write_head(self, head: ModelT) -> None:
+        """Replace the head that `head` returned, with other values; its shards stay."""
+        write_atomic(self.path, head.model_dump_json(indent=2))
+
     def write(self, model: ModelT) -> None:
         """Replace the model, writing only the shards that have changed."""
         head, texts = model.split()

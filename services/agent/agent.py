@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atelier.adapter.signature_policy import SignaturePolicy
-from atelier.contract.replica import Replica
+from atelier.contract.replica import Loaded, Replica
 from atelier.contract.sharded_file import ShardedFile
 from atelier.contract.shards import Shards
 from atelier.contract.wanted import Wanted
@@ -49,15 +49,8 @@ class RoundSnapshot:
 
     @property
     def ready(self) -> bool:
-        """Whether the replica serves each release for its base, in the released or last version.
-
-        Until the releases have been read, the versions in the `wanted.json` of an earlier process
-        take the place of the releases. A restarted replica is therefore ready before it reads the
-        releases.
-        """
-        if self.report is None or not self.report.live():
-            return False
-        if not self.known and not self.wanted.adapters.sharded:
+        """Whether the replica serves each release for its base, in the released or last version."""
+        if self.report is None or not self.report.live() or not self.known:
             return False
         adapters = self.report.adapters
         return all(
@@ -85,13 +78,14 @@ class Agent:
         self._releases = releases
         self._reports = reports
         self._shelf = PackageShelf(volume / PACKAGES, policy)
-        self._shelf.sweep()
         source = PackageSource(self._shelf, policy, registry)
         self._fetcher = PackageFetcher(source.fetch)
         self._planner = Planner()
         self._report = ReplicaReport()
         self._wanted = ShardedFile(volume / "wanted.json", Wanted)
         self._loaded = ShardedFile(volume / "loaded.json", Replica)
+        self._head = ShardedFile(volume / "loaded.json", Loaded)  # of the same file
+        self._resumed_generation = self._wanted_generation()
         self._released: Released | None = None  # the last reading that succeeded
         self._read_at = 0.0
         self._damaged: dict[str, str] = {}  # errors by digest, until the package is valid again
@@ -104,9 +98,10 @@ class Agent:
 
     def sync(self) -> RoundPlan:
         """Run one round: read, plan, write `wanted.json`, fetch, prune and report."""
-        wanted = self._read_wanted()
-        resumes = self.snapshot is None and bool(wanted.adapters.sharded)
-        problems = [] if resumes else self._read_releases()
+        self.ready = self.ready or self._resumes()
+        if self.snapshot is None:
+            self._shelf.sweep()
+        problems = self._read_releases()
         loaded = self._read_loaded()
         self._fetcher.collect()
         if loaded is not None:
@@ -115,6 +110,7 @@ class Agent:
         damaged = self._damaged | bad
         self._damaged = {digest: e for digest, e in damaged.items() if digest not in on_volume}
         problems += self._shelf.warnings.values()
+        wanted = self._read_wanted()
         plan = self._plan(loaded, wanted, on_volume)
         for digest in plan.prune:  # before fetching, because it frees space
             self._shelf.remove(digest)
@@ -185,6 +181,28 @@ class Agent:
             return [problem, *self._released.unreadable.values()]
         self._read_at = time.time()
         return list(self._released.unreadable.values())
+
+    def _resumes(self) -> bool:
+        """Whether the engine serves all adapters that it had when this agent started.
+
+        Reads only the heads of the files, so the time does not depend on the number of adapters. It
+        needs no releases: `wanted.json` is what an earlier process made of them.
+        """
+        generation = self._resumed_generation
+        if not generation or self._wanted_generation() != generation:
+            return False
+        try:
+            loaded = self._head.head()
+        except (OSError, ValueError):
+            return False
+        return loaded.live() and loaded.settled and loaded.generation == generation
+
+    def _wanted_generation(self) -> int:
+        """Read the generation of `wanted.json`; 0 if it cannot be read."""
+        try:
+            return self._wanted.head().generation
+        except (OSError, ValueError):
+            return 0
 
     def _read_wanted(self) -> Wanted:
         """Return the content of `wanted.json`, or an empty list if it cannot be read."""

@@ -32,6 +32,7 @@ from services.engine.residency import Residency
 from services.engine.weights import HostWeights, PackageLoader, rank_of
 
 LOADERS = 2  # threads; a load reads and hashes files without the lock
+RESTORE_SECONDS = 30.0  # longest wait of a request for the versions of an earlier process
 FETCH_SECONDS = 5.0  # typical time until a damaged package has been fetched again
 
 Identity = tuple[str, int | None]
@@ -93,6 +94,8 @@ class AdapterStore:
         self._damaged: dict[Identity, str] = {}
         self._uids = itertools.count(1)
         self._threads = ThreadPoolExecutor(LOADERS, thread_name_prefix="adapter-loader")
+        self._complete = threading.Event()  # cleared while versions are restored
+        self._complete.set()
 
     @property
     def terms(self) -> Mapping[str, object]:
@@ -127,6 +130,14 @@ class AdapterStore:
         """
         with self._lock:
             self._put(StoredAdapter(next(self._uids), name, version, digest, source))
+
+    def begin_restore(self) -> None:
+        """Let requests with adapters wait until `end_restore`, for at most RESTORE_SECONDS."""
+        self._complete.clear()
+
+    def end_restore(self) -> None:
+        """End the wait of `begin_restore`: all versions have been restored."""
+        self._complete.set()
 
     def add_tensors(
         self, name: str, lora: Mapping[str, LoraWeights], version: int | None = None
@@ -171,6 +182,7 @@ class AdapterStore:
 
     def acquire(self, use: AdapterUse) -> StoredAdapter:
         """Return the entry for a request, which must `release` it. Start to load it if needed."""
+        self._complete.wait(RESTORE_SECONDS)
         with self._lock:
             entry = self._entries.find(use.name, use.version)
             if entry.rank is None and entry.source is not None:

@@ -18,7 +18,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +25,7 @@ from pydantic import ValidationError
 
 import atelier
 from atelier.adapter.package import Package
-from atelier.contract.replica import HeldAdapter, Replica
+from atelier.contract.replica import HeldAdapter, Loaded
 from atelier.contract.sharded_file import ShardedFile
 from atelier.contract.shards import Versions
 from atelier.contract.wanted import Wanted, WantedAdapter
@@ -34,68 +33,15 @@ from atelier.errors import AtelierError
 from atelier.files import digest_json
 from atelier.validation import summary
 from services.engine.engine import Engine
+from services.engine.failed_loads import FailedLoads, package_state
 
 log = logging.getLogger(__name__)
 
 POLL = 0.2  # seconds
 HEARTBEAT = 1.0  # seconds
-RETRY, LONGEST_RETRY = 5.0, 60.0  # seconds until a failed version is tried again; doubled each time
-CHECK = 1.0  # seconds between two checks whether a failed package has been replaced
 MAX_CHARACTERS = 500  # maximum length of an error in the report
 
-Identity = tuple[str, int]
 State = Literal["ready", "loading", "failed"]
-
-
-class Loaded(Replica):
-    """The content of `loaded.json`."""
-
-    terms: str = ""  # digest of the values that decide whether a package can be loaded
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """A version that could not be loaded, and the times of its attempts (monotonic seconds)."""
-
-    package: Path
-    folder: tuple[int, int] | None  # inode and change time of the package
-    wait: float
-    again: float
-
-
-class _Failures:
-    """The versions that could not be loaded.
-
-    Each version is tried again after a wait, which doubles with each failure, or as soon as its
-    package has been replaced.
-    """
-
-    def __init__(self) -> None:
-        self._failures: dict[Identity, _Failure] = {}
-        self._check_at = 0.0
-
-    def add(self, identity: Identity, package: Path, folder: tuple[int, int] | None) -> None:
-        """Record a failed attempt. `folder` is the state of the package before the attempt."""
-        last = self._failures.get(identity)
-        wait = min(2 * last.wait, LONGEST_RETRY) if last else RETRY
-        again = time.monotonic() + wait
-        self._failures[identity] = _Failure(package, folder, wait, again)
-
-    def forget(self, identity: Identity) -> None:
-        """Remove a version that has been loaded or is no longer wanted."""
-        self._failures.pop(identity, None)
-
-    def due(self) -> set[str]:
-        """Return the adapters with a version that must be tried again now."""
-        now = time.monotonic()
-        if not self._failures or now < self._check_at:
-            return set()
-        self._check_at = now + CHECK
-        return {
-            name
-            for (name, _), failure in self._failures.items()
-            if now >= failure.again or _folder(failure.package) != failure.folder
-        }
 
 
 class VolumeWatcher:
@@ -108,23 +54,35 @@ class VolumeWatcher:
         self._wanted = ShardedFile(self._volume / "wanted.json", Wanted)
         self._loaded = ShardedFile(self._volume / "loaded.json", Loaded)
         self._terms = digest_json({**engine.adapters.terms, "version": atelier.__version__})
-        # the versions of an earlier process, until the first poll restores them
-        self._earlier: Versions[HeldAdapter] | None = _earlier(self._loaded, self._terms)
+        self._earlier_head = self._resumable()
+        self._earlier: Versions[HeldAdapter] | None = None  # of an earlier process; None: not read
         self._applied: Versions[WantedAdapter] = Versions()  # the last applied list
         self._held: dict[str, dict[int, HeldAdapter]] = {}  # by name and version
         self._reported: Versions[HeldAdapter] = Versions()
         self._unreported: set[str] = set()  # adapters whose change is not in `_reported` yet
-        self._failures = _Failures()
+        self._unserved: set[str] = set()  # adapters in `_reported` without a ready default
+        self._failures = FailedLoads()
         self._generation = 0
         self._error: str | None = None
-        self._restored = False  # whether the versions of an earlier process have been restored
+        self._began = False  # whether the versions of an earlier process have been taken over
+        self._restored = False  # whether `write` may replace the report of an earlier process
         self._lock = threading.Lock()  # protects loaded.json and _unreported
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
+    @property
+    def resumes(self) -> bool:
+        """Whether all versions that an earlier process applied can be used without opening them.
+
+        The watcher then reports them from `start` on, and restores them in the background.
+        """
+        return self._earlier_head is not None
+
     def start(self) -> None:
         """Poll and report in two threads, so that loading does not delay a heartbeat."""
         self._volume.mkdir(parents=True, exist_ok=True)
+        if self.resumes and not self._restored:
+            self._engine.adapters.begin_restore()
         for target, seconds in ((self.poll, POLL), (self._beat, HEARTBEAT)):
             thread = threading.Thread(target=self._every, args=(target, seconds), daemon=True)
             thread.start()
@@ -138,23 +96,25 @@ class VolumeWatcher:
 
     def poll(self) -> None:
         """Read `wanted.json` once: load versions, switch defaults, remove versions."""
+        if self._earlier is None:
+            self._earlier = _earlier(self._loaded, self._terms)
         self._report_damaged()
         try:
             wanted = self._wanted.read()
         except FileNotFoundError:
-            self._restored = True
+            self._end_restore()
             return
         except (OSError, ValueError) as error:
-            self._restored = True
+            self._end_restore()
             reason = summary(error) if isinstance(error, ValidationError) else error
             if self._error != f"wanted.json: {reason}":
                 self._error = f"wanted.json: {reason}"
                 self.write()
             return
+        self._restore(wanted)
         names = wanted.adapters.changed(self._applied) | self._failures.due()
         if names or wanted.generation != self._generation or self._error:
             self._error = None
-            self._restore(wanted)
             for name in sorted(names):
                 self._apply(name, wanted.adapters.named(name))
             self._applied, self._generation = wanted.adapters, wanted.generation
@@ -165,6 +125,9 @@ class VolumeWatcher:
         with self._lock:
             changes = {name: self._versions(name) for name in self._unreported}
             self._unreported.clear()
+            for name, versions in changes.items():
+                served = any(held.default and held.state == "ready" for held in versions)
+                (self._unserved.add if versions and not served else self._unserved.discard)(name)
             self._reported = self._reported.replaced(changes)
             self._loaded.write(
                 Loaded(
@@ -179,6 +142,7 @@ class VolumeWatcher:
                     error=self._error,
                     adapters=self._reported,
                     terms=self._terms,
+                    settled=not self._unserved,
                 )
             )
 
@@ -206,9 +170,9 @@ class VolumeWatcher:
         This must happen before any load: if the next `write` omitted a version, its package would
         be opened again after the next restart.
         """
-        if self._earlier is None:
+        if self._began or self._earlier is None:
             return
-        self._reported, self._earlier = self._earlier, None
+        self._began, self._reported, self._earlier = True, self._earlier, Versions()
         packages: dict[str, set[str]] = {}  # names by folder
         for name, versions in self._reported.sharded.items():
             listed = {(v.version, v.digest): v for v in wanted.adapters.named(name)}
@@ -223,14 +187,41 @@ class VolumeWatcher:
                     source = f"{self._volume}/{version.path}"
                     self._engine.adapters.restore(name, held.version, held.digest, source)
                     self._held.setdefault(name, {})[held.version] = held
+                    if held.default:
+                        self._engine.adapters.default(name, held.version)
             self._change(name)
+        self._end_restore()
+
+    def _end_restore(self) -> None:
         self._restored = True
+        self._engine.adapters.end_restore()
+
+    def _resumable(self) -> Loaded | None:
+        """Return the head of an earlier report if all its adapters can be restored, else None."""
+        try:
+            head = self._loaded.head()
+        except (OSError, ValueError):
+            return None
+        return head if head.terms == self._terms and head.settled else None
+
+    def _renew(self, head: Loaded) -> None:
+        """Report the versions of an earlier process as this process's, without reading them."""
+        with self._lock:
+            if not self._restored:
+                process = {
+                    "replica": self._replica,
+                    "pid": os.getpid(),
+                    "backend": self._engine.backend,
+                    "engine_digest": self._engine.digest,
+                    "heartbeat": time.time(),
+                }
+                self._loaded.write_head(head.model_copy(update=process))
 
     def _load(self, version: WantedAdapter) -> None:
         self._record(version, "loading")
         self.write()
         path = self._volume / version.path
-        folder = _folder(path)
+        folder = package_state(path)
         try:
             package = Package.open(path, digest=version.digest)
             if package.manifest.name != version.name:
@@ -264,7 +255,7 @@ class VolumeWatcher:
                 continue
             log.error("volume: %s@%s: %s", name, number, error)
             self._engine.adapters.remove(name, number)
-            self._record_failure(wanted, error, _folder(self._volume / wanted.path))
+            self._record_failure(wanted, error, package_state(self._volume / wanted.path))
             self._change(name)
             self.write()
 
@@ -302,8 +293,12 @@ class VolumeWatcher:
         )
 
     def _beat(self) -> None:
-        if self._restored and self._engine.alive():  # an engine that has ended must not report
+        if not self._engine.alive():  # an engine that has ended must not report
+            return
+        if self._restored:
             self.write()
+        elif self._earlier_head is not None:
+            self._renew(self._earlier_head)
 
     def _every(self, act: Callable[[], None], seconds: float) -> None:
         while not self._stop.is_set():
@@ -330,12 +325,3 @@ def _names_in(folder: Path) -> set[str]:
             return {entry.name for entry in entries}
     except OSError:
         return set()
-
-
-def _folder(path: Path) -> tuple[int, int] | None:
-    """Return inode and change time of a package, or None. They differ after a replacement."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns

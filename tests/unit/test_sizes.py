@@ -22,6 +22,7 @@ REASONS = {
     "tests/unit/test_gateway_app.py": "the tests share a stage of releases and reports",
     "tests/unit/test_jobs.py": "the whole Job object, field by field",
     "tests/unit/test_package.py": "every way in which a package is refused",
+    "tests/unit/test_volume_watcher.py": "the tests share a volume that is slow to make",
     "tests/unit/test_workflows.py": "every rule of the workflows",
 }
 

@@ -2,6 +2,10 @@
 
 import os
 import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,13 +19,20 @@ from atelier.contract.request import AdapterUse
 from atelier.contract.sharded_file import ShardedFile
 from atelier.contract.wanted import Wanted, WantedAdapter
 from atelier.errors import Unavailable
-from services.engine import volume as module
+from services.engine import failed_loads as module
 from services.engine.result import UnknownAdapter
 from services.engine.store import AdapterDamaged, AdapterStore
 from services.engine.volume import VolumeWatcher
 from tests.unit.test_engine_store import BASE, BYTES, count_opened, make_store, package
 
 COUNT = 66  # adapters; of more than 64 the report is written in shards
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class Home:
@@ -130,6 +141,70 @@ def test_a_restart_opens_no_package_and_holds_all(
     assert fleet.loaded.wait(10) and store.ready(entry)
     assert opened == [fleet.packages["adapter-7", 2].path.name]
     store.close()
+
+
+def test_a_restarted_engine_reports_before_it_has_read_what_it_had(fleet: Home) -> None:
+    """The report is the head of the last one: its time does not grow with the adapters."""
+    before = fleet.report()
+    watcher, store = fleet.start()
+    assert watcher.resumes
+    reading, go_on = threading.Event(), threading.Event()
+    read = watcher._wanted.read
+
+    def slow() -> Wanted:
+        reading.set()
+        assert go_on.wait(30)
+        return read()
+
+    watcher._wanted.read = slow  # type: ignore[method-assign]
+    watcher.start()
+    try:
+        assert reading.wait(30)
+        wait_for(lambda: fleet.report().heartbeat > before.heartbeat)
+        assert fleet.report().adapters == before.adapters
+        with ThreadPoolExecutor(1) as threads:  # a request that comes early waits for its version
+            early = threads.submit(store.acquire, AdapterUse("adapter-7"))
+            time.sleep(0.2)
+            assert not early.done()
+            go_on.set()
+            assert early.result(30).version == 2
+    finally:
+        go_on.set()
+        watcher.stop()
+        store.close()
+    assert fleet.report().adapters == before.adapters
+
+
+def test_an_engine_that_served_not_all_of_its_adapters_reports_after_it_has_tried(
+    fleet: Home,
+) -> None:
+    for version in (1, 2):
+        shutil.rmtree(fleet.packages["adapter-7", version].path)
+    fleet.release("adapter-7", 1, 2, 3)
+    shutil.rmtree(fleet.packages["adapter-7", 3].path)
+    watcher, store = fleet.start()
+    watcher.poll()
+    assert set(fleet.states("adapter-7").values()) == {"failed"}
+    again, _ = fleet.start()
+    assert not again.resumes
+    store.close()
+
+
+def test_an_engine_of_another_rank_takes_nothing_over(fleet: Home) -> None:
+    assert fleet.start()[0].resumes
+    assert not fleet.start(max_rank=4)[0].resumes
+
+
+def test_a_volume_without_a_list_ends_the_wait_of_requests(fleet: Home) -> None:
+    (fleet.volume / "wanted.json").unlink()
+    watcher, store = fleet.start()
+    watcher.start()
+    try:
+        with pytest.raises(UnknownAdapter):
+            store.acquire(AdapterUse("adapter-7"))
+    finally:
+        watcher.stop()
+        store.close()
 
 
 def test_what_is_new_is_loaded_before_it_is_said_to_be_ready(

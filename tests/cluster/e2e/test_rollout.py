@@ -106,7 +106,7 @@ def test_a_version_is_promoted_rolled_back_from_and_does_not_come_back(
     assert checkout.files.get(NAME) == declared
     checkout.files.put(before)  # the commit never came to git
     unheard = checkout.atelier("promote", NAME)
-    assert unheard.code == 1 and "not written down" in unheard.told
+    assert unheard.code == 1 and "is not recorded in git" in unheard.told
     assert "too sharp" in unheard.told
     checkout.files.put(declared)
     forgotten = {"withdrawn": (), "replaces": None, **new.model_dump()}

@@ -47,7 +47,8 @@ class TritonPythonModel:
         self._drain_seconds = settings.drain_seconds
         self._engine.start()
         self._watcher = VolumeWatcher(self._engine, settings.volume, settings.replica)
-        self._watcher.poll()  # loads the released adapters before the first request
+        if not self._watcher.resumes:
+            self._watcher.poll()  # loads the released adapters before the first request
         self._watcher.start()
         self._answers: Answers[ImageResult] = Answers(self._send)
         self._draining = threading.Event()
