@@ -45,8 +45,8 @@ def login(
         return Answer(f"KUBECONFIG is already set to {existing}", {"kubeconfig": existing})
     if not server:
         raise BadInput(
-            "--server, ATELIER_CLUSTER: not set; set ATELIER_CLUSTER as a variable of the GitHub "
-            "environment"
+            "neither --server nor ATELIER_CLUSTER is set; set ATELIER_CLUSTER as a variable of the "
+            "GitHub environment"
         )
     oidc.token(audience)  # so that a job without the permission fails now and not later in Helm
     path = (kubeconfig or Path(os.environ.get("RUNNER_TEMP", "."), "kubeconfig")).absolute()

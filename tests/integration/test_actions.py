@@ -126,4 +126,4 @@ def test_a_pushed_recipe_gets_jobs_of_its_own(scratch: Scratch, tmp_path: Path) 
         "adapter-1/adapter/train": False,
         "adapter-2/adapter/train": False,
     }
-    assert "atelier: ATELIER_CLUSTER: not set" in "\n".join(ended.said())
+    assert "neither --server nor ATELIER_CLUSTER is set" in "\n".join(ended.said())
