@@ -114,6 +114,7 @@ class _Server(HTTPServer):
     """A server on IPv4 and IPv6, because a pod may have only an IPv6 address."""
 
     def server_bind(self) -> None:
+        """Listen on the address, with IPv6 if it is available."""
         self.socket.close()
         self.socket = listen(*self.server_address[:2])  # type: ignore[arg-type]
         self.server_address = self.socket.getsockname()
