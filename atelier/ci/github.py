@@ -90,10 +90,12 @@ class GitHub:
 
 def pull_request_of_workflow() -> int:
     """Return the number of the workflow's pull request. Raises BadInput if there is none."""
-    match = _PULL_REQUEST.fullmatch(os.environ.get("GITHUB_REF", ""))
+    ref = os.environ.get("GITHUB_REF", "")
+    match = _PULL_REQUEST.fullmatch(ref)
     if match is None:
         raise BadInput(
-            "GITHUB_REF: is not a pull request; run this in a workflow of a pull request"
+            f"GITHUB_REF: {ref!r} names no pull request; run this command in a workflow that the "
+            "event pull_request starts"
         )
     return int(match[1])
 

@@ -75,9 +75,10 @@ class CompileRequest:
         tensorrt = self.backend == "tensorrt"
         gpus = int(tensorrt) if requested is None else requested
         if gpus > 1 or (tensorrt and not gpus):
-            usable = "exactly one GPU" if tensorrt else "at most one GPU"
+            usable = "1" if tensorrt else "0 or 1"
             raise BadInput(
-                f"{gpus} GPUs: a compilation for {self.backend} uses {usable}; request that number"
+                f"--gpus {gpus}: a compilation for {self.backend} cannot use this number of GPUs; "
+                f"set --gpus to {usable}"
             )
         return gpus
 

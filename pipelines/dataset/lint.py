@@ -46,8 +46,8 @@ def lint(
 ) -> list[Finding]:
     """Return all findings about `folder`, errors first.
 
-    `resolution` is the side of the training pictures in pixels; None skips that check. `captions`
-    is the column of `metadata.jsonl`; None skips the captions.
+    A picture with a side below `resolution` pixels gets a warning; None skips this check.
+    `captions` is the column of `metadata.jsonl` with the captions; None skips their checks.
     """
     try:
         pictures = open_folder(folder, captions).pictures

@@ -71,7 +71,7 @@ def test_a_workflow_knows_its_pull_request(ref: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("ref", ["", "refs/heads/main", "refs/pull/x/merge"])
 def test_a_workflow_of_no_pull_request_is_told(ref: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_REF", ref)
-    with pytest.raises(BadInput, match="is not a pull request"):
+    with pytest.raises(BadInput, match="names no pull request"):
         pull_request_of_workflow()
 
 
