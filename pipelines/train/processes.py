@@ -7,6 +7,7 @@ same code. One process, the leader, writes files and reports.
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch.distributed as dist
 
 # The other processes wait while the leader generates class pictures and validation pictures.
 _LONGEST_WAIT = timedelta(hours=6)
+PEER_SECONDS = 5.0  # between the end of another process and the failure of this one
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,14 @@ class Processes:
 
     def wait(self) -> None:
         """Wait until all processes have called this. Raises RuntimeError if one has ended."""
-        if self.count > 1:
+        if self.count == 1:
+            return
+        try:
             self.any(False)
+        except RuntimeError:
+            # The launcher reports the process that ends first: the one with the cause must be it.
+            time.sleep(PEER_SECONDS)
+            raise
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:

@@ -222,7 +222,8 @@ def test_a_canary_for_another_base_is_refused(cat: Adapter) -> None:
     cat.promote(1)
     other = cat.add(5, base="sha256:" + "e" * 64)
     with pytest.raises(
-        Refused, match=f"thor-cat@{other}: evaluated on base .*evaluate the canary on the base and VAE"
+        Refused,
+        match=f"thor-cat@{other}: evaluated on base .*evaluate the canary on the base and VAE",
     ):
         cat.promote(other, canary=10)
     release = ReleaseFolder(cat.home.releases).get(cat.name)
