@@ -1,6 +1,7 @@
 """For tests of the agent: one round's plan and report, from nothing known before."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from atelier.contract.replica import Replica
 from atelier.contract.shards import Shards
@@ -31,14 +32,5 @@ def plan(
     )
 
 
-def report(
-    loaded: Replica,
-    plan: RoundPlan,
-    *,
-    errors: Mapping[str, str],
-    temporary: Collection[str] = (),
-    problems: Iterable[str],
-) -> Replica:
-    return ReplicaReport().update(
-        loaded, plan, errors=errors, temporary=temporary, problems=problems
-    )
+def report(loaded: Replica, plan: RoundPlan, **inputs: Any) -> Replica:
+    return ReplicaReport().update(loaded, plan, **inputs)

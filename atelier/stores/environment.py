@@ -157,16 +157,11 @@ class LocalReleases:
         for name, stamp in sorted(self._stamps()):
             last = self._files.get(name)
             files[name] = last if last and last.stamp == stamp else self._parsed(name, stamp)
-        same = files.keys() == self._files.keys() and all(
-            file is self._files[name] for name, file in files.items()
-        )
-        if not same:
-            changes = {
-                name: file.release
-                for name, file in files.items()
-                if file is not self._files.get(name)
-            }
-            changes |= dict.fromkeys(self._files.keys() - files.keys())
+        changes = {
+            name: file.release for name, file in files.items() if file is not self._files.get(name)
+        }
+        changes |= dict.fromkeys(self._files.keys() - files.keys())
+        if changes:
             self._released = Released(
                 releases=self._released.releases.replaced(changes),
                 unreadable={name: file.trouble for name, file in files.items() if file.trouble},

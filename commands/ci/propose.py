@@ -7,6 +7,7 @@ import typer
 
 from atelier.home import Home
 from commands.command import Answer
+from commands.release.cluster import CanaryShare
 
 Main = Annotated[str, typer.Option("--main", metavar="BRANCH", help="Branch of the declarations.")]
 Body = Annotated[
@@ -24,15 +25,7 @@ def propose(
         str, typer.Argument(metavar="VERSION", help="Version number or alias.")
     ] = "candidate",
     environment: Annotated[str, typer.Option(help="Environment of the declaration.")] = "staging",
-    canary: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=100,
-            metavar="PERCENT",
-            help="Serve the version as a canary with this percentage of the adapter's requests.",
-        ),
-    ] = None,
+    canary: CanaryShare = None,
     reason: Annotated[str, typer.Option(help="Reason, recorded in the declaration.")] = "promoted",
     pull_request: Annotated[
         bool,

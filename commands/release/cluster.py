@@ -35,6 +35,15 @@ Environment = Annotated[
     str | None,
     typer.Option(metavar="ENV", help="Environment on a cluster, from k8s/environments."),
 ]
+CanaryShare = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=100,
+        metavar="PERCENT",
+        help="Serve the version as a canary with this percentage of the adapter's requests.",
+    ),
+]
 
 
 @dataclass(frozen=True)

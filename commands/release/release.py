@@ -13,6 +13,7 @@ from atelier.errors import BadInput
 from atelier.home import Home
 from commands.command import Answer
 from commands.release.cluster import (
+    CanaryShare,
     ClusterTarget,
     Environment,
     promote_on,
@@ -46,15 +47,7 @@ def promote(
         ),
     ] = None,
     policy: PolicyFile = None,
-    canary: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=100,
-            metavar="PERCENT",
-            help="Serve the version as a canary with this percentage of the adapter's requests.",
-        ),
-    ] = None,
+    canary: CanaryShare = None,
     reason: Annotated[str, typer.Option(help="Reason, recorded in the release.")] = "promoted",
     wait: Annotated[float, typer.Option(help="Maximum wait for the replicas, in seconds.")] = 120.0,
     environment: Environment = None,

@@ -28,9 +28,8 @@ SCANNED = 256  # packages that one scan checks, in turn, in about 25 ms
 # longest time that a scan spends on verification, because the agent waits for it
 VERIFY_SECONDS = 1.0
 
-RESERVED = (
-    8 * 2**20
-)  # bytes of the volume that packages leave free, for wanted.json and other files
+# bytes of the volume that packages leave free, for wanted.json and other files
+RESERVED = 8 * 2**20
 
 Download = Callable[[Path], object]  # downloads a package as a new folder
 
@@ -70,9 +69,8 @@ class PackageShelf:
         self.warnings: dict[str, str] = {}  # by digest: signature problems, with the policy `warn`
         self._policy = policy
         self._record = VerificationRecords(folder, policy)
-        self._verified: dict[
-            str, Stamp | None
-        ] = {}  # None: recorded, but the record has not been read yet
+        # by digest; None: recorded, but the record has not been read yet
+        self._verified: dict[str, Stamp | None] = {}
         self._queue: list[str] | None = None  # digests to check next; None: not listed yet
         self._rechecks: list[str] = []  # digests to verify at the next scan
         self._scanned: float | None = None  # time of the last scan, monotonic seconds
