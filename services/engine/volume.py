@@ -125,9 +125,12 @@ class VolumeWatcher:
         with self._lock:
             changes = {name: self._versions(name) for name in self._unreported}
             self._unreported.clear()
-            for name, versions in changes.items():
-                served = any(held.default and held.state == "ready" for held in versions)
-                (self._unserved.add if versions and not served else self._unserved.discard)(name)
+            self._unserved -= changes.keys()
+            self._unserved |= {
+                name
+                for name, versions in changes.items()
+                if versions and not any(v.default and v.state == "ready" for v in versions)
+            }
             self._reported = self._reported.replaced(changes)
             self._loaded.write(
                 Loaded(
@@ -256,7 +259,6 @@ class VolumeWatcher:
             log.error("volume: %s@%s: %s", name, number, error)
             self._engine.adapters.remove(name, number)
             self._record_failure(wanted, error, package_state(self._volume / wanted.path))
-            self._change(name)
             self.write()
 
     def _switch(self, version: WantedAdapter) -> set[int]:
