@@ -4,8 +4,11 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
 
 from models.miniature.build.__main__ import main
+from models.miniature.build.critic import Critic, balance
 from models.miniature.build.examples import SHOWN, write_example
 from models.miniature.build.files import StateError, replacing
 from models.miniature.build.progress import BuildProgress
@@ -14,7 +17,8 @@ from models.miniature.build.steps import record_steps, recorded_steps
 from models.miniature.build.team import Team
 from models.miniature.build.text import new_text_encoders, new_tokenizers, token_ids
 from models.miniature.build.trainer import Run, adopt, load_average, steps_of, train
-from models.miniature.build.vae import new_vae, psnr
+from models.miniature.build.vae import as_input, fidelity, gradient_energy, new_vae, pixel_error
+from models.miniature.build.widen import widen
 from models.miniature.build.world import PLACES
 
 
@@ -55,7 +59,8 @@ def test_the_vae_is_eight_times_smaller_and_four_deep():
     pictures = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     latent = vae.encode(torch.zeros(1, 3, 32, 32)).latent_dist.mean
     assert latent.shape == (1, 4, 4, 4)
-    assert psnr(vae, pictures, torch.device("cpu")).shape == (2,)
+    values, edges = fidelity(vae, pictures, torch.device("cpu"))
+    assert values.shape == edges.shape == (2,)
 
 
 def _fit(run, module):
@@ -158,3 +163,45 @@ def test_examples_leave_places_to_imagine(tmp_path):
     assert len(lines) == 8
     assert all((tmp_path / line["file_name"]).exists() for line in lines)
     assert len(set(PLACES) - set(SHOWN)) >= 3
+
+
+def test_the_pixel_error_counts_a_blur_more_than_an_equal_shift_of_light() -> None:
+    drawn = as_input(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
+    blurred = F.avg_pool2d(F.pad(drawn, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    lighter = drawn + (blurred - drawn).abs().mean()
+    assert pixel_error(drawn, drawn) == 0
+    assert pixel_error(blurred, drawn) > 2 * pixel_error(lighter, drawn)
+    assert (gradient_energy(blurred) < 0.5 * gradient_energy(drawn)).all()
+
+
+def test_the_critic_is_trained_by_its_own_loss_only() -> None:
+    critic, restored = Critic(), torch.randn(2, 3, 64, 64, requires_grad=True)
+    judged = critic.frozen(restored).mean()
+    weight = balance((restored**2).mean(), judged, restored)
+    assert weight > 0
+    (weight * judged).backward()
+    assert restored.grad is not None and restored.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in critic.parameters())
+    critic.loss(torch.randn(2, 3, 64, 64), restored.detach()).backward()
+    assert all(parameter.grad is not None for parameter in critic.parameters())
+
+
+def test_a_wider_network_begins_with_the_function_of_the_narrow_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("models.miniature.build.widen._NOISE", 0.0)
+    torch.manual_seed(0)
+    options = new_vae().config | {"block_out_channels": (16, 32, 64, 96)}
+    narrow, wide = AutoencoderKL.from_config(options).eval(), new_vae().eval()
+    widen(narrow, wide)
+    pixels = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        before, after = (vae.encode(pixels).latent_dist.mean for vae in (narrow, wide))
+        assert torch.allclose(after, before, atol=1e-4)
+        restored = [vae.decode(before).sample for vae in (narrow, wide)]
+    assert torch.allclose(*restored, atol=1e-4)
+
+
+def test_an_adopted_run_warms_up_again_and_keeps_its_place_in_the_schedule() -> None:
+    assert cosine(500, 1000, 500) < 0.02 * cosine(599, 1000, 500)
+    assert cosine(600, 1000, 500) == cosine(600, 1000)

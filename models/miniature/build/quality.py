@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 
@@ -22,7 +22,7 @@ from .progress import BuildProgress
 from .sampling import ImageSampling, generate
 from .sheets import write_sheets
 from .steps import recorded_steps
-from .vae import psnr
+from .vae import fidelity
 from .world import ACCENTS, Scene, common_scene, plain_caption
 
 Shares = dict[str, float]
@@ -54,6 +54,7 @@ class Figures:
     base: str  # the digest of the weights that were measured
     sizes: Sizes
     psnr: dict[str, float]
+    sharpness: dict[str, float]  # gradient energy of reconstructions relative to the drawings
     classifier: Shares
     captions: dict[str, Shares]
     clip: Shares
@@ -86,11 +87,13 @@ def measure(
     own, shuffled = agreement(classify(classifier, pictures[:count], device), random_scenes)
     held_out, _ = agreement(classify(classifier, pictures[count:], device), unseen)
     itself, _ = agreement(classify(classifier, drawn.pictures, device), drawn.scenes)
+    psnr, sharpness = _fidelity(pipeline.vae, drawn, strangers, sizes.reconstructed, device)
     write_sheets(folder / "pictures", pipeline.vae, drawn, pictures[:count], random_scenes)
     return Figures(
         base=base_digest(folder),
         sizes=sizes,
-        psnr=_psnr(pipeline.vae, drawn, strangers, sizes.reconstructed, device),
+        psnr=psnr,
+        sharpness=sharpness,
         classifier=itself,
         captions={"random": own, "held-out": held_out, "shuffled": shuffled, "chance": CHANCE},
         clip=_clip_choices(folder / "scorers" / "clip", drawn, sizes.choices, device),
@@ -119,16 +122,18 @@ def agreement(predicted: dict[str, list[str]], scenes: Sequence[Scene]) -> tuple
     return own, {name: float(agrees[others].mean()) for name, agrees in same.items()}
 
 
-def _psnr(
-    vae: torch.nn.Module, drawn: Drawn, strangers: Drawn, count: int, device: torch.device
-) -> dict[str, float]:
-    held_out = psnr(vae, drawn.pictures[:count], device)
-    characters = psnr(vae, strangers.pictures[:count], device)
-    return {
+def _fidelity(
+    vae: AutoencoderKL, drawn: Drawn, strangers: Drawn, count: int, device: torch.device
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return PSNR and edge sharpness of the VAE's reconstructions."""
+    held_out, sharp = fidelity(vae, drawn.pictures[:count], device)
+    characters, sharp_characters = fidelity(vae, strangers.pictures[:count], device)
+    psnr = {
         "held-out": held_out.mean().item(),
         "held-out, worst twentieth": held_out.quantile(0.05).item(),
         "characters": characters.mean().item(),
     }
+    return psnr, {"held-out": sharp.mean().item(), "characters": sharp_characters.mean().item()}
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import nn
 
 from .card import write_card
@@ -29,7 +29,8 @@ from .steps import record_steps, recorded_steps
 from .team import Team, run_team
 from .text import MiniatureTextEncoders, settled_tokenizers
 from .trainer import adopt, load_average, steps_of
-from .vae import decoder_run, load_vae, train_decoder, train_vae, vae_run
+from .vae import decoder_run, load_vae, new_vae, train_decoder, train_vae, vae_run
+from .widen import widen
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,14 @@ def _vae_member(team: Team, settings: BuildSettings) -> None:
     progress = BuildProgress(quiet=not team.leads)
     drawn = _mixed(settings, progress)
     run = vae_run(settings.work, settings.vae_steps)
-    train_vae(team, drawn, run, settings.device, progress)
+    train_vae(team, drawn, run, settings.device, progress, _anchor(settings))
+
+
+def _anchor(settings: BuildSettings) -> AutoencoderKL | None:
+    """Return the VAE of the earlier build, whose latents the saved UNet knows."""
+    if not (settings.output / "vae").is_dir():
+        return None
+    return AutoencoderKL.from_pretrained(settings.output / "vae", use_safetensors=True).eval()
 
 
 def stage_decoder(settings: BuildSettings, progress: BuildProgress) -> None:
@@ -156,8 +164,10 @@ def stage_adopt(settings: BuildSettings, progress: BuildProgress) -> None:
     pipeline = StableDiffusionXLPipeline.from_pretrained(settings.output, use_safetensors=True)
     steps = {"vae": 0, "denoiser": 0, **recorded_steps(settings.output)}
     torch.manual_seed(0)
-    vae = {"vae": pipeline.vae, "guide": nn.Conv2d(4, 3, 1)}
-    adopt(vae_run(settings.work, 0).state, vae, steps["vae"])
+    vae = new_vae()
+    widen(pipeline.vae, vae)  # of an earlier build with fewer channels
+    parts = {"vae": vae, "guide": nn.Conv2d(4, 3, 1)}
+    adopt(vae_run(settings.work, 0).state, parts, steps["vae"])
     model = Denoiser(
         pipeline.unet, MiniatureTextEncoders(pipeline.text_encoder, pipeline.text_encoder_2)
     )

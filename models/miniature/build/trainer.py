@@ -46,13 +46,15 @@ def train(
     )
     average = Average(parameters, run.decay)
     first = _resume(run, modules, optimizer, average)
+    cold = first if not optimizer.state else 0  # of the optimiser; adopted weights have none
     with progress.bar(run.name, run.steps, first) as bar:
         for step in range(first, run.steps):
             for group in optimizer.param_groups:
-                group["lr"] = run.learning_rate * cosine(step, run.steps)
+                group["lr"] = run.learning_rate * cosine(step, run.steps, cold)
             generator = team.generator(run.seed, step)
             torch.manual_seed(generator.initial_seed())  # for layers with dropout
-            value = loss(step, generator)
+            with fast_arithmetic(parameters[0].device):
+                value = loss(step, generator)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             team.average_gradients(parameters)
@@ -64,6 +66,12 @@ def train(
                 save_state(run.state, _state(modules, optimizer, average, done))
             bar.advance(value.item())
     average.copy_to(parameters)
+
+
+def fast_arithmetic(device: torch.device) -> torch.autocast:
+    """Return a context that computes in bf16 where the processor has matrix units for it."""
+    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 def load_average(state_path: Path, modules: Mapping[str, nn.Module]) -> int:
