@@ -88,10 +88,10 @@ def judge(
 
 
 def require_accepted(judged: Evaluation, version: int) -> None:
-    """Raise Refused with the reasons if the verdict refuses the version."""
+    """Raise Refused with the reasons unless the verdict accepts the version."""
     if not judged.accepted:
         why = "\n- ".join(judged.reasons)
-        raise Refused(f"{judged.adapter}@{version} is refused:\n- {why}")
+        raise Refused(f"{judged.adapter}@{version} is {judged.decision}:\n- {why}")
 
 
 def register(

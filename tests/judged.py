@@ -6,7 +6,13 @@ from PIL import Image
 
 from atelier.data.policy import Policy
 from pipelines.evaluate import SHEET, Evaluation
-from pipelines.evaluate.evaluation import Measured, Measures, References, SamplingSettings
+from pipelines.evaluate.evaluation import (
+    Measured,
+    Measures,
+    Reference,
+    References,
+    SamplingSettings,
+)
 from pipelines.evaluate.prompt_set import prompt_set
 
 DIGEST = "sha256:" + "a" * 64
@@ -16,7 +22,7 @@ TRIGGER, NOUN = "sks cat", "cat"
 def policy(**changes: object) -> Policy:
     said = {
         "scorers": {"clip": "scorers/clip", "dino": "scorers/dino"},
-        "seeds": [0, 1],
+        "seeds": {"first": 2, "most": 2},
         "prompts": {"subject": ["{trigger} on the beach"], "unrelated": ["a red robot"]},
         "steps": 10,
         "gates": {
@@ -31,12 +37,16 @@ def policy(**changes: object) -> Policy:
 
 
 GOOD = {"subject": 0.8, "text": 0.3, "copying": 0.5, "effect": 0.1, "diversity": 0.2}
+OFF = {"subject": 0.4, "text": 0.31, "diversity": 0.7}  # of the base
+OF_ROLE = {"class": {"class_drift": 0.1, "leak": 0.0}, "unrelated": {"drift": 0.1}}
 
 
-def evaluation(under: Policy, *, subject: dict[str, float] = GOOD, **changes: object) -> Evaluation:
+def evaluation(
+    under: Policy, *, subject: dict[str, float] = GOOD, seeds: int | None = None, **changes: object
+) -> Evaluation:
     pictures = []
-    for shot in prompt_set(under, trigger=TRIGGER, noun=NOUN):
-        about_subject = shot.role == "subject"
+    count = range(seeds or under.seeds.first)
+    for shot in prompt_set(under, trigger=TRIGGER, noun=NOUN, seeds=count):
         pictures.append(
             Measured(
                 role=shot.role,
@@ -44,8 +54,8 @@ def evaluation(under: Policy, *, subject: dict[str, float] = GOOD, **changes: ob
                 seed=shot.seed,
                 picture=shot.file,
                 base_picture=shot.base_file,
-                values=subject if about_subject else {"drift": 0.1},
-                base_values={"text": 0.31, "subject": 0.4} if about_subject else {},
+                values=OF_ROLE.get(shot.role, subject),
+                base_values=OFF if shot.role == "subject" else {},
             )
         )
     said = {
@@ -64,7 +74,13 @@ def evaluation(under: Policy, *, subject: dict[str, float] = GOOD, **changes: ob
         ),
         "measures": Measures(
             pictures=tuple(pictures),
-            references=References(digest=DIGEST, files=("a.png",), held_back=False),
+            references=References(
+                digest=DIGEST,
+                pictures=tuple(
+                    Reference(file=f"{name}.png", values={"consistency": 0.9}) for name in "ab"
+                ),
+                held_back=False,
+            ),
         ),
     }
     return Evaluation.model_validate(said | changes)

@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from atelier.data import yaml_model
 from atelier.errors import PolicyError
@@ -16,13 +23,31 @@ from atelier.files import digest_json
 
 DEFAULT = Path(__file__).with_name("policy.yaml")
 
-# subject    similarity to the training subject (DINO features); image: the same with CLIP-I
-# text       similarity of picture and prompt (CLIP-T)
-# drift      distance of pictures of unrelated prompts to those of the base
-# diversity  differences between pictures of one prompt
-# copying    similarity to the nearest training picture
-# effect     difference between pictures with and without the adapter
-Measure = Literal["subject", "image", "text", "drift", "diversity", "copying", "effect"]
+# consistency  similarity of each reference picture to the others
+# subject      similarity to the references (DINO features); image: the same with CLIP-I
+# retrieval    whether a picture is more similar to a reference than to every look-alike
+# text         similarity of picture and prompt (CLIP-T)
+# class_drift  distance of pictures of the class to those of the base
+# leak         whether a picture of the class is more similar to a reference than to the class
+# drift        distance of pictures of unrelated prompts to those of the base
+# diversity    differences between pictures of one prompt
+# sharpness    fine detail of a picture, divided by that of the base's pictures
+# copying      similarity to the nearest training picture
+# effect       difference between pictures with and without the adapter
+Measure = Literal[
+    "consistency",
+    "subject",
+    "image",
+    "retrieval",
+    "text",
+    "class_drift",
+    "leak",
+    "drift",
+    "diversity",
+    "sharpness",
+    "copying",
+    "effect",
+]
 
 Limit = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
@@ -33,17 +58,23 @@ class _Plain(BaseModel):
 
 
 class Gate(_Plain):
-    """Limits of one measure; the deltas limit its difference from the base's value."""
+    """Limits of one measure.
+
+    `min` and `max` limit its mean over all pictures, the deltas the mean difference from the base's
+    value, and `min_worst` and `max_worst` the mean over the pictures of the worst prompt.
+    """
 
     min: Limit | None = None
     max: Limit | None = None
     min_delta: Limit | None = None
     max_delta: Limit | None = None
+    min_worst: Limit | None = None
+    max_worst: Limit | None = None
 
     @model_validator(mode="after")
     def _limits_something(self) -> Self:
         if not self.limits:
-            raise ValueError("a gate needs at least one of min, max, min_delta and max_delta")
+            raise ValueError(f"a gate needs at least one of {', '.join(type(self).model_fields)}")
         _refuse_contradiction(self.limits)
         return self
 
@@ -67,7 +98,7 @@ class Gate(_Plain):
 
 
 def _refuse_contradiction(limits: Mapping[str, float]) -> None:
-    for low, high in (("min", "max"), ("min_delta", "max_delta")):
+    for low, high in (("min", "max"), ("min_delta", "max_delta"), ("min_worst", "max_worst")):
         if low in limits and high in limits and limits[low] > limits[high]:
             raise ValueError(
                 f"no value is both at least {limits[low]:g} and at most {limits[high]:g}"
@@ -78,19 +109,60 @@ Gates = dict[Measure, Gate]
 
 
 class Prompts(_Plain):
-    """The prompts of an evaluation."""
+    """The prompts of an evaluation, by role.
 
-    subject: Annotated[tuple[Text, ...], Field(min_length=1)]  # {trigger}, {class}
+    `subject` shows the subject, `class` other members of its class, and `unrelated` neither. Each
+    role has a measure of its own, because the mean over several roles would hide the loss of one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+    subject: Annotated[tuple[Text, ...], Field(min_length=1)]
+    class_: Annotated[tuple[Text, ...], Field(alias="class")] = ()
     unrelated: Annotated[tuple[Text, ...], Field(min_length=1)]
 
-    @field_validator("subject", "unrelated")
+    @field_validator("subject", "class_", "unrelated")
     @classmethod
-    def _known_fields(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_fields(cls, prompts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for prompt in prompts:
             fields = {field for _, field, _, _ in string.Formatter().parse(prompt)} - {None}
             if fields - {"trigger", "class"}:
                 raise ValueError(f"{prompt!r}: only {{trigger}} and {{class}} can be filled in")
+            _check_role(info.field_name, prompt, fields)
         return prompts
+
+
+def _check_role(role: str | None, prompt: str, fields: set[str | None]) -> None:
+    if role == "subject" and "trigger" not in fields:
+        raise ValueError(f"{prompt!r} needs {{trigger}}, because it must show the subject")
+    if role == "class_" and fields != {"class"}:
+        raise ValueError(f"{prompt!r} needs {{class}} and no {{trigger}}: it shows the plain class")
+    if role == "unrelated" and fields:
+        raise ValueError(f"{prompt!r} must have no placeholder; a class belongs in prompts.class")
+
+
+class Seeds(_Plain):
+    """The number of seeds per prompt: `first` pictures, and up to `most` if they do not decide.
+
+    The seeds are 0, 1, 2 and so on. The number doubles until every gate is decided.
+    """
+
+    first: Annotated[int, Field(strict=True, ge=2)]
+    most: Annotated[int, Field(strict=True, ge=2, le=256)]
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if self.most < self.first:
+            raise ValueError(f"most {self.most} must be at least first {self.first}")
+        return self
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The numbers of seeds after which the gates are computed."""
+        counts = [self.first]
+        while counts[-1] < self.most:
+            counts.append(min(2 * counts[-1], self.most))
+        return tuple(counts)
 
 
 class ScorerNames(_Plain):
@@ -105,7 +177,9 @@ class Policy(_Plain):
     """The evaluation of adapters in one environment."""
 
     scorers: ScorerNames
-    seeds: Annotated[tuple[Annotated[int, Field(strict=True, ge=0)], ...], Field(min_length=1)]
+    seeds: Seeds
+    # The probability that a gate is decided wrongly if the true value is exactly at its limit.
+    error: Annotated[float, Field(strict=True, gt=0, lt=0.5)] = 0.05
     prompts: Prompts
     steps: Annotated[int, Field(strict=True, ge=1, le=150)] = 30
     guidance_scale: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 5.0
@@ -113,12 +187,12 @@ class Policy(_Plain):
     gates: Annotated[Gates, Field(min_length=1)]
     against_serving: Gates = {}  # limits of a candidate's difference to the serving version
 
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("a seed is given twice, so its pictures would count twice; remove one")
-        return seeds
+    @model_validator(mode="after")
+    def _asks_what_it_limits(self) -> Self:
+        needy = {"class_drift", "leak"} & {*self.gates, *self.against_serving}
+        if needy and not self.prompts.class_:
+            raise ValueError(f"gate {min(needy)} needs at least one prompt in prompts.class")
+        return self
 
     @field_validator("against_serving")
     @classmethod

@@ -67,13 +67,12 @@ class VersionBuilder:
                 progress=report_progress,
             )
         for gate in evaluation.gates:
-            value = "not measured" if gate.value is None else f"{gate.value:.3f}"
-            limit = f"{gate.kind.replace('_', ' ')} {gate.threshold:g}"
-            result = "passed" if gate.passed else "FAILED"
-            step.notes.append(f"{gate.name:10} {value:12} {limit:18} {result}")
+            step.notes.append(f"{gate.name:12} {gate.measured:12} {gate.limit:16} {gate.mark}")
         if not evaluation.accepted:
             reasons = "\n- ".join(evaluation.reasons)
-            raise Refused(f"version {number} of {recipe.adapter} is refused:\n- {reasons}")
+            raise Refused(
+                f"version {number} of {recipe.adapter} is {evaluation.decision}:\n- {reasons}"
+            )
         return evaluation
 
     def _evaluation_folder(self, number: int) -> Path:

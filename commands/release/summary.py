@@ -40,14 +40,14 @@ def summary(validation: "Validation", *, pictures: str, command: str, run: str |
 
 def _gates(gates: "Sequence[GateResult]") -> str:
     return rows(
-        ("gate", "value", "limit", "95 % interval", ""),
+        ("gate", "value", "limit", "interval", ""),
         [
             (
                 gate.name,
-                "not measured" if gate.value is None else f"{gate.value:.3f}",
-                f"{gate.kind.replace('_', ' ')} {gate.threshold:g}",
-                _interval(gate.ci),
-                "passed" if gate.passed else "**failed**",
+                gate.measured,
+                gate.limit,
+                gate.interval,
+                gate.mark if gate.passed else f"**{gate.mark}**",
             )
             for gate in gates
         ],
@@ -59,8 +59,7 @@ def _comparison(comparison: "Comparison | None", environment: str) -> str:
         return f"No version serves in {plain(environment)}, so there is no comparison."
     limits = {
         name: ", ".join(
-            f"{gate.kind.replace('_', ' ')} {gate.threshold:g}"
-            + ("" if gate.passed else " **failed**")
+            gate.limit + ("" if gate.passed else " **failed**")
             for gate in comparison.gates
             if gate.name == name
         )
@@ -74,7 +73,7 @@ def _comparison(comparison: "Comparison | None", environment: str) -> str:
                 f"{difference.candidate:.3f}",
                 f"{difference.serving:.3f}",
                 f"{difference.delta:+.3f}",
-                _interval(difference.ci, sign="+"),
+                difference.interval,
                 limits.get(difference.name, ""),
                 difference.word,
             )
@@ -85,10 +84,6 @@ def _comparison(comparison: "Comparison | None", environment: str) -> str:
     return f"### Comparison with the serving version on the same seeds\n\n{table}" + (
         remarks and f"\n{remarks}"
     )
-
-
-def _interval(ci: tuple[float, float] | None, sign: str = "") -> str:
-    return "" if ci is None else f"{ci[0]:{sign}.3f} to {ci[1]:{sign}.3f}"
 
 
 def _lineage(candidate: "JudgedVersion", run: str | None) -> str:

@@ -122,7 +122,7 @@ def _answer(validation: "Validation") -> Answer:
                 f"{difference.candidate:.3f}",
                 f"{difference.serving:.3f}",
                 f"{difference.delta:+.3f}",
-                f"{difference.ci[0]:+.3f} to {difference.ci[1]:+.3f}",
+                difference.interval,
                 difference.word,
             )
             for difference in comparison.differences

@@ -45,7 +45,7 @@ def evaluate(
     """Evaluate a package under a policy and give a verdict.
 
     Writes the measurements and images to the output folder, and stores the evaluation of a
-    registered version in the registry. Exit code 1 if the package is refused.
+    registered version in the registry. Exit code 1 unless the package is accepted.
     """
     from atelier.data.policy import Policy
     from atelier.data.recipe import Recipe
@@ -90,26 +90,28 @@ def _beside(package: "Package", home: Home) -> Path:
 
 
 def _answer(evaluation: "Evaluation", folder: Path) -> Answer:
+    likeness = evaluation.measures.references.likeness
     rows = [
         (
             gate.name,
-            "-" if gate.value is None else f"{gate.value:.3f}",
-            f"{gate.kind.replace('_', ' ')} {gate.threshold:g}",
-            f"{gate.ci[0]:.3f} to {gate.ci[1]:.3f}" if gate.ci else "-",
-            "passed" if gate.passed else "FAILED",
+            gate.measured,
+            gate.limit,
+            gate.interval,
+            f"{likeness[gate.name]:.3f}" if gate.name in likeness else "",
+            gate.mark,
         )
         for gate in evaluation.gates
     ]
-    verdict = "accepted" if evaluation.accepted else "refused"
     lines = [
-        table(("GATE", "VALUE", "LIMIT", "95 %", ""), rows),
+        table(("GATE", "VALUE", "LIMIT", "INTERVAL", "CEILING", ""), rows),
         *(f"- {reason}" for reason in evaluation.reasons),
-        f"{evaluation.adapter}: {verdict}; measurements and images in {folder}",
+        f"{evaluation.adapter}: {evaluation.decision}; measurements and images in {folder}",
     ]
     data = {
         "adapter": evaluation.adapter,
         "digest": evaluation.digest,
         "accepted": evaluation.accepted,
+        "decision": evaluation.decision,
         "reasons": list(evaluation.reasons),
         "gates": [gate.model_dump(mode="json") for gate in evaluation.gates],
         "output": str(folder),

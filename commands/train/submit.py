@@ -87,8 +87,7 @@ def _answer(result: "TrainingResult", spec: "TrainingSpec", environment: str) ->
     data |= {"environment": environment, "job": None}
     lines = [f"{label} exists already; it was made from the same inputs"]
     if evaluation := result.evaluation:
-        verdict = "accepted" if evaluation.accepted else "refused"
-        lines[0] += f": {verdict} by the policy of {environment}"
+        lines[0] += f": {evaluation.decision} by the policy of {environment}"
         lines += [f"- {reason}" for reason in evaluation.reasons]
         data |= {"accepted": evaluation.accepted, "reasons": list(evaluation.reasons)}
     return Answer("\n".join(lines), data, result.exit_code)

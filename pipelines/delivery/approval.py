@@ -42,7 +42,7 @@ def accepted_evaluation(registry: Registry, version: VersionInfo, policy: Policy
     result = verdict(evaluation, policy)
     if not result.accepted:
         reasons = "\n- ".join(result.reasons)
-        raise Refused(f"{version.label} is refused by the policy:\n- {reasons}")
+        raise Refused(f"{version.label} is {result.decision} under the policy:\n- {reasons}")
     return evaluation
 
 

@@ -13,8 +13,9 @@ from .attestations import (
 )
 from .comparison import Comparison, compare
 from .evaluation import FILE, SHEET, Evaluation, GateResult
-from .gates import MEASURES, Verdict, verdict
+from .gates import Verdict, verdict
 from .judge import evaluate
+from .measure_info import MEASURES
 
 __all__ = [
     "FILE",

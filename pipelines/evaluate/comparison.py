@@ -7,7 +7,7 @@ module opens no pictures.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -15,26 +15,38 @@ from atelier.data.policy import Measure, Policy
 from atelier.errors import Refused
 
 from .evaluation import Evaluation, GateResult, Kind, Measured
-from .gates import KINDS, MEASURES, interval, require_same_protocol, unmeasured
+from .gates import require_same_protocol, unmeasured
+from .intervals import mean_interval
+from .measure_info import KINDS, MEASURES
+
+LEVEL: Final = 0.95
 
 Word = Literal["better", "worse", "other", "no difference told apart"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One measure of both versions. `delta` and its 95 % interval are candidate minus serving."""
+    """One measure of both versions. `delta` and its 95 % interval are candidate minus serving.
+
+    A measure that is aggregated by its maximum has no interval.
+    """
 
     name: Measure
     candidate: float
     serving: float
     delta: float
-    ci: tuple[float, float]
+    ci: tuple[float, float] | None
     pictures: tuple[str, ...]  # paths relative to each evaluation.json, by ascending difference
+
+    @property
+    def interval(self) -> str:
+        """The interval, for tables; empty if there is none."""
+        return "" if self.ci is None else f"{self.ci[0]:+.3f} to {self.ci[1]:+.3f}"
 
     @property
     def word(self) -> Word:
         """The interpretation of the interval; `other` if neither direction is better."""
-        if self.ci[0] <= 0 <= self.ci[1]:
+        if self.ci is None or self.ci[0] <= 0 <= self.ci[1]:
             return "no difference told apart"
         better = MEASURES[self.name].better
         if better == "neither":
@@ -67,11 +79,6 @@ def compare(candidate: Evaluation, serving: Evaluation, policy: Policy) -> Compa
             "files of a scorer; evaluate the older version again under this policy"
         )
     ours, theirs = _by_picture(candidate), _by_picture(serving)
-    if ours.keys() != theirs.keys():
-        raise Refused(
-            f"{candidate.adapter}: the pictures of candidate and serving version have different "
-            "names; evaluate the older version again under this policy"
-        )
     limited = {*policy.gates, *policy.against_serving}
     differences = tuple(
         _difference(name, ours, theirs, both)
@@ -91,26 +98,33 @@ def _by_picture(evaluation: Evaluation) -> Mapping[str, Measured]:
 def _measured(
     name: Measure, ours: Mapping[str, Measured], theirs: Mapping[str, Measured]
 ) -> list[str]:
-    """Return the sorted paths of the pictures for which both versions have this measure."""
+    """Return the sorted paths of the pictures for which both versions have this measure.
+
+    One version may have more seeds than the other; the first seeds are the same.
+    """
     return sorted(
-        file for file in ours if name in ours[file].values and name in theirs[file].values
+        file
+        for file in ours.keys() & theirs.keys()
+        if name in ours[file].values and name in theirs[file].values
     )
 
 
 def _difference(
     name: Measure, ours: Mapping[str, Measured], theirs: Mapping[str, Measured], files: list[str]
 ) -> Difference:
-    measure = MEASURES[name]
     a, b = (np.array([side[file].values[name] for file in files]) for side in (ours, theirs))
+    prompts = np.array([ours[file].prompt for file in files])
+    over = np.max if MEASURES[name].largest else np.mean
+    ci = None
+    if not MEASURES[name].largest:
+        by_prompt = [(a - b)[prompts == prompt] for prompt in dict.fromkeys(prompts)]
+        ci = mean_interval(by_prompt, LEVEL, rate=False)
     return Difference(
         name=name,
-        candidate=round(float(measure.over(a)), 6),
-        serving=round(float(measure.over(b)), 6),
-        delta=round(float(measure.over(a) - measure.over(b)), 6),
-        ci=interval(
-            len(files),
-            lambda indices: measure.over(a[indices], axis=1) - measure.over(b[indices], axis=1),
-        ),
+        candidate=round(float(over(a)), 6),
+        serving=round(float(over(b)), 6),
+        delta=round(float(over(a) - over(b)), 6),
+        ci=None if ci is None else (round(ci[0], 6), round(ci[1], 6)),
         pictures=tuple(files[index] for index in np.argsort(a - b, kind="stable")),
     )
 
@@ -130,13 +144,14 @@ def _gate(difference: Difference | None, name: Measure, kind: Kind, threshold: f
     low = kind.startswith("min")
     if difference is None:
         return unmeasured(name, kind, threshold)
+    holds = difference.delta >= threshold if low else difference.delta <= threshold
     return GateResult(
         name=name,
         kind=kind,
         value=difference.delta,
         threshold=threshold,
         ci=difference.ci,
-        passed=difference.delta >= threshold if low else difference.delta <= threshold,
+        state="passed" if holds else "failed",
         pictures=difference.pictures if low else difference.pictures[::-1],
     )
 
@@ -149,14 +164,14 @@ def _reason(gate: GateResult, differences: tuple[Difference, ...]) -> str:
             f"{measure.title} could not be compared with the serving version; evaluate both "
             "versions again"
         )
-    low = gate.kind.startswith("min")
-    side, why = ("lower", measure.low) if low else ("higher", measure.high)
+    side = "lower" if gate.kind.startswith("min") else "higher"
+    ci = difference.ci
+    interval = f"95 % interval of the difference {ci[0]:.3f} to {ci[1]:.3f}, " if ci else ""
     return (
         f"{measure.title} is {difference.candidate:.3f}, {abs(difference.delta):.3f} {side} than "
         f"for the serving version ({difference.serving:.3f}); {abs(gate.threshold):.3f} is "
-        f"allowed (95 % interval of the difference {difference.ci[0]:.3f} to "
-        f"{difference.ci[1]:.3f}, {len(difference.pictures)} pairs): "
-        f"{why} (worst: {', '.join(gate.pictures[:2])})"
+        f"allowed ({interval}{len(difference.pictures)} pairs; "
+        f"worst: {', '.join(gate.pictures[:2])})"
     )
 
 

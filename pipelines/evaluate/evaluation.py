@@ -5,7 +5,7 @@ recomputes the verdict from these measures with `gates.verdict` and does not tru
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,7 +17,11 @@ from atelier.validation import summary
 
 from .prompt_set import Role
 
-Kind = Literal["min", "max", "min_delta", "max_delta"]
+Kind = Literal["min", "max", "min_delta", "max_delta", "min_worst", "max_worst"]
+GateState = Literal["passed", "failed", "open"]  # open: the interval crosses the limit
+Decision = Literal["accepted", "refused", "undecided"]
+
+NEAR: Final = 0.25  # fraction of the width of an interval
 
 FILE = "evaluation.json"
 SHEET = "sheet.png"
@@ -43,13 +47,28 @@ class Measured(_Plain):
     nearest: str | None = None  # the most similar training picture
 
 
+class Reference(_Plain):
+    """A reference picture of the subject."""
+
+    file: str  # path relative to the dataset
+    digest: Digest | None = None
+    values: dict[str, float] = {}  # consistency; none for a single reference
+
+
 class References(_Plain):
     """The pictures with which the pictures of the subject were compared."""
 
     digest: Digest  # of the training pictures, as in the package's manifest
-    files: tuple[str, ...]
-    held_back: bool  # whether training did not see `files`
-    likeness: dict[str, float] = {}  # mean similarity of these pictures to each other
+    pictures: tuple[Reference, ...]
+    held_back: bool  # whether training did not see `pictures`
+    # Mean similarity of these pictures to each other, by measure: the ceiling of the measure,
+    # because an adapter cannot be expected to score higher.
+    likeness: dict[str, float] = {}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The paths of the pictures."""
+        return tuple(picture.file for picture in self.pictures)
 
 
 class Measures(_Plain):
@@ -74,20 +93,56 @@ class GateResult(_Plain):
     kind: Kind
     value: float | None  # None if nothing could be measured
     threshold: float
-    ci: tuple[float, float] | None  # 95 % bootstrap interval over the pictures
-    passed: bool
+    ci: tuple[float, float] | None  # of the value; None for a measure that is decided by its value
+    state: GateState
     pictures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate is decided, and its value is on the good side of the limit."""
+        return self.state == "passed"
+
+    @property
+    def limit(self) -> str:
+        """The kind and the threshold, for tables: `min 0.5`."""
+        return f"{self.kind.replace('_', ' ')} {self.threshold:g}"
+
+    @property
+    def measured(self) -> str:
+        """The value, for tables."""
+        return "not measured" if self.value is None else f"{self.value:.3f}"
+
+    @property
+    def interval(self) -> str:
+        """The interval, for tables; empty if there is none."""
+        return "" if self.ci is None else f"{self.ci[0]:.3f} to {self.ci[1]:.3f}"
+
+    @property
+    def mark(self) -> str:
+        """The result, for tables: the failures stand out."""
+        if self.near:
+            return "passed narrowly"
+        return {"passed": "passed", "failed": "FAILED", "open": "open"}[self.state]
+
+    @property
+    def near(self) -> bool:
+        """Whether a passed gate was nearly open: the interval ends just before the limit."""
+        if self.state != "passed" or self.ci is None:
+            return False
+        low, high = self.ci
+        distance = low - self.threshold if self.kind.startswith("min") else self.threshold - high
+        return distance < NEAR * (high - low)
 
 
 class Evaluation(_Plain):
     """The content of evaluation.json: measurements of one package, with the verdict."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     adapter: AdapterName
     digest: Digest
     base: Digest
     vae: Digest | None = None  # the VAE that decoded the pictures; None: the VAE of the base
-    policy: Digest  # the policy of `gates` and `accepted`
+    policy: Digest  # the policy of `gates` and `decision`
     backend: str
     engine_digest: str
     scorers: dict[str, str]  # names from the policy, by role
@@ -98,8 +153,13 @@ class Evaluation(_Plain):
     recipe_gates: Gates = {}  # stricter limits from the recipe
     measures: Measures
     gates: tuple[GateResult, ...] = ()
-    accepted: bool = False
+    decision: Decision = "undecided"
     reasons: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether every gate passed."""
+        return self.decision == "accepted"
 
     @classmethod
     def parse(cls, data: bytes | str, source: str = FILE) -> "Evaluation":

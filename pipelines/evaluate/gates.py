@@ -2,94 +2,27 @@
 
 This module opens no pictures. A promotion can therefore recompute a verdict in milliseconds, under
 its own policy, from `evaluation.json` alone.
+
+A gate is decided by its confidence interval: it passes if the whole interval is on the good side of
+the limit, fails if the whole interval is on the bad side, and is open otherwise. While a gate is
+open, `judge.py` adds pictures, up to the policy's number of seeds. The policy's `error` is divided
+by the number of times that the gates are computed (Bonferroni), so that repeated looks do not raise
+the probability of a wrong decision.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
 
 import numpy as np
 
 from atelier.data.policy import Gate, Measure, Policy
 from atelier.errors import PolicyError, Refused
 
-from .evaluation import Evaluation, GateResult, Kind, Measured, Measures
-from .prompt_set import Role, prompt_set
-
-RESAMPLES: Final = 2000
-KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
-
-
-@dataclass(frozen=True)
-class MeasureInfo:
-    """The properties of a measure.
-
-    `low` and `high` describe the cause of a value that is too low or too high.
-    """
-
-    title: str
-    role: Role
-    low: str
-    high: str = ""
-    against_base: bool = True  # whether it is also measured on the base, for a delta
-    largest: bool = False  # whether it is aggregated by the maximum instead of the mean
-    better: Literal["higher", "lower", "neither"] = "higher"  # in a comparison of two versions
-
-    def over(self, values: np.ndarray, axis: int | None = None) -> np.ndarray:
-        """Return the aggregate that is compared with the limit."""
-        return values.max(axis=axis) if self.largest else values.mean(axis=axis)
-
-
-MEASURES: Final[Mapping[Measure, MeasureInfo]] = {
-    "subject": MeasureInfo(
-        "subject fidelity (DINO)",
-        "subject",
-        low="the subject is not recognised; train longer, raise the rank or add training pictures",
-        high="the pictures hardly differ from the training pictures; train for fewer steps",
-    ),
-    "image": MeasureInfo(
-        "subject fidelity (CLIP-I)",
-        "subject",
-        low="the subject is not recognised; train longer, raise the rank or add training pictures",
-        high="the pictures hardly differ from the training pictures; train for fewer steps",
-    ),
-    "text": MeasureInfo(
-        "text fidelity (CLIP-T)",
-        "subject",
-        low="prompts are no longer followed; train for fewer steps or caption the pictures",
-    ),
-    "drift": MeasureInfo(
-        "drift of unrelated prompts",
-        "unrelated",
-        low="unrelated pictures did not change",
-        high="the adapter changes unrelated pictures; "
-        "raise the prior's weight, lower the learning rate or train for fewer steps",
-        against_base=False,
-        better="lower",
-    ),
-    "diversity": MeasureInfo(
-        "diversity across seeds",
-        "subject",
-        low="one prompt gives nearly one picture; train for fewer steps or add training pictures",
-    ),
-    "copying": MeasureInfo(
-        "similarity to a training picture",
-        "subject",
-        low="no picture is similar to a training picture",
-        high="a training picture is reproduced; train for fewer steps or add training pictures",
-        against_base=False,
-        largest=True,
-        better="lower",
-    ),
-    "effect": MeasureInfo(
-        "effect on the picture",
-        "subject",
-        low="the adapter changes nothing; check that it was trained, and that its weight is not 0",
-        high="the adapter changes more than the subject; lower the learning rate",
-        against_base=False,
-        better="neither",
-    ),
-}
+from .causes import cause
+from .evaluation import Decision, Evaluation, GateResult, GateState, Kind
+from .intervals import Interval, mean_interval, worst, worst_interval
+from .measure_info import KINDS, MEASURES
+from .prompt_set import prompt_set
 
 
 @dataclass(frozen=True)
@@ -97,8 +30,13 @@ class Verdict:
     """The results of all gates, the decision, and the reasons for it."""
 
     gates: tuple[GateResult, ...]
-    accepted: bool
+    decision: Decision
     reasons: tuple[str, ...]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether every gate passed."""
+        return self.decision == "accepted"
 
 
 def verdict(evaluation: Evaluation, policy: Policy) -> Verdict:
@@ -108,12 +46,18 @@ def verdict(evaluation: Evaluation, policy: Policy) -> Verdict:
     values of such an evaluation cannot be compared with the policy's limits.
     """
     require_same_protocol(evaluation, policy)
+    level = 1 - policy.error / len(policy.seeds.looks)
     strictest = limits(policy.gates, evaluation.recipe_gates)
-    gates = tuple(_result(evaluation.measures, *limit) for limit in strictest)
-    failed = [_reason(gate) for gate in gates if not gate.passed]
-    close = [_close(gate) for gate in gates if gate.passed and _is_close(gate)]
-    first = [] if failed else [f"all {len(gates)} gates passed"]
-    return Verdict(gates, not failed, tuple(failed or [*first, *close]))
+    gates = tuple(_result(evaluation, *limit, level) for limit in strictest)
+    states = {gate.state for gate in gates}
+    if "failed" in states:
+        bad = [gate for gate in gates if gate.state == "failed"]
+        why = cause(evaluation, gates)
+        return Verdict(gates, "refused", (str(why), *map(_reason, bad)))
+    if "open" in states:
+        return Verdict(gates, "undecided", _open_reasons(evaluation, policy, gates))
+    near = [_near(gate) for gate in gates if gate.near]
+    return Verdict(gates, "accepted", (f"all {len(gates)} gates passed", *near))
 
 
 def require_same_protocol(evaluation: Evaluation, policy: Policy) -> None:
@@ -136,21 +80,25 @@ def require_same_protocol(evaluation: Evaluation, policy: Policy) -> None:
                 f"{evaluation.adapter}: evaluated with {name} {theirs[name]}, "
                 f"but the policy requires {required}; evaluate it again under this policy"
             )
-    cases = prompt_set(policy, trigger=evaluation.trigger, noun=evaluation.noun)
-    required_pictures = sorted((case.role, case.prompt, case.seed) for case in cases)
     pictures = sorted((item.role, item.prompt, item.seed) for item in evaluation.measures.pictures)
-    if pictures != required_pictures:
+    seeds = len({seed for _, _, seed in pictures})
+    if seeds not in policy.seeds.looks or pictures != _required(evaluation, policy, seeds):
         raise Refused(
-            f"{evaluation.adapter}: evaluated with {len(pictures)} pictures, which are not the "
-            f"policy's {len(required_pictures)} (prompts times seeds); "
+            f"{evaluation.adapter}: its {len(pictures)} pictures are not those of the policy "
+            f"(its prompts, with {' or '.join(map(str, policy.seeds.looks))} seeds each); "
             "evaluate it again under this policy"
         )
+
+
+def _required(evaluation: Evaluation, policy: Policy, seeds: int) -> list[tuple[str, str, int]]:
+    cases = prompt_set(policy, trigger=evaluation.trigger, noun=evaluation.noun, seeds=range(seeds))
+    return sorted((case.role, case.prompt, case.seed) for case in cases)
 
 
 def limits(*sources: Mapping[Measure, Gate]) -> list[tuple[Measure, Kind, float]]:
     """Return every limit that a source sets; the strictest if several sources set it.
 
-    Raises PolicyError for a delta of a measure that already compares with the base.
+    Raises PolicyError for a limit that the measure does not have.
     """
     strictest: dict[tuple[Measure, Kind], float] = {}
     for gates in sources:
@@ -169,88 +117,154 @@ def _each_limit(gates: Mapping[Measure, Gate]) -> Iterator[tuple[Measure, Kind, 
             limit = getattr(gate, kind)
             if limit is None:
                 continue
-            if kind.endswith("delta") and not MEASURES[name].against_base:
-                raise PolicyError(
-                    f"gates.{name}.{kind}: {name} already compares with the base; "
-                    f"use {kind.removesuffix('_delta')}"
-                )
+            _refuse_senseless(name, kind)
             yield name, kind, limit
 
 
-def _result(measures: Measures, name: Measure, kind: Kind, threshold: float) -> GateResult:
-    """Return the result of one gate. A gate without a value (one seed has no diversity) fails."""
-    delta = kind.endswith("delta")
-    pictures = [picture for picture in measures.pictures if _has(picture, name, delta)]
-    if not pictures:
+def _refuse_senseless(name: Measure, kind: Kind) -> None:
+    measure, place = MEASURES[name], f"gates.{name}.{kind}"
+    plain = kind.partition("_")[0]
+    if kind.endswith("delta") and not measure.against_base:
+        raise PolicyError(f"{place}: {name} already compares with the base; use {plain}")
+    if kind.endswith("worst") and (measure.largest or not measure.sampled):
+        raise PolicyError(f"{place}: {name} has no mean per prompt; use {plain}")
+
+
+@dataclass(frozen=True)
+class _Value:
+    """The value of one picture. `prompt` is empty for a reference picture."""
+
+    prompt: str
+    picture: str
+    value: float
+
+
+def _values(evaluation: Evaluation, name: Measure, delta: bool) -> list[_Value]:
+    """Return the values of a measure, or their differences from the base's if `delta`."""
+    if not MEASURES[name].sampled:
+        references = evaluation.measures.references.pictures
+        return [_Value("", r.file, r.values[name]) for r in references if name in r.values]
+    return [
+        _Value(p.prompt, p.picture, p.values[name] - (p.base_values[name] if delta else 0.0))
+        for p in evaluation.measures.pictures
+        if name in p.values and (not delta or name in p.base_values)
+    ]
+
+
+def _result(
+    evaluation: Evaluation, name: Measure, kind: Kind, threshold: float, level: float
+) -> GateResult:
+    """Return the result of one gate. A gate without a value has failed."""
+    values = _values(evaluation, name, kind.endswith("delta"))
+    if not values:
         return unmeasured(name, kind, threshold)
-    values = np.array([_value(picture, name, delta) for picture in pictures])
-    measure = MEASURES[name]
-    value = round(float(measure.over(values)), 6)
     low = kind.startswith("min")
-    order = np.argsort(values if low else -values, kind="stable")
+    prompts = _by_prompt(values)
+    value, ci = _statistic(list(prompts.values()), name, kind, level)
+    if kind.endswith("worst"):
+        bad = (min if low else max)(prompts, key=lambda prompt: prompts[prompt].mean())
+        values = [item for item in values if item.prompt == bad]
+    worst_first = sorted(values, key=lambda item: item.value, reverse=not low)
     return GateResult(
         name=name,
         kind=kind,
-        value=value,
+        value=round(value, 6),
         threshold=threshold,
-        ci=interval(len(values), lambda indices: measure.over(values[indices], axis=1)),
-        passed=value >= threshold if low else value <= threshold,
-        pictures=tuple(pictures[int(index)].picture for index in order),
+        ci=None if ci is None else (round(ci[0], 6), round(ci[1], 6)),
+        state=_state(value, ci, name, threshold, low),
+        pictures=tuple(item.picture for item in worst_first),
     )
+
+
+def _statistic(
+    prompts: Sequence[np.ndarray], name: Measure, kind: Kind, level: float
+) -> tuple[float, Interval | None]:
+    """Return the value that is compared with the limit, and its interval."""
+    measure, low = MEASURES[name], kind.startswith("min")
+    if measure.largest:
+        return float(max(values.max() for values in prompts)), None
+    means = [float(values.mean()) for values in prompts]
+    if not measure.sampled:
+        return float(np.mean(means)), None
+    rate = measure.rate and not kind.endswith("delta")
+    if kind.endswith("worst"):
+        return worst(means, low), worst_interval(prompts, level, low=low, rate=rate)
+    return float(np.mean(means)), mean_interval(prompts, level, rate=rate)
+
+
+def _state(
+    value: float, ci: Interval | None, name: Measure, threshold: float, low: bool
+) -> GateState:
+    """Decide a gate by its interval; a measure without one (see MeasureInfo) by its value."""
+    if MEASURES[name].largest or not MEASURES[name].sampled:
+        ci = (value, value)
+    if ci is None:
+        return "open"
+    if ci[0] >= threshold if low else ci[1] <= threshold:
+        return "passed"
+    return "failed" if (ci[1] < threshold if low else ci[0] > threshold) else "open"
+
+
+def _by_prompt(values: Sequence[_Value]) -> dict[str, np.ndarray]:
+    grouped: dict[str, list[float]] = {}
+    for item in values:
+        grouped.setdefault(item.prompt, []).append(item.value)
+    return {prompt: np.array(of_prompt) for prompt, of_prompt in grouped.items()}
 
 
 def unmeasured(name: Measure, kind: Kind, threshold: float) -> GateResult:
     """Return the failed result of a gate that has no value."""
     return GateResult(
-        name=name, kind=kind, value=None, threshold=threshold, ci=None, passed=False, pictures=()
+        name=name, kind=kind, value=None, threshold=threshold, ci=None, state="failed", pictures=()
     )
 
 
-def _has(picture: Measured, name: str, delta: bool) -> bool:
-    return name in picture.values and (not delta or name in picture.base_values)
-
-
-def _value(picture: Measured, name: str, delta: bool) -> float:
-    return picture.values[name] - (picture.base_values[name] if delta else 0.0)
-
-
-def interval(pictures: int, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
-    """Return the 95 % bootstrap percentile interval over pictures (Efron and Tibshirani, 1993).
-
-    `statistic` maps picture indices [resamples, pictures] to one value per resample. The random
-    seed is fixed, so equal measures give equal intervals. The interval of a maximum extends only
-    downwards, because no resample exceeds the largest measured value.
-    """
-    indices = np.random.default_rng(0).integers(0, pictures, (RESAMPLES, pictures))
-    statistics = statistic(indices)
-    low, high = (float(np.quantile(statistics, q)) for q in (0.025, 0.975))
-    return round(low, 6), round(high, 6)
-
-
-def _is_close(gate: GateResult) -> bool:
-    if gate.ci is None:
-        return False
-    low, high = gate.ci
-    return low < gate.threshold if gate.kind.startswith("min") else high > gate.threshold
+def title(gate: GateResult) -> str:
+    """Return what a gate measures, in words."""
+    plain = MEASURES[gate.name].title
+    if gate.kind.endswith("worst"):
+        return f"{plain} for the worst prompt"
+    return f"{plain}{' minus the base’s' if gate.kind.endswith('delta') else ''}"
 
 
 def _reason(gate: GateResult) -> str:
-    measure = MEASURES[gate.name]
-    if gate.value is None or gate.ci is None:
-        return f"{measure.title} could not be measured; give the policy at least two seeds"
-    low = gate.kind.startswith("min")
-    side, why = ("below", measure.low) if low else ("above", measure.high)
-    what = f"{measure.title}{' minus the base’s' if gate.kind.endswith('delta') else ''}"
+    if gate.value is None:
+        return f"{title(gate)} could not be measured: {MEASURES[gate.name].needs}"
+    side = "below" if gate.kind.startswith("min") else "above"
     return (
-        f"{what} is {gate.value:.3f}, {side} the limit of {gate.threshold:.3f} "
-        f"(95 % interval {gate.ci[0]:.3f} to {gate.ci[1]:.3f}, {len(gate.pictures)} pictures): "
-        f"{why} (worst: {', '.join(gate.pictures[:2])})"
+        f"{title(gate)} is {gate.value:.3f}, {side} the limit of {gate.threshold:.3f}"
+        f"{_evidence(gate)} (worst: {', '.join(gate.pictures[:2])})"
     )
 
 
-def _close(gate: GateResult) -> str:
-    assert gate.ci is not None  # _is_close
-    return (
-        f"{MEASURES[gate.name].title} passes at {gate.value:.3f}, but its 95 % interval "
-        f"({gate.ci[0]:.3f} to {gate.ci[1]:.3f}) crosses the limit of {gate.threshold:.3f}"
+def _open_reasons(
+    evaluation: Evaluation, policy: Policy, gates: Sequence[GateResult]
+) -> tuple[str, ...]:
+    unclear = [gate for gate in gates if gate.state == "open"]
+    seeds = len({picture.seed for picture in evaluation.measures.pictures})
+    first = (
+        f"not enough evidence: {len(unclear)} of {len(gates)} gates are open with {seeds} seeds "
+        f"per prompt (the policy allows {policy.seeds.most})"
     )
+    return (first, *(_open(gate) for gate in unclear))
+
+
+def _open(gate: GateResult) -> str:
+    value = "unknown" if gate.value is None else f"{gate.value:.3f}"
+    return (
+        f"{title(gate)} is {value}, too near the limit of {gate.threshold:.3f} to decide"
+        f"{_evidence(gate)} (worst: {', '.join(gate.pictures[:2])})"
+    )
+
+
+def _near(gate: GateResult) -> str:
+    return (
+        f"{title(gate)} passes narrowly: {gate.value:.3f}, limit {gate.threshold:.3f}"
+        f"{_evidence(gate)} (worst: {', '.join(gate.pictures[:2])})"
+    )
+
+
+def _evidence(gate: GateResult) -> str:
+    if gate.ci is None:
+        return ""
+    return f" (interval {gate.ci[0]:.3f} to {gate.ci[1]:.3f}, {len(gate.pictures)} pictures)"

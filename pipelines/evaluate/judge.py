@@ -1,4 +1,4 @@
-"""Runs an evaluation: renders the pictures, measures them and computes the verdict."""
+"""Runs an evaluation: renders pictures and measures them until the verdict is decided."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -59,27 +59,44 @@ def evaluate(
     progress = progress or _silent
     tightening = _tightening(training_pictures, gates)
     limits(policy.tightened(tightening).gates)  # fail before the first picture is rendered
-    pictures = reference_set(package.manifest, training_pictures, held_back)
-    noun = class_noun(package.manifest)
-    cases = prompt_set(policy, trigger=package.manifest.trigger, noun=noun)
+    references = reference_set(package.manifest, training_pictures, held_back)
     with (
         _engine(base, vae, training_pictures, engine) as running,
         _loaded(running, package) as adapter,
     ):
         progress("loading the scorers", 0, 1)
         scorers = Scorers(policy.scorers.model_dump(), str(running.base.device))
-        pairs = Renderer(running, policy, cache, progress).pairs(cases, adapter)
         rendered_by = (running.base.vae_digest, running.backend, running.digest)
-    progress("measuring", 0, 1)
-    measures = measure(pairs, pictures, scorers)
-    measured = _document(package, policy, noun, rendered_by, scorers, measures, tightening)
-    result = verdict(measured, policy)
+        renderer = Renderer(running, policy, cache, progress)
+        pairs: list[Pair] = []
+        for seeds in policy.seeds.looks:
+            pairs = _extended(pairs, renderer, package, adapter, seeds)
+            progress("measuring", 0, 1)
+            measures = measure(pairs, references, scorers)
+            measured = _document(package, policy, rendered_by, scorers, measures, tightening)
+            result = verdict(measured, policy)
+            progress("measuring", 1, 1)
+            if result.decision != "undecided":
+                break
     evaluation = measured.model_copy(
-        update={"gates": result.gates, "accepted": result.accepted, "reasons": result.reasons}
+        update={"gates": result.gates, "decision": result.decision, "reasons": result.reasons}
     )
-    _write(evaluation, pairs, pictures.training, output)
-    progress("measuring", 1, 1)
+    _write(evaluation, pairs, references.training, output)
     return evaluation
+
+
+def _extended(
+    pairs: Sequence[Pair], renderer: Renderer, package: Package, adapter: "AdapterUse", seeds: int
+) -> list[Pair]:
+    """Render the seeds that are not in `pairs`, and return all pairs in the order of the policy."""
+    manifest = package.manifest
+    cases = prompt_set(
+        renderer.policy, trigger=manifest.trigger, noun=class_noun(manifest), seeds=range(seeds)
+    )
+    known = {pair.case: pair for pair in pairs}
+    new = [case for case in cases if case not in known]
+    known |= dict(zip(new, renderer.pairs(new, adapter), strict=True))
+    return [known[case] for case in cases]
 
 
 def _silent(doing: str, done: int, total: int) -> None:
@@ -95,7 +112,6 @@ def _tightening(source: Recipe | Path, gates: Gates | None) -> Gates:
 def _document(
     package: Package,
     policy: Policy,
-    noun: str,
     rendered_by: tuple[str | None, str, str],  # VAE digest, backend, engine digest
     scorers: Scorers,
     measures: Measures,
@@ -114,7 +130,7 @@ def _document(
         scorers=scorers.names,
         scorer_digests=scorers.digests,
         trigger=manifest.trigger,
-        noun=noun,
+        noun=class_noun(manifest),
         sampling=SamplingSettings(
             scheduler=policy.scheduler, steps=policy.steps, guidance_scale=policy.guidance_scale
         ),

@@ -3,7 +3,7 @@
 Feature rows have unit length, so the dot product of two rows is their cosine similarity.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from .copying import copying
-from .evaluation import Measured, Measures, References
-from .prompt_set import PromptCase
+from .evaluation import Measured, Measures, Reference, References
+from .prompt_set import ROLES, PromptCase
+from .sharpness import sharpness
 
 
 class Scorer(Protocol):
@@ -55,36 +56,62 @@ class ReferenceSet:
 
 def measure(pairs: Sequence[Pair], reference_set: ReferenceSet, scorer: Scorer) -> Measures:
     """Return all measures of all pictures, rounded to six decimal digits."""
-    subject = [pair for pair in pairs if pair.case.role == "subject"]
-    unrelated = [pair for pair in pairs if pair.case.role == "unrelated"]
-    dino, clip = scorer.dino(reference_set.references), scorer.clip_images(reference_set.references)
+    by_role = {role: [pair for pair in pairs if pair.case.role == role] for role in ROLES}
+    references = _features(scorer, reference_set.references)
+    # The base's pictures of the class, and its pictures for the subject's prompts, which show a
+    # member of the class: the look-alikes that a picture of the subject must not resemble.
+    look_alikes = scorer.dino([pair.base for pair in [*by_role["class"], *by_role["subject"]]])
     pictures = [
-        *_subjects(subject, reference_set, scorer, dino, clip),
-        *_unrelated(unrelated, scorer),
+        *_subjects(by_role["subject"], reference_set, scorer, references, look_alikes),
+        *_class(by_role["class"], scorer, references),
+        *_unrelated(by_role["unrelated"], scorer),
     ]
     return Measures(
         pictures=tuple(pictures),
         references=References(
             digest=reference_set.digest,
-            files=tuple(reference_set.reference_names),
+            pictures=_references(reference_set, references),
             held_back=reference_set.held_back,
-            likeness=_likeness(dino, clip),
+            likeness=_likeness(references),
         ),
     )
 
 
-def _likeness(dino: np.ndarray, clip: np.ndarray) -> dict[str, float]:
+@dataclass(frozen=True)
+class _Features:
+    """The features of several pictures, [pictures, features] each."""
+
+    dino: np.ndarray
+    clip: np.ndarray
+
+
+def _features(scorer: Scorer, images: Sequence[Image.Image]) -> _Features:
+    return _Features(scorer.dino(images), scorer.clip_images(images))
+
+
+def _references(reference_set: ReferenceSet, features: _Features) -> tuple[Reference, ...]:
+    """Return the reference pictures with their mean similarity to the others (consistency)."""
+    similar = features.dino @ features.dino.T
+    count = len(similar)
+    others = (similar.sum(axis=1) - similar.diagonal()) / max(1, count - 1)
+    return tuple(
+        Reference(file=name, values={"consistency": _rounded(others[i])} if count > 1 else {})
+        for i, name in enumerate(reference_set.reference_names)
+    )
+
+
+def _likeness(features: _Features) -> dict[str, float]:
     """Return the mean similarity of the reference pictures to each other; {} for fewer than two.
 
     An adapter cannot be expected to score higher than this mean.
     """
-    count = len(dino)
+    count = len(features.dino)
     if count < 2:
         return {}
     pairs = np.triu_indices(count, 1)
     return {
-        "subject": _rounded((dino @ dino.T)[pairs].mean()),
-        "image": _rounded((clip @ clip.T)[pairs].mean()),
+        "subject": _rounded((features.dino @ features.dino.T)[pairs].mean()),
+        "image": _rounded((features.clip @ features.clip.T)[pairs].mean()),
     }
 
 
@@ -92,48 +119,59 @@ def _subjects(
     pairs: Sequence[Pair],
     reference_set: ReferenceSet,
     scorer: Scorer,
-    dino: np.ndarray,
-    clip: np.ndarray,
+    references: _Features,
+    look_alikes: np.ndarray,
 ) -> list[Measured]:
     if not pairs:
         return []
     texts = scorer.clip_texts([pair.case.text for pair in pairs])
-    on = _subject_values([pair.adapter for pair in pairs], pairs, scorer, (dino, clip, texts))
-    off = _subject_values([pair.base for pair in pairs], pairs, scorer, (dino, clip, texts))
-    copies = copying([pair.adapter for pair in pairs], reference_set.training)
+    adapters, bases = [pair.adapter for pair in pairs], [pair.base for pair in pairs]
+    numbers = [pair.case.number for pair in pairs]
+    against = (references, texts, look_alikes)
+    on = _subject_values(_features(scorer, adapters), numbers, against)
+    off = _subject_values(_features(scorer, bases), numbers, against)
+    copies, sharp = copying(adapters, reference_set.training), sharpness(adapters, bases)
     measured = []
     for i, pair in enumerate(pairs):
-        own = {"copying": _rounded(copies[i].max()), "effect": _rounded(effect(pair))}
+        own = {"copying": copies[i].max(), "effect": effect(pair), "sharpness": sharp[i]}
         nearest = reference_set.training_names[int(copies[i].argmax())]
         measured.append(_measured(pair, on[i] | own, off[i], nearest))
     return measured
 
 
 def _subject_values(
-    images: Sequence[Image.Image],
-    pairs: Sequence[Pair],
-    scorer: Scorer,
-    against: tuple[np.ndarray, np.ndarray, np.ndarray],
+    features: _Features,
+    prompts: Sequence[int],
+    against: tuple[_Features, np.ndarray, np.ndarray],
 ) -> list[dict[str, float]]:
     """Return the measures that exist for pictures of the adapter and for pictures of the base.
 
-    `against` are the DINO and CLIP features of the references and the CLIP features of the texts.
-    `subject`, `image` and `text` are the fidelities of DreamBooth (Ruiz et al., 2023): DINO, CLIP-I
-    and CLIP-T. The first two are means over all reference pictures.
+    `against` are the features of the references, of the texts and of the look-alikes. `subject`,
+    `image` and `text` are the fidelities of DreamBooth (Ruiz et al., 2023): DINO, CLIP-I and
+    CLIP-T. The first two are means over all reference pictures.
     """
-    dino, clip, texts = against
-    dino_rows, clip_rows = scorer.dino(images), scorer.clip_images(images)
+    references, texts, look_alikes = against
     columns = {
-        "subject": (dino_rows @ dino.T).mean(axis=1),
-        "image": (clip_rows @ clip.T).mean(axis=1),
-        "text": (clip_rows * texts).sum(axis=1),
+        "subject": (features.dino @ references.dino.T).mean(axis=1),
+        "image": (features.clip @ references.clip.T).mean(axis=1),
+        "retrieval": _retrieved(features.dino, references.dino, look_alikes),
+        "text": (features.clip * texts).sum(axis=1),
     }
     values = [
-        {name: _rounded(column[i]) for name, column in columns.items()} for i in range(len(pairs))
+        {name: float(column[i]) for name, column in columns.items()} for i in range(len(prompts))
     ]
-    for i, spread in diversity(dino_rows, [pair.case.number for pair in pairs]).items():
-        values[i]["diversity"] = _rounded(spread)
+    for i, spread in diversity(features.dino, prompts).items():
+        values[i]["diversity"] = spread
     return values
+
+
+def _retrieved(features: np.ndarray, references: np.ndarray, look_alikes: np.ndarray) -> np.ndarray:
+    """Return 1 for each picture whose most similar picture is a reference, otherwise 0.
+
+    A picture of the base is one of the look-alikes itself, so its value is 0.
+    """
+    own = (features @ references.T).max(axis=1)
+    return (own > (features @ look_alikes.T).max(axis=1)).astype(float)
 
 
 def diversity(features: np.ndarray, prompts: Sequence[int]) -> dict[int, float]:
@@ -157,22 +195,38 @@ def effect(pair: Pair) -> float:
     return float(np.abs(on - off).mean() / 255)
 
 
+def _class(pairs: Sequence[Pair], scorer: Scorer, references: _Features) -> list[Measured]:
+    if not pairs:
+        return []
+    on = scorer.dino([pair.adapter for pair in pairs])
+    off = scorer.dino([pair.base for pair in pairs])
+    drift, leak = _distance(on, off), _retrieved(on, references.dino, off)
+    return [
+        _measured(pair, {"class_drift": float(drift[i]), "leak": float(leak[i])})
+        for i, pair in enumerate(pairs)
+    ]
+
+
 def _unrelated(pairs: Sequence[Pair], scorer: Scorer) -> list[Measured]:
     if not pairs:
         return []
     on = scorer.dino([pair.adapter for pair in pairs])
     off = scorer.dino([pair.base for pair in pairs])
-    drift = 1 - (on * off).sum(axis=1)
     return [
-        _measured(pair, {"drift": _rounded(max(0.0, value))})
-        for pair, value in zip(pairs, drift, strict=True)
+        _measured(pair, {"drift": value})
+        for pair, value in zip(pairs, _distance(on, off), strict=True)
     ]
+
+
+def _distance(on: np.ndarray, off: np.ndarray) -> np.ndarray:
+    """Return the cosine distance of each pair of rows, at least 0."""
+    return np.maximum(0.0, 1 - (on * off).sum(axis=1))
 
 
 def _measured(
     pair: Pair,
-    values: dict[str, float],
-    base_values: dict[str, float] | None = None,
+    values: Mapping[str, float],
+    base_values: Mapping[str, float] | None = None,
     nearest: str | None = None,
 ) -> Measured:
     case = pair.case
@@ -182,8 +236,8 @@ def _measured(
         seed=case.seed,
         picture=case.file,
         base_picture=case.base_file,
-        values=values,
-        base_values=base_values or {},
+        values={name: _rounded(value) for name, value in values.items()},
+        base_values={name: _rounded(value) for name, value in (base_values or {}).items()},
         nearest=nearest,
     )
 

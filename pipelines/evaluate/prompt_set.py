@@ -1,14 +1,15 @@
-"""The prompt set of an evaluation: every prompt of the policy, filled in, with every seed."""
+"""The prompt set of an evaluation: every prompt of the policy, filled in, with its seeds."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from atelier.data.manifest import Manifest
-from atelier.data.policy import Policy
+from atelier.data.policy import Policy, Prompts
 
-Role = Literal["subject", "unrelated"]
+Role = Literal["subject", "class", "unrelated"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 PICTURES: Final = "pictures"  # the folder beside evaluation.json
 
@@ -50,18 +51,24 @@ def class_noun(manifest: Manifest) -> str:
     return manifest.trigger.partition(" ")[2].strip() or manifest.trigger.strip()
 
 
-def prompt_set(policy: Policy, *, trigger: str, noun: str) -> tuple[PromptCase, ...]:
-    """Return all cases of the policy for this trigger and class, the cases of the subject first."""
-    return tuple(_cases(policy, trigger, noun))
+def prompt_set(
+    policy: Policy, *, trigger: str, noun: str, seeds: Sequence[int]
+) -> tuple[PromptCase, ...]:
+    """Return the cases of the policy for these seeds, the cases of the subject first."""
+    return tuple(_cases(policy.prompts, trigger, noun, seeds))
 
 
-def _cases(policy: Policy, trigger: str, noun: str) -> Iterator[PromptCase]:
-    roles: tuple[Role, ...] = ("subject", "unrelated")
-    for role in roles:
-        for number, template in enumerate(getattr(policy.prompts, role)):
+def _cases(prompts: Prompts, trigger: str, noun: str, seeds: Sequence[int]) -> Iterator[PromptCase]:
+    templates: dict[Role, tuple[str, ...]] = {
+        "subject": prompts.subject,
+        "class": prompts.class_,
+        "unrelated": prompts.unrelated,
+    }
+    for role, of_role in templates.items():
+        for number, template in enumerate(of_role):
             prompt = fill(template, trigger=trigger, noun=noun)
             text = fill(template, trigger=noun, noun=noun)
-            for seed in policy.seeds:
+            for seed in seeds:
                 yield PromptCase(role, number, prompt, text, seed)
 
 

@@ -92,14 +92,10 @@ def contact_sheet(
 
 
 def _lines(evaluation: Evaluation) -> list[tuple[str, tuple[int, int, int]]]:
-    decision = "accepted" if evaluation.accepted else "refused"
-    lines = [(f"{evaluation.adapter} {evaluation.digest[:19]}: {decision}", INK)]
+    lines = [(f"{evaluation.adapter} {evaluation.digest[:19]}: {evaluation.decision}", INK)]
     for gate in evaluation.gates:
-        value = "not measured" if gate.value is None else f"{gate.value:.3f}"
-        interval = f" ({gate.ci[0]:.3f} to {gate.ci[1]:.3f})" if gate.ci else ""
-        mark = "passed" if gate.passed else "FAILED"
-        limit = f"{gate.kind.replace('_', ' ')} {gate.threshold:g}"
-        text = f"{gate.name} {limit}: {value}{interval} {mark}"
+        interval = f" ({gate.interval})" if gate.ci else ""
+        text = f"{gate.name} {gate.limit}: {gate.measured}{interval} {gate.mark}"
         lines.append((text, GOOD if gate.passed else BAD))
     return lines
 

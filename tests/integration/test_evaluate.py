@@ -49,13 +49,14 @@ def policy(scorers: dict[str, str]) -> Policy:
     return Policy.model_validate(
         {
             "scorers": scorers,
-            "seeds": [0, 1],
+            "seeds": {"first": 2, "most": 4},
             "steps": 3,
             "prompts": {
                 "subject": ["a photo of {trigger} on the beach", "{trigger} at night"],
+                "class": ["a photo of a {class}"],
                 "unrelated": ["a red robot"],
             },
-            "gates": {"effect": {"min": 0.01}, "copying": {"max": 0.9}, "drift": {"max": 1.0}},
+            "gates": {"effect": {"min": 0.01}, "copying": {"max": 0.9}, "drift": {"max": 1.9}},
         }
     )
 
@@ -94,7 +95,7 @@ def test_the_document_names_what_made_it_and_its_pictures_are_there(
     assert written.digest == Package.open(folder / "package").digest
     assert (written.backend, written.engine_digest) == (engine.backend, engine.digest)
     assert set(written.scorer_digests) == {"clip", "dino"}
-    assert len(written.measures.pictures) == 6
+    assert len(written.measures.pictures) == 8
     for one in written.measures.pictures:
         for name in (one.picture, one.base_picture):
             with Image.open(folder / "evaluation" / name) as image:
@@ -111,9 +112,9 @@ def test_the_verdict_is_the_documents_and_needs_nothing_else(
 ) -> None:
     folder, found = judged
     again = verdict(Evaluation.load(folder / "evaluation"), policy)
-    assert (again.gates, again.accepted, again.reasons) == (
+    assert (again.gates, again.decision, again.reasons) == (
         found.gates,
-        found.accepted,
+        found.decision,
         found.reasons,
     )
     assert found.accepted, found.reasons
@@ -125,16 +126,22 @@ def test_every_measure_is_taken_where_it_has_a_meaning(judged: tuple[Path, Evalu
         if one.role == "unrelated":
             assert set(one.values) == {"drift"}
             assert one.values["drift"] > 0
+        elif one.role == "class":
+            assert set(one.values) == {"class_drift", "leak"}
+            assert one.values["class_drift"] > 0
         else:
             assert set(one.values) == {
                 "subject",
                 "image",
+                "retrieval",
                 "text",
                 "diversity",
+                "sharpness",
                 "copying",
                 "effect",
             }
-            assert set(one.base_values) == {"subject", "image", "text", "diversity"}
+            assert set(one.base_values) == {"subject", "image", "retrieval", "text", "diversity"}
+            assert one.base_values["retrieval"] == 0
             assert one.nearest in {"0.png", "1.png", "2.png"}
 
 

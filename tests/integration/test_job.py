@@ -32,7 +32,7 @@ from tests.promoted import package
 from tests.training import last_step, make_studio, recipe
 
 POLICY = {
-    "seeds": [1],
+    "seeds": {"first": 2, "most": 2},
     "prompts": {"subject": ["a photo of {trigger}"], "unrelated": ["a red house"]},
     "steps": 2,
     "gates": {"effect": {"min": 0.0}},
@@ -144,7 +144,7 @@ def test_a_pod_is_evicted_and_the_next_one_goes_on(workshop: Workshop, tmp_path:
     assert code == 1, said
     assert "is refused" in said
     # So it is by a Job with a claim of its own, which fetches the version and trains nothing.
-    other = workshop.policy(tmp_path / "other.yaml", seeds=[2])
+    other = workshop.policy(tmp_path / "other.yaml", seeds={"first": 3, "most": 3})
     code, said = ended(start(workshop, tmp_path / "empty", other))
     assert code == 0, said
     assert not list((tmp_path / "empty/runs").rglob("checkpoints"))
@@ -177,8 +177,8 @@ def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
     registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
     made = package(tmp_path / "made", "thor-cat", 1)
     version = registry.register(made, run_id=None, tags={SPEC_TAG: spec.digest})
-    staging, production = policy(), policy(seeds=[3, 4])
-    about = {"digest": made.digest, "accepted": True}
+    staging, production = policy(), policy(seeds={"first": 3, "most": 3})
+    about = {"digest": made.digest, "decision": "accepted"}
     info = registry.version("thor-cat", version)
     attest(registry, info, drawn(evaluation(staging, **about), tmp_path), tmp_path)
     policies: Any = Namespace(staging=staging, production=production)
@@ -193,7 +193,7 @@ def test_submit_answers_for_the_policy_that_is_asked_and_leaves_others_to_a_job(
     assert "accepted by the policy of staging" in answer.text
     assert earlier("production") is None  # judged anew, by a Job
     assert earlier("nowhere") is None  # whose pod says what is missing
-    about["accepted"] = False
+    about["decision"] = "refused"
     attest(registry, info, drawn(evaluation(production, **about), tmp_path), tmp_path)
     results = [earlier(environment) for environment in ("staging", "production")]
     assert [result.exit_code for result in results if result] == [0, 1]

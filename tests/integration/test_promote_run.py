@@ -43,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, limit in (("mild", 0.0001), ("strict", 0.99)):
         policy = {
             "scorers": tiny_scorers(folder / "scorers", base / "tokenizer"),
-            "seeds": [0],
+            "seeds": {"first": 2, "most": 2},
             "steps": 2,
             "prompts": {"subject": ["{trigger}"], "unrelated": ["a red robot"]},
             "gates": {"effect": {"min": limit}},

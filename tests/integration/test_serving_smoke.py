@@ -32,7 +32,7 @@ def policy(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Policy
     return Policy.model_validate(
         {
             "scorers": tiny_scorers(tmp_path_factory.mktemp("scorers"), tiny_model / "tokenizer"),
-            "seeds": [5],
+            "seeds": {"first": 2, "most": 2},
             "steps": 4,
             "scheduler": "ddim",
             "guidance_scale": 3.0,

@@ -81,7 +81,7 @@ def test_only_what_was_judged_with_that_vae_may_serve(
     policy = Policy.model_validate(
         {
             "scorers": tiny_scorers(tmp_path / "scorers", tiny_model / "tokenizer"),
-            "seeds": [0],
+            "seeds": {"first": 2, "most": 2},
             "steps": 2,
             "prompts": {"subject": ["{trigger} at night"], "unrelated": ["a red robot"]},
             "gates": {"effect": {"min": 1e-6}},

@@ -244,4 +244,4 @@ def test_production_asks_no_less_than_staging():
     assert staging.tightened(production.gates).gates == production.gates
     less = staging.model_copy(update={"gates": staging.against_serving})
     assert less.tightened(production.against_serving).gates == production.against_serving
-    assert set(staging.seeds) <= set(production.seeds)
+    assert staging.seeds.first <= production.seeds.first

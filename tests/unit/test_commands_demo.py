@@ -143,7 +143,7 @@ def report(plot_file: Path, picture: Path) -> DemoReport:
             value=0.71,
             threshold=0.6,
             ci=(0.65, 0.77),
-            passed=True,
+            state="passed",
             pictures=(),
         ),
         GateResult(
@@ -152,7 +152,7 @@ def report(plot_file: Path, picture: Path) -> DemoReport:
             value=None,
             threshold=0.25,
             ci=None,
-            passed=False,
+            state="failed",
             pictures=(),
         ),
     )

@@ -13,7 +13,7 @@ from pipelines.evaluate.prompt_set import prompt_set
 from tests.judged import GOOD, evaluation, policy, replaced
 
 POLICY = policy(
-    seeds=[0, 1, 2, 3],
+    seeds={"first": 4, "most": 8},
     against_serving={
         "subject": {"min_delta": -0.05},
         "drift": {"max_delta": 0.05},
@@ -49,7 +49,8 @@ def test_equal_versions_differ_by_nothing(values: list[float]) -> None:
         "copying",
         "effect",
     }
-    assert all((one.delta, one.ci) == (0, (0, 0)) for one in said.differences)
+    assert all(one.delta == 0 for one in said.differences)
+    assert {one.ci for one in said.differences if one.name != "copying"} == {(0, 0)}
     assert {one.word for one in said.differences} == {"no difference told apart"}
 
 
@@ -74,7 +75,10 @@ def test_swapped_versions_differ_the_other_way(ours: list[float], theirs: list[f
     for name, one in forth.items():
         other = back[name]
         assert one.delta == pytest.approx(-other.delta, abs=2e-6)
-        assert one.ci == pytest.approx((-other.ci[1], -other.ci[0]), abs=2e-6)
+        if one.ci is not None and other.ci is not None:
+            assert one.ci == pytest.approx((-other.ci[1], -other.ci[0]), abs=2e-6)
+        else:
+            assert name == "copying"  # its largest value has no interval
         opposite = {"better": "worse", "worse": "better"}
         assert other.word == opposite.get(one.word, one.word)
 
@@ -87,7 +91,7 @@ def test_pairing_tells_what_two_means_alone_could_not() -> None:
     assert found["subject"].delta == pytest.approx(0.02)
     assert found["subject"].ci == pytest.approx((0.02, 0.02))
     assert found["subject"].word == "better"
-    assert found["copying"].word == "better"  # less of it
+    assert found["text"].word == "better"
     assert found["drift"].word == "no difference told apart"
 
 
@@ -104,11 +108,11 @@ def test_worse_than_the_policy_allows_is_refused_with_a_reason() -> None:
     (reason,) = said.reasons
     assert "subject fidelity (DINO) is 0.675, 0.125 lower" in reason
     assert "serving version (0.800); 0.050 is allowed" in reason and "4 pairs" in reason
-    assert "(worst: pictures/subject-0-seed-2.png" in reason
+    assert "worst: pictures/subject-0-seed-2.png" in reason
     drifted = compare(replaced(evaluation(POLICY), 5, drift=0.9), serving, POLICY)
     assert [gate.name for gate in drifted.gates if not gate.passed] == ["drift"]
     assert "higher than for the serving version" in drifted.reasons[0]
-    assert "(worst: pictures/unrelated-0-seed-1.png" in drifted.reasons[0]
+    assert "worst: pictures/unrelated-0-seed-1.png" in drifted.reasons[0]
     assert compare(serving, candidate, POLICY).accepted
 
 
@@ -120,7 +124,9 @@ def test_what_was_not_measured_cannot_be_compared_and_fails() -> None:
 
 def test_versions_with_different_triggers_are_paired_by_the_templates() -> None:
     serving = evaluation(POLICY)
-    prompts = [shot.prompt for shot in prompt_set(POLICY, trigger="zwx cat", noun="cat")]
+    prompts = [
+        shot.prompt for shot in prompt_set(POLICY, trigger="zwx cat", noun="cat", seeds=range(4))
+    ]
     pictures = tuple(
         one.model_copy(update={"prompt": prompt})
         for one, prompt in zip(serving.measures.pictures, prompts, strict=True)

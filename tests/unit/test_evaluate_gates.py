@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from atelier.data.policy import Gate, Policy
 from atelier.errors import BadInput, PolicyError, Refused
 from pipelines.evaluate import Evaluation, verdict
+from pipelines.evaluate.evaluation import GateResult
 from tests.judged import GOOD, evaluation, policy, replaced
+
+WITH_CLASS = {
+    "subject": ["{trigger} on the beach"],
+    "class": ["a {class} on the beach"],
+    "unrelated": ["a red robot"],
+}
+
+
+def failed(one: Evaluation, under: Policy) -> list[GateResult]:
+    return [gate for gate in verdict(one, under).gates if gate.state == "failed"]
 
 
 def test_good_numbers_are_accepted_by_every_gate() -> None:
@@ -25,46 +36,75 @@ def test_good_numbers_are_accepted_by_every_gate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "gate", "word"),
+    ("bad", "gate", "cause"),
     [
-        ({"subject": 0.5}, "subject", "not recognised"),
-        ({"text": 0.2}, "text", "no longer followed"),
-        ({"copying": 0.95}, "copying", "is reproduced"),
-        ({"effect": 0.0}, "effect", "changes nothing"),
+        ({"subject": 0.5}, "subject", "undertrained"),
+        ({"subject": 0.5, "diversity": 0.1}, "subject", "wrong subject"),
+        ({"text": 0.2}, "text", "prompts not followed"),
+        ({"copying": 0.95}, "copying", "copied"),
+        ({"effect": 0.0}, "effect", "no effect"),
     ],
 )
 def test_each_bad_number_fails_its_own_gate_and_says_why(
-    bad: dict[str, float], gate: str, word: str
+    bad: dict[str, float], gate: str, cause: str
 ) -> None:
-    said = verdict(evaluation(policy(), subject=GOOD | bad), policy())
-    assert not said.accepted
-    assert [one.name for one in said.gates if not one.passed] == [gate]
-    assert len(said.reasons) == 1
-    assert word in said.reasons[0]
-    assert "pictures/subject-0-seed-" in said.reasons[0]
+    one = evaluation(policy(), subject=GOOD | {"diversity": 0.6} | bad)
+    said = verdict(one, policy())
+    assert said.decision == "refused"
+    assert [found.name for found in failed(one, policy())] == [gate]
+    assert said.reasons[0].startswith(f"{cause}: ")
+    assert len(said.reasons) == 2
+    assert "pictures/subject-0-seed-" in said.reasons[1]
 
 
 def test_drift_fails_on_the_unrelated_prompts_alone() -> None:
-    one = replaced(evaluation(policy()), 2, drift=0.9)
-    said = verdict(one, policy())
-    failed = [gate for gate in said.gates if not gate.passed]
-    assert [gate.name for gate in failed] == ["drift"]
-    assert failed[0].pictures[0] == one.measures.pictures[2].picture  # the worst comes first
-    assert "changes unrelated pictures" in said.reasons[0]
+    one = replaced(replaced(evaluation(policy()), 2, drift=0.9), 3, drift=0.91)
+    found = failed(one, policy())
+    assert [gate.name for gate in found] == ["drift"]
+    assert found[0].pictures[0] == one.measures.pictures[3].picture  # the worst comes first
+    assert verdict(one, policy()).reasons[0].startswith("drift: ")
+
+
+def test_a_lost_class_is_not_diluted_by_untouched_other_prompts() -> None:
+    """The class drew another thing in each of its pictures, and twelve others stayed."""
+    gates = {"class_drift": {"max": 0.6}, "leak": {"max": 0.4}, "drift": {"max": 0.5}}
+    under = policy(gates=gates, prompts=WITH_CLASS | {"unrelated": ["a car", "a flower", "a boat"]})
+    one = evaluation(under)
+    for index, picture in enumerate(one.measures.pictures):
+        if picture.role == "class":
+            one = replaced(one, index, class_drift=1.07, leak=1.0)
+    said = verdict(one, under)
+    assert {gate.name for gate in failed(one, under)} == {"class_drift"}  # a rate needs more seeds
+    assert said.reasons[0].startswith("class lost: ")
 
 
 def test_one_copied_picture_is_enough_to_refuse() -> None:
     said = verdict(replaced(evaluation(policy()), 1, copying=0.97), policy())
     assert {gate.name: gate.value for gate in said.gates}["copying"] == pytest.approx(0.97)
-    assert not said.accepted
+    assert said.decision == "refused"
 
 
 def test_a_number_that_was_not_measured_fails() -> None:
     asks_diversity = policy(gates={"diversity": {"min": 0.05}})
     one = evaluation(asks_diversity, subject={k: v for k, v in GOOD.items() if k != "diversity"})
     said = verdict(one, asks_diversity)
-    assert not said.accepted
-    assert "two seeds" in said.reasons[0]
+    assert said.decision == "refused"
+    assert "two seeds" in said.reasons[1]
+
+
+def test_mixed_pictures_are_named_before_what_follows_from_them() -> None:
+    under = policy(gates={"consistency": {"min": 0.6}, "subject": {"min": 0.6}})
+    one = evaluation(under, subject=GOOD | {"subject": 0.3})
+    references = one.measures.references
+    mixed = tuple(
+        picture.model_copy(update={"values": {"consistency": value}})
+        for picture, value in zip(references.pictures, (0.3, 0.1), strict=True)
+    )
+    references = references.model_copy(update={"pictures": mixed})
+    measures = one.measures.model_copy(update={"references": references})
+    said = verdict(one.model_copy(update={"measures": measures}), under)
+    assert said.reasons[0].startswith("mixed pictures: the training pictures show different")
+    assert "worst: b.png" in said.reasons[1]
 
 
 def test_a_recipes_own_gate_is_obeyed_where_it_is_stricter() -> None:
@@ -76,11 +116,47 @@ def test_a_recipes_own_gate_is_obeyed_where_it_is_stricter() -> None:
     assert said.gates[0].threshold == pytest.approx(0.9)
 
 
-def test_a_close_call_passes_and_says_so() -> None:
-    one = replaced(evaluation(policy(), subject=GOOD | {"subject": 0.68}), 0, subject=0.55)
+@pytest.mark.parametrize("second", [0.55, 0.68])
+def test_a_value_whose_interval_crosses_the_limit_decides_nothing(second: float) -> None:
+    """Above the limit as below it: two pictures are too few to tell."""
+    one = replaced(evaluation(policy(), subject=GOOD | {"subject": 0.62}), 0, subject=second)
     said = verdict(one, policy())
-    assert said.accepted
-    assert any("crosses the limit" in reason for reason in said.reasons)
+    assert said.decision == "undecided" and not said.accepted
+    assert said.reasons[0].startswith("not enough evidence: 1 of 5 gates are open with 2 seeds")
+    assert "pictures/subject-0-seed-" in said.reasons[1]
+
+
+def test_more_seeds_decide() -> None:
+    under = policy(seeds={"first": 2, "most": 32}, gates={"subject": {"min": 0.6}})
+    values = [0.7 + 0.1 * (-1) ** index for index in range(32)]
+    decisions = []
+    for seeds in under.seeds.looks:
+        one = evaluation(under, seeds=seeds)
+        for index in range(seeds):
+            one = replaced(one, index, subject=values[index])
+        decisions.append(verdict(one, under).decision)
+    assert under.seeds.looks == (2, 4, 8, 16, 32)
+    assert decisions[0] == "undecided" and decisions[-1] == "accepted"
+
+
+def test_a_narrow_pass_is_marked() -> None:
+    under = policy(gates={"subject": {"min": 0.6}})
+    one = replaced(evaluation(under, subject=GOOD | {"subject": 0.6007}), 0, subject=0.6008)
+    (gate,) = verdict(one, under).gates
+    assert (gate.state, gate.mark) == ("passed", "passed narrowly")
+    assert "narrowly" in verdict(one, under).reasons[1]
+
+
+def test_the_worst_prompt_has_a_limit_of_its_own() -> None:
+    prompts = {"subject": [f"{{trigger}} {n}" for n in range(4)], "unrelated": ["a red robot"]}
+    under = policy(prompts=prompts, gates={"subject": {"min": 0.3, "min_worst": 0.3}})
+    one = evaluation(under)
+    for index, value in enumerate((0.47, 0.48, 0.47, 0.46, 0.48, 0.47, 0.1, 0.11)):
+        one = replaced(one, index, subject=value)
+    (gate,) = failed(one, under)
+    assert gate.kind == "min_worst"
+    assert set(gate.pictures) == {p.picture for p in one.measures.pictures[6:8]}
+    assert "for the worst prompt" in verdict(one, under).reasons[1]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +165,7 @@ def test_a_close_call_passes_and_says_so() -> None:
         (policy(steps=11), "steps"),
         (policy(scheduler="ddim"), "scheduler"),
         (policy(scorers={"clip": "other", "dino": "scorers/dino"}), "scorers"),
-        (policy(seeds=[0, 1, 2]), "pictures"),
+        (policy(seeds={"first": 3, "most": 6}), "pictures"),
         (policy(prompts={"subject": ["{trigger}"], "unrelated": ["a dog"]}), "pictures"),
     ],
 )
@@ -105,9 +181,19 @@ def test_a_picture_left_out_is_noticed() -> None:
         verdict(one.model_copy(update={"measures": fewer}), policy())
 
 
-def test_a_delta_to_the_base_needs_a_number_of_the_base() -> None:
-    senseless = policy(gates={"drift": {"max_delta": 0.1}})
-    with pytest.raises(PolicyError, match=r"gates\.drift\.max_delta"):
+@pytest.mark.parametrize(
+    ("gates", "place"),
+    [
+        ({"drift": {"max_delta": 0.1}}, r"gates\.drift\.max_delta: .* use max"),
+        ({"copying": {"max_worst": 0.1}}, r"gates\.copying\.max_worst: .* use max"),
+        ({"consistency": {"min_worst": 0.1}}, r"gates\.consistency\.min_worst: .* use min"),
+    ],
+)
+def test_a_limit_that_a_measure_does_not_have_is_refused(
+    gates: dict[str, dict[str, float]], place: str
+) -> None:
+    senseless = policy(gates=gates)
+    with pytest.raises(PolicyError, match=place):
         verdict(evaluation(senseless), senseless)
 
 

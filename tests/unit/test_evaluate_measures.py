@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from pipelines.evaluate.measures import Pair, ReferenceSet, diversity, effect, measure
 from pipelines.evaluate.prompt_set import PromptCase
+from pipelines.evaluate.sharpness import sharpness
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 WORDS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
@@ -56,6 +57,38 @@ def test_references_tell_how_like_they_are_among_themselves() -> None:
         "subject"
     ] == pytest.approx(1 / 3)
     assert measure(pairs, against(RED), Colours()).references.likeness == {}
+
+
+def test_a_picture_is_retrieved_by_its_subject_or_by_a_look_alike() -> None:
+    """Green is the class; the base draws it for the trigger too."""
+    pairs = [
+        Pair(shot("subject", 0, 0), plain(RED), plain(GREEN)),
+        Pair(shot("subject", 0, 1), plain(GREEN), plain(GREEN)),
+        Pair(shot("class", 0, 0), plain(GREEN), plain(GREEN)),
+        Pair(shot("class", 0, 1), plain(RED), plain(GREEN)),
+        Pair(shot("class", 0, 2), plain(BLUE), plain(GREEN)),
+    ]
+    found = measure(pairs, against(RED), Colours()).pictures
+    assert [one.values.get("retrieval") for one in found[:2]] == [1.0, 0.0]
+    assert [one.base_values.get("retrieval") for one in found[:2]] == [0.0, 0.0]
+    assert [one.values.get("leak") for one in found[2:]] == [0.0, 1.0, 0.0]
+    assert [one.values.get("class_drift") for one in found[2:]] == [0.0, 1.0, 1.0]
+
+
+def test_references_are_compared_with_each_other() -> None:
+    pairs = [Pair(shot("subject", 0, 0), plain(RED), plain(GREEN))]
+    three = measure(pairs, against(RED, RED, BLUE), Colours()).references.pictures
+    assert [one.values["consistency"] for one in three] == [0.5, 0.5, 0.0]
+    assert measure(pairs, against(RED), Colours()).references.pictures[0].values == {}
+
+
+def test_a_smeared_picture_is_less_sharp_than_the_bases_and_a_noisy_one_sharper() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    drawing = Image.fromarray(pixels).resize((128, 128))
+    smeared = drawing.filter(ImageFilter.GaussianBlur(2))
+    noisy = Image.fromarray(pixels).resize((128, 128), Image.Resampling.NEAREST)
+    values = sharpness([smeared, drawing, noisy], [drawing])
+    assert values[0] < 0.5 and values[1] == pytest.approx(1) and values[2] > 1.5
 
 
 def test_drift_is_the_distance_of_on_and_off_on_unrelated_prompts_only() -> None:

@@ -42,17 +42,21 @@ def test_every_prompt_meets_every_seed_and_text_is_judged_by_the_class() -> None
     policy = Policy.model_validate(
         {
             "scorers": {"clip": "c", "dino": "d"},
-            "seeds": [3, 5],
-            "prompts": {"subject": ["{trigger} at night"], "unrelated": ["a {class}", "a dog"]},
+            "seeds": {"first": 2, "most": 4},
+            "prompts": {
+                "subject": ["{trigger} at night"],
+                "class": ["a {class}"],
+                "unrelated": ["a dog"],
+            },
             "gates": {"effect": {"min": 0.01}},
         }
     )
-    found = prompt_set(policy, trigger="sks cat", noun="cat")
+    found = prompt_set(policy, trigger="sks cat", noun="cat", seeds=(3, 5))
     assert [(shot.role, shot.prompt, shot.text, shot.seed) for shot in found] == [
         ("subject", "sks cat at night", "cat at night", 3),
         ("subject", "sks cat at night", "cat at night", 5),
-        ("unrelated", "a cat", "a cat", 3),
-        ("unrelated", "a cat", "a cat", 5),
+        ("class", "a cat", "a cat", 3),
+        ("class", "a cat", "a cat", 5),
         ("unrelated", "a dog", "a dog", 3),
         ("unrelated", "a dog", "a dog", 5),
     ]

@@ -11,9 +11,9 @@ from atelier.errors import PolicyError
 
 LEAST = """\
 scorers: {clip: c, dino: d}
-seeds: [1, 2]
-prompts: {subject: ["{trigger} here"], unrelated: ["a {class}"]}
-gates: {subject: {min: 0.6}, drift: {max: 0.25}, text: {min_delta: -0.03}}
+seeds: {first: 2, most: 8}
+prompts: {subject: ["{trigger} here"], class: ["a {class}"], unrelated: ["a dog"]}
+gates: {subject: {min: 0.6}, drift: {max: 0.25}, leak: {max: 0.3}, text: {min_delta: -0.03}}
 """
 
 
@@ -28,14 +28,19 @@ def test_the_default_comes_with_the_program() -> None:
     assert {"subject", "text", "drift", "copying", "effect"} <= set(policy.gates)
     assert all("{trigger}" in prompt for prompt in policy.prompts.subject)
     assert not any("{trigger}" in prompt for prompt in policy.prompts.unrelated)
-    assert any("{class}" in prompt for prompt in policy.prompts.unrelated)
+    assert all("{class}" in prompt for prompt in policy.prompts.class_)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("seeds: [1, 2]", "seeds: []", "policy.yaml:2: seeds: must not be empty"),
-        ("seeds: [1, 2]", "seeds: [1, 1]", "seeds: a seed is given twice"),
+        ("first: 2", "first: 1", "policy.yaml:2: seeds.first: "),
+        ("most: 8", "most: 1", "seeds.most: "),
+        ("first: 2", "first: 9", "seeds: most 8 must be at least first 9"),
+        ("{trigger} here", "somewhere", "'somewhere' needs {trigger}"),
+        ("a {class}", "a cat", "'a cat' needs {class}"),
+        ("a dog", "a {class} dog", "'a {class} dog' must have no placeholder"),
+        ('class: ["a {class}"], ', "", "gate leak needs at least one prompt in prompts.class"),
         ("dino: d", "dinp: d", "scorers.dinp: unknown key; did you mean dino?"),
         ("{trigger} here", "{tigger} here", "only {trigger} and {class} can be filled in"),
         ("{min: 0.6}", "{}", "gates.subject: a gate needs at least one of min, max"),

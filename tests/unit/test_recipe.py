@@ -125,7 +125,7 @@ def test_numbers_are_yaml_1_2s(tmp_path: Path) -> None:
         ("trigger:", "triger:", "recipe.yaml:3: triger: unknown key; did you mean trigger?"),
         ("rank: 16", "rnk: 16", "recipe.yaml:10: stages.0.lora.rnk: unknown key; did you mean ra"),
         ("min: 0.65", "mim: 0.65", "gates.subject.mim: unknown key; did you mean min?"),
-        ("{subject:", "{subjekt:", "recipe.yaml:14: gates.subjekt: must be 'subject', 'image'"),
+        ("{subject:", "{subjekt:", "recipe.yaml:14: gates.subjekt: must be 'consis"),
         ("lr: 1.0e-4", "lr: fast", "recipe.yaml:11: stages.0.train.lr: must be a valid number, is"),
         ("lr: 1.0e-4", "lr: 0", "stages.0.train.lr: must be greater than 0, is 0"),
         ("lr: 1.0e-4", "lr: .inf", "stages.0.train.lr: must be a finite number, is inf"),

@@ -129,6 +129,6 @@ def lenient() -> dict[str, Any]:
         "scorers": scorers,
         "prompts": prompts,
         "gates": gates,
-        "seeds": [1, 2],
+        "seeds": {"first": 2, "most": 2},
         "steps": 2,
     }

@@ -85,7 +85,11 @@ class Trainings:
             kind: self.platform.atelier("scorer", "import", str(SCORERS / kind))["uri"]
             for kind in ("clip", "dino")
         }
-        said = {**policy.model_dump(mode="json"), "scorers": scorers, "seeds": policy.seeds[:2]}
+        said = {
+            **policy.model_dump(mode="json"),
+            "scorers": scorers,
+            "seeds": {"first": 2, "most": 8},
+        }
         text = yaml.safe_dump(json.loads(json.dumps(said)))
         self.judge_by(ENVIRONMENT, text)
 

@@ -1,0 +1,188 @@
+"""Infers why an adapter was refused, from all its measures together.
+
+A single measure has several possible causes: a low subject fidelity is too little training, the
+wrong pictures, or a broken adapter. The causes are tried in order, from those that explain the
+other failures to those that are only their own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from atelier.data.policy import Measure
+
+from .evaluation import Evaluation, GateResult
+
+CauseName = Literal[
+    "mixed pictures",
+    "no effect",
+    "broken",
+    "copied",
+    "class lost",
+    "drift",
+    "wrong subject",
+    "undertrained",
+    "overtrained",
+    "prompts not followed",
+    "not measured",
+]
+
+# The pictures of a wrong subject resemble each other more than this fraction of the base's spread:
+# the adapter has learnt one individual, but not this one.
+ONE_INDIVIDUAL: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Cause:
+    """The most probable cause of a refusal, and the change that removes it."""
+
+    name: CauseName
+    finding: str
+    fix: str
+
+    def __str__(self) -> str:
+        """Return `name: finding; fix`."""
+        return f"{self.name}: {self.finding}; {self.fix}"
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The failed sides of every measure, and the means with the adapter and of the base."""
+
+    low: frozenset[Measure]
+    high: frozenset[Measure]
+    on: Mapping[str, float]
+    off: Mapping[str, float]
+
+    @property
+    def subject_missing(self) -> bool:
+        return bool(self.low & {"subject", "image", "retrieval"})
+
+    @property
+    def one_individual(self) -> bool:
+        spread, base = self.on.get("diversity"), self.off.get("diversity")
+        return spread is not None and base is not None and spread < ONE_INDIVIDUAL * base
+
+
+def cause(evaluation: Evaluation, gates: Sequence[GateResult]) -> Cause:
+    """Return the most probable cause. At least one gate has failed."""
+    numbers = _numbers(evaluation, gates)
+    return next(found for holds, found in _CAUSES if holds(numbers))
+
+
+def _numbers(evaluation: Evaluation, gates: Sequence[GateResult]) -> _Numbers:
+    failed = [gate for gate in gates if gate.state == "failed" and gate.value is not None]
+    pictures = evaluation.measures.pictures
+    return _Numbers(
+        low=frozenset(gate.name for gate in failed if gate.kind.startswith("min")),
+        high=frozenset(gate.name for gate in failed if gate.kind.startswith("max")),
+        on=_means([picture.values for picture in pictures]),
+        off=_means([picture.base_values for picture in pictures]),
+    )
+
+
+def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = {name for of_picture in values for name in of_picture}
+    return {name: float(np.mean([v[name] for v in values if name in v])) for name in names}
+
+
+_CAUSES: Final[Sequence[tuple[Callable[[_Numbers], bool], Cause]]] = (
+    (
+        lambda n: "consistency" in n.low,
+        Cause(
+            "mixed pictures",
+            "the training pictures show different subjects",
+            "remove the pictures of other subjects, and train again",
+        ),
+    ),
+    (
+        lambda n: "effect" in n.low,
+        Cause(
+            "no effect",
+            "the adapter changes nothing",
+            "check that it was trained, and that its weight is not 0",
+        ),
+    ),
+    (
+        lambda n: bool({"sharpness"} & (n.low | n.high)),
+        Cause(
+            "broken",
+            "the pictures are smeared or noisy compared with the base's",
+            "lower the learning rate, and train more kinds of layers than attention",
+        ),
+    ),
+    (
+        lambda n: "copying" in n.high,
+        Cause(
+            "copied",
+            "a training picture is reproduced",
+            "train for fewer steps, or add training pictures",
+        ),
+    ),
+    (
+        lambda n: bool({"leak", "class_drift"} & n.high) and not n.subject_missing,
+        Cause(
+            "class lost",
+            "prompts of the class without the trigger show the subject or another class",
+            "add a prior of the class or raise its weight, or train for fewer steps",
+        ),
+    ),
+    (
+        lambda n: bool({"leak", "class_drift", "drift"} & n.high),
+        Cause(
+            "drift",
+            "prompts that do not name the subject give other pictures than the base",
+            "raise the prior's weight, lower the learning rate or train for fewer steps",
+        ),
+    ),
+    (
+        lambda n: n.subject_missing and n.one_individual,
+        Cause(
+            "wrong subject",
+            "the pictures show one individual, but not that of the reference pictures",
+            "check that the dataset and the reference pictures show the same subject",
+        ),
+    ),
+    (
+        lambda n: n.subject_missing,
+        Cause(
+            "undertrained",
+            "the subject is not recognised",
+            "train longer, raise the rank or the learning rate, or add training pictures",
+        ),
+    ),
+    (
+        lambda n: "text" in n.low,
+        Cause(
+            "prompts not followed",
+            "the subject appears, but not in the place or action of the prompt",
+            "train for fewer steps, or give each training picture a caption",
+        ),
+    ),
+    (
+        lambda n: bool({"diversity"} & n.low) or bool({"subject", "image"} & n.high),
+        Cause(
+            "overtrained",
+            "every seed gives nearly the same picture",
+            "train for fewer steps, or add training pictures",
+        ),
+    ),
+    (
+        lambda n: "diversity" in n.high,
+        Cause(
+            "undertrained",
+            "the pictures of one prompt show different individuals",
+            "train longer, or raise the rank",
+        ),
+    ),
+    (
+        lambda _: True,
+        Cause(
+            "not measured",
+            "a gate has no value, or a limit of its own",
+            "see the gates below",
+        ),
+    ),
+)
