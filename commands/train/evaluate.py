@@ -41,6 +41,13 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Output folder. Default: beside the package.")
     ] = None,
+    all_seeds: Annotated[
+        bool,
+        typer.Option(
+            "--all-seeds",
+            help="Generate all seeds of the policy, even if fewer decide. `calibrate` needs them.",
+        ),
+    ] = False,
 ) -> Answer:
     """Evaluate a package under a policy and give a verdict.
 
@@ -74,6 +81,7 @@ def evaluate(
             output=folder,
             cache=home.root / "cache" / "pictures",
             progress=report_progress,
+            all_seeds=all_seeds,
         )
     if adapter.version is not None:
         registry = Registry(home.tracking_uri)

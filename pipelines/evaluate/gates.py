@@ -126,7 +126,7 @@ def _refuse_senseless(name: Measure, kind: Kind) -> None:
     plain = kind.partition("_")[0]
     if kind.endswith("delta") and not measure.against_base:
         raise PolicyError(f"{place}: {name} already compares with the base; use {plain}")
-    if kind.endswith("worst") and (measure.largest or not measure.sampled):
+    if kind.endswith("worst") and not measure.has_interval:
         raise PolicyError(f"{place}: {name} has no mean per prompt; use {plain}")
 
 
@@ -196,13 +196,26 @@ def _state(
     value: float, ci: Interval | None, name: Measure, threshold: float, low: bool
 ) -> GateState:
     """Decide a gate by its interval; a measure without one (see MeasureInfo) by its value."""
-    if MEASURES[name].largest or not MEASURES[name].sampled:
+    if not MEASURES[name].has_interval:
         ci = (value, value)
     if ci is None:
         return "open"
     if ci[0] >= threshold if low else ci[1] <= threshold:
         return "passed"
     return "failed" if (ci[1] < threshold if low else ci[0] > threshold) else "open"
+
+
+def values_by_prompt(evaluation: Evaluation, name: Measure) -> list[np.ndarray]:
+    """Return the values of a measure for each prompt, in the order of the pictures."""
+    return list(_by_prompt(_values(evaluation, name, delta=False)).values())
+
+
+def statistic(evaluation: Evaluation, name: Measure, kind: Kind) -> float | None:
+    """Return the value that a gate of this kind compares with its limit; None without one."""
+    values = _values(evaluation, name, kind.endswith("delta"))
+    if not values:
+        return None
+    return _statistic(list(_by_prompt(values).values()), name, kind, 0.5)[0]
 
 
 def _by_prompt(values: Sequence[_Value]) -> dict[str, np.ndarray]:

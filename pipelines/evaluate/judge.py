@@ -41,6 +41,7 @@ def evaluate(
     gates: Gates | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
+    all_seeds: bool = False,
 ) -> Evaluation:
     """Evaluate `package` on `base`; write evaluation.json, sheet.png and pictures/ into `output`.
 
@@ -52,6 +53,7 @@ def evaluate(
     - `engine`: its base and VAE are used; without one, an engine is loaded from the process's
       ATELIER_* settings
     - `cache`: a folder that keeps the base's pictures between evaluations
+    - `all_seeds`: draw all seeds of the policy, even if fewer decide (for a calibration)
 
     Raises BadInput (PolicyError, DatasetError) if the gates loosen the policy, the package was not
     trained on the pictures, or a scorer cannot be loaded.
@@ -69,7 +71,7 @@ def evaluate(
         rendered_by = (running.base.vae_digest, running.backend, running.digest)
         renderer = Renderer(running, policy, cache, progress)
         pairs: list[Pair] = []
-        for seeds in policy.seeds.looks:
+        for seeds in policy.seeds.looks[-1:] if all_seeds else policy.seeds.looks:
             pairs = _extended(pairs, renderer, package, adapter, seeds)
             progress("measuring", 0, 1)
             measures = measure(pairs, references, scorers)

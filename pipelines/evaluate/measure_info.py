@@ -28,6 +28,11 @@ class MeasureInfo:
     needs: str = "evaluate the package again"  # the fix if it has no value
 
     @property
+    def has_interval(self) -> bool:
+        """Whether its value is a mean over sampled pictures."""
+        return self.sampled and not self.largest
+
+    @property
     def sampled(self) -> bool:
         """Whether its pictures are a sample of seeds, so that its value has an interval."""
         return self.role is not None
