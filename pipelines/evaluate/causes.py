@@ -30,8 +30,10 @@ CauseName = Literal[
 ]
 
 # The pictures of a wrong subject resemble each other more than this fraction of the base's spread:
-# the adapter has learnt one individual, but not this one.
+# the adapter has learnt one individual. It is another one if the pictures have come less than this
+# fraction of the way from the base's likeness to that of the references among themselves.
 ONE_INDIVIDUAL: Final = 0.5
+NO_APPROACH: Final = 0.15
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,19 @@ class _Numbers:
     high: frozenset[Measure]
     on: Mapping[str, float]
     off: Mapping[str, float]
+    ceiling: float  # of the subject fidelity
 
     @property
     def subject_missing(self) -> bool:
         return bool(self.low & {"subject", "image", "retrieval"})
 
     @property
-    def one_individual(self) -> bool:
+    def another_individual(self) -> bool:
         spread, base = self.on.get("diversity"), self.off.get("diversity")
-        return spread is not None and base is not None and spread < ONE_INDIVIDUAL * base
+        if spread is None or base is None or spread >= ONE_INDIVIDUAL * base:
+            return False
+        start = self.off.get("subject", 0.0)
+        return self.on.get("subject", 0.0) - start < NO_APPROACH * (self.ceiling - start)
 
 
 def cause(evaluation: Evaluation, gates: Sequence[GateResult]) -> Cause:
@@ -80,6 +86,7 @@ def _numbers(evaluation: Evaluation, gates: Sequence[GateResult]) -> _Numbers:
         high=frozenset(gate.name for gate in failed if gate.kind.startswith("max")),
         on=_means([picture.values for picture in pictures]),
         off=_means([picture.base_values for picture in pictures]),
+        ceiling=evaluation.measures.references.likeness.get("subject", 1.0),
     )
 
 
@@ -138,7 +145,7 @@ _CAUSES: Final[Sequence[tuple[Callable[[_Numbers], bool], Cause]]] = (
         ),
     ),
     (
-        lambda n: n.subject_missing and n.one_individual,
+        lambda n: n.subject_missing and n.another_individual,
         Cause(
             "wrong subject",
             "the pictures show one individual, but not that of the reference pictures",

@@ -39,7 +39,8 @@ def test_good_numbers_are_accepted_by_every_gate() -> None:
     ("bad", "gate", "cause"),
     [
         ({"subject": 0.5}, "subject", "undertrained"),
-        ({"subject": 0.5, "diversity": 0.1}, "subject", "wrong subject"),
+        ({"subject": 0.5, "diversity": 0.1}, "subject", "undertrained"),
+        ({"subject": 0.41, "diversity": 0.1}, "subject", "wrong subject"),
         ({"text": 0.2}, "text", "prompts not followed"),
         ({"copying": 0.95}, "copying", "copied"),
         ({"effect": 0.0}, "effect", "no effect"),
