@@ -66,7 +66,8 @@ SECTIONS: Final[Mapping[str, Mapping[str, Command | CommandGroup]]] = {
         ),
         "base": CommandGroup("Register base models.", {"import": import_models.import_base}),
         "scorer": CommandGroup(
-            "Register scorer networks.", {"import": import_models.import_scorer}
+            "Convert and register scorer networks.",
+            {"import": import_models.import_scorer, "convert": import_models.convert_scorer},
         ),
     },
 }

@@ -4,16 +4,18 @@ The gates of a recipe may tighten the policy for its adapter, but not loosen it.
 """
 
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -34,6 +36,12 @@ DEFAULT = Path(__file__).with_name("policy.yaml")
 # sharpness    fine detail of a picture, divided by that of the base's pictures
 # copying      similarity to the nearest training picture
 # effect       difference between pictures with and without the adapter
+# The following exist if the policy names the scorer in NEEDED_SCORER:
+# subject_crop similarity to the references (DINO features) of the subject without its background
+# background   similarity to the training pictures of the background without the subject
+# replica      similarity to the nearest training picture (copy detector)
+# face         similarity of the largest face to those of the references
+# faces        whether the picture shows a face
 Measure = Literal[
     "consistency",
     "subject",
@@ -47,7 +55,21 @@ Measure = Literal[
     "sharpness",
     "copying",
     "effect",
+    "subject_crop",
+    "background",
+    "replica",
+    "face",
+    "faces",
 ]
+OptionalRole = Literal["copy", "face", "saliency"]
+NEEDED_SCORER: Final[Mapping[Measure, OptionalRole]] = {
+    "subject_crop": "saliency",
+    "background": "saliency",
+    "replica": "copy",
+    "face": "face",
+    "faces": "face",
+}
+ATTENTION: Final = "attention"  # a saliency scorer: the attention of the network of `dino`
 
 Limit = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
@@ -167,10 +189,23 @@ class Seeds(_Plain):
 
 class ScorerNames(_Plain):
     """The scorers: a folder (relative to the working directory), a hub ID, or the address
-    `mlflow://scorers/<hex>` that `atelier scorer import` prints."""
+    `mlflow://scorers/<hex>` that `atelier scorer import` prints.
+
+    The optional scorers add measures (NEEDED_SCORER). `saliency` can also be ATTENTION.
+    """
 
     clip: Text
     dino: Text
+    copy_: Annotated[Text | None, Field(alias="copy")] = None
+    face: Text | None = None
+    saliency: Text | None = None
+
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
+
+    @model_serializer(mode="wrap")
+    def _only_named(self, serialize: SerializerFunctionWrapHandler) -> dict[str, str]:
+        """Leave out absent scorers, so that the digest of a policy without them is unchanged."""
+        return {role: name for role, name in serialize(self).items() if name is not None}
 
 
 class Policy(_Plain):
@@ -192,7 +227,18 @@ class Policy(_Plain):
         needy = {"class_drift", "leak"} & {*self.gates, *self.against_serving}
         if needy and not self.prompts.class_:
             raise ValueError(f"gate {min(needy)} needs at least one prompt in prompts.class")
+        if missing := self._without_scorer([*self.gates, *self.against_serving]):
+            raise ValueError(missing)
         return self
+
+    def _without_scorer(self, gates: Iterable[Measure]) -> str | None:
+        """Return which gate needs a scorer that the policy does not name, and the fix; or None."""
+        named = self.scorers.model_dump()
+        for name in gates:
+            role = NEEDED_SCORER.get(name)
+            if role is not None and role not in named:
+                return f"gate {name} needs scorers.{role}; name one in the policy"
+        return None
 
     @field_validator("against_serving")
     @classmethod
@@ -224,7 +270,12 @@ class Policy(_Plain):
         return digest_json(self.model_dump(mode="json"))
 
     def tightened(self, gates: Mapping[Measure, Gate]) -> "Policy":
-        """Return this policy with a recipe's gates. Raises PolicyError if one loosens it."""
+        """Return this policy with a recipe's gates.
+
+        Raises PolicyError if one loosens the policy, or needs a scorer that it does not name.
+        """
+        if missing := self._without_scorer(gates):
+            raise PolicyError(f"gates: {missing}")
         merged = dict(self.gates)
         for name, gate in gates.items():
             try:

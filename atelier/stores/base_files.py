@@ -7,12 +7,19 @@ import difflib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from atelier.errors import BaseError, Unavailable
 from atelier.files import digest_files
-from atelier.stores.model_files import ModelClass, model_files, text_files
+from atelier.stores.model_files import (
+    ONNX_SCORERS,
+    ModelClass,
+    model_files,
+    onnx_files,
+    text_files,
+)
 
 DEFAULT_BASE = "models/miniature"  # the default of commands that run in a checkout
 INDEX = "model_index.json"
@@ -78,22 +85,32 @@ def vae_files(folder: Path) -> list[Path]:
 
 
 def scorer_files(model: str, revision: str | None = None) -> tuple[Path, list[Path]]:
-    """Return the folder of a scorer, and the files to load.
+    """Return the folder of a scorer, and the files to load: networks in safetensors or in ONNX.
 
     Raises BaseError if it is missing or incomplete, Unavailable if the hub cannot be reached.
     """
     folder = Path(model).expanduser()
+    if folder.is_file():
+        raise BaseError(
+            f"scorer {model}: is a file; give a folder, and convert SSCD's published weights with "
+            "`atelier scorer convert`"
+        )
     if not folder.is_dir():
         if _looks_local(model):
             raise BaseError(
                 f"scorer {model}: no such folder (relative to {Path.cwd()}); give a folder or a "
                 "hub ID"
             )
-        folder = _snapshot("scorer", model, revision, [*_TEXT_PATTERNS, *_SCORER.patterns])
+        wanted = [*_TEXT_PATTERNS, *_SCORER.patterns, *chain(*ONNX_SCORERS.values())]
+        folder = _snapshot("scorer", model, revision, wanted)
         with _of_hub():
-            model_files(folder, _SCORER, f"scorer {model}")
-    files = {*model_files(folder, _SCORER, f"scorer {model}"), *text_files(folder)}
-    return folder, sorted(files)
+            _scorer_networks(folder, model)
+    return folder, sorted({*_scorer_networks(folder, model), *text_files(folder)})
+
+
+def _scorer_networks(folder: Path, model: str) -> list[Path]:
+    label = f"scorer {model}"
+    return onnx_files(folder, label) or model_files(folder, _SCORER, label)
 
 
 def base_digest(folder: Path) -> str:

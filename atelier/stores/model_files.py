@@ -19,6 +19,9 @@ CONFIG = "config.json"
 _INDEX = ".safetensors.index.json"
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 _TEXTS = ("*.json", "*.txt", "*.model")  # of tokenizers and image processors
+# The networks of scorers in ONNX. A folder contains all files of one entry.
+DETECTOR, EMBEDDER, SALIENCY = "detector.onnx", "embedder.onnx", "saliency.onnx"
+ONNX_SCORERS = {"faces": (DETECTOR, EMBEDDER), "saliency": (SALIENCY,)}
 # Excluded: indices of weights in other formats, and the configuration of an adapter,
 # which names weights in another place.
 _OTHER_TEXTS = ("*.index.json", "adapter_config.json")
@@ -56,6 +59,29 @@ def model_files(folder: Path, cls: ModelClass, label: str) -> list[Path]:
     if not (folder / CONFIG).is_file():
         raise BaseError(f"{label}: {folder} has no {CONFIG}; fetch the model again")
     return [folder / CONFIG, *weight_files(folder, cls, label)]
+
+
+def onnx_files(folder: Path, label: str) -> list[Path]:
+    """Return the networks of a scorer in ONNX, or [] for a scorer in safetensors.
+
+    Raises BaseError, beginning with `label`, if one is missing or has another name.
+    """
+    present = {file.name for file in folder.glob("*.onnx")}
+    for kind, names in ONNX_SCORERS.items():
+        missing = [name for name in names if name not in present]
+        if not missing:
+            return [folder / name for name in names]
+        if len(missing) < len(names):
+            raise BaseError(
+                f"{label}: {folder} has no {missing[0]}; a scorer of {kind} needs "
+                f"{' and '.join(names)}"
+            )
+    if present and not (folder / CONFIG).is_file():
+        needs = "; ".join(f"{' and '.join(names)} ({k})" for k, names in ONNX_SCORERS.items())
+        raise BaseError(
+            f"{label}: {folder} has only {', '.join(sorted(present))}; rename the networks: {needs}"
+        )
+    return []
 
 
 def weight_files(folder: Path, cls: ModelClass, label: str) -> list[Path]:

@@ -35,9 +35,11 @@ def import_base(model: Model, revision: Revision = None) -> Answer:
 
 
 def import_scorer(model: Model, revision: Revision = None) -> Answer:
-    """Register a scorer network (CLIP or DINO) under its digest.
+    """Register a scorer under its digest.
 
-    The command prints the address of the scorer for use in a policy.
+    MODEL is an image encoder in transformers' format (CLIP or DINO), a copy detector made by
+    `scorer convert`, a folder with detector.onnx and embedder.onnx (faces), or a folder with
+    saliency.onnx. The command prints the address of the scorer for use in a policy.
     """
     from atelier.data.names import ArtifactRef
     from atelier.files import digest_files
@@ -46,6 +48,23 @@ def import_scorer(model: Model, revision: Revision = None) -> Answer:
     folder, files = scorer_files(model, revision)
     ref = ArtifactRef.of("scorers", digest_files(folder, files))
     return _imported(ref, folder, files, model, revision)
+
+
+def convert_scorer(
+    weights: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="SSCD's published weights (*.torchvision.pt)."),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder of the scorer.")],
+) -> Answer:
+    """Convert the published weights of the copy detector SSCD to safetensors.
+
+    Name the folder as `copy` in the scorers of a policy, or import it with `scorer import`.
+    """
+    from pipelines.evaluate.scorers.sscd_weights import convert
+
+    convert(weights, output)
+    return Answer(str(output), {"folder": str(output)})
 
 
 def _imported(

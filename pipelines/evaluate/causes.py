@@ -22,6 +22,7 @@ CauseName = Literal[
     "copied",
     "class lost",
     "drift",
+    "one background",
     "wrong subject",
     "undertrained",
     "overtrained",
@@ -34,6 +35,8 @@ CauseName = Literal[
 # fraction of the way from the base's likeness to that of the references among themselves.
 ONE_INDIVIDUAL: Final = 0.5
 NO_APPROACH: Final = 0.15
+
+_SUBJECT: Final[frozenset[Measure]] = frozenset({"subject", "image", "subject_crop", "face"})
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class _Numbers:
 
     @property
     def subject_missing(self) -> bool:
-        return bool(self.low & {"subject", "image", "retrieval"})
+        return bool(self.low & {"retrieval", *_SUBJECT})
 
     @property
     def another_individual(self) -> bool:
@@ -121,7 +124,7 @@ _CAUSES: Final[Sequence[tuple[Callable[[_Numbers], bool], Cause]]] = (
         ),
     ),
     (
-        lambda n: "copying" in n.high,
+        lambda n: bool({"copying", "replica"} & n.high),
         Cause(
             "copied",
             "a training picture is reproduced",
@@ -142,6 +145,15 @@ _CAUSES: Final[Sequence[tuple[Callable[[_Numbers], bool], Cause]]] = (
             "drift",
             "prompts that do not name the subject give other pictures than the base",
             "raise the prior's weight, lower the learning rate or train for fewer steps",
+        ),
+    ),
+    (
+        lambda n: "background" in n.high,
+        Cause(
+            "one background",
+            "the background of the training pictures appears in other places",
+            "add training pictures in front of other backgrounds, or name the background in their "
+            "captions",
         ),
     ),
     (
@@ -169,7 +181,10 @@ _CAUSES: Final[Sequence[tuple[Callable[[_Numbers], bool], Cause]]] = (
         ),
     ),
     (
-        lambda n: bool({"diversity"} & n.low) or bool({"subject", "image"} & n.high),
+        lambda n: (
+            bool({"diversity"} & n.low)
+            or bool({"subject", "image", "subject_crop", "face"} & n.high)
+        ),
         Cause(
             "overtrained",
             "every seed gives nearly the same picture",

@@ -74,7 +74,7 @@ def evaluate(
         for seeds in policy.seeds.looks[-1:] if all_seeds else policy.seeds.looks:
             pairs = _extended(pairs, renderer, package, adapter, seeds)
             progress("measuring", 0, 1)
-            measures = measure(pairs, references, scorers)
+            measures = measure(pairs, references, scorers, scorers.optional)
             measured = _document(package, policy, rendered_by, scorers, measures, tightening)
             result = verdict(measured, policy)
             progress("measuring", 1, 1)

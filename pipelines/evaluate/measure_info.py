@@ -74,4 +74,28 @@ MEASURES: Final[Mapping[Measure, MeasureInfo]] = {
         "similarity to a training picture", "subject", better="lower", largest=True
     ),
     "effect": MeasureInfo("effect on the picture", "subject", better="neither"),
+    "subject_crop": MeasureInfo(
+        "subject fidelity (DINO) without the background", "subject", against_base=True
+    ),
+    "background": MeasureInfo(
+        "similarity of the background to that of the training pictures",
+        "subject",
+        better="lower",
+        against_base=True,
+    ),
+    "replica": MeasureInfo(
+        "similarity to a training picture (copy detector)",
+        "subject",
+        better="lower",
+        largest=True,
+    ),
+    "face": MeasureInfo(
+        "similarity of the face to those of the references",
+        "subject",
+        against_base=True,
+        needs="no reference picture shows a face; set this gate only for adapters of people",
+    ),
+    "faces": MeasureInfo(
+        "share of pictures that show a face", "subject", against_base=True, rate=True
+    ),
 }

@@ -12,7 +12,9 @@ from PIL import Image
 
 from .copying import copying
 from .evaluation import Measured, Measures, Reference, References
+from .optional_measures import OptionalMeasures
 from .prompt_set import ROLES, PromptCase
+from .scorers.protocols import OptionalScorers
 from .sharpness import sharpness
 
 
@@ -54,15 +56,26 @@ class ReferenceSet:
     held_back: bool
 
 
-def measure(pairs: Sequence[Pair], reference_set: ReferenceSet, scorer: Scorer) -> Measures:
+def measure(
+    pairs: Sequence[Pair],
+    reference_set: ReferenceSet,
+    scorer: Scorer,
+    optional: OptionalScorers | None = None,
+) -> Measures:
     """Return all measures of all pictures, rounded to six decimal digits."""
+    more = OptionalMeasures(
+        optional or OptionalScorers(),
+        scorer.dino,
+        reference_set.references,
+        reference_set.training,
+    )
     by_role = {role: [pair for pair in pairs if pair.case.role == role] for role in ROLES}
     references = _features(scorer, reference_set.references)
     # The base's pictures of the class, and its pictures for the subject's prompts, which show a
     # member of the class: the look-alikes that a picture of the subject must not resemble.
     look_alikes = scorer.dino([pair.base for pair in [*by_role["class"], *by_role["subject"]]])
     pictures = [
-        *_subjects(by_role["subject"], reference_set, scorer, references, look_alikes),
+        *_subjects(by_role["subject"], reference_set, scorer, references, look_alikes, more),
         *_class(by_role["class"], scorer, references),
         *_unrelated(by_role["unrelated"], scorer),
     ]
@@ -70,9 +83,10 @@ def measure(pairs: Sequence[Pair], reference_set: ReferenceSet, scorer: Scorer) 
         pictures=tuple(pictures),
         references=References(
             digest=reference_set.digest,
-            pictures=_references(reference_set, references),
+            pictures=_references(reference_set, references, more),
             held_back=reference_set.held_back,
-            likeness=_likeness(references),
+            likeness=_likeness(references)
+            | {name: _rounded(value) for name, value in more.likeness.items()},
         ),
     )
 
@@ -89,14 +103,19 @@ def _features(scorer: Scorer, images: Sequence[Image.Image]) -> _Features:
     return _Features(scorer.dino(images), scorer.clip_images(images))
 
 
-def _references(reference_set: ReferenceSet, features: _Features) -> tuple[Reference, ...]:
+def _references(
+    reference_set: ReferenceSet, features: _Features, more: OptionalMeasures
+) -> tuple[Reference, ...]:
     """Return the reference pictures with their mean similarity to the others (consistency)."""
     similar = features.dino @ features.dino.T
     count = len(similar)
     others = (similar.sum(axis=1) - similar.diagonal()) / max(1, count - 1)
+    values = [{"consistency": _rounded(value)} if count > 1 else {} for value in others]
     return tuple(
-        Reference(file=name, values={"consistency": _rounded(others[i])} if count > 1 else {})
-        for i, name in enumerate(reference_set.reference_names)
+        Reference(file=name, values=of_picture | of_optional)
+        for name, of_picture, of_optional in zip(
+            reference_set.reference_names, values, more.of_references(), strict=True
+        )
     )
 
 
@@ -121,6 +140,7 @@ def _subjects(
     scorer: Scorer,
     references: _Features,
     look_alikes: np.ndarray,
+    more: OptionalMeasures,
 ) -> list[Measured]:
     if not pairs:
         return []
@@ -131,11 +151,12 @@ def _subjects(
     on = _subject_values(_features(scorer, adapters), numbers, against)
     off = _subject_values(_features(scorer, bases), numbers, against)
     copies, sharp = copying(adapters, reference_set.training), sharpness(adapters, bases)
+    more_on, more_off = more.of_adapter(adapters), more.of_base(bases)
     measured = []
     for i, pair in enumerate(pairs):
         own = {"copying": copies[i].max(), "effect": effect(pair), "sharpness": sharp[i]}
         nearest = reference_set.training_names[int(copies[i].argmax())]
-        measured.append(_measured(pair, on[i] | own, off[i], nearest))
+        measured.append(_measured(pair, on[i] | own | more_on[i], off[i] | more_off[i], nearest))
     return measured
 
 

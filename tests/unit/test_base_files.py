@@ -208,6 +208,31 @@ def test_a_scorer_s_files_are_those_that_are_loaded(tmp_path: Path) -> None:
     assert folder == tmp_path
 
 
+def test_a_scorer_in_onnx_is_its_networks_and_settings(tmp_path: Path) -> None:
+    (tmp_path / "detector.onnx").write_text("x")
+    with pytest.raises(BaseError, match=r"has no embedder\.onnx; a scorer of faces needs"):
+        scorer_files(str(tmp_path))
+    (tmp_path / "detector.onnx").rename(tmp_path / "face_detection_yunet.onnx")
+    with pytest.raises(BaseError, match=r"only face_detection_yunet\.onnx; rename the networks"):
+        scorer_files(str(tmp_path))
+    for name in ("detector.onnx", "embedder.onnx", "README.md"):
+        (tmp_path / name).write_text("x")
+    files = scorer_files(str(tmp_path))[1]
+    assert [file.name for file in files] == ["detector.onnx", "embedder.onnx"]
+    saliency = tmp_path / "saliency"
+    saliency.mkdir()
+    for name in ("saliency.onnx", "saliency.json"):
+        (saliency / name).write_text("{}")
+    files = scorer_files(str(saliency))[1]
+    assert [file.name for file in files] == ["saliency.json", "saliency.onnx"]
+
+
+def test_a_file_is_not_a_scorer(tmp_path: Path) -> None:
+    (tmp_path / "sscd.torchvision.pt").write_text("x")
+    with pytest.raises(BaseError, match=r"is a file; give a folder, and convert .*scorer convert"):
+        scorer_files(str(tmp_path / "sscd.torchvision.pt"))
+
+
 def test_a_hub_that_cannot_be_reached_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

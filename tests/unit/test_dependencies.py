@@ -42,7 +42,6 @@ NEVER_IMPORTED = {
     "onnxscript": "torch.onnx.export imports it",
     "psycopg": "SQLAlchemy imports it for postgresql+psycopg:// addresses (the tests do, too)",
     "pyopenssl": "model-signing imports it, and does not declare it",
-    "torchvision": "transformers' fast image processors import it",
 }
 
 # Programs that a checkout runs.

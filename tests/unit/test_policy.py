@@ -41,6 +41,9 @@ def test_the_default_comes_with_the_program() -> None:
         ("a {class}", "a cat", "'a cat' needs {class}"),
         ("a dog", "a {class} dog", "'a {class} dog' must have no placeholder"),
         ('class: ["a {class}"], ', "", "gate leak needs at least one prompt in prompts.class"),
+        ("drift: {max", "replica: {max", "gate replica needs scorers.copy; name one in the policy"),
+        ("drift: {max", "background: {max", "gate background needs scorers.saliency"),
+        ("dino: d", "dino: d, copy: ''", "scorers.copy: "),
         ("dino: d", "dinp: d", "scorers.dinp: unknown key; did you mean dino?"),
         ("{trigger} here", "{tigger} here", "only {trigger} and {class} can be filled in"),
         ("{min: 0.6}", "{}", "gates.subject: a gate needs at least one of min, max"),
@@ -80,6 +83,23 @@ def test_tightening(tmp_path: Path) -> None:
     assert policy.gates["subject"] == Gate(min=0.6)
     assert tighter.digest != policy.digest
     assert policy.tightened({}).digest == policy.digest
+
+
+def test_an_optional_scorer_brings_its_measures(tmp_path: Path) -> None:
+    policy = load(tmp_path, LEAST)
+    with pytest.raises(PolicyError, match=r"gates: gate face needs scorers\.face"):
+        policy.tightened({"face": Gate(min=0.4)})  # a recipe cannot ask for it either
+    more = load(tmp_path, LEAST.replace("dino: d", "dino: d, face: f, saliency: attention"))
+    tighter = more.tightened({"face": Gate(min=0.4), "subject_crop": Gate(min=0.5)})
+    assert tighter.gates["face"] == Gate(min=0.4)
+    assert more.scorers.model_dump() == {
+        "clip": "c",
+        "dino": "d",
+        "face": "f",
+        "saliency": "attention",
+    }
+    assert policy.scorers.model_dump() == {"clip": "c", "dino": "d"}  # and its digest is as before
+    assert Policy.model_validate(more.model_dump()) == more
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,6 @@
+"""The networks that measure pictures, one module each, loaded by the names of a policy."""
+
+from .loaded import Scorers
+from .protocols import OptionalScorers
+
+__all__ = ["OptionalScorers", "Scorers"]
