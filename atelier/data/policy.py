@@ -69,7 +69,7 @@ NEEDED_SCORER: Final[Mapping[Measure, OptionalRole]] = {
     "face": "face",
     "faces": "face",
 }
-ATTENTION: Final = "attention"  # a saliency scorer: the attention of the network of `dino`
+OF_DINO: Final = "dino"  # a saliency scorer: the patches of the network of `dino`
 
 Limit = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
@@ -191,7 +191,7 @@ class ScorerNames(_Plain):
     """The scorers: a folder (relative to the working directory), a hub ID, or the address
     `mlflow://scorers/<hex>` that `atelier scorer import` prints.
 
-    The optional scorers add measures (NEEDED_SCORER). `saliency` can also be ATTENTION.
+    The optional scorers add measures (NEEDED_SCORER). `saliency` can also be OF_DINO.
     """
 
     clip: Text

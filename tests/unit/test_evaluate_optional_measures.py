@@ -120,8 +120,8 @@ def test_a_picture_without_a_background_shows_none_of_the_training_pictures() ->
     [
         ("background", Gate(max_delta=0.1), 0.9, "one background"),
         ("replica", Gate(max=0.75), 0.8, "copied"),
-        ("face", Gate(min=0.363), 0.1, "wrong subject"),
-        ("subject_crop", Gate(min=0.5), 0.1, "wrong subject"),
+        ("face", Gate(min=0.363), 0.1, "undertrained"),
+        ("subject_crop", Gate(min=0.5), 0.1, "undertrained"),
     ],
 )
 def test_each_measure_is_refused_for_its_own_reason(

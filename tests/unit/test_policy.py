@@ -89,14 +89,14 @@ def test_an_optional_scorer_brings_its_measures(tmp_path: Path) -> None:
     policy = load(tmp_path, LEAST)
     with pytest.raises(PolicyError, match=r"gates: gate face needs scorers\.face"):
         policy.tightened({"face": Gate(min=0.4)})  # a recipe cannot ask for it either
-    more = load(tmp_path, LEAST.replace("dino: d", "dino: d, face: f, saliency: attention"))
+    more = load(tmp_path, LEAST.replace("dino: d", "dino: d, face: f, saliency: dino"))
     tighter = more.tightened({"face": Gate(min=0.4), "subject_crop": Gate(min=0.5)})
     assert tighter.gates["face"] == Gate(min=0.4)
     assert more.scorers.model_dump() == {
         "clip": "c",
         "dino": "d",
         "face": "f",
-        "saliency": "attention",
+        "saliency": "dino",
     }
     assert policy.scorers.model_dump() == {"clip": "c", "dino": "d"}  # and its digest is as before
     assert Policy.model_validate(more.model_dump()) == more

@@ -9,10 +9,9 @@ import torch
 import transformers
 from PIL import Image
 
-from atelier.errors import PolicyError
-from pipelines.evaluate.scorers.attention import AttentionSaliency, attended
 from pipelines.evaluate.scorers.dino import DinoScorer
 from pipelines.evaluate.scorers.files import ScorerFiles, located
+from pipelines.evaluate.scorers.token_cut import TokenCut, subject
 
 SIDE = 32
 VIT = {
@@ -68,7 +67,8 @@ def dinov3_processor() -> object:
     return transformers.DINOv3ViTImageProcessor(size={"height": SIDE, "width": SIDE})
 
 
-WITH_ATTENTION = [vit, dinov2, dinov2_registers, dinov3]
+CONVOLUTIONAL = [dinov3_convnext, resnet]
+EVERY = [vit, dinov2, dinov2_registers, dinov3, *CONVOLUTIONAL]
 Maker = Callable[[], tuple[torch.nn.Module, object]]
 
 
@@ -87,7 +87,7 @@ def saved(make: Maker, folder: Path) -> tuple[torch.nn.Module, object, ScorerFil
     return model, processor, located("dino", str(folder))
 
 
-@pytest.mark.parametrize("make", [*WITH_ATTENTION, dinov3_convnext, resnet])
+@pytest.mark.parametrize("make", EVERY)
 def test_every_dino_gives_its_class_token_or_its_pooled_features(
     make: Maker, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
@@ -102,31 +102,37 @@ def test_every_dino_gives_its_class_token_or_its_pooled_features(
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("make", WITH_ATTENTION)
-def test_the_attention_covers_the_whole_picture_and_leaves_the_features_as_they_are(
+@pytest.mark.parametrize("make", EVERY)
+def test_the_patches_cover_the_whole_picture(
     make: Maker, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
     _, _, source = saved(make, tmp_path)
     scorer = DinoScorer(source, "cpu")
-    before = scorer.features(pictures)
-    maps = scorer.attention(pictures)
-    assert [one.shape for one in maps] == [(4, 4)] * 3  # without class and register tokens
-    assert all(one.sum() == pytest.approx(1, abs=1e-5) and one.min() > 0 for one in maps)
-    assert np.array_equal(scorer.features(pictures), before)
-    masks = AttentionSaliency(scorer).masks(pictures)
-    assert all(mask.shape == (48, 48) and 0 < mask.mean() < 1 for mask in masks)
+    grid = 1 if make in CONVOLUTIONAL else SIDE // VIT["patch_size"]
+    assert [one.shape for one in scorer.patches(pictures)] == [(grid, grid, 16)] * 3
+    # A change in a corner, which some processors cut off, is seen in the patch there.
+    changed = pictures[0].copy()
+    changed.paste((0, 0, 0), (0, 0, 6, 6))
+    difference = np.abs(scorer.patches([changed])[0] - scorer.patches(pictures[:1])[0]).sum(axis=2)
+    assert difference.argmax() == 0 and difference[0, 0] > 0.1
+    masks = TokenCut(scorer).masks(pictures)
+    assert [mask.shape for mask in masks] == [(48, 48)] * 3
 
 
-def test_convolutions_have_no_attention(tmp_path: Path) -> None:
-    _, _, source = saved(resnet, tmp_path)
-    with pytest.raises(PolicyError, match=r"scorers\.dino: .* resnet network has no attention"):
-        AttentionSaliency(DinoScorer(source, "cpu"))
+def test_the_cut_separates_what_differs_from_the_border() -> None:
+    draw = np.random.default_rng(0)
+    one, other = draw.normal(size=(2, 8))
+    features = np.tile(one, (8, 8, 1)) + draw.normal(scale=0.2, size=(8, 8, 8))
+    features[2:6, 3:7] += other - one
+    expected = np.zeros((8, 8), dtype=bool)
+    expected[2:6, 3:7] = True
+    assert np.array_equal(subject(features), expected)
+    assert not subject(np.tile(one, (8, 8, 1))).any()
 
 
-def test_a_mask_keeps_the_patches_with_most_of_the_attention() -> None:
-    attention = np.full((4, 4), 0.3 / 12)
-    attention[1:3, 1:3] = 0.7 / 4
-    mask = attended(attention, (80, 40))
-    assert mask.shape == (40, 80)
-    assert mask[20, 40] and not mask[2, 2]
-    assert mask.mean() < 0.5
+def test_a_mask_has_the_size_of_its_picture(tmp_path: Path) -> None:
+    _, _, source = saved(vit, tmp_path)
+    draw = np.random.default_rng(0)
+    wide = Image.fromarray(draw.integers(0, 255, (30, 70, 3), dtype=np.uint8))
+    mask = TokenCut(DinoScorer(source, "cpu")).masks([wide])[0]
+    assert mask.shape == (30, 70) and 0 < mask.mean() < 1

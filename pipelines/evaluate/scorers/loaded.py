@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from atelier.data.policy import ATTENTION
+from atelier.data.policy import OF_DINO
 
-from .attention import AttentionSaliency
 from .clip import ClipScorer
 from .copy_descriptor import CopyDescriptor
 from .dino import DinoScorer
@@ -18,6 +17,7 @@ from .face import Faces
 from .files import ScorerFiles, located
 from .protocols import OptionalScorers, SaliencyScorer
 from .saliency import OnnxSaliency
+from .token_cut import TokenCut
 
 
 class Scorers:
@@ -30,7 +30,7 @@ class Scorers:
     def __init__(self, names: Mapping[str, str], device: str = "cpu"):
         self.names = {role: str(name) for role, name in names.items()}
         self._files = {
-            role: located(role, name) for role, name in self.names.items() if name != ATTENTION
+            role: located(role, name) for role, name in self.names.items() if name != OF_DINO
         }
         self._clip = ClipScorer(self._files["clip"], device)
         self._dino = DinoScorer(self._files["dino"], device)
@@ -44,7 +44,7 @@ class Scorers:
     def _saliency(self, source: ScorerFiles | None, device: str) -> SaliencyScorer | None:
         if source:
             return OnnxSaliency(source, device)
-        return AttentionSaliency(self._dino) if "saliency" in self.names else None
+        return TokenCut(self._dino) if "saliency" in self.names else None
 
     @property
     def digests(self) -> dict[str, str]:
