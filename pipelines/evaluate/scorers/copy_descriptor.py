@@ -20,12 +20,10 @@ from atelier.validation import summary
 
 from .files import ScorerFiles
 from .networks import unit_rows
+from .pixels import DEVIATION, MEAN, normalized
 
 WEIGHTS: Final = "model.safetensors"
 CONVERT: Final = "convert SSCD's published weights with `atelier scorer convert`"
-# The usual statistics of ImageNet, with which SSCD was trained.
-MEAN: Final = (0.485, 0.456, 0.406)
-DEVIATION: Final = (0.229, 0.224, 0.225)
 _LEAST: Final = 1e-6  # the power and the root need positive values
 COUNTER: Final = "num_batches_tracked"  # of a batch normalisation; only training uses it
 
@@ -62,15 +60,6 @@ class CopyDescriptor:
             [normalized(image, self._config.size, MEAN, DEVIATION) for image in images]
         )
         return self._network(torch.from_numpy(pixels).to(self._device))
-
-
-def normalized(
-    image: Image.Image, size: int, mean: Sequence[float], deviation: Sequence[float]
-) -> np.ndarray:
-    """Return [3, size, size] in float32: the whole picture, skewed to a square and normalised."""
-    small = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    pixels = np.asarray(small, dtype=np.float32) / 255
-    return ((pixels - np.float32(mean)) / np.float32(deviation)).transpose(2, 0, 1)
 
 
 def copy_network(config: CopyConfig) -> Any:

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from atelier.stores.model_files import SALIENCY
 from atelier.validation import summary
 
-from .copy_descriptor import DEVIATION, MEAN, normalized
 from .files import ScorerFiles
 from .onnx_network import OnnxNetwork
+from .pixels import DEVIATION, MEAN, normalized
 
 CONFIG: Final = "saliency.json"
 _FIX: Final = (
