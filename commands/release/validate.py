@@ -46,7 +46,7 @@ def validate(
         typer.Option(metavar="FILE", help="Append the version to this file as a step output."),
     ] = None,
 ) -> Answer:
-    """Compare a candidate with the serving version and give a verdict.
+    """Compare a candidate with the serving version, with a verdict.
 
     Uses the stored evaluations of both versions on the same seeds; generates no images. Exit code 1
     if the candidate is refused.
