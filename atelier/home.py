@@ -77,6 +77,11 @@ class Home:
         return self.root / "runs"
 
     @property
+    def evaluations(self) -> Path:
+        """Evaluations of packages from the registry, in folders named by digest."""
+        return self.root / "evaluations"
+
+    @property
     def serve_note(self) -> Path:
         """Addresses and the key for smoke tests, written by `atelier serve` while it runs."""
         return self.root / "serve.json"

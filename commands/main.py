@@ -39,6 +39,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Command | CommandGroup]]] = {
             {
                 "list": adapters.list_adapters,
                 "inspect": adapters.inspect,
+                "pictures": adapters.fetch_pictures,
                 "import": adapters.import_adapter,
                 "export": adapters.export,
             },

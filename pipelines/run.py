@@ -1,4 +1,4 @@
-"""The whole pipeline: trains a recipe, evaluates the result, registers it and promotes it.
+"""The whole pipeline: trains a recipe, evaluates the result and registers it as a candidate.
 
 `atelier run` calls `run`. Each line of `run` is a stage, which can also be called alone. The stages
 pass folders, digests and registered versions to each other.
@@ -6,23 +6,47 @@ pass folders, digests and registered versions to each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
-from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.data.policy import Policy
 from atelier.data.recipe import Recipe
-from atelier.errors import Refused
 from atelier.home import Home
-from atelier.stores.registry import Registry
+from atelier.stores.registry import Registry, VersionInfo
+from pipelines import earlier
 from pipelines import train as training  # imports torch on first use
 from pipelines.dataset import check_pictures
-from pipelines.delivery.local.promotion import UNSIGNED, promote
-from pipelines.delivery.local.reconciler import PromotionStatus
-from pipelines.delivery.smoke import Smoke
-from pipelines.evaluate import Evaluation, attest, evaluate
+from pipelines.evaluate import (
+    Evaluation,
+    attest,
+    download,
+    download_folder,
+    evaluate,
+    evaluation_under,
+)
+from pipelines.evaluate.renderer import Progress
 from pipelines.train.progress import watcher
 from pipelines.train.run_folder import RunFolder
+
+# Shows the progress of an evaluation while the context is open; None shows nothing.
+Showing = Callable[[], AbstractContextManager[Progress | None]]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A registered version with its verdict.
+
+    `folder` contains the files of the evaluation, `training` those of the training if it ran on
+    this machine. `trained` is False for the result of an earlier training.
+    """
+
+    version: VersionInfo
+    evaluation: Evaluation
+    folder: Path
+    training: RunFolder | None
+    trained: bool
 
 
 def run(
@@ -30,27 +54,29 @@ def run(
     policy: Policy,
     home: Home,
     *,
-    signatures: SignaturePolicy = UNSIGNED,
     resume: bool = False,
-    smoke: Smoke | None = None,
-) -> PromotionStatus:
-    """Train, evaluate, register and promote.
+    again: bool = False,
+    showing: Showing = nullcontext,
+) -> RunResult:
+    """Train, evaluate and register a candidate.
 
-    Raises Refused with the reasons if the verdict refuses the adapter.
+    An earlier training with the same inputs is not repeated, except with `again`. It is evaluated
+    if it has no verdict under this policy.
     """
-    output = RunFolder.of(recipe, home).root
     check(recipe, policy)
-    trained = training.train(recipe, output=output, resume=resume, progress=watcher())
-    version = judge(trained, recipe, policy, home, output=output)
-    return promote(
-        recipe.adapter,
-        version,
-        registry=Registry(home.tracking_uri),
-        home=home,
-        policy=policy,
-        signatures=signatures,
-        smoke=smoke,
+    registry = earlier.existing_registry(home)
+    found = earlier.find(recipe, home, registry, resume=resume, again=again)
+    if found.version is not None:
+        folder = earlier.evaluation_folder(found, home)
+        judged, folder = rejudge(found.version, recipe, policy, home, folder, showing)
+        return RunResult(found.version, judged, folder, found.run, trained=False)
+    output = found.folder.root  # a finished run is only completed, for example its tracking
+    trained = training.train(
+        recipe, output=output, resume=resume or found.finished, progress=watcher()
     )
+    folder = output / "evaluation"
+    version, judged = judge(trained, recipe, policy, home, output=output, showing=showing)
+    return RunResult(version, judged, folder, found.folder, trained=not found.finished)
 
 
 def check(recipe: Recipe, policy: Policy) -> None:
@@ -67,31 +93,54 @@ def judge(
     *,
     output: Path,
     tags: Mapping[str, str] | None = None,
-) -> int:
-    """Evaluate and register a training result; return its version.
-
-    A refused version is registered, too. Raises Refused with the reasons if the verdict refuses it.
-    """
-    judged = evaluate(
-        trained.package,
-        policy,
-        base=recipe.base_here.model,
-        vae=recipe.base_here.vae,
-        training_pictures=recipe,
-        output=output / "evaluation",
-        cache=home.root / "cache" / "pictures",
-    )
+    showing: Showing = nullcontext,
+) -> tuple[VersionInfo, Evaluation]:
+    """Evaluate and register a training result, whatever the verdict. `output` is a run folder."""
+    folder = output / "evaluation"
+    judged = _evaluate(trained, recipe, policy, home, folder, showing)
     registry = Registry(home.tracking_uri)
-    version = register(trained, judged, output / "evaluation", registry, tags)
-    require_accepted(judged, version)
-    return version
+    version = register(trained, judged, folder, registry, tags)
+    return registry.version(judged.adapter, version), judged
 
 
-def require_accepted(judged: Evaluation, version: int) -> None:
-    """Raise Refused with the reasons unless the verdict accepts the version."""
-    if not judged.accepted:
-        why = "\n- ".join(judged.reasons)
-        raise Refused(f"{judged.adapter}@{version} is {judged.decision}:\n- {why}")
+def rejudge(
+    info: VersionInfo, recipe: Recipe, policy: Policy, home: Home, folder: Path, showing: Showing
+) -> tuple[Evaluation, Path]:
+    """Return the evaluation of a registered version under a policy, and the folder of its files.
+
+    If there is none, the version is evaluated into `folder`.
+    """
+    registry = Registry(home.tracking_uri)
+    judged = evaluation_under(registry, info, policy.digest)
+    if judged is None:
+        trained = earlier.existing_result(info, recipe, home)
+        judged = _evaluate(trained, recipe, policy, home, folder, showing)
+        attest(registry, info, judged, folder)
+    elif not judged.is_in(folder):
+        folder = download_folder(home, judged)
+        download(registry, info, judged, folder)
+    return judged, folder
+
+
+def _evaluate(
+    trained: training.TrainResult,
+    recipe: Recipe,
+    policy: Policy,
+    home: Home,
+    folder: Path,
+    showing: Showing,
+) -> Evaluation:
+    with showing() as progress:
+        return evaluate(
+            trained.package,
+            policy,
+            base=recipe.base_here.model,
+            vae=recipe.base_here.vae,
+            training_pictures=recipe,
+            output=folder,
+            cache=home.root / "cache" / "pictures",
+            progress=progress,
+        )
 
 
 def register(
@@ -105,6 +154,9 @@ def register(
 
     `folder` contains the files of the evaluation. Returns the version number.
     """
-    version = registry.register(trained.package, run_id=trained.run_id, tags=tags)
+    vae = {"atelier.vae": judged.vae} if judged.vae else {}  # the manifest does not name it
+    version = registry.register(
+        trained.package, run_id=trained.run_id, tags={**vae, **(tags or {})}
+    )
     attest(registry, registry.version(judged.adapter, version), judged, folder)
     return version

@@ -27,19 +27,18 @@ from typing import TypeVar
 from atelier.data.names import ArtifactRef, hex_of
 from atelier.data.policy import Policy
 from atelier.data.recipe import RECIPE_JSON, Places, Recipe
-from atelier.errors import BadInput, Interrupted
+from atelier.errors import BadInput, Interrupted, Refused
 from atelier.failures import run_process
 from atelier.home import Home
 from atelier.logs import log_to
 from atelier.platform.jobs import SPEC_TAG, TrainingSpec
 from atelier.retry import patiently
 from atelier.stores.artifacts import Artifacts
-from atelier.stores.packages import fetched
 from atelier.stores.registry import Registry, VersionInfo
-from pipelines import train as training  # imports torch on first use
-from pipelines.evaluate import Evaluation, evaluation_under
+from pipelines.earlier import existing_result
+from pipelines.evaluate import Evaluation, addressed, evaluation_under
 from pipelines.evaluate.references import HELD_BACK
-from pipelines.run import check, judge, require_accepted
+from pipelines.run import check, judge
 from pipelines.settings import JobSettings
 
 logger = logging.getLogger("pipelines.training_job")
@@ -64,7 +63,7 @@ def run(spec: TrainingSpec, policy: Policy, home: Home, *, patience: float = PAT
         logger.info("%s exists already; it was made from the same inputs", version.label)
         evaluation = ask(lambda: existing_evaluation(policy, version, home))
         if evaluation is not None:
-            require_accepted(evaluation, version.version)
+            require_accepted(evaluation, version)
             return version.version
     recipe = ask(lambda: fetch_inputs(spec, home))
     output = home.runs / spec.adapter / hex_of(spec.digest)[:12]
@@ -75,7 +74,10 @@ def run(spec: TrainingSpec, policy: Policy, home: Home, *, patience: float = PAT
         trained = train_in(spec.processes, recipe, output=output, resume=True)
     else:
         trained = ask(lambda: existing_result(version, recipe, home))
-    return judge(trained, recipe, policy, home, output=output, tags={SPEC_TAG: spec.digest})
+    tags = {SPEC_TAG: spec.digest}
+    candidate, evaluation = judge(trained, recipe, policy, home, output=output, tags=tags)
+    require_accepted(evaluation, candidate)
+    return candidate.version
 
 
 def existing_version(spec: TrainingSpec, home: Home) -> VersionInfo | None:
@@ -88,10 +90,11 @@ def existing_evaluation(policy: Policy, version: VersionInfo, home: Home) -> Eva
     return evaluation_under(Registry(home.tracking_uri), version, policy.digest)
 
 
-def existing_result(version: VersionInfo, recipe: Recipe, home: Home) -> training.TrainResult:
-    """Fetch and verify the version's package; return it as the result of a training."""
-    package = fetched(Registry(home.tracking_uri), home, version)
-    return training.TrainResult(package, version.run_id, recipe.stages[0].train.steps, 0.0)
+def require_accepted(judged: Evaluation, info: VersionInfo) -> None:
+    """Raise Refused with the reasons unless the verdict accepts the version."""
+    if not judged.accepted:
+        why = "\n- ".join(addressed(judged.reasons, info.label))
+        raise Refused(f"{info.label} is {judged.decision}:\n- {why}")
 
 
 def fetch_inputs(spec: TrainingSpec, home: Home) -> Recipe:

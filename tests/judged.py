@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from atelier.data.policy import Policy
-from pipelines.evaluate import SHEET, Evaluation
+from pipelines.evaluate import REPORT, SHEET, Evaluation
 from pipelines.evaluate.evaluation import (
     Measured,
     Measures,
@@ -100,6 +100,7 @@ def drawn(one: Evaluation, folder: Path, colour: tuple[int, int, int] = (0, 0, 0
     for file in (SHEET, *(picture.picture for picture in one.measures.pictures)):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         plain.save(folder / file)
+    (folder / REPORT).write_text("<!doctype html><title>an evaluation</title>")
     return one
 
 

@@ -22,6 +22,7 @@ from atelier.stores.tracking import Tracking
 # Names stored in MLflow: changing them would lose the lineage of all registered versions.
 MODEL_PREFIX = "atelier-"  # MLflow refuses `/` in names
 CANDIDATE = "candidate"
+VERDICT_TAG = "atelier.verdict"  # the decision of the version's newest evaluation
 _DIGEST = "atelier.digest"
 _ARTIFACTS = "atelier.artifacts"
 
@@ -45,6 +46,11 @@ class VersionInfo:
     def label(self) -> str:
         """`name@version`, for messages."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def verdict(self) -> str | None:
+        """The decision of the newest evaluation, None if the version was never evaluated."""
+        return self.tags.get(VERDICT_TAG)
 
 
 class Registry(Tracking):
@@ -176,11 +182,14 @@ class Registry(Tracking):
         infos = [_info(name, entry, aliases) for entry in entries if _DIGEST in entry.tags]
         return tuple(sorted(infos, key=lambda info: info.version))
 
+    def known_versions(self, name: str) -> tuple[VersionInfo, ...]:
+        """Return every version of an adapter, oldest first; none if the adapter is unknown."""
+        return () if self._model(name) is None else self.versions(name)
+
     def made_from(self, name: str, tag: str, value: str) -> VersionInfo | None:
         """Return the oldest version with a tag, or None."""
-        if self._model(name) is None:
-            return None
-        return next((info for info in self.versions(name) if info.tags.get(tag) == value), None)
+        versions = self.known_versions(name)
+        return next((info for info in versions if info.tags.get(tag) == value), None)
 
     def adapters(self) -> tuple[str, ...]:
         """Return the names of all registered adapters."""
@@ -242,10 +251,8 @@ class Registry(Tracking):
 
     def _with_digest(self, name: str, digest: str) -> int | None:
         """Return the oldest version with this digest, or None."""
-        if self._model(name) is None:
-            return None
-        versions = (info.version for info in self.versions(name) if info.digest == digest)
-        return next(versions, None)
+        versions = self.known_versions(name)
+        return next((info.version for info in versions if info.digest == digest), None)
 
     def _first_of_twins(self, name: str, digest: str, version: int) -> int:
         """Return the oldest version with this digest; remove `version` if it is a later one."""

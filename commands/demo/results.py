@@ -9,7 +9,6 @@ from typing import Any, Final
 from PIL import Image
 
 from commands.demo.clock import Clock
-from commands.demo.curves import Curve, plot
 from commands.demo.images import ImageClient
 from commands.demo.prompts import FRESH, SHEET, SeededPrompt
 from commands.demo.report import DemoReport, SheetRow, VersionRow
@@ -17,6 +16,7 @@ from commands.demo.swap import Swap
 from commands.demo.versions import RegisteredVersion, training_summary
 from pipelines.dataset import open_folder
 from pipelines.evaluate.grid import GridRow, grid
+from pipelines.train.curves import Curve, plot
 
 SHEET_FILE: Final = "contact-sheet.png"
 LOSS_FILE: Final = "loss.png"

@@ -1,4 +1,4 @@
-"""`atelier adapters`: list, inspect, import and export adapters."""
+"""`atelier adapters`: list, inspect, import and export adapters; fetch their pictures."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,24 +14,29 @@ Reference = Annotated[str, typer.Argument(metavar="ADAPTER", help="NAME[@VERSION
 
 
 def list_adapters() -> Answer:
-    """List all versions, and mark those that serve on this machine."""
-    from atelier.data.release import ReleaseFolder
+    """List all versions with their verdicts, and the versions that serve on this machine.
+
+    HERE is `serving` for a version that a running replica serves by default, `loaded` for another
+    version that a replica holds, and `released` for a released version that no replica holds.
+    """
     from atelier.stores.registry import Registry
+    from pipelines.delivery.local.status import home_status
 
     home = Home.find()
-    registry = Registry(home.tracking_uri)
-    releases = ReleaseFolder(home.releases).list()
+    registry, here = Registry(home.tracking_uri), home_status(home)
     entries: list[dict[str, Any]] = []
     for name in registry.adapters():
-        release = releases.get(name)
         for info in registry.versions(name):
+            state = here.state_of(name, info.digest)
             entries.append(
                 {
                     "adapter": name,
                     "version": info.version,
                     "digest": info.digest,
+                    "verdict": info.verdict,
                     "aliases": sorted(info.aliases),
-                    "serving": release is not None and release.version == info.version,
+                    "here": state,
+                    "serving": state == "serving",
                 }
             )
     rows = [
@@ -39,13 +44,66 @@ def list_adapters() -> Answer:
             entry["adapter"],
             entry["version"],
             short(entry["digest"]),
+            entry["verdict"],
             ", ".join(entry["aliases"]) or None,
-            "serving" if entry["serving"] else None,
+            entry["here"],
         )
         for entry in entries
     ]
-    heads = ("ADAPTER", "VERSION", "DIGEST", "ALIASES", "HERE")
+    heads = ("ADAPTER", "VERSION", "DIGEST", "VERDICT", "ALIASES", "HERE")
     return Answer(table(heads, rows), {"adapters": entries})
+
+
+def fetch_pictures(
+    address: Annotated[
+        str,
+        typer.Argument(
+            metavar="ADDRESS",
+            help="NAME@VERSION, or NAME@VERSION/pictures/FILE as in the reasons of a verdict.",
+        ),
+    ],
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Policy of the evaluation. Default: the newest evaluation."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: in $ATELIER_HOME.")
+    ] = None,
+) -> Answer:
+    """Fetch the stored pictures of an evaluation, its contact sheet and its report.
+
+    MLflow stores the first picture of each prompt and the pictures that the reasons name.
+    """
+    from atelier.data.policy import Policy
+    from atelier.stores.registry import Registry
+    from pipelines.evaluate import (
+        PictureAddress,
+        download,
+        download_folder,
+        judged_version,
+        stored_picture,
+    )
+
+    home, wanted = Home.find(), PictureAddress.parse(address)
+    registry = Registry(home.tracking_uri)
+    info = registry.version(wanted.name, wanted.version)
+    under = Policy.load(policy).digest if policy else None
+    judged = judged_version(registry, info, under, how="evaluate it with `atelier evaluate`")
+    folder = output or download_folder(home, judged)
+    if wanted.picture:
+        files = [stored_picture(registry, info, judged, wanted.picture, folder)]
+    else:
+        files = list(download(registry, info, judged, folder))
+    measured = {folder / item.picture: item for item in judged.measures.pictures}
+    rows = [(file, measured[file].prompt, measured[file].seed) for file in files]
+    pictures = [
+        {"file": str(file), "prompt": prompt, "seed": seed, "values": measured[file].values}
+        for file, prompt, seed in rows
+    ]
+    data = {"adapter": info.name, "version": info.version, "output": str(folder)}
+    return Answer(table(("FILE", "PROMPT", "SEED"), rows), {**data, "pictures": pictures})
 
 
 def inspect(adapter: Reference) -> Answer:

@@ -24,7 +24,7 @@ def trace(
         ),
     ] = None,
 ) -> Answer:
-    """Show the parameters of an image and its adapters' lineage.
+    """Show the settings of an image and the lineage of its adapters.
 
     Reads the generation parameters from the metadata of the image, and looks up the lineage and the
     signature of each adapter in the registry. Exit code 1 if the image has no metadata, if an

@@ -46,7 +46,7 @@ def validate(
         typer.Option(metavar="FILE", help="Append the version to this file as a step output."),
     ] = None,
 ) -> Answer:
-    """Compare a candidate with the serving version, with a verdict.
+    """Compare a candidate with the serving version, and judge it.
 
     Uses the stored evaluations of both versions on the same seeds; generates no images. Exit code 1
     if the candidate is refused.
@@ -93,10 +93,8 @@ def _pictures(validation: "Validation", output: Path | None, url: str | None) ->
             f"None, because the evaluation of {without} by an older release of Atelier stored no "
             "images."
         )
-    own = (
-        f"All images of the evaluation: {code('sheet.png')} beside "
-        f"{code(validation.candidate.label)}."
-    )
+    fetch = f"atelier adapters pictures {validation.candidate.label}"
+    own = f"{code(fetch)} fetches the report and the stored images of the evaluation."
     if output is None:
         return f"{own} {code('--output DIR')} writes a contact sheet of both versions."
     rows = [

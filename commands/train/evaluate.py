@@ -8,7 +8,8 @@ import typer
 from atelier.errors import ExitCode
 from atelier.home import Home
 from commands.command import Answer
-from commands.terminal import hide_library_bars, progress, table
+from commands.terminal import hide_library_bars, progress
+from commands.train.verdict import reasons_of, verdict_data, verdict_lines
 
 if TYPE_CHECKING:
     from atelier.adapter.package import Package
@@ -51,8 +52,9 @@ def evaluate(
 ) -> Answer:
     """Evaluate a package under a policy and give a verdict.
 
-    Writes the measurements and images to the output folder, and stores the evaluation of a
-    registered version in the registry. Exit code 1 unless the package is accepted.
+    Writes the measurements, the images, a contact sheet and a report to the output folder. Stores
+    the evaluation of a registered version in the registry. Exit code 1 unless the package is
+    accepted.
     """
     from atelier.data.policy import Policy
     from atelier.data.recipe import Recipe
@@ -83,45 +85,32 @@ def evaluate(
             progress=report_progress,
             all_seeds=all_seeds,
         )
-    if adapter.version is not None:
-        registry = Registry(home.tracking_uri)
-        version = registry.version(evaluation.adapter, adapter.version)
-        attest(registry, version, evaluation, folder)
-    return _answer(evaluation, folder)
+    if adapter.version is None:
+        return _answer(evaluation, folder, None)
+    registry = Registry(home.tracking_uri)
+    version = registry.version(evaluation.adapter, adapter.version)
+    attest(registry, version, evaluation, folder)
+    return _answer(evaluation, folder, version.label)
 
 
 def _beside(package: "Package", home: Home) -> Path:
     """Return the default output folder. It is outside the package, which accepts no other files."""
     if home.root in package.path.absolute().parents and package.path.name != "package":
-        return home.root / "evaluations" / package.path.name
+        return home.evaluations / package.path.name
     return package.path.absolute().parent / "evaluation"
 
 
-def _answer(evaluation: "Evaluation", folder: Path) -> Answer:
-    likeness = evaluation.measures.references.likeness
-    rows = [
-        (
-            gate.name,
-            gate.measured,
-            gate.limit,
-            gate.interval,
-            f"{likeness[gate.name]:.3f}" if gate.name in likeness else "",
-            gate.mark,
-        )
-        for gate in evaluation.gates
-    ]
+def _answer(evaluation: "Evaluation", folder: Path, label: str | None) -> Answer:
+    from pipelines.evaluate import REPORT, SHEET
+
+    reasons = reasons_of(evaluation, label)
     lines = [
-        table(("GATE", "VALUE", "LIMIT", "INTERVAL", "CEILING", ""), rows),
-        *(f"- {reason}" for reason in evaluation.reasons),
-        f"{evaluation.adapter}: {evaluation.decision}; measurements and images in {folder}",
+        *verdict_lines(evaluation, reasons),
+        f"{label or evaluation.adapter}: {evaluation.decision}; report in {folder / REPORT}",
     ]
-    data = {
-        "adapter": evaluation.adapter,
-        "digest": evaluation.digest,
-        "accepted": evaluation.accepted,
-        "decision": evaluation.decision,
-        "reasons": list(evaluation.reasons),
-        "gates": [gate.model_dump(mode="json") for gate in evaluation.gates],
+    data = verdict_data(evaluation, reasons) | {
         "output": str(folder),
+        "report": str(folder / REPORT),
+        "sheet": str(folder / SHEET),
     }
     return Answer("\n".join(lines), data, ExitCode.of_verdict(evaluation.accepted))

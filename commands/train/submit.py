@@ -10,6 +10,7 @@ from commands.command import Answer
 from commands.github_actions import add_outputs
 from commands.job_options import JobChoices, job_data, manifest_answer
 from commands.terminal import print_progress, progress
+from commands.train.verdict import reasons_of
 
 if TYPE_CHECKING:
     from atelier.platform.jobs import TrainingSpec
@@ -87,7 +88,8 @@ def _answer(result: "TrainingResult", spec: "TrainingSpec", environment: str) ->
     data |= {"environment": environment, "job": None}
     lines = [f"{label} exists already; it was made from the same inputs"]
     if evaluation := result.evaluation:
+        reasons = reasons_of(evaluation, label)
         lines[0] += f": {evaluation.decision} by the policy of {environment}"
-        lines += [f"- {reason}" for reason in evaluation.reasons]
-        data |= {"accepted": evaluation.accepted, "reasons": list(evaluation.reasons)}
+        lines += [f"- {reason}" for reason in reasons]
+        data |= {"accepted": evaluation.accepted, "reasons": list(reasons)}
     return Answer("\n".join(lines), data, result.exit_code)

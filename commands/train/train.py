@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atelier.errors import BadInput
+from atelier.errors import BadInput, Unavailable
 from atelier.home import Home
 from commands.command import Answer
-from commands.terminal import hide_library_bars, short
+from commands.terminal import hide_library_bars, print_progress, short
 
 if TYPE_CHECKING:
+    from atelier.stores.registry import Registry
+    from pipelines.earlier import Earlier
     from pipelines.train import TrainResult
 
 
@@ -20,6 +22,9 @@ def train(
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in the output folder.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train anew, even if the same inputs were trained.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Output folder. Default: in $ATELIER_HOME.")
@@ -44,6 +49,8 @@ def train(
 
     Use --resume to continue an interrupted run. The weights are bit-identical to the weights of an
     uninterrupted run. On SIGTERM, the command writes a checkpoint and ends with exit code 143.
+    Without --output, the command reports an earlier result of the same recipe, pictures and base
+    instead of training again.
     """
     if recipe is None and deliver is not None:
         return _deliver(deliver)
@@ -54,12 +61,17 @@ def train(
     loaded_recipe = Recipe.load(recipe)
 
     # imported after the validation of the input, because the imports are slow
+    from pipelines import earlier
     from pipelines.train.launch import train_in
-    from pipelines.train.run_folder import RunFolder
 
     hide_library_bars()
-    folder = output or RunFolder.of(loaded_recipe, Home.find()).root
-    return _answer(train_in(processes, loaded_recipe, output=folder, resume=resume), recipe)
+    if output is None:
+        home = Home.find()
+        found = earlier.find(loaded_recipe, home, _registry(home), resume=resume, again=again)
+        if found.version is not None or (found.finished and not resume):
+            return _known(found, recipe)
+        output = found.folder.root
+    return _answer(train_in(processes, loaded_recipe, output=output, resume=resume), recipe)
 
 
 def _deliver(run: Path) -> Answer:
@@ -67,6 +79,37 @@ def _deliver(run: Path) -> Answer:
 
     deliver(run, Home.find())
     return Answer(f"{run}: delivered", {"run": str(run), "delivered": True})
+
+
+def _registry(home: Home) -> "Registry | None":
+    """Return the registry, or None if it is unavailable: a training does not need it."""
+    from pipelines.earlier import existing_registry
+
+    try:
+        return existing_registry(home)
+    except Unavailable as error:
+        print_progress(f"earlier versions are unknown: {error}")
+        return None
+
+
+def _known(found: "Earlier", recipe: Path) -> Answer:
+    """Return the output for an earlier result with the same inputs, and the offer to train anew."""
+    package = found.folder.finished() if found.finished else None
+    label = found.version.label if found.version else str(found.folder.package)
+    evaluate = label if found.version else f"{label} --recipe {recipe}"
+    lines = [
+        f"{label}: made from the same recipe, pictures and base; nothing was trained",
+        f"to evaluate it: atelier evaluate {evaluate}",
+        f"to train anew: atelier train {recipe} --again",
+    ]
+    data = {
+        "adapter": found.version.name if found.version else package and package.manifest.name,
+        "version": found.version.version if found.version else None,
+        "package": str(package.path) if package else None,
+        "digest": found.version.digest if found.version else package and package.digest,
+        "trained": False,
+    }
+    return Answer("\n".join(lines), data)
 
 
 def _answer(result: "TrainResult", recipe: Path) -> Answer:
@@ -77,6 +120,7 @@ def _answer(result: "TrainResult", recipe: Path) -> Answer:
     ]
     data = {
         "adapter": package.manifest.name,
+        "trained": True,
         "package": str(package.path),
         "digest": package.digest,
         "run_id": result.run_id,

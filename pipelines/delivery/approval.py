@@ -8,7 +8,7 @@ from atelier.adapter.signature_policy import SignaturePolicy
 from atelier.data.policy import Policy
 from atelier.errors import Refused, SignatureRejected
 from atelier.stores.registry import Registry, VersionInfo
-from pipelines.evaluate import Evaluation, judged_version, verdict
+from pipelines.evaluate import Evaluation, addressed, judged_version, verdict
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def accepted_evaluation(registry: Registry, version: VersionInfo, policy: Policy
     evaluation = judged_version(registry, version, policy.digest, how=how)
     result = verdict(evaluation, policy)
     if not result.accepted:
-        reasons = "\n- ".join(result.reasons)
+        reasons = "\n- ".join(addressed(result.reasons, version.label))
         raise Refused(f"{version.label} is {result.decision} under the policy:\n- {reasons}")
     return evaluation
 

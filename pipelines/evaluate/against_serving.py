@@ -15,6 +15,7 @@ from pipelines.evaluate import (
     Comparison,
     Evaluation,
     Verdict,
+    addressed,
     compare,
     judged_version,
     pictures,
@@ -57,12 +58,16 @@ class Validation:
 
     @property
     def reasons(self) -> Sequence[str]:
-        """The reasons for a refusal, or the remarks on an accepted candidate."""
+        """The reasons for a refusal, or the remarks on an accepted candidate.
+
+        They name the candidate's pictures by address.
+        """
         results: list[Verdict | Comparison] = [self.verdict]
         if self.comparison is not None:
             results.append(self.comparison)
         refusals = [result for result in results if not result.accepted]
-        return [reason for result in refusals or results for reason in result.reasons]
+        reasons = [reason for result in refusals or results for reason in result.reasons]
+        return addressed(reasons, self.candidate.label)
 
     @property
     def side_by_side(self) -> Sequence[tuple[str, int, Sequence[Image.Image]]]:

@@ -1,13 +1,13 @@
 """Stores evaluations beside a version in the registry: the newest, and the newest for each policy.
 
 Each environment has its own policy, so an evaluation for one environment must not replace the
-evaluation for another. A few unmodified pictures are stored with each evaluation, for people who
-compare two versions and for the smoke test, which compares the pictures with new ones from the
-cluster.
+evaluation for another. Unmodified pictures are stored with each evaluation: the first of each
+prompt, for comparisons of two versions and for the smoke test, which compares pictures with new
+ones from the cluster; and the worst of each gate that the reasons mention.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,12 +16,15 @@ from PIL import Image
 
 from atelier.data.names import Digest, hex_of
 from atelier.data.release import Pin
-from atelier.errors import Refused
-from atelier.stores.registry import Registry, VersionInfo
+from atelier.errors import BadInput, Refused
+from atelier.files import write_atomic
+from atelier.home import Home
+from atelier.stores.registry import VERDICT_TAG, Registry, VersionInfo
 
-from .evaluation import FILE, SHEET, Evaluation, Measured, SamplingSettings
+from .evaluation import FILE, REPORT, SHEET, Evaluation, Measured, SamplingSettings
+from .prompt_set import ROLES, Role
 
-KEPT: Final = 4  # pictures for each evaluation; with SDXL a few megabytes each
+KEPT: Final = 4  # prompts of each role whose first picture is stored; 1 to 2 megabytes each in SDXL
 SAMPLED: Final = 2  # of these, the smoke test generates this many again
 
 
@@ -38,13 +41,19 @@ class JudgedImage:
 
 
 def attest(registry: Registry, info: VersionInfo, judged: Evaluation, folder: Path) -> None:
-    """Store the evaluation, its sheet and a few pictures from `folder` beside the version."""
-    for measured in kept(judged):
+    """Store the evaluation, its sheet, its report and some pictures beside the version.
+
+    `folder` contains the files of the evaluation. The decision becomes a tag of the version, so
+    that lists of versions need not read the document.
+    """
+    for measured in stored(judged):
         data = (folder / measured.picture).read_bytes()
         registry.attest(info, _under(judged.policy, measured.picture), data)
-    for name, data in ((SHEET, (folder / SHEET).read_bytes()), (FILE, judged.to_json().encode())):
+    pages = {name: (folder / name).read_bytes() for name in (SHEET, REPORT)}
+    for name, data in {**pages, FILE: judged.to_json().encode()}.items():
         for filename in (_under(judged.policy, name), name):
             registry.attest(info, filename, data)
+    registry.tag(info.name, info.version, {VERDICT_TAG: judged.decision})
 
 
 def attested_evaluation(
@@ -65,7 +74,7 @@ def evaluation_under(registry: Registry, info: VersionInfo, policy: Digest) -> E
 
 
 def judged_version(
-    registry: Registry, info: VersionInfo, policy: Digest, *, how: str
+    registry: Registry, info: VersionInfo, policy: Digest | None, *, how: str
 ) -> Evaluation:
     """Return the evaluation of exactly this version, under `policy` if possible.
 
@@ -83,28 +92,87 @@ def judged_version(
     return evaluation
 
 
-def kept(judged: Evaluation) -> tuple[Measured, ...]:
-    """Return the pictures to store beside the version: the first of each subject prompt."""
+def kept(judged: Evaluation, role: Role = "subject") -> tuple[Measured, ...]:
+    """Return the first picture of each prompt of a role, for at most KEPT prompts."""
     first: dict[str, Measured] = {}
-    for measured in judged.measures.pictures:
-        if measured.role == "subject":
+    for measured in sorted(judged.measures.pictures, key=lambda measured: measured.seed):
+        if measured.role == role:
             first.setdefault(measured.prompt, measured)
     return tuple(first.values())[:KEPT]
+
+
+def stored(judged: Evaluation) -> tuple[Measured, ...]:
+    """Return the pictures to store beside the version.
+
+    These are the first picture of each prompt and every picture that a reason names. Their number
+    is at most 3 × KEPT and NAMED for each limit of the policy.
+    """
+    paths = {measured.picture for role in ROLES for measured in kept(judged, role)}
+    paths |= {path for gate in judged.gates if gate.notable for path in gate.named}
+    return tuple(measured for measured in judged.measures.pictures if measured.picture in paths)
 
 
 def pictures(
     registry: Registry, info: VersionInfo, judged: Evaluation
 ) -> Mapping[str, Image.Image]:
-    """Return the stored pictures by path in the document.
+    """Return the first picture of each subject prompt by its path in the document.
 
     Old evaluations may lack some pictures.
     """
-    images = {}
-    for measured in kept(judged):
-        data = registry.attestation(info, _under(judged.policy, measured.picture))
+    files = _files(registry, info, judged, (measured.picture for measured in kept(judged)))
+    return {
+        path: Image.open(io.BytesIO(data)).convert("RGB")
+        for path, data in files
+        if data is not None
+    }
+
+
+def download_folder(home: Home, judged: Evaluation) -> Path:
+    """Return the default folder for `download`, one for each package and policy."""
+    return home.evaluations / f"{hex_of(judged.digest)[:12]}-{hex_of(judged.policy)[:12]}"
+
+
+def download(
+    registry: Registry, info: VersionInfo, judged: Evaluation, into: Path
+) -> tuple[Path, ...]:
+    """Write evaluation.json, the stored pictures, the sheet and the report to `into`.
+
+    Files that an older release of the program did not store are left out. Returns the paths of the
+    pictures.
+    """
+    names = [measured.picture for measured in stored(judged)]
+    written = []
+    for name, data in _files(registry, info, judged, [*names, SHEET, REPORT]):
         if data is not None:
-            images[measured.picture] = Image.open(io.BytesIO(data)).convert("RGB")
-    return images
+            write_atomic(into / name, data)
+            written.append(into / name)
+    judged.write(into)
+    return tuple(path for path in written if path.name not in (SHEET, REPORT))
+
+
+def stored_picture(
+    registry: Registry, info: VersionInfo, judged: Evaluation, path: str, into: Path
+) -> Path:
+    """Write one stored picture below `into`; return its path. Raises BadInput if it is not stored.
+
+    `path` is relative to the document.
+    """
+    known = [measured.picture for measured in stored(judged)]
+    data = registry.attestation(info, _under(judged.policy, path)) if path in known else None
+    if data is None:
+        raise BadInput(
+            f"{info.label}/{path}: is not stored; the stored pictures are {', '.join(known)}. "
+            "`atelier evaluate` generates all of them again"
+        )
+    write_atomic(into / path, data)
+    return into / path
+
+
+def _files(
+    registry: Registry, info: VersionInfo, judged: Evaluation, names: Iterable[str]
+) -> list[tuple[str, bytes | None]]:
+    """Return files of an evaluation by their path beside the document; None for a missing file."""
+    return [(name, registry.attestation(info, _under(judged.policy, name))) for name in names]
 
 
 def samples(

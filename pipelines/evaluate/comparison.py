@@ -14,7 +14,8 @@ import numpy as np
 from atelier.data.policy import Measure, Policy
 from atelier.errors import Refused
 
-from .evaluation import Evaluation, GateResult, Kind, Measured
+from .attestations import stored
+from .evaluation import NAMED, Evaluation, GateResult, Kind, Measured
 from .gates import require_same_protocol, unmeasured
 from .intervals import mean_interval
 from .measure_info import KINDS, MEASURES
@@ -86,7 +87,7 @@ def compare(candidate: Evaluation, serving: Evaluation, policy: Policy) -> Compa
         if name in limited and (both := _measured(name, ours, theirs))
     )
     gates = tuple(_gates(policy, {difference.name: difference for difference in differences}))
-    failed = tuple(_reason(gate, differences) for gate in gates if not gate.passed)
+    failed = tuple(_reason(gate, differences, candidate) for gate in gates if not gate.passed)
     return Comparison(differences, gates, not failed, failed, _remarks(candidate, serving))
 
 
@@ -156,7 +157,7 @@ def _gate(difference: Difference | None, name: Measure, kind: Kind, threshold: f
     )
 
 
-def _reason(gate: GateResult, differences: tuple[Difference, ...]) -> str:
+def _reason(gate: GateResult, differences: tuple[Difference, ...], candidate: Evaluation) -> str:
     measure = MEASURES[gate.name]
     difference = next((item for item in differences if item.name == gate.name), None)
     if difference is None:
@@ -166,12 +167,14 @@ def _reason(gate: GateResult, differences: tuple[Difference, ...]) -> str:
         )
     side = "lower" if gate.kind.startswith("min") else "higher"
     ci = difference.ci
+    known = {picture.picture for picture in stored(candidate)}  # a reader can fetch these
+    worst = [picture for picture in gate.pictures if picture in known][:NAMED]
     interval = f"95 % interval of the difference {ci[0]:.3f} to {ci[1]:.3f}, " if ci else ""
     return (
         f"{measure.title} is {difference.candidate:.3f}, {abs(difference.delta):.3f} {side} than "
         f"for the serving version ({difference.serving:.3f}); {abs(gate.threshold):.3f} is "
         f"allowed ({interval}{len(difference.pictures)} pairs; "
-        f"worst: {', '.join(gate.pictures[:2])})"
+        f"worst of the stored pictures: {', '.join(worst)})"
     )
 
 

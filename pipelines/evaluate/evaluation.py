@@ -22,9 +22,11 @@ GateState = Literal["passed", "failed", "open"]  # open: the interval crosses th
 Decision = Literal["accepted", "refused", "undecided"]
 
 NEAR: Final = 0.25  # fraction of the width of an interval
+NAMED: Final = 2  # pictures that the reason of one gate names
 
 FILE = "evaluation.json"
 SHEET = "sheet.png"
+REPORT = "report.html"
 
 
 class _Plain(BaseModel):
@@ -125,6 +127,16 @@ class GateResult(_Plain):
         return {"passed": "passed", "failed": "FAILED", "open": "open"}[self.state]
 
     @property
+    def notable(self) -> bool:
+        """Whether the verdict has a reason for it: it failed, is open, or passed narrowly."""
+        return not self.passed or self.near
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The worst pictures, which the reason of the gate names."""
+        return self.pictures[:NAMED]
+
+    @property
     def near(self) -> bool:
         """Whether a passed gate was nearly open: the interval ends just before the limit."""
         if self.state != "passed" or self.ci is None:
@@ -186,6 +198,11 @@ class Evaluation(_Plain):
     def to_json(self) -> str:
         """Return the text of evaluation.json."""
         return self.model_dump_json(indent=1) + "\n"
+
+    def is_in(self, folder: Path) -> bool:
+        """Return whether `folder` contains this evaluation."""
+        file = folder / FILE
+        return file.is_file() and file.read_text("utf-8") == self.to_json()
 
     def write(self, folder: Path) -> Path:
         """Write evaluation.json into `folder` and return its path."""

@@ -246,7 +246,7 @@ def _reason(gate: GateResult) -> str:
     side = "below" if gate.kind.startswith("min") else "above"
     return (
         f"{title(gate)} is {gate.value:.3f}, {side} the limit of {gate.threshold:.3f}"
-        f"{_evidence(gate)} (worst: {', '.join(gate.pictures[:2])})"
+        f"{_evidence(gate)} (worst: {', '.join(gate.named)})"
     )
 
 
@@ -266,14 +266,14 @@ def _open(gate: GateResult) -> str:
     value = "unknown" if gate.value is None else f"{gate.value:.3f}"
     return (
         f"{title(gate)} is {value}, too near the limit of {gate.threshold:.3f} to decide"
-        f"{_evidence(gate)} (worst: {', '.join(gate.pictures[:2])})"
+        f"{_evidence(gate)} (worst: {', '.join(gate.named)})"
     )
 
 
 def _near(gate: GateResult) -> str:
     return (
         f"{title(gate)} passes narrowly: {gate.value:.3f}, limit {gate.threshold:.3f}"
-        f"{_evidence(gate)} (worst: {', '.join(gate.pictures[:2])})"
+        f"{_evidence(gate)} (worst: {', '.join(gate.named)})"
     )
 
 

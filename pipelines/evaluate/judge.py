@@ -6,19 +6,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from atelier.adapter.package import Package
+from atelier.data.manifest import Manifest
 from atelier.data.policy import Gates, Policy
 from atelier.data.recipe import Recipe
-from atelier.files import locked
+from atelier.files import locked, write_atomic
 
-from .evaluation import FILE, SHEET, Evaluation, Measures, SamplingSettings
+from .evaluation import FILE, REPORT, SHEET, Evaluation, Measures, SamplingSettings
 from .gates import limits, verdict
-from .measures import Pair, measure
+from .measures import Pair, ReferenceSet, measure
 from .prompt_set import PICTURES, class_noun, prompt_set
 from .references import reference_set
 from .renderer import Progress, Renderer, save
+from .report import EvaluationReport
 from .scorers import Scorers
 from .sheet import contact_sheet
 
@@ -43,7 +43,9 @@ def evaluate(
     progress: Progress | None = None,
     all_seeds: bool = False,
 ) -> Evaluation:
-    """Evaluate `package` on `base`; write evaluation.json, sheet.png and pictures/ into `output`.
+    """Evaluate `package` on `base`; write the result into `output`.
+
+    The files are evaluation.json, sheet.png, report.html and the folder pictures.
 
     - `training_pictures`: the recipe or the folder of the pictures that the package was trained on;
       their digest must be the dataset digest of the manifest
@@ -83,7 +85,7 @@ def evaluate(
     evaluation = measured.model_copy(
         update={"gates": result.gates, "decision": result.decision, "reasons": result.reasons}
     )
-    _write(evaluation, pairs, references.training, output)
+    _write(evaluation, package.manifest, pairs, references, output)
     return evaluation
 
 
@@ -184,18 +186,24 @@ def _loaded(engine: "Engine", package: Package) -> Iterator["AdapterUse"]:
 
 
 def _write(
-    evaluation: Evaluation, pairs: Sequence[Pair], training: Sequence[Image.Image], output: Path
+    evaluation: Evaluation,
+    manifest: Manifest,
+    pairs: Sequence[Pair],
+    references: ReferenceSet,
+    output: Path,
 ) -> None:
     """Remove an older evaluation, then write the files, evaluation.json last.
 
     The document therefore names only files that exist. A lock on the folder keeps the pictures of
     two evaluations from mixing.
     """
+    page = EvaluationReport(evaluation, manifest, pairs, references).html()
     with locked(output / ".lock"):
         (output / FILE).unlink(missing_ok=True)
         shutil.rmtree(output / PICTURES, ignore_errors=True)
         for pair in pairs:
             save(pair.adapter, output / pair.case.file)
             save(pair.base, output / pair.case.base_file)
-        save(contact_sheet(evaluation, pairs, training), output / SHEET)
+        save(contact_sheet(evaluation, pairs, references.training), output / SHEET)
+        write_atomic(output / REPORT, page)
         evaluation.write(output)

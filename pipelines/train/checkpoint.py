@@ -36,6 +36,7 @@ class RunIdentity:
     dataset: str
     stage: int = 0
     processes: int = 1  # the batch of a step is proportional to this number
+    vae: str | None = None  # of a VAE that replaces the VAE of the base
 
     def check(self, recorded: Mapping[str, Any], place: Path) -> None:
         """Raise BadInput with both values of each field in which `recorded` differs.
@@ -43,7 +44,8 @@ class RunIdentity:
         `recorded` is the identity that was read from the checkpoint or run folder `place`.
         """
         current = asdict(self)
-        recorded = {"processes": 1, **recorded}  # older runs do not record the number of processes
+        # Older runs record neither the number of processes nor the VAE.
+        recorded = {"processes": 1, "vae": self.vae, **recorded}
         changed = [name for name in current if recorded.get(name) != current[name]]
         if changed:
             changes = ", ".join(

@@ -76,8 +76,8 @@ class RunFolder:
             return
         if not resume:
             raise BadInput(
-                f"{self.root}: the folder already contains a run; resume it with --resume, or use "
-                "another --output"
+                f"{self.root}: the folder already contains a run; resume it with --resume, train "
+                "anew with --again, or use another --output"
             )
         identity.check(json.loads(self.about.read_text())["identity"], self.root)
 

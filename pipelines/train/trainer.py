@@ -77,9 +77,8 @@ def train(
         Stopping() as stopping,
     ):
         base = _load(recipe, stage, device)
-        identity = RunIdentity(
-            recipe.digest, base.digest, pictures.digest, processes=processes.count
-        )
+        digests = recipe.digest, base.digest, pictures.digest
+        identity = RunIdentity(*digests, processes=processes.count, vae=base.vae_digest)
         with processes.leader_first():
             if processes.leads:
                 folder.begin(recipe, identity, resume=resume)

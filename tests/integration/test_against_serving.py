@@ -90,6 +90,8 @@ def test_the_first_version_is_judged_alone_and_the_next_against_it(desk: Desk) -
     assert f'<a href="https://ci.example/runs/7#artifacts">{out / "sheet.jpg"}</a>' in seen
     assert f"## ❌ {NAME}@{second}: refused for production, against {NAME}@{first}" in seen
     assert "0.100 lower than for the serving version (0.800)" in seen
+    assert f"worst of the stored pictures: {NAME}@{second}/pictures/subject-0-seed-0.png" in seen
+    assert f"atelier adapters pictures {NAME}@{second}" in seen
     assert f"atelier validate {NAME} {second} --environment production" in seen
     assert desk.registry.version(NAME, second).digest in seen
 

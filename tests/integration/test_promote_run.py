@@ -1,6 +1,9 @@
-"""The whole pipeline in one call: from a recipe to a release, or to a refusal with its reasons."""
+"""The whole pipeline in one call: from a recipe to a candidate with a verdict, or to a release."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "base": {"model": str(base)},
         "trigger": "sks cat",
         "stages": [stage],
+        "validation": {"prompts": ["{trigger}"], "every": 2, "steps": 1},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     for name, limit in (("mild", 0.0001), ("strict", 0.99)):
@@ -52,31 +56,85 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def atelier(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
 def run(recipe: Path, policy: Path, *more: str) -> Result:
     """`atelier run`."""
-    return CliRunner().invoke(app, ["run", str(recipe), "--policy", str(policy), *more])
+    return atelier("run", recipe, "--policy", policy, *more)
 
 
-def test_a_recipe_becomes_a_release_and_a_refused_one_stays_a_candidate(place: Path) -> None:
-    home = Home.find()
-    refused = run(place / "recipe.yaml", place / "strict.yaml")
-    assert refused.exit_code == 1
-    assert "thor-cat@1 is refused" in refused.stderr
-    assert "effect on the picture" in refused.stderr
+def told(result: Result) -> dict[str, Any]:
+    """The result of a command with --json."""
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_a_recipe_becomes_a_candidate_and_serves_only_if_that_is_asked(place: Path) -> None:
+    home, recipe = Home.find(), place / "recipe.yaml"
+    refused = run(recipe, place / "strict.yaml")
+    assert refused.exit_code == 1, refused.stderr
+    assert "measuring: 1/1" in refused.stderr, "it shows its progress while it judges"
+    assert "effect" in refused.stdout and "FAILED" in refused.stdout  # the table of gates
+    assert "worst: thor-cat@1/pictures/subject-0-seed-" in refused.stdout
+    assert "next:    check that it was trained" in refused.stdout
     registry = Registry(home.tracking_uri)
     candidate = registry.version("thor-cat", "candidate")
-    assert candidate.version == 1
+    assert (candidate.version, candidate.verdict) == (1, "refused")
     assert registry.attestation(candidate, "evaluation.json") is not None
     assert (registry.attestation(candidate, "sheet.png") or b"").startswith(b"\x89PNG")
+    assert (registry.attestation(candidate, "report.html") or b"").startswith(b"<!doctype html>")
     assert ReleaseFolder(home.releases).list() == {}
 
-    # The same recipe under a milder policy: nothing is trained again, the version is the same.
-    released = run(place / "recipe.yaml", place / "mild.yaml", "--resume")
+    # The same recipe under a milder policy: judged again, not trained again, and not released.
+    accepted = told(run(recipe, place / "mild.yaml", "--json"))
+    assert (accepted["accepted"], accepted["version"], accepted["trained"]) == (True, 1, False)
+    assert accepted["next"] == f"atelier promote thor-cat 1 --policy {place / 'mild.yaml'}"
+    assert set(accepted["files"]) == {"report", "sheet", "samples", "loss"}
+    assert all(Path(file).exists() for file in accepted["files"].values())
+    assert registry.version("thor-cat", 1).verdict == "accepted"
+    assert ReleaseFolder(home.releases).list() == {}
+
+    # A third time nothing is judged either. The verdict's files are fetched if they are not here.
+    shutil.rmtree(home.runs)
+    released = run(recipe, place / "mild.yaml", "--promote")
     assert released.exit_code == 0, released.stderr
+    assert "pictures" not in released.stderr
+    assert "not trained again" in released.stdout
     assert "version 1 is released" in released.stdout
+    report = next(line for line in released.stdout.splitlines() if line.startswith("report"))
+    assert Path(report.split()[1]).read_text().startswith("<!doctype html>")
     release = ReleaseFolder(home.releases).get("thor-cat")
     assert release is not None
     assert (release.version, release.digest) == (1, candidate.digest)
+
+
+def test_only_equal_inputs_are_found_and_again_trains_anew(place: Path, tmp_path: Path) -> None:
+    home, recipe = Home.find(), tmp_path / "recipe.yaml"
+    shutil.copytree(place / "images", tmp_path / "images")
+    shutil.copy(place / "recipe.yaml", recipe)
+    first = told(atelier("train", recipe, "--json"))
+    assert first["trained"] and Path(first["package"]).parent.parent == home.runs / "thor-cat"
+
+    known = told(atelier("train", recipe, "--json"))
+    assert (known["trained"], known["digest"]) == (False, first["digest"])
+    offered = atelier("train", recipe)
+    assert f"to train anew: atelier train {recipe} --again" in offered.stdout
+    finished = told(run(recipe, place / "mild.yaml", "--json"))
+    assert (finished["trained"], finished["version"]) == (False, 1)
+    assert finished["digest"] == first["digest"]
+    offered = atelier("train", recipe)
+    assert "thor-cat@1: made from the same recipe, pictures and base" in offered.stdout
+
+    again = told(atelier("train", recipe, "--again", "--json"))
+    assert again["trained"] and again["package"] != first["package"]
+
+    # Another picture, and the same recipe: neither the version nor the folder is the one asked for.
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(tmp_path / "images" / "more.png")
+    other = told(run(recipe, place / "mild.yaml", "--json"))
+    assert (other["trained"], other["version"]) == (True, 2)
+    assert other["digest"] != first["digest"]
 
 
 def test_a_recipe_with_unreadable_pictures_ends_before_training(

@@ -16,13 +16,13 @@ from atelier.errors import Refused
 from atelier.home import Home
 from commands.demo.__main__ import OUTPUTS, _fresh
 from commands.demo.clock import Clock, TimedStep, duration
-from commands.demo.curves import Curve, plot
 from commands.demo.images import require_different, require_same
 from commands.demo.report import DemoReport, SheetRow, VersionRow
 from commands.demo.server import Served
 from commands.demo.swap import Swap
 from commands.demo.traffic import TrafficAnswer, mismatches, pixel_difference, pixels_of
 from pipelines.evaluate import GateResult
+from pipelines.train.curves import Curve, plot
 
 DIGESTS = ("sha256:" + "1" * 64, "sha256:" + "2" * 64)
 REQUEST = ("a photo of a sks cat in the snow", 32)

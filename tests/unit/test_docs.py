@@ -47,7 +47,7 @@ def test_the_options_that_the_readmes_prose_names_exist() -> None:
         assert set(filter(OPTION.fullmatch, rest)) <= told_by_help(verb)
     loose = {span for span in spans if OPTION.fullmatch(span)}
     assert {"--policy", "--revision"} <= loose
-    known = {verb: told_by_help(verb) for verb in ("train", "serve", "evaluate", "promote")}
+    known = {verb: told_by_help(verb) for verb in ("train", "run", "serve", "evaluate", "promote")}
     for option in loose:
         assert any(option in told for told in known.values()), option
     assert {"--policy"} <= known["evaluate"] & known["promote"]

@@ -108,11 +108,11 @@ def test_worse_than_the_policy_allows_is_refused_with_a_reason() -> None:
     (reason,) = said.reasons
     assert "subject fidelity (DINO) is 0.675, 0.125 lower" in reason
     assert "serving version (0.800); 0.050 is allowed" in reason and "4 pairs" in reason
-    assert "worst: pictures/subject-0-seed-2.png" in reason
+    assert "worst of the stored pictures: pictures/subject-0-seed-0.png" in reason
     drifted = compare(replaced(evaluation(POLICY), 5, drift=0.9), serving, POLICY)
     assert [gate.name for gate in drifted.gates if not gate.passed] == ["drift"]
     assert "higher than for the serving version" in drifted.reasons[0]
-    assert "worst: pictures/unrelated-0-seed-1.png" in drifted.reasons[0]
+    assert "worst of the stored pictures: pictures/unrelated-0-seed-0.png" in drifted.reasons[0]
     assert compare(serving, candidate, POLICY).accepted
 
 

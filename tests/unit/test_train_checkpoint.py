@@ -140,3 +140,13 @@ def test_a_run_belongs_to_its_number_of_processes(tmp_path: Path) -> None:
     IDENTITY.check(older, tmp_path)
     with pytest.raises(BadInput, match="processes was 1, is now 2"):
         replace(IDENTITY, processes=2).check(older, tmp_path)
+
+
+def test_a_run_belongs_to_its_vae(tmp_path: Path) -> None:
+    with_vae = replace(IDENTITY, vae="sha256:vae")
+    with_vae.check({**asdict(with_vae)}, tmp_path)
+    with_vae.check(
+        {key: value for key, value in asdict(IDENTITY).items() if key != "vae"}, tmp_path
+    )  # an older run did not record it
+    with pytest.raises(BadInput, match="vae was sha256:vae, is now None"):
+        IDENTITY.check(asdict(with_vae), tmp_path)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import pytest
-from PIL import Image
 
 from atelier.adapter.signature import file_of, key_of, sign
 from atelier.adapter.signature_policy import SignaturePolicy
@@ -11,9 +10,9 @@ from atelier.data.release import Pin, Release
 from atelier.errors import Refused
 from pipelines.delivery.local.promotion import rollback
 from pipelines.delivery.smoke import ImageMismatch, Smoke
-from pipelines.evaluate import SHEET, attest
+from pipelines.evaluate import attest
 from pipelines.evaluate.attestations import JudgedImage, kept
-from tests.judged import evaluation, policy
+from tests.judged import drawn, evaluation, policy
 from tests.promoted import Adapter
 from tests.signing import private_key, signer
 
@@ -76,11 +75,7 @@ def test_pixels_do_not_delay_a_rollback(cat: Adapter) -> None:
 def test_the_judged_images_are_drawn_again(cat: Adapter) -> None:
     judged = evaluation(policy(), adapter=cat.name, digest=cat.digests[1])
     folder = cat.folder / "evaluation"
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    for one in kept(judged):
-        (folder / one.picture).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (10, 20, 30)).save(folder / one.picture)
-    Image.new("RGB", (8, 8)).save(folder / SHEET)
+    drawn(judged, folder, (10, 20, 30))
     attest(cat.registry, cat.registry.version(cat.name, 1), judged, folder)
     cat.report(v1="ready")
     compared: list[int] = []

@@ -1,4 +1,4 @@
-"""Plot the loss of both trainings from the logs of their runs."""
+"""Plots the loss of trainings from the logs of their run folders."""
 
 import json
 from collections.abc import Sequence
@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.train.run_folder import RunFolder
+from pipelines.train.tracking.tracker import LOG
+
+LOSS = "loss.png"  # in the run folder
 WINDOW = 25  # number of steps to average, because the loss of a single step is too noisy
 COLOURS = ("#2f6f8f", "#c8553d")
 
@@ -28,6 +32,14 @@ class Curve:
             if event["kind"] == "metrics" and "loss" in event["data"]["values"]:
                 points.append((event["data"]["step"], event["data"]["values"]["loss"]))
         return cls(name, tuple(step for step, _ in points), tuple(loss for _, loss in points))
+
+
+def loss_plot(run: RunFolder) -> Path:
+    """Plot the loss of a run into its folder and return the path. Without steps, plot nothing."""
+    curve = Curve.read(run.root.name, run.root / LOG)
+    if curve.steps:
+        plot([curve], run.root / LOSS)
+    return run.root / LOSS
 
 
 def plot(curves: Sequence[Curve], file: Path) -> None:
