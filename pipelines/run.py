@@ -20,7 +20,7 @@ from pipelines.dataset import check_pictures
 from pipelines.delivery.local.promotion import UNSIGNED, promote
 from pipelines.delivery.local.reconciler import PromotionStatus
 from pipelines.delivery.smoke import Smoke
-from pipelines.evaluate import Evaluation, attest, evaluate
+from pipelines.evaluate import Evaluation, attest, checkpoint_judge, evaluate
 from pipelines.train.progress import watcher
 from pipelines.train.run_folder import RunFolder
 
@@ -40,7 +40,10 @@ def run(
     """
     output = RunFolder.of(recipe, home).root
     check(recipe, policy)
-    trained = training.train(recipe, output=output, resume=resume, progress=watcher())
+    judging = checkpoint_judge(policy, recipe)
+    trained = training.train(
+        recipe, output=output, resume=resume, progress=watcher(), judge=judging
+    )
     version = judge(trained, recipe, policy, home, output=output)
     return promote(
         recipe.adapter,

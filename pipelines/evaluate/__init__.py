@@ -4,6 +4,7 @@
 from these measurements, and can be repeated under every policy that requires the same pictures.
 """
 
+from .along import checkpoint_judge
 from .attestations import (
     attest,
     attested_evaluation,
@@ -27,6 +28,7 @@ __all__ = [
     "Verdict",
     "attest",
     "attested_evaluation",
+    "checkpoint_judge",
     "compare",
     "evaluate",
     "evaluation_under",
