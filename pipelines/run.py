@@ -21,6 +21,7 @@ from pipelines.dataset import check_pictures
 from pipelines.evaluate import (
     Evaluation,
     attest,
+    checkpoint_judge,
     download,
     download_folder,
     evaluate,
@@ -72,7 +73,11 @@ def run(
         return RunResult(found.version, judged, folder, found.run, trained=False)
     output = found.folder.root  # a finished run is only completed, for example its tracking
     trained = training.train(
-        recipe, output=output, resume=resume or found.finished, progress=watcher()
+        recipe,
+        output=output,
+        resume=resume or found.finished,
+        progress=watcher(),
+        judge=checkpoint_judge(policy, recipe),
     )
     folder = output / "evaluation"
     version, judged = judge(trained, recipe, policy, home, output=output, showing=showing)

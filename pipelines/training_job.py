@@ -71,7 +71,7 @@ def run(spec: TrainingSpec, policy: Policy, home: Home, *, patience: float = PAT
     if version is None:
         from pipelines.train.launch import train_in  # imports torch
 
-        trained = train_in(spec.processes, recipe, output=output, resume=True)
+        trained = train_in(spec.processes, recipe, policy, output=output, resume=True)
     else:
         trained = ask(lambda: existing_result(version, recipe, home))
     tags = {SPEC_TAG: spec.digest}

@@ -30,6 +30,33 @@ STEPS = 10
 # cuBLAS reads it once, and on a machine with a GPU other tests may come before a training.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+# Kills its own process in the middle of things: at the n-th backward pass, or at the first flush of
+# a file whose path holds a text.
+KILLER = """
+import os, runpy, signal, sys
+import torch
+
+passes, text = int(sys.argv.pop(1)), sys.argv.pop(1)
+flush, backward = os.fsync, torch.Tensor.backward
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def fsync(descriptor):
+    if text in os.readlink(f"/proc/self/fd/{descriptor}"):
+        die()
+    flush(descriptor)
+
+def counted(*arguments, **named):
+    global passes
+    passes -= 1
+    return die() if passes == 0 else backward(*arguments, **named)
+
+os.fsync, torch.Tensor.backward = fsync, counted
+sys.argv.insert(1, "train")
+runpy.run_module("commands", run_name="__main__", alter_sys=True)
+"""
+
 TOLD: dict[str, Any] = {
     "tracking": {"mlflow": True, "wandb": {"project": "atelier", "mode": "offline"}},
     "validation": {"prompts": ["{trigger} on the beach"], "every": 5, "steps": 2},
@@ -93,6 +120,12 @@ def recipe(studio: Path, **changes: Any) -> Recipe:
 def file_of(studio: Path, asked: Recipe) -> Path:
     """Where `recipe` wrote it."""
     return next(file for file in studio.glob("*.yaml") if Recipe.load(file) == asked)
+
+
+def killed(run: list[str], *, passes: int = 0, flush: str = "nothing") -> bool:
+    """Whether a training in a process of its own died where it was to."""
+    arguments = [sys.executable, "-c", KILLER, str(passes), flush, *run]
+    return subprocess.run(arguments, cwd=ROOT, check=False).returncode == -signal.SIGKILL
 
 
 def unbroken_and_resumed(asked: Recipe, folder: Path, *, until: int) -> tuple[TrainResult, ...]:

@@ -172,11 +172,26 @@ class ValidationSpec(_Plain):
         return prompts
 
 
+class JudgeSpec(_Plain):
+    """Scores of checkpoints under the policy; the checkpoint with the best score is the adapter.
+
+    A score is computed every `every` steps and after the last step. The training ends early after
+    `patience` scores without a better one; without `patience`, it does not end early.
+    """
+
+    every: Count
+    patience: Count | None = None
+
+
 class CheckpointSpec(_Plain):
-    """The interval of checkpoints in steps, and the number of checkpoints to keep."""
+    """The interval of checkpoints in steps, and the number of checkpoints to keep.
+
+    Without `judge`, the state after the last step is the adapter.
+    """
 
     every: Count = 100
     keep: Count = 2
+    judge: JudgeSpec | None = None
 
 
 class WandbSpec(_Plain):

@@ -12,7 +12,7 @@ from atelier.stores.registry import Registry
 from commands.demo.clock import Clock, TimedStep
 from commands.terminal import progress, short
 from pipelines.dataset import check_pictures
-from pipelines.evaluate import Evaluation, evaluate
+from pipelines.evaluate import Evaluation, checkpoint_judge, evaluate
 from pipelines.run import register
 from pipelines.train import train
 from pipelines.train.progress import watcher
@@ -44,7 +44,8 @@ class VersionBuilder:
         run = self.home.runs / recipe.adapter / f"version-{number}"
         with self.clock.step(f"train version {number}: {training_summary(recipe)}") as step:
             check_pictures(recipe)
-            result = train(recipe, output=run, progress=watcher())
+            judge = checkpoint_judge(self.policy, recipe)
+            result = train(recipe, output=run, progress=watcher(), judge=judge)
             step.notes.append(f"package {short(result.package.digest)} in {result.package.path}")
         with self.clock.step(f"evaluate version {number}") as step:
             evaluation = self._evaluate(recipe, result.package, number, step)

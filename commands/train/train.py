@@ -1,7 +1,8 @@
 """`atelier train`: train an adapter from a recipe."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,9 +12,9 @@ from commands.command import Answer
 from commands.terminal import hide_library_bars, print_progress, short
 
 if TYPE_CHECKING:
+    from atelier.adapter.package import Package
     from atelier.stores.registry import Registry
     from pipelines.earlier import Earlier
-    from pipelines.train import TrainResult
 
 
 def train(
@@ -28,6 +29,23 @@ def train(
     ] = False,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Output folder. Default: in $ATELIER_HOME.")
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Policy that judges the checkpoints, if the recipe has `checkpoint.judge`. "
+            "Default: the built-in policy.",
+        ),
+    ] = None,
+    from_checkpoint: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="STEP",
+            help="Write a package from the checkpoint of this step in the output folder; do not "
+            "train.",
+        ),
     ] = None,
     processes: Annotated[
         int,
@@ -51,27 +69,48 @@ def train(
     uninterrupted run. On SIGTERM, the command writes a checkpoint and ends with exit code 143.
     Without --output, the command reports an earlier result of the same recipe, pictures and base
     instead of training again.
+
+    If the recipe has `checkpoint.judge`, the checkpoint with the best score under the policy
+    becomes the adapter, otherwise the last state.
     """
     if recipe is None and deliver is not None:
         return _deliver(deliver)
     if recipe is None or deliver is not None:
         raise BadInput("RECIPE, --deliver: exactly one is required; give RECIPE or --deliver")
+    if from_checkpoint is not None and (resume or policy or processes > 1):
+        raise BadInput(
+            "--from-checkpoint: trains nothing; use it without --resume, --policy and --processes"
+        )
+    from atelier.data.policy import Policy
     from atelier.data.recipe import Recipe
 
-    loaded_recipe = Recipe.load(recipe)
+    loaded_recipe, judging = Recipe.load(recipe), Policy.load(policy)
+    if policy is not None and loaded_recipe.checkpoint.judge is None:
+        raise BadInput(
+            f"--policy: {recipe} has no `checkpoint.judge`, so nothing is judged; add "
+            "the key, or omit --policy"
+        )
 
     # imported after the validation of the input, because the imports are slow
     from pipelines import earlier
     from pipelines.train.launch import train_in
+    from pipelines.train.packaging import package_of_checkpoint
+    from pipelines.train.run_folder import RunFolder
 
     hide_library_bars()
+    if from_checkpoint is not None:
+        folder = output or RunFolder.of(loaded_recipe, Home.find()).root
+        package = package_of_checkpoint(loaded_recipe, folder, from_checkpoint)
+        return _answer(package, from_checkpoint, recipe)
     if output is None:
         home = Home.find()
         found = earlier.find(loaded_recipe, home, _registry(home), resume=resume, again=again)
         if found.version is not None or (found.finished and not resume):
             return _known(found, recipe)
         output = found.folder.root
-    return _answer(train_in(processes, loaded_recipe, output=output, resume=resume), recipe)
+    result = train_in(processes, loaded_recipe, judging, output=output, resume=resume)
+    more = {"run_id": result.run_id, "seconds": round(result.seconds, 3)}
+    return _answer(result.package, result.steps, recipe, more)
 
 
 def _deliver(run: Path) -> Answer:
@@ -112,10 +151,11 @@ def _known(found: "Earlier", recipe: Path) -> Answer:
     return Answer("\n".join(lines), data)
 
 
-def _answer(result: "TrainResult", recipe: Path) -> Answer:
-    package = result.package
+def _answer(
+    package: "Package", steps: int, recipe: Path, more: Mapping[str, Any] | None = None
+) -> Answer:
     lines = [
-        f"{package.path}  {short(package.digest)}, {result.steps} steps",
+        f"{package.path}  {short(package.digest)}, {steps} steps",
         f"to evaluate it: atelier evaluate {package.path} --recipe {recipe}",
     ]
     data = {
@@ -123,8 +163,7 @@ def _answer(result: "TrainResult", recipe: Path) -> Answer:
         "trained": True,
         "package": str(package.path),
         "digest": package.digest,
-        "run_id": result.run_id,
-        "steps": result.steps,
-        "seconds": round(result.seconds, 3),
+        "steps": steps,
+        **(more or {}),
     }
     return Answer("\n".join(lines), data)

@@ -5,6 +5,7 @@ from these measurements, and can be repeated under every policy that requires th
 """
 
 from .addresses import PictureAddress, addressed
+from .along import checkpoint_judge
 from .attestations import (
     attest,
     attested_evaluation,
@@ -34,6 +35,7 @@ __all__ = [
     "addressed",
     "attest",
     "attested_evaluation",
+    "checkpoint_judge",
     "compare",
     "download",
     "download_folder",

@@ -19,7 +19,7 @@ from atelier.data.policy import Gate, Measure, Policy
 from atelier.errors import PolicyError, Refused
 
 from .causes import cause
-from .evaluation import Decision, Evaluation, GateResult, GateState, Kind
+from .evaluation import Decision, Evaluation, GateResult, GateState, Kind, Measures
 from .intervals import Interval, mean_interval, worst, worst_interval
 from .measure_info import KINDS, MEASURES
 from .prompt_set import prompt_set
@@ -139,14 +139,14 @@ class _Value:
     value: float
 
 
-def _values(evaluation: Evaluation, name: Measure, delta: bool) -> list[_Value]:
+def _values(measures: Measures, name: Measure, delta: bool) -> list[_Value]:
     """Return the values of a measure, or their differences from the base's if `delta`."""
     if not MEASURES[name].sampled:
-        references = evaluation.measures.references.pictures
+        references = measures.references.pictures
         return [_Value("", r.file, r.values[name]) for r in references if name in r.values]
     return [
         _Value(p.prompt, p.picture, p.values[name] - (p.base_values[name] if delta else 0.0))
-        for p in evaluation.measures.pictures
+        for p in measures.pictures
         if name in p.values and (not delta or name in p.base_values)
     ]
 
@@ -155,7 +155,7 @@ def _result(
     evaluation: Evaluation, name: Measure, kind: Kind, threshold: float, level: float
 ) -> GateResult:
     """Return the result of one gate. A gate without a value has failed."""
-    values = _values(evaluation, name, kind.endswith("delta"))
+    values = _values(evaluation.measures, name, kind.endswith("delta"))
     if not values:
         return unmeasured(name, kind, threshold)
     low = kind.startswith("min")
@@ -207,12 +207,12 @@ def _state(
 
 def values_by_prompt(evaluation: Evaluation, name: Measure) -> list[np.ndarray]:
     """Return the values of a measure for each prompt, in the order of the pictures."""
-    return list(_by_prompt(_values(evaluation, name, delta=False)).values())
+    return list(_by_prompt(_values(evaluation.measures, name, delta=False)).values())
 
 
-def statistic(evaluation: Evaluation, name: Measure, kind: Kind) -> float | None:
+def statistic(measures: Measures, name: Measure, kind: Kind) -> float | None:
     """Return the value that a gate of this kind compares with its limit; None without one."""
-    values = _values(evaluation, name, kind.endswith("delta"))
+    values = _values(measures, name, kind.endswith("delta"))
     if not values:
         return None
     return _statistic(list(_by_prompt(values).values()), name, kind, 0.5)[0]

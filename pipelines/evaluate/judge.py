@@ -66,7 +66,7 @@ def evaluate(
     references = reference_set(package.manifest, training_pictures, held_back)
     with (
         _engine(base, vae, training_pictures, engine) as running,
-        _loaded(running, package) as adapter,
+        loaded(running, package) as adapter,
     ):
         progress("loading the scorers", 0, 1)
         scorers = Scorers(policy.scorers.model_dump(), str(running.base.device))
@@ -173,7 +173,7 @@ def _engine(
 
 
 @contextmanager
-def _loaded(engine: "Engine", package: Package) -> Iterator["AdapterUse"]:
+def loaded(engine: "Engine", package: Package) -> Iterator["AdapterUse"]:
     """Add the adapter to the engine while its pictures are rendered."""
     from services.engine import AdapterUse
 

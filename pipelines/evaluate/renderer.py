@@ -38,9 +38,16 @@ class Renderer:
     def pairs(self, cases: Sequence[PromptCase], adapter: "AdapterUse") -> list[Pair]:
         """Render every case with the adapter and without it, in the order of `cases`."""
         base = self._base(cases)
-        requests = [self._request(case, (adapter,)) for case in cases]
-        on = self._render(requests, "pictures with the adapter")
+        on = self.pictures(cases, (adapter,))
         return [Pair(*three) for three in zip(cases, on, base, strict=True)]
+
+    def pictures(
+        self, cases: Sequence[PromptCase], adapters: "tuple[AdapterUse, ...]"
+    ) -> list[Image.Image]:
+        """Render every case with these adapters, in the order of `cases`, without the cache."""
+        requests = [self._request(case, adapters) for case in cases]
+        doing = "pictures with the adapter" if adapters else "pictures of the base"
+        return self._render(requests, doing)
 
     def _base(self, cases: Sequence[PromptCase]) -> list[Image.Image]:
         requests = [self._request(case, ()) for case in cases]

@@ -72,17 +72,21 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of one run, in `folder`."""
+    """The newest `keep` checkpoints of one run, in `folder`, and the best one if it is older."""
 
     def __init__(self, folder: Path, identity: RunIdentity, keep: int) -> None:
         self.folder, self.identity, self.keep = folder, identity, keep
 
-    def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint, remove the oldest ones, and return its folder.
+    def folder_of(self, step: int) -> Path:
+        """Return the folder of the checkpoint of a step."""
+        return self.folder / f"step-{step:08d}"
+
+    def save(self, checkpoint: Checkpoint, *, best: int | None = None) -> Path:
+        """Write a checkpoint, remove the oldest ones except that of step `best`; return its folder.
 
         Raises Unavailable if the disk is full.
         """
-        final = self.folder / f"step-{checkpoint.step:08d}"
+        final = self.folder_of(checkpoint.step)
         state = {
             "weights": dict(checkpoint.weights),
             "optimiser": dict(checkpoint.optimiser),
@@ -108,7 +112,8 @@ class Checkpoints:
                 raise
             raise full from error
         for old in self._folders()[: -self.keep]:
-            shutil.rmtree(old)
+            if best is None or old != self.folder_of(best):
+                shutil.rmtree(old)
         return final
 
     def latest(self) -> Checkpoint | None:
@@ -133,6 +138,26 @@ class Checkpoints:
                 about["threads"],
             )
         return None
+
+    def weights(self, step: int) -> Mapping[str, torch.Tensor]:
+        """Return the trainable parameters of the checkpoint of a step, by canonical key.
+
+        Raises BadInput if there is no such checkpoint, or if it is damaged or of another run.
+        """
+        folder = self.folder_of(step)
+        steps = [int(found.name.removeprefix("step-")) for found in self._folders()]
+        if step not in steps:
+            there = ", ".join(map(str, steps)) or "none"
+            raise BadInput(
+                f"{self.folder}: has no checkpoint of step {step}; it has those of: {there}"
+            )
+        about = _manifest(folder)
+        if about is None:
+            raise BadInput(f"{folder}: is damaged; use the checkpoint of another step")
+        self.identity.check(about["identity"], folder)
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        weights: Mapping[str, torch.Tensor] = state["weights"]
+        return weights
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))

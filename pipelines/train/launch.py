@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 from typing import Final
 
+from atelier.data.policy import Policy
 from atelier.data.recipe import Recipe
 from atelier.errors import AtelierError, BadInput, Interrupted, Refused, Unavailable
 from atelier.files import write_atomic
@@ -15,17 +16,25 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _ERRORS: Final[tuple[type[AtelierError], ...]] = (Refused, BadInput, Unavailable, Interrupted)
 
 
-def train_in(processes: int, recipe: Recipe, *, output: Path, resume: bool = False) -> TrainResult:
+def train_in(
+    processes: int, recipe: Recipe, policy: Policy, *, output: Path, resume: bool = False
+) -> TrainResult:
     """Train a recipe into the run folder `output`, in one process or in several together.
 
-    Each process uses the recipe's batch size and, if there are GPUs, its own GPU. Raises the same
-    errors as `train`.
+    Each process uses the recipe's batch size and, if there are GPUs, its own GPU. The checkpoints
+    are judged under `policy`, if the recipe has `checkpoint.judge`. Raises the same errors as
+    `train`.
     """
     if processes == 1:
-        return train(recipe, output=output, resume=resume, progress=watcher())
-    placed = output / "placed.json"
+        from pipelines.evaluate import checkpoint_judge
+
+        judge = checkpoint_judge(policy, recipe)
+        return train(recipe, output=output, resume=resume, progress=watcher(), judge=judge)
+    placed, judged_under = output / "placed.json", output / "policy.json"
     write_atomic(placed, recipe.to_json(placed=True))
-    arguments = [str(placed), "--output", str(output), *(["--resume"] if resume else [])]
+    write_atomic(judged_under, policy.model_dump_json())
+    arguments = [str(placed), "--policy", str(judged_under), "--output", str(output)]
+    arguments += ["--resume"] if resume else []
     launch(processes, MODULE, arguments)
     return trained_in(output)
 

@@ -49,6 +49,15 @@ class RunFolder:
         """The folder of the trained package."""
         return self.root / "package"
 
+    def package_at(self, step: int) -> Path:
+        """The folder of a package that was made from the checkpoint of a step."""
+        return self.root / f"package-step-{step:08d}"
+
+    @property
+    def curve(self) -> Path:
+        """The file with the scores of checkpoints."""
+        return self.root / "judged.json"
+
     @property
     def about(self) -> Path:
         """The file with the identity of the run and its recipe, including all defaults."""

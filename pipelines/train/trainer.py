@@ -2,41 +2,43 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from atelier.adapter.package import Package, write_package
-from atelier.data.manifest import BaseRef
+from atelier.adapter.package import Package
 from atelier.data.recipe import Recipe, Stage
-from atelier.errors import BadInput, Interrupted, RecipeError, Unavailable
+from atelier.errors import BadInput, Interrupted, Unavailable
 from atelier.home import Home
 from pipelines.dataset import PictureFolder, open_folder
+from pipelines.train import packaging
 from pipelines.train.checkpoint import Checkpoint, Checkpoints, RunIdentity, disk_full
+from pipelines.train.choosing import Curve, Judge, best, scores_in
 from pipelines.train.determinism import repeatable
+from pipelines.train.judging import Judging, Unjudged
 from pipelines.train.loop import Loop, StepReport
 from pipelines.train.methods import METHODS, Method
-from pipelines.train.optimiser import DTYPES, Optimiser, check_optimizer, check_precision
+from pipelines.train.optimiser import Optimiser
+from pipelines.train.preparation import load, only_stage, require_judge
 from pipelines.train.prior import ClassPictures, class_pictures
 from pipelines.train.processes import Processes, joined
 from pipelines.train.progress import Silence, Watcher
 from pipelines.train.run_folder import RunFolder, commit_of
 from pipelines.train.samples import StageInputs
 from pipelines.train.stopping import Stopping
-from pipelines.train.tracking.tracker import NullTracker, RunTracker, Tracker, run_id_of
+from pipelines.train.tracking.tracker import NullTracker, RunTracker, Tracker, flat, run_id_of
 from pipelines.train.validation import generate_samples
 from services.engine import Engine, EngineSettings
-from services.engine.base import Base, load_base
+from services.engine.base import Base
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The result of a training.
+    """The result of a training: a package with the weights after `steps` updates.
 
     `run_id` is the id of the MLflow run, or None without MLflow. `seconds` is the duration of the
     call.
@@ -56,18 +58,22 @@ def train(
     tracker: Tracker | None = None,
     progress: Watcher | None = None,
     until: int | None = None,
+    judge: Judge | None = None,
 ) -> TrainResult:
     """Train `recipe` in the run folder `output`; the package is written to `output/package`.
 
+    `judge` scores the checkpoints if the recipe has `checkpoint.judge`; the best one is packaged.
     If several processes were started together (see processes.py), each calls this with the same
     arguments.
 
-    Raises BadInput if the recipe cannot be trained, Refused if the loss is not finite, Interrupted
-    (after writing a checkpoint) on SIGTERM or after step `until`, and Unavailable if the disk is
-    full or a tracking server is unreachable. In the last case the package is complete.
+    Raises BadInput if the recipe cannot be trained or needs a judge, Refused if the loss is not
+    finite, Interrupted (after writing a checkpoint) on SIGTERM or after step `until`, and
+    Unavailable if the disk is full or a tracking server is unreachable. In the last case the
+    package is complete.
     """
     started = time.monotonic()
-    stage = _only_stage(recipe)
+    stage = only_stage(recipe)
+    require_judge(recipe, judge)
     pictures = open_folder(recipe.dataset_folder(stage), stage.dataset.captions)
     folder = RunFolder(output.absolute())
     with (
@@ -76,7 +82,7 @@ def train(
         repeatable(device),
         Stopping() as stopping,
     ):
-        base = _load(recipe, stage, device)
+        base = load(recipe, stage, device)
         digests = recipe.digest, base.digest, pictures.digest
         identity = RunIdentity(*digests, processes=processes.count, vae=base.vae_digest)
         with processes.leader_first():
@@ -84,7 +90,17 @@ def train(
                 folder.begin(recipe, identity, resume=resume)
         tracker, watcher = _reporters(recipe, folder, tracker, progress, processes)
         job = _Job(
-            recipe, stage, base, pictures, folder, identity, tracker, watcher, stopping, processes
+            recipe,
+            stage,
+            base,
+            pictures,
+            folder,
+            identity,
+            tracker,
+            watcher,
+            stopping,
+            processes,
+            judge,
         )
         try:
             with job.tracked():
@@ -95,7 +111,8 @@ def train(
             if full is None:
                 raise
             raise full from error
-    return TrainResult(package, tracker.run_id, stage.train.steps, time.monotonic() - started)
+    steps = _steps_of(folder, stage)
+    return TrainResult(package, tracker.run_id, steps, time.monotonic() - started)
 
 
 def trained_in(output: Path) -> TrainResult:
@@ -108,7 +125,8 @@ def trained_in(output: Path) -> TrainResult:
     if package is None:
         raise BadInput(f"{output}: contains no completed training; train into it first")
     recipe = Recipe.model_validate(json.loads(folder.about.read_text())["recipe"])
-    return TrainResult(package, run_id_of(folder.root), _only_stage(recipe).train.steps, 0.0)
+    steps = _steps_of(folder, only_stage(recipe))
+    return TrainResult(package, run_id_of(folder.root), steps, 0.0)
 
 
 @dataclass
@@ -125,10 +143,11 @@ class _Job:
     watcher: Watcher
     stopping: Stopping
     processes: Processes
+    judge: Judge | None
 
     @cached_property
     def engine(self) -> Engine:
-        """The engine that generates class and validation pictures, created on first use."""
+        """The engine that generates class, validation and judged pictures, created on first use."""
         settings = EngineSettings(
             slots=2, max_rank=self.stage.lora.rank, max_batch=16, device=str(self.base.device)
         )
@@ -137,8 +156,8 @@ class _Job:
     @contextmanager
     def tracked(self) -> Iterator[None]:
         """Report the start of the training to the tracker, and its end in every case."""
-        params = _flat(self.recipe.model_dump(mode="json", exclude={"stages", "folder"}))
-        params |= _flat(self.stage.model_dump(mode="json"))
+        params = flat(self.recipe.model_dump(mode="json", exclude={"stages", "folder"}))
+        params |= flat(self.stage.model_dump(mode="json"))
         self.tracker.begin(params, self._lineage())
         try:
             yield
@@ -154,7 +173,7 @@ class _Job:
         self.tracker.end("finished")
 
     def train(self, until: int | None) -> Package:
-        """Run the remaining updates and write the package.
+        """Run the remaining updates and write the package of the best or the last state.
 
         Raises Interrupted if a stop was requested, or after step `until`.
         """
@@ -172,35 +191,46 @@ class _Job:
         with self.processes.leader_first():  # the leader removes unfinished checkpoints
             start = self._restored(checkpoints, optimiser)
         loop = Loop(method, optimiser, spec, processes=self.processes)
+        judging = self._judging(method)
 
         def after(step: int) -> bool:
             stop = self.processes.any(self.stopping.requested) or step == until
             validate = self._validates_at(step) and not stop
-            save = stop or step % self.recipe.checkpoint.every == 0
+            save = stop or judging.due(step) or step % self.recipe.checkpoint.every == 0
             if validate or save:
                 loop.report_unread(self._report)  # raises before a non-finite state is used
             if validate and self.processes.leads:
                 self._validate(method, step)
             if save and self.processes.leads:
-                checkpoints.save(_snapshot(optimiser, step, step * spec.accumulate))
-            return stop
+                snapshot = _snapshot(optimiser, step, step * spec.accumulate)
+                checkpoints.save(snapshot, best=judging.best(step))
+            return stop or judging.after(step)
 
         self.watcher.begin(start, spec.steps)
-        done = loop.run(start, self._report, after)
-        if done < spec.steps:
+        complete = judging.begin(start)
+        done = start if complete else loop.run(start, self._report, after)
+        if not judging.complete(done):
             raise Interrupted(
                 f"stopped after step {done} of {spec.steps}; resume with `--resume --output "
                 f"{self.folder.root}`"
             )
-        package = self._write_package(method) if self.processes.leads else None
+        package = None
+        if self.processes.leads:
+            chosen = judging.best(done) or done
+            weights = method.trainable() if chosen == done else checkpoints.weights(chosen)
+            package = self._package(weights, self.folder.package)
         self.processes.wait()
         return package or Package.open(self.folder.package)
 
     def conclude(self, package: Package) -> None:
         """Report the result. Repeating this has no effect."""
-        self.tracker.package(
-            package.path, {"atelier.digest": package.digest, "atelier.adapter": self.recipe.adapter}
-        )
+        tags = {"atelier.digest": package.digest, "atelier.adapter": self.recipe.adapter}
+        tags["atelier.step"] = str(_steps_of(self.folder, self.stage))
+        if scores := scores_in(self.folder.curve):
+            why = f"step {tags['atelier.step']} is the best of {len(scores)} judged checkpoints"
+            tags["atelier.choice"] = f"{why}: {scores[int(tags['atelier.step'])]}"
+            self.watcher.note(tags["atelier.choice"])
+        self.tracker.package(package.path, tags)
         self.watcher.note(f"{package.path}: {package.digest}")
 
     def _class_pictures(self) -> PictureFolder | None:
@@ -259,21 +289,26 @@ class _Job:
         self.tracker.metrics(report.step, values | {"seconds_per_step": report.seconds})
         self.watcher.update(report)
 
-    def _write_package(self, method: Method) -> Package:
-        return write_package(
-            self.folder.package,
-            {name: tensor.detach().cpu().numpy() for name, tensor in method.trainable().items()},
-            name=self.recipe.adapter,
-            base=BaseRef(id=self.base.id, digest=self.base.digest),
-            alpha=self.stage.lora.alpha,
-            targets=self.stage.lora.targets,
-            trigger=self.recipe.trigger,
-            class_prompt=self.stage.prior.prompt if self.stage.prior else None,
-            styles=self.recipe.styles,
-            dataset=self.pictures.digest,
-            recipe=self.recipe.digest,
-            git_commit=commit_of(self.recipe.folder),
+    def _judging(self, method: Method) -> Judging | Unjudged:
+        spec, steps = self.recipe.checkpoint.judge, self.stage.train.steps
+        if spec is None or self.judge is None:
+            return Unjudged(steps)
+        return Judging(
+            spec,
+            steps,
+            self.judge,
+            Curve(self.folder.curve, self.judge.digest),
+            self.folder,
+            lambda folder: self._package(method.trainable(), folder),
+            lambda: self.engine,
+            self.stopping,
+            self.processes,
+            self.tracker,
+            self.watcher,
         )
+
+    def _package(self, weights: Mapping[str, torch.Tensor], folder: Path) -> Package:
+        return packaging.write(folder, weights, self.recipe, self.stage, self.identity)
 
     def _lineage(self) -> dict[str, str]:
         commit = commit_of(self.recipe.folder)
@@ -283,24 +318,6 @@ class _Job:
             "atelier.dataset": self.pictures.digest,
             "atelier.output": str(self.folder.root),
         } | ({"atelier.git_commit": commit} if commit else {})
-
-
-def _load(recipe: Recipe, stage: Stage, device: torch.device) -> Base:
-    """Load the base.
-
-    Its `id` is the name in the recipe, even if its files were fetched elsewhere.
-    """
-    check_precision(stage.train.precision, device)
-    check_optimizer(stage.train.optimizer, device)
-    spec = recipe.base_here
-    base = load_base(
-        spec.model,
-        revision=spec.revision,
-        vae=spec.vae,
-        device=device,
-        dtype=DTYPES[stage.train.precision],
-    )
-    return replace(base, id=recipe.base.model)
 
 
 def _reporters(
@@ -317,33 +334,11 @@ def _reporters(
     return run_tracker, progress or Silence()
 
 
-def _only_stage(recipe: Recipe) -> Stage:
-    """Return the only stage. Raises RecipeError for several stages, or for an unknown method."""
-    if len(recipe.stages) > 1:
-        raise RecipeError(
-            f"{recipe.adapter}: {len(recipe.stages)} stages, but only one can be trained; keep "
-            "stages.0 and train the others with separate recipes"
-        )
-    stage = recipe.stages[0]
-    if stage.method not in METHODS:
-        raise RecipeError(
-            f"{recipe.adapter}: stages.0.method {stage.method} is not implemented; use "
-            f"{', '.join(METHODS)}"
-        )
-    return stage
+def _steps_of(folder: RunFolder, stage: Stage) -> int:
+    """Return the number of updates of the package of a completed run."""
+    return best(scores_in(folder.curve)) or stage.train.steps
 
 
 def _snapshot(optimiser: Optimiser, step: int, position: int) -> Checkpoint:
     weights = {name: tensor.cpu() for name, tensor in optimiser.parameters.named().items()}
     return Checkpoint(step, position, weights, optimiser.state(), torch.get_num_threads())
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to keys such as `train.lr`, and omit None values."""
-    if not isinstance(value, dict):
-        return {} if value is None else {prefix: value}
-    return {
-        key: leaf
-        for name, inner in value.items()
-        for key, leaf in _flat(inner, f"{prefix}.{name}" if prefix else name).items()
-    }

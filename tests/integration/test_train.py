@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,43 +18,16 @@ from pipelines.train import TrainResult, train
 from pipelines.train.progress import Silence
 from services.engine import Engine, EngineSettings, load_base
 from tests.training import (
-    ROOT,
     STEPS,
     TOLD,
     Saboteur,
     file_of,
+    killed,
     make_studio,
     metrics,
     recipe,
     unbroken_and_resumed,
 )
-
-# Kills its own process in the middle of things: at the n-th backward pass, or at the first flush of
-# a file whose path holds a text.
-KILLER = """
-import os, runpy, signal, sys
-import torch
-
-passes, text = int(sys.argv.pop(1)), sys.argv.pop(1)
-flush, backward = os.fsync, torch.Tensor.backward
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def fsync(descriptor):
-    if text in os.readlink(f"/proc/self/fd/{descriptor}"):
-        die()
-    flush(descriptor)
-
-def counted(*arguments, **named):
-    global passes
-    passes -= 1
-    return die() if passes == 0 else backward(*arguments, **named)
-
-os.fsync, torch.Tensor.backward = fsync, counted
-sys.argv.insert(1, "train")
-runpy.run_module("commands", run_name="__main__", alter_sys=True)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +157,6 @@ def test_a_folder_with_a_run_is_not_trained_over(studio: Path, unbroken: TrainRe
     mine = recipe(studio, **TOLD)
     with pytest.raises(BadInput, match=rf"recipe was {mine.digest}, is now {other.digest}"):
         train(other, output=studio / "unbroken", resume=True)
-
-
-def killed(run: list[str], *, passes: int = 0, flush: str = "nothing") -> bool:
-    """Whether a training in a process of its own died where it was to."""
-    arguments = [sys.executable, "-c", KILLER, str(passes), flush, *run]
-    return subprocess.run(arguments, cwd=ROOT, check=False).returncode == -signal.SIGKILL
 
 
 def test_killed_anywhere_it_ends_bit_for_bit_where_the_unbroken_run_ends(

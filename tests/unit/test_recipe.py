@@ -99,7 +99,7 @@ def test_defaults(tmp_path: Path) -> None:
     }
     assert stage.lora.model_dump() == {"rank": 16, "alpha": 16.0, "targets": ("attn",)}
     assert stage.prior is None
-    assert recipe.checkpoint.model_dump() == {"every": 100, "keep": 2}
+    assert recipe.checkpoint.model_dump() == {"every": 100, "keep": 2, "judge": None}
     assert recipe.tracking.model_dump() == {"mlflow": True, "wandb": None}
 
 
@@ -154,6 +154,12 @@ def test_numbers_are_yaml_1_2s(tmp_path: Path) -> None:
         ("accumulate: 1", "schedule: piecewise_constant", "step_rules require each other"),
         ("accumulate: 1", 'step_rules: "1:2,0.1"', "step_rules require each other"),
         ("keep: 2}", "keep: 2, folder: x}", "checkpoint.folder: unknown key"),
+        ("keep: 2}", "keep: 2, judge: {}}", "checkpoint.judge.every: missing"),
+        (
+            "keep: 2}",
+            "keep: 2, judge: {every: 50, patience: 0}}",
+            "checkpoint.judge.patience: must be greater than or equal to 1",
+        ),
         ("adapter:", "folder: /etc\nadapter:", "recipe.yaml:1: folder: unknown key"),
     ],
 )

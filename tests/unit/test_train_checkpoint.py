@@ -50,6 +50,30 @@ def test_the_newest_comes_back_and_the_oldest_go(tmp_path: Path) -> None:
     assert torch.equal(found.weights["w"], torch.full((4,), 15.0))
 
 
+def test_the_best_stays_however_old_it_is(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, IDENTITY, keep=1)
+    for step, best in ((5, None), (10, 5), (15, 5), (20, 15)):
+        kept.save(checkpoint(step), best=best)
+        assert names(tmp_path) == sorted({f"step-{s:08d}" for s in (best or step, step)})
+    assert torch.equal(kept.weights(15)["w"], torch.full((4,), 15.0))
+
+
+def test_weights_of_an_unknown_or_damaged_step_are_refused(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path, IDENTITY, keep=2)
+    with pytest.raises(BadInput, match="has no checkpoint of step 7; it has those of: none"):
+        kept.weights(7)
+    kept.save(checkpoint(5))
+    state = kept.save(checkpoint(10)) / "state.pt"
+    with pytest.raises(BadInput, match="has no checkpoint of step 7; it has those of: 5, 10"):
+        kept.weights(7)
+    state.write_bytes(b"")
+    with pytest.raises(BadInput, match="step-00000010: is damaged; use the checkpoint of another"):
+        kept.weights(10)
+    other = replace(IDENTITY, recipe="sha256:changed")
+    with pytest.raises(BadInput, match="recipe was"):
+        Checkpoints(tmp_path, other, keep=2).weights(5)
+
+
 def test_generators_of_every_kind_come_back(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path, IDENTITY, keep=1)
     kept.save(checkpoint(1))

@@ -65,6 +65,17 @@ def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not again.has("params", lr=0.2)
 
 
+def test_each_metric_goes_on_where_it_was(tmp_path: Path) -> None:
+    made = journal(tmp_path)
+    made.metrics(3, {"judge/margin": 0.5})  # after the loss of the same step
+    made.close()
+    again = Journal(tmp_path / "log.jsonl")
+    again.metrics(3, {"loss": 9.0, "judge/margin": 0.5, "judge/text": 0.25})
+    again.metrics(2, {"judge/margin": 0.5})
+    values = [event.data["values"] for event in again.since(4)]
+    assert values == [{"judge/margin": 0.5}, {"judge/text": 0.25}]
+
+
 def test_half_a_line_is_dropped(tmp_path: Path) -> None:
     journal(tmp_path).close()
     with (tmp_path / "log.jsonl").open("a") as file:

@@ -137,7 +137,7 @@ def _separations(adapters: Sequence[Labelled], policy: Policy) -> Iterator[Separ
     clear = [item for item in adapters if item.clear]
     for name, kind, _ in limits(policy.gates):
         sign = 1 if kind.startswith("min") else -1
-        values = [statistic(item.evaluation, name, kind) for item in clear]
+        values = [statistic(item.evaluation.measures, name, kind) for item in clear]
         groups: dict[str | None, list[float]] = {}  # of bad adapters by kind; None: the good ones
         for item, value in zip(clear, values, strict=True):
             if value is not None:

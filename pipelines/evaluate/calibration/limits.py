@@ -69,7 +69,7 @@ def with_limits(policy: Policy, chosen: Sequence[ChosenLimit]) -> Policy:
 
 
 def _value(item: Labelled, name: Measure, kind: Kind) -> float:
-    value = statistic(item.evaluation, name, kind)
+    value = statistic(item.evaluation.measures, name, kind)
     if value is None:
         raise BadInput(f"{item.name}: no value of {name} {kind}; evaluate it again")
     return value
@@ -90,7 +90,7 @@ def _assign(
     for item in bad:
         best: tuple[float, Key, float] | None = None
         for (name, kind), (worst, scatter) in bounds.items():
-            value = statistic(item.evaluation, name, kind)
+            value = statistic(item.evaluation.measures, name, kind)
             if value is None:
                 continue
             beyond = (worst - value if kind.startswith("min") else value - worst) / scatter

@@ -32,7 +32,10 @@ class Journal:
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._events = _whole_lines(path)
-        self._step = max((e.data["step"] for e in self._events if e.kind == "metrics"), default=0)
+        self._recorded: dict[str, int] = {}  # the last step of each metric
+        for event in self._events:
+            if event.kind == "metrics":
+                self._recorded |= dict.fromkeys(event.data["values"], event.data["step"])
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, kind: Kind, **data: Any) -> None:
@@ -44,10 +47,11 @@ class Journal:
             self._events.append(event)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Append the metrics of one step, unless the run recorded these before it was resumed."""
-        if step > self._step:
-            self._step = step
-            self.append("metrics", step=step, values=values)
+        """Append the metrics of one step that the run did not record before it was resumed."""
+        new = {name: value for name, value in values.items() if step > self._recorded.get(name, 0)}
+        if new:
+            self._recorded |= dict.fromkeys(new, step)
+            self.append("metrics", step=step, values=new)
 
     def since(self, number: int) -> list[Event]:
         """Return the events from `number` on."""

@@ -69,6 +69,17 @@ class NullTracker:
         """Do nothing."""
 
 
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to keys such as `train.lr`, and omit None values."""
+    if not isinstance(value, dict):
+        return {} if value is None else {prefix: value}
+    return {
+        key: leaf
+        for name, inner in value.items()
+        for key, leaf in flat(inner, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
 def run_id_of(folder: Path) -> str | None:
     """Return the id of the MLflow run of a run folder, or None before it is created."""
     state = read_state(folder / STATE).get("mlflow", {})
