@@ -12,7 +12,7 @@ from commands.ci import changed, declared, lint, login, propose
 from commands.command import Command, CommandGroup, command_line
 from commands.release import adapters, release, sign, trace, validate
 from commands.serve import compare, generate, serve
-from commands.train import calibrate, dataset, evaluate, run, submit, train
+from commands.train import calibrate, dataset, evaluate, run, score, submit, train
 
 HELP: Final = "Train, evaluate and serve SDXL LoRA adapters."
 
@@ -20,6 +20,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Command | CommandGroup]]] = {
     "Train": {
         "train": train.train,
         "evaluate": evaluate.evaluate,
+        "score": score.score,
         "calibrate": calibrate.calibrate,
         "run": run.run,
         "submit": submit.submit,

@@ -60,6 +60,15 @@ class Point:
     time: float  # seconds since the epoch
 
 
+@dataclass(frozen=True)
+class RunInfo:
+    """The parameters and tags of a run, and the names of its metrics."""
+
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: tuple[str, ...]
+
+
 class Tracking:
     """Runs on one MLflow server, or in one local database with its artifacts beside it.
 
@@ -135,6 +144,21 @@ class Tracking:
         """Store the files of a folder with a run."""
         with self._call(f"store {path.name} with run {run_id}"):
             self._client.log_artifacts(run_id, str(path), folder)
+
+    def run(self, run_id: str) -> RunInfo:
+        """Return what a run recorded. Raises BadInput if there is no such run."""
+        with self._call(f"read run {run_id}"):
+            data = self._client.get_run(run_id).data
+            return RunInfo(dict(data.params), dict(data.tags), tuple(sorted(data.metrics)))
+
+    def history(self, run_id: str, metric: str) -> tuple[Point, ...]:
+        """Return all points of a metric of a run, by ascending step."""
+        with self._call(f"read {metric} of run {run_id}"):
+            points = self._client.get_metric_history(run_id, metric)
+        return tuple(
+            Point(metric, point.value, point.step, point.timestamp / 1000)
+            for point in sorted(points, key=lambda point: point.step)
+        )
 
     def files(self, run_id: str, folder: str | None = None) -> tuple[str, ...]:
         """Return the paths of a run's files and folders, one level deep."""

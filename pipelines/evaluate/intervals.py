@@ -33,8 +33,8 @@ def mean_interval(prompts: Sequence[np.ndarray], level: float, *, rate: bool) ->
     mean = float(np.mean([values.mean() for values in prompts]))
     terms = [values.var(ddof=1) / len(values) for values in measured]
     variance = sum(terms) / len(measured) ** 2
-    freedom = _freedom(terms, [len(values) - 1 for values in measured])
-    reach = _student(level, freedom) * float(np.sqrt(variance))
+    freedom = combined_freedom(terms, [len(values) - 1 for values in measured])
+    reach = student(level, freedom) * float(np.sqrt(variance))
     return mean - reach, mean + reach
 
 
@@ -54,7 +54,7 @@ def worst_interval(
         if not freedom:
             return None
         squares = sum(((values - values.mean()) ** 2).sum() for values in prompts)
-        reach = _student(each, freedom) * float(np.sqrt(squares / freedom))
+        reach = student(each, freedom) * float(np.sqrt(squares / freedom))
         ends = [
             (values.mean() - reach / len(values) ** 0.5, values.mean() + reach / len(values) ** 0.5)
             for values in prompts
@@ -79,13 +79,14 @@ def rate_interval(values: np.ndarray, level: float) -> Interval:
     return float(low), float(high)
 
 
-def _student(level: float, freedom: float) -> float:
+def student(level: float, freedom: float) -> float:
+    """Return the half-width of Student's central interval at `level`, in standard errors."""
     from scipy.special import stdtrit  # scipy.stats takes even longer to import
 
     return float(stdtrit(freedom, 0.5 + level / 2))
 
 
-def _freedom(terms: Sequence[float], each: Sequence[int]) -> float:
+def combined_freedom(terms: Sequence[float], each: Sequence[float]) -> float:
     """Return the degrees of freedom of a sum of variances (Welch-Satterthwaite)."""
     below = sum(term**2 / freedom for term, freedom in zip(terms, each, strict=True))
     return sum(terms) ** 2 / below if below else float(sum(each))

@@ -38,7 +38,8 @@ def test_every_command_of_the_readme_works(demo_run: DemoRun) -> None:
         shell.send_signal(signal.SIGTERM)
         raise
     assert shell.returncode == 0, out[-4000:]
-    for name in ("cat.png", "compare.png", "beach.png", "space.png", "thor-cat.safetensors"):
+    pictures = ("cat.png", "beach.png", "space.png")
+    for name in (*pictures, "compare/compare.html", "thor-cat.safetensors"):
         assert (demo_run.folder / name).stat().st_size > 0
     assert "registry: known" in out
     assert '"images":2' in out.replace(" ", "")

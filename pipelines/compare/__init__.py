@@ -1,0 +1,1 @@
+"""Compares runs on one page: recipes, curves, pictures, scores and the scatter of trainings."""
