@@ -11,6 +11,7 @@ from PIL import Image
 
 from atelier.data.recipe import Recipe, Stage
 from atelier.errors import DatasetError, RecipeError
+from pipelines.dataset.hold_back import hold_back
 from pipelines.dataset.picture_folder import Picture, open_folder, other_files
 from pipelines.dataset.pictures import has_transparency, open_picture
 
@@ -201,7 +202,14 @@ def lint_recipe(file: Path) -> list[Finding]:
 def lint_stage(recipe: Recipe, stage: Stage) -> list[Finding]:
     """Return all findings about the pictures of one stage of a recipe."""
     data, folder = stage.dataset, recipe.dataset_folder(stage)
-    return lint(folder, resolution=data.resolution, captions=data.captions)
+    findings = lint(folder, resolution=data.resolution, captions=data.captions)
+    if any(finding.severity == "error" for finding in findings):
+        return findings
+    try:
+        hold_back(open_folder(folder, data.captions), data.hold_back)
+    except DatasetError as error:
+        return [_refused(error, folder), *findings]
+    return findings
 
 
 def check_pictures(recipe: Recipe) -> None:

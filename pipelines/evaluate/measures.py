@@ -43,7 +43,7 @@ class ReferenceSet:
     """The pictures that an adapter's pictures are compared with.
 
     `references` are the held-back pictures if `held_back` is true, otherwise the training pictures.
-    `digest` is the digest of the training pictures.
+    `digest` is the digest of the dataset, which contains both.
     """
 
     digest: str
@@ -51,6 +51,7 @@ class ReferenceSet:
     training_names: Sequence[str]
     references: Sequence[Image.Image]
     reference_names: Sequence[str]
+    reference_digests: Sequence[str]
     held_back: bool
 
 
@@ -94,9 +95,14 @@ def _references(reference_set: ReferenceSet, features: _Features) -> tuple[Refer
     similar = features.dino @ features.dino.T
     count = len(similar)
     others = (similar.sum(axis=1) - similar.diagonal()) / max(1, count - 1)
+    files = zip(reference_set.reference_names, reference_set.reference_digests, strict=True)
     return tuple(
-        Reference(file=name, values={"consistency": _rounded(others[i])} if count > 1 else {})
-        for i, name in enumerate(reference_set.reference_names)
+        Reference(
+            file=name,
+            digest=digest,
+            values={"consistency": _rounded(others[i])} if count > 1 else {},
+        )
+        for i, (name, digest) in enumerate(files)
     )
 
 

@@ -16,7 +16,7 @@ from atelier.data.manifest import BaseRef
 from atelier.data.recipe import Recipe, Stage
 from atelier.errors import BadInput, Interrupted, RecipeError, Unavailable
 from atelier.home import Home
-from pipelines.dataset import PictureFolder, open_folder
+from pipelines.dataset import PictureFolder, Split, hold_back, open_folder
 from pipelines.train.checkpoint import Checkpoint, Checkpoints, RunIdentity, disk_full
 from pipelines.train.determinism import repeatable
 from pipelines.train.loop import Loop, StepReport
@@ -69,6 +69,7 @@ def train(
     started = time.monotonic()
     stage = _only_stage(recipe)
     pictures = open_folder(recipe.dataset_folder(stage), stage.dataset.captions)
+    split = hold_back(pictures, stage.dataset.hold_back)
     folder = RunFolder(output.absolute())
     with (
         joined() as (processes, device),
@@ -85,7 +86,17 @@ def train(
                 folder.begin(recipe, identity, resume=resume)
         tracker, watcher = _reporters(recipe, folder, tracker, progress, processes)
         job = _Job(
-            recipe, stage, base, pictures, folder, identity, tracker, watcher, stopping, processes
+            recipe,
+            stage,
+            base,
+            pictures,
+            split,
+            folder,
+            identity,
+            tracker,
+            watcher,
+            stopping,
+            processes,
         )
         try:
             with job.tracked():
@@ -120,6 +131,7 @@ class _Job:
     stage: Stage
     base: Base
     pictures: PictureFolder
+    split: Split
     folder: RunFolder
     identity: RunIdentity
     tracker: Tracker
@@ -161,7 +173,7 @@ class _Job:
         """
         spec = self.stage.train
         material = StageInputs(
-            self.base, self.recipe, self.stage, self.pictures, self._class_pictures()
+            self.base, self.recipe, self.stage, self.split.training, self._class_pictures()
         )
         method = METHODS[self.stage.method](material)
         for remark in method.remarks:
@@ -269,9 +281,10 @@ class _Job:
             alpha=self.stage.lora.alpha,
             targets=self.stage.lora.targets,
             trigger=self.recipe.trigger,
-            class_prompt=self.stage.prior.prompt if self.stage.prior else None,
+            noun=self.recipe.class_,
             styles=self.recipe.styles,
             dataset=self.pictures.digest,
+            held_back=self.split.held_back_digests,
             recipe=self.recipe.digest,
             git_commit=commit_of(self.recipe.folder),
         )

@@ -37,6 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "adapter": "thor-cat",
         "base": {"model": str(base)},
         "trigger": "sks cat",
+        "class": "cat",
         "stages": [stage],
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from atelier.files import sha256_bytes
 from pipelines.evaluate.measures import Pair, ReferenceSet, diversity, effect, measure
 from pipelines.evaluate.prompt_set import PromptCase
 from pipelines.evaluate.sharpness import sharpness
@@ -38,7 +39,9 @@ def shot(role: str, number: int, seed: int, text: str = "a red") -> PromptCase:
 def against(*colours: tuple[int, int, int]) -> ReferenceSet:
     pictures = [plain(colour) for colour in colours]
     names = [f"{index}.png" for index in range(len(colours))]
-    return ReferenceSet("sha256:" + "a" * 64, pictures, names, pictures, names, held_back=False)
+    digests = [sha256_bytes(name.encode()) for name in names]
+    digest = "sha256:" + "a" * 64
+    return ReferenceSet(digest, pictures, names, pictures, names, digests, held_back=False)
 
 
 def test_a_subject_is_compared_with_references_text_and_base() -> None:
