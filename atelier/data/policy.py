@@ -33,6 +33,7 @@ DEFAULT = Path(__file__).with_name("policy.yaml")
 # diversity    differences between pictures of one prompt
 # sharpness    fine detail of a picture, divided by that of the base's pictures
 # copying      similarity to the nearest training picture
+# stamp        how much of a mark, which all training pictures share, is in a picture
 # effect       difference between pictures with and without the adapter
 Measure = Literal[
     "consistency",
@@ -46,6 +47,7 @@ Measure = Literal[
     "diversity",
     "sharpness",
     "copying",
+    "stamp",
     "effect",
 ]
 

@@ -2,7 +2,7 @@
 
 from pipelines.dataset.crop import Fitted, square, whole
 from pipelines.dataset.hold_back import Split, hold_back
-from pipelines.dataset.lint import Finding, check_pictures, lint, lint_recipe, lint_stage
+from pipelines.dataset.lint import Finding, check_pictures, lint, lint_recipe, lint_stage, listed
 from pipelines.dataset.picture_folder import Picture, PictureFolder, open_folder
 from pipelines.dataset.pictures import open_picture
 
@@ -17,6 +17,7 @@ __all__ = [
     "lint",
     "lint_recipe",
     "lint_stage",
+    "listed",
     "open_folder",
     "open_picture",
     "square",

@@ -73,5 +73,10 @@ MEASURES: Final[Mapping[Measure, MeasureInfo]] = {
     "copying": MeasureInfo(
         "similarity to a training picture", "subject", better="lower", largest=True
     ),
+    "stamp": MeasureInfo(
+        "share of the training pictures' common mark that is in a picture",
+        "subject",
+        better="lower",
+    ),
     "effect": MeasureInfo("effect on the picture", "subject", better="neither"),
 }

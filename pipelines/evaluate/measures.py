@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from pipelines.dataset.marks import stamped
+
 from .copying import copying
 from .evaluation import Measured, Measures, Reference, References
 from .prompt_set import ROLES, PromptCase
@@ -137,9 +139,11 @@ def _subjects(
     on = _subject_values(_features(scorer, adapters), numbers, against)
     off = _subject_values(_features(scorer, bases), numbers, against)
     copies, sharp = copying(adapters, reference_set.training), sharpness(adapters, bases)
+    marks = stamped(reference_set.training, adapters)
     measured = []
     for i, pair in enumerate(pairs):
         own = {"copying": copies[i].max(), "effect": effect(pair), "sharpness": sharp[i]}
+        own["stamp"] = marks[i]
         nearest = reference_set.training_names[int(copies[i].argmax())]
         measured.append(_measured(pair, on[i] | own, off[i], nearest))
     return measured

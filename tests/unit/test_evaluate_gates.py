@@ -109,6 +109,14 @@ def test_mixed_pictures_are_named_before_what_follows_from_them() -> None:
     assert "worst: b.png" in said.reasons[1]
 
 
+def test_a_mark_in_the_results_is_named_before_what_else_fails() -> None:
+    under = policy(gates={"stamp": {"max": 0.5}, "copying": {"max": 0.9}})
+    assert verdict(evaluation(under, subject=GOOD | {"stamp": 0.0}), under).accepted
+    said = verdict(evaluation(under, subject=GOOD | {"stamp": 0.9, "copying": 0.95}), under)
+    assert said.reasons[0].startswith("stamped: a mark that all training pictures share is in the")
+    assert len(said.reasons) == 3
+
+
 def test_few_references_are_remarked_upon() -> None:
     under = policy()
     one = evaluation(under)
