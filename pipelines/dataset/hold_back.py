@@ -19,8 +19,9 @@ TRAINABLE: Final = 3  # pictures that must remain for training
 
 @dataclass(frozen=True)
 class Split:
-    """The pictures for training, and the pictures that are held back."""
+    """All pictures of a dataset, those for training, and those that are held back."""
 
+    whole: PictureFolder
     training: PictureFolder
     held_back: tuple[Picture, ...]
 
@@ -56,4 +57,4 @@ def parted(folder: PictureFolder, held_back: list[str]) -> Split:
     """Split a folder into the pictures with the digests `held_back`, and the others."""
     kept = tuple(picture for picture in folder.pictures if picture.digest not in held_back)
     unseen = tuple(picture for picture in folder.pictures if picture.digest in held_back)
-    return Split(replace(folder, pictures=kept), unseen)
+    return Split(folder, replace(folder, pictures=kept), unseen)

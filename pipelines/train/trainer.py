@@ -68,8 +68,8 @@ def train(
     """
     started = time.monotonic()
     stage = _only_stage(recipe)
-    pictures = open_folder(recipe.dataset_folder(stage), stage.dataset.captions)
-    split = hold_back(pictures, stage.dataset.hold_back)
+    whole = open_folder(recipe.dataset_folder(stage), stage.dataset.captions)
+    pictures = hold_back(whole, stage.dataset.hold_back)
     folder = RunFolder(output.absolute())
     with (
         joined() as (processes, device),
@@ -78,25 +78,13 @@ def train(
         Stopping() as stopping,
     ):
         base = _load(recipe, stage, device)
-        identity = RunIdentity(
-            recipe.digest, base.digest, pictures.digest, processes=processes.count
-        )
+        identity = RunIdentity(recipe.digest, base.digest, whole.digest, processes=processes.count)
         with processes.leader_first():
             if processes.leads:
                 folder.begin(recipe, identity, resume=resume)
         tracker, watcher = _reporters(recipe, folder, tracker, progress, processes)
         job = _Job(
-            recipe,
-            stage,
-            base,
-            pictures,
-            split,
-            folder,
-            identity,
-            tracker,
-            watcher,
-            stopping,
-            processes,
+            recipe, stage, base, pictures, folder, identity, tracker, watcher, stopping, processes
         )
         try:
             with job.tracked():
@@ -130,8 +118,7 @@ class _Job:
     recipe: Recipe
     stage: Stage
     base: Base
-    pictures: PictureFolder
-    split: Split
+    pictures: Split
     folder: RunFolder
     identity: RunIdentity
     tracker: Tracker
@@ -173,7 +160,7 @@ class _Job:
         """
         spec = self.stage.train
         material = StageInputs(
-            self.base, self.recipe, self.stage, self.split.training, self._class_pictures()
+            self.base, self.recipe, self.stage, self.pictures.training, self._class_pictures()
         )
         method = METHODS[self.stage.method](material)
         for remark in method.remarks:
@@ -283,8 +270,8 @@ class _Job:
             trigger=self.recipe.trigger,
             noun=self.recipe.class_,
             styles=self.recipe.styles,
-            dataset=self.pictures.digest,
-            held_back=self.split.held_back_digests,
+            dataset=self.pictures.whole.digest,
+            held_back=self.pictures.held_back_digests,
             recipe=self.recipe.digest,
             git_commit=commit_of(self.recipe.folder),
         )
@@ -294,7 +281,7 @@ class _Job:
         return {
             "atelier.recipe": self.recipe.digest,
             "atelier.base": self.base.digest,
-            "atelier.dataset": self.pictures.digest,
+            "atelier.dataset": self.pictures.whole.digest,
             "atelier.output": str(self.folder.root),
         } | ({"atelier.git_commit": commit} if commit else {})
 
