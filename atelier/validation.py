@@ -11,6 +11,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 Loc = tuple[int | str, ...]
 
@@ -119,13 +120,18 @@ def _fields(model: type[BaseModel] | None, loc: Loc) -> list[str]:
     kind: Any = model
     for part in loc:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            field = kind.model_fields.get(str(part))
+            field = _by_key(kind).get(str(part))
             kind = field.annotation if field else None
         else:  # a mapping's value, or a tuple's element
             kind = next(iter(get_args(kind)[1 if get_origin(kind) is dict else 0 :]), None)
         kind = _bare(kind)
     is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
-    return list(kind.model_fields) if is_model else []
+    return list(_by_key(kind)) if is_model else []
+
+
+def _by_key(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a model by their key in a document."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _bare(kind: Any) -> Any:

@@ -209,6 +209,7 @@ def _ours(options: argparse.Namespace, name: str, *, targets: list[str], ratio: 
                 "dataset": {
                     "path": str((options.out / "pictures").absolute()),
                     "resolution": options.resolution,
+                    "hold_back": 0,  # `_split` has held pictures back from all trainers
                 },
                 "prompt": options.prompt,
                 "prior": {"prompt": options.class_prompt, "images": options.class_images},

@@ -13,8 +13,7 @@ from atelier.platform.jobs import TrainingSpec
 from atelier.stores.artifacts import Artifacts, Progress, known_as
 from atelier.stores.base_files import base_digest, base_files, resolve_base, resolve_vae, vae_files
 from pipelines.dataset.captions import METADATA
-from pipelines.dataset.picture_folder import open_folder, picture_files
-from pipelines.evaluate.references import HELD_BACK
+from pipelines.dataset.picture_folder import open_folder
 
 
 @dataclass(frozen=True)
@@ -48,14 +47,12 @@ def pack(recipe: Recipe, artifacts: Callable[[], Artifacts], *, processes: int =
         contents.append(content)
         return f"sha256:{content.ref.key}"
 
-    held_back = recipe.folder / HELD_BACK
     spec = TrainingSpec(
         adapter=recipe.adapter,
         recipe=recipe.digest,
         base=base,
         vae=digest(_vae(recipe.base.vae)) if recipe.base.vae else None,
         datasets=tuple(digest(_pictures(recipe.dataset_folder(stage))) for stage in recipe.stages),
-        held_back=digest(_pictures(held_back)) if _any_pictures(held_back) else None,
         processes=processes,
     )
     return JobInputs(recipe, spec, contents)
@@ -104,10 +101,6 @@ def find_base(
     digest, files = base_digest(folder), base_files(folder)
     ref = ArtifactRef.of("bases", digest)
     return digest, [Content(ref, folder, files, known_as(model, revision))]
-
-
-def _any_pictures(folder: Path) -> bool:
-    return folder.is_dir() and bool(picture_files(folder))
 
 
 def _vae(name: str) -> Content:

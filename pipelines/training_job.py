@@ -37,7 +37,6 @@ from atelier.stores.artifacts import Artifacts
 from atelier.stores.registry import Registry, VersionInfo
 from pipelines.earlier import existing_result
 from pipelines.evaluate import Evaluation, addressed, evaluation_under
-from pipelines.evaluate.references import HELD_BACK
 from pipelines.run import check, judge
 from pipelines.settings import JobSettings
 
@@ -118,9 +117,6 @@ def fetch_inputs(spec: TrainingSpec, home: Home) -> Recipe:
             f"{file}: {len(recipe.stages)} stages, but {len(spec.datasets)} datasets; "
             "submit the recipe again"
         )
-    if spec.held_back:
-        folder = home.root / "held-back" / hex_of(spec.held_back)
-        artifacts.get(ArtifactRef.of("datasets", spec.held_back), folder / HELD_BACK)
     places = Places(
         base=get(ArtifactRef.of("bases", spec.base)),
         vae=get(ArtifactRef.of("vaes", spec.vae)) if spec.vae else None,

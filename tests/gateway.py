@@ -35,7 +35,7 @@ def manifest_of(version: int, *, name: str = "thor-cat", trigger: str = "sks cat
         rank=4,
         alpha=float(version),
         trigger=trigger,
-        class_prompt="a photo of a cat",
+        class_=trigger.split()[-1],
         styles={"portrait": "{prompt}, close-up", "frozen": "{prompt} in the snow"},
         files={"adapter.safetensors": FILE},
     )

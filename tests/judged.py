@@ -77,7 +77,7 @@ def evaluation(
             references=References(
                 digest=DIGEST,
                 pictures=tuple(
-                    Reference(file=f"{name}.png", values={"consistency": 0.9}) for name in "ab"
+                    Reference(file=f"{name}.png", values={"consistency": 0.9}) for name in "abc"
                 ),
                 held_back=False,
             ),

@@ -207,6 +207,7 @@ def tiny_adapter(
     scale: float = 0.5,
     targets: Sequence[str] = ("attn",),
     trigger: str = "sks cat",
+    noun: str | None = "cat",
 ) -> Path:
     """Writes a package of random weights with a plain effect, and returns its folder.
 
@@ -229,5 +230,6 @@ def tiny_adapter(
         alpha=alpha,
         targets=tuple(targets),
         trigger=trigger,
+        noun=noun,
     )
     return folder

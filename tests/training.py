@@ -83,6 +83,7 @@ def recipe(studio: Path, **changes: Any) -> Recipe:
         "adapter": "tiny-cat",
         "base": {"model": str(studio / "base")},
         "trigger": "sks cat",
+        "class": "cat",
         "styles": {"night": "{prompt} at night"},
         "stages": [
             {

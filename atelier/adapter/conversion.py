@@ -33,12 +33,13 @@ def import_lora(
     base: BaseRef,
     base_files: Iterable[Path],
     trigger: str = "",
-    class_prompt: str | None = None,
+    noun: str | None = None,
 ) -> Package:
     """Convert a LoRA file in any known format into the package `folder`.
 
-    `base_files` are the files of `base`, each in its component's folder. Raises AdapterRejected,
-    with the names of the modules, if the file does not fit the base.
+    `base_files` are the files of `base`, each in its component's folder. `noun` is the class of the
+    subject. Raises AdapterRejected, with the names of the modules, if the file does not fit the
+    base.
     """
     shapes = projection_shapes(base_files)
     lora = read_single(file, shapes)
@@ -49,7 +50,7 @@ def import_lora(
         name=name,
         base=base,
         trigger=trigger,
-        class_prompt=class_prompt,
+        noun=noun,
     )
 
 

@@ -114,9 +114,10 @@ def write_package(
     kind: Kind = "lora",
     targets: Sequence[str] = (),
     trigger: str = "",
-    class_prompt: str | None = None,
+    noun: str | None = None,
     styles: Mapping[str, str] | None = None,
     dataset: str | None = None,
+    held_back: Sequence[str] = (),
     recipe: str | None = None,
     git_commit: str | None = None,
     embeddings: Mapping[str, Array] | None = None,
@@ -125,8 +126,9 @@ def write_package(
 
     `tensors` are LoRA factors under canonical or diffusers/PEFT keys. The alpha of a pair is the
     value of its `.alpha` key. If no tensor is an alpha, it is `alpha`, or the rank of the pair
-    (scale 1) if `alpha` is None. Equal arguments give equal bytes, so the digest is reproducible.
-    Raises AdapterRejected if the package is invalid.
+    (scale 1) if `alpha` is None. `noun` is the class of the subject. `held_back` are the digests of
+    the pictures of `dataset` that training did not use. Equal arguments give equal bytes, so the
+    digest is reproducible. Raises AdapterRejected if the package is invalid.
     """
     with staging(folder) as aside:
         lora = _with_alpha(pair_up(tensors, {}, place=str(folder)), tensors, alpha)
@@ -141,9 +143,10 @@ def write_package(
                 alpha=nominal_alpha,
                 targets=tuple(targets),
                 trigger=trigger,
-                class_prompt=class_prompt,
+                class_=noun,
                 styles=dict(styles or {}),
                 dataset=dataset,
+                held_back=tuple(held_back),
                 recipe=recipe,
                 git_commit=git_commit,
                 files={f: sha256_file(aside / f) for f in _names() if (aside / f).exists()},

@@ -35,6 +35,7 @@ DEFAULT = Path(__file__).with_name("policy.yaml")
 # diversity    differences between pictures of one prompt
 # sharpness    fine detail of a picture, divided by that of the base's pictures
 # copying      similarity to the nearest training picture
+# stamp        how much of a mark, which all training pictures share, is in a picture
 # effect       difference between pictures with and without the adapter
 # The following exist if the policy names the scorer in NEEDED_SCORER:
 # subject_crop similarity to the references (DINO features) of the subject without its background
@@ -54,6 +55,7 @@ Measure = Literal[
     "diversity",
     "sharpness",
     "copying",
+    "stamp",
     "effect",
     "subject_crop",
     "background",

@@ -20,6 +20,7 @@ from pydantic import (
 
 from atelier.data import yaml_model, yaml_text
 from atelier.data.names import AdapterName
+from atelier.data.noun import Noun, check_prior, check_trigger
 from atelier.data.policy import Gates
 from atelier.errors import RecipeError
 from atelier.files import digest_json
@@ -54,7 +55,9 @@ _STEP_RULES = re.compile(r"(\d*\.?\d+:\d+,)*\d*\.?\d+")
 
 
 class _Plain(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), serialize_by_alias=True
+    )
 
 
 class BaseSpec(_Plain):
@@ -73,6 +76,9 @@ class DatasetSpec(_Plain):
     crop: Literal["center", "random", "none"] = "center"
     repeats: Count = 1
     captions: str | None = None  # a column of the folder's metadata.jsonl
+    # The number of pictures that training does not use, because the evaluation compares with them.
+    # By default a sixth of the pictures, from 3 to 6, if there are at least 12, otherwise none.
+    hold_back: Natural | None = None
 
 
 class Prior(_Plain):
@@ -214,6 +220,7 @@ class _Written(_Plain):
     adapter: AdapterName
     base: BaseSpec
     trigger: str = ""
+    class_: Annotated[Noun | None, Field(alias="class")] = None  # of the subject, such as "cat"
     styles: dict[Text, Text] = {}
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     validation: ValidationSpec | None = None
@@ -241,6 +248,20 @@ class _Written(_Plain):
             raise ValueError(f"trigger is empty, but the prompt {using[0]!r} uses it; set trigger")
         return self
 
+    @model_validator(mode="after")
+    def _class_fits(self) -> Self:
+        if self.class_ is None:
+            if self.trigger.strip():
+                raise ValueError(
+                    f"class is missing; name the class of {self.trigger!r}, such as `class: cat`"
+                )
+            return self
+        check_trigger(self.trigger, self.class_)
+        for number, stage in enumerate(self.stages):
+            if stage.prior is not None:
+                check_prior(stage.prior.prompt, self.class_, f"stages.{number}.prior.prompt")
+        return self
+
 
 class Places(_Plain):
     """The local folders of a recipe's fetched inputs, the datasets by stage."""
@@ -266,7 +287,7 @@ class Recipe(_Written):
         path = Path(path)
         written = yaml_model.load(path, _Written, RecipeError)
         _refuse_twin(path, written.adapter)
-        return cls.model_validate({**dict(written), "folder": path.parent})
+        return cls.model_validate({**written.model_dump(), "folder": path.parent})
 
     @classmethod
     def parse(cls, data: bytes, source: str) -> "Recipe":

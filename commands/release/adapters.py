@@ -124,6 +124,7 @@ def inspect(adapter: Reference) -> Answer:
         ),
         ("base", f"{manifest.base.id} ({short(manifest.base.digest)})"),
         ("trigger", manifest.trigger or "-"),
+        ("class", manifest.noun or "-"),
         ("styles", ", ".join(manifest.styles) or "-"),
         ("dataset", short(manifest.dataset)),
         ("recipe", short(manifest.recipe)),
@@ -136,7 +137,7 @@ def inspect(adapter: Reference) -> Answer:
         "version": version,
         "projections": dict(components),
         "bytes": size,
-        "manifest": manifest.model_dump(mode="json"),
+        "manifest": manifest.content(),
     }
     return Answer("\n".join(f"{key:12} {value}" for key, value in fields), data)
 
@@ -146,8 +147,8 @@ def import_adapter(
     name: Annotated[str, typer.Option(help="Name of the adapter.")],
     base: Annotated[str, typer.Option(help="Base that it was trained on: a folder or a hub ID.")],
     trigger: Annotated[str, typer.Option(help="Trigger words.")] = "",
-    class_prompt: Annotated[
-        str | None, typer.Option(help='Prompt of its class, such as "a photo of a cat".')
+    noun: Annotated[
+        str | None, typer.Option("--class", help="Class of its subject, such as cat.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Package folder. Default: in $ATELIER_HOME.")
@@ -170,7 +171,7 @@ def import_adapter(
         base=BaseRef(id=base, digest=base_digest(base_folder)),
         base_files=base_files(base_folder),
         trigger=trigger,
-        class_prompt=class_prompt,
+        noun=noun,
     )
     version = None
     if register:

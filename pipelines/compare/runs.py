@@ -154,7 +154,7 @@ def manifest_params(manifest: Manifest) -> dict[str, str]:
         "adapter": manifest.name,
         "base.model": manifest.base.id,
         "trigger": manifest.trigger,
-        "prior.prompt": manifest.class_prompt,
+        "class": manifest.noun or None,
         "lora.rank": manifest.rank,
         "lora.alpha": manifest.alpha,
         "lora.targets": list(manifest.targets),

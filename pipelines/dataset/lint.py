@@ -11,6 +11,9 @@ from PIL import Image
 
 from atelier.data.recipe import Recipe, Stage
 from atelier.errors import DatasetError, RecipeError
+from pipelines.dataset.background import one_background
+from pipelines.dataset.hold_back import hold_back
+from pipelines.dataset.marks import SIDE, find_mark
 from pipelines.dataset.picture_folder import Picture, open_folder, other_files
 from pipelines.dataset.pictures import has_transparency, open_picture
 
@@ -22,6 +25,7 @@ CUT = 0.35  # share of a picture that a square crop may remove without a warning
 BLURRED = 12.0  # variance of the Laplacian on 0..255 greys; sharp photographs have hundreds
 DARK, BRIGHT = 30.0, 235.0  # mean grey
 PLAIN = 0.60  # share of the border that has the same grey
+LISTED = 4  # names in a finding
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def lint(
         return [_refused(error, folder)]
     findings = [*_folder_findings(folder, pictures, captions)]
     hashes: list[tuple[Path, int]] = []
+    views: dict[str, Image.Image] = {}
     for picture in pictures:
         try:
             image = open_picture(picture.path)
@@ -63,6 +68,8 @@ def lint(
             continue
         findings += _picture_findings(picture.path, image, resolution)
         hashes.append((picture.path, difference_hash(image)))
+        views[picture.digest] = image.resize((SIDE, SIDE), Image.Resampling.BOX)
+    findings += _common(folder, [picture.path.name for picture in pictures], list(views.values()))
     findings += _duplicates(hashes, {picture.path: picture.digest for picture in pictures})
     order = ("error", "warning", "info")
     return sorted(findings, key=lambda finding: (order.index(finding.severity), finding.file))
@@ -185,6 +192,29 @@ def _duplicates(hashes: list[tuple[Path, int]], digests: dict[Path, str]) -> Ite
                 break
 
 
+def _common(folder: Path, names: list[str], views: list[Image.Image]) -> Iterator[Finding]:
+    """Find the mark and the background that all pictures have in common."""
+    mark = find_mark(views)
+    if mark is not None:
+        text = (
+            f"all {len(names)} pictures have {mark.words} in common ({mark.share:.1%} of the "
+            f"picture): {listed(names)}"
+        )
+        advice = "crop the pictures or remove it, because the adapter learns it with the subject"
+        yield Finding("warning", folder, text, advice)
+    if one_background(views, None if mark is None else mark.mask):
+        text = f"all {len(names)} pictures have one background: {listed(names)}"
+        advice = "take pictures in other places, because the adapter learns the background"
+        yield Finding("warning", folder, text, advice)
+
+
+def listed(names: list[str]) -> str:
+    """Return the first names, and the number of the others."""
+    if len(names) <= LISTED:
+        return ", ".join(names)
+    return f"{', '.join(names[: LISTED - 1])} and {len(names) - LISTED + 1} others"
+
+
 def lint_recipe(file: Path) -> list[Finding]:
     """Return all findings about a recipe file and its pictures.
 
@@ -201,7 +231,14 @@ def lint_recipe(file: Path) -> list[Finding]:
 def lint_stage(recipe: Recipe, stage: Stage) -> list[Finding]:
     """Return all findings about the pictures of one stage of a recipe."""
     data, folder = stage.dataset, recipe.dataset_folder(stage)
-    return lint(folder, resolution=data.resolution, captions=data.captions)
+    findings = lint(folder, resolution=data.resolution, captions=data.captions)
+    if any(finding.severity == "error" for finding in findings):
+        return findings
+    try:
+        hold_back(open_folder(folder, data.captions), data.hold_back)
+    except DatasetError as error:
+        return [_refused(error, folder), *findings]
+    return findings
 
 
 def check_pictures(recipe: Recipe) -> None:

@@ -24,7 +24,7 @@ from .gates import limits, statistic
 from .judge import loaded
 from .measure_info import MEASURES
 from .measures import Pair, ReferenceSet, measure
-from .prompt_set import PromptCase, class_noun, prompt_set
+from .prompt_set import PromptCase, prompt_set
 from .references import reference_set
 from .renderer import Renderer
 from .scorers import Scorers
@@ -120,7 +120,7 @@ class CheckpointJudge:
     def _begun(self, package: Package, engine: "Engine", check: Callable[[], None]) -> "_Session":
         manifest = package.manifest
         cases = prompt_set(
-            self._policy, trigger=manifest.trigger, noun=class_noun(manifest), seeds=self._seeds
+            self._policy, trigger=manifest.trigger, noun=manifest.noun, seeds=self._seeds
         )
         session = _Session(
             cases=[case for case in cases if case.role != "unrelated"],

@@ -18,6 +18,7 @@ from .evaluation import Evaluation, GateResult
 CauseName = Literal[
     "mixed pictures",
     "no effect",
+    "stamped",
     "broken",
     "copied",
     "class lost",
@@ -113,6 +114,14 @@ _CAUSES: Final[Sequence[tuple[Callable[[_Numbers], bool], Cause]]] = (
             "no effect",
             "the adapter changes nothing",
             "check that it was trained, and that its weight is not 0",
+        ),
+    ),
+    (
+        lambda n: "stamp" in n.high,
+        Cause(
+            "stamped",
+            "a mark that all training pictures share is in the results",
+            "crop or clean the training pictures (`atelier dataset lint`), and train again",
         ),
     ),
     (

@@ -18,7 +18,7 @@ from atelier.data.policy import Policy
 from atelier.errors import BadInput
 
 from .intervals import Interval, mean_interval
-from .prompt_set import class_noun, fill
+from .prompt_set import fill
 from .renderer import CHUNK, Progress
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _filled(engine: "LocalEngine", prompt: str) -> tuple[str, str]:
             raise BadInput(f"prompt {prompt!r}: only an adapter fills placeholders; give --adapter")
         return prompt, prompt
     manifest = engine.adapters[0].package.manifest
-    noun = class_noun(manifest)
+    noun = manifest.noun
     return (
         fill(prompt, trigger=manifest.trigger, noun=noun),
         fill(prompt, trigger=noun, noun=noun),

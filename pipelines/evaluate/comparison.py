@@ -16,7 +16,7 @@ from atelier.errors import Refused
 
 from .attestations import stored
 from .evaluation import NAMED, Evaluation, GateResult, Kind, Measured
-from .gates import require_same_protocol, unmeasured
+from .gates import applies, require_same_protocol, unmeasured
 from .intervals import mean_interval
 from .measure_info import KINDS, MEASURES
 
@@ -86,7 +86,7 @@ def compare(candidate: Evaluation, serving: Evaluation, policy: Policy) -> Compa
         for name in MEASURES
         if name in limited and (both := _measured(name, ours, theirs))
     )
-    gates = tuple(_gates(policy, {difference.name: difference for difference in differences}))
+    gates = tuple(_gates(policy, candidate, {item.name: item for item in differences}))
     failed = tuple(_reason(gate, differences, candidate) for gate in gates if not gate.passed)
     return Comparison(differences, gates, not failed, failed, _remarks(candidate, serving))
 
@@ -130,12 +130,14 @@ def _difference(
     )
 
 
-def _gates(policy: Policy, differences: Mapping[Measure, Difference]) -> list[GateResult]:
-    """Return the result of every limit of the policy. A limit without a difference has failed."""
+def _gates(
+    policy: Policy, candidate: Evaluation, differences: Mapping[Measure, Difference]
+) -> list[GateResult]:
+    """Return the result of every limit that applies. A limit without a difference has failed."""
     return [
         _gate(differences.get(name), name, kind, threshold)
         for name in MEASURES
-        if (gate := policy.against_serving.get(name))
+        if applies(name, candidate) and (gate := policy.against_serving.get(name))
         for kind in KINDS
         if (threshold := getattr(gate, kind)) is not None
     ]

@@ -60,7 +60,7 @@ class Reference(_Plain):
 class References(_Plain):
     """The pictures with which the pictures of the subject were compared."""
 
-    digest: Digest  # of the training pictures, as in the package's manifest
+    digest: Digest  # of the dataset, as in the package's manifest
     pictures: tuple[Reference, ...]
     held_back: bool  # whether training did not see `pictures`
     # Mean similarity of these pictures to each other, by measure: the ceiling of the measure,

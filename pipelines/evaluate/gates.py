@@ -12,6 +12,7 @@ the probability of a wrong decision.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from .evaluation import Decision, Evaluation, GateResult, GateState, Kind, Measu
 from .intervals import Interval, mean_interval, worst, worst_interval
 from .measure_info import KINDS, MEASURES
 from .prompt_set import prompt_set
+
+ENOUGH_REFERENCES: Final = 3
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,39 @@ def verdict(evaluation: Evaluation, policy: Policy) -> Verdict:
     """
     require_same_protocol(evaluation, policy)
     level = 1 - policy.error / len(policy.seeds.looks)
-    strictest = limits(policy.gates, evaluation.recipe_gates)
+    strictest = [
+        limit
+        for limit in limits(policy.gates, evaluation.recipe_gates)
+        if applies(limit[0], evaluation)
+    ]
     gates = tuple(_result(evaluation, *limit, level) for limit in strictest)
     states = {gate.state for gate in gates}
     if "failed" in states:
         bad = [gate for gate in gates if gate.state == "failed"]
         why = cause(evaluation, gates)
-        return Verdict(gates, "refused", (str(why), *map(_reason, bad)))
+        reasons = (str(why), *map(_reason, bad), *_few_references(evaluation))
+        return Verdict(gates, "refused", reasons)
     if "open" in states:
-        return Verdict(gates, "undecided", _open_reasons(evaluation, policy, gates))
+        reasons = (*_open_reasons(evaluation, policy, gates), *_few_references(evaluation))
+        return Verdict(gates, "undecided", reasons)
     near = [_near(gate) for gate in gates if gate.near]
-    return Verdict(gates, "accepted", (f"all {len(gates)} gates passed", *near))
+    reasons = (f"all {len(gates)} gates passed", *near, *_few_references(evaluation))
+    return Verdict(gates, "accepted", reasons)
+
+
+def _few_references(evaluation: Evaluation) -> tuple[str, ...]:
+    """Return a remark if there are so few references that their poses affect the measures."""
+    references = evaluation.measures.references
+    count = len(references.pictures)
+    if count >= ENOUGH_REFERENCES:
+        return ()
+    fix = "raise dataset.hold_back" if references.held_back else "add pictures of the subject"
+    return (f"only {count} reference pictures: their poses affect the measures; {fix}",)
+
+
+def applies(name: Measure, evaluation: Evaluation) -> bool:
+    """Return whether an adapter has a measure. A style has neither trigger nor class."""
+    return MEASURES[name].role != "class" or bool(evaluation.noun or evaluation.trigger)
 
 
 def require_same_protocol(evaluation: Evaluation, policy: Policy) -> None:

@@ -15,7 +15,7 @@ from atelier.files import locked, write_atomic
 from .evaluation import FILE, REPORT, SHEET, Evaluation, Measures, SamplingSettings
 from .gates import limits, verdict
 from .measures import Pair, ReferenceSet, measure
-from .prompt_set import PICTURES, class_noun, prompt_set
+from .prompt_set import PICTURES, prompt_set, require_prompts
 from .references import reference_set
 from .renderer import Progress, Renderer, save
 from .report import EvaluationReport
@@ -37,7 +37,6 @@ def evaluate(
     training_pictures: Recipe | Path,
     output: Path,
     engine: "Engine | None" = None,
-    held_back: Path | None = None,
     gates: Gates | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
@@ -48,22 +47,23 @@ def evaluate(
     The files are evaluation.json, sheet.png, report.html and the folder pictures.
 
     - `training_pictures`: the recipe or the folder of the pictures that the package was trained on;
-      their digest must be the dataset digest of the manifest
+      their digest must be the dataset digest of the manifest. The pictures that the manifest lists
+      as held back are the references
     - `gates` (by default the gates of the recipe): may only tighten the policy
     - `vae` (by default the VAE of the recipe): replaces the VAE of the base
-    - `held_back`: a folder of pictures of the subject that training never saw
     - `engine`: its base and VAE are used; without one, an engine is loaded from the process's
       ATELIER_* settings
     - `cache`: a folder that keeps the base's pictures between evaluations
     - `all_seeds`: draw all seeds of the policy, even if fewer decide (for a calibration)
 
-    Raises BadInput (PolicyError, DatasetError) if the gates loosen the policy, the package was not
-    trained on the pictures, or a scorer cannot be loaded.
+    Raises BadInput (PolicyError, DatasetError) if the gates loosen the policy, the adapter has a
+    trigger but no class, the package was not trained on the pictures, or a scorer cannot be loaded.
     """
     progress = progress or _silent
     tightening = _tightening(training_pictures, gates)
     limits(policy.tightened(tightening).gates)  # fail before the first picture is rendered
-    references = reference_set(package.manifest, training_pictures, held_back)
+    require_prompts(policy, package.manifest)
+    references = reference_set(package.manifest, training_pictures)
     with (
         _engine(base, vae, training_pictures, engine) as running,
         loaded(running, package) as adapter,
@@ -95,7 +95,7 @@ def _extended(
     """Render the seeds that are not in `pairs`, and return all pairs in the order of the policy."""
     manifest = package.manifest
     cases = prompt_set(
-        renderer.policy, trigger=manifest.trigger, noun=class_noun(manifest), seeds=range(seeds)
+        renderer.policy, trigger=manifest.trigger, noun=manifest.noun, seeds=range(seeds)
     )
     known = {pair.case: pair for pair in pairs}
     new = [case for case in cases if case not in known]
@@ -134,7 +134,7 @@ def _document(
         scorers=scorers.names,
         scorer_digests=scorers.digests,
         trigger=manifest.trigger,
-        noun=class_noun(manifest),
+        noun=manifest.noun,
         sampling=SamplingSettings(
             scheduler=policy.scheduler, steps=policy.steps, guidance_scale=policy.guidance_scale
         ),

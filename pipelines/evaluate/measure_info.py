@@ -154,4 +154,10 @@ MEASURES: Final[Mapping[Measure, MeasureInfo]] = {
         against_base=True,
         rate=True,
     ),
+    "stamp": MeasureInfo(
+        "share of the training pictures' common mark that is in a picture",
+        "A stripe, logo or date that all training pictures share appears in the pictures.",
+        "subject",
+        better="lower",
+    ),
 }

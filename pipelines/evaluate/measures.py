@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from pipelines.dataset.marks import stamped
+
 from .copying import copying
 from .evaluation import Measured, Measures, Reference, References
 from .optional_measures import OptionalMeasures
@@ -45,7 +47,7 @@ class ReferenceSet:
     """The pictures that an adapter's pictures are compared with.
 
     `references` are the held-back pictures if `held_back` is true, otherwise the training pictures.
-    `digest` is the digest of the training pictures.
+    `digest` is the digest of the dataset, which contains both.
     """
 
     digest: str
@@ -53,6 +55,7 @@ class ReferenceSet:
     training_names: Sequence[str]
     references: Sequence[Image.Image]
     reference_names: Sequence[str]
+    reference_digests: Sequence[str]
     held_back: bool
 
 
@@ -112,9 +115,13 @@ def _references(
     others = (similar.sum(axis=1) - similar.diagonal()) / max(1, count - 1)
     values = [{"consistency": _rounded(value)} if count > 1 else {} for value in others]
     return tuple(
-        Reference(file=name, values=of_picture | of_optional)
-        for name, of_picture, of_optional in zip(
-            reference_set.reference_names, values, more.of_references(), strict=True
+        Reference(file=name, digest=digest, values=of_picture | of_optional)
+        for name, digest, of_picture, of_optional in zip(
+            reference_set.reference_names,
+            reference_set.reference_digests,
+            values,
+            more.of_references(),
+            strict=True,
         )
     )
 
@@ -152,9 +159,11 @@ def _subjects(
     off = _subject_values(_features(scorer, bases), numbers, against)
     copies, sharp = copying(adapters, reference_set.training), sharpness(adapters, bases)
     more_on, more_off = more.of_adapter(adapters), more.of_base(bases)
+    marks = stamped(reference_set.training, adapters)
     measured = []
     for i, pair in enumerate(pairs):
         own = {"copying": copies[i].max(), "effect": effect(pair), "sharpness": sharp[i]}
+        own["stamp"] = marks[i]
         nearest = reference_set.training_names[int(copies[i].argmax())]
         measured.append(_measured(pair, on[i] | own | more_on[i], off[i] | more_off[i], nearest))
     return measured

@@ -1,22 +1,18 @@
 """The prompt set of an evaluation: every prompt of the policy, filled in, with its seeds."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from atelier.data.manifest import Manifest
 from atelier.data.policy import Policy, Prompts
+from atelier.errors import BadInput, PolicyError
 
 Role = Literal["subject", "class", "unrelated"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
+CLASS: Final = "{class}"  # in a prompt of a policy
 PICTURES: Final = "pictures"  # the folder beside evaluation.json
-
-_OPENING = re.compile(
-    r"^(?:(?:a|an|the)\s+)?(?:photo|picture|image|drawing|painting)\s+of\s+(?:(?:a|an|the)\s+)?",
-    re.I,
-)
 
 
 @dataclass(frozen=True)
@@ -40,21 +36,33 @@ class PromptCase:
         return f"{PICTURES}/{self.role}-{self.number}-seed-{self.seed}-base.png"
 
 
-def class_noun(manifest: Manifest) -> str:
-    """Return the class of the subject: "cat" for the class prompt "a photo of a cat".
+def require_prompts(policy: Policy, manifest: Manifest) -> None:
+    """Raise BadInput if the prompts of the policy cannot be filled in for an adapter.
 
-    Without a class prompt, return the trigger without its first word ("cat" for "sks cat"), because
-    DreamBooth's triggers start with a rare token. Return a trigger of one word unchanged.
+    An adapter with a trigger needs a class: CLIP has not learnt the trigger, and plain pictures of
+    the class show whether the adapter changes them. An adapter with neither (a style) is asked only
+    the prompts without `{class}`.
     """
-    if manifest.class_prompt:
-        return _OPENING.sub("", manifest.class_prompt).strip()
-    return manifest.trigger.partition(" ")[2].strip() or manifest.trigger.strip()
+    if manifest.trigger.strip() and not manifest.noun:
+        raise BadInput(
+            f"adapter {manifest.name}: has the trigger {manifest.trigger!r}, but no class; declare "
+            "the class: set `class` in its recipe and train it again, or import its file again "
+            "with --class"
+        )
+    if not manifest.noun and all(CLASS in prompt for prompt in policy.prompts.subject):
+        raise PolicyError(
+            f"prompts.subject: every prompt has {CLASS}, but adapter {manifest.name} has no class; "
+            "add a prompt without it"
+        )
 
 
 def prompt_set(
     policy: Policy, *, trigger: str, noun: str, seeds: Sequence[int]
 ) -> tuple[PromptCase, ...]:
-    """Return the cases of the policy for these seeds, the cases of the subject first."""
+    """Return the cases of the policy for these seeds, the cases of the subject first.
+
+    Without a class (`noun` is empty), prompts with `{class}` have no cases.
+    """
     return tuple(_cases(policy.prompts, trigger, noun, seeds))
 
 
@@ -66,6 +74,8 @@ def _cases(prompts: Prompts, trigger: str, noun: str, seeds: Sequence[int]) -> I
     }
     for role, of_role in templates.items():
         for number, template in enumerate(of_role):
+            if CLASS in template and not noun:
+                continue
             prompt = fill(template, trigger=trigger, noun=noun)
             text = fill(template, trigger=noun, noun=noun)
             for seed in seeds:
@@ -77,5 +87,5 @@ def fill(template: str, *, trigger: str, noun: str) -> str:
 
     An empty trigger therefore leaves no double space.
     """
-    filled = template.replace("{trigger}", trigger).replace("{class}", noun)
+    filled = template.replace("{trigger}", trigger).replace(CLASS, noun)
     return " ".join(filled.split())

@@ -1,7 +1,7 @@
-"""Loads the reference pictures of an adapter: training pictures and held-back pictures.
+"""Loads the pictures of an adapter's dataset: the training pictures and the references.
 
-Similarity to the wrong pictures is meaningless, so the digest of the training pictures must equal
-the dataset digest in the package's manifest.
+Similarity to the wrong pictures is meaningless, so the digest of the pictures must equal the
+dataset digest in the package's manifest.
 """
 
 import json
@@ -15,13 +15,18 @@ from atelier.adapter.package import Package
 from atelier.data.manifest import Manifest
 from atelier.data.recipe import RECIPE, Recipe
 from atelier.errors import BadInput, DatasetError
-from pipelines.dataset import open_folder, open_picture
+from pipelines.dataset import (
+    Picture,
+    PictureFolder,
+    Split,
+    hold_back,
+    open_folder,
+    open_picture,
+)
 from pipelines.dataset.captions import FILE_NAME, METADATA
 
 from .measures import ReferenceSet
 
-ENOUGH: Final = 3  # held-back pictures; with fewer, the measures depend too much on their poses
-HELD_BACK: Final = "held_back"  # their optional folder beside a recipe
 RECIPES: Final = (Path("adapters"), Path("examples"))  # folders of a checkout with recipes
 
 
@@ -50,35 +55,47 @@ def recipe_of(package: Package, folders: Sequence[Path] = RECIPES) -> Recipe:
     )
 
 
-def reference_set(
-    manifest: Manifest, source: Recipe | Path, held_back: Path | None = None
-) -> ReferenceSet:
-    """Load the training pictures of a recipe or a folder, and the held-back pictures if any.
+def reference_set(manifest: Manifest, source: Recipe | Path) -> ReferenceSet:
+    """Load the pictures of a recipe or a folder: the training pictures and the references.
 
-    Without `held_back`, a recipe's folder `held_back` is used. Fewer than ENOUGH held-back
-    pictures are ignored. Raises DatasetError if the training pictures do not have the digest of the
-    manifest, or if a held-back picture is one of them.
+    The references are the pictures that the manifest lists as held back, or the training pictures
+    if it lists none. Raises DatasetError if the pictures do not have the dataset digest of the
+    manifest, or if the manifest lists others as held back than the program chooses.
     """
     if isinstance(source, Recipe):
         stage = source.stages[-1]  # the last stage determines the subject
         folder = open_folder(source.dataset_folder(stage), stage.dataset.captions)
-        held_back = held_back or _beside(source)
         digests = [folder.digest]
     else:
         folder = open_folder(source)
         digests = [open_folder(source, column).digest for column in _columns(source)]
     _require_same(manifest, source, digests)
-    training = [_square(picture.path) for picture in folder.pictures]
-    names = [picture.path.relative_to(folder.path).as_posix() for picture in folder.pictures]
-    unseen = _held_back(held_back, {picture.digest for picture in folder.pictures})
+    split = _split(manifest, folder)
+    chosen = split.held_back or split.training.pictures
+    references = list({picture.digest: picture for picture in chosen}.values())  # without copies
     return ReferenceSet(
         digest=manifest.dataset or digests[0],
-        training=training,
-        training_names=names,
-        references=[_square(path) for path in unseen] or training,
-        reference_names=[path.name for path in unseen] or names,
-        held_back=bool(unseen),
+        training=[_square(picture.path) for picture in split.training.pictures],
+        training_names=_names(folder, split.training.pictures),
+        references=[_square(picture.path) for picture in references],
+        reference_names=_names(folder, references),
+        reference_digests=[picture.digest for picture in references],
+        held_back=bool(split.held_back),
     )
+
+
+def _split(manifest: Manifest, folder: PictureFolder) -> Split:
+    split = hold_back(folder, len(manifest.held_back))
+    if split.held_back_digests != tuple(sorted(manifest.held_back)):
+        raise DatasetError(
+            f"{folder.path}: the manifest of adapter {manifest.name} holds back other pictures "
+            "than the program chooses from this dataset; train the adapter again"
+        )
+    return split
+
+
+def _names(folder: PictureFolder, pictures: Sequence[Picture]) -> list[str]:
+    return [picture.path.relative_to(folder.path).as_posix() for picture in pictures]
 
 
 def _square(path: Path) -> Image.Image:
@@ -109,22 +126,3 @@ def _require_same(manifest: Manifest, source: Recipe | Path, digests: Sequence[s
         f"trained on {manifest.dataset}; give the pictures on which it was trained, or train the "
         "adapter again"
     )
-
-
-def _beside(recipe: Recipe) -> Path | None:
-    folder = recipe.folder / HELD_BACK
-    return folder if folder.is_dir() else None
-
-
-def _held_back(folder: Path | None, trained_on: set[str]) -> list[Path]:
-    """Return the held-back pictures of a folder; none if there are fewer than ENOUGH."""
-    if folder is None:
-        return []
-    pictures = open_folder(folder).pictures
-    overlap = [picture.path.name for picture in pictures if picture.digest in trained_on]
-    if overlap:
-        raise DatasetError(
-            f"{folder}: {', '.join(overlap)} was used in training; hold back other pictures, or "
-            "remove the file"
-        )
-    return [picture.path for picture in pictures] if len(pictures) >= ENOUGH else []

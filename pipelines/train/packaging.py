@@ -1,7 +1,7 @@
 """Writes the adapter package of a run, from the weights of any of its checkpoints."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from atelier.adapter.package import Package, write_package
 from atelier.data.manifest import BaseRef
 from atelier.data.recipe import Recipe, Stage
 from atelier.errors import BadInput
+from pipelines.dataset import hold_back, open_folder
 from pipelines.train.checkpoint import Checkpoints, RunIdentity
 from pipelines.train.run_folder import RunFolder, commit_of
 
@@ -20,8 +21,12 @@ def write(
     recipe: Recipe,
     stage: Stage,
     identity: RunIdentity,
+    held_back: Sequence[str],
 ) -> Package:
-    """Write `weights`, the trainable parameters by canonical key, as a package to `folder`."""
+    """Write `weights`, the trainable parameters by canonical key, as a package to `folder`.
+
+    `held_back` are the digests of the pictures that training did not use.
+    """
     return write_package(
         folder,
         {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()},
@@ -30,9 +35,10 @@ def write(
         alpha=stage.lora.alpha,
         targets=stage.lora.targets,
         trigger=recipe.trigger,
-        class_prompt=stage.prior.prompt if stage.prior else None,
+        noun=recipe.class_,
         styles=recipe.styles,
         dataset=identity.dataset,
+        held_back=held_back,
         recipe=recipe.digest,
         git_commit=commit_of(recipe.folder),
     )
@@ -43,14 +49,22 @@ def package_of_checkpoint(recipe: Recipe, output: Path, step: int) -> Package:
 
     The package is the one that the run would have written if it had chosen this step. It is written
     beside the run's own package, which stays. Raises BadInput if the folder contains no run of this
-    recipe, or no undamaged checkpoint of the step; the error lists the steps that it contains.
+    recipe, or no undamaged checkpoint of the step (the error lists the steps that it contains), or
+    if the pictures of the recipe have changed since.
     """
     folder = RunFolder(output.absolute())
     identity = _identity(folder, recipe)
     checkpoints = Checkpoints(folder.checkpoints, identity, recipe.checkpoint.keep)
     weights = checkpoints.weights(step)
     stage = recipe.stages[identity.stage]
-    return write(folder.package_at(step), weights, recipe, stage, identity)
+    pictures = open_folder(recipe.dataset_folder(stage), stage.dataset.captions)
+    if pictures.digest != identity.dataset:
+        raise BadInput(
+            f"{pictures.path}: the pictures have changed since the run ({identity.dataset}, now "
+            f"{pictures.digest}); restore them"
+        )
+    held_back = hold_back(pictures, stage.dataset.hold_back).held_back_digests
+    return write(folder.package_at(step), weights, recipe, stage, identity, held_back)
 
 
 def _identity(folder: RunFolder, recipe: Recipe) -> RunIdentity:

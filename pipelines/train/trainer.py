@@ -14,7 +14,7 @@ from atelier.adapter.package import Package
 from atelier.data.recipe import Recipe, Stage
 from atelier.errors import BadInput, Interrupted, Unavailable
 from atelier.home import Home
-from pipelines.dataset import PictureFolder, open_folder
+from pipelines.dataset import PictureFolder, Split, hold_back, open_folder
 from pipelines.train import packaging
 from pipelines.train.checkpoint import Checkpoint, Checkpoints, RunIdentity, disk_full
 from pipelines.train.choosing import Curve, Judge, best, scores_in
@@ -74,7 +74,8 @@ def train(
     started = time.monotonic()
     stage = only_stage(recipe)
     require_judge(recipe, judge)
-    pictures = open_folder(recipe.dataset_folder(stage), stage.dataset.captions)
+    whole = open_folder(recipe.dataset_folder(stage), stage.dataset.captions)
+    pictures = hold_back(whole, stage.dataset.hold_back)
     folder = RunFolder(output.absolute())
     with (
         joined() as (processes, device),
@@ -83,7 +84,7 @@ def train(
         Stopping() as stopping,
     ):
         base = load(recipe, stage, device)
-        digests = recipe.digest, base.digest, pictures.digest
+        digests = recipe.digest, base.digest, whole.digest
         identity = RunIdentity(*digests, processes=processes.count, vae=base.vae_digest)
         with processes.leader_first():
             if processes.leads:
@@ -136,7 +137,7 @@ class _Job:
     recipe: Recipe
     stage: Stage
     base: Base
-    pictures: PictureFolder
+    pictures: Split
     folder: RunFolder
     identity: RunIdentity
     tracker: Tracker
@@ -179,7 +180,7 @@ class _Job:
         """
         spec = self.stage.train
         material = StageInputs(
-            self.base, self.recipe, self.stage, self.pictures, self._class_pictures()
+            self.base, self.recipe, self.stage, self.pictures.training, self._class_pictures()
         )
         method = METHODS[self.stage.method](material)
         for remark in method.remarks:
@@ -308,14 +309,15 @@ class _Job:
         )
 
     def _package(self, weights: Mapping[str, torch.Tensor], folder: Path) -> Package:
-        return packaging.write(folder, weights, self.recipe, self.stage, self.identity)
+        held_back = self.pictures.held_back_digests
+        return packaging.write(folder, weights, self.recipe, self.stage, self.identity, held_back)
 
     def _lineage(self) -> dict[str, str]:
         commit = commit_of(self.recipe.folder)
         return {
             "atelier.recipe": self.recipe.digest,
             "atelier.base": self.base.digest,
-            "atelier.dataset": self.pictures.digest,
+            "atelier.dataset": self.pictures.whole.digest,
             "atelier.output": str(self.folder.root),
         } | ({"atelier.git_commit": commit} if commit else {})
 

@@ -4,17 +4,17 @@ The first of these rules that applies is used:
 
 1. `{trigger}` in the prompt, or in the style's template, is replaced by the trigger words.
 2. A prompt that already contains the trigger words stays unchanged.
-3. If the prompt contains the class word ("a cat on the beach" for `sks cat`), the first occurrence
-   of the class word is replaced by the trigger words ("a sks cat on the beach").
+3. If the prompt contains the class of the adapter ("a cat on the beach" for `sks cat`), the first
+   occurrence of the class is replaced by the trigger words ("a sks cat on the beach").
 4. Otherwise the trigger words are inserted at the start: "sks cat, on the beach".
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from atelier.data.manifest import Manifest
+from atelier.data.noun import phrase
 from atelier.errors import BadInput
 
 TRIGGER = "{trigger}"
@@ -68,37 +68,16 @@ def triggered(prompt: str, manifests: Iterable[Manifest], *, fill: bool = True) 
     if not fill:
         return prompt
     for manifest in manifests:
-        prompt = _with_trigger(prompt, manifest.trigger, manifest.class_prompt or "")
+        prompt = _with_trigger(prompt, manifest.trigger, manifest.noun)
     return prompt
 
 
-def _with_trigger(prompt: str, trigger: str, class_prompt: str) -> str:
-    if _words(trigger).search(prompt):
+def _with_trigger(prompt: str, trigger: str, noun: str) -> str:
+    if phrase(trigger).search(prompt):
         return prompt
-    class_word = class_of(trigger, class_prompt)
-    if class_word:
+    if noun:
         # a function, because a trigger may contain a backslash
-        prompt, replacements = _words(class_word).subn(lambda _: trigger, prompt, count=1)
+        prompt, replacements = phrase(noun).subn(lambda _: trigger, prompt, count=1)
         if replacements:
             return prompt
     return f"{trigger}, {prompt}" if prompt.strip() else trigger
-
-
-def class_of(trigger: str, class_prompt: str) -> str:
-    """Return the class word: the longest ending of the trigger that the class prompt contains.
-
-    For `sks cat` and "a photo of a cat", the class word is `cat`. Return an empty string if there
-    is no class word.
-    """
-    words = trigger.split()
-    for start in range(len(words)):
-        ending = " ".join(words[start:])
-        if class_prompt and _words(ending).search(class_prompt):
-            return ending
-    return ""
-
-
-def _words(text: str) -> re.Pattern[str]:
-    """Return a pattern for these words in sequence, in any case and spacing, as whole words."""
-    inner = r"\s+".join(re.escape(word) for word in text.split())
-    return re.compile(rf"(?<!\w){inner}(?!\w)", re.IGNORECASE)

@@ -55,6 +55,7 @@ def recipe(folder: Path, kind: str) -> Recipe:
         update={
             "adapter": "character",
             "trigger": f"sks {kind}",
+            "class_": kind,
             "stages": (stage.model_copy(update={"prior": prior}),),
             "validation": None,
             "tracking": TrackingSpec(mlflow=False),

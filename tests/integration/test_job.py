@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from atelier.adapter.package import ADAPTER
 from atelier.data.policy import Policy
+from atelier.data.recipe import Recipe
 from atelier.platform.api import NotFound
 from atelier.platform.jobs import SPEC_TAG, TrainingSpec
 from atelier.stores.artifacts import Artifacts
@@ -39,6 +40,11 @@ POLICY = {
 }
 
 
+def asked(studio: Path) -> Recipe:
+    """The recipe of the Jobs; training does not use two of its five pictures."""
+    return recipe(studio, tracking__mlflow=True, stages__0__dataset__hold_back=2)
+
+
 @dataclass(frozen=True)
 class Workshop:
     """A recipe in a folder of its own, and a registry that holds what it names."""
@@ -57,14 +63,10 @@ class Workshop:
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """As `atelier submit` leaves it."""
     studio = make_studio(tmp_path_factory.mktemp("studio"))
-    (studio / "held_back").mkdir()
-    for index in range(3):
-        data = (studio / f"images/{index}.png").read_bytes()
-        (studio / f"held_back/{index}.png").write_bytes(data + bytes([index]))
     uri = f"sqlite:///{tmp_path_factory.mktemp('registry') / 'mlflow.db'}"
     artifacts = Artifacts(uri)
-    parcel = pack(recipe(studio, tracking__mlflow=True), lambda: artifacts)
-    assert len(upload(parcel, artifacts)) == 4  # base, pictures, pictures held back, recipe
+    parcel = pack(asked(studio), lambda: artifacts)
+    assert len(upload(parcel, artifacts)) == 3  # base, pictures, recipe
     assert upload(parcel, artifacts) == []
     folders = tiny_scorers(studio / "scorers", studio / "base/tokenizer")
     scorers = {}
@@ -128,9 +130,11 @@ def test_a_pod_is_evicted_and_the_next_one_goes_on(workshop: Workshop, tmp_path:
     assert judged["scorers"] == workshop.scorers
     assert judged["measures"]["references"]["held_back"] is True
     made = registry.fetch(info, tmp_path / "made")
+    references = [one["digest"] for one in judged["measures"]["references"]["pictures"]]
+    assert sorted(references) == list(made.manifest.held_back)
     assert made.manifest.base.id == recipe(workshop.studio).base.model
     assert made.manifest.git_commit == "c" * 40
-    here = train(recipe(workshop.studio, tracking__mlflow=True), output=tmp_path / "unbroken")
+    here = train(asked(workshop.studio), output=tmp_path / "unbroken")
     assert (made.path / ADAPTER).read_bytes() == (here.package.path / ADAPTER).read_bytes()
 
     # Made once: another Job of the same digests finds it, and trains nothing.

@@ -40,6 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "adapter": "thor-cat",
         "base": {"model": str(base)},
         "trigger": "sks cat",
+        "class": "cat",
         "stages": [stage],
         "validation": {"prompts": ["{trigger}"], "every": 2, "steps": 1},
     }

@@ -56,7 +56,7 @@ def test_the_package_is_what_the_recipe_asked_for(studio: Path, unbroken: TrainR
     manifest, asked = package.manifest, recipe(studio, **TOLD)
     assert (manifest.name, manifest.rank, manifest.alpha) == ("tiny-cat", 4, 2.0)
     assert manifest.trigger == "sks cat"
-    assert manifest.class_prompt == "a photo of a cat"
+    assert manifest.noun == "cat"
     assert manifest.styles == {"night": "{prompt} at night"}
     assert manifest.recipe == asked.digest
     assert manifest.dataset == open_folder(studio / "images", "text").digest
@@ -153,7 +153,7 @@ def test_going_on_with_a_finished_run_changes_nothing(studio: Path, unbroken: Tr
 def test_a_folder_with_a_run_is_not_trained_over(studio: Path, unbroken: TrainResult) -> None:
     with pytest.raises(BadInput, match="--resume"):
         train(recipe(studio, **TOLD), output=studio / "unbroken")
-    other = recipe(studio, **TOLD, trigger="sks dog")
+    other = recipe(studio, **TOLD, trigger="zwx cat")
     mine = recipe(studio, **TOLD)
     with pytest.raises(BadInput, match=rf"recipe was {mine.digest}, is now {other.digest}"):
         train(other, output=studio / "unbroken", resume=True)

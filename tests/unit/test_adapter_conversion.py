@@ -115,6 +115,17 @@ def test_peft_goes_out_and_comes_back_as_the_same_adapter(tmp_path: Path, base: 
     assert again.digest == package.digest
 
 
+def test_an_import_declares_its_class(tmp_path: Path, base: Path) -> None:
+    file = kohya_file(tmp_path / "kohya.safetensors", KOHYA)
+    ref, files = BaseRef(id=str(base), digest=base_digest(base)), base_files(base)
+    told = {"name": "thumb", "base": ref, "base_files": files, "trigger": "sks cat"}
+    assert import_lora(file, tmp_path / "a", **told, noun="cat").manifest.noun == "cat"
+    assert import_lora(file, tmp_path / "b", **told).manifest.noun == ""
+    for noun, said in (("a cat", "has an article"), ("dog", "must end with the class 'dog'")):
+        with pytest.raises(AdapterRejected, match=said):
+            import_lora(file, tmp_path / "c", **told, noun=noun)
+
+
 def test_an_adapter_of_another_base_is_refused_by_name(tmp_path: Path, base: Path) -> None:
     wrong = {f"lora_unet_{UNET.replace('.', '_')}": 8}
     file = kohya_file(tmp_path / "wide.safetensors", wrong)

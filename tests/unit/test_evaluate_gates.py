@@ -12,6 +12,7 @@ from atelier.data.policy import Gate, Policy
 from atelier.errors import BadInput, PolicyError, Refused
 from pipelines.evaluate import Evaluation, verdict
 from pipelines.evaluate.evaluation import GateResult
+from pipelines.evaluate.prompt_set import prompt_set
 from tests.judged import GOOD, evaluation, policy, replaced
 
 WITH_CLASS = {
@@ -99,13 +100,49 @@ def test_mixed_pictures_are_named_before_what_follows_from_them() -> None:
     references = one.measures.references
     mixed = tuple(
         picture.model_copy(update={"values": {"consistency": value}})
-        for picture, value in zip(references.pictures, (0.3, 0.1), strict=True)
+        for picture, value in zip(references.pictures, (0.3, 0.1, 0.2), strict=True)
     )
     references = references.model_copy(update={"pictures": mixed})
     measures = one.measures.model_copy(update={"references": references})
     said = verdict(one.model_copy(update={"measures": measures}), under)
     assert said.reasons[0].startswith("mixed pictures: the training pictures show different")
     assert "worst: b.png" in said.reasons[1]
+
+
+def test_a_mark_in_the_results_is_named_before_what_else_fails() -> None:
+    under = policy(gates={"stamp": {"max": 0.5}, "copying": {"max": 0.9}})
+    assert verdict(evaluation(under, subject=GOOD | {"stamp": 0.0}), under).accepted
+    said = verdict(evaluation(under, subject=GOOD | {"stamp": 0.9, "copying": 0.95}), under)
+    assert said.reasons[0].startswith("stamped: a mark that all training pictures share is in the")
+    assert len(said.reasons) == 3
+
+
+def test_few_references_are_remarked_upon() -> None:
+    under = policy()
+    one = evaluation(under)
+    for held_back, fix in ((True, "raise dataset.hold_back"), (False, "add pictures")):
+        two = {"pictures": one.measures.references.pictures[:2], "held_back": held_back}
+        references = one.measures.references.model_copy(update=two)
+        measures = one.measures.model_copy(update={"references": references})
+        said = verdict(one.model_copy(update={"measures": measures}), under)
+        assert said.accepted
+        assert "only 2 reference pictures" in said.reasons[-1] and fix in said.reasons[-1]
+
+
+def test_gates_of_the_class_do_not_apply_to_a_style() -> None:
+    under = policy(prompts=WITH_CLASS, gates={"leak": {"max": 0.4}, "drift": {"max": 0.25}})
+    style = evaluation(under, trigger="", noun="")
+    kept = tuple(one for one in style.measures.pictures if one.role == "unrelated")
+    asked = prompt_set(under, trigger="", noun="", seeds=range(2))
+    subject = tuple(
+        one.model_copy(update={"prompt": asked[0].prompt})
+        for one in style.measures.pictures
+        if one.role == "subject"
+    )
+    measures = style.measures.model_copy(update={"pictures": subject + kept})
+    said = verdict(style.model_copy(update={"measures": measures}), under)
+    assert said.accepted and [gate.name for gate in said.gates] == ["drift"]
+    assert {gate.name for gate in verdict(evaluation(under), under).gates} == {"leak", "drift"}
 
 
 def test_a_recipes_own_gate_is_obeyed_where_it_is_stricter() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from atelier.files import sha256_bytes
 from pipelines.evaluate.measures import Pair, ReferenceSet, diversity, effect, measure
 from pipelines.evaluate.prompt_set import PromptCase
 from pipelines.evaluate.sharpness import sharpness
@@ -38,7 +39,9 @@ def shot(role: str, number: int, seed: int, text: str = "a red") -> PromptCase:
 def against(*colours: tuple[int, int, int]) -> ReferenceSet:
     pictures = [plain(colour) for colour in colours]
     names = [f"{index}.png" for index in range(len(colours))]
-    return ReferenceSet("sha256:" + "a" * 64, pictures, names, pictures, names, held_back=False)
+    digests = [sha256_bytes(name.encode()) for name in names]
+    digest = "sha256:" + "a" * 64
+    return ReferenceSet(digest, pictures, names, pictures, names, digests, held_back=False)
 
 
 def test_a_subject_is_compared_with_references_text_and_base() -> None:
@@ -111,3 +114,25 @@ def test_diversity_compares_seeds_of_one_prompt_only() -> None:
 def test_effect_is_exactly_zero_where_nothing_changed() -> None:
     assert effect(Pair(shot("subject", 0, 0), plain(RED), plain(RED))) == 0.0
     assert effect(Pair(shot("subject", 0, 0), plain(RED), plain(GREEN))) == pytest.approx(2 / 3)
+
+
+def striped(colour: tuple[int, int, int]) -> Image.Image:
+    picture = plain(colour).resize((128, 128))
+    picture.paste((250, 30, 160), (0, 100, 128, 116))
+    return picture
+
+
+def test_the_mark_of_the_training_pictures_is_looked_for_in_results() -> None:
+    shades = [(20, 90, 20), (90, 20, 20), (20, 20, 90), (90, 90, 90)]
+    training = [striped(shade) for shade in shades]
+    names = [f"{index}.png" for index in range(4)]
+    digests = [sha256_bytes(name.encode()) for name in names]
+    digest = "sha256:" + "a" * 64
+    marked = ReferenceSet(digest, training, names, training, names, digests, held_back=False)
+    base = plain((60, 10, 60)).resize((128, 128))
+    pairs = [
+        Pair(shot("subject", 0, 0), striped((60, 10, 60)), base),
+        Pair(shot("subject", 0, 1), base, base),
+    ]
+    stamps = [one.values["stamp"] for one in measure(pairs, marked, Colours()).pictures]
+    assert stamps == [pytest.approx(1.0), pytest.approx(0.0)]

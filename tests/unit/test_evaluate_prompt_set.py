@@ -4,63 +4,70 @@ import pytest
 
 from atelier.data.manifest import BaseRef, Manifest
 from atelier.data.policy import Policy
-from pipelines.evaluate.prompt_set import class_noun, fill, prompt_set
+from atelier.errors import BadInput, PolicyError
+from pipelines.evaluate.prompt_set import fill, prompt_set, require_prompts
 
 DIGEST = "sha256:" + "a" * 64
 
 
-def manifest(trigger: str, class_prompt: str | None) -> Manifest:
-    return Manifest(
-        name="thor-cat",
-        base=BaseRef(id="models/miniature", digest=DIGEST),
-        rank=4,
-        alpha=4.0,
-        trigger=trigger,
-        class_prompt=class_prompt,
-        files={"adapter.safetensors": DIGEST},
-    )
-
-
-@pytest.mark.parametrize(
-    ("trigger", "class_prompt", "noun"),
-    [
-        ("sks cat", "a photo of a cat", "cat"),
-        ("sks", "an image of the old house", "old house"),
-        ("sks", "cat", "cat"),
-        ("sks toy robot", None, "toy robot"),
-        ("thorcat", None, "thorcat"),
-        ("", None, ""),
-    ],
+POLICY = Policy.model_validate(
+    {
+        "scorers": {"clip": "c", "dino": "d"},
+        "seeds": {"first": 2, "most": 4},
+        "prompts": {
+            "subject": ["{trigger} at night", "{trigger}, a {class}"],
+            "class": ["a {class}"],
+            "unrelated": ["a dog"],
+        },
+        "gates": {"effect": {"min": 0.01}},
+    }
 )
-def test_the_class_is_what_the_trigger_is_a_particular_one_of(
-    trigger: str, class_prompt: str | None, noun: str
-) -> None:
-    assert class_noun(manifest(trigger, class_prompt)) == noun
+
+
+def manifest(trigger: str, noun: str | None = None, **fields: object) -> Manifest:
+    said = {
+        "name": "thor-cat",
+        "base": BaseRef(id="models/miniature", digest=DIGEST),
+        "rank": 4,
+        "alpha": 4.0,
+        "trigger": trigger,
+        "class": noun,
+        "files": {"adapter.safetensors": DIGEST},
+    }
+    return Manifest.model_validate(said | fields)
+
+
+def test_a_trigger_without_a_class_is_not_judged() -> None:
+    require_prompts(POLICY, manifest("sks cat", "cat"))
+    require_prompts(POLICY, manifest("", None))  # a style
+    with pytest.raises(BadInput, match="no class; declare the class: set `class` in its recipe"):
+        require_prompts(POLICY, manifest("ohwx"))
+
+
+def test_a_style_is_asked_nothing_about_a_class() -> None:
+    found = prompt_set(POLICY, trigger="", noun="", seeds=(0,))
+    assert [(shot.role, shot.prompt) for shot in found] == [
+        ("subject", "at night"),
+        ("unrelated", "a dog"),
+    ]
+    prompts = POLICY.prompts.model_copy(update={"subject": ("{trigger}, a {class}",)})
+    with pytest.raises(PolicyError, match="add a prompt without it"):
+        require_prompts(POLICY.model_copy(update={"prompts": prompts}), manifest(""))
 
 
 def test_every_prompt_meets_every_seed_and_text_is_judged_by_the_class() -> None:
-    policy = Policy.model_validate(
-        {
-            "scorers": {"clip": "c", "dino": "d"},
-            "seeds": {"first": 2, "most": 4},
-            "prompts": {
-                "subject": ["{trigger} at night"],
-                "class": ["a {class}"],
-                "unrelated": ["a dog"],
-            },
-            "gates": {"effect": {"min": 0.01}},
-        }
-    )
-    found = prompt_set(policy, trigger="sks cat", noun="cat", seeds=(3, 5))
+    found = prompt_set(POLICY, trigger="sks cat", noun="cat", seeds=(3, 5))
     assert [(shot.role, shot.prompt, shot.text, shot.seed) for shot in found] == [
         ("subject", "sks cat at night", "cat at night", 3),
         ("subject", "sks cat at night", "cat at night", 5),
+        ("subject", "sks cat, a cat", "cat, a cat", 3),
+        ("subject", "sks cat, a cat", "cat, a cat", 5),
         ("class", "a cat", "a cat", 3),
         ("class", "a cat", "a cat", 5),
         ("unrelated", "a dog", "a dog", 3),
         ("unrelated", "a dog", "a dog", 5),
     ]
-    assert len({shot.file for shot in found} | {shot.base_file for shot in found}) == 12
+    assert len({shot.file for shot in found} | {shot.base_file for shot in found}) == 16
 
 
 def test_an_empty_trigger_leaves_no_gap() -> None:

@@ -1,5 +1,6 @@
 """An adapter is held against the pictures it was trained on, and no others."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from atelier.adapter.package import Package, write_package
 from atelier.data.manifest import BaseRef, Manifest
 from atelier.data.recipe import Recipe
 from atelier.errors import BadInput, DatasetError
-from pipelines.dataset import open_folder
+from pipelines.dataset import hold_back, open_folder
 from pipelines.evaluate.references import recipe_of, reference_set
 
 DIGEST = "sha256:" + "a" * 64
@@ -35,7 +36,13 @@ def recipe(folder: Path, captions: str | None = "text") -> Recipe:
         "prompt": "a photo of {trigger}",
         "train": {"steps": 1, "lr": 1e-3},
     }
-    said = {"adapter": "thor-cat", "base": {"model": "m"}, "trigger": "sks", "stages": [stage]}
+    said = {
+        "adapter": "thor-cat",
+        "base": {"model": "m"},
+        "trigger": "sks",
+        "class": "cat",
+        "stages": [stage],
+    }
     return Recipe.model_validate(said | {"folder": folder})
 
 
@@ -62,6 +69,8 @@ def test_recipe_and_folder_give_the_pictures_of_the_manifest(
         assert list(found.training_names) == ["0.png", "1.png", "2.png"]
         assert [image.size for image in found.training] == [(32, 32)] * 3
         assert not found.held_back
+        assert found.reference_names == found.training_names
+        assert len(found.reference_digests) == 3
 
 
 def test_other_pictures_are_an_error_that_names_both_digests(pictures: Path) -> None:
@@ -78,33 +87,32 @@ def test_an_adapter_from_elsewhere_takes_the_pictures_it_is_given(pictures: Path
     assert reference_set(manifest(None), pictures).digest == open_folder(pictures).digest
 
 
-def held_back(folder: Path, count: int) -> Path:
+def many(folder: Path, count: int) -> Path:
+    """A folder with so many different pictures, and a copy of the first."""
     folder.mkdir()
     for index in range(count):
-        Image.new("RGB", (32, 32), (index, 90, 10)).save(folder / f"new-{index}.png")
+        Image.new("RGB", (32, 32), (index * 9, 90, 10)).save(folder / f"{index:02}.png")
+    shutil.copy(folder / "00.png", folder / "copy.png")
     return folder
 
 
-def test_enough_held_back_pictures_beside_the_recipe_take_the_place(pictures: Path) -> None:
-    trained = manifest(open_folder(pictures, "text").digest)
-    held_back(pictures.parent / "held_back", 3)
-    found = reference_set(trained, recipe(pictures.parent))
-    assert found.held_back
-    assert list(found.reference_names) == ["new-0.png", "new-1.png", "new-2.png"]
-    assert len(found.training) == 3  # copying still looks at what was trained on
+def test_the_references_are_the_pictures_that_training_did_not_see(tmp_path: Path) -> None:
+    folder = open_folder(many(tmp_path / "many", 12))
+    split = hold_back(folder, None)
+    made = manifest(folder.digest).model_copy(update={"held_back": split.held_back_digests})
+    found = reference_set(made, folder.path)
+    assert found.held_back and len(found.references) == 3
+    assert tuple(sorted(found.reference_digests)) == made.held_back
+    trained_on = {picture.digest for picture in split.training.pictures}
+    assert trained_on.isdisjoint(found.reference_digests) and len(trained_on) == 9
 
 
-def test_too_few_held_back_pictures_are_not_trusted(pictures: Path, tmp_path: Path) -> None:
-    found = reference_set(manifest(None), pictures, held_back(tmp_path / "kept", 2))
-    assert not found.held_back
-    assert list(found.reference_names) == ["0.png", "1.png", "2.png"]
-
-
-def test_a_picture_that_was_trained_on_cannot_be_held_back(pictures: Path, tmp_path: Path) -> None:
-    kept = held_back(tmp_path / "kept", 3)
-    (kept / "sneaked.png").write_bytes((pictures / "1.png").read_bytes())
-    with pytest.raises(DatasetError, match=r"sneaked\.png was used in training"):
-        reference_set(manifest(None), pictures, kept)
+def test_an_author_cannot_choose_the_references(tmp_path: Path) -> None:
+    folder = open_folder(many(tmp_path / "many", 12))
+    digests = sorted({picture.digest for picture in folder.pictures})
+    chosen = manifest(folder.digest).model_copy(update={"held_back": tuple(digests[-3:])})
+    with pytest.raises(DatasetError, match="holds back other pictures than the program chooses"):
+        reference_set(chosen, folder.path)
 
 
 def package_of(folder: Path, recipe: Recipe | None) -> Package:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.prompts import PromptError, UnknownStyle, class_of, styled, triggered
+from services.gateway.prompts import PromptError, UnknownStyle, styled, triggered
 from tests.gateway import manifest_of
 
 CAT = manifest_of(1)
@@ -51,21 +51,21 @@ def test_an_adapter_without_trigger_changes_nothing() -> None:
 
 
 def test_a_trigger_is_text_and_no_pattern() -> None:
-    odd = CAT.model_copy(update={"trigger": r"s\1+ (cat", "class_prompt": "a (cat"})
+    odd = CAT.model_copy(update={"trigger": r"s\1+ (cat", "class_": "(cat"})
     assert triggered("a (cat on a mat", [odd]) == r"a s\1+ (cat on a mat"
 
 
 @pytest.mark.parametrize(
-    ("trigger", "class_prompt", "word"),
+    ("trigger", "noun", "sent"),
     [
-        ("sks cat", "a photo of a cat", "cat"),
-        ("sks garden gnome", "a photo of a garden gnome", "garden gnome"),
-        ("sks", "a photo of a cat", ""),
-        ("sks cat", "", ""),
+        ("thorcat", "cat", "a thorcat on the beach"),
+        ("sks cat", None, "sks cat, a cat on the beach"),  # the class is not guessed
+        ("sks garden gnome", "garden gnome", "sks garden gnome, a cat on the beach"),
     ],
 )
-def test_class_word(trigger: str, class_prompt: str, word: str) -> None:
-    assert class_of(trigger, class_prompt) == word
+def test_the_class_is_the_one_that_was_declared(trigger: str, noun: str | None, sent: str) -> None:
+    made = CAT.model_copy(update={"trigger": trigger, "class_": noun})
+    assert triggered("a cat on the beach", [made]) == sent
 
 
 def test_style_wraps_the_prompt() -> None:

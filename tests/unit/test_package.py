@@ -18,7 +18,7 @@ from atelier.adapter.safetensors_file import TensorFile, read_header, read_tenso
 from atelier.adapter.single_file import read_single, tensors_of, write_kohya
 from atelier.data.manifest import BaseRef, Manifest
 from atelier.errors import AdapterRejected
-from atelier.files import digest_folder, sha256_file
+from atelier.files import digest_folder, sha256_bytes, sha256_file
 
 BASE = BaseRef(id="models/miniature", digest="sha256:" + "0" * 64)
 Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -147,6 +147,52 @@ def test_what_is_written_is_opened(tmp_path: Path) -> None:
 def test_the_digest_is_that_of_the_manifest_file(tmp_path: Path) -> None:
     package = write(tmp_path / "p")
     assert package.digest == sha256_file(tmp_path / "p" / MANIFEST)
+
+
+def of_version_1(folder: Path, **changes: Any) -> bytes:
+    """A package as it was written before manifests had a class; the bytes of its manifest."""
+    write(folder)
+    value = json.loads((folder / MANIFEST).read_text())
+    del value["class"], value["held_back"]
+    value |= {"schema_version": 1, "class_prompt": "a photo of a cat"} | changes
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text)
+    return text.encode()
+
+
+def test_packages_of_version_1_keep_their_digest(tmp_path: Path) -> None:
+    before = of_version_1(tmp_path / "p")
+    package = Package.open(tmp_path / "p", digest=sha256_bytes(before))
+    assert package.manifest.canonical() == before
+    assert (package.manifest.class_, package.manifest.held_back) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("trigger", "prompt", "noun"),
+    [
+        ("sks cat", "a photo of a cat", "cat"),
+        ("sks garden gnome", "a photo of a garden gnome", "garden gnome"),
+        ("sks cat", "a photo of a boat", ""),
+        ("sks", "a photo of a cat", ""),
+        ("sks cat", None, ""),
+    ],
+)
+def test_the_class_of_version_1_is_in_trigger_and_prior(
+    tmp_path: Path, trigger: str, prompt: str | None, noun: str
+) -> None:
+    of_version_1(tmp_path / "p", trigger=trigger, class_prompt=prompt)
+    assert Package.open(tmp_path / "p").manifest.noun == noun
+
+
+def test_the_class_is_in_the_manifest(tmp_path: Path) -> None:
+    package = write(tmp_path / "p", noun="cat", held_back=["sha256:" + "3" * 64])
+    value = json.loads((tmp_path / "p" / MANIFEST).read_text())
+    assert (value["class"], value["held_back"]) == ("cat", ["sha256:" + "3" * 64])
+    assert value["schema_version"] == 2 and "class_prompt" not in value
+    assert package.manifest.noun == "cat"
+    assert write(tmp_path / "q").manifest.noun == ""
+    with pytest.raises(AdapterRejected, match="must end with the class 'dog'"):
+        write(tmp_path / "r", noun="dog")
 
 
 def test_equal_adapters_have_equal_digests(tmp_path: Path) -> None:
@@ -297,6 +343,8 @@ def _link_manifest(folder: Path) -> None:
             lambda f: (f / MANIFEST).write_text((f / MANIFEST).read_text() + " "),
             "was changed after it was written",
         ),
+        (lambda f: of_version_1(f, schema_version=2), "class_prompt does not exist in schema ver"),
+        (lambda f: of_version_1(f, **{"class": "cat"}), "class does not exist in schema version 1"),
         (lambda f: reseal(f, rank=8), "gives rank 8 and alpha 8, but the tensors have 4 and 8"),
         (lambda f: reseal(f, alpha=2.0), "gives rank 4 and alpha 2"),
         (lambda f: reseal(f, kind="pivotal"), "a package of kind pivotal has adapter.safetensors"),

@@ -1,5 +1,6 @@
 """A recipe says everything once; a mistake in it is named with its line, key and way out."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ RECIPE = """\
 adapter: thor-cat
 base: {model: models/miniature, revision: null, vae: null}
 trigger: sks cat
+class: cat
 styles: {portrait: "{prompt}, close-up"}
 stages:
   - method: dreambooth
@@ -99,6 +101,7 @@ def test_defaults(tmp_path: Path) -> None:
     }
     assert stage.lora.model_dump() == {"rank": 16, "alpha": 16.0, "targets": ("attn",)}
     assert stage.prior is None
+    assert (recipe.class_, stage.dataset.hold_back) == (None, None)
     assert recipe.checkpoint.model_dump() == {"every": 100, "keep": 2, "judge": None}
     assert recipe.tracking.model_dump() == {"mlflow": True, "wandb": None}
 
@@ -120,13 +123,13 @@ def test_numbers_are_yaml_1_2s(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("lr: 1.0e-4", "learning_rate: 1", "recipe.yaml:11: stages.0.train.lr: missing"),
+        ("lr: 1.0e-4", "learning_rate: 1", "recipe.yaml:12: stages.0.train.lr: missing"),
         ("steps: 300", "stepz: 300", "stages.0.train.stepz: unknown key; did you mean steps?"),
         ("trigger:", "triger:", "recipe.yaml:3: triger: unknown key; did you mean trigger?"),
-        ("rank: 16", "rnk: 16", "recipe.yaml:10: stages.0.lora.rnk: unknown key; did you mean ra"),
+        ("rank: 16", "rnk: 16", "recipe.yaml:11: stages.0.lora.rnk: unknown key; did you mean ra"),
         ("min: 0.65", "mim: 0.65", "gates.subject.mim: unknown key; did you mean min?"),
-        ("{subject:", "{subjekt:", "recipe.yaml:14: gates.subjekt: must be 'consis"),
-        ("lr: 1.0e-4", "lr: fast", "recipe.yaml:11: stages.0.train.lr: must be a valid number, is"),
+        ("{subject:", "{subjekt:", "recipe.yaml:15: gates.subjekt: must be 'consis"),
+        ("lr: 1.0e-4", "lr: fast", "recipe.yaml:12: stages.0.train.lr: must be a valid number, is"),
         ("lr: 1.0e-4", "lr: 0", "stages.0.train.lr: must be greater than 0, is 0"),
         ("lr: 1.0e-4", "lr: .inf", "stages.0.train.lr: must be a finite number, is inf"),
         ("steps: 300", "steps: 0", "stages.0.train.steps: must be greater than or equal to 1"),
@@ -143,13 +146,22 @@ def test_numbers_are_yaml_1_2s(tmp_path: Path) -> None:
         ("of {trigger}", "of {trigger", "stages.0: prompt 'a photo of {trigger {caption}"),
         ("{prompt}, close-up", "close-up", "styles: style portrait must contain {prompt}"),
         ("trigger: sks cat", "trigger: ''", "trigger is empty, but the prompt 'a photo of {tr"),
+        ("class: cat", "clas: cat", "recipe.yaml:4: clas: unknown key; did you mean class?"),
+        ("class: cat\n", "", "class is missing; name the class of 'sks cat', such as `class: cat`"),
+        ("class: cat", "class: ''", "recipe.yaml:4: class: must not be empty; name the class"),
+        ("class: cat", "class: a cat", "class: 'a cat' has an article; write the noun alone: cat"),
+        ("class: cat", "class: dog", "trigger 'sks cat' must end with the class 'dog'"),
+        ("class: cat", "class: sks cat", "trigger and class are both 'sks cat'; put a rare word"),
+        ("of a cat", "of a boat", "stages.0.prior.prompt 'a photo of a boat' does not contain the"),
+        ("of a cat", "of a catfish", "does not contain the class 'cat'; class pictures must show"),
+        ("repeats: 1", "hold_back: -1", "dataset.hold_back: must be greater than or equal to 0"),
         ("thor-cat", "Thor Cat", "recipe.yaml:1: adapter: 'Thor Cat' is not an adapter name; use"),
         ("thor-cat", "a" * 54, "is not an adapter name; use at most 53"),
         ("thor-cat", "../evil", "is not an adapter name"),
         ("seed: 0}", "seed: 18446744073709551616}", "validation.seed: must be less than 18446744"),
         ("mlflow: true", "mlflow: 1", "tracking.mlflow: must be a valid boolean, is 1"),
-        ("keep: 2}", "keep: 2, keep: 3}", "recipe.yaml:13: checkpoint.keep: given twice; keep one"),
-        ("keep: 2}", "keep: 2", "recipe.yaml:14: not valid YAML"),
+        ("keep: 2}", "keep: 2, keep: 3}", "recipe.yaml:14: checkpoint.keep: given twice; keep one"),
+        ("keep: 2}", "keep: 2", "recipe.yaml:15: not valid YAML"),
         ("accumulate: 1", "warmup: 300", "stages.0.train: warmup 300 must be less than steps 300"),
         ("accumulate: 1", "schedule: piecewise_constant", "step_rules require each other"),
         ("accumulate: 1", 'step_rules: "1:2,0.1"', "step_rules require each other"),
@@ -168,6 +180,14 @@ def test_a_mistake_is_named(tmp_path: Path, old: str, new: str, told: str) -> No
     text = mistakes(tmp_path, RECIPE.replace(old, new, 1))
     assert told in text
     assert "validation error" not in text
+
+
+@pytest.mark.parametrize("trigger", ["thorcat", "#thumbsup", "sks  Cat", "my old cat"])
+def test_a_trigger_is_one_word_or_ends_with_the_class(tmp_path: Path, trigger: str) -> None:
+    recipe = load(tmp_path, RECIPE.replace("trigger: sks cat", f"trigger: '{trigger}'"))
+    assert (recipe.trigger, recipe.class_) == (trigger, "cat")
+    assert json.loads(recipe.to_json())["class"] == "cat"
+    assert Recipe.parse(recipe.to_json().encode(), "x").digest == recipe.digest
 
 
 def test_only_the_root_of_a_mistake_is_told(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ class TrainingSpec(Spec):
     base: Digest
     vae: Digest | None = None
     datasets: Annotated[tuple[Digest, ...], Field(min_length=1)]  # by stage
-    held_back: Digest | None = None  # held-back pictures for the evaluation
     processes: Annotated[int, Field(ge=1)] = 1  # processes that share a step, one per GPU
 
     def job_name(self, environment: str) -> str:

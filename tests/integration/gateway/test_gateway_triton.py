@@ -60,7 +60,7 @@ def cat(
         base=plain.manifest.base,
         targets=plain.manifest.targets,
         trigger="sks cat",
-        class_prompt="a photo of a cat",
+        noun="cat",
         styles={"portrait": "{prompt}, close-up"},
     )
     pin = stack.register(package.path)
