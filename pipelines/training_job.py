@@ -75,7 +75,7 @@ def run(spec: TrainingSpec, policy: Policy, home: Home, *, patience: float = PAT
         trained = train_in(spec.processes, recipe, output=output, resume=True)
     else:
         trained = ask(lambda: existing_result(version, recipe, home))
-    return judge(trained, recipe, policy, home, output=output, tags={SPEC_TAG: spec.digest})
+    return judge(trained, recipe, policy, home, output=output, tags=spec.tags)
 
 
 def existing_version(spec: TrainingSpec, home: Home) -> VersionInfo | None:

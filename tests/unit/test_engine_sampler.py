@@ -97,9 +97,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
         (USED.model_copy(update={"version": None}),),
     ],
 )
-def test_other_requests_are_not_sampled(
-    tmp_path: Path, adapters: tuple[UsedAdapter, ...]
-) -> None:
+def test_other_requests_are_not_sampled(tmp_path: Path, adapters: tuple[UsedAdapter, ...]) -> None:
     taking = sampler(tmp_path)
     taking.offer(*drawn(adapters=adapters))
     taking.close()
