@@ -45,6 +45,8 @@ from pipelines.settings import JobSettings
 
 logger = logging.getLogger("pipelines.live_scores")
 
+NOTHING = "the policy has no section `live`: nothing is scored"
+
 
 @dataclass(frozen=True)
 class LiveScorer:
@@ -187,7 +189,9 @@ def run(options: argparse.Namespace) -> None:
         environment,
         str(settings.torch_device()),
     )
-    required(scorer.policy)
+    if scorer.policy.live is None:
+        print(NOTHING)
+        return
     for report in score_all(scorer, list(releases.values())):
         print(f"{report.adapter}@{report.canary.version}: {report.verdict.decision}")
         for reason in report.verdict.reasons:

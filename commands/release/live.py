@@ -46,12 +46,13 @@ def live(
     """Score canaries by the images made for users.
 
     Compares sampled images of the canary with those of the serving version, and stores the
-    decision beside the canary in the registry. Exit code 1 if a canary falls behind.
+    decision beside the canary in the registry. Needs a section `live` in the policy. Exit code 1 if
+    a canary falls behind.
     """
     from atelier.data.policy import Policy
     from atelier.data.release import ReleaseFolder
     from atelier.platform import listing
-    from pipelines.live_scores import required
+    from pipelines.live_scores import NOTHING, required
 
     home = Home.find()
     if environment is None:
@@ -61,6 +62,8 @@ def live(
         cluster = releases_of(environment, target)
         under = Policy.load(policy or cluster.declarations.policy)
         releases = listing(cluster.api).releases.read().releases.values()
+    if name is None and under.live is None:
+        return Answer(NOTHING, {"canaries": [], "taken_back": []})
     required(under)
     asked = [release for release in releases if name in (None, release.adapter)]
     reports = _scored(name, asked, under, home, environment, pictures)

@@ -49,7 +49,7 @@ def approval_by_policy(releases: AdapterReleases, policy: Path | None = None) ->
             info,
             Policy.load(policy or declarations.policy),
             SignaturePolicy.of_platform(declarations.platform),
-            trial=_trial(releases, info),
+            trial=trial_of(releases, info),
         )
         if approval.warning:
             releases.report(approval.warning)
@@ -58,7 +58,7 @@ def approval_by_policy(releases: AdapterReleases, policy: Path | None = None) ->
     return check
 
 
-def _trial(releases: AdapterReleases, version: VersionInfo) -> CanaryTrial | None:
+def trial_of(releases: AdapterReleases, version: VersionInfo) -> CanaryTrial | None:
     """Return the trial that the declaration ends: its canary becomes the declared version."""
     declared = releases.declarations.find(version.name)
     if declared is None or declared.digest != version.digest:
