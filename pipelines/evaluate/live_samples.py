@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
 from atelier.contract.sample import CHUNK, Sample, attested_folder
+from atelier.data.live_policy import LiveMeasure
 from atelier.data.manifest import Manifest
 from atelier.stores.registry import Registry, VersionInfo
 
@@ -96,12 +98,12 @@ def _values(
     manifest: Manifest,
     references: ReferenceSet,
     scorer: Scorer,
-) -> list[dict[str, float]]:
+) -> list[dict[LiveMeasure, float]]:
     images = [one.image for one in samples]
     noun = class_noun(manifest)
     texts = [text_for_clip(one.sample.prompt, manifest.trigger, noun) for one in samples]
     dino, clip = scorer.dino(images), scorer.clip_images(images)
-    columns = {
+    columns: dict[LiveMeasure, np.ndarray] = {
         "subject": (dino @ scorer.dino(references.references).T).mean(axis=1),
         "image": (clip @ scorer.clip_images(references.references).T).mean(axis=1),
         "text": (clip * scorer.clip_texts(texts)).sum(axis=1),
