@@ -77,6 +77,8 @@ NAMES: Final = frozenset(
         "ATELIER_QUEUE",
         "ATELIER_REPLICA",
         "ATELIER_REVISION",
+        "ATELIER_SAMPLE_KEEP",
+        "ATELIER_SAMPLE_SHARE",
         "ATELIER_SIGNATURES",
         "ATELIER_SIGNERS",
         "ATELIER_SIGNING_KEY",

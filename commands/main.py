@@ -10,7 +10,7 @@ from atelier.logs import redact_tracebacks
 from commands.admin import compile, import_models, keys
 from commands.ci import changed, declared, lint, login, propose
 from commands.command import Command, CommandGroup, command_line
-from commands.release import adapters, release, sign, trace, validate
+from commands.release import adapters, live, release, sign, trace, validate
 from commands.serve import compare, generate, serve
 from commands.train import calibrate, dataset, evaluate, run, score, submit, train
 
@@ -33,6 +33,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Command | CommandGroup]]] = {
         "retire": release.retire,
         "status": release.status,
         "record": release.record,
+        "live": live.live,
         "sign": sign.sign,
         "trace": trace.trace,
         "adapters": CommandGroup(

@@ -73,8 +73,7 @@ def run(spec: TrainingSpec, policy: Policy, home: Home, *, patience: float = PAT
         trained = train_in(spec.processes, recipe, policy, output=output, resume=True)
     else:
         trained = ask(lambda: existing_result(version, recipe, home))
-    tags = {SPEC_TAG: spec.digest}
-    candidate, evaluation = judge(trained, recipe, policy, home, output=output, tags=tags)
+    candidate, evaluation = judge(trained, recipe, policy, home, output=output, tags=spec.tags)
     require_accepted(evaluation, candidate)
     return candidate.version
 

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from atelier.data import yaml_model
+from atelier.data.live_policy import LivePolicy
 from atelier.errors import PolicyError
 from atelier.files import digest_json
 
@@ -223,6 +224,7 @@ class Policy(_Plain):
     scheduler: Text = "euler"
     gates: Annotated[Gates, Field(min_length=1)]
     against_serving: Gates = {}  # limits of a candidate's difference to the serving version
+    live: LivePolicy | None = None  # limits of a canary's pictures made for users
 
     @model_validator(mode="after")
     def _asks_what_it_limits(self) -> Self:
@@ -268,8 +270,8 @@ class Policy(_Plain):
 
     @property
     def digest(self) -> str:
-        """`sha256:<hex>` of the content."""
-        return digest_json(self.model_dump(mode="json"))
+        """`sha256:<hex>` of the content, without `live`, which does not affect an evaluation."""
+        return digest_json(self.model_dump(mode="json", exclude={"live"}))
 
     def tightened(self, gates: Mapping[Measure, Gate]) -> "Policy":
         """Return this policy with a recipe's gates.

@@ -96,8 +96,17 @@ class Registry(Tracking):
         """Return an attestation of a version, or None."""
         return self.read(info.run_id, f"{_beside(info)}/{filename}")
 
+    def fetch_attested(self, info: VersionInfo, folder: str, into: Path) -> tuple[Path, ...]:
+        """Fetch the attestations in a subfolder into the folder `into`; return their paths."""
+        stored = f"{_beside(info)}/{folder}"
+        if not self.files(info.run_id, stored):
+            return ()
+        with self._call(f"fetch {stored} of run {info.run_id}"):
+            place = Path(self._client.download_artifacts(info.run_id, stored, str(into)))
+        return tuple(sorted(file for file in place.iterdir() if file.is_file()))
+
     def attestations(self, info: VersionInfo) -> tuple[str, ...]:
-        """Return the file names of all attestations of a version."""
+        """Return the names of all attestations of a version, without those in subfolders."""
         files = self.files(info.run_id, _beside(info))
         return tuple(sorted(file.rpartition("/")[2] for file in files))
 

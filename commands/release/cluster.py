@@ -81,7 +81,7 @@ def promote_on(
     from pipelines.delivery.cluster import Promotion, approval_by_policy
     from pipelines.delivery.proposal import Proposal, write_declaration
 
-    releases = _releases(environment, target)
+    releases = releases_of(environment, target)
     if version is not None:
         proposal = Proposal(name, version, environment, reason, canary)
         write_declaration(proposal, releases.declarations, releases.registry(), policy)
@@ -95,28 +95,28 @@ def rollback_on(
     """Roll back on the cluster and update the declaration in git."""
     from pipelines.delivery.cluster import roll_back
 
-    return _answer(roll_back(_releases(environment, target), name, revision, reason=reason))
+    return _answer(roll_back(releases_of(environment, target), name, revision, reason=reason))
 
 
 def record_on(environment: str, target: ClusterTarget, name: str, reason: str) -> Answer:
     """Write the serving version to the declaration in git."""
     from pipelines.delivery.cluster import record
 
-    return _answer(record(_releases(environment, target), name, reason=reason))
+    return _answer(record(releases_of(environment, target), name, reason=reason))
 
 
 def retire_on(environment: str, target: ClusterTarget, name: str) -> Answer:
     """Stop serving an adapter on the cluster."""
     from pipelines.delivery.cluster import retire
 
-    return _answer(retire(_releases(environment, target), name))
+    return _answer(retire(releases_of(environment, target), name))
 
 
 def status_of(environment: str, target: ClusterTarget) -> Answer:
     """Show all adapters of an environment, and the differences between git, cluster and MLflow."""
     from pipelines.delivery.cluster import environment_status
 
-    return _status(environment_status(_releases(environment, target)))
+    return _status(environment_status(releases_of(environment, target)))
 
 
 def _status(status: "EnvironmentStatus") -> Answer:
@@ -166,7 +166,7 @@ def _version(served: "Declaration | Release | None") -> str | None:
     return f"{served.version} {short(served.digest)}{share}"
 
 
-def _releases(environment: str, target: ClusterTarget) -> "AdapterReleases":
+def releases_of(environment: str, target: ClusterTarget) -> "AdapterReleases":
     """Return the adapters of the environment, and install a SIGTERM handler (`_stop`)."""
     from atelier.data.declaration import Declarations
     from atelier.platform import Api

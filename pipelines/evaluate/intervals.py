@@ -38,6 +38,21 @@ def mean_interval(prompts: Sequence[np.ndarray], level: float, *, rate: bool) ->
     return mean - reach, mean + reach
 
 
+def welch_interval(one: np.ndarray, other: np.ndarray, level: float) -> Interval | None:
+    """Return Welch's interval of the difference of two means, `one` minus `other`.
+
+    The values are two unpaired samples, whose variances may differ. Returns None if one of them has
+    fewer than two values.
+    """
+    if min(len(one), len(other)) < 2:
+        return None
+    terms = [float(values.var(ddof=1)) / len(values) for values in (one, other)]
+    freedom = _freedom(terms, [len(one) - 1, len(other) - 1])
+    reach = _student(level, freedom) * sum(terms) ** 0.5
+    delta = float(one.mean() - other.mean())
+    return delta - reach, delta + reach
+
+
 def worst_interval(
     prompts: Sequence[np.ndarray], level: float, *, low: bool, rate: bool
 ) -> Interval | None:

@@ -25,6 +25,7 @@ from atelier.stores.environment import Environment, local
 from atelier.stores.registry import Registry
 from services.agent.agent import Agent, ReplicaIdentity
 from services.agent.health import HealthServer, Pulse
+from services.agent.samples import SampleUploader
 from services.agent.settings import AgentSettings
 
 logger = logging.getLogger("services.agent")
@@ -39,13 +40,14 @@ def run(
     environment: Environment,
     tracking_uri: str,
     policy: SignaturePolicy,
+    samples: SampleUploader,
     *,
     health: int | None,
 ) -> None:
     """Run rounds until SIGTERM or SIGINT. Raises AtelierError if another agent uses the volume."""
     busy = AtelierError(f"{home.volume}: another agent uses this volume; stop it first")
     with locked(home.volume / ".agent.lock", busy=busy):
-        _run_alone(home, identity, environment, tracking_uri, policy, health)
+        _run_alone(home, identity, environment, tracking_uri, policy, samples, health)
 
 
 def _run_alone(
@@ -54,6 +56,7 @@ def _run_alone(
     environment: Environment,
     tracking_uri: str,
     policy: SignaturePolicy,
+    samples: SampleUploader,
     health: int | None,
 ) -> None:
     ended = threading.Event()
@@ -76,12 +79,14 @@ def _run_alone(
         logger.info("signatures: %s %s", policy.policy, ", ".join(s.label for s in policy.signers))
         slow.append("model_signing.verifying")
     threading.Thread(target=lambda: [*map(importlib.import_module, slow)], daemon=True).start()
+    samples.start()
     while not ended.wait(POLL_SECONDS):
         try:
             agent.sync()
         except OSError:  # the disk is full or missing; the replica continues with its last state
             logger.exception("a round failed")
         pulse.beat()
+    samples.close()
     agent.close(withdraw=health is not None)
     if server is not None:
         server.close()
@@ -103,7 +108,9 @@ def on_cluster(settings: AgentSettings, tracking_uri: str | None, port: int) -> 
     environment = watching(Api.connect(pod.namespace), pod, home.root / "cluster")
     policy = SignaturePolicy.of(settings)
     identity = pod_identity(pod, settings)
-    run(home, identity, environment, tracking_uri or home.tracking_uri, policy, health=port)
+    uri = tracking_uri or home.tracking_uri
+    samples = SampleUploader(home.volume, lambda: Registry(uri), settings.environment)
+    run(home, identity, environment, uri, policy, samples, health=port)
 
 
 def on_machine(settings: AgentSettings, tracking_uri: str | None) -> None:
@@ -115,7 +122,9 @@ def on_machine(settings: AgentSettings, tracking_uri: str | None) -> None:
         grpc=f"127.0.0.1:{grpc}" if grpc else None,
     )
     policy = SignaturePolicy.of(settings)
-    run(home, identity, local(home), tracking_uri or home.tracking_uri, policy, health=None)
+    uri = tracking_uri or home.tracking_uri
+    samples = SampleUploader(home.volume, lambda: Registry(uri), settings.environment)
+    run(home, identity, local(home), uri, policy, samples, health=None)
 
 
 def main(argv: list[str] | None = None) -> int:

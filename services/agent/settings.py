@@ -16,6 +16,9 @@ class AgentSettings(SignatureSettings, HomeSettings):
     replica: str = Field(
         default="local", description="Name of this replica; in a pod, the name of the pod"
     )
+    environment: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] = Field(
+        default="local", description="Environment whose live scores get the sampled images"
+    )
     pool: str | None = Field(
         default=None, description="Pool of this replica: `stable` or the name of an engine canary"
     )

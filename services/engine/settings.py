@@ -103,6 +103,21 @@ class EngineSettings(Settings):
         return dtype
 
 
+class SampleSettings(Settings):
+    """The pictures that a serving engine samples for live scores (docs/promotion.md)."""
+
+    sample_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="Share of the images with one adapter that are stored for live scores, with "
+        "their prompts; 0 stores none",
+    )
+    sample_keep: _Count = Field(
+        default=64,
+        description="Maximum number of stored images of one version on the volume; the oldest are "
+        "removed",
+    )
+
+
 def is_device(name: str) -> bool:
     """Return whether the setting `device` accepts this name. The machine may lack the device."""
     return _DEVICE.fullmatch(name) is not None

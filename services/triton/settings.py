@@ -11,7 +11,7 @@ from pydantic import Field
 
 from atelier.home import HomeSettings
 from atelier.settings import Settings
-from services.engine.settings import EngineSettings
+from services.engine.settings import EngineSettings, SampleSettings
 
 _LONGEST_DRAIN: Final = 86_400.0
 
@@ -53,7 +53,7 @@ class TritonSettings(Settings):
     )
 
 
-class ServerSettings(TritonSettings, EngineSettings, HomeSettings):
+class ServerSettings(TritonSettings, SampleSettings, EngineSettings, HomeSettings):
     """The settings of `python -m services.triton`. The model reads the settings of the engine."""
 
     base: str = Field(description="Folder or hub ID of the base")
@@ -65,7 +65,7 @@ class ServerSettings(TritonSettings, EngineSettings, HomeSettings):
     )
 
 
-class ModelSettings(EngineSettings):
+class ModelSettings(SampleSettings, EngineSettings):
     """The settings of the process of the model. `TritonServer` sets the settings of this class."""
 
     base: str = Field(description="Folder of the base")

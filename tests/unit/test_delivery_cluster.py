@@ -16,6 +16,7 @@ from atelier.platform.api import CONFIG_MAPS, Listing, NotFound, Object
 from atelier.platform.helm import HelmRefused, Revision
 from atelier.platform.release_configmaps import LABEL, PREFIX, RELEASE
 from atelier.stores.registry import VersionInfo
+from pipelines.delivery.approval import CanaryTrial
 from pipelines.delivery.cluster import (
     AdapterReleases,
     Promotion,
@@ -23,6 +24,7 @@ from pipelines.delivery.cluster import (
     record,
     roll_back,
 )
+from pipelines.delivery.cluster.promotion import trial_of
 from pipelines.delivery.declare import propose
 
 NAME = "thor"
@@ -230,6 +232,30 @@ def test_a_canary_that_was_ended_does_not_begin_again(scene: Scene) -> None:
     with pytest.raises(Refused, match="its rollback is not recorded in git"):
         scene.promotion.promote(NAME)
     assert scene.serves().canary is None
+
+
+def test_a_canary_alone_is_taken_back_and_not_once_it_serves_everybody(scene: Scene) -> None:
+    scene.declare(2, canary=Canary(**pin(3).model_dump(), percent=10))
+    scene.promotion.promote(NAME)
+    with pytest.raises(Refused, match="is no longer the canary; nothing was changed"):
+        roll_back(scene.releases, NAME, reason="falls behind", canary=ONE)
+    roll_back(scene.releases, NAME, reason="falls behind", canary=THREE)
+    assert (scene.serves().pin, scene.serves().canary) == (pin(2), None)
+    assert [one.version for one in scene.git.get(NAME).withdrawn] == [3]
+    with pytest.raises(Refused, match="is no longer the canary; nothing was changed"):
+        roll_back(scene.releases, NAME, reason="falls behind", canary=TWO)
+    assert scene.serves().pin == pin(2)
+
+
+def test_only_a_canary_that_shall_serve_everybody_needs_live_scores(scene: Scene) -> None:
+    scene.declare(2, canary=Canary(**pin(3).model_dump(), percent=10))
+    scene.promotion.promote(NAME)
+    assert trial_of(scene.releases, approved(3)) is None  # it stays the canary
+    assert trial_of(scene.releases, approved(2)) is None
+    scene.declare(3, replaces=pin(2).model_dump())
+    assert trial_of(scene.releases, approved(3)) == CanaryTrial("production", pin(2))
+    scene.promotion.promote(NAME)
+    assert trial_of(scene.releases, approved(3)) is None  # repeated
 
 
 def test_a_second_rollback_does_not_hide_the_first(scene: Scene) -> None:

@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.evaluate.intervals import mean_interval, rate_interval, worst_interval
+from pipelines.evaluate.intervals import (
+    mean_interval,
+    rate_interval,
+    welch_interval,
+    worst_interval,
+)
 
 TRIALS = 2000
 
@@ -69,3 +74,22 @@ def test_one_seed_has_no_interval() -> None:
 
 def test_equal_values_decide() -> None:
     assert mean_interval([np.zeros(4), np.zeros(4)], 0.95, rate=False) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("level", [0.9, 0.99])
+@pytest.mark.parametrize(("one", "other"), [((8, 0.1), (8, 0.1)), ((32, 0.02), (6, 0.3))])
+def test_a_difference_is_in_its_interval_though_sizes_and_variances_differ(
+    level: float, one: tuple[int, float], other: tuple[int, float]
+) -> None:
+    draw = np.random.default_rng(3)
+    hits = 0
+    for _ in range(TRIALS):
+        a, b = (draw.normal(mean, one[1], one[0]) for mean, one in ((0.6, one), (0.7, other)))
+        low, high = welch_interval(a, b, level) or (1, 0)
+        hits += low <= -0.1 <= high
+    assert covered(hits, level)
+    assert hits / TRIALS < level + 4 * (level * (1 - level) / TRIALS) ** 0.5  # and is no wider
+
+
+def test_one_value_has_no_interval_of_a_difference() -> None:
+    assert welch_interval(np.array([0.3]), np.array([0.4, 0.5]), 0.95) is None

@@ -190,6 +190,7 @@ MAINS: dict[str, list[str]] = {
         "http://x",
     ],
     "pipelines.delivery.local.reconcile_loop": [],
+    "pipelines.live_scores": [],
     "pipelines.training_job": ["--spec", "{}", "--policy", "policy.yaml"],
     "pipelines.train.__main__": ["recipe.json", "--output", "out"],
     "services.agent.__main__": [],

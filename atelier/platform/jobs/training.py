@@ -10,11 +10,13 @@ from atelier.errors import PolicyError
 from atelier.files import digest_json
 from atelier.platform.api import CONFIG_MAPS, Api, ClusterRefused
 from atelier.platform.jobs.job_manifest import HUB_KEYS, Work
-from atelier.platform.jobs.spec import Spec
+from atelier.platform.jobs.spec import SPEC_TAG, Spec
 
 ADAPTER_LABEL = "atelier.dev/adapter"
 POLICIES = "/etc/atelier/policy"  # in the container
 POLICY = "policy.yaml"  # in that folder, and in the ConfigMap
+# Tags of a version in MLflow: the datasets of its pictures and of its held-back pictures.
+PICTURES_TAG, HELD_BACK_TAG = "atelier.pictures", "atelier.held_back"
 
 
 class TrainingSpec(Spec):
@@ -30,6 +32,12 @@ class TrainingSpec(Spec):
     vae: Digest | None = None
     datasets: Annotated[tuple[Digest, ...], Field(min_length=1)]  # by stage
     processes: Annotated[int, Field(ge=1)] = 1  # processes that share a step, one per GPU
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags of the version that the Job registers: its spec, and its datasets by digest."""
+        held_back = {HELD_BACK_TAG: self.held_back} if self.held_back else {}
+        return {SPEC_TAG: self.digest, PICTURES_TAG: self.datasets[-1], **held_back}
 
     def job_name(self, environment: str) -> str:
         """Return the name of the only Job for this spec and environment; at most 63 characters."""

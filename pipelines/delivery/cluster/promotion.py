@@ -19,7 +19,7 @@ from atelier.errors import Refused, Unavailable
 from atelier.platform.helm import HelmRefused, Revision
 from atelier.platform.lease_lock import HeldLease
 from atelier.stores.registry import Registry, VersionInfo
-from pipelines.delivery.approval import approve
+from pipelines.delivery.approval import CanaryTrial, approve
 from pipelines.delivery.cluster.helm_values import release_values, require_served
 from pipelines.delivery.cluster.releases import (
     PLATFORM,
@@ -43,17 +43,28 @@ def approval_by_policy(releases: AdapterReleases, policy: Path | None = None) ->
     declarations = releases.declarations
 
     def check(registry: Registry, name: str, version: int) -> VersionInfo:
+        info = registry.version(name, version)
         approval = approve(
             registry,
-            registry.version(name, version),
+            info,
             Policy.load(policy or declarations.policy),
             SignaturePolicy.of_platform(declarations.platform),
+            trial=trial_of(releases, info),
         )
         if approval.warning:
             releases.report(approval.warning)
         return approval.version
 
     return check
+
+
+def trial_of(releases: AdapterReleases, version: VersionInfo) -> CanaryTrial | None:
+    """Return the trial that the declaration ends: its canary becomes the declared version."""
+    declared = releases.declarations.find(version.name)
+    if declared is None or declared.digest != version.digest:
+        return None
+    live = releases.readable(version.name)
+    return CanaryTrial.of(live, version.digest, releases.environment)
 
 
 class Promotion:

@@ -24,15 +24,23 @@ OVERTAKE_WAIT: Final = (
 
 
 def roll_back(
-    releases: AdapterReleases, name: str, revision: int | None = None, *, reason: str
+    releases: AdapterReleases,
+    name: str,
+    revision: int | None = None,
+    *,
+    reason: str,
+    canary: str | None = None,
 ) -> PromotionOutcome:
     """Serve a past revision, by default the last good one, and update the declaration.
 
     The rollback ends a canary, undoes an interrupted promotion, finishes an interrupted rollback,
-    and waits for a running promotion. It does not call MLflow.
+    and waits for a running promotion. It does not call MLflow. `canary` is a digest: raises Refused
+    if it is not the canary, so that a canary that was promoted meanwhile is not rolled back.
     """
     reason = reason_of(reason)  # first, because an invalid reason cannot be recorded in git
     with releases.locked(name, wait=OVERTAKE_WAIT) as lock:
+        if canary is not None:
+            _require_canary(releases, name, canary)
         interrupted = releases.recover(name)
         history = releases.history(name)
         if not history:
@@ -64,6 +72,12 @@ def roll_back(
         if failed is not None:
             raise failed
         return outcome
+
+
+def _require_canary(releases: AdapterReleases, name: str, digest: str) -> None:
+    live = releases.live(name)
+    if live is None or live.canary is None or live.canary.digest != digest:
+        raise Refused(f"{name}: {digest} is no longer the canary; nothing was changed")
 
 
 def serve_the_same(release: Release | None, other: Release | None) -> bool:

@@ -19,7 +19,7 @@ from atelier.errors import BadInput, Refused, Unavailable
 from atelier.home import Home
 from atelier.stores.registry import Registry
 from pipelines.delivery.alias import JournalEntry
-from pipelines.delivery.approval import approve
+from pipelines.delivery.approval import CanaryTrial, approve
 from pipelines.delivery.local.journal import PromotionJournal
 from pipelines.delivery.local.reconciler import ENVIRONMENT, PromotionStatus, Reconciler
 from pipelines.delivery.smoke import Smoke
@@ -50,8 +50,11 @@ def promote(
     Without a live replica, the release is written and stays pending: replicas load it when they
     start, and then the reconciler moves the alias.
     """
-    approval = approve(registry, registry.version(name, version), policy, signatures)
-    info, evaluation = approval.version, approval.evaluation
+    info = registry.version(name, version)
+    before = ReleaseFolder(home.releases).get(name) if policy.live and canary is None else None
+    trial = CanaryTrial.of(before, info.digest, environment)
+    approval = approve(registry, info, policy, signatures, trial=trial)
+    evaluation = approval.evaluation
     live = _require_served(home, f"{name}@{version}", evaluation.base, evaluation.vae)
     pin = Pin(version=info.version, digest=info.digest)
     reconciler = Reconciler(name, home, registry, smoke=smoke, environment=environment)
@@ -92,6 +95,32 @@ def rollback(
             _require_served(home, f"{name}@{release.version}", release.base, release.vae)
             releases.put(release)
             journal.remove(name)  # the rollback replaces any unfinished promotion
+        return _wait(reconciler, wait)
+
+
+def end_canary(
+    name: str,
+    digest: str,
+    *,
+    registry: Registry | None,
+    home: Home,
+    wait: float = WAIT,
+    reason: str,
+    environment: str = ENVIRONMENT,
+) -> PromotionStatus:
+    """Remove the canary with this digest from the release; the serving version stays.
+
+    Raises Refused if it is no longer the canary: meanwhile it may serve every request.
+    """
+    releases, journal = ReleaseFolder(home.releases), PromotionJournal(home)
+    reconciler = Reconciler(name, home, registry, environment=environment)
+    with journal.command_running(name):
+        with journal.locked(name):
+            release = _released(releases, name)
+            if release.canary is None or release.canary.digest != digest:
+                raise Refused(f"{name}: {digest} is no longer the canary; nothing was changed")
+            releases.put(release.with_canary(None, reason))
+            journal.remove(name)  # an unfinished promotion of the canary
         return _wait(reconciler, wait)
 
 

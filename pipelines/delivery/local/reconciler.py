@@ -22,11 +22,12 @@ from pipelines.delivery.alias import (
     decide,
     registry_state,
 )
+from pipelines.delivery.approval import LOCAL
 from pipelines.delivery.local.journal import PromotionJournal
 from pipelines.delivery.readiness import Readiness, release_readiness, retirement_readiness
 from pipelines.delivery.smoke import Smoke, SmokeTest
 
-ENVIRONMENT: Final = "local"
+ENVIRONMENT: Final = LOCAL
 ROUNDS: Final = 5  # steps of one run; a release that keeps changing must not keep a command busy
 
 State = Literal["serving", "pending", "restored", "retired", "disagrees"]

@@ -13,6 +13,7 @@ from atelier.contract.tensors import INPUTS
 from atelier.errors import AtelierError, Unavailable
 from atelier.logs import log_to
 from services.engine import Engine, ImageResult
+from services.engine.sampler import Sampler
 from services.engine.volume import VolumeWatcher
 from services.triton.answers import Answers, error_code, error_text
 from services.triton.control import ControlFolder
@@ -46,6 +47,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from None
         self._drain_seconds = settings.drain_seconds
         self._engine.start()
+        self._sampler = Sampler(settings.volume, settings)
         self._watcher = VolumeWatcher(self._engine, settings.volume, settings.replica)
         if not self._watcher.resumes:
             self._watcher.poll()  # loads the released adapters before the first request
@@ -78,6 +80,7 @@ class TritonPythonModel:
         self._watcher.stop()
         self._engine.close(drain=False)
         self._answers.close()
+        self._sampler.close()
 
     def _submit(self, request: Any) -> Any:
         if self._draining.is_set():
@@ -87,7 +90,10 @@ class TritonPythonModel:
             )
         inputs = {name: pb_utils.get_input_tensor_by_name(request, name) for name in INPUTS}
         tensors = {name: tensor.as_numpy() for name, tensor in inputs.items() if tensor is not None}
-        return self._engine.submit(parse(tensors, timeout_us=request.timeout()))
+        asked = parse(tensors, timeout_us=request.timeout())
+        future = self._engine.submit(asked)
+        self._sampler.watch(asked, future)
+        return future
 
     def _send(self, sender: Any, outcome: ImageResult | BaseException) -> None:
         if isinstance(outcome, BaseException):
