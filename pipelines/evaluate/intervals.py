@@ -47,8 +47,8 @@ def welch_interval(one: np.ndarray, other: np.ndarray, level: float) -> Interval
     if min(len(one), len(other)) < 2:
         return None
     terms = [float(values.var(ddof=1)) / len(values) for values in (one, other)]
-    freedom = _freedom(terms, [len(one) - 1, len(other) - 1])
-    reach = _student(level, freedom) * sum(terms) ** 0.5
+    freedom = combined_freedom(terms, [len(one) - 1, len(other) - 1])
+    reach = student(level, freedom) * sum(terms) ** 0.5
     delta = float(one.mean() - other.mean())
     return delta - reach, delta + reach
 
