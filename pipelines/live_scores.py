@@ -31,12 +31,12 @@ from atelier.failures import run_process
 from atelier.home import Home
 from atelier.logs import log_to
 from atelier.platform import Api, listing
-from atelier.platform.jobs.training import HELD_BACK_TAG, PICTURES_TAG
+from atelier.platform.jobs.training import PICTURES_TAG
 from atelier.stores.artifacts import Artifacts
 from atelier.stores.packages import fetched
 from atelier.stores.registry import Registry, VersionInfo
 from pipelines.delivery.local.reconciler import ENVIRONMENT
-from pipelines.evaluate.live import LiveReport, LiveSide, decide, report_name
+from pipelines.evaluate.live import LiveReport, LiveSide, decide, report_name, scorer_names
 from pipelines.evaluate.live_samples import live_samples, measured
 from pipelines.evaluate.measures import ReferenceSet, Scorer
 from pipelines.evaluate.references import recipe_of, reference_set
@@ -96,7 +96,7 @@ class LiveScorer:
 
     def scorers(self) -> Scorers:
         """Load the scorers of the policy."""
-        return Scorers(self.policy.scorers.model_dump(), self.device)
+        return Scorers(scorer_names(self.policy), self.device)
 
     def _side(self, name: str, pin: Pin, scorer: Scorer) -> tuple[VersionInfo, LiveSide]:
         info = self.registry.version(name, pin.version)
@@ -136,8 +136,7 @@ class LiveScorer:
             ref = ArtifactRef.of("datasets", digest)
             return artifacts.get(ref, root / ref.kind / ref.key)
 
-        held_back = get(tags[HELD_BACK_TAG]) if HELD_BACK_TAG in tags else None
-        return reference_set(manifest, get(tags[PICTURES_TAG]), held_back)
+        return reference_set(manifest, get(tags[PICTURES_TAG]))
 
 
 def required(policy: Policy) -> LivePolicy:

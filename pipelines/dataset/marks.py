@@ -16,7 +16,6 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from scipy import ndimage
 
 SIDE: Final = 128  # pixels of the views that are compared
 FEWEST: Final = 4  # different pictures; fewer are equal in places by chance
@@ -90,6 +89,8 @@ def find_mark(pictures: Sequence[Image.Image]) -> Mark | None:
 
 def _clear_surroundings(inside: npt.NDArray[np.intp], always: npt.NDArray[np.bool_]) -> Mask:
     """Return the pixels whose nearest edges are at the same place in all pictures."""
+    from scipy import ndimage  # slow to import
+
     edges, clear = np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE))
     np.add.at(edges, tuple(inside.T), 1.0)
     np.add.at(clear, tuple(inside.T), always)
@@ -102,6 +103,8 @@ def _clear_surroundings(inside: npt.NDArray[np.intp], always: npt.NDArray[np.boo
 
 def _clear_parts(equal: Mask, inside: npt.NDArray[np.intp], always: npt.NDArray[np.bool_]) -> Mask:
     """Return the connected parts whose edges are at the same place in all pictures."""
+    from scipy import ndimage  # slow to import
+
     parts, count = ndimage.label(equal)
     of_edge = parts[tuple(inside.T)]
     edges = np.bincount(of_edge, minlength=count + 1)
@@ -140,6 +143,8 @@ def opacity(mark: Mark, view: View) -> float:
 
     The background under the mark is that of the nearest pixels around it.
     """
+    from scipy import ndimage  # slow to import
+
     around = ~ndimage.binary_dilation(mark.mask, iterations=MARGIN)
     if not around.any():
         around = ~mark.mask

@@ -11,7 +11,7 @@ from atelier.data.release import Pin, Release
 from atelier.errors import Refused, SignatureRejected
 from atelier.stores.registry import Registry, VersionInfo
 from pipelines.evaluate import Evaluation, addressed, judged_version, verdict
-from pipelines.evaluate.live import LiveReport, decide, report_name
+from pipelines.evaluate.live import LiveReport, decide, report_name, scorer_names
 
 LOCAL: Final = "local"  # the environment of one machine
 
@@ -98,7 +98,7 @@ def require_live_scores(
             f"{version.label}: its live scores are of another package or compare it with version "
             f"{report.stable.version}, but version {trial.stable.version} serves; {again}"
         )
-    if report.scorers != policy.scorers.model_dump():
+    if report.scorers != scorer_names(policy):
         raise Refused(f"{version.label}: its live scores have other scorers; {again}")
     found = decide(report.stable, report.canary, policy.live)
     if found.decision != "keeps up":

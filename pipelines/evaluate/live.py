@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from atelier.contract.sample import SLOTS
 from atelier.data.live_policy import LiveMeasure, LivePolicy
 from atelier.data.names import AdapterName, Digest
+from atelier.data.policy import Policy
 from atelier.data.release import Pin
 from atelier.errors import BadInput
 from atelier.validation import summary
@@ -115,6 +116,11 @@ class LiveReport(_Plain):
 def report_name(environment: str) -> str:
     """Return the name of an environment's report beside a version."""
     return f"live-{environment}.json"
+
+
+def scorer_names(policy: Policy) -> dict[str, str]:
+    """Return the scorers that live scores need, by role."""
+    return {"clip": policy.scorers.clip, "dino": policy.scorers.dino}
 
 
 def decide(stable: LiveSide, canary: LiveSide, policy: LivePolicy) -> LiveVerdict:

@@ -18,7 +18,6 @@ from atelier.stores.registry import Registry, VersionInfo
 
 from .live import LivePicture, LiveSide
 from .measures import ReferenceSet, Scorer
-from .prompt_set import class_noun
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def _values(
     scorer: Scorer,
 ) -> list[dict[LiveMeasure, float]]:
     images = [one.image for one in samples]
-    noun = class_noun(manifest)
+    noun = manifest.noun
     texts = [text_for_clip(one.sample.prompt, manifest.trigger, noun) for one in samples]
     dino, clip = scorer.dino(images), scorer.clip_images(images)
     columns: dict[LiveMeasure, np.ndarray] = {

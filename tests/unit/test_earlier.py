@@ -48,6 +48,7 @@ class Studio:
             "adapter": "thor-cat",
             "base": {"model": str(base), "vae": str(vae)},
             "trigger": "sks cat",
+            "class": "cat",
             "stages": [{**stage, "prompt": "a photo of {trigger}"}],
         }
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))

@@ -54,7 +54,7 @@ def report(manifest: Manifest, **subject: float) -> EvaluationReport:
     pairs = [Pair(case, plain, Image.new("RGB", (64, 64))) for case in cases]
     training = [Image.new("RGB", (64, 64), (0, 0, 200))] * 2
     shown = ReferenceSet(
-        one.base, training, ["a.png", "b.png"], training, ["a.png", "b.png"], False
+        one.base, training, ["a.png", "b.png"], training, ["a.png", "b.png"], [one.base] * 2, False
     )
     return EvaluationReport(one, manifest, pairs, shown)
 

@@ -18,7 +18,7 @@ from atelier.errors import BadInput, PolicyError, Refused
 from atelier.files import digest_files
 from atelier.home import Home
 from atelier.platform.jobs import TrainingSpec
-from atelier.platform.jobs.training import HELD_BACK_TAG, PICTURES_TAG
+from atelier.platform.jobs.training import PICTURES_TAG
 from atelier.stores.artifacts import Artifacts
 from atelier.stores.registry import Registry
 from pipelines.dataset import open_folder
@@ -269,8 +269,5 @@ def test_what_cannot_be_scored_is_told(studio: Studio) -> None:
 
 
 def test_a_training_job_names_its_pictures() -> None:
-    spec = TrainingSpec(
-        adapter="a", recipe=BASE, base=BASE, datasets=(BASE, "sha256:" + "c" * 64), held_back=BASE
-    )
+    spec = TrainingSpec(adapter="a", recipe=BASE, base=BASE, datasets=(BASE, "sha256:" + "c" * 64))
     assert spec.tags[PICTURES_TAG] == "sha256:" + "c" * 64
-    assert spec.tags[HELD_BACK_TAG] == BASE

@@ -47,7 +47,8 @@ VERDICT = """
 from pathlib import Path
 from PIL import Image
 from pipelines.evaluate.judge import _write
-from pipelines.evaluate.measures import Pair
+from atelier.data.manifest import BaseRef, Manifest
+from pipelines.evaluate.measures import Pair, ReferenceSet
 from pipelines.evaluate.prompt_set import PromptCase
 from tests.judged import evaluation, policy
 
@@ -55,9 +56,12 @@ output, name = Path(sys.argv[1]), sys.argv[2]
 image = Image.new("RGB", (64, 64), name)
 pairs = [Pair(PromptCase("subject", 0, "a cat", "a cat", seed), image, image) for seed in range(4)]
 judged = evaluation(policy()).model_copy(update={"adapter": name})
+base = BaseRef(id="base", digest=judged.base)
+manifest = Manifest(name=name, base=base, rank=4, alpha=4.0, files={})
+references = ReferenceSet(judged.base, [image], ["a.png"], [image], ["a.png"], [judged.base], False)
 start()
 for _ in range(15):
-    _write(judged, pairs, [image], output)
+    _write(judged, manifest, pairs, references, output)
 """
 
 

@@ -16,7 +16,7 @@ ADAPTER_LABEL = "atelier.dev/adapter"
 POLICIES = "/etc/atelier/policy"  # in the container
 POLICY = "policy.yaml"  # in that folder, and in the ConfigMap
 # Tags of a version in MLflow: the datasets of its pictures and of its held-back pictures.
-PICTURES_TAG, HELD_BACK_TAG = "atelier.pictures", "atelier.held_back"
+PICTURES_TAG = "atelier.pictures"
 
 
 class TrainingSpec(Spec):
@@ -36,8 +36,7 @@ class TrainingSpec(Spec):
     @property
     def tags(self) -> dict[str, str]:
         """The tags of the version that the Job registers: its spec, and its datasets by digest."""
-        held_back = {HELD_BACK_TAG: self.held_back} if self.held_back else {}
-        return {SPEC_TAG: self.digest, PICTURES_TAG: self.datasets[-1], **held_back}
+        return {SPEC_TAG: self.digest, PICTURES_TAG: self.datasets[-1]}
 
     def job_name(self, environment: str) -> str:
         """Return the name of the only Job for this spec and environment; at most 63 characters."""
