@@ -91,7 +91,7 @@ class Studio:
             name=self.name,
             base=BaseRef(id="m", digest=BASE),
             trigger="sks cat",
-            class_prompt="a photo of a cat",
+            noun="cat",
             dataset=open_folder(self.pictures).digest,
         )
         tags = {PICTURES_TAG: self.stored} if seed < 3 else {}  # an older Job has set none

@@ -192,7 +192,7 @@ MAINS: dict[str, list[str]] = {
     "pipelines.delivery.local.reconcile_loop": [],
     "pipelines.live_scores": [],
     "pipelines.training_job": ["--spec", "{}", "--policy", "policy.yaml"],
-    "pipelines.train.__main__": ["recipe.json", "--output", "out"],
+    "pipelines.train.__main__": ["recipe.json", "--policy", "policy.json", "--output", "out"],
     "services.agent.__main__": [],
     "services.gateway.__main__": [],
     "services.storage.__main__": ["mlflow://bases/0", "here", "--registry", "sqlite:///x"],
