@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
 from atelier.adapter.package import Package
 from atelier.stores.base_files import base_digest
-from models.miniature.build.classifier import ASPECTS
+from models.miniature.build.oracle import ASPECTS
 from services.engine import AdapterUse, Engine, EngineSettings, ImageRequest
 from tests.tiny import tiny_adapter
 
