@@ -64,7 +64,7 @@ def encoder_run(work: Path, steps: int) -> Run:
 
 
 def train_encoder(
-    families: Drawn, run: Run, device: torch.device, progress: BuildProgress
+    team: Team, families: Drawn, run: Run, device: torch.device, progress: BuildProgress
 ) -> BitModel:
     """Train the image encoder, or resume from its state; return it with averaged weights.
 
@@ -79,7 +79,8 @@ def train_encoder(
     pictures = shrunk(families.pictures, SIDE)
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        chosen = torch.randperm(len(families) // FAMILY, generator=generator)[:FAMILIES]
+        chosen = torch.randperm(len(families) // FAMILY, generator=generator)
+        chosen = chosen[: FAMILIES // team.size]
         rows = (chosen[:, None] * FAMILY + torch.arange(FAMILY)).flatten()
         views = altered_views(pictures[rows], generator).to(device)
         pooled = model(pixel_values=views).pooler_output.flatten(1)
@@ -89,7 +90,7 @@ def train_encoder(
         named = ATTRIBUTE_WEIGHT * attribute_loss(heads(pooled).float(), values)
         return individual_loss(features) + similar + named
 
-    train(run, {"dino": model, "heads": heads}, loss, Team(), progress)
+    train(run, {"dino": model, "heads": heads}, loss, team, progress)
     return model.eval()
 
 

@@ -32,6 +32,7 @@ ASPECTS: Final[dict[str, tuple[str, ...]]] = {
 }
 SIDE: Final[int] = 64  # pixels to which pictures are scaled: enough for eyes
 BATCH: Final[int] = 64
+SHARES: Final[tuple[int, int]] = (1, 3)  # quarters of a batch: common pictures, characters
 LEARNING_RATE: Final[float] = 2e-3
 _FILE: Final[str] = "oracle.safetensors"
 _LABELS: Final[str] = "labels"  # the key of the labels in the file's metadata
@@ -87,24 +88,31 @@ def oracle_run(work: Path, steps: int) -> Run:
 
 
 def train_oracle(
-    drawn: list[Drawn], run: Run, device: torch.device, progress: BuildProgress
+    team: Team, drawn: list[Drawn], run: Run, device: torch.device, progress: BuildProgress
 ) -> Oracle:
-    """Train the oracle, or resume from its state; return it with averaged weights."""
+    """Train the oracle, or resume from its state; return it with averaged weights.
+
+    `drawn` are common pictures and pictures of characters, in this order.
+    """
     torch.manual_seed(5)
     model = Oracle().to(device, memory_format=torch.channels_last)
-    scenes = [scene for source in drawn for scene in source.scenes]
-    pictures = torch.cat([shrunk(source.pictures, SIDE) for source in drawn])
-    truth = labels(scenes)
+    pictures = [shrunk(source.pictures, SIDE) for source in drawn]
+    truth = [labels(source.scenes) for source in drawn]
 
     def loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        rows = torch.randint(len(scenes), (BATCH,), generator=generator)
-        logits = model(altered_views(pictures[rows], generator).to(device))
-        losses = [
-            F.cross_entropy(logits[name].float(), truth[name][rows].to(device)) for name in LABELS
+        rows = [
+            torch.randint(len(source), (BATCH * share // (4 * team.size),), generator=generator)
+            for source, share in zip(drawn, SHARES, strict=True)
         ]
+        chosen = torch.cat([p[r] for p, r in zip(pictures, rows, strict=True)])
+        logits = model(altered_views(chosen, generator).to(device))
+        losses = []
+        for name in LABELS:
+            values = torch.cat([t[name][r] for t, r in zip(truth, rows, strict=True)])
+            losses.append(F.cross_entropy(logits[name].float(), values.to(device)))
         return torch.stack(losses).sum()
 
-    train(run, {"oracle": model}, loss, Team(), progress)
+    train(run, {"oracle": model}, loss, team, progress)
     return model.eval()
 
 

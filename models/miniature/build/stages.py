@@ -45,8 +45,8 @@ class BuildSettings:
     clip_steps: int
     dino_steps: int
     common: int = 24_000  # common pictures for the VAE, the oracle and CLIP
-    characters: int = 6_000  # pictures of random characters
-    families: int = 8_000  # pictures of families of characters, for the image encoder
+    characters: int = 24_000  # pictures of random characters
+    families: int = 24_000  # pictures of families of characters, for the image encoder
     sizes: Sizes = field(default_factory=Sizes)
 
     @property
@@ -128,21 +128,44 @@ def stage_save(settings: BuildSettings, progress: BuildProgress) -> None:
 
 def stage_oracle(settings: BuildSettings, progress: BuildProgress) -> None:
     """Train the oracle, which names the attributes of a picture, and save it."""
-    common, characters = _mixed(settings, progress)
-    sources = [common, _restored(settings, characters, 0.1, "characters", progress)]
+    _labelled(settings, progress)  # draws the pictures once, before the workers start
+    run_team(_oracle_member, settings.workers, settings)
+
+
+def _oracle_member(team: Team, settings: BuildSettings) -> None:
+    progress = BuildProgress(quiet=not team.leads)
     run = oracle_run(settings.work, settings.oracle_steps)
-    save_oracle(train_oracle(sources, run, settings.device, progress), settings.output / "oracle")
-    record_steps(settings.output, oracle=steps_of(run.state))
+    drawn = _labelled(settings, progress)
+    oracle = train_oracle(team, drawn, run, settings.device, progress)
+    if team.leads:
+        save_oracle(oracle, settings.output / "oracle")
+        record_steps(settings.output, oracle=steps_of(run.state))
+
+
+def _labelled(settings: BuildSettings, progress: BuildProgress) -> list[Drawn]:
+    common, characters = _mixed(settings, progress)
+    return [common, _restored(settings, characters, 0.1, "characters", progress)]
 
 
 def stage_dino(settings: BuildSettings, progress: BuildProgress) -> None:
     """Train the DINO scorer, which distinguishes individuals, and save it."""
-    families = load_drawn(settings.work, "families", settings.families, progress)
-    families = _restored(settings, families, 0.2, "families", progress)
+    _families(settings, progress)  # draws the pictures once, before the workers start
+    run_team(_dino_member, settings.workers, settings)
+
+
+def _dino_member(team: Team, settings: BuildSettings) -> None:
+    progress = BuildProgress(quiet=not team.leads)
     run = encoder_run(settings.work, settings.dino_steps)
-    encoder = train_encoder(families, run, settings.device, progress)
-    save_encoder(encoder, settings.scorers / "dino")
-    record_steps(settings.output, dino=steps_of(run.state))
+    drawn = _families(settings, progress)
+    encoder = train_encoder(team, drawn, run, settings.device, progress)
+    if team.leads:
+        save_encoder(encoder, settings.scorers / "dino")
+        record_steps(settings.output, dino=steps_of(run.state))
+
+
+def _families(settings: BuildSettings, progress: BuildProgress) -> Drawn:
+    drawn = load_drawn(settings.work, "families", settings.families, progress)
+    return _restored(settings, drawn, 0.2, "families", progress)
 
 
 def stage_clip(settings: BuildSettings, progress: BuildProgress) -> None:

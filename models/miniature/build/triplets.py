@@ -105,7 +105,7 @@ def change_cosines(features: np.ndarray, scenes: Sequence[Scene]) -> Shares:
 
 
 def graded_cosines(folder: Path, device: torch.device) -> list[float]:
-    """Return the mean cosine of characters to themselves with 0 to `_CHANGES` attributes changed."""
+    """Return the mean cosine of characters to those with 0 to `_CHANGES` attributes changed."""
     rng = Random("grades")
     scenes = [
         Scene(subject, place)
