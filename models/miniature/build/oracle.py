@@ -95,7 +95,7 @@ def train_oracle(
     `drawn` are common pictures and pictures of characters, in this order.
     """
     torch.manual_seed(5)
-    model = Oracle().to(device, memory_format=torch.channels_last)
+    model = Oracle().to(device)
     pictures = [shrunk(source.pictures, SIDE) for source in drawn]
     truth = [labels(source.scenes) for source in drawn]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from .figures import EYED, FIGURES
 from .palette import COLOURS, Rgb
@@ -81,8 +81,10 @@ def altered(subject: Character, attribute: str, rng: Random) -> Character:
     """
     present = getattr(subject, attribute) is not None
     if attribute in OPTIONAL and present and rng.random() < 0.5:
-        return replace(subject, **{attribute: None})
-    return replace(subject, **{attribute: rng.choice(_others(subject, attribute))})
+        change: dict[str, Any] = {attribute: None}
+    else:
+        change = {attribute: rng.choice(_others(subject, attribute))}
+    return replace(subject, **change)
 
 
 def _others(subject: Character, attribute: str) -> list[str]:
