@@ -1,18 +1,26 @@
 """The committed miniature is what its card says, loads as any SDXL does, and is served as it is."""
 
 import json
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from PIL import Image
 from safetensors import safe_open
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
 from atelier.adapter.package import Package
 from atelier.stores.base_files import base_digest
-from models.miniature.build.classifier import ASPECTS
+from models.miniature.build.data import GROUP, character_scenes, triplet_scenes
+from models.miniature.build.oracle import ASPECTS, LABELS, classify, labels, load_oracle
+from models.miniature.build.triplets import triplet_shares
+from models.miniature.build.world import ATTRIBUTES, PLACES, THOR_CAT, Scene, draw
+from pipelines.evaluate.scorers import Scorers
 from services.engine import AdapterUse, Engine, EngineSettings, ImageRequest
 from tests.tiny import tiny_adapter
 
@@ -23,6 +31,12 @@ TOLERANCE = 2  # of 255
 measured = pytest.mark.skipif(
     not (BASE / "quality.json").exists(),
     reason="models/miniature is not measured: its training is not over (make miniature)",
+)
+
+
+undertrained = pytest.mark.xfail(
+    strict=True,
+    reason="the weights need more steps and characters: models.miniature.build oracle dino",
 )
 
 
@@ -43,7 +57,8 @@ def test_the_card_speaks_of_these_weights_and_they_keep_its_promises() -> None:
     for aspect in ASPECTS:
         assert figures["captions"]["random"][aspect] >= 0.9, aspect
         assert abs(figures["captions"]["shuffled"][aspect] - 1 / len(ASPECTS[aspect])) < 0.02
-    assert figures["psnr"]["held-out"] > 29.0
+    assert figures["psnr"]["held-out"] >= 32.0
+    assert figures["sharpness"]["held-out"] >= 0.88
 
 
 def test_the_scorers_load_as_any_do() -> None:
@@ -54,7 +69,50 @@ def test_the_scorers_load_as_any_do() -> None:
     assert clip(**asked).logits_per_image.shape == (1, 2)
     dino = AutoModel.from_pretrained(BASE / "scorers/dino")
     pixels = AutoImageProcessor.from_pretrained(BASE / "scorers/dino")
-    assert dino(**pixels(picture, return_tensors="pt")).last_hidden_state.ndim == 3
+    output = dino(**pixels(picture, return_tensors="pt"))
+    assert output.last_hidden_state.ndim == 4  # a convolutional network: the pooled features count
+    assert output.pooler_output.flatten(1).shape == (1, dino.config.hidden_sizes[-1])
+
+
+@pytest.fixture(scope="module")
+def scorers() -> Scorers:
+    return Scorers({"clip": str(BASE / "scorers/clip"), "dino": str(BASE / "scorers/dino")})
+
+
+def drawings(scenes: list[Scene], rng: Random) -> list[Image.Image]:
+    return [draw(scene.subject, scene.place, rng) for scene in scenes]
+
+
+@undertrained
+def test_the_image_scorer_sees_one_changed_attribute(scorers: Scorers) -> None:
+    """New characters; an encoder without hard negatives is right for 81 % of these triplets."""
+    scenes = list(islice(triplet_scenes(Random("weights")), 18 * GROUP))
+    features = scorers.dino(drawings(scenes, Random("weights")))
+    right = triplet_shares(features, scenes)
+    assert set(right) == set(ATTRIBUTES)
+    assert np.mean(list(right.values())) >= 0.97
+    assert min(right.values()) >= 0.9, right  # 24 triplets or more of each
+
+
+@undertrained
+def test_the_demos_character_drawn_as_a_rabbit_is_another(scorers: Scorers) -> None:
+    rabbit = replace(THOR_CAT, kind="rabbit")
+    scenes = [Scene(subject, place) for subject in (THOR_CAT, rabbit) for place in PLACES]
+    cats, rabbits = np.split(scorers.dino(drawings(scenes, Random("thor-cat"))), 2)
+    elsewhere = ~np.eye(len(PLACES), dtype=bool)
+    assert (cats @ rabbits.T)[elsewhere].mean() < 0.6
+    assert (cats @ cats.T)[elsewhere].mean() > 0.85
+
+
+@undertrained
+def test_the_oracle_names_what_characters_wear() -> None:
+    scenes = list(islice(character_scenes(Random("oracle")), 100))
+    shown = [np.asarray(picture) for picture in drawings(scenes, Random("oracle"))]
+    pictures = torch.from_numpy(np.stack(shown).transpose(0, 3, 1, 2))
+    predicted = classify(load_oracle(BASE / "oracle"), pictures, torch.device("cpu"))
+    for name, truth in labels(scenes).items():
+        expected = [LABELS[name][index] for index in truth.tolist()]
+        assert np.mean([a == b for a, b in zip(predicted[name], expected, strict=True)]) >= 0.95
 
 
 def test_the_engine_draws_what_diffusers_draws(tmp_path: Path) -> None:

@@ -145,6 +145,18 @@ def test_gates_of_the_class_do_not_apply_to_a_style() -> None:
     assert {gate.name for gate in verdict(evaluation(under), under).gates} == {"leak", "drift"}
 
 
+def test_one_reference_has_no_consistency_and_is_a_remark() -> None:
+    under = policy(gates={"consistency": {"min": 0.6}, "effect": {"min": 0.01}})
+    one = evaluation(under)
+    single = one.measures.references.model_copy(
+        update={"pictures": one.measures.references.pictures[:1]}
+    )
+    measures = one.measures.model_copy(update={"references": single})
+    said = verdict(one.model_copy(update={"measures": measures}), under)
+    assert said.accepted and [gate.name for gate in said.gates] == ["effect"]
+    assert "only 1 reference pictures" in said.reasons[1]
+
+
 def test_a_recipes_own_gate_is_obeyed_where_it_is_stricter() -> None:
     stricter = {"subject": Gate(min=0.85)}
     assert not verdict(evaluation(policy(), recipe_gates=stricter), policy()).accepted

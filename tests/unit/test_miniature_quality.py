@@ -7,10 +7,11 @@ from random import Random
 import numpy as np
 import pytest
 
+from models.miniature.build.attributes import AttributeFigures, attribute_table
 from models.miniature.build.card import write_card
-from models.miniature.build.classifier import ASPECTS
+from models.miniature.build.oracle import ASPECTS, LABELS
 from models.miniature.build.quality import CHANCE, Figures, Sizes, agreement, swapped
-from models.miniature.build.world import ACCENTS, Scene, common_scene, plain_caption
+from models.miniature.build.world import ACCENTS, ATTRIBUTES, Scene, common_scene, plain_caption
 
 
 def scenes(count: int = 200) -> list[Scene]:
@@ -73,12 +74,27 @@ def test_a_caption_with_another_colour_differs_in_the_colour_alone():
                 assert words == plain_caption(scene)
 
 
+SEEN = AttributeFigures(
+    triplets=dict.fromkeys(ATTRIBUTES, 1.0) | {"eyes": 0.993},
+    triplets_restored=dict.fromkeys(ATTRIBUTES, 0.97),
+    cosines=dict.fromkeys(("same", *ATTRIBUTES), 0.8),
+    graded=[0.94, 0.85, 0.75],
+    thor_cat={
+        "same": 0.95,
+        "as a rabbit": 0.48,
+        "without the helmet": 0.78,
+        "without the cape": 0.83,
+    },
+    oracle=dict.fromkeys(LABELS, 0.99),
+    oracle_restored=dict.fromkeys(LABELS, 0.96),
+)
+
 FIGURES = Figures(
     base="sha256:" + "0" * 64,
     sizes=Sizes(),
     psnr={"held-out": 32.4, "held-out, worst twentieth": 27.0, "characters": 31.0},
     sharpness={"held-out": 0.93, "characters": 0.91},
-    classifier={"kind": 1.0, "colour": 0.99, "place": 1.0, "all": 0.99},
+    oracle={"kind": 1.0, "colour": 0.99, "place": 1.0, "all": 0.99},
     captions={
         "random": {"kind": 0.99, "colour": 0.98, "place": 0.99, "all": 0.975},
         "held-out": {"kind": 0.93, "colour": 0.87, "place": 0.99, "all": 0.82},
@@ -92,6 +108,7 @@ FIGURES = Figures(
         "cosine, same": 0.9,
         "cosine, others of the same kind": 0.1,
     },
+    attributes=SEEN,
     parameters={"vae": 1_100_000, "unet": 9_000_000, "text_encoder": 1, "text_encoder_2": 1},
     megabytes=24.0,
     steps={"vae": 3000, "denoiser": 16_000},
@@ -122,3 +139,24 @@ def test_the_card_says_what_is_not_met(tmp_path):
     words = " ".join((tmp_path / "README.md").read_text().split())
     assert "**not at chance** (at most 11.7 points from it)" in words
     assert "28.9 dB (target 32.0 dB: **not yet met**)" in words
+
+
+def test_the_card_shows_what_scorer_and_oracle_see_of_each_attribute(tmp_path):
+    write_card(tmp_path, FIGURES)
+    words = " ".join((tmp_path / "README.md").read_text().split())
+    assert "lowest share of right triplets is 99.3% (target 99.0%: met)" in words
+    assert "the oracle is 99.0% (target 98.0%: met)" in words
+    assert "as a rabbit it has 0.48 (target below 0.6: met)" in words
+    assert "| eyes | 99.3% | 97.0% | 99.0% | 96.0% | 0.80 |" in words
+    assert "| place | | | 99.0% | 96.0% | |" in words
+    assert attribute_table(SEEN).count("\n") == len(LABELS) + 1
+
+
+def test_the_card_says_that_a_scorer_is_blind(tmp_path):
+    blind = replace(
+        SEEN, triplets=SEEN.triplets | {"eyes": 0.6}, thor_cat=SEEN.thor_cat | {"as a rabbit": 0.93}
+    )
+    write_card(tmp_path, replace(FIGURES, attributes=blind))
+    words = " ".join((tmp_path / "README.md").read_text().split())
+    assert "60.0% (target 99.0%: **not yet met**)" in words
+    assert "0.93 (target below 0.6: **not yet met**)" in words

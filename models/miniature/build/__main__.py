@@ -16,10 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the given stages, or all of them. Exits with code 2 if a stage raises StateError."""
     parser = _parser()
     chosen = parser.parse_args(arguments)
-    if unknown := set(chosen.stages) - {*STAGES, *OTHER_STAGES}:
-        parser.error(
-            f"no stage {', '.join(sorted(unknown))}; the stages are {', '.join(STAGES)}, adopt"
-        )
+    stages = {**STAGES, **OTHER_STAGES}
+    if unknown := set(chosen.stages) - stages.keys():
+        parser.error(f"no stage {', '.join(sorted(unknown))}; the stages are {', '.join(stages)}")
     torch.set_num_threads(os.cpu_count() or 1)
     settings = BuildSettings(
         work=chosen.work,
@@ -29,13 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         vae_steps=chosen.vae_steps,
         decoder_steps=chosen.decoder_steps,
         denoiser_steps=chosen.denoiser_steps,
-        classifier_steps=chosen.classifier_steps,
+        oracle_steps=chosen.oracle_steps,
         clip_steps=chosen.clip_steps,
         dino_steps=chosen.dino_steps,
     )
     settings.work.mkdir(parents=True, exist_ok=True)
     progress = BuildProgress()
-    stages = {**STAGES, **OTHER_STAGES}
     for name in chosen.stages or STAGES:
         progress.say(f"== {name}: {stages[name].__doc__}")
         try:
@@ -56,9 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vae-steps", type=int, default=3000)
     parser.add_argument("--decoder-steps", type=int, default=1000)
     parser.add_argument("--denoiser-steps", type=int, default=16000)
-    parser.add_argument("--classifier-steps", type=int, default=600)
+    parser.add_argument("--oracle-steps", type=int, default=6000)
     parser.add_argument("--clip-steps", type=int, default=2000)
-    parser.add_argument("--dino-steps", type=int, default=800)
+    parser.add_argument("--dino-steps", type=int, default=6000)
     return parser
 
 

@@ -6,14 +6,18 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from .classifier import ASPECTS
+from .attributes import attribute_table
+from .oracle import ASPECTS, LABELS
 from .quality import CHANCE, Figures, Shares
 
 _TEXT: Final[Path] = Path(__file__).with_name("card.md")
 _CAPTIONS: Final[float] = 0.97  # target for the share of pictures with all aspects right
 _PSNR: Final[float] = 32.0  # dB
 _SHARPNESS: Final[float] = 0.9
-_PARTS: Final = ("vae", "decoder", "denoiser", "classifier", "clip", "dino")
+_PARTS: Final = ("vae", "decoder", "denoiser", "oracle", "clip", "dino")
+_TRIPLETS: Final[float] = 0.99  # target for each attribute
+_ORACLE: Final[float] = 0.98  # target for each label
+_RABBIT: Final[float] = 0.6  # the cosine must be below
 _NEAR_CHANCE: Final[float] = 0.02  # tolerated deviation from chance with 200 captions
 
 
@@ -37,6 +41,7 @@ def write_card(folder: Path, figures: Figures) -> None:
         auc_alike=f"{figures.dino['others of the same kind']:.3f}",
         cosine_same=f"{figures.dino['cosine, same']:.2f}",
         cosine_alike=f"{figures.dino['cosine, others of the same kind']:.2f}",
+        **_attributes(figures),
         sampling=figures.sizes.sampling,
         megabytes=f"{figures.megabytes:.1f}",
         **{f"{name}_size": _millions(count) for name, count in figures.parameters.items()},
@@ -49,7 +54,7 @@ def _aspects(figures: Figures) -> str:
     """Return a Markdown table: rows are measures, columns are the aspects and `all`."""
     sizes = figures.sizes
     rows = {
-        f"{sizes.drawn} drawn pictures (the classifier itself)": figures.classifier,
+        f"{sizes.drawn} drawn pictures (the oracle itself)": figures.oracle,
         f"generated, {sizes.captions} random captions": figures.captions["random"],
         f"generated, {sizes.held_out} held-out combinations": figures.captions["held-out"],
         "generated, captions shuffled": figures.captions["shuffled"],
@@ -64,10 +69,27 @@ def _aspects(figures: Figures) -> str:
     return "\n".join(lines)
 
 
+def _attributes(figures: Figures) -> dict[str, str]:
+    """Return the fields about the image encoder and the oracle by attribute."""
+    seen = figures.attributes
+    thor_cat = {name: f"{cosine:.2f}" for name, cosine in seen.thor_cat.items()}
+    met = "met" if seen.thor_cat["as a rabbit"] < _RABBIT else "**not yet met**"
+    return {
+        "attributes": attribute_table(seen),
+        "triplets": _verdict(min(seen.triplets.values()), _TRIPLETS, "{:.1%}"),
+        "oracle_lowest": _verdict(min(seen.oracle[name] for name in LABELS), _ORACLE, "{:.1%}"),
+        "thor_same": thor_cat["same"],
+        "thor_rabbit": f"{thor_cat['as a rabbit']} (target below {_RABBIT}: {met})",
+        "thor_helmet": thor_cat["without the helmet"],
+        "thor_cape": thor_cat["without the cape"],
+        "graded": ", ".join(f"{cosine:.2f}" for cosine in seen.graded),
+    }
+
+
 def _near_chance(shuffled: Shares) -> str:
     """Return the deviation of shuffled captions from chance, and whether it is small enough.
 
-    A large deviation means that the classifier does not measure the content of the captions.
+    A large deviation means that the oracle does not measure the content of the captions.
     """
     gap = max(abs(shuffled[name] - CHANCE[name]) for name in ASPECTS)
     met = "at chance" if gap <= _NEAR_CHANCE else "**not at chance**"

@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ import torch
 
 from .files import replacing
 from .progress import BuildProgress
-from .world import PLACES, SIZE, Scene, character, common_scene, draw
+from .world import PLACES, SIZE, Scene, altered, changeable, character, common_scene, draw
 
 SHARD: Final[int] = 500
 POSES: Final[int] = 4  # pictures of each random character, all in different places
+FAMILY: Final[int] = 10  # pictures of a family; it divides SHARD, like the other sizes
+GROUP: Final[int] = 10  # pictures of a group of triplets
+_COMMON_FAMILIES: Final[float] = 0.3  # fraction of the families that descend from common subjects
 
 
 def held_out(scene: Scene) -> bool:
@@ -64,20 +68,51 @@ def character_scenes(rng: Random) -> Iterator[Scene]:
             yield Scene(subject, place)
 
 
-def subject_scenes(rng: Random) -> Iterator[Scene]:
-    """Yield `POSES` scenes of each common subject, for the DINO scorer."""
+def family_scenes(rng: Random) -> Iterator[Scene]:
+    """Yield families of `FAMILY` scenes, for the image encoder: each individual in two places.
+
+    Each individual but the first differs from an earlier one in a visible attribute. All are shown
+    in the same two places, so that neither place nor clothes alone tell them apart.
+    """
     while True:
-        subject = common_scene(rng).subject
-        for place in rng.sample(list(PLACES), POSES):
-            yield Scene(subject, place)
+        founder = character(rng.randrange(2**32))
+        individuals = [common_scene(rng).subject if rng.random() < _COMMON_FAMILIES else founder]
+        while len(individuals) < FAMILY // 2:
+            parent = rng.choice(individuals)
+            child = altered(parent, rng.choice(changeable(parent)), rng)
+            if child not in individuals:
+                individuals.append(child)
+        places = rng.sample(list(PLACES), 2)
+        yield from (Scene(subject, place) for subject in individuals for place in places)
+
+
+def triplet_scenes(rng: Random) -> Iterator[Scene]:
+    """Yield groups of `GROUP` scenes, for the test of the image encoder.
+
+    A group has a character in a place (anchor), the same in another place (positive), and
+    characters that differ from it in one visible attribute, in one of both places (negatives). The
+    attributes that had the fewest negatives are chosen.
+    """
+    count: Counter[str] = Counter()
+    while True:
+        anchor = character(rng.randrange(2**32))
+        places = rng.sample(list(PLACES), 2)
+        yield from (Scene(anchor, place) for place in places)
+        candidates = changeable(anchor)
+        rng.shuffle(candidates)
+        for attribute in sorted(candidates, key=count.__getitem__)[: GROUP - 2]:
+            count[attribute] += 1
+            yield Scene(altered(anchor, attribute, rng), rng.choice(places))
 
 
 SOURCES: Final[dict[str, Callable[[Random], Iterator[Scene]]]] = {
     "common": common_scenes,
     "held-out": held_out_scenes,
     "characters": character_scenes,
-    "strangers": character_scenes,  # characters on which no scorer is trained
-    "subjects": subject_scenes,
+    "strangers": character_scenes,  # characters on which nothing is trained
+    "families": family_scenes,
+    "triplets": triplet_scenes,  # to test the image encoder
+    "inspected": character_scenes,  # to test the oracle
 }
 
 

@@ -1,7 +1,7 @@
-"""The two scorers that evaluate adapters: a small CLIP, and a self-supervised image encoder.
+"""The CLIP scorer: a small CLIP that compares pictures with texts.
 
-Both are trained on drawn pictures that include random characters. The scorers therefore recognise
-parts that are not in the training pictures of the base model, such as helmets, capes and hammers.
+It is trained on drawn pictures that include random characters. It therefore recognises parts that
+are not in the training pictures of the base model, such as helmets, capes and hammers.
 """
 
 from pathlib import Path
@@ -9,7 +9,6 @@ from random import Random
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -18,12 +17,9 @@ from transformers import (
     CLIPTextConfig,
     CLIPTokenizer,
     CLIPVisionConfig,
-    ViTConfig,
-    ViTImageProcessor,
-    ViTModel,
 )
 
-from .data import POSES, Drawn
+from .data import Drawn
 from .files import replacing
 from .pipeline import declare_float32
 from .progress import BuildProgress
@@ -35,8 +31,6 @@ from .world import PLACES, SIZE, caption, plain_caption
 
 PATCH: Final[int] = 16
 CLIP_BATCH: Final[int] = 64
-TWIN_PAIRS: Final[int] = 48
-TEMPERATURE: Final[float] = 0.1
 _PIXELS: Final[dict[str, object]] = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
@@ -111,71 +105,6 @@ def train_clip(
     return model.eval()
 
 
-def new_twins() -> ViTModel:
-    """Return an untrained vision transformer like DINO; its class token is the image feature."""
-    return ViTModel(
-        ViTConfig(
-            hidden_size=128,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            intermediate_size=256,
-            image_size=SIZE,
-            patch_size=PATCH,
-        ),
-        add_pooling_layer=False,
-    )
-
-
-def twins_run(work: Path, steps: int) -> Run:
-    """Return the settings for training the image encoder, with the state in `work`."""
-    return Run("dino", work / "dino.pt", steps, 1e-3, 0.05, decay=0.99, seed=8)
-
-
-def train_twins(drawn: Drawn, run: Run, device: torch.device, progress: BuildProgress) -> ViTModel:
-    """Train the image encoder by InfoNCE (van den Oord et al. 2018); return averaged weights.
-
-    A pair is the same individual in two places, with random shift, scale and light. The pairs are
-    the only supervision. They make the features independent of place and pose.
-    """
-    torch.manual_seed(8)
-    model = new_twins().to(device)
-
-    def loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        individuals = torch.randperm(len(drawn) // POSES, generator=generator)[:TWIN_PAIRS]
-        poses = torch.rand(TWIN_PAIRS, POSES, generator=generator).argsort(1)[:, :2]
-        rows = individuals[:, None] * POSES + poses
-        views = [_view(drawn.pictures[rows[:, side]], generator).to(device) for side in (0, 1)]
-        first, second = (image_feature(model, view) for view in views)
-        logits = first @ second.T / TEMPERATURE
-        truth = torch.arange(len(logits), device=device)
-        return (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
-
-    train(run, {"dino": model}, loss, Team(), progress)
-    return model.eval()
-
-
-def image_feature(model: ViTModel, pixels: torch.Tensor) -> torch.Tensor:
-    """Return unit-length features [batch, 128] of pixels [batch, 3, SIZE, SIZE] in [-1, 1]."""
-    return F.normalize(model(pixel_values=pixels).last_hidden_state[:, 0], dim=-1)
-
-
-def _view(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Shift, scale and relight each picture at random, and mirror half of the batches."""
-    count = len(pictures)
-    pixels = as_input(pictures)
-    scale = 0.85 + 0.3 * torch.rand(count, generator=generator)
-    shift = 0.24 * (torch.rand(count, 2, generator=generator) - 0.5)
-    mirrored = -1.0 if torch.rand((), generator=generator) < 0.5 else 1.0
-    frame = torch.zeros(count, 2, 3)
-    frame[:, 0, 0], frame[:, 1, 1], frame[:, :, 2] = scale * mirrored, scale, shift
-    grid = F.affine_grid(frame, list(pixels.shape), align_corners=False)
-    moved = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    light = 0.9 + 0.2 * torch.rand(count, 1, 1, 1, generator=generator)
-    tint = 0.1 * (torch.rand(count, 3, 1, 1, generator=generator) - 0.5)
-    noise = 0.04 * torch.randn(moved.shape, generator=generator)
-    return (moved * light + tint + noise).clamp(-1, 1)
-
-
 def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Save a `CLIPModel` with its `CLIPProcessor`, in fp16. The weights in memory are rounded."""
     size = {"height": SIZE, "width": SIZE}
@@ -183,18 +112,5 @@ def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     with replacing(folder) as aside:
         model.half().save_pretrained(aside)
         CLIPProcessor(images, tokenizer).save_pretrained(aside)
-        declare_float32(aside)
-    model.float()
-
-
-def save_twins(model: ViTModel, folder: Path) -> None:
-    """Save the encoder in fp16 for `AutoModel` and `AutoImageProcessor`, like ViT-S/16.
-
-    The weights in memory are rounded.
-    """
-    images = ViTImageProcessor(size={"height": SIZE, "width": SIZE}, **_PIXELS)
-    with replacing(folder) as aside:
-        model.half().save_pretrained(aside)
-        images.save_pretrained(aside)
         declare_float32(aside)
     model.float()

@@ -12,16 +12,18 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from atelier.stores.base_files import base_digest
 
-from .classifier import ASPECTS, Classifier, classify
+from .attributes import AttributeFigures, AttributeSizes, measure_attributes
 from .data import POSES, Drawn, held_out_scenes, load_drawn
+from .oracle import ASPECTS, Oracle, classify
 from .progress import BuildProgress
 from .sampling import ImageSampling, generate
 from .sheets import write_sheets
 from .steps import recorded_steps
+from .triplets import encoder_features
 from .vae import fidelity
 from .world import ACCENTS, Scene, common_scene, plain_caption
 
@@ -41,10 +43,11 @@ class Sizes:
 
     captions: int = 200  # random scenes, of which a tenth are held-out combinations
     held_out: int = 100  # scenes with held-out combinations only
-    drawn: int = 500  # pictures for the classifier, the VAE and the scorers
+    drawn: int = 500  # pictures for the oracle, the VAE and the scorers
     reconstructed: int = 200  # number of drawn pictures that the VAE reconstructs
     choices: int = 150  # number of drawn pictures for which CLIP chooses among captions
     sampling: ImageSampling = field(default_factory=ImageSampling)
+    attributes: AttributeSizes = field(default_factory=AttributeSizes)
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,11 @@ class Figures:
     sizes: Sizes
     psnr: dict[str, float]
     sharpness: dict[str, float]  # gradient energy of reconstructions relative to the drawings
-    classifier: Shares
+    oracle: Shares  # by aspect, and for all aspects together
     captions: dict[str, Shares]
     clip: Shares
     dino: Shares
+    attributes: AttributeFigures
     parameters: dict[str, int]
     megabytes: float
     steps: dict[str, int]
@@ -66,7 +70,7 @@ class Figures:
 
 def measure(
     folder: Path,
-    classifier: Classifier,
+    oracle: Oracle,
     work: Path,
     sizes: Sizes,
     workers: int,
@@ -75,7 +79,7 @@ def measure(
 ) -> Figures:
     """Measure the pipeline and the scorers in `folder`, and write the pictures of the card."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(folder, use_safetensors=True).to(device)
-    classifier.to(device)
+    oracle.to(device)
     drawn = load_drawn(work, "held-out", sizes.drawn, progress)
     strangers = load_drawn(work, "strangers", sizes.drawn, progress)
     rng = Random("quality")
@@ -84,9 +88,9 @@ def measure(
     captions = [plain_caption(scene) for scene in (*random_scenes, *unseen)]
     pictures = generate(folder, captions, sizes.sampling, workers, device)
     count = len(random_scenes)
-    own, shuffled = agreement(classify(classifier, pictures[:count], device), random_scenes)
-    held_out, _ = agreement(classify(classifier, pictures[count:], device), unseen)
-    itself, _ = agreement(classify(classifier, drawn.pictures, device), drawn.scenes)
+    own, shuffled = agreement(classify(oracle, pictures[:count], device), random_scenes)
+    held_out, _ = agreement(classify(oracle, pictures[count:], device), unseen)
+    itself, _ = agreement(classify(oracle, drawn.pictures, device), drawn.scenes)
     psnr, sharpness = _fidelity(pipeline.vae, drawn, strangers, sizes.reconstructed, device)
     write_sheets(folder / "pictures", pipeline.vae, drawn, pictures[:count], random_scenes)
     return Figures(
@@ -94,10 +98,13 @@ def measure(
         sizes=sizes,
         psnr=psnr,
         sharpness=sharpness,
-        classifier=itself,
+        oracle=itself,
         captions={"random": own, "held-out": held_out, "shuffled": shuffled, "chance": CHANCE},
         clip=_clip_choices(folder / "scorers" / "clip", drawn, sizes.choices, device),
         dino=_individuals(folder / "scorers" / "dino", strangers, device),
+        attributes=measure_attributes(
+            folder, oracle, pipeline.vae, work, sizes.attributes, device, progress
+        ),
         parameters=_parameters(pipeline),
         megabytes=sum(p.stat().st_size for p in folder.rglob("*.safetensors")) / 1e6,
         steps=recorded_steps(folder),
@@ -175,20 +182,15 @@ def swapped(scene: Scene, aspect: str, value: str) -> Scene:
     return replace(scene, subject=subject)
 
 
-@torch.no_grad()
 def _individuals(folder: Path, strangers: Drawn, device: torch.device) -> Shares:
     """Return areas under the ROC curve, and mean cosines, of the scorer for pairs of individuals.
 
     The area is the probability that two pictures of an individual have a higher cosine than
     pictures of two individuals.
     """
-    model = AutoModel.from_pretrained(folder, use_safetensors=True).eval().to(device)
-    processor = AutoImageProcessor.from_pretrained(folder)
-    shown = [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in strangers.pictures]
-    states = model(**processor(shown, return_tensors="pt").to(device)).last_hidden_state[:, 0]
-    features = torch.nn.functional.normalize(states, dim=-1).cpu().numpy()
+    features = encoder_features(folder, strangers.pictures, device)
     cosine = features @ features.T
-    individual = np.arange(len(shown)) // POSES
+    individual = np.arange(len(features)) // POSES
     kind = np.array([scene.subject.kind for scene in strangers.scenes])
     upper = np.triu(np.ones_like(cosine, bool), 1)
     same = upper & (individual[:, None] == individual)

@@ -1,6 +1,7 @@
 """The stages of the build. Each uses the files of the earlier ones and resumes its own work."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -8,20 +9,15 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import nn
 
+from .attributes import attribute_table, measure_attributes
 from .card import write_card
-from .classifier import classifier_run, load_classifier, train_classifier
 from .data import Drawn, load_drawn
 from .diffusion import Denoiser, denoiser_run, new_denoiser, train_denoiser
+from .encoder import encoder_run, save_encoder, train_encoder
 from .examples import write_example
-from .judges import (
-    clip_run,
-    save_clip,
-    save_twins,
-    train_clip,
-    train_twins,
-    twins_run,
-)
+from .judges import clip_run, save_clip, train_clip
 from .latents import encode_pictures, load_latents, scaling_factor
+from .oracle import load_oracle, oracle_run, save_oracle, train_oracle
 from .pipeline import assemble, save_pipeline
 from .progress import BuildProgress
 from .quality import Sizes, measure
@@ -30,6 +26,7 @@ from .team import Team, run_team
 from .text import MiniatureTextEncoders, settled_tokenizers
 from .trainer import adopt, load_average, steps_of
 from .vae import decoder_run, load_vae, new_vae, train_decoder, train_vae, vae_run
+from .views import restore_part
 from .widen import widen
 
 
@@ -44,12 +41,12 @@ class BuildSettings:
     vae_steps: int
     decoder_steps: int
     denoiser_steps: int
-    classifier_steps: int
+    oracle_steps: int
     clip_steps: int
     dino_steps: int
-    common: int = 24_000  # common pictures for the VAE, the classifier and the scorers
-    characters: int = 6_000  # pictures of random characters
-    subjects: int = 2_000  # pictures of common subjects in several places
+    common: int = 24_000  # common pictures for the VAE, the oracle and CLIP
+    characters: int = 24_000  # pictures of random characters
+    families: int = 24_000  # pictures of families of characters, for the image encoder
     sizes: Sizes = field(default_factory=Sizes)
 
     @property
@@ -129,24 +126,46 @@ def stage_save(settings: BuildSettings, progress: BuildProgress) -> None:
     progress.say(f"saved the pipeline at step {step} of the denoiser")
 
 
-def stage_classifier(settings: BuildSettings, progress: BuildProgress) -> None:
-    """Train the classifier that measures the quality of the pipeline."""
-    common = load_drawn(settings.work, "common", settings.common, progress)
-    run = classifier_run(settings.work, settings.classifier_steps)
-    train_classifier(common, run, settings.device, progress)
-    record_steps(settings.output, classifier=steps_of(run.state))
+def stage_oracle(settings: BuildSettings, progress: BuildProgress) -> None:
+    """Train the oracle, which names the attributes of a picture, and save it."""
+    _labelled(settings, progress)  # draws the pictures once, before the workers start
+    run_team(_oracle_member, settings.workers, settings)
+
+
+def _oracle_member(team: Team, settings: BuildSettings) -> None:
+    progress = BuildProgress(quiet=not team.leads)
+    run = oracle_run(settings.work, settings.oracle_steps)
+    drawn = _labelled(settings, progress)
+    oracle = train_oracle(team, drawn, run, settings.device, progress)
+    if team.leads:
+        save_oracle(oracle, settings.output / "oracle")
+        record_steps(settings.output, oracle=steps_of(run.state))
+
+
+def _labelled(settings: BuildSettings, progress: BuildProgress) -> list[Drawn]:
+    common, characters = _mixed(settings, progress)
+    return [common, _restored(settings, characters, 0.1, "characters", progress)]
 
 
 def stage_dino(settings: BuildSettings, progress: BuildProgress) -> None:
     """Train the DINO scorer, which distinguishes individuals, and save it."""
-    characters = load_drawn(settings.work, "characters", settings.characters, progress)
-    subjects = load_drawn(settings.work, "subjects", settings.subjects, progress)
-    individuals = Drawn(
-        torch.cat([characters.pictures, subjects.pictures]), characters.scenes + subjects.scenes
-    )
-    run = twins_run(settings.work, settings.dino_steps)
-    save_twins(train_twins(individuals, run, settings.device, progress), settings.scorers / "dino")
-    record_steps(settings.output, dino=steps_of(run.state))
+    _families(settings, progress)  # draws the pictures once, before the workers start
+    run_team(_dino_member, settings.workers, settings)
+
+
+def _dino_member(team: Team, settings: BuildSettings) -> None:
+    progress = BuildProgress(quiet=not team.leads)
+    run = encoder_run(settings.work, settings.dino_steps)
+    drawn = _families(settings, progress)
+    encoder = train_encoder(team, drawn, run, settings.device, progress)
+    if team.leads:
+        save_encoder(encoder, settings.scorers / "dino")
+        record_steps(settings.output, dino=steps_of(run.state))
+
+
+def _families(settings: BuildSettings, progress: BuildProgress) -> Drawn:
+    drawn = load_drawn(settings.work, "families", settings.families, progress)
+    return _restored(settings, drawn, 0.2, "families", progress)
 
 
 def stage_clip(settings: BuildSettings, progress: BuildProgress) -> None:
@@ -190,10 +209,9 @@ def stage_examples(settings: BuildSettings, progress: BuildProgress) -> None:
 
 def stage_quality(settings: BuildSettings, progress: BuildProgress) -> None:
     """Measure the quality, and write the model card."""
-    classifier = load_classifier(classifier_run(settings.work, 0))
     figures = measure(
         settings.output,
-        classifier,
+        load_oracle(settings.output / "oracle"),
         settings.work,
         settings.sizes,
         settings.workers,
@@ -203,19 +221,35 @@ def stage_quality(settings: BuildSettings, progress: BuildProgress) -> None:
     write_card(settings.output, figures)
 
 
+def stage_attributes(settings: BuildSettings, progress: BuildProgress) -> None:
+    """Measure the image encoder and the oracle only, and print the figures."""
+    vae = AutoencoderKL.from_pretrained(settings.output / "vae", use_safetensors=True).eval()
+    figures = measure_attributes(
+        settings.output,
+        load_oracle(settings.output / "oracle").to(settings.device),
+        vae.to(settings.device),
+        settings.work,
+        settings.sizes.attributes,
+        settings.device,
+        progress,
+    )
+    progress.say(attribute_table(figures))
+    progress.say(json.dumps(asdict(figures), indent=2))
+
+
 STAGES: Final = {  # the stages of a build from scratch, in order
     "vae": stage_vae,
     "decoder": stage_decoder,
     "latents": stage_latents,
     "denoiser": stage_denoiser,
     "save": stage_save,
-    "classifier": stage_classifier,
+    "oracle": stage_oracle,
     "dino": stage_dino,
     "clip": stage_clip,
     "examples": stage_examples,
     "quality": stage_quality,
 }
-OTHER_STAGES: Final = {"adopt": stage_adopt}
+OTHER_STAGES: Final = {"adopt": stage_adopt, "attributes": stage_attributes}
 
 
 def _mixed(settings: BuildSettings, progress: BuildProgress) -> list[Drawn]:
@@ -224,3 +258,10 @@ def _mixed(settings: BuildSettings, progress: BuildProgress) -> list[Drawn]:
         load_drawn(settings.work, "common", settings.common, progress),
         load_drawn(settings.work, "characters", settings.characters, progress),
     ]
+
+
+def _restored(
+    settings: BuildSettings, drawn: Drawn, share: float, name: str, progress: BuildProgress
+) -> Drawn:
+    """Return the pictures, a share of which has passed through the saved VAE."""
+    return restore_part(drawn, share, settings.output / "vae", settings.work, name, progress)

@@ -1,4 +1,4 @@
-"""The training loop of the VAE, the denoiser, the classifier and the scorers."""
+"""The training loop of the VAE, the denoiser, the oracle and the scorers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

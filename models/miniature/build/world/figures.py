@@ -198,6 +198,7 @@ FIGURES: Final[dict[str, Callable[[Pen, Rgb, Rgb, str], Anatomy]]] = {
 
 # Kinds that can wear parts; characters have one of these kinds.
 WEARERS: Final[tuple[str, ...]] = ("cat", "rabbit", "bird", "robot")
+EYED: Final[tuple[str, ...]] = (*WEARERS, "fish", "mushroom")
 
 
 def draw_face(pen: Pen, anatomy: Anatomy, iris: Rgb, ink: Rgb) -> None:

@@ -67,10 +67,11 @@ def _draw_subject(pen: Pen, subject: Character) -> None:
         (HELD, subject.held, subject.held_colour),
     ):
         if part:
-            table[part](pen, anatomy, _part_colour(part, colour))
+            table[part](pen, anatomy, part_colour(part, colour))
 
 
-def _part_colour(part: str, colour: str | None) -> Rgb:
+def part_colour(part: str, colour: str | None) -> Rgb:
+    """Return the colour of a worn or held part; without a name, that of common subjects."""
     if colour is None:
         return COMMON_WEAR[part]
     return METALS[colour] if colour in METALS else COLOURS[colour]

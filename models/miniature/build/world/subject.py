@@ -9,6 +9,7 @@ from .palette import ACCENTS, COLOURS
 from .parts import COMMON_WEAR, HEADGEAR, HELD, NECKWEAR
 
 PATTERNS: Final[tuple[str, ...]] = ("plain", "striped", "spotted")
+EYES: Final[tuple[str, ...]] = ("green", "blue", "black", "red")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def character(seed: int, kind: str | None = None) -> Character:
         colour=colour,
         accent=accent,
         pattern=rng.choice(PATTERNS),
-        eyes=rng.choice(["green", "blue", "black", "red"]),
+        eyes=rng.choice(EYES),
         headgear=rng.choice([None, *HEADGEAR]),
         headgear_colour=rng.choice([other, "gold", "steel"]),
         neckwear=neckwear,
