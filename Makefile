@@ -135,6 +135,11 @@ e2e-actions: setup ## Run the workflows on a cluster and kill promotions at each
 miniature: setup ## Generate the training pictures and retrain the miniature SDXL (hours on two cores; resumable)
 	@$(PY) -m models.miniature.build
 
+.PHONY: calibrate
+calibrate: setup ## Train and label adapters of the miniature, and choose the limits of its policy (hours on two cores; resumable)
+	@$(PY) -m models.miniature.calibrate
+	@$(VENV)/bin/atelier calibrate build/calibration --write --report docs/calibration.md
+
 .PHONY: lock
 lock: setup ## Update the lock files: every dependency pinned by hash, without index addresses
 	@$(LOCK) --extra dev -o requirements/dev.txt

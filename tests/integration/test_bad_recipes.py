@@ -146,7 +146,12 @@ def bad_recipe(folder: Path, name: str, mistakes: dict[str, Any], pictures: str 
 @pytest.mark.parametrize(
     ("mistakes", "pictures", "gate", "reason"),
     [
-        (UNDERTRAINED, "*.png", "subject", "undertrained: the subject is not recognised; train longer"),
+        (
+            UNDERTRAINED,
+            "*.png",
+            "subject",
+            "undertrained: the subject is not recognised; train longer",
+        ),
         (COPYING, "01-*.png", "copying", "copied: a training picture is reproduced"),
         (DRIFTING, "*.png", "drift", "drift: prompts that do not name the subject"),
     ],
