@@ -83,7 +83,7 @@ def _few_references(evaluation: Evaluation) -> tuple[str, ...]:
 def applies(name: Measure, evaluation: Evaluation) -> bool:
     """Return whether an adapter has a measure.
 
-    A style has neither trigger nor class, and a single reference picture has no other to agree with.
+    A style has neither trigger nor class, and a single reference picture has no other to match.
     """
     if not MEASURES[name].sampled:
         return len(evaluation.measures.references.pictures) > 1
