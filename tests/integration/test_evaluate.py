@@ -138,6 +138,7 @@ def test_every_measure_is_taken_where_it_has_a_meaning(judged: tuple[Path, Evalu
                 "diversity",
                 "sharpness",
                 "copying",
+                "stamp",
                 "effect",
             }
             assert set(one.base_values) == {"subject", "image", "retrieval", "text", "diversity"}

@@ -28,7 +28,7 @@ NAME = "loki"
 
 @pytest.fixture(scope="module")
 def policy(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    """Its first prompt lacks the trigger, which a gateway fills in for its users."""
+    """Two prompts, so that two pictures are compared."""
     return Policy.model_validate(
         {
             "scorers": tiny_scorers(tmp_path_factory.mktemp("scorers"), tiny_model / "tokenizer"),
@@ -36,8 +36,11 @@ def policy(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Policy
             "steps": 4,
             "scheduler": "ddim",
             "guidance_scale": 3.0,
-            "prompts": {"subject": ["a red cat", "{trigger} at night"], "unrelated": ["a robot"]},
-            "gates": {"effect": {"min": 0.0}},
+            "prompts": {
+                "subject": ["{trigger} on a red roof", "{trigger} at night"],
+                "unrelated": ["a robot"],
+            },
+            "gates": {"effect": {"min": -9.0}},
         }
     )
 
@@ -65,7 +68,10 @@ def test_the_judged_picture_comes_out_and_no_other_passes_for_it(
         pins.append(pin)
         judged.append(samples(stack.registry, NAME, pin, base=found.base, vae=found.vae))
     (first, second), (ours, theirs) = pins, judged
-    assert [one.prompt for one in ours] == ["a red cat", f"{found.trigger} at night"]
+    assert [one.prompt for one in ours] == [
+        f"{found.trigger} on a red roof",
+        f"{found.trigger} at night",
+    ]
     wrong = Pin(version=first.version, digest=second.digest)
     assert samples(stack.registry, NAME, wrong, base=found.base, vae=found.vae) == ()
     assert samples(stack.registry, NAME, first, base=found.base, vae="sha256:0") == ()
@@ -83,7 +89,9 @@ def test_the_judged_picture_comes_out_and_no_other_passes_for_it(
     )
     assert "on the engine of the evaluation" in said
     assert "no evaluation with its base and VAE" in smoke(release, first, ())
-    with pytest.raises(Refused, match="does not generate the evaluated image: 'a red cat', seed 5"):
+    with pytest.raises(
+        Refused, match="does not generate the evaluated image: '.* on a red roof', seed 0"
+    ):
         smoke(
             release, first, theirs
         )  # as if the second version's release drew with the first's weights

@@ -84,7 +84,7 @@ def test_only_what_was_judged_with_that_vae_may_serve(
             "seeds": {"first": 2, "most": 2},
             "steps": 2,
             "prompts": {"subject": ["{trigger} at night"], "unrelated": ["a red robot"]},
-            "gates": {"effect": {"min": 1e-6}},
+            "gates": {"effect": {"min": -9.0}},  # two pictures decide no limit near the value
         }
     )
     package = Package.open(tiny_adapter(tiny_model, tmp_path / "freya", name="freya"))

@@ -104,7 +104,7 @@ def test_a_gateway_that_is_away_is_asked_again_until_the_time_is_over(cat: Adapt
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"subject": GOOD | {"subject": 0.3}, "decision": "accepted"}, "not recognised"),
+        ({"subject": GOOD | {"subject": 0.3}, "decision": "accepted"}, "wrong subject"),
         ({"digest": "sha256:" + "9" * 64}, "its evaluation is of"),
         ({"adapter": "another"}, "its evaluation is of another"),
         ({"scorers": {"clip": "mine", "dino": "mine"}}, "scorers"),
