@@ -90,7 +90,7 @@ def test_the_judged_picture_comes_out_and_no_other_passes_for_it(
     assert "on the engine of the evaluation" in said
     assert "no evaluation with its base and VAE" in smoke(release, first, ())
     with pytest.raises(
-        Refused, match="does not generate the evaluated image: '.* on a red roof', seed 0"
+        Refused, match=r"not generate the evaluated image: '.* on a red roof', seed 0"
     ):
         smoke(
             release, first, theirs
