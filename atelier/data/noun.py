@@ -30,7 +30,7 @@ def phrase(text: str) -> re.Pattern[str]:
 def check_trigger(trigger: str, noun: str) -> None:
     """Raise ValueError unless a trigger of several words ends with the class.
 
-    A trigger of one word needs no class in it, but must differ from the class.
+    A one-word trigger does not have to contain the class, but must differ from it.
     """
     words, last = trigger.lower().split(), noun.lower().split()
     if not words:
