@@ -30,7 +30,7 @@ def resolve(
 ) -> ResolvedAdapter:
     """Return the package of an adapter's version.
 
-    The default is the version that this home serves, or else the newest version in the registry. The
+    The default is the version that this home serves, or else the newest one in the registry. The
     registry is used only if the home's volume does not contain the package. Raises BadInput if
     there is no such version, AdapterRejected for a damaged package, and Unavailable if the registry
     cannot be reached.

@@ -36,7 +36,8 @@ def compile_base(
         CompileRuntime, typer.Option(help="Runtime of the compiled UNet.")
     ] = CompileRuntime.ONNX,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: a folder in $ATELIER_HOME.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Output folder. Default: a folder in $ATELIER_HOME."),
     ] = None,
     precision: Annotated[
         str, typer.Option(help="Precision: fp32, fp16, or auto (depends on the device).")

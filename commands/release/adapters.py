@@ -69,7 +69,8 @@ def fetch_pictures(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: a folder in $ATELIER_HOME.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Output folder. Default: a folder in $ATELIER_HOME."),
     ] = None,
 ) -> Answer:
     """Fetch the stored pictures of an evaluation, its contact sheet and its report.
@@ -151,7 +152,8 @@ def import_adapter(
         str | None, typer.Option("--class", help="Class of its subject, such as cat.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Package folder. Default: a folder in $ATELIER_HOME.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Package folder. Default: a folder in $ATELIER_HOME."),
     ] = None,
     register: Annotated[bool, typer.Option(help="Register the package as a version.")] = False,
 ) -> Answer:

@@ -28,7 +28,8 @@ def train(
         bool, typer.Option("--again", help="Train anew, even if the same inputs were trained.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Output folder. Default: a folder in $ATELIER_HOME.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Output folder. Default: a folder in $ATELIER_HOME."),
     ] = None,
     policy: Annotated[
         Path | None,

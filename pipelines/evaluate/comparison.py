@@ -133,7 +133,7 @@ def _difference(
 def _gates(
     policy: Policy, candidate: Evaluation, differences: Mapping[Measure, Difference]
 ) -> list[GateResult]:
-    """Return the result of every limit that applies. A limit without a measured difference fails."""
+    """Return the result of every limit that applies. A limit without a difference fails."""
     return [
         _gate(differences.get(name), name, kind, threshold)
         for name in MEASURES
