@@ -173,13 +173,13 @@ def test_a_bad_adapter_is_refused_and_what_serves_stays(
     assert done.returncode == 1, done.stderr
     version = production.named("candidate")  # kept, with its verdict, for whoever asks why
     assert version is not None and version != production.release.version
-    assert f"{production.name}@{version} is refused" in done.stderr
-    assert reason in done.stderr
+    assert f"{production.name}@{version}: refused" in done.stdout
+    assert reason in done.stdout
 
     judged = verdict(production, version)
     failed = next(one for one in judged.gates if one.name == gate and not one.passed)
     record_property(f"{gate} of the bad one", f"{failed.value} (limit {failed.threshold})")
-    assert f"{failed.value:.3f}" in done.stderr and failed.pictures[0] in done.stderr
+    assert f"{failed.value:.3f}" in done.stdout and failed.pictures[0] in done.stdout
     assert not judged.accepted
 
     asked = production.atelier("promote", production.name, str(version), *under)
