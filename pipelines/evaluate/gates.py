@@ -210,16 +210,21 @@ def _statistic(
     prompts: Sequence[np.ndarray], name: Measure, kind: Kind, level: float
 ) -> tuple[float, Interval | None]:
     """Return the value that is compared with the limit, and its interval."""
-    measure, low = MEASURES[name], kind.startswith("min")
-    if measure.largest:
-        return float(max(values.max() for values in prompts)), None
-    means = [float(values.mean()) for values in prompts]
-    if not measure.sampled:
-        return float(np.mean(means)), None
+    value, measure = _aggregate(prompts, name, kind), MEASURES[name]
+    if not measure.has_interval:
+        return value, None
     rate = measure.rate and not kind.endswith("delta")
     if kind.endswith("worst"):
-        return worst(means, low), worst_interval(prompts, level, low=low, rate=rate)
-    return float(np.mean(means)), mean_interval(prompts, level, rate=rate)
+        low = kind.startswith("min")
+        return value, worst_interval(prompts, level, low=low, rate=rate)
+    return value, mean_interval(prompts, level, rate=rate)
+
+
+def _aggregate(prompts: Sequence[np.ndarray], name: Measure, kind: Kind) -> float:
+    if MEASURES[name].largest:
+        return float(max(values.max() for values in prompts))
+    means = [float(values.mean()) for values in prompts]
+    return worst(means, kind.startswith("min")) if kind.endswith("worst") else float(np.mean(means))
 
 
 def _state(
@@ -245,7 +250,7 @@ def statistic(measures: Measures, name: Measure, kind: Kind) -> float | None:
     values = _values(measures, name, kind.endswith("delta"))
     if not values:
         return None
-    return _statistic(list(_by_prompt(values).values()), name, kind, 0.5)[0]
+    return _aggregate(list(_by_prompt(values).values()), name, kind)
 
 
 def _by_prompt(values: Sequence[_Value]) -> dict[str, np.ndarray]:

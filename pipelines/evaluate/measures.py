@@ -72,16 +72,23 @@ def measure(
         reference_set.references,
         reference_set.training,
     )
-    by_role = {role: [pair for pair in pairs if pair.case.role == role] for role in ROLES}
+    by_role = {
+        role: _compared(of_role, scorer)
+        for role in ROLES
+        if (of_role := [pair for pair in pairs if pair.case.role == role])
+    }
     references = _features(scorer, reference_set.references)
     # The base's pictures of the class, and its pictures for the subject's prompts, which show a
     # member of the class: the look-alikes that a picture of the subject must not resemble.
-    look_alikes = scorer.dino([pair.base for pair in [*by_role["class"], *by_role["subject"]]])
-    pictures = [
-        *_subjects(by_role["subject"], reference_set, scorer, references, look_alikes, more),
-        *_class(by_role["class"], scorer, references),
-        *_unrelated(by_role["unrelated"], scorer),
-    ]
+    alike = [by_role[role].off for role in ("class", "subject") if role in by_role]
+    pictures: list[Measured] = []
+    if subject := by_role.get("subject"):
+        found = _subjects(subject, reference_set, scorer, references, np.concatenate(alike), more)
+        pictures += found
+    if of_class := by_role.get("class"):
+        pictures += _class(of_class, references)
+    if unrelated := by_role.get("unrelated"):
+        pictures += _unrelated(unrelated)
     return Measures(
         pictures=tuple(pictures),
         references=References(
@@ -100,6 +107,26 @@ class _Features:
 
     dino: np.ndarray
     clip: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """The pairs of one role, with DINO's features of both pictures, [pairs, features] each."""
+
+    pairs: Sequence[Pair]
+    on: np.ndarray
+    off: np.ndarray
+
+    @property
+    def distance(self) -> np.ndarray:
+        """The cosine distance of each pair, at least 0."""
+        return np.maximum(0.0, 1 - (self.on * self.off).sum(axis=1))
+
+
+def _compared(pairs: Sequence[Pair], scorer: Scorer) -> _Compared:
+    return _Compared(
+        pairs, scorer.dino([p.adapter for p in pairs]), scorer.dino([p.base for p in pairs])
+    )
 
 
 def _features(scorer: Scorer, images: Sequence[Image.Image]) -> _Features:
@@ -142,21 +169,22 @@ def _likeness(features: _Features) -> dict[str, float]:
 
 
 def _subjects(
-    pairs: Sequence[Pair],
+    compared: _Compared,
     reference_set: ReferenceSet,
     scorer: Scorer,
     references: _Features,
     look_alikes: np.ndarray,
     more: OptionalMeasures,
 ) -> list[Measured]:
-    if not pairs:
-        return []
+    pairs = compared.pairs
     texts = scorer.clip_texts([pair.case.text for pair in pairs])
     adapters, bases = [pair.adapter for pair in pairs], [pair.base for pair in pairs]
     numbers = [pair.case.number for pair in pairs]
     against = (references, texts, look_alikes)
-    on = _subject_values(_features(scorer, adapters), numbers, against)
-    off = _subject_values(_features(scorer, bases), numbers, against)
+    on, off = (
+        _subject_values(_Features(rows, scorer.clip_images(images)), numbers, against)
+        for rows, images in ((compared.on, adapters), (compared.off, bases))
+    )
     copies, sharp = copying(adapters, reference_set.training), sharpness(adapters, bases)
     more_on, more_off = more.of_adapter(adapters), more.of_base(bases)
     marks = stamped(reference_set.training, adapters)
@@ -225,32 +253,19 @@ def effect(pair: Pair) -> float:
     return float(np.abs(on - off).mean() / 255)
 
 
-def _class(pairs: Sequence[Pair], scorer: Scorer, references: _Features) -> list[Measured]:
-    if not pairs:
-        return []
-    on = scorer.dino([pair.adapter for pair in pairs])
-    off = scorer.dino([pair.base for pair in pairs])
-    drift, leak = _distance(on, off), _retrieved(on, references.dino, off)
+def _class(compared: _Compared, references: _Features) -> list[Measured]:
+    leak = _retrieved(compared.on, references.dino, compared.off)
     return [
-        _measured(pair, {"class_drift": float(drift[i]), "leak": float(leak[i])})
-        for i, pair in enumerate(pairs)
+        _measured(pair, {"class_drift": drift, "leak": shows})
+        for pair, drift, shows in zip(compared.pairs, compared.distance, leak, strict=True)
     ]
 
 
-def _unrelated(pairs: Sequence[Pair], scorer: Scorer) -> list[Measured]:
-    if not pairs:
-        return []
-    on = scorer.dino([pair.adapter for pair in pairs])
-    off = scorer.dino([pair.base for pair in pairs])
+def _unrelated(compared: _Compared) -> list[Measured]:
     return [
-        _measured(pair, {"drift": value})
-        for pair, value in zip(pairs, _distance(on, off), strict=True)
+        _measured(pair, {"drift": drift})
+        for pair, drift in zip(compared.pairs, compared.distance, strict=True)
     ]
-
-
-def _distance(on: np.ndarray, off: np.ndarray) -> np.ndarray:
-    """Return the cosine distance of each pair of rows, at least 0."""
-    return np.maximum(0.0, 1 - (on * off).sum(axis=1))
 
 
 def _measured(
