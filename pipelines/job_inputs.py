@@ -47,12 +47,14 @@ def pack(recipe: Recipe, artifacts: Callable[[], Artifacts], *, processes: int =
         contents.append(content)
         return f"sha256:{content.ref.key}"
 
+    look_alikes = recipe.look_alikes_folder
     spec = TrainingSpec(
         adapter=recipe.adapter,
         recipe=recipe.digest,
         base=base,
         vae=digest(_vae(recipe.base.vae)) if recipe.base.vae else None,
         datasets=tuple(digest(_pictures(recipe.dataset_folder(stage))) for stage in recipe.stages),
+        look_alikes=digest(_pictures(look_alikes)) if look_alikes else None,
         processes=processes,
     )
     return JobInputs(recipe, spec, contents)

@@ -102,8 +102,8 @@ def judge(
 ) -> tuple[VersionInfo, Evaluation]:
     """Evaluate and register a training result, whatever the verdict. `output` is a run folder."""
     folder = output / "evaluation"
-    judged = _evaluate(trained, recipe, policy, home, folder, showing)
     registry = Registry(home.tracking_uri)
+    judged = _evaluate(trained, recipe, policy, home, folder, showing, registry)
     version = register(trained, judged, folder, registry, tags)
     return registry.version(judged.adapter, version), judged
 
@@ -119,7 +119,7 @@ def rejudge(
     judged = evaluation_under(registry, info, policy.digest)
     if judged is None:
         trained = earlier.existing_result(info, recipe, home)
-        judged = _evaluate(trained, recipe, policy, home, folder, showing)
+        judged = _evaluate(trained, recipe, policy, home, folder, showing, registry)
         attest(registry, info, judged, folder)
     elif not judged.is_in(folder):
         folder = download_folder(home, judged)
@@ -134,6 +134,7 @@ def _evaluate(
     home: Home,
     folder: Path,
     showing: Showing,
+    registry: Registry,
 ) -> Evaluation:
     with showing() as progress:
         return evaluate(
@@ -145,6 +146,7 @@ def _evaluate(
             output=folder,
             cache=home.root / "cache" / "pictures",
             progress=progress,
+            registry=registry,
         )
 
 

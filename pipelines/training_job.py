@@ -120,6 +120,7 @@ def fetch_inputs(spec: TrainingSpec, home: Home) -> Recipe:
         base=get(ArtifactRef.of("bases", spec.base)),
         vae=get(ArtifactRef.of("vaes", spec.vae)) if spec.vae else None,
         datasets=tuple(get(ArtifactRef.of("datasets", digest)) for digest in spec.datasets),
+        look_alikes=get(ArtifactRef.of("datasets", spec.look_alikes)) if spec.look_alikes else None,
     )
     return recipe.model_copy(update={"folder": folder, "places": places})
 

@@ -221,6 +221,9 @@ class _Written(_Plain):
     base: BaseSpec
     trigger: str = ""
     class_: Annotated[Noun | None, Field(alias="class")] = None  # of the subject, such as "cat"
+    # A folder, relative to the recipe's folder, with pictures of other members of the class: the
+    # subject must not be taken for one of them. They are not trained on.
+    look_alikes: Text | None = None
     styles: dict[Text, Text] = {}
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     validation: ValidationSpec | None = None
@@ -269,6 +272,7 @@ class Places(_Plain):
     base: Path
     vae: Path | None = None
     datasets: tuple[Path, ...]
+    look_alikes: Path | None = None
 
 
 class Recipe(_Written):
@@ -315,6 +319,15 @@ class Recipe(_Written):
         if self.places is not None:
             return self.places.datasets[self.stages.index(stage)]
         return self.folder / Path(stage.dataset.path).expanduser()
+
+    @property
+    def look_alikes_folder(self) -> Path | None:
+        """The folder of the look-alikes, None if the recipe names none."""
+        if self.look_alikes is None:
+            return None
+        if self.places is not None:
+            return self.places.look_alikes
+        return self.folder / Path(self.look_alikes).expanduser()
 
     @property
     def base_here(self) -> BaseSpec:

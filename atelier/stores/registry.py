@@ -4,7 +4,7 @@ The serving path does not read from MLflow which version to serve: agents only f
 version, and verify them against the digest in the release.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +25,9 @@ CANDIDATE = "candidate"
 VERDICT_TAG = "atelier.verdict"  # the decision of the version's newest evaluation
 _DIGEST = "atelier.digest"
 _ARTIFACTS = "atelier.artifacts"
+_BASE = "atelier.base"
+_CLASS = "atelier.class"
+_NEWEST = 100  # versions that a search for a class reads
 
 
 @dataclass(frozen=True)
@@ -178,16 +181,9 @@ class Registry(Tracking):
     def versions(self, name: str) -> tuple[VersionInfo, ...]:
         """Return every version of an adapter, oldest first. Raises BadInput if it is unknown."""
         aliases = self._aliases(name)
-        entries = []
-        token: str | None = None
+        query = f"name='{MODEL_PREFIX}{name}'"
         with self._call(f"list the versions of {name}"):
-            while True:
-                query = f"name='{MODEL_PREFIX}{name}'"
-                page = self._client.search_model_versions(query, page_token=token)
-                entries += list(page)
-                token = page.token
-                if not token:
-                    break
+            entries = list(_entries(self._client.search_model_versions, query))
         infos = [_info(name, entry, aliases) for entry in entries if _DIGEST in entry.tags]
         return tuple(sorted(infos, key=lambda info: info.version))
 
@@ -200,19 +196,27 @@ class Registry(Tracking):
         versions = self.known_versions(name)
         return next((info for info in versions if info.tags.get(tag) == value), None)
 
+    def of_class(self, noun: str, base: str) -> tuple[VersionInfo, ...]:
+        """Return versions of adapters of a class on a base, without aliases, the newest first.
+
+        At most `_NEWEST` versions are read. Versions that were registered by an older release of
+        the program have no class and are not found.
+        """
+        quote = "'" if '"' in noun else '"'  # MLflow knows no escape
+        with self._call(f"find the adapters of class {noun}"):
+            found = self._client.search_model_versions(
+                f"tags.`{_CLASS}` = {quote}{noun}{quote} AND tags.`{_BASE}` = '{base}'",
+                max_results=_NEWEST,
+                order_by=["creation_timestamp DESC"],
+            )
+        return tuple(_info(entry.name.removeprefix(MODEL_PREFIX), entry, {}) for entry in found)
+
     def adapters(self) -> tuple[str, ...]:
         """Return the names of all registered adapters."""
-        names: list[str] = []
-        token: str | None = None
+        query = f"name LIKE '{MODEL_PREFIX}%'"
         with self._call("list the adapters"):
-            while True:
-                page = self._client.search_registered_models(
-                    f"name LIKE '{MODEL_PREFIX}%'", page_token=token
-                )
-                names += [model.name.removeprefix(MODEL_PREFIX) for model in page]
-                token = page.token
-                if not token:
-                    return tuple(sorted(names))
+            models = list(_entries(self._client.search_registered_models, query))
+        return tuple(sorted(model.name.removeprefix(MODEL_PREFIX) for model in models))
 
     def tag(self, name: str, version: int, tags: Mapping[str, str]) -> None:
         """Add tags to a version."""
@@ -305,9 +309,10 @@ def lineage(package: Package) -> dict[str, str]:
     manifest = package.manifest
     tags = {
         _DIGEST: package.digest,
-        "atelier.base": manifest.base.digest,
+        _BASE: manifest.base.digest,
         "atelier.dataset": manifest.dataset,
         "atelier.recipe": manifest.recipe,
+        _CLASS: manifest.noun or None,
         "atelier.git_commit": manifest.git_commit,
     }
     return {key: value for key, value in tags.items() if value is not None}
@@ -321,6 +326,15 @@ def _beside(info: VersionInfo) -> str:
 def _stored(info: VersionInfo) -> str:
     """Return the folder of a version's package in its run."""
     return info.tags.get(_ARTIFACTS, "package")
+
+
+def _entries(search: Callable[..., Any], query: str) -> Iterator[Any]:
+    """Yield the results of a search of MLflow, page by page."""
+    token: str | None = None
+    while token != "":
+        page = search(query, page_token=token)
+        yield from page
+        token = page.token or ""
 
 
 def _info(name: str, entry: Any, aliases: Mapping[str, int]) -> VersionInfo:

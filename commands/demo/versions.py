@@ -66,6 +66,7 @@ class VersionBuilder:
                 output=self._evaluation_folder(number),
                 cache=self.home.root / "cache" / "pictures",
                 progress=report_progress,
+                registry=self.registry,
             )
         for gate in evaluation.gates:
             step.notes.append(f"{gate.name:12} {gate.measured:12} {gate.limit:16} {gate.mark}")

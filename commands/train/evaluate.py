@@ -67,6 +67,7 @@ def evaluate(
     loaded_recipe = Recipe.load(recipe) if recipe else None
 
     # imported after the validation of the input, because the imports are slow
+    from pipelines.earlier import existing_registry
     from pipelines.evaluate import attest
     from pipelines.evaluate import evaluate as evaluate_package
     from pipelines.evaluate.references import recipe_of
@@ -84,6 +85,7 @@ def evaluate(
             cache=home.root / "cache" / "pictures",
             progress=report_progress,
             all_seeds=all_seeds,
+            registry=existing_registry(home),
         )
     if adapter.version is None:
         return _answer(evaluation, folder, None)

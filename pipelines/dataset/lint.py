@@ -1,7 +1,8 @@
 """Find errors and weaknesses in a folder of pictures before training starts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -225,7 +226,10 @@ def lint_recipe(file: Path) -> list[Finding]:
     except RecipeError as error:
         mistakes = str(error).splitlines()
         return [Finding("error", file, mistake, "correct the recipe") for mistake in mistakes]
-    return [finding for stage in recipe.stages for finding in lint_stage(recipe, stage)]
+    findings = [finding for stage in recipe.stages for finding in lint_stage(recipe, stage)]
+    if any(finding.severity == "error" for finding in findings):
+        return findings
+    return findings + lint_look_alikes(recipe)
 
 
 def lint_stage(recipe: Recipe, stage: Stage) -> list[Finding]:
@@ -241,9 +245,39 @@ def lint_stage(recipe: Recipe, stage: Stage) -> list[Finding]:
     return findings
 
 
+def lint_look_alikes(recipe: Recipe) -> list[Finding]:
+    """Return all findings about the look-alikes of a recipe. Its other pictures have no errors."""
+    folder = recipe.look_alikes_folder
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        advice = "correct `look_alikes` in the recipe, or remove it"
+        return [Finding("error", folder, "no such folder", advice)]
+    try:
+        pictures = open_folder(folder).pictures
+    except DatasetError as error:
+        return [_refused(error, folder)]
+    trained = {
+        picture.digest
+        for stage in recipe.stages
+        for picture in open_folder(recipe.dataset_folder(stage)).pictures
+    }
+    return [found for picture in pictures for found in _look_alike_findings(picture, trained)]
+
+
+def _look_alike_findings(picture: Picture, trained: Set[str]) -> Iterator[Finding]:
+    if picture.digest in trained:
+        text = "is both a training picture and a look-alike"
+        yield Finding("error", picture.path, text, "remove it from one of the two folders")
+    try:
+        open_picture(picture.path)
+    except DatasetError as error:
+        yield _refused(error, picture.path)
+
+
 def check_pictures(recipe: Recipe) -> None:
-    """Raise DatasetError with all errors in the pictures of the first stage that has some."""
-    for stage in recipe.stages:
-        findings = lint_stage(recipe, stage)
-        if errors := [str(finding) for finding in findings if finding.severity == "error"]:
+    """Raise DatasetError with all errors in the pictures of the first folder that has some."""
+    checks = [partial(lint_stage, recipe, stage) for stage in recipe.stages]
+    for check in [*checks, partial(lint_look_alikes, recipe)]:
+        if errors := [str(finding) for finding in check() if finding.severity == "error"]:
             raise DatasetError("\n".join(errors))

@@ -47,6 +47,7 @@ class Measured(_Plain):
     values: dict[str, float]
     base_values: dict[str, float] = {}
     nearest: str | None = None  # the most similar training picture
+    look_alike: str | None = None  # the look-alikes, if the picture is nearer to them than to all
 
 
 class Reference(_Plain):
@@ -66,6 +67,7 @@ class References(_Plain):
     # Mean similarity of these pictures to each other, by measure: the ceiling of the measure,
     # because an adapter cannot be expected to score higher.
     likeness: dict[str, float] = {}
+    look_alikes: tuple[str, ...] = ()  # names of the look-alikes, without those of the base
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ by the number of times that the gates are computed (Bonferroni), so that repeate
 the probability of a wrong decision.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -60,12 +61,13 @@ def verdict(evaluation: Evaluation, policy: Policy) -> Verdict:
     if "failed" in states:
         bad = [gate for gate in gates if gate.state == "failed"]
         why = cause(evaluation, gates)
-        reasons = (str(why), *map(_reason, bad), *_few_references(evaluation))
+        failures = [_reason(evaluation, gate) for gate in bad]
+        reasons = (str(why), *failures, *_few_references(evaluation))
         return Verdict(gates, "refused", reasons)
     if "open" in states:
         reasons = (*_open_reasons(evaluation, policy, gates), *_few_references(evaluation))
         return Verdict(gates, "undecided", reasons)
-    near = [_near(gate) for gate in gates if gate.near]
+    near = [_near(evaluation, gate) for gate in gates if gate.near]
     reasons = (f"all {len(gates)} gates passed", *near, *_few_references(evaluation))
     return Verdict(gates, "accepted", reasons)
 
@@ -275,13 +277,13 @@ def title(gate: GateResult) -> str:
     return f"{plain}{' minus the base’s' if gate.kind.endswith('delta') else ''}"
 
 
-def _reason(gate: GateResult) -> str:
+def _reason(evaluation: Evaluation, gate: GateResult) -> str:
     if gate.value is None:
         return f"{title(gate)} could not be measured: {MEASURES[gate.name].needs}"
     side = "below" if gate.kind.startswith("min") else "above"
     return (
         f"{title(gate)} is {gate.value:.3f}, {side} the limit of {gate.threshold:.3f}"
-        f"{_evidence(gate)} (worst: {', '.join(gate.named)})"
+        f"{_evidence(evaluation, gate)}"
     )
 
 
@@ -294,25 +296,33 @@ def _open_reasons(
         f"not enough evidence: {len(unclear)} of {len(gates)} gates are open with {seeds} seeds "
         f"per prompt (the policy allows {policy.seeds.most})"
     )
-    return (first, *(_open(gate) for gate in unclear))
+    return (first, *(_open(evaluation, gate) for gate in unclear))
 
 
-def _open(gate: GateResult) -> str:
+def _open(evaluation: Evaluation, gate: GateResult) -> str:
     value = "unknown" if gate.value is None else f"{gate.value:.3f}"
     return (
         f"{title(gate)} is {value}, too near the limit of {gate.threshold:.3f} to decide"
-        f"{_evidence(gate)} (worst: {', '.join(gate.named)})"
+        f"{_evidence(evaluation, gate)}"
     )
 
 
-def _near(gate: GateResult) -> str:
+def _near(evaluation: Evaluation, gate: GateResult) -> str:
     return (
         f"{title(gate)} passes narrowly: {gate.value:.3f}, limit {gate.threshold:.3f}"
-        f"{_evidence(gate)} (worst: {', '.join(gate.named)})"
+        f"{_evidence(evaluation, gate)}"
     )
 
 
-def _evidence(gate: GateResult) -> str:
-    if gate.ci is None:
-        return ""
-    return f" (interval {gate.ci[0]:.3f} to {gate.ci[1]:.3f}, {len(gate.pictures)} pictures)"
+def _evidence(evaluation: Evaluation, gate: GateResult) -> str:
+    """Return the interval, the worst pictures, and the look-alikes that pictures resemble."""
+    parts = []
+    if gate.ci is not None:
+        low, high = gate.ci
+        parts.append(f"interval {low:.3f} to {high:.3f}, {len(gate.pictures)} pictures")
+    parts.append(f"worst: {', '.join(gate.named)}")
+    if gate.name == "retrieval":
+        pictures = evaluation.measures.pictures
+        taken = Counter(p.look_alike for p in pictures if p.look_alike is not None)
+        parts += [f"taken for {name} in {count} pictures" for name, count in taken.most_common(2)]
+    return f" ({'; '.join(parts)})"

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,11 @@ from atelier.data.manifest import Manifest
 from atelier.data.policy import Gates, Policy
 from atelier.data.recipe import Recipe
 from atelier.files import locked, write_atomic
+from atelier.stores.registry import Registry
 
 from .evaluation import FILE, REPORT, SHEET, Evaluation, Measures, SamplingSettings
 from .gates import limits, verdict
+from .look_alikes import registered_look_alikes
 from .measures import Pair, ReferenceSet, measure
 from .prompt_set import PICTURES, prompt_set, require_prompts
 from .references import reference_set
@@ -41,6 +44,7 @@ def evaluate(
     cache: Path | None = None,
     progress: Progress | None = None,
     all_seeds: bool = False,
+    registry: Registry | None = None,
 ) -> Evaluation:
     """Evaluate `package` on `base`; write the result into `output`.
 
@@ -54,6 +58,7 @@ def evaluate(
     - `engine`: its base and VAE are used; without one, an engine is loaded from the process's
       ATELIER_* settings
     - `cache`: a folder that keeps the base's pictures between evaluations
+    - `registry`: pictures of other adapters of the class, as look-alikes
     - `all_seeds`: draw all seeds of the policy, even if fewer decide (for a calibration)
 
     Raises BadInput (PolicyError, DatasetError) if the gates loosen the policy, the adapter has a
@@ -64,6 +69,9 @@ def evaluate(
     limits(policy.tightened(tightening).gates)  # fail before the first picture is rendered
     require_prompts(policy, package.manifest)
     references = reference_set(package.manifest, training_pictures)
+    if registry is not None:
+        others = registered_look_alikes(registry, package.manifest)
+        references = replace(references, look_alikes=(*references.look_alikes, *others))
     with (
         _engine(base, vae, training_pictures, engine) as running,
         loaded(running, package) as adapter,

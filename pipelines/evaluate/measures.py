@@ -5,7 +5,7 @@ Feature rows have unit length, so the dot product of two rows is their cosine si
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from PIL import Image
@@ -18,6 +18,10 @@ from .optional_measures import OptionalMeasures
 from .prompt_set import ROLES, PromptCase
 from .scorers.protocols import OptionalScorers
 from .sharpness import sharpness
+
+# Another adapter's pictures show the same subject if their mean similarity to the references is at
+# least this fraction of the references' similarity to each other.
+SAME_SUBJECT: Final = 0.9
 
 
 class Scorer(Protocol):
@@ -43,6 +47,19 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class LookAlikes:
+    """Pictures of other members of the class, with a name for reports.
+
+    `declared` tells whether the recipe names the pictures. Those of another adapter may show the
+    same subject, if two adapters were trained on it.
+    """
+
+    name: str
+    pictures: Sequence[Image.Image]
+    declared: bool
+
+
+@dataclass(frozen=True)
 class ReferenceSet:
     """The pictures that an adapter's pictures are compared with.
 
@@ -57,6 +74,7 @@ class ReferenceSet:
     reference_names: Sequence[str]
     reference_digests: Sequence[str]
     held_back: bool
+    look_alikes: Sequence[LookAlikes] = ()
 
 
 def measure(
@@ -78,13 +96,12 @@ def measure(
         if (of_role := [pair for pair in pairs if pair.case.role == role])
     }
     references = _features(scorer, reference_set.references)
-    # The base's pictures of the class, and its pictures for the subject's prompts, which show a
-    # member of the class: the look-alikes that a picture of the subject must not resemble.
-    alike = [by_role[role].off for role in ("class", "subject") if role in by_role]
     pictures: list[Measured] = []
+    others = [one for one in reference_set.look_alikes if _is_other(one, references.dino, scorer)]
     if subject := by_role.get("subject"):
-        found = _subjects(subject, reference_set, scorer, references, np.concatenate(alike), more)
-        pictures += found
+        crowd = _crowd([by_role[role] for role in ("class", "subject") if role in by_role])
+        crowd += [(one.name, scorer.dino(one.pictures)) for one in others]
+        pictures += _subjects(subject, reference_set, scorer, references, crowd, more)
     if of_class := by_role.get("class"):
         pictures += _class(of_class, references)
     if unrelated := by_role.get("unrelated"):
@@ -95,6 +112,7 @@ def measure(
             digest=reference_set.digest,
             pictures=_references(reference_set, references, more),
             held_back=reference_set.held_back,
+            look_alikes=tuple(one.name for one in others),
             likeness=_likeness(references)
             | {name: _rounded(value) for name, value in more.likeness.items()},
         ),
@@ -131,6 +149,31 @@ def _compared(pairs: Sequence[Pair], scorer: Scorer) -> _Compared:
 
 def _features(scorer: Scorer, images: Sequence[Image.Image]) -> _Features:
     return _Features(scorer.dino(images), scorer.clip_images(images))
+
+
+# The rows of look-alikes, [pictures, features], each with its name; None for the base.
+_Crowd = list[tuple[str | None, np.ndarray]]
+
+
+def _crowd(compared: Sequence[_Compared]) -> _Crowd:
+    """Return the base's pictures of the class, and its pictures for the subject's prompts.
+
+    The latter show a member of the class too, because the base does not know the trigger.
+    """
+    return [(None, np.concatenate([of_role.off for of_role in compared]))]
+
+
+def _is_other(look_alikes: LookAlikes, references: np.ndarray, scorer: Scorer) -> bool:
+    """Return whether the look-alikes show another subject than the references.
+
+    Those of another adapter show the same subject if they resemble the references nearly as much as
+    these resemble each other.
+    """
+    if look_alikes.declared or len(references) < 2:
+        return True
+    similar = float((scorer.dino(look_alikes.pictures) @ references.T).mean())
+    own = (references @ references.T)[np.triu_indices(len(references), 1)].mean()
+    return similar < SAME_SUBJECT * float(own)
 
 
 def _references(
@@ -173,14 +216,14 @@ def _subjects(
     reference_set: ReferenceSet,
     scorer: Scorer,
     references: _Features,
-    look_alikes: np.ndarray,
+    crowd: _Crowd,
     more: OptionalMeasures,
 ) -> list[Measured]:
     pairs = compared.pairs
     texts = scorer.clip_texts([pair.case.text for pair in pairs])
     adapters, bases = [pair.adapter for pair in pairs], [pair.base for pair in pairs]
     numbers = [pair.case.number for pair in pairs]
-    against = (references, texts, look_alikes)
+    against = (references, texts, crowd)
     on, off = (
         _subject_values(_Features(rows, scorer.clip_images(images)), numbers, against)
         for rows, images in ((compared.on, adapters), (compared.off, bases))
@@ -188,19 +231,22 @@ def _subjects(
     copies, sharp = copying(adapters, reference_set.training), sharpness(adapters, bases)
     more_on, more_off = more.of_adapter(adapters), more.of_base(bases)
     marks = stamped(reference_set.training, adapters)
+    taken_for = _taken_for(compared.on, references.dino, crowd)
     measured = []
     for i, pair in enumerate(pairs):
         own = {"copying": copies[i].max(), "effect": effect(pair), "sharpness": sharp[i]}
         own["stamp"] = marks[i]
         nearest = reference_set.training_names[int(copies[i].argmax())]
-        measured.append(_measured(pair, on[i] | own | more_on[i], off[i] | more_off[i], nearest))
+        found = _measured(pair, on[i] | own | more_on[i], off[i] | more_off[i])
+        seen = {"nearest": nearest, "look_alike": taken_for[i]}
+        measured.append(found.model_copy(update=seen))
     return measured
 
 
 def _subject_values(
     features: _Features,
     prompts: Sequence[int],
-    against: tuple[_Features, np.ndarray, np.ndarray],
+    against: tuple[_Features, np.ndarray, _Crowd],
 ) -> list[dict[str, float]]:
     """Return the measures that exist for pictures of the adapter and for pictures of the base.
 
@@ -208,11 +254,13 @@ def _subject_values(
     `image` and `text` are the fidelities of DreamBooth (Ruiz et al., 2023): DINO, CLIP-I and
     CLIP-T. The first two are means over all reference pictures.
     """
-    references, texts, look_alikes = against
+    references, texts, crowd = against
     columns = {
         "subject": (features.dino @ references.dino.T).mean(axis=1),
         "image": (features.clip @ references.clip.T).mean(axis=1),
-        "retrieval": _retrieved(features.dino, references.dino, look_alikes),
+        "retrieval": _retrieved(
+            features.dino, references.dino, np.concatenate([rows for _, rows in crowd])
+        ),
         "text": (features.clip * texts).sum(axis=1),
     }
     values = [
@@ -230,6 +278,13 @@ def _retrieved(features: np.ndarray, references: np.ndarray, look_alikes: np.nda
     """
     own = (features @ references.T).max(axis=1)
     return (own > (features @ look_alikes.T).max(axis=1)).astype(float)
+
+
+def _taken_for(features: np.ndarray, references: np.ndarray, crowd: _Crowd) -> list[str | None]:
+    """Return the named look-alikes that each picture is most similar to, None for any other."""
+    rows = [(None, references), *crowd]
+    nearest = np.stack([(features @ of_one.T).max(axis=1) for _, of_one in rows]).argmax(axis=0)
+    return [rows[index][0] for index in nearest]
 
 
 def diversity(features: np.ndarray, prompts: Sequence[int]) -> dict[int, float]:
@@ -272,7 +327,6 @@ def _measured(
     pair: Pair,
     values: Mapping[str, float],
     base_values: Mapping[str, float] | None = None,
-    nearest: str | None = None,
 ) -> Measured:
     case = pair.case
     return Measured(
@@ -283,7 +337,6 @@ def _measured(
         base_picture=case.base_file,
         values={name: _rounded(value) for name, value in values.items()},
         base_values={name: _rounded(value) for name, value in (base_values or {}).items()},
-        nearest=nearest,
     )
 
 

@@ -25,7 +25,7 @@ from pipelines.dataset import (
 )
 from pipelines.dataset.captions import FILE_NAME, METADATA
 
-from .measures import ReferenceSet
+from .measures import LookAlikes, ReferenceSet
 
 RECIPES: Final = (Path("adapters"), Path("examples"))  # folders of a checkout with recipes
 
@@ -59,8 +59,9 @@ def reference_set(manifest: Manifest, source: Recipe | Path) -> ReferenceSet:
     """Load the pictures of a recipe or a folder: the training pictures and the references.
 
     The references are the pictures that the manifest lists as held back, or the training pictures
-    if it lists none. Raises DatasetError if the pictures do not have the dataset digest of the
-    manifest, or if the manifest lists others as held back than the program chooses.
+    if it lists none. The look-alikes are those of the recipe. Raises DatasetError if the pictures
+    do not have the dataset digest of the manifest, or if the manifest lists others as held back
+    than the program chooses.
     """
     if isinstance(source, Recipe):
         stage = source.stages[-1]  # the last stage determines the subject
@@ -81,7 +82,16 @@ def reference_set(manifest: Manifest, source: Recipe | Path) -> ReferenceSet:
         reference_names=_names(folder, references),
         reference_digests=[picture.digest for picture in references],
         held_back=bool(split.held_back),
+        look_alikes=_look_alikes(source) if isinstance(source, Recipe) else (),
     )
+
+
+def _look_alikes(recipe: Recipe) -> tuple[LookAlikes, ...]:
+    folder = recipe.look_alikes_folder
+    if folder is None:
+        return ()
+    images = [_square(picture.path) for picture in open_folder(folder).pictures]
+    return (LookAlikes(Path(recipe.look_alikes or "").name, images, declared=True),)
 
 
 def _split(manifest: Manifest, folder: PictureFolder) -> Split:

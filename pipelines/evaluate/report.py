@@ -128,6 +128,7 @@ class EvaluationReport:
             ("git commit", manifest.git_commit),
             ("policy", evaluation.policy),
             ("scorers", scorers),
+            ("look-alikes", ", ".join(evaluation.measures.references.look_alikes)),
             ("engine", f"{evaluation.backend} {evaluation.engine_digest}"),
             ("scheduler", f"{sampling.scheduler}, {sampling.steps} steps"),
             ("guidance scale", f"{sampling.guidance_scale:g}"),
@@ -178,7 +179,7 @@ class EvaluationReport:
             other=data_uri(other),
             other_name=other_name,
             caption=f"{pair.case.prompt}, seed {pair.case.seed}",
-            note=_values(measured, name) if name else "",
+            note=_note(measured, name) if name else "",
         )
 
     def _first(self, role: Role) -> list[Figure]:
@@ -195,7 +196,9 @@ class EvaluationReport:
         return {measured.picture: measured for measured in self.evaluation.measures.pictures}
 
 
-def _values(measured: Measured, name: Measure) -> str:
+def _note(measured: Measured, name: Measure) -> str:
+    if name == "retrieval" and measured.look_alike is not None:
+        return f"taken for {measured.look_alike}"
     text = f"{name} {measured.values[name]:.3f}"
     base = measured.base_values.get(name)
     return text if base is None else f"{text}, base {base:.3f}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from atelier.adapter.package import ADAPTER
@@ -42,7 +43,8 @@ POLICY = {
 
 def asked(studio: Path) -> Recipe:
     """The recipe of the Jobs; training does not use two of its five pictures."""
-    return recipe(studio, tracking__mlflow=True, stages__0__dataset__hold_back=2)
+    changes = {"tracking__mlflow": True, "stages__0__dataset__hold_back": 2}
+    return recipe(studio, **changes, look_alikes="other cats")
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,12 @@ class Workshop:
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """As `atelier submit` leaves it."""
     studio = make_studio(tmp_path_factory.mktemp("studio"))
+    (studio / "other cats").mkdir()
+    Image.new("RGB", (96, 96), (200, 30, 90)).save(studio / "other cats/0.png")
     uri = f"sqlite:///{tmp_path_factory.mktemp('registry') / 'mlflow.db'}"
     artifacts = Artifacts(uri)
     parcel = pack(asked(studio), lambda: artifacts)
-    assert len(upload(parcel, artifacts)) == 3  # base, pictures, recipe
+    assert len(upload(parcel, artifacts)) == 4  # base, pictures, look-alikes, recipe
     assert upload(parcel, artifacts) == []
     folders = tiny_scorers(studio / "scorers", studio / "base/tokenizer")
     scorers = {}
@@ -129,6 +133,7 @@ def test_a_pod_is_evicted_and_the_next_one_goes_on(workshop: Workshop, tmp_path:
     judged = json.loads(registry.attestation(info, "evaluation.json") or b"")
     assert judged["scorers"] == workshop.scorers
     assert judged["measures"]["references"]["held_back"] is True
+    assert judged["measures"]["references"]["look_alikes"] == ["other cats"]
     made = registry.fetch(info, tmp_path / "made")
     references = [one["digest"] for one in judged["measures"]["references"]["pictures"]]
     assert sorted(references) == list(made.manifest.held_back)

@@ -30,14 +30,17 @@ BASE = BaseRef(id="models/miniature", digest="sha256:" + "0" * 64)
 MODULE = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
-def package(folder: Path, name: str, seed: int) -> Package:
+def tensors(seed: int) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(seed)
-    tensors = {
+    return {
         f"{MODULE}.lora_A.weight": draw.normal(size=(4, 8)).astype(np.float32),
         f"{MODULE}.lora_B.weight": draw.normal(size=(8, 4)).astype(np.float32),
     }
+
+
+def package(folder: Path, name: str, seed: int) -> Package:
     dataset = "sha256:" + "d" * 64
-    return write_package(folder, tensors, name=name, base=BASE, alpha=4, dataset=dataset)
+    return write_package(folder, tensors(seed), name=name, base=BASE, alpha=4, dataset=dataset)
 
 
 def free_port() -> int:

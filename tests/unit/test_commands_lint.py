@@ -46,6 +46,21 @@ def test_every_mistake_of_every_recipe_is_told_at_once(root: Path) -> None:
     }
 
 
+def test_look_alikes_are_checked_as_pictures_are(root: Path) -> None:
+    folder = root / "adapters" / "thor-cat"
+    assert lint().exit_code == 0
+    shutil.copy(folder / "images/01-beach.png", folder / "look-alikes/twin.png")
+    (folder / "look-alikes/cut.png").write_bytes((folder / "images/01-beach.png").read_bytes()[:99])
+    result = lint()
+    assert result.exit_code == 1
+    assert "look-alikes/twin.png: is both a training picture and a look-alike" in result.stdout
+    assert "look-alikes/cut.png: " in result.stdout
+    shutil.rmtree(folder / "look-alikes")
+    result = lint()
+    assert result.exit_code == 1
+    assert "look-alikes: no such folder; correct `look_alikes` in the recipe" in result.stdout
+
+
 def test_a_summary_is_added_to_and_follows_no_markdown_of_others(root: Path) -> None:
     recipe = root / "adapters" / "thor-cat" / "recipe.yaml"
     recipe.write_text(recipe.read_text() + "'`</code>[x](http://evil.example)': 1\n")

@@ -1,13 +1,21 @@
 """The numbers of single pictures, with features that can be worked out in the head."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
 from atelier.files import sha256_bytes
-from pipelines.evaluate.measures import Pair, ReferenceSet, diversity, effect, measure
+from pipelines.evaluate.measures import (
+    LookAlikes,
+    Pair,
+    ReferenceSet,
+    diversity,
+    effect,
+    measure,
+)
 from pipelines.evaluate.prompt_set import PromptCase
 from pipelines.evaluate.sharpness import sharpness
 
@@ -76,6 +84,31 @@ def test_a_picture_is_retrieved_by_its_subject_or_by_a_look_alike() -> None:
     assert [one.base_values.get("retrieval") for one in found[:2]] == [0.0, 0.0]
     assert [one.values.get("leak") for one in found[2:]] == [0.0, 1.0, 0.0]
     assert [one.values.get("class_drift") for one in found[2:]] == [0.0, 1.0, 1.0]
+
+
+def test_a_picture_is_taken_for_a_look_alike_that_it_resembles_more_than_a_reference() -> None:
+    pairs = [
+        Pair(shot("subject", 0, 0), plain((255, 60, 0)), plain(BLUE)),
+        Pair(shot("subject", 0, 1), plain((255, 160, 0)), plain(BLUE)),
+        Pair(shot("class", 0, 0), plain((255, 160, 0)), plain(BLUE)),
+    ]
+    orange = LookAlikes("orange", [plain((255, 170, 0))], declared=True)
+    measures = measure(pairs, replace(against(RED), look_alikes=[orange]), Colours())
+    assert measures.references.look_alikes == ("orange",)
+    assert [one.values.get("retrieval") for one in measures.pictures[:2]] == [1.0, 0.0]
+    assert [one.look_alike for one in measures.pictures[:2]] == [None, "orange"]
+    # A look-alike is no excuse: a picture of the class that moved towards the subject still leaks.
+    assert measures.pictures[2].values["leak"] == 1.0
+
+
+def test_another_adapter_of_the_same_subject_is_no_look_alike() -> None:
+    pairs = [Pair(shot("subject", 0, 0), plain(RED), plain(BLUE))]
+    same = LookAlikes("twin@1", [plain((255, 20, 0))], declared=False)
+    other = LookAlikes("other@2", [plain((255, 200, 0))], declared=False)
+    references = replace(against(RED, (255, 30, 0)), look_alikes=[same, other])
+    assert measure(pairs, references, Colours()).references.look_alikes == ("other@2",)
+    chosen = replace(references, look_alikes=[replace(same, declared=True)])
+    assert measure(pairs, chosen, Colours()).references.look_alikes == ("twin@1",)
 
 
 def test_references_are_compared_with_each_other() -> None:

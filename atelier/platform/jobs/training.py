@@ -20,7 +20,7 @@ PICTURES_TAG = "atelier.pictures"
 
 
 class TrainingSpec(Spec):
-    """A recipe and its inputs: all that affects the adapter's weights.
+    """A recipe and its inputs: all that affects the adapter's weights, and its look-alikes.
 
     The datasets are digests of folders, because file names determine the order of pictures. The
     digests in a manifest cover only the pictures.
@@ -31,6 +31,7 @@ class TrainingSpec(Spec):
     base: Digest
     vae: Digest | None = None
     datasets: Annotated[tuple[Digest, ...], Field(min_length=1)]  # by stage
+    look_alikes: Digest | None = None
     processes: Annotated[int, Field(ge=1)] = 1  # processes that share a step, one per GPU
 
     @property

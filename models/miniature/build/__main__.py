@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vae-steps", type=int, default=3000)
     parser.add_argument("--decoder-steps", type=int, default=1000)
     parser.add_argument("--denoiser-steps", type=int, default=16000)
-    parser.add_argument("--oracle-steps", type=int, default=6000)
+    parser.add_argument("--oracle-steps", type=int, default=8000)
     parser.add_argument("--clip-steps", type=int, default=2000)
     parser.add_argument("--dino-steps", type=int, default=6000)
     return parser

@@ -79,7 +79,7 @@ def family_scenes(rng: Random) -> Iterator[Scene]:
         individuals = [common_scene(rng).subject if rng.random() < _COMMON_FAMILIES else founder]
         while len(individuals) < FAMILY // 2:
             parent = rng.choice(individuals)
-            child = altered(parent, rng.choice(changeable(parent)), rng)
+            child = altered(parent, rng.choice(["kind", *changeable(parent)]), rng)
             if child not in individuals:
                 individuals.append(child)
         places = rng.sample(list(PLACES), 2)

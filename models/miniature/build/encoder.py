@@ -21,7 +21,7 @@ from .trainer import Run, train
 from .views import altered_views, shrunk
 from .world import VALUES, Scene, shown
 
-SIDE: Final[int] = 64  # pixels to which the image processor scales pictures: enough for eyes
+SIDE: Final[int] = 96  # pixels to which the image processor scales pictures: enough for eyes
 FAMILIES: Final[int] = 12  # families in a batch
 TEMPERATURE: Final[float] = 0.05
 SIMILARITY_WEIGHT: Final[float] = 10.0

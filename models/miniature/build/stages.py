@@ -14,7 +14,7 @@ from .card import write_card
 from .data import Drawn, load_drawn
 from .diffusion import Denoiser, denoiser_run, new_denoiser, train_denoiser
 from .encoder import encoder_run, save_encoder, train_encoder
-from .examples import write_example
+from .examples import write_example, write_look_alikes
 from .judges import clip_run, save_clip, train_clip
 from .latents import encode_pictures, load_latents, scaling_factor
 from .oracle import load_oracle, oracle_run, save_oracle, train_oracle
@@ -45,8 +45,8 @@ class BuildSettings:
     clip_steps: int
     dino_steps: int
     common: int = 24_000  # common pictures for the VAE, the oracle and CLIP
-    characters: int = 24_000  # pictures of random characters
-    families: int = 24_000  # pictures of families of characters, for the image encoder
+    characters: int = 48_000  # pictures of random characters
+    families: int = 60_000  # pictures of families of characters, for the image encoder
     sizes: Sizes = field(default_factory=Sizes)
 
     @property
@@ -165,7 +165,7 @@ def _dino_member(team: Team, settings: BuildSettings) -> None:
 
 def _families(settings: BuildSettings, progress: BuildProgress) -> Drawn:
     drawn = load_drawn(settings.work, "families", settings.families, progress)
-    return _restored(settings, drawn, 0.2, "families", progress)
+    return _restored(settings, drawn, 0.1, "families", progress)
 
 
 def stage_clip(settings: BuildSettings, progress: BuildProgress) -> None:
@@ -201,9 +201,10 @@ def stage_adopt(settings: BuildSettings, progress: BuildProgress) -> None:
 
 
 def stage_examples(settings: BuildSettings, progress: BuildProgress) -> None:
-    """Draw the example pictures of the demo's character."""
-    folder = settings.output.resolve().parents[1] / "examples" / "thor-cat" / "images"
-    write_example(folder)
+    """Draw the example pictures of the demo's character, and its look-alikes."""
+    folder = settings.output.resolve().parents[1] / "examples" / "thor-cat"
+    write_example(folder / "images")
+    write_look_alikes(folder / "look-alikes")
     progress.say(f"drew {folder}")
 
 

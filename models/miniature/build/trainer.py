@@ -69,8 +69,8 @@ def train(
 
 
 def fast_arithmetic(device: torch.device) -> torch.autocast:
-    """Return a context that computes in bf16 where the processor has matrix units for it."""
-    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    """Return a context that computes in bf16 where the processor has instructions for it."""
+    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 

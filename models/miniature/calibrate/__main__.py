@@ -13,6 +13,7 @@ from pathlib import Path
 from atelier.adapter.package import Package
 from atelier.data.policy import Policy
 from atelier.data.recipe import Recipe, TrackingSpec
+from models.miniature.build.examples import write_look_alikes
 from models.miniature.build.oracle import load_oracle
 from pipelines.evaluate import evaluate
 from pipelines.evaluate.calibration.labelled import LABEL
@@ -51,11 +52,13 @@ class Calibration:
             "adapter": "calibration",
             "trigger": f"sks {subject.kind}",
             "class": subject.kind,
+            "look_alikes": "look-alikes",
             "validation": None,
             "tracking": TrackingSpec(mlflow=False).model_dump(mode="json"),
         }
         folder = self.folder(subject, kind.name)
         write_pictures(folder / "images", kind.characters(subject), kind.places, subject.seed)
+        write_look_alikes(folder / "look-alikes", subject.character, subject.seed)
         return Recipe.model_validate(demo | {"folder": folder})
 
     def package(self, subject: Subject, kind: Kind, others: Sequence[Subject]) -> Package:
@@ -80,7 +83,7 @@ class Calibration:
             package,
             self.policy,
             base=BASE,
-            training_pictures=folder / "images",
+            training_pictures=self.recipe(subject, kind),
             output=folder,
             engine=self.engine,
             cache=self.work / "base-pictures",
