@@ -108,10 +108,13 @@ class Release(_Plain):
     def rolled_back(self, revision: int | None = None, reason: str = "rolled back") -> Self:
         """Return a release that serves a past revision, by default the newest one not withdrawn.
 
-        The release gets base and VAE of that revision, too. The serving version is marked as
-        withdrawn, so a second rollback goes back further. Raises ReleaseError if there is no such
-        revision.
+        Without a revision, a canary is the change that is undone: it ends, and the serving version
+        stays. Otherwise, the release gets base and VAE of that revision, too. The serving version
+        is marked as withdrawn, so a second rollback goes back further. Raises ReleaseError if there
+        is no such revision.
         """
+        if revision is None and self.canary is not None:
+            return self.with_canary(None, reason)
         past = self._target(revision)
         pin = Pin(version=past.version, digest=past.digest)
         return self._next(pin, reason, base=past.base, vae=past.vae, withdrawn=True)

@@ -104,9 +104,9 @@ def rollback(
 ) -> Answer:
     """Roll back to an earlier release.
 
-    Ends a canary of the adapter. The command also works while the registry is unavailable. With
-    --environment, it also updates the declaration in git, which then lists the replaced version as
-    withdrawn.
+    If the adapter has a canary and no revision is named, only the canary ends. The command also
+    works while the registry is unavailable. With --environment, it also updates the declaration in
+    git, which then lists the replaced version as withdrawn.
     """
     if environment is not None:
         return rollback_on(environment, target, name, revision, reason)

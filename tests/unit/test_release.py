@@ -69,6 +69,17 @@ def test_a_canary_shares_and_ends_with_the_next_version() -> None:
     assert shared.kept(3) == (pin(1), pin(2))
     assert shared.with_version(pin(2), "whole").canary is None
     assert shared.with_canary(None, "no").canary is None
+
+
+def test_a_rollback_undoes_the_canary_first() -> None:
+    canary = Canary(version=3, digest=pin(3).digest, percent=10)
+    shared = release(1, 2).with_canary(canary, "try")
+    back = shared.rolled_back(reason="worse")
+    assert (back.version, back.canary, back.reason) == (2, None, "worse")
+    assert back.revision == shared.revision + 1
+    assert back.rolled_back().version == 1
+    named = shared.rolled_back(1)
+    assert (named.version, named.canary) == (1, None)
     with pytest.raises(ValidationError):
         Canary(version=2, digest=pin(2).digest, percent=0)
 

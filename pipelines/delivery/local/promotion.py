@@ -83,6 +83,8 @@ def rollback(
 ) -> PromotionStatus:
     """Serve a past revision, by default the last good one, and move the alias.
 
+    Without a revision, a canary ends and the serving version stays.
+
     The release is written first and is never reverted. If the registry is unavailable, the release
     changes nevertheless, and the alias moves later. Raises Refused, before any change, if the
     version was evaluated on another base or VAE than those of the live replicas.

@@ -27,6 +27,16 @@ def test_rollback_serves_the_previous_version_and_the_alias_follows(cat: Adapter
         rollback(cat.name, registry=cat.registry, home=cat.home)
 
 
+def test_a_rollback_ends_the_canary_alone(cat: Adapter) -> None:
+    cat.report(v1="ready", v2="ready")
+    cat.promote(1)
+    cat.promote(2, canary=10)
+    rollback(cat.name, registry=cat.registry, home=cat.home)
+    release = ReleaseFolder(cat.home.releases).get(cat.name)
+    assert release is not None
+    assert (release.version, release.canary, cat.alias) == (1, None, 1)
+
+
 def test_rollback_needs_no_registry_and_says_that_the_alias_is_to_follow(cat: Adapter) -> None:
     cat.report(v1="ready", v2="ready")
     cat.promote(1)
