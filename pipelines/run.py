@@ -27,6 +27,7 @@ from pipelines.evaluate import (
     evaluate,
     evaluation_under,
 )
+from pipelines.evaluate.companions import companion_packages
 from pipelines.evaluate.renderer import Progress
 from pipelines.train.progress import watcher
 from pipelines.train.run_folder import RunFolder
@@ -147,6 +148,7 @@ def _evaluate(
             cache=home.root / "cache" / "pictures",
             progress=progress,
             registry=registry,
+            companions=companion_packages(policy, recipe.adapter, registry, home),
         )
 
 

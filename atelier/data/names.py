@@ -26,7 +26,15 @@ def _adapter_name(name: str) -> str:
     return name
 
 
+def _version_label(label: str) -> str:
+    name, at, version = label.partition("@")
+    if not at or not re.fullmatch(r"[1-9][0-9]*", version):
+        raise ValueError(f"{label!r} is not a version of an adapter; write NAME@VERSION")
+    return f"{_adapter_name(name)}@{version}"
+
+
 AdapterName = Annotated[str, AfterValidator(_adapter_name)]
+VersionLabel = Annotated[str, AfterValidator(_version_label)]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 

@@ -4,7 +4,7 @@ The gates of a recipe may tighten the policy for its adapter, but not loosen it.
 """
 
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -21,6 +21,7 @@ from pydantic import (
 
 from atelier.data import yaml_model
 from atelier.data.live_policy import LivePolicy
+from atelier.data.names import VersionLabel
 from atelier.errors import PolicyError
 from atelier.files import digest_json
 
@@ -38,6 +39,7 @@ DEFAULT = Path(__file__).with_name("policy.yaml")
 # copying      similarity to the nearest training picture
 # stamp        how much of a mark, which all training pictures share, is in a picture
 # effect       difference between pictures with and without the adapter
+# together     similarity to the references (DINO features) with the policy's companions
 # The following exist if the policy names the scorer in NEEDED_SCORER:
 # subject_crop similarity to the references (DINO features) of the subject without its background
 # background   similarity to the training pictures of the background without the subject
@@ -58,6 +60,7 @@ Measure = Literal[
     "copying",
     "stamp",
     "effect",
+    "together",
     "subject_crop",
     "background",
     "replica",
@@ -222,6 +225,9 @@ class Policy(_Plain):
     steps: Annotated[int, Field(strict=True, ge=1, le=150)] = 30
     guidance_scale: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 5.0
     scheduler: Text = "euler"
+    # Other adapters, such as those that serve most: the gate `together` is about pictures that are
+    # generated with all of them.
+    companions: Annotated[tuple[VersionLabel, ...], Field(max_length=4)] = ()
     gates: Annotated[Gates, Field(min_length=1)]
     against_serving: Gates = {}  # limits of a candidate's difference to the serving version
     live: LivePolicy | None = None  # limits of a canary's pictures made for users
@@ -231,13 +237,15 @@ class Policy(_Plain):
         needy = {"class_drift", "leak"} & {*self.gates, *self.against_serving}
         if needy and not self.prompts.class_:
             raise ValueError(f"gate {min(needy)} needs at least one prompt in prompts.class")
-        if missing := self._without_scorer([*self.gates, *self.against_serving]):
+        if missing := self._missing([*self.gates, *self.against_serving]):
             raise ValueError(missing)
         return self
 
-    def _without_scorer(self, gates: Iterable[Measure]) -> str | None:
-        """Return which gate needs a scorer that the policy does not name, and the fix; or None."""
+    def _missing(self, gates: Collection[Measure]) -> str | None:
+        """Return which gate needs something that the policy does not name, and the fix; or None."""
         named = self.scorers.model_dump()
+        if "together" in gates and not self.companions:
+            return "gate together needs companions; name some in the policy"
         for name in gates:
             role = NEEDED_SCORER.get(name)
             if role is not None and role not in named:
@@ -271,14 +279,19 @@ class Policy(_Plain):
     @property
     def digest(self) -> str:
         """`sha256:<hex>` of the content, without `live`, which does not affect an evaluation."""
-        return digest_json(self.model_dump(mode="json", exclude={"live"}))
+        absent = {"live"} if self.companions else {"live", "companions"}
+        return digest_json(self.model_dump(mode="json", exclude=absent))
+
+    def companions_of(self, adapter: str) -> tuple[str, ...]:
+        """Return the companions (NAME@VERSION) of an adapter, which is never its own companion."""
+        return tuple(label for label in self.companions if label.partition("@")[0] != adapter)
 
     def tightened(self, gates: Mapping[Measure, Gate]) -> "Policy":
         """Return this policy with a recipe's gates.
 
         Raises PolicyError if one loosens the policy, or needs a scorer that it does not name.
         """
-        if missing := self._without_scorer(gates):
+        if missing := self._missing(gates):
             raise PolicyError(f"gates: {missing}")
         merged = dict(self.gates)
         for name, gate in gates.items():

@@ -70,10 +70,13 @@ def evaluate(
     from pipelines.earlier import existing_registry
     from pipelines.evaluate import attest
     from pipelines.evaluate import evaluate as evaluate_package
+    from pipelines.evaluate.companions import companion_packages
     from pipelines.evaluate.references import recipe_of
 
     training_pictures = pictures or loaded_recipe or recipe_of(adapter.package)
     hide_library_bars()
+    registry = existing_registry(home)
+    companions = companion_packages(operators_policy, adapter.package.manifest.name, registry, home)
     with progress() as report_progress:
         evaluation = evaluate_package(
             adapter.package,
@@ -85,11 +88,12 @@ def evaluate(
             cache=home.root / "cache" / "pictures",
             progress=report_progress,
             all_seeds=all_seeds,
-            registry=existing_registry(home),
+            registry=registry,
+            companions=companions,
         )
     if adapter.version is None:
         return _answer(evaluation, folder, None)
-    registry = Registry(home.tracking_uri)
+    registry = registry or Registry(home.tracking_uri)
     version = registry.version(evaluation.adapter, adapter.version)
     attest(registry, version, evaluation, folder)
     return _answer(evaluation, folder, version.label)

@@ -12,7 +12,9 @@ from atelier.data.recipe import Recipe
 from atelier.errors import BadInput, Unavailable
 from atelier.home import Home
 from atelier.stores.registry import Registry
+from pipelines.earlier import existing_registry
 from pipelines.evaluate import FILE, Evaluation, evaluate
+from pipelines.evaluate.companions import companion_packages
 from pipelines.evaluate.references import RECIPES, recipe_of
 from pipelines.evaluate.renderer import Progress
 
@@ -56,6 +58,9 @@ def evaluated(
             output=place,
             cache=home.root / "cache" / "pictures",
             progress=progress,
+            companions=companion_packages(
+                policy, package.manifest.name, existing_registry(home), home
+            ),
         )
         found.append(replace(run, evaluations=(evaluation, *run.evaluations)))
     return found

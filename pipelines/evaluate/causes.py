@@ -28,6 +28,7 @@ CauseName = Literal[
     "undertrained",
     "overtrained",
     "prompts not followed",
+    "lost beside others",
     "not measured",
 ]
 
@@ -198,6 +199,14 @@ _CAUSES: Final[Sequence[tuple[Callable[[_Numbers], bool], Cause]]] = (
             "overtrained",
             "every seed gives nearly the same picture",
             "train for fewer steps, or add training pictures",
+        ),
+    ),
+    (
+        lambda n: "together" in n.low,
+        Cause(
+            "lost beside others",
+            "the subject is lost if the policy's companions are applied at the same time",
+            "lower the rank or the learning rate, or train fewer kinds of layers",
         ),
     ),
     (

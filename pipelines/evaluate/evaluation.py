@@ -163,6 +163,7 @@ class Evaluation(_Plain):
     scorer_digests: dict[str, str]
     trigger: str
     noun: str = Field(description="the class of the subject, for example `cat`")
+    companions: tuple[str, ...] = ()  # NAME@VERSION, applied together with the adapter
     sampling: SamplingSettings
     recipe_gates: Gates = {}  # stricter limits from the recipe
     measures: Measures

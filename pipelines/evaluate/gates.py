@@ -85,10 +85,13 @@ def _few_references(evaluation: Evaluation) -> tuple[str, ...]:
 def applies(name: Measure, evaluation: Evaluation) -> bool:
     """Return whether an adapter has a measure.
 
-    A style has neither trigger nor class, and a single reference picture has no other to match.
+    A style has neither trigger nor class, a single reference picture has no other to match, and the
+    only companion of a policy has none itself.
     """
     if not MEASURES[name].sampled:
         return len(evaluation.measures.references.pictures) > 1
+    if name == "together":
+        return bool(evaluation.companions)
     return MEASURES[name].role != "class" or bool(evaluation.noun or evaluation.trigger)
 
 
@@ -99,12 +102,14 @@ def require_same_protocol(evaluation: Evaluation, policy: Policy) -> None:
         "scheduler": evaluation.sampling.scheduler,
         "steps": evaluation.sampling.steps,
         "guidance_scale": evaluation.sampling.guidance_scale,
+        "companions": evaluation.companions,
     }
     ours: dict[str, object] = {
         "scorers": policy.scorers.model_dump(),
         "scheduler": policy.scheduler,
         "steps": policy.steps,
         "guidance_scale": policy.guidance_scale,
+        "companions": policy.companions_of(evaluation.adapter),
     }
     for name, required in ours.items():
         if theirs[name] != required:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from atelier.adapter.package import Package
 from atelier.data.manifest import Manifest
 from atelier.data.policy import Gates, Policy
 from atelier.data.recipe import Recipe
+from atelier.errors import PolicyError
 from atelier.files import locked, write_atomic
 from atelier.stores.registry import Registry
 
@@ -45,6 +46,7 @@ def evaluate(
     progress: Progress | None = None,
     all_seeds: bool = False,
     registry: Registry | None = None,
+    companions: Sequence[Package] = (),
 ) -> Evaluation:
     """Evaluate `package` on `base`; write the result into `output`.
 
@@ -59,6 +61,7 @@ def evaluate(
       ATELIER_* settings
     - `cache`: a folder that keeps the base's pictures between evaluations
     - `registry`: pictures of other adapters of the class, as look-alikes
+    - `companions`: the packages of `policy.companions_of` the adapter, for the gate `together`
     - `all_seeds`: draw all seeds of the policy, even if fewer decide (for a calibration)
 
     Raises BadInput (PolicyError, DatasetError) if the gates loosen the policy, the adapter has a
@@ -68,6 +71,7 @@ def evaluate(
     tightening = _tightening(training_pictures, gates)
     limits(policy.tightened(tightening).gates)  # fail before the first picture is rendered
     require_prompts(policy, package.manifest)
+    _require_companions(policy, package, companions)
     references = reference_set(package.manifest, training_pictures)
     if registry is not None:
         others = registered_look_alikes(registry, package.manifest)
@@ -75,14 +79,16 @@ def evaluate(
     with (
         _engine(base, vae, training_pictures, engine) as running,
         loaded(running, package) as adapter,
+        ExitStack() as stack,
     ):
+        beside = tuple(stack.enter_context(loaded(running, one)) for one in companions)
         progress("loading the scorers", 0, 1)
         scorers = Scorers(policy.scorers.model_dump(), str(running.base.device))
         rendered_by = (running.base.vae_digest, running.backend, running.digest)
         renderer = Renderer(running, policy, cache, progress)
         pairs: list[Pair] = []
         for seeds in policy.seeds.looks[-1:] if all_seeds else policy.seeds.looks:
-            pairs = _extended(pairs, renderer, package, adapter, seeds)
+            pairs = _extended(pairs, renderer, package, (adapter, *beside), seeds)
             progress("measuring", 0, 1)
             measures = measure(pairs, references, scorers, scorers.optional)
             measured = _document(package, policy, rendered_by, scorers, measures, tightening)
@@ -97,17 +103,39 @@ def evaluate(
     return evaluation
 
 
+def _require_companions(policy: Policy, package: Package, companions: Sequence[Package]) -> None:
+    """Raise PolicyError unless `companions` are those of the policy, for the package's base."""
+    manifest = package.manifest
+    labels = policy.companions_of(manifest.name)
+    given = [one.manifest.name for one in companions]
+    if [label.partition("@")[0] for label in labels] != given:
+        raise PolicyError(f"companions: the policy names {', '.join(labels)}; got {given}")
+    for label, one in zip(labels, companions, strict=True):
+        if one.manifest.base.digest != manifest.base.digest:
+            raise PolicyError(
+                f"companions: {label} is for another base than {manifest.name}; name an adapter of "
+                "the same base"
+            )
+
+
 def _extended(
-    pairs: Sequence[Pair], renderer: Renderer, package: Package, adapter: "AdapterUse", seeds: int
+    pairs: Sequence[Pair],
+    renderer: Renderer,
+    package: Package,
+    adapters: "Sequence[AdapterUse]",
+    seeds: int,
 ) -> list[Pair]:
-    """Render the seeds that are not in `pairs`, and return all pairs in the order of the policy."""
+    """Render the seeds that are not in `pairs`, and return all pairs in the order of the policy.
+
+    `adapters` are the evaluated one and its companions.
+    """
     manifest = package.manifest
     cases = prompt_set(
         renderer.policy, trigger=manifest.trigger, noun=manifest.noun, seeds=range(seeds)
     )
     known = {pair.case: pair for pair in pairs}
     new = [case for case in cases if case not in known]
-    known |= dict(zip(new, renderer.pairs(new, adapter), strict=True))
+    known |= dict(zip(new, renderer.pairs(new, adapters[0], tuple(adapters[1:])), strict=True))
     return [known[case] for case in cases]
 
 
@@ -143,6 +171,7 @@ def _document(
         scorer_digests=scorers.digests,
         trigger=manifest.trigger,
         noun=manifest.noun,
+        companions=policy.companions_of(manifest.name),
         sampling=SamplingSettings(
             scheduler=policy.scheduler, steps=policy.steps, guidance_scale=policy.guidance_scale
         ),
@@ -212,6 +241,8 @@ def _write(
         for pair in pairs:
             save(pair.adapter, output / pair.case.file)
             save(pair.base, output / pair.case.base_file)
+            if pair.together is not None:
+                save(pair.together, output / pair.case.together_file)
         save(contact_sheet(evaluation, pairs, references.training), output / SHEET)
         write_atomic(output / REPORT, page)
         evaluation.write(output)

@@ -120,6 +120,12 @@ MEASURES: Final[Mapping[Measure, MeasureInfo]] = {
         "subject",
         better="neither",
     ),
+    "together": MeasureInfo(
+        "subject fidelity (DINO) beside the companions",
+        "The similarity of the subject to the references if other adapters, the policy's "
+        "companions, are applied at the same time.",
+        "subject",
+    ),
     "subject_crop": MeasureInfo(
         "subject fidelity (DINO) without the background",
         "The similarity of the subject alone, separated from the background in every picture.",

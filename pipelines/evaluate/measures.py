@@ -39,11 +39,15 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures from the same noise and prompt: with the adapter, and of the base alone."""
+    """Pictures from the same noise and prompt: with the adapter, and of the base alone.
+
+    `together` is the picture with the adapter and the policy's companions, if there are any.
+    """
 
     case: PromptCase
     adapter: Image.Image
     base: Image.Image
+    together: Image.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -231,13 +235,14 @@ def _subjects(
     copies, sharp = copying(adapters, reference_set.training), sharpness(adapters, bases)
     more_on, more_off = more.of_adapter(adapters), more.of_base(bases)
     marks = stamped(reference_set.training, adapters)
+    beside = _together(pairs, scorer, references)
     taken_for = _taken_for(compared.on, references.dino, crowd)
     measured = []
     for i, pair in enumerate(pairs):
         own = {"copying": copies[i].max(), "effect": effect(pair), "sharpness": sharp[i]}
         own["stamp"] = marks[i]
         nearest = reference_set.training_names[int(copies[i].argmax())]
-        found = _measured(pair, on[i] | own | more_on[i], off[i] | more_off[i])
+        found = _measured(pair, on[i] | own | beside[i] | more_on[i], off[i] | more_off[i])
         seen = {"nearest": nearest, "look_alike": taken_for[i]}
         measured.append(found.model_copy(update=seen))
     return measured
@@ -278,6 +283,15 @@ def _retrieved(features: np.ndarray, references: np.ndarray, look_alikes: np.nda
     """
     own = (features @ references.T).max(axis=1)
     return (own > (features @ look_alikes.T).max(axis=1)).astype(float)
+
+
+def _together(
+    pairs: Sequence[Pair], scorer: Scorer, references: _Features
+) -> list[dict[str, float]]:
+    """Return the subject fidelity of the pictures with companions; {} for pairs without one."""
+    images = [pair.together for pair in pairs if pair.together is not None]
+    similar = iter((scorer.dino(images) @ references.dino.T).mean(axis=1) if images else ())
+    return [{} if pair.together is None else {"together": next(similar)} for pair in pairs]
 
 
 def _taken_for(features: np.ndarray, references: np.ndarray, crowd: _Crowd) -> list[str | None]:

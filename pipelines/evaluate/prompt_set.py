@@ -31,6 +31,11 @@ class PromptCase:
         return f"{PICTURES}/{self.role}-{self.number}-seed-{self.seed}.png"
 
     @property
+    def together_file(self) -> str:
+        """The path of the picture with the adapter and the policy's companions."""
+        return f"{PICTURES}/{self.role}-{self.number}-seed-{self.seed}-together.png"
+
+    @property
     def base_file(self) -> str:
         """The path of the base's picture with the same prompt and seed."""
         return f"{PICTURES}/{self.role}-{self.number}-seed-{self.seed}-base.png"

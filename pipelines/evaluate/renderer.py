@@ -5,7 +5,7 @@ key covers all inputs that determine the pixels, including the engine digest.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,11 +35,25 @@ class Renderer:
     cache: Path | None  # folder of the base's pictures; None: no cache
     progress: Progress
 
-    def pairs(self, cases: Sequence[PromptCase], adapter: "AdapterUse") -> list[Pair]:
-        """Render every case with the adapter and without it, in the order of `cases`."""
+    def pairs(
+        self,
+        cases: Sequence[PromptCase],
+        adapter: "AdapterUse",
+        companions: "tuple[AdapterUse, ...]" = (),
+    ) -> list[Pair]:
+        """Render every case with the adapter and without it, in the order of `cases`.
+
+        Cases of the subject are also rendered with the adapter and its companions, if it has any.
+        """
         base = self._base(cases)
         on = self.pictures(cases, (adapter,))
-        return [Pair(*three) for three in zip(cases, on, base, strict=True)]
+        pairs = [Pair(*three) for three in zip(cases, on, base, strict=True)]
+        if not companions:
+            return pairs
+        of_subject = [case for case in cases if case.role == "subject"]
+        images = self.pictures(of_subject, (adapter, *companions))
+        together = dict(zip(of_subject, images, strict=True))
+        return [replace(pair, together=together.get(pair.case)) for pair in pairs]
 
     def pictures(
         self, cases: Sequence[PromptCase], adapters: "tuple[AdapterUse, ...]"

@@ -128,6 +128,7 @@ class EvaluationReport:
             ("git commit", manifest.git_commit),
             ("policy", evaluation.policy),
             ("scorers", scorers),
+            ("companions", ", ".join(evaluation.companions)),
             ("look-alikes", ", ".join(evaluation.measures.references.look_alikes)),
             ("engine", f"{evaluation.backend} {evaluation.engine_digest}"),
             ("scheduler", f"{sampling.scheduler}, {sampling.steps} steps"),
@@ -174,6 +175,8 @@ class EvaluationReport:
         if name == "copying" and measured.nearest is not None:
             index = self.references.training_names.index(measured.nearest)
             other, other_name = self.references.training[index], "training picture"
+        if name == "together" and pair.together is not None:
+            other, other_name = pair.together, "beside the companions"
         return Figure(
             picture=data_uri(pair.adapter),
             other=data_uri(other),

@@ -19,7 +19,7 @@ from atelier.adapter.package import Package
 from atelier.data.release import Pin
 from services.engine import Engine
 from services.triton.process import alive
-from tests.integration.character import Learnt, learn
+from tests.integration.character import Learnt, learn, subject_of_the_hour
 from tests.integration.stack import ServedStack
 from tests.tiny import tiny_adapter, tiny_base
 
@@ -89,4 +89,4 @@ def thor(
 @pytest.fixture(scope="session")
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
     """Dear: of the trainings here the only one to the end."""
-    return learn(tmp_path_factory.mktemp("character"))
+    return learn(tmp_path_factory.mktemp("character"), subject_of_the_hour())

@@ -23,10 +23,11 @@ from atelier.data.release import Release
 from pipelines.evaluate import Evaluation, attested_evaluation
 from pipelines.run import register
 from services.gateway.keys import KeyStore
-from tests.integration.character import BASE, DEMO, Learnt, needs_miniature
+from tests.integration.character import BASE, Learnt, needs_miniature
 from tests.integration.stack import Picture, ServedStack
 
 ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "examples/thor-cat/recipe.yaml"
 ASKED = {"prompt": "a photo in the snow", "seed": 5, "steps": 8}
 # No class pictures, no trigger of its own and too high a rate: everything becomes the subject.
 DRIFTING: dict[str, Any] = {

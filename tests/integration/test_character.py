@@ -25,8 +25,10 @@ pytestmark = needs_miniature
 def test_it_is_accepted_under_the_policy(
     learnt: Learnt, record_property: Callable[[str, object], None]
 ) -> None:
-    record_property("ATELIER_CHARACTER_SEED", f"{learnt.seed}, a {learnt.kind}")
-    assert learnt.evaluation.accepted, (learnt.seed, learnt.evaluation.reasons)
+    record_property(
+        "ATELIER_CHARACTER_SEED", f"{learnt.subject.name}: {learnt.evaluation.decision}"
+    )
+    assert learnt.evaluation.accepted, (learnt.subject.name, learnt.evaluation.reasons)
 
 
 def test_it_is_far_more_like_itself_than_the_base_is(learnt: Learnt) -> None:
@@ -34,19 +36,22 @@ def test_it_is_far_more_like_itself_than_the_base_is(learnt: Learnt) -> None:
     (gate,) = verdict(learnt.evaluation, Policy.model_validate(asks)).gates
     assert gate.value is not None
     assert gate.ci is not None
-    assert gate.ci[0] > 0.0, (learnt.seed, gate)
+    assert gate.ci[0] > 0.0, (learnt.subject.name, gate)
     # Of the way from the base's likeness to that of the training pictures among themselves.
     ceiling = learnt.evaluation.measures.references.likeness["subject"]
     pictures = [one for one in learnt.evaluation.measures.pictures if one.role == "subject"]
     base = float(np.mean([one.base_values["subject"] for one in pictures]))
-    assert gate.value > 0.4 * (ceiling - base), (learnt.seed, gate.value, base, ceiling)
+    assert gate.value > 0.4 * (ceiling - base), (learnt.subject.name, gate.value, base, ceiling)
 
 
 def test_it_is_told_from_others_of_its_kind_where_it_was_never_shown(learnt: Learnt) -> None:
     """Every picture is given to the character whose drawings it is most like."""
     scorers = Scorers(learnt.policy.scorers.model_dump())
     rng = Random(0)
-    people = [character(learnt.seed + number, learnt.kind) for number in range(STRANGERS + 1)]
+    people = [
+        character(learnt.subject.seed + number, learnt.subject.kind)
+        for number in range(STRANGERS + 1)
+    ]
     drawings = [scorers.dino([draw(one, p, rng) for p in PHRASES]) for one in people]
 
     def share(images: list[Image.Image]) -> float:
@@ -55,10 +60,10 @@ def test_it_is_told_from_others_of_its_kind_where_it_was_never_shown(learnt: Lea
 
     # The base's own pictures may happen to be most like this one; by chance it is one in eight.
     told = share(learnt.pictures(base=False))
-    assert told >= 0.6, (learnt.seed, told, share(learnt.pictures(base=True)))
+    assert told >= 0.6, (learnt.subject.name, told, share(learnt.pictures(base=True)))
 
 
 def test_what_was_not_asked_for_stays(learnt: Learnt) -> None:
     drift = next(gate for gate in learnt.evaluation.gates if gate.name == "drift")
     assert drift.value is not None
-    assert drift.value < drift.threshold, (learnt.seed, drift)
+    assert drift.value < drift.threshold, (learnt.subject.name, drift)

@@ -182,6 +182,27 @@ def test_an_adapter_that_changes_nothing_fails_and_the_bases_pictures_are_kept(
         assert same == (folder / "evaluation" / before.base_picture).read_bytes()
 
 
+def test_companions_are_applied_together_with_the_adapter(
+    base: Path, policy: Policy, pictures: Path, engine: Engine, tmp_path: Path
+) -> None:
+    said = policy.model_dump(mode="json") | {"companions": ["ink@2", "thor-cat@1"]}
+    said["gates"] = {"together": {"min": -1.0}}
+    under = Policy.model_validate(said)
+    made = package(base, tmp_path / "package")
+    ink = Package.open(tiny_adapter(base, tmp_path / "ink", name="ink", seed=7, scale=2.0))
+    how = {"base": base, "training_pictures": pictures, "engine": engine}
+    found = evaluate(made, under, **how, output=tmp_path / "judged", companions=[ink])
+    assert found.companions == ("ink@2",) and found.accepted
+    of_subject = [one for one in found.measures.pictures if one.role == "subject"]
+    assert all("together" in one.values for one in of_subject)
+    assert any(one.values["together"] != one.values["subject"] for one in of_subject)
+    alone = Image.open(tmp_path / "judged" / of_subject[0].picture)
+    file = of_subject[0].picture.replace(".png", "-together.png")
+    assert np.any(np.asarray(alone) != np.asarray(Image.open(tmp_path / "judged" / file)))
+    with pytest.raises(PolicyError, match="the policy names ink@2"):
+        evaluate(made, under, **how, output=tmp_path / "other")
+
+
 def test_an_adapter_of_another_base_is_rejected_naming_both(
     base: Path, policy: Policy, pictures: Path, engine: Engine, tmp_path: Path
 ) -> None:

@@ -36,6 +36,22 @@ def test_good_numbers_are_accepted_by_every_gate() -> None:
     assert by_name["drift"].value == pytest.approx(0.1)
 
 
+def test_a_subject_that_is_lost_beside_the_companions_is_refused() -> None:
+    under = policy(companions=["ink@3", "thor-cat@1"], gates={"together": {"min": 0.5}})
+    assert under.companions_of("thor-cat") == ("ink@3",)
+    lost = evaluation(under, subject=GOOD | {"together": 0.3}, companions=("ink@3",))
+    said = verdict(lost, under)
+    assert said.decision == "refused"
+    assert said.reasons[0].startswith("lost beside others: ")
+    kept = evaluation(under, subject=GOOD | {"together": 0.6}, companions=("ink@3",))
+    assert verdict(kept, under).accepted
+    with pytest.raises(Refused, match="evaluated with companions"):
+        verdict(evaluation(under, subject=GOOD | {"together": 0.6}), under)
+    alone = policy(companions=["thor-cat@1"], gates={"together": {"min": 0.5}})
+    assert verdict(evaluation(alone), alone).gates == ()  # its only companion is itself
+    assert policy().digest != under.digest
+
+
 @pytest.mark.parametrize(
     ("bad", "gate", "cause"),
     [

@@ -111,6 +111,15 @@ def test_another_adapter_of_the_same_subject_is_no_look_alike() -> None:
     assert measure(pairs, chosen, Colours()).references.look_alikes == ("twin@1",)
 
 
+def test_a_subject_is_looked_for_beside_the_companions() -> None:
+    alone = Pair(shot("subject", 0, 0), plain(RED), plain(GREEN))
+    lost = replace(alone, case=shot("subject", 0, 1), together=plain(BLUE))
+    kept = replace(alone, case=shot("subject", 0, 2), together=plain(RED))
+    found = measure([alone, lost, kept], against(RED), Colours()).pictures
+    assert [one.values.get("together") for one in found] == [None, 0.0, 1.0]
+    assert all(one.values["subject"] == 1.0 for one in found)
+
+
 def test_references_are_compared_with_each_other() -> None:
     pairs = [Pair(shot("subject", 0, 0), plain(RED), plain(GREEN))]
     three = measure(pairs, against(RED, RED, BLUE), Colours()).references.pictures

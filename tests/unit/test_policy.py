@@ -42,6 +42,7 @@ def test_the_default_comes_with_the_program() -> None:
         ("a dog", "a {class} dog", "'a {class} dog' must have no placeholder"),
         ('class: ["a {class}"], ', "", "gate leak needs at least one prompt in prompts.class"),
         ("drift: {max", "replica: {max", "gate replica needs scorers.copy; name one in the policy"),
+        ("drift: {max", "together: {max", "gate together needs companions; name some in the"),
         ("drift: {max", "background: {max", "gate background needs scorers.saliency"),
         ("dino: d", "dino: d, copy: ''", "scorers.copy: "),
         ("dino: d", "dinp: d", "scorers.dinp: unknown key; did you mean dino?"),

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from atelier.adapter.package import Package
 from atelier.data.policy import Policy
-from atelier.data.recipe import Recipe, TrackingSpec
-from models.miniature.build.examples import write_look_alikes
+from atelier.data.recipe import Recipe
 from models.miniature.build.oracle import load_oracle
 from pipelines.evaluate import evaluate
 from pipelines.evaluate.calibration.labelled import LABEL
@@ -22,11 +21,11 @@ from services.engine import Engine, EngineSettings
 
 from .kinds import KINDS, Kind
 from .labels import label, rates
+from .recipes import kind_recipe
 from .scaled import relabelled
-from .subjects import Subject, subjects, write_pictures
+from .subjects import Subject, subjects
 
 BASE = Path("models/miniature")
-DEMO = Path("examples/thor-cat/recipe.yaml")
 
 
 @dataclass(frozen=True)
@@ -42,24 +41,9 @@ class Calibration:
         return self.work / subject.name / kind.replace(" ", "-")
 
     def recipe(self, subject: Subject, kind: Kind) -> Recipe:
-        """Return the demo's recipe with the subject, and with the changes of the kind."""
-        demo = Recipe.load(DEMO).model_dump(mode="json", by_alias=True)
-        (stage,) = demo["stages"]
-        stage["prior"] |= {"prompt": f"a photo of a {subject.kind}"}
-        for key, change in (kind.changes or {}).items():
-            stage[key] = stage[key] | change if isinstance(change, dict) else change
-        demo |= {
-            "adapter": "calibration",
-            "trigger": f"sks {subject.kind}",
-            "class": subject.kind,
-            "look_alikes": "look-alikes",
-            "validation": None,
-            "tracking": TrackingSpec(mlflow=False).model_dump(mode="json"),
-        }
+        """Return the recipe of an adapter; its pictures are in the adapter's folder."""
         folder = self.folder(subject, kind.name)
-        write_pictures(folder / "images", kind.characters(subject), kind.places, subject.seed)
-        write_look_alikes(folder / "look-alikes", subject.character, subject.seed)
-        return Recipe.model_validate(demo | {"folder": folder})
+        return kind_recipe(subject, kind, folder, adapter="calibration")
 
     def package(self, subject: Subject, kind: Kind, others: Sequence[Subject]) -> Package:
         """Return the adapter, trained or made from a good one."""
