@@ -81,7 +81,7 @@ EVERY_RUN = pytest.mark.parametrize(("where", "line"), runs())
 
 
 def test_there_is_one_for_each_part_of_the_way() -> None:
-    names = "adapter ci drift images promote release retire rollback train validate"
+    names = "adapter ci drift images live promote release retire rollback train validate"
     assert " ".join(path.stem for path in FILES) == names
 
 

@@ -140,6 +140,7 @@ def test_a_promotion_may_do_all_that_helm_does_in_its_own_namespace(
             [("create", "configmaps", "production"), ("delete", "secrets", "production")],
         ),
         ("training", [("get", "secrets", "training"), ("get", "configmaps", "production")]),
+        ("production-live", [("create", "pods", "production"), ("get", "secrets", "staging")]),
         ("another", [("list", "configmaps", "production")]),
     ],
 )
