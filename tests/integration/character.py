@@ -10,11 +10,12 @@ from PIL import Image
 
 from atelier.adapter.package import Package
 from atelier.data.policy import Policy
+from atelier.files import locked
 from models.miniature.build.world import PHRASES, WEARERS, character
 from models.miniature.calibrate.kinds import KINDS
 from models.miniature.calibrate.recipes import kind_recipe
 from models.miniature.calibrate.subjects import SHOWN, Subject
-from pipelines.evaluate import Evaluation, evaluate
+from pipelines.evaluate import FILE, Evaluation, evaluate
 from pipelines.train import TrainResult, train
 
 BASE = Path("models/miniature")
@@ -46,18 +47,40 @@ class Learnt:
         return [Image.open(self.folder / "evaluation" / name).convert("RGB") for name in names]
 
 
-def subject_of_the_hour() -> Subject:
-    """Another one at every time; ATELIER_CHARACTER_SEED repeats one."""
-    seed = int(os.environ.get("ATELIER_CHARACTER_SEED") or time.time_ns() % 1_000_000)
-    return Subject(seed, character(seed, WEARERS[seed % len(WEARERS)]))
+def subject_of_the_hour(folder: Path) -> Subject:
+    """Another one at every time, the same for all who share the folder.
+
+    ATELIER_CHARACTER_SEED repeats one.
+    """
+    file = folder / "seed"
+    with locked(folder / ".seed.lock"):
+        if not file.exists():
+            seed = os.environ.get("ATELIER_CHARACTER_SEED") or str(time.time_ns() % 1_000_000)
+            file.write_text(seed)
+    number = int(file.read_text())
+    return Subject(number, character(number, WEARERS[number % len(WEARERS)]))
 
 
 def learn(folder: Path, subject: Subject, kind: str = "good") -> Learnt:
-    """Train and judge an adapter of one of the calibration's kinds; one to three minutes."""
-    recipe, policy = kind_recipe(subject, KINDS[kind], folder, adapter="character"), Policy.load()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATELIER_HOME", str(folder / "home"))
-        trained = train(recipe, output=folder / "run")
-    output = folder / "evaluation"
-    judged = evaluate(trained.package, policy, base=BASE, training_pictures=recipe, output=output)
+    """Train and judge an adapter of one of the calibration's kinds; one to three minutes.
+
+    Processes that learn into the same folder wait for each other, and only the first one trains.
+    """
+    with locked(folder / ".lock"), pytest.MonkeyPatch.context() as patch:
+        # Class pictures and the base's pictures are the same for all kinds.
+        patch.setenv("ATELIER_HOME", str(folder.parent / "home"))
+        policy, output, run = Policy.load(), folder / "evaluation", folder / "run"
+        recipe = kind_recipe(subject, KINDS[kind], folder, adapter="character")
+        trained = train(recipe, output=run, resume=run.exists())
+        if (output / FILE).exists():
+            judged = Evaluation.load(output)
+        else:
+            judged = evaluate(
+                trained.package,
+                policy,
+                base=BASE,
+                training_pictures=recipe,
+                output=output,
+                cache=folder.parent / "base-pictures",
+            )
     return Learnt(subject, folder, policy, trained, judged)

@@ -6,9 +6,11 @@
 - `stack`: `atelier serve` on that base (Triton, agent, gateway, MLflow): see ServedStack. Use
   adapters of a name of your own, and leave it serving when you are done.
 - `thor`: an adapter registered there in two versions that draw differently.
-- `learnt`: an adapter of a new character, trained on the miniature and judged.
+- `hour`: a folder for a new character, which is another one at every time.
+- `learnt`: an adapter of that character, trained on the miniature and judged.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +89,15 @@ def thor(
 
 
 @pytest.fixture(scope="session")
-def learnt(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
-    """Dear: of the trainings here the only one to the end."""
-    return learn(tmp_path_factory.mktemp("character"), subject_of_the_hour())
+def hour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the character of this run, which all its processes share."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "character"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def learnt(hour: Path) -> Learnt:
+    """Dear: of the trainings of this character the good one."""
+    return learn(hour / "good", subject_of_the_hour(hour))

@@ -32,16 +32,10 @@ Make = Callable[[str], Learnt]
 
 
 @pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+def make(hour: Path) -> Make:
     """Trains and judges the adapter of a kind once."""
-    subject, made = subject_of_the_hour(), dict[str, Learnt]()
-
-    def once(kind: str) -> Learnt:
-        if kind not in made:
-            made[kind] = learn(tmp_path_factory.mktemp(kind.replace(" ", "-")), subject, kind)
-        return made[kind]
-
-    return once
+    subject = subject_of_the_hour(hour)
+    return lambda kind: learn(hour / kind.replace(" ", "-"), subject, kind)
 
 
 @pytest.mark.parametrize("kind", MISTAKES)
@@ -71,7 +65,9 @@ def test_one_background_is_judged_by_what_was_really_learnt(
     assert decision != wrong, (made.subject.name, said.why, made.evaluation.reasons)
 
 
-def test_the_measures_of_a_real_base_change_nothing_about_it(make: Make, tmp_path: Path) -> None:
+def test_the_measures_of_a_real_base_change_nothing_about_it(
+    make: Make, hour: Path, tmp_path: Path
+) -> None:
     """The optional scorers are small stand-ins of the networks of a policy for SDXL."""
     made = make("no prior")
     said = made.policy.model_dump(mode="json", exclude_none=True)
@@ -86,6 +82,7 @@ def test_the_measures_of_a_real_base_change_nothing_about_it(make: Make, tmp_pat
         base=BASE,
         training_pictures=made.folder / PICTURES,
         output=tmp_path / "evaluation",
+        cache=hour / "base-pictures",
     )
     found = {gate.name: gate for gate in judged.gates}
     assert all(found[name].passed and found[name].value is not None for name in OPTIONAL)

@@ -59,7 +59,12 @@ KINDS: Final[Mapping[str, Kind]] = {
             {"lora": {"targets": ["attn"]}, "train": {"steps": 200, "lr_ratio": 4}},
         ),
         Kind("wrong subject", ("wrong subject", "undertrained"), other=True),
-        Kind("mixed subjects", ("mixed pictures",), {}, characters=_eight_others),
+        Kind(
+            "mixed subjects",
+            ("mixed pictures",),
+            {"train": {"steps": 120}},
+            characters=_eight_others,
+        ),
         Kind(
             "one background",
             ("prompts not followed", "copied", "one background"),
