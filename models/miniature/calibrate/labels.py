@@ -5,7 +5,7 @@ place that each prompt names.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final, Literal
 
@@ -55,35 +55,39 @@ class Rates:
 
 
 def rates(evaluation: Evaluation, folder: Path, character: Character, oracle: Oracle) -> Rates:
-    """Read all pictures of an evaluation in `folder`."""
+    """Return the rates over all pictures of an evaluation in `folder`."""
+    found = picture_rates(evaluation, folder, character, oracle)
+    names = [field.name for field in fields(Rates)]
+    return Rates(
+        **{name: _mean([values[name] for _, values in found if name in values]) for name in names}
+    )
+
+
+def picture_rates(
+    evaluation: Evaluation, folder: Path, character: Character, oracle: Oracle
+) -> list[tuple[Measured, dict[str, float]]]:
+    """Return each picture with its share of every rate that applies to its role."""
     pictures = evaluation.measures.pictures
-    on = dict(zip(pictures, _read(folder, [p.picture for p in pictures], oracle), strict=True))
-    of_role = {
-        role: [picture for picture in pictures if picture.role == role]
-        for role in ("subject", "class", "unrelated")
-    }
     own = {
         name: value for name, value in shown(character).items() if value != NONE and name != "kind"
     }
-    subject = of_role["subject"]
-    bases = _read(folder, [p.base_picture for p in of_role["unrelated"]], oracle)
-    return Rates(
-        subject=_mean([_share(on[p], own) for p in subject]),
-        kind=_mean([on[p]["kind"] == character.kind for p in subject]),
-        place=_mean([on[p]["place"] == _place(p) for p in subject]),
-        class_kept=_mean(
-            [
-                on[p]["kind"] == character.kind and _share(on[p], own) < SHOWS_SUBJECT
-                for p in of_role["class"]
-            ]
-        ),
-        unrelated_kept=_mean(
-            [
-                _share(on[p], {name: base[name] for name in ("kind", "colour", "place")})
-                for p, base in zip(of_role["unrelated"], bases, strict=True)
-            ]
-        ),
-    )
+    on = _read(folder, [picture.picture for picture in pictures], oracle)
+    unrelated = [picture for picture in pictures if picture.role == "unrelated"]
+    off = iter(_read(folder, [picture.base_picture for picture in unrelated], oracle))
+    found = []
+    for picture, seen in zip(pictures, on, strict=True):
+        is_kind = seen["kind"] == character.kind
+        if picture.role == "subject":
+            place = float(seen["place"] == _place(picture))
+            values = {"subject": _share(seen, own), "kind": float(is_kind), "place": place}
+        elif picture.role == "class":
+            values = {"class_kept": float(is_kind and _share(seen, own) < SHOWS_SUBJECT)}
+        else:
+            base = next(off)
+            expected = {name: base[name] for name in ("kind", "colour", "place")}
+            values = {"unrelated_kept": _share(seen, expected)}
+        found.append((picture, values))
+    return found
 
 
 def label(found: Rates, subject: Subject, kind: Kind) -> Label:
