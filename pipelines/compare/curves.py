@@ -7,6 +7,8 @@ from typing import Final
 
 import numpy as np
 
+from pipelines.train.curves import moving_mean
+
 from .runs import JUDGED, LOSS, RunRecord, Series
 
 WIDTH, HEIGHT = 400, 220  # user units; small, so that the labels stay legible on a phone
@@ -58,8 +60,8 @@ def smoothed(series: Series) -> Series:
     Each value is the mean of a window that ends at its step.
     """
     width = max(1, len(series.values) // SHARE)
-    means = np.convolve(series.values, np.ones(width) / width, mode="valid")
-    return Series(series.steps[width - 1 :], tuple(float(mean) for mean in means))
+    means = moving_mean(series.values, width)
+    return Series(series.steps[width - 1 :], tuple(means))
 
 
 def _loss(runs: Sequence[RunRecord]) -> Chart:

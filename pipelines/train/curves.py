@@ -53,8 +53,9 @@ def plot(curves: Sequence[Curve], file: Path) -> None:
     axes.set_facecolor("#fcfbf8")
     for curve, colour in zip(curves, COLOURS, strict=False):
         axes.plot(curve.steps, curve.losses, color=colour, alpha=0.18, linewidth=0.8)
-        smooth, first = _smoothed(curve.losses), len(curve.losses) - len(_smoothed(curve.losses))
-        axes.plot(curve.steps[first:], smooth, color=colour, linewidth=1.8, label=curve.name)
+        smooth = moving_mean(curve.losses, WINDOW)
+        steps = curve.steps[len(curve.steps) - len(smooth) :]
+        axes.plot(steps, smooth, color=colour, linewidth=1.8, label=curve.name)
     axes.set_xlabel("step")
     axes.set_ylabel(f"loss, mean of {WINDOW} steps")
     axes.spines[["top", "right"]].set_visible(False)
@@ -64,6 +65,7 @@ def plot(curves: Sequence[Curve], file: Path) -> None:
     figure.savefig(file)
 
 
-def _smoothed(losses: Sequence[float]) -> list[float]:
-    width = min(WINDOW, max(1, len(losses)))
-    return [float(x) for x in np.convolve(losses, np.ones(width) / width, mode="valid")]
+def moving_mean(values: Sequence[float], window: int) -> list[float]:
+    """Return the means of `window` consecutive values, at most of all; one per complete window."""
+    width = min(window, max(1, len(values)))
+    return [float(mean) for mean in np.convolve(values, np.ones(width) / width, mode="valid")]
