@@ -31,6 +31,10 @@ class Diverged(AtelierError):  # noqa: N818
     """The latents are not finite, usually because they overflowed their dtype."""
 
 
+class OutOfMemory(Unavailable):
+    """The device has too little free memory for a single image."""
+
+
 @dataclass(frozen=True)
 class ImageResult:
     """The images of one request, and the data to regenerate them."""

@@ -23,6 +23,7 @@ class EngineStats:
     images: int = 0
     calls: int = 0  # UNet calls
     rows: int = 0  # rows of the UNet calls, without padding
+    out_of_memory: int = 0  # network calls that ran out of memory
     swaps: int = 0  # adapters written into a slot
     queued: int = 0  # requests in the queue
     running: int = 0  # images in progress
@@ -103,6 +104,9 @@ def metrics(stats: EngineStats) -> tuple[MetricFamily, ...]:
         _counter("images_total", "Images generated.", stats.images),
         _counter("unet_calls_total", "UNet calls.", stats.calls),
         _counter("unet_rows_total", "Rows of the UNet calls, without padding.", stats.rows),
+        _counter(
+            "out_of_memory_total", "Network calls that ran out of memory.", stats.out_of_memory
+        ),
         _counter("adapter_swaps_total", "Adapters written into a slot.", stats.swaps),
         _gauge("requests_waiting", "Requests in the queue.", stats.queued),
         _gauge("images_running", "Images in progress.", stats.running),

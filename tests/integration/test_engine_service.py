@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_one_row_that_fails_takes_no_other_with_it(
 
     def brittle(latents: torch.Tensor, *rest: object) -> torch.Tensor:
         if latents.shape[0] > 1 or 7 in rest[4]:  # type: ignore[operator]
-            raise RuntimeError("out of memory")
+            raise RuntimeError("illegal instruction")
         return denoise(latents, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine._backend, "denoise", brittle)
@@ -172,8 +173,64 @@ def test_one_row_that_fails_takes_no_other_with_it(
     engine._requests.running[1].images[0].slot = 7
     finish(engine)
     assert apart(good.result(), wanted) <= 2
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(RuntimeError, match="illegal instruction"):
         bad.result()
+
+
+def test_a_call_without_memory_is_repeated_smaller_and_remembered(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tensors of the failed call are freed first; the size that failed is not tried again."""
+    wanted = engine.generate(QUICK)
+    denoise, calls = engine._backend.denoise, list[int]()
+    failed = WeakSet[torch.Tensor]()
+
+    def small(latents: torch.Tensor, *rest: object) -> torch.Tensor:
+        calls.append(len(latents))
+        assert not failed, "a tensor of the failed call is alive"
+        if len(latents) > 1:
+            scratch = torch.zeros(8)
+            failed.add(scratch)
+            raise torch.OutOfMemoryError("out of memory")
+        return denoise(latents, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine._backend, "denoise", small)
+    pair = engine.submit(QUICK), engine.submit(replace(QUICK, seed=1))
+    finish(engine)
+    assert apart(pair[0].result(), wanted) <= 2 and pair[1].result().images.shape[0] == 1
+    assert calls == [2, 1, 1, 1, 1]
+    assert engine.stats().out_of_memory == 1
+
+
+def test_one_image_without_memory_is_told_with_its_size(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> torch.Tensor:
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
+        )
+
+    monkeypatch.setattr(engine._backend, "denoise", full)
+    with pytest.raises(Unavailable, match="too little free memory for one image of 64x64 pixels"):
+        engine.generate(QUICK)
+
+
+def test_a_vae_that_overflows_gives_an_error_and_no_black_picture(
+    engine: Engine, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = base.vae.decode
+
+    def overflowing(latents: torch.Tensor, **how: object) -> tuple[torch.Tensor, ...]:
+        (pixels,) = decode(latents, **how)
+        pixels[0, :, 0] = torch.nan
+        return (pixels, *())
+
+    good, bad = engine.submit(QUICK), engine.submit(replace(QUICK, seed=1))
+    monkeypatch.setattr(base.vae, "decode", overflowing)
+    finish(engine)
+    for one in (good, bad):
+        with pytest.raises(Diverged, match="vae: the pixels are not finite in float32"):
+            one.result()
 
 
 def test_numbers_out_of_range_are_an_error_and_no_black_picture(
