@@ -14,13 +14,12 @@ from typing import Final
 from atelier.adapter import tensor_names
 from atelier.adapter.low_rank import LoraWeights
 from atelier.adapter.package import ADAPTER, Package, write_package
-from atelier.adapter.safetensors_file import Limits, read_header
+from atelier.adapter.safetensors_header import BASE_LIMITS, read_header
 from atelier.adapter.single_file import read_single, tensors_of, write_kohya
 from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, BadInput
 
 FORMATS: Final = ("peft", "kohya")
-_BASE_LIMITS: Final = Limits(header_bytes=64 * 2**20, file_bytes=64 * 2**30)
 
 Shape = tuple[int, ...]
 
@@ -82,7 +81,7 @@ def projection_shapes(base_files: Iterable[Path]) -> dict[str, Shape]:
         component = file.parent.name
         if file.suffix != ".safetensors" or component not in tensor_names.COMPONENTS:
             continue
-        for tensor, entry in read_header(file, _BASE_LIMITS).tensors.items():
+        for tensor, entry in read_header(file, BASE_LIMITS).tensors.items():
             module, dot, ending = tensor.rpartition(".")
             if not dot or ending != "weight" or len(entry.shape) != 2:
                 continue

@@ -1,6 +1,7 @@
 """Low-rank pairs, assembled from the tensors of a file, each with its scale."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -156,7 +157,7 @@ def _config(metadata: Mapping[str, str], place: str) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterRejected(
             f"{place}: {METADATA_KEY} in the header is not JSON; {_FIX}"
         ) from error
@@ -186,19 +187,31 @@ def _alpha(
     if f"{component}.lora_alpha" in config:
         pattern = config.get(f"{component}.alpha_pattern") or {}
         value = _lookup(pattern, inner, config[f"{component}.lora_alpha"])
-        if type(value) not in (int, float) or not np.isfinite(value):
+        number = _finite(value)
+        if number is None:
             raise AdapterRejected(
-                f"{place}: {METADATA_KEY}: alpha {value!r} of {module} is invalid; {_FIX}"
+                f"{place}: {METADATA_KEY}: alpha {value!r:.40} of {module} is invalid; {_FIX}"
             )
         # Rank-stabilised LoRA divides by the root of the rank.
         stabilised = bool(config.get(f"{component}.use_rslora"))
-        alphas.append(float(value) * (float(np.sqrt(rank)) if stabilised else 1.0))
+        alphas.append(number * (float(np.sqrt(rank)) if stabilised else 1.0))
     if len(alphas) == 2 and not np.isclose(alphas[0], alphas[1]):
         raise AdapterRejected(
             f"{place}: {module} has alpha {alphas[0]:g} in its key, but {alphas[1]:g} in the "
             f"header; {_FIX}"
         )
     return alphas[-1] if alphas else float(rank)
+
+
+def _finite(value: Any) -> float | None:
+    """Return a number of a JSON text as a float; None for another type, NaN and infinity."""
+    if type(value) not in (int, float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond floats
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _lookup(pattern: Any, inner: str, default: Any) -> Any:

@@ -5,7 +5,7 @@ Feature rows have unit length, so the dot product of two rows is their cosine si
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,12 +16,9 @@ from .copying import copying
 from .evaluation import Measured, Measures, Reference, References
 from .optional_measures import OptionalMeasures
 from .prompt_set import ROLES, PromptCase
+from .retrieval import Crowd, is_other_subject, retrieved, taken_for
 from .scorers.protocols import OptionalScorers
 from .sharpness import sharpness
-
-# Another adapter's pictures show the same subject if their mean similarity to the references is at
-# least this fraction of the references' similarity to each other.
-SAME_SUBJECT: Final = 0.9
 
 
 class Scorer(Protocol):
@@ -101,10 +98,12 @@ def measure(
     }
     references = _features(scorer, reference_set.references)
     pictures: list[Measured] = []
-    others = [one for one in reference_set.look_alikes if _is_other(one, references.dino, scorer)]
+    others = _look_alikes(reference_set, references.dino, scorer)
     if subject := by_role.get("subject"):
-        crowd = _crowd([by_role[role] for role in ("class", "subject") if role in by_role])
-        crowd += [(one.name, scorer.dino(one.pictures)) for one in others]
+        # The base's pictures of the class, and its pictures for the subject's prompts, which show a
+        # member of the class too, because the base does not know the trigger.
+        bases = [by_role[role].off for role in ("class", "subject") if role in by_role]
+        crowd: Crowd = [(None, np.concatenate(bases)), *others]
         pictures += _subjects(subject, reference_set, scorer, references, crowd, more)
     if of_class := by_role.get("class"):
         pictures += _class(of_class, references)
@@ -116,7 +115,7 @@ def measure(
             digest=reference_set.digest,
             pictures=_references(reference_set, references, more),
             held_back=reference_set.held_back,
-            look_alikes=tuple(one.name for one in others),
+            look_alikes=tuple(name for name, _ in others if name is not None),
             likeness=_likeness(references)
             | {name: _rounded(value) for name, value in more.likeness.items()},
         ),
@@ -155,29 +154,14 @@ def _features(scorer: Scorer, images: Sequence[Image.Image]) -> _Features:
     return _Features(scorer.dino(images), scorer.clip_images(images))
 
 
-# The rows of look-alikes, [pictures, features], each with its name; None for the base.
-_Crowd = list[tuple[str | None, np.ndarray]]
-
-
-def _crowd(compared: Sequence[_Compared]) -> _Crowd:
-    """Return the base's pictures of the class, and its pictures for the subject's prompts.
-
-    The latter show a member of the class too, because the base does not know the trigger.
-    """
-    return [(None, np.concatenate([of_role.off for of_role in compared]))]
-
-
-def _is_other(look_alikes: LookAlikes, references: np.ndarray, scorer: Scorer) -> bool:
-    """Return whether the look-alikes show another subject than the references.
-
-    Those of another adapter show the same subject if they resemble the references nearly as much as
-    these resemble each other.
-    """
-    if look_alikes.declared or len(references) < 2:
-        return True
-    similar = float((scorer.dino(look_alikes.pictures) @ references.T).mean())
-    own = (references @ references.T)[np.triu_indices(len(references), 1)].mean()
-    return similar < SAME_SUBJECT * float(own)
+def _look_alikes(reference_set: ReferenceSet, references: np.ndarray, scorer: Scorer) -> Crowd:
+    """Return the look-alikes, without those of another adapter that show the same subject."""
+    found: Crowd = []
+    for one in reference_set.look_alikes:
+        rows = scorer.dino(one.pictures)
+        if one.declared or is_other_subject(rows, references):
+            found.append((one.name, rows))
+    return found
 
 
 def _references(
@@ -220,7 +204,7 @@ def _subjects(
     reference_set: ReferenceSet,
     scorer: Scorer,
     references: _Features,
-    crowd: _Crowd,
+    crowd: Crowd,
     more: OptionalMeasures,
 ) -> list[Measured]:
     pairs = compared.pairs
@@ -236,14 +220,14 @@ def _subjects(
     more_on, more_off = more.of_adapter(adapters), more.of_base(bases)
     marks = stamped(reference_set.training, adapters)
     beside = _together(pairs, scorer, references)
-    taken_for = _taken_for(compared.on, references.dino, crowd)
+    nearest_others = taken_for(compared.on, references.dino, crowd)
     measured = []
     for i, pair in enumerate(pairs):
         own = {"copying": copies[i].max(), "effect": effect(pair), "sharpness": sharp[i]}
         own["stamp"] = marks[i]
         nearest = reference_set.training_names[int(copies[i].argmax())]
         found = _measured(pair, on[i] | own | beside[i] | more_on[i], off[i] | more_off[i])
-        seen = {"nearest": nearest, "look_alike": taken_for[i]}
+        seen = {"nearest": nearest, "look_alike": nearest_others[i]}
         measured.append(found.model_copy(update=seen))
     return measured
 
@@ -251,7 +235,7 @@ def _subjects(
 def _subject_values(
     features: _Features,
     prompts: Sequence[int],
-    against: tuple[_Features, np.ndarray, _Crowd],
+    against: tuple[_Features, np.ndarray, Crowd],
 ) -> list[dict[str, float]]:
     """Return the measures that exist for pictures of the adapter and for pictures of the base.
 
@@ -263,9 +247,7 @@ def _subject_values(
     columns = {
         "subject": (features.dino @ references.dino.T).mean(axis=1),
         "image": (features.clip @ references.clip.T).mean(axis=1),
-        "retrieval": _retrieved(
-            features.dino, references.dino, np.concatenate([rows for _, rows in crowd])
-        ),
+        "retrieval": retrieved(features.dino, references.dino, crowd),
         "text": (features.clip * texts).sum(axis=1),
     }
     values = [
@@ -276,15 +258,6 @@ def _subject_values(
     return values
 
 
-def _retrieved(features: np.ndarray, references: np.ndarray, look_alikes: np.ndarray) -> np.ndarray:
-    """Return 1 for each picture whose most similar picture is a reference, otherwise 0.
-
-    A picture of the base is one of the look-alikes itself, so its value is 0.
-    """
-    own = (features @ references.T).max(axis=1)
-    return (own > (features @ look_alikes.T).max(axis=1)).astype(float)
-
-
 def _together(
     pairs: Sequence[Pair], scorer: Scorer, references: _Features
 ) -> list[dict[str, float]]:
@@ -292,13 +265,6 @@ def _together(
     images = [pair.together for pair in pairs if pair.together is not None]
     similar = iter((scorer.dino(images) @ references.dino.T).mean(axis=1) if images else ())
     return [{} if pair.together is None else {"together": next(similar)} for pair in pairs]
-
-
-def _taken_for(features: np.ndarray, references: np.ndarray, crowd: _Crowd) -> list[str | None]:
-    """Return the named look-alikes that each picture is most similar to, None for any other."""
-    rows = [(None, references), *crowd]
-    nearest = np.stack([(features @ of_one.T).max(axis=1) for _, of_one in rows]).argmax(axis=0)
-    return [rows[index][0] for index in nearest]
 
 
 def diversity(features: np.ndarray, prompts: Sequence[int]) -> dict[int, float]:
@@ -323,7 +289,7 @@ def effect(pair: Pair) -> float:
 
 
 def _class(compared: _Compared, references: _Features) -> list[Measured]:
-    leak = _retrieved(compared.on, references.dino, compared.off)
+    leak = retrieved(compared.on, references.dino, [(None, compared.off)])
     return [
         _measured(pair, {"class_drift": drift, "leak": shows})
         for pair, drift, shows in zip(compared.pairs, compared.distance, leak, strict=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from atelier.adapter.package import ADAPTER, Package
-from atelier.adapter.safetensors_file import read_header
+from atelier.adapter.safetensors_header import read_header
 from atelier.errors import BadInput, Interrupted
 from pipelines.dataset import open_folder
 from pipelines.train import TrainResult, train

@@ -8,7 +8,8 @@ import pytest
 
 from atelier.adapter.conversion import export_lora, import_lora, projection_shapes
 from atelier.adapter.package import Package
-from atelier.adapter.safetensors_file import read_header, read_tensors, write_tensors
+from atelier.adapter.safetensors_file import read_tensors, write_tensors
+from atelier.adapter.safetensors_header import read_header
 from atelier.data.manifest import BaseRef
 from atelier.errors import AdapterRejected, BadInput
 from atelier.stores.base_files import base_digest, base_files

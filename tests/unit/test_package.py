@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from atelier.adapter.low_rank import METADATA_KEY, pair_up
 from atelier.adapter.package import ADAPTER, EMBEDDINGS, MANIFEST, Package, write_package
-from atelier.adapter.safetensors_file import TensorFile, read_header, read_tensors, write_tensors
+from atelier.adapter.safetensors_file import TensorFile, read_tensors, write_tensors
+from atelier.adapter.safetensors_header import read_header
 from atelier.adapter.single_file import read_single, tensors_of, write_kohya
 from atelier.data.manifest import BaseRef, Manifest
 from atelier.errors import AdapterRejected
@@ -430,6 +431,9 @@ def test_scales_of_files_from_elsewhere() -> None:
         (header(lora_bias=True), "LoRA with biases"),
         (header(lora_alpha="8"), "alpha '8' of unet"),
         (header(lora_alpha=True), "alpha True of unet"),
+        (header(lora_alpha=10**400), "alpha 1000"),
+        (header(lora_alpha=float("inf")), "alpha inf of unet"),
+        ({METADATA_KEY: "[" * 100_000}, "is not JSON"),
         ({METADATA_KEY: "{"}, "is not JSON"),
         ({METADATA_KEY: "[]"}, "is not a JSON object"),
     ],

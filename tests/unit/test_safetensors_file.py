@@ -1,6 +1,7 @@
 """safetensors from strangers: what is whole comes back exactly, all else is refused by name."""
 
 import json
+import os
 import pickle
 import struct
 import zipfile
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from atelier.adapter.safetensors_file import Limits, read_header, read_tensors, write_tensors
+from atelier.adapter.safetensors_file import TensorFile, read_tensors, write_tensors
+from atelier.adapter.safetensors_header import BASE_LIMITS, Limits, read_header
 from atelier.errors import AdapterRejected
 
 
@@ -141,7 +143,13 @@ def test_limits(tmp_path: Path) -> None:
         ({"a": entry("F32", [True], 0, 4)}, "no valid shape"),
         ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}, "no valid shape"),
         ({"a": entry("F32", [2], 0, 4)}, "size of a does not match its shape"),
-        ({"a": entry("F32", [2**62, 2**62], 0, 4)}, "size of a does not match its shape"),
+        ({"a": entry("F32", [2**40, 3], 0, 4)}, "size of a does not match its shape"),
+        ({"a": entry("F32", [2**62, 2**62], 0, 4)}, "no valid shape"),
+        ({"a": entry("F32", [0, 2**62, 2**62], 0, 0)}, "no valid shape"),
+        ({"a": entry("F32", [1] * 100_000, 0, 4)}, "no valid shape"),
+        ({"a": entry("F32", [10**4000], 0, 4)}, "no valid shape"),
+        ({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, "has the type ['F32']"),
+        ({"a": {"dtype": {}, "shape": [1], "data_offsets": [0, 4]}}, "has the type {}"),
         ({"a": entry("F32", [1], 4, 8)}, "leaves a gap or overlaps"),
         ({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 0, 4)}, "leaves a gap or overlaps"),
         ({"__metadata__": {"a": 1}}, "the metadata in the header is not text"),
@@ -156,6 +164,31 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     twice = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
     twice += b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     assert "names a twice" in refused(tmp_path, raw(twice, b"\0" * 4))
+
+
+def test_many_names_given_twice_are_found_without_comparing_all_pairs(tmp_path: Path) -> None:
+    """Quadratic time would be minutes for these."""
+    one = '"{}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'
+    names = [one.format(number) for number in range(60_000)]
+    twice = "{" + ",".join([*names, *names]) + "}"
+    assert "names 0, 1, 10" in refused(tmp_path, raw(twice.encode(), b""))
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_header, TensorFile):
+        with pytest.raises(AdapterRejected, match="pipe: is not a regular file"):
+            read(tmp_path / "pipe")
+
+
+def test_the_files_of_a_base_may_have_integers(tmp_path: Path) -> None:
+    """Older transformers saved `position_ids`."""
+    data = raw({"a.position_ids": entry("I64", [1, 77], 0, 616)}, b"\0" * 616)
+    (tmp_path / "model.safetensors").write_bytes(data)
+    header = read_header(tmp_path / "model.safetensors", BASE_LIMITS)
+    assert header.tensors["a.position_ids"].shape == (1, 77)
+    with pytest.raises(AdapterRejected, match="type I64"):
+        read_header(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
