@@ -3,11 +3,12 @@
 import errno
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from atelier.addresses import redact
 from atelier.errors import AtelierError, ExitCode
 from atelier.logs import redact_tracebacks, traceback_of
+from atelier.printable import printable
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class Failure:
 
 def failure_of(error: BaseException) -> Failure:
     """Translate an exception. An unexpected exception is a bug and gives the exit code INTERNAL."""
+    failure = _failure_of(error)
+    return replace(failure, message=printable(failure.message))
+
+
+def _failure_of(error: BaseException) -> Failure:
     kind = type(error).__name__
     if isinstance(error, AtelierError):
         return Failure(kind, str(error), error.exit_code)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperGroup
 
+from atelier.printable import printable
 from atelier.settings import refuse_unknown
 from commands.errors import report
 
@@ -141,7 +142,7 @@ def _perform(work: Callable[[], Answer], as_json: bool, debug: bool) -> int:
         raise
     except (Exception, KeyboardInterrupt) as error:
         return report(error, as_json=as_json, debug=debug)
-    text = json.dumps(dict(answer.data), default=str) if as_json else answer.text
+    text = json.dumps(dict(answer.data), default=str) if as_json else printable(answer.text)
     if text:
         print(text, file=stdout, flush=True)
     return answer.exit_code

@@ -44,3 +44,10 @@ def test_an_exit_that_a_signal_handler_asks_for_stays_one() -> None:
     with pytest.raises(SystemExit) as ended:
         raises(SystemExit(ExitCode.STOPPED))
     assert ended.value.code == 143
+
+
+def test_what_a_file_says_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    raises(Refused("a.safetensors: \x1b[2Jto_q\x07 is\x9b unknown\u202e; \ud800 see é 猫\tok"))
+    assert capsys.readouterr().err == (
+        "atelier: a.safetensors: \\x1b[2Jto_q\\x07 is\\x9b unknown\\u202e; \\ud800 see é 猫\tok\n"
+    )
