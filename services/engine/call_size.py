@@ -10,14 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import torch
-
 from services.engine.scheduling import Shape
 
 RECOVERY: Final = 256  # calls at the limit before a larger one is tried again
-
-# Backends other than torch raise plain errors with one of these texts.
-_TEXTS: Final = ("out of memory", "can't allocate memory", "failed to allocate memory")
 
 
 @dataclass
@@ -49,17 +44,3 @@ class CallSize:
         limit.worked += 1
         if limit.worked >= RECOVERY:
             self._limits[shape] = _Limit(2 * limit.images)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error of a backend means that the device has too little free memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(one in text for one in _TEXTS)
-
-
-def release_memory(device: torch.device) -> None:
-    """Return the memory that torch has cached to the device, for other allocators and shapes."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from services.engine.request_queue import RequestQueue
+from services.engine.result import DeviceLost
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,10 @@ class StepDriver:
             try:
                 if not self._step():
                     self._awake.wait(IDLE if self._requests.waiting else LONG_IDLE)
+            except DeviceLost as error:
+                log.critical("engine: %s", error)
+                self._requests.close()
+                self._requests.fail_all(error)
             except (
                 Exception
             ) as error:  # a bug of the engine: fail the running requests and continue

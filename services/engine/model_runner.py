@@ -2,7 +2,7 @@
 
 If a call runs out of memory, it is repeated with fewer images, and later calls remember the number
 (`call_size.py`). If it fails for another reason, it is repeated for each image, so that only the
-request that causes the error fails.
+request that causes the error fails. If the device is lost, the step fails and the engine ends.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from torch import Tensor
 from services.engine.assembly import predict
 from services.engine.backends.protocol import Backend
 from services.engine.bank import Bank
-from services.engine.call_size import CallSize, is_out_of_memory, release_memory
+from services.engine.call_size import CallSize
+from services.engine.device_errors import is_device_lost, is_out_of_memory, release_memory
 from services.engine.in_flight import DenoisingJob, InFlightRequest
-from services.engine.result import OutOfMemory
+from services.engine.result import DeviceLost, OutOfMemory
 from services.engine.stats import EngineStats
 from services.engine.vae import decode
 
@@ -68,6 +69,11 @@ class ModelRunner:
             error = _error_of(partial(call, group))
             if error is None:
                 size.worked(group[0].shape, count)
+            elif is_device_lost(error):
+                raise DeviceLost(
+                    f"device: {str(error).splitlines()[0]}; the engine ends, because the device "
+                    "fails every later call; send the request to another replica"
+                ) from error
             elif is_out_of_memory(error):
                 rest = self._after_out_of_memory(group, size, error) + rest
             elif count == 1:

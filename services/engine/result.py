@@ -35,6 +35,10 @@ class OutOfMemory(Unavailable):
     """The device has too little free memory for a single image."""
 
 
+class DeviceLost(Unavailable):
+    """The device cannot compute any more; the process must start again."""
+
+
 @dataclass(frozen=True)
 class ImageResult:
     """The images of one request, and the data to regenerate them."""

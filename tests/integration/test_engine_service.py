@@ -202,6 +202,30 @@ def test_a_call_without_memory_is_repeated_smaller_and_remembered(
     assert engine.stats().out_of_memory == 1
 
 
+def test_an_engine_whose_device_is_lost_ends_and_says_so(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every later call would fail, too; the process that holds the engine starts again."""
+    engine = Engine(base, EngineSettings(queue=3))
+
+    def lost(*_: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nlong advice")
+
+    monkeypatch.setattr(engine._backend, "denoise", lost)
+    waiting = [engine.submit(replace(QUICK, seed=seed)) for seed in range(3)]
+    engine.start()
+    for future in waiting:
+        with pytest.raises(
+            Unavailable, match=r"device: CUDA error: an illegal memory access [a-z ]*;"
+        ):
+            future.result(30)
+    engine._driver.finish()
+    assert not engine.alive()
+    with pytest.raises(Unavailable, match="another replica"):
+        engine.submit(QUICK)
+    engine.close()
+
+
 def test_one_image_without_memory_is_told_with_its_size(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

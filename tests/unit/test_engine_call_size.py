@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from services.engine.call_size import RECOVERY, CallSize, is_out_of_memory
+from services.engine.call_size import RECOVERY, CallSize
+from services.engine.device_errors import is_device_lost, is_out_of_memory
 
 SHAPE = (8, 8)
 
@@ -46,3 +47,18 @@ def test_backends_say_in_their_own_words_that_memory_is_short(
     error: Exception, expected: bool
 ) -> None:
     assert is_out_of_memory(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (torch.AcceleratorError("an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA failure 700: an illegal memory access was encountered"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (RuntimeError("shapes do not match"), False),
+    ],
+)
+def test_a_lost_device_is_told_from_a_full_one(error: Exception, expected: bool) -> None:
+    assert is_device_lost(error) == expected
