@@ -29,6 +29,7 @@ from pipelines.evaluate import (
 )
 from pipelines.evaluate.companions import companion_packages
 from pipelines.evaluate.renderer import Progress
+from pipelines.evaluate.scorers.files import find_scorers
 from pipelines.train.progress import watcher
 from pipelines.train.run_folder import RunFolder
 
@@ -86,9 +87,13 @@ def run(
 
 
 def check(recipe: Recipe, policy: Policy) -> None:
-    """Raise BadInput for gates, pictures or captions that training could not use."""
+    """Raise BadInput for gates, pictures, captions or scorers that could not be used.
+
+    The scorers are fetched. Raises Unavailable if MLflow or the hub cannot be reached.
+    """
     policy.tightened(recipe.gates)  # raises PolicyError if the recipe loosens the policy
     check_pictures(recipe)
+    find_scorers(policy.scorers.model_dump())
 
 
 def judge(

@@ -66,7 +66,7 @@ def run(spec: TrainingSpec, policy: Policy, home: Home, *, patience: float = PAT
             return version.version
     recipe = ask(lambda: fetch_inputs(spec, home))
     output = home.runs / spec.adapter / hex_of(spec.digest)[:12]
-    check(recipe, policy)
+    ask(lambda: check(recipe, policy))
     if version is None:
         from pipelines.train.launch import train_in  # imports torch
 

@@ -150,6 +150,16 @@ def test_a_recipe_with_unreadable_pictures_ends_before_training(
     assert not Home.find().runs.exists()
 
 
+def test_a_scorer_that_is_not_there_ends_it_before_training(place: Path, tmp_path: Path) -> None:
+    said = yaml.safe_load((place / "mild.yaml").read_text())
+    said["scorers"]["dino"] = str(tmp_path / "nothing")
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(said))
+    refused = run(place / "recipe.yaml", tmp_path / "policy.yaml")
+    assert refused.exit_code == 2
+    assert "scorers.dino: scorer " in refused.stderr and "no such folder" in refused.stderr
+    assert not Home.find().runs.exists()
+
+
 def test_what_is_no_error_of_ours_is_a_line_and_no_refusal_either(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,13 @@
 """Finds the files of a scorer: a folder, a hub ID, or an address in the registry."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from atelier.data.names import SCHEME, ArtifactRef
+from atelier.data.policy import OF_DINO
 from atelier.errors import BaseError, PolicyError
 from atelier.files import digest_files
 from atelier.home import Home
@@ -43,6 +44,14 @@ class ScorerFiles:
         """Return the error for a scorer that cannot be loaded."""
         reason = str(why).partition("\n")[0]
         return PolicyError(f"scorers.{self.role}: {self.name} cannot be loaded ({reason}); {fix}")
+
+
+def find_scorers(names: Mapping[str, str]) -> dict[str, ScorerFiles]:
+    """Return the files of the scorers that a policy names, by role, and fetch them if necessary.
+
+    Raises PolicyError if there is none, Unavailable if MLflow or the hub cannot be reached.
+    """
+    return {role: located(role, name) for role, name in names.items() if name != OF_DINO}
 
 
 def located(role: str, name: str) -> ScorerFiles:

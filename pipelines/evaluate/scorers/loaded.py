@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from atelier.data.policy import OF_DINO
-
 from .clip import ClipScorer
 from .copy_descriptor import CopyDescriptor
 from .dino import DinoScorer
 from .face import Faces
-from .files import ScorerFiles, located
+from .files import ScorerFiles, find_scorers
 from .protocols import OptionalScorers, SaliencyScorer
 from .saliency import OnnxSaliency
 from .token_cut import TokenCut
@@ -29,9 +27,7 @@ class Scorers:
 
     def __init__(self, names: Mapping[str, str], device: str = "cpu"):
         self.names = {role: str(name) for role, name in names.items()}
-        self._files = {
-            role: located(role, name) for role, name in self.names.items() if name != OF_DINO
-        }
+        self._files = find_scorers(self.names)
         self._clip = ClipScorer(self._files["clip"], device)
         self._dino = DinoScorer(self._files["dino"], device)
         copy, face = self._files.get("copy"), self._files.get("face")
