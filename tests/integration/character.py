@@ -11,14 +11,17 @@ from PIL import Image
 from atelier.adapter.package import Package
 from atelier.data.policy import Policy
 from atelier.files import locked
-from models.miniature.build.world import PHRASES, WEARERS, character
+from models.miniature.build.oracle import load_oracle
+from models.miniature.build.world import PHRASES, character
 from models.miniature.calibrate.kinds import KINDS
+from models.miniature.calibrate.labels import label, rates
 from models.miniature.calibrate.recipes import kind_recipe
 from models.miniature.calibrate.subjects import SHOWN, Subject
 from pipelines.evaluate import FILE, Evaluation, evaluate
 from pipelines.train import TrainResult, train
 
 BASE = Path("models/miniature")
+CLASSES = ("cat", "rabbit", "robot")
 MISSING = "models/miniature is not measured: its training is not over (make miniature)"
 
 needs_miniature = pytest.mark.skipif(not (BASE / "quality.json").exists(), reason=MISSING)
@@ -47,6 +50,20 @@ class Learnt:
         return [Image.open(self.folder / "evaluation" / name).convert("RGB") for name in names]
 
 
+def require_oracle_agrees(made: Learnt, kind: str) -> str:
+    """Fail if the verdict contradicts the oracle, which no scorer of the policy knows.
+
+    Between good and bad, where people would disagree, and without enough evidence, nothing is
+    required. Returns both, for the record.
+    """
+    oracle, folder = load_oracle(BASE / "oracle"), made.folder / "evaluation"
+    found = rates(made.evaluation, folder, made.subject.character, oracle)
+    said, decision = label(found, made.subject, KINDS[kind]), made.evaluation.decision
+    wrong = {"good": "refused", "bad": "accepted"}.get(said.label)
+    assert decision != wrong, (made.subject.name, said.why, made.evaluation.reasons)
+    return f"{said.label} ({said.why}), {decision}"
+
+
 def subject_of_the_hour(folder: Path) -> Subject:
     """Another one at every time, the same for all who share the folder.
 
@@ -58,7 +75,7 @@ def subject_of_the_hour(folder: Path) -> Subject:
             seed = os.environ.get("ATELIER_CHARACTER_SEED") or str(time.time_ns() % 1_000_000)
             file.write_text(seed)
     number = int(file.read_text())
-    return Subject(number, character(number, WEARERS[number % len(WEARERS)]))
+    return Subject(number, character(number, CLASSES[number % len(CLASSES)]))
 
 
 def learn(folder: Path, subject: Subject, kind: str = "good") -> Learnt:

@@ -83,7 +83,6 @@ def drawings(scenes: list[Scene], rng: Random) -> list[Image.Image]:
     return [draw(scene.subject, scene.place, rng) for scene in scenes]
 
 
-@undertrained
 def test_the_image_scorer_sees_one_changed_attribute(scorers: Scorers) -> None:
     """New characters; an encoder without hard negatives is right for 81 % of these triplets."""
     scenes = list(islice(triplet_scenes(Random("weights")), 18 * GROUP))
@@ -104,7 +103,6 @@ def test_the_demos_character_drawn_as_a_rabbit_is_another(scorers: Scorers) -> N
     assert (cats @ cats.T)[elsewhere].mean() > 0.85
 
 
-@undertrained
 def test_the_oracle_names_what_characters_wear() -> None:
     scenes = list(islice(character_scenes(Random("oracle")), 100))
     shown = [np.asarray(picture) for picture in drawings(scenes, Random("oracle"))]

@@ -5,7 +5,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -16,12 +16,23 @@ import torch
 
 from .files import replacing
 from .progress import BuildProgress
-from .world import PLACES, SIZE, Scene, altered, changeable, character, common_scene, draw
+from .world import (
+    PLACES,
+    SIZE,
+    Character,
+    Scene,
+    altered,
+    changeable,
+    character,
+    common_scene,
+    draw,
+)
 
 SHARD: Final[int] = 500
 POSES: Final[int] = 4  # pictures of each random character, all in different places
 FAMILY: Final[int] = 10  # pictures of a family; it divides SHARD, like the other sizes
 GROUP: Final[int] = 10  # pictures of a group of triplets
+_SIMILAR: Final[dict[str, str]] = {"cat": "rabbit", "rabbit": "cat"}  # of nearly equal shape
 _COMMON_FAMILIES: Final[float] = 0.3  # fraction of the families that descend from common subjects
 
 
@@ -79,11 +90,19 @@ def family_scenes(rng: Random) -> Iterator[Scene]:
         individuals = [common_scene(rng).subject if rng.random() < _COMMON_FAMILIES else founder]
         while len(individuals) < FAMILY // 2:
             parent = rng.choice(individuals)
-            child = altered(parent, rng.choice(["kind", *changeable(parent)]), rng)
+            child = _relative(parent, rng)
             if child not in individuals:
                 individuals.append(child)
         places = rng.sample(list(PLACES), 2)
         yield from (Scene(subject, place) for subject in individuals for place in places)
+
+
+def _relative(parent: Character, rng: Random) -> Character:
+    """Return the parent with one visible attribute changed; often the kind, to a similar one."""
+    attribute = rng.choice(["kind", *changeable(parent)])
+    if attribute == "kind" and parent.kind in _SIMILAR and rng.random() < 0.5:
+        return replace(parent, kind=_SIMILAR[parent.kind])
+    return altered(parent, attribute, rng)
 
 
 def triplet_scenes(rng: Random) -> Iterator[Scene]:

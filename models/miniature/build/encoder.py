@@ -58,6 +58,12 @@ def new_encoder() -> BitModel:
     ).to(memory_format=torch.channels_last)
 
 
+def encoder_modules(encoder: BitModel) -> dict[str, nn.Module]:
+    """Return the encoder and new linear heads for the attributes, which are only for training."""
+    heads = nn.Linear(encoder.config.hidden_sizes[-1], sum(map(len, VALUES.values())))
+    return {"dino": encoder, "heads": heads.to(encoder.device)}
+
+
 def encoder_run(work: Path, steps: int) -> Run:
     """Return the settings for training the image encoder, with the state in `work`."""
     return Run("dino", work / "dino.pt", steps, 2e-3, 0.05, decay=0.99, seed=8)
@@ -73,8 +79,8 @@ def train_encoder(
     graded; and classification of each attribute by linear heads that are not saved.
     """
     torch.manual_seed(8)
-    model = new_encoder().to(device)
-    heads = nn.Linear(model.config.hidden_sizes[-1], sum(map(len, VALUES.values()))).to(device)
+    modules = encoder_modules(new_encoder().to(device))
+    model, heads = modules["dino"], modules["heads"]
     truth = encoded(families.scenes)
     pictures = shrunk(families.pictures, SIDE)
 
@@ -90,7 +96,7 @@ def train_encoder(
         named = ATTRIBUTE_WEIGHT * attribute_loss(heads(pooled).float(), values)
         return individual_loss(features) + similar + named
 
-    train(run, {"dino": model, "heads": heads}, loss, team, progress)
+    train(run, modules, loss, team, progress)
     return model.eval()
 
 

@@ -8,12 +8,13 @@ from typing import Final
 import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import nn
+from transformers import BitModel
 
 from .attributes import attribute_table, measure_attributes
 from .card import write_card
 from .data import Drawn, load_drawn
 from .diffusion import Denoiser, denoiser_run, new_denoiser, train_denoiser
-from .encoder import encoder_run, save_encoder, train_encoder
+from .encoder import encoder_modules, encoder_run, save_encoder, train_encoder
 from .examples import write_example, write_look_alikes
 from .judges import clip_run, save_clip, train_clip
 from .latents import encode_pictures, load_latents, scaling_factor
@@ -179,7 +180,7 @@ def stage_clip(settings: BuildSettings, progress: BuildProgress) -> None:
 
 
 def stage_adopt(settings: BuildSettings, progress: BuildProgress) -> None:
-    """Create the training state from the saved pipeline, if the work folder is lost."""
+    """Create the training states from the saved weights, if the work folder is lost."""
     pipeline = StableDiffusionXLPipeline.from_pretrained(settings.output, use_safetensors=True)
     steps = {"vae": 0, "denoiser": 0, **recorded_steps(settings.output)}
     torch.manual_seed(0)
@@ -191,6 +192,9 @@ def stage_adopt(settings: BuildSettings, progress: BuildProgress) -> None:
         pipeline.unet, MiniatureTextEncoders(pipeline.text_encoder, pipeline.text_encoder_2)
     )
     adopt(denoiser_run(settings.work, 0).state, model.modules(), steps["denoiser"])
+    if (settings.scorers / "dino").is_dir():
+        encoder = BitModel.from_pretrained(settings.scorers / "dino")
+        adopt(encoder_run(settings.work, 0).state, encoder_modules(encoder), steps.get("dino", 0))
     pipeline.tokenizer.save_pretrained(settings.work / "tokenizer")
     pipeline.tokenizer_2.save_pretrained(settings.work / "tokenizer_2")
     factor = settings.work / "scaling_factor.txt"
