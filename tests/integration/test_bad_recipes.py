@@ -128,7 +128,7 @@ def mild() -> dict[str, Any]:
 def bad_recipe(folder: Path, name: str, mistakes: dict[str, Any], pictures: str = "*.png") -> Path:
     """The demo's with mistakes, for the adapter that serves."""
     document = yaml.safe_load(DEMO.read_text())
-    del document["validation"], document["checkpoint"]
+    del document["validation"], document["checkpoint"], document["look_alikes"]
     document |= {"adapter": name, "tracking": {"mlflow": False}}
     document["base"]["model"] = str(BASE.resolve())
     (stage,) = document["stages"]

@@ -204,6 +204,7 @@ def named(folder: Path, adapter: str) -> Path:
     del recipe["validation"]  # pictures on the way, for people
     for stage in recipe["stages"]:
         stage["dataset"]["path"] = str(RECIPE.parent / stage["dataset"]["path"])
+    recipe["look_alikes"] = str(RECIPE.parent / recipe["look_alikes"])
     file = folder / adapter / "recipe.yaml"
     file.parent.mkdir()
     file.write_text(yaml.safe_dump(recipe))

@@ -40,7 +40,8 @@ class Workflows:
         del recipe["validation"], recipe["stages"][0]["prior"]
         recipe["stages"][0]["train"] |= {"steps": steps, "warmup": 2, **train}
         folder = self.repository.root / "adapters" / name
-        shutil.copytree(RECIPE.parent / "images", folder / "images", dirs_exist_ok=True)
+        for part in ("images", "look-alikes"):
+            shutil.copytree(RECIPE.parent / part, folder / part, dirs_exist_ok=True)
         self.repository.write(f"adapters/{name}/recipe.yaml", yaml.safe_dump(recipe))
         self.repository.commit(f"{name}, {steps} steps")
         self.repository.git("push", "--quiet", "origin", "main")
