@@ -20,12 +20,11 @@ def companion_packages(
     Raises PolicyError if there is no registry, BadInput if it has no such version, AdapterRejected
     for a damaged package, and Unavailable if the registry cannot be reached.
     """
-    names = policy.companions_of(adapter)
-    if names and registry is None:
-        raise PolicyError(f"companions: {names[0]} is not in the registry, which is empty")
-    found = []
-    for label in names:
-        name, _, version = label.partition("@")
-        assert registry is not None
-        found.append(fetched(registry, home, registry.version(name, int(version))))
-    return tuple(found)
+    labels = policy.companions_of(adapter)
+    if not labels:
+        return ()
+    if registry is None:
+        raise PolicyError(f"companions: {labels[0]} is not in the registry, which is empty")
+    named = (label.partition("@") for label in labels)
+    infos = [registry.version(name, int(version)) for name, _, version in named]
+    return tuple(fetched(registry, home, info) for info in infos)

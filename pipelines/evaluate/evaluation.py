@@ -47,7 +47,7 @@ class Measured(_Plain):
     values: dict[str, float]
     base_values: dict[str, float] = {}
     nearest: str | None = None  # the most similar training picture
-    look_alike: str | None = None  # the look-alikes, if the picture is nearer to them than to all
+    look_alike: str | None = None  # the look-alikes that it shows instead of the subject
 
 
 class Reference(_Plain):

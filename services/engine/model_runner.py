@@ -71,7 +71,7 @@ class ModelRunner:
                 size.worked(group[0].shape, count)
             elif is_device_lost(error):
                 raise DeviceLost(
-                    f"device: {str(error).splitlines()[0]}; the engine ends, because the device "
+                    f"device: {_line(error)}; the engine ends, because the device "
                     "fails every later call; send the request to another replica"
                 ) from error
             elif is_out_of_memory(error):
@@ -82,20 +82,22 @@ class ModelRunner:
                 for image in group:  # no image has advanced yet
                     self._run([image], call, size)
 
-    def _after_out_of_memory(self, group: Images, size: CallSize, error: Exception) -> list[Any]:
+    def _after_out_of_memory(
+        self, group: Images, size: CallSize, error: Exception
+    ) -> list[DenoisingJob]:
         """Release memory; return the images to try again. A single image fails."""
         release_memory(group[0].latents.device)
         self._stats.out_of_memory += 1
         height, width = group[0].shape
-        place = f"{len(group)} images of {8 * width}x{8 * height} pixels"
-        log.warning("out of memory for %s: %s", place, str(error).splitlines()[0])
+        pixels = f"{8 * width}x{8 * height} pixels"
+        log.warning("out of memory for %d images of %s: %s", len(group), pixels, _line(error))
         if len(group) > 1:
             size.ran_out(group[0].shape, len(group))
             return list(group)
         self._fail(
             group[0].flight,
             OutOfMemory(
-                f"device: too little free memory for one image of {8 * width}x{8 * height} pixels; "
+                f"device: too little free memory for one image of {pixels}; "
                 "request a smaller one, or lower ATELIER_SLOTS or ATELIER_MAX_RANK"
             ),
         )
@@ -120,6 +122,11 @@ class ModelRunner:
         for image, pixels in zip(images, decoded, strict=True):
             image.pixels = pixels
             image.flight.seconds["decode"] += seconds / len(images)
+
+
+def _line(error: Exception) -> str:
+    """Return the first line of an error's text; some errors for lack of memory have none."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _error_of(call: Callable[[], None]) -> Exception | None:

@@ -1,4 +1,4 @@
-"""The usual mistakes, made with a character from the time of day: each is refused for its reason.
+"""The usual mistakes, made with a character from the time of day: none is accepted.
 
 ATELIER_CHARACTER_SEED repeats a run.
 """
@@ -45,12 +45,12 @@ def make(hour: Path) -> Make:
 
 
 @pytest.mark.parametrize("kind", MISTAKES)
-def test_a_mistake_is_refused_for_its_own_reason(
+def test_a_mistake_is_not_accepted_and_a_refusal_names_its_reason(
     make: Make, kind: str, record_property: Callable[[str, object], None]
 ) -> None:
     made = make(kind)
     record_property(f"{made.subject.name}, {kind}", made.evaluation.reasons[0].partition(";")[0])
-    refused_for_its_reason(made, kind, made.evaluation)
+    require_not_accepted(made, kind, made.evaluation)
 
 
 @pytest.mark.parametrize("kind", MAYBE)
@@ -82,10 +82,10 @@ def test_the_measures_of_a_real_base_change_nothing_about_it(
     )
     found = {gate.name: gate for gate in judged.gates}
     assert all(found[name].passed and found[name].value is not None for name in OPTIONAL)
-    refused_for_its_reason(made, "no prior", judged)
+    require_not_accepted(made, "no prior", judged)
 
 
-def refused_for_its_reason(made: Learnt, kind: str, judged: Evaluation) -> None:
+def require_not_accepted(made: Learnt, kind: str, judged: Evaluation) -> None:
     """The cause is one of those that the calibration allows for this kind.
 
     The limits are not calibrated yet: for some characters, all seeds of the policy leave it open.
