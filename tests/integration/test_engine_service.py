@@ -226,13 +226,14 @@ def test_an_engine_whose_device_is_lost_ends_and_says_so(
     engine.close()
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()]
+)
 def test_one_image_without_memory_is_told_with_its_size(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def full(*_: object) -> torch.Tensor:
-        raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
-        )
+        raise error
 
     monkeypatch.setattr(engine._backend, "denoise", full)
     with pytest.raises(Unavailable, match="too little free memory for one image of 64x64 pixels"):
